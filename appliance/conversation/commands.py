@@ -1,0 +1,262 @@
+"""Everything that the conversation can ask of the world, as imperatives for the driver to dispatch.
+
+A command is dispatched synchronously and takes effect asynchronously: no dispatch blocks, and what comes of it
+comes back as an event. Commands are frozen and compare by value, so that a trace can be replayed and compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from appliance.realtime.protocol import ClientEvent
+
+__all__ = [
+    "Announce",
+    "AnswerTextReceived",
+    "CancelTool",
+    "CloseCapture",
+    "Command",
+    "Connect",
+    "Disconnect",
+    "Earcon",
+    "Emit",
+    "FinishPlay",
+    "FlushPlayback",
+    "HeardTextReceived",
+    "LightPattern",
+    "Notice",
+    "OpenCapture",
+    "Play",
+    "PlayEarcon",
+    "RunTool",
+    "Send",
+    "SilenceAlarm",
+    "Stop",
+    "ToolEnded",
+    "ToolStarted",
+    "TroubleReported",
+    "TurnEnded",
+    "TurnStarted",
+]
+
+Earcon: TypeAlias = Literal["start", "end", "error", "offline", "cancel", "alarm", "approval", "muted"]
+
+
+@dataclass(frozen=True, slots=True)
+class LightPattern:
+    """What the light shows; a function of the state (`conversation.feedback.pattern`), never set by a handler.
+
+    A single-colour light shows `level` and the rhythm only: no two patterns may differ in colour alone.
+    """
+
+    name: str
+    """The light state: "listening", "thinking", …"""
+    color: tuple[float, float, float]
+    """Red, green, blue, 0.0 to 1.0, at full brightness."""
+    effect: Literal["off", "solid", "blink", "pulse"]
+    """`blink` switches hard, `pulse` fades up and down."""
+    period_s: float = 1.0
+    """One whole blink or pulse."""
+    duty: float = 0.5
+    """Share of the period that a blink is on."""
+    level: float = 1.0
+    """Peak brightness, 0.0 to 1.0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Open connection `link`; answered by ``LinkUp``, then or instead ``LinkDown``."""
+
+    link: int
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect:
+    """Close connection `link`; answered by ``LinkDown``."""
+
+    link: int
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Put one event into the outbox of connection `link`; dropped if that connection is gone."""
+
+    link: int
+    event: ClientEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Play:
+    """Queue audio of an answer behind what is queued already; dropped unless `epoch` is the current one."""
+
+    epoch: int
+    item_id: str
+    pcm: bytes = field(repr=False)
+    """int16 little-endian mono at 24 kHz, any length."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishPlay:
+    """No more audio comes for what was queued in this epoch so far: play out the tail, wait for nothing."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class FlushPlayback:
+    """Stop all sound within a period (with a short fade) and begin `epoch`; what is queued is never heard."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlayEarcon:
+    """Play a short cue, behind what is queued in this epoch."""
+
+    epoch: int
+    name: Earcon
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Say a sentence of the device's own (not of the model), behind what is queued in this epoch.
+
+    The device's local voice speaks it; where there is none, the earcon named by `fallback` sounds instead.
+    """
+
+    epoch: int
+    text: str
+    fallback: Earcon = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class RunTool:
+    """Run a tool; answered by ``ToolFinished`` with the same `call_id`, whatever happens."""
+
+    call_id: str
+    name: str
+    arguments: str
+    """A JSON object as text, as the model wrote it: not yet validated."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTool:
+    """Cancel a running tool if it can be cancelled; what it still reports is ignored."""
+
+    call_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCapture:
+    """Open the microphone again after a mute."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloseCapture:
+    """Close the microphone: muted means that no audio is read at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class SilenceAlarm:
+    """The alarm was acknowledged, or has rung long enough."""
+
+    alarm_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the process; the driver returns after dispatching what came before."""
+
+    reason: str
+
+
+# --- facts for whoever watches: the log, `ask`, the panel, a program of the maker -------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TurnStarted:
+    turn: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeardTextReceived:
+    """What the model's side understood of the user's speech; may come before, in or after the answer."""
+
+    turn: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerTextReceived:
+    """The whole text of one message of the answer; `is_final` False for a piece while it streams."""
+
+    turn: str
+    text: str
+    is_final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ToolStarted:
+    turn: str
+    call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolEnded:
+    turn: str
+    call_id: str
+    name: str
+    output: str
+    is_error: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnded:
+    """A turn is over: ``answered``, or why not."""
+
+    turn: str
+    outcome: Literal["answered", "slip", "silence", "interrupted", "failed", "cancelled"]
+    usage: tuple[tuple[str, int], ...] = ()
+    """Tokens of all responses of the turn: (("input_tokens", 12), …), empty where the server gave none."""
+
+
+@dataclass(frozen=True, slots=True)
+class TroubleReported:
+    """Something went wrong, in a user's words; `kind` is stable and machine-readable (see `troubles`)."""
+
+    kind: str
+    message: str
+
+
+Notice: TypeAlias = (
+    TurnStarted | HeardTextReceived | AnswerTextReceived | ToolStarted | ToolEnded | TurnEnded | TroubleReported
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Tell the observers."""
+
+    notice: Notice
+
+
+Command: TypeAlias = (
+    Connect
+    | Disconnect
+    | Send
+    | Play
+    | FinishPlay
+    | FlushPlayback
+    | PlayEarcon
+    | Announce
+    | RunTool
+    | CancelTool
+    | OpenCapture
+    | CloseCapture
+    | SilenceAlarm
+    | Stop
+    | Emit
+)

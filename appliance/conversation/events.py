@@ -1,0 +1,206 @@
+"""Everything that can happen to the appliance, as facts for `Conversation.handle`.
+
+One FIFO carries them all. Each event carries the id of what it belongs to (link, epoch, call), so that a late one
+can be told from a current one and ignored. Times are not in the events: the driver passes ``now`` (monotonic
+seconds) beside each.
+
+Frames in this package are samples of the wire's format: mono int16 at 24 kHz, whatever rate the card runs at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from appliance.realtime.protocol import ServerEvent
+
+__all__ = [
+    "AlarmRang",
+    "AudioCaptured",
+    "ButtonEdge",
+    "CaptureOverrun",
+    "CardFound",
+    "CardLost",
+    "DeadlinePassed",
+    "Direction",
+    "Event",
+    "FrameRefused",
+    "LinkDown",
+    "LinkUp",
+    "MuteSwitched",
+    "PlayoutProgress",
+    "ServerEventReceived",
+    "ShutdownRequested",
+    "Started",
+    "TimersChanged",
+    "ToolFinished",
+    "TracingFailed",
+]
+
+Direction: TypeAlias = Literal["capture", "playback"]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The process is up: cards are open or known to be missing, tools are loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlinePassed:
+    """The instant that `Conversation.deadline` named has come; harmless when it comes late or twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownRequested:
+    """SIGTERM, SIGINT or the end of a simulation."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ButtonEdge:
+    """The button's level, at an edge or at a re-reading while it is held; not debounced."""
+
+    pressed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AudioCaptured:
+    """One period of the microphone, in order, at 24 kHz."""
+
+    pcm: bytes = field(repr=False)
+    """int16 little-endian mono; usually 480 frames (20 ms)."""
+    peak: int
+    """Largest absolute sample, 0 to 32768."""
+    level_db: float
+    """RMS of the period in dBFS, at least -96."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureOverrun:
+    """The capture ring was full: these frames of the microphone are lost."""
+
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlayoutProgress:
+    """How much of the answers' audio has been heard since the last flush.
+
+    Earcons and announcements do not count. Frames still in the device's own buffer are not counted as heard.
+    """
+
+    epoch: int
+    played_frames: int
+    """Cumulative since the epoch began, 24 kHz frames."""
+    drained: bool
+    """Nothing that was handed over in this epoch is left to be heard."""
+
+
+@dataclass(frozen=True, slots=True)
+class CardLost:
+    """A stream stopped or stalled; the audio side keeps trying to get it back."""
+
+    direction: Direction
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CardFound:
+    """A stream that was lost runs again."""
+
+    direction: Direction
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """The socket of connection `link` is open; the session is not there before ``session.created``."""
+
+    link: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """Connection `link` could not be made, or ended; comes exactly once for each ``Connect``."""
+
+    link: int
+    code: int | None
+    """The WebSocket close code or the HTTP status; None where there was neither (DNS, refused, time-out)."""
+    reason: str
+    """The close reason of the peer, or what the operating system said."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEventReceived:
+    """One event of the server on connection `link`."""
+
+    link: int
+    event: ServerEvent
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRefused:
+    """A frame of the server that could not be read (`RemoteProtocolError`)."""
+
+    link: int
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFinished:
+    """A tool ended: with a result, or with a text that tells the model what went wrong."""
+
+    call_id: str
+    output: str
+    is_error: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmRang:
+    """A timer came to its end."""
+
+    alarm_id: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimersChanged:
+    """How many timers are running; the light shows whether any is."""
+
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
+class MuteSwitched:
+    """The microphone was muted or unmuted, by a switch, a gesture or a tool."""
+
+    muted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TracingFailed:
+    """The trace could not be written any more (disk full); the conversation goes on without it."""
+
+    problem: str
+
+
+Event: TypeAlias = (
+    Started
+    | DeadlinePassed
+    | ShutdownRequested
+    | ButtonEdge
+    | AudioCaptured
+    | CaptureOverrun
+    | PlayoutProgress
+    | CardLost
+    | CardFound
+    | LinkUp
+    | LinkDown
+    | ServerEventReceived
+    | FrameRefused
+    | ToolFinished
+    | AlarmRang
+    | TimersChanged
+    | MuteSwitched
+    | TracingFailed
+)
