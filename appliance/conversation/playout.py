@@ -1,0 +1,105 @@
+"""What of the answers has been heard: items queued for playback against frames really played.
+
+Pure. The playback side counts the frames of answers that left the loudspeaker since the last flush (the *epoch*);
+this class knows in which order items were queued, so it can say of each how much was heard. That is what
+``conversation.item.truncate`` needs: integer milliseconds, never more than was received.
+
+All counts are frames at 24 kHz.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from appliance.realtime.protocol import SAMPLE_RATE
+
+__all__ = ["Heard", "Playout"]
+
+_PERIOD = 480  # rounding between the card's rate and ours never exceeds a period
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """How much of one queued item has been heard."""
+
+    item_id: str
+    content_index: int
+    heard_frames: int
+    received_frames: int
+
+    @property
+    def heard_ms(self) -> int:
+        return self.heard_frames * 1000 // SAMPLE_RATE
+
+    @property
+    def is_whole(self) -> bool:
+        return self.heard_frames >= self.received_frames
+
+
+class Playout:
+    """The queue of one epoch, as the conversation sees it."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self._queued: dict[tuple[str, int], int] = {}
+        self._total = 0
+        self._played = 0
+
+    def __repr__(self) -> str:
+        return f"<Playout epoch {self.epoch}: {self._played} of {self._total} frames heard>"
+
+    @property
+    def is_pending(self) -> bool:
+        """Some of what was queued has not been heard yet."""
+        return self._played < self._total
+
+    @property
+    def has_sounded(self) -> bool:
+        return self._played > 0
+
+    def queue(self, item_id: str, content_index: int, frames: int) -> None:
+        """Account for audio handed to the playback side.
+
+        A later delta of an earlier item cannot happen within one response (items come in order), so one count an
+        item is enough.
+        """
+        key = (item_id, content_index)
+        self._queued[key] = self._queued.get(key, 0) + frames
+        self._total += frames
+
+    def progress(self, epoch: int, played_frames: int, *, drained: bool) -> bool:
+        """Take a report of the playback side.
+
+        Returns:
+            True if something more was heard; False for a stale epoch or no change.
+        """
+        if epoch != self.epoch:
+            return False
+        played = min(max(played_frames, self._played), self._total)
+        if drained and self._total - played <= _PERIOD:
+            played = self._total
+        advanced = played > self._played
+        self._played = played
+        return advanced
+
+    def heard(self) -> list[Heard]:
+        """Return every queued item in order with how much of it was heard."""
+        rest = self._played
+        result = []
+        for (item_id, content_index), frames in self._queued.items():
+            part = min(rest, frames)
+            rest -= part
+            result.append(Heard(item_id, content_index, part, frames))
+        return result
+
+    def flush(self) -> list[Heard]:
+        """Begin the next epoch; nothing queued is heard any more.
+
+        Returns:
+            The items of the old epoch that were not heard whole, in order.
+        """
+        cut = [one for one in self.heard() if not one.is_whole]
+        self.epoch += 1
+        self._queued.clear()
+        self._total = self._played = 0
+        return cut

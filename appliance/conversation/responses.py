@@ -1,0 +1,177 @@
+"""One response at a time: the sequencer of ``response.create``.
+
+Pure. Theory of operation: the server runs at most one response of the conversation. A *wish* (a turn that wants an
+answer) waits until the slot is free; wishes coalesce, only the newest turn can have one. The slot is taken by a
+request from the moment it is sent until its ``response.done`` — also when it was cancelled meanwhile, for until
+then the server would refuse another. A cancelled request that was not yet created is remembered and cancelled on
+arrival: this is the race that plays turn 1's answer in turn 2 when it is missed.
+
+A response belongs to a turn by the ``metadata`` that the server echoes. Servers that drop metadata are served
+too: their responses answer requests in order, and there is only one request at a time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from appliance.realtime.protocol import Response
+
+__all__ = ["Arrival", "Request", "Sequencer"]
+
+_REMEMBERED = 32  # ids of responses that are over; late deltas of older ones do not happen within one socket
+
+
+@dataclass(slots=True)
+class Request:
+    """A ``response.create`` that was sent and is not done."""
+
+    turn: str
+    event_id: str
+    response_id: str | None = None
+    is_cancelled: bool = False
+    give_up_at: float | None = None
+
+
+class Arrival(Enum):
+    """What to do with a ``response.created``."""
+
+    ACCEPT = auto()
+    CANCEL = auto()
+    IGNORE = auto()
+
+
+class Sequencer:
+    """Who has the slot, who wants it, and which responses are over."""
+
+    def __init__(self) -> None:
+        self.request: Request | None = None
+        self._wish: str | None = None
+        self._blocked_until: float | None = None
+        self._over: deque[str] = deque(maxlen=_REMEMBERED)
+
+    def __repr__(self) -> str:
+        return f"<Sequencer {self.request or 'free'}, wish {self._wish}>"
+
+    @property
+    def wish(self) -> str | None:
+        return self._wish
+
+    @property
+    def deadline(self) -> float | None:
+        """When a cancelled response is given up, or a refused wish is tried again."""
+        times = [
+            at for at in (self._blocked_until, self.request.give_up_at if self.request else None) if at is not None
+        ]
+        return min(times, default=None)
+
+    def want(self, turn: str) -> None:
+        """Wish for an answer to `turn`; an older wish is dropped."""
+        self._wish = turn
+
+    def drop_wish(self) -> None:
+        self._wish = None
+
+    def grant(self, now: float) -> str | None:
+        """Return the turn whose response may be asked for now, or None; call `asked` when it was sent."""
+        if self._wish is None or self.request is not None:
+            return None
+        if self._blocked_until is not None and now < self._blocked_until:
+            return None
+        return self._wish
+
+    def asked(self, turn: str, event_id: str) -> None:
+        self.request = Request(turn, event_id)
+        self._wish = None
+        self._blocked_until = None
+
+    def created(self, response: Response) -> Arrival:
+        """Decide on a ``response.created``."""
+        request = self.request
+        if response.conversation_id is None and response.metadata and "turn" not in response.metadata:
+            return Arrival.IGNORE  # out of band: somebody else's
+        if response.id in self._over:
+            return Arrival.CANCEL
+        turn = (response.metadata or {}).get("turn")
+        if request is None or request.response_id not in (None, response.id) or (turn or request.turn) != request.turn:
+            self._over.append(response.id)
+            return Arrival.CANCEL
+        request.response_id = response.id
+        return Arrival.CANCEL if request.is_cancelled else Arrival.ACCEPT
+
+    def is_current(self, response_id: str) -> bool:
+        """Whether what belongs to this response is to be played, shown and run.
+
+        A server that never sends ``response.created`` is followed too: the first id that appears while a request
+        waits for its own is taken.
+        """
+        request = self.request
+        if request is None or request.is_cancelled or response_id in self._over:
+            return False
+        if request.response_id is None and response_id:
+            request.response_id = response_id
+        return response_id in (request.response_id, "")
+
+    def cancel(self, give_up_at: float) -> str | None:
+        """Give up the running response.
+
+        Returns:
+            The id to cancel now; None if there is nothing to cancel, or nothing *yet*.
+        """
+        self._wish = None
+        request = self.request
+        if request is None or request.is_cancelled:
+            return None
+        request.is_cancelled = True
+        request.give_up_at = give_up_at
+        return request.response_id
+
+    def done(self, response: Response) -> Request | None:
+        """Free the slot at ``response.done``; returns the request that it ends, if it was the one in the slot."""
+        is_late = response.id in self._over
+        self._blocked_until = None
+        self._over.append(response.id)
+        request = self.request
+        if is_late or request is None or request.response_id not in (None, response.id):
+            return None
+        if ((response.metadata or {}).get("turn") or request.turn) != request.turn:
+            return None
+        self.request = None
+        return request
+
+    def refused(self, event_id: str | None, retry_at: float) -> bool:
+        """Keep the wish after ``conversation_already_has_active_response``; returns whether it was ours."""
+        request = self.request
+        if request is None or request.response_id is not None or event_id not in (None, request.event_id):
+            return False
+        self.request = None
+        if not request.is_cancelled:
+            self._wish = self._wish or request.turn
+        self._blocked_until = retry_at
+        return True
+
+    def abandon(self, event_id: str) -> Request | None:
+        """Free the slot because the request itself was refused for good."""
+        request = self.request
+        if request is None or request.event_id != event_id:
+            return None
+        self.request = None
+        return request
+
+    def advance(self, now: float) -> None:
+        """Let time pass: a cancelled response that never ends does not hold up the next turn."""
+        if self._blocked_until is not None and now >= self._blocked_until:
+            self._blocked_until = None
+        request = self.request
+        if request is not None and request.give_up_at is not None and now >= request.give_up_at:
+            if request.response_id is not None:
+                self._over.append(request.response_id)
+            self.request = None
+
+    def reset(self) -> None:
+        """Forget everything: a new connection is an empty conversation."""
+        self.request = None
+        self._wish = None
+        self._blocked_until = None
+        self._over.clear()

@@ -1,0 +1,145 @@
+"""One turn: from a press to the end of its answer.
+
+Pure. A turn keeps everything that was spoken until its answer has begun, so that a lost connection costs nothing:
+on the next one the same audio is sent again (`forget_link`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+from appliance.conversation.endpoint import SpeechEnd
+
+__all__ = ["Call", "Phase", "Policy", "Turn"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Every figure that the conversation goes by; times in seconds unless the name says otherwise."""
+
+    button_mode: str = "auto"
+    """"hold": talk while pressed; "tap": each press toggles; "auto": a short press toggles, a long one holds."""
+    tap_max_ms: int = 300
+    release_debounce_ms: int = 20
+    pre_roll_ms: int = 300
+    post_roll_ms: int = 250
+    min_turn_ms: int = 100
+    """A shorter turn is a slip (and the server refuses a commit of less than 100 ms)."""
+    max_turn_s: float = 60.0
+    silence_ms: int = 1200
+    """Quiet that ends a turn begun by a tap."""
+    no_speech_s: float = 6.0
+    """A turn begun by a tap in which nobody speaks ends after this."""
+    silence_peak: int = 2
+    """A turn whose loudest sample is not above this is digital silence: a dead input, not a quiet room."""
+    connect_s: float = 15.0
+    commit_s: float = 5.0
+    answer_s: float = 20.0
+    playout_stall_s: float = 5.0
+    tool_s: float = 20.0
+    approval_s: float = 30.0
+    link_wait_s: float = 30.0
+    cancel_s: float = 3.0
+    refused_retry_s: float = 1.0
+    fatal_retry_s: float = 300.0
+    """A fatal reason (bad key, no credit) is tried again this rarely, and at each press."""
+    stable_s: float = 10.0
+    """A connection that held this long starts the backoff anew."""
+    backoff_initial_s: float = 0.5
+    backoff_max_s: float = 30.0
+    stuck_s: float = 30.0
+    start_guard_s: float = 1.0
+    """A button found pressed this soon after the start is not a person's press."""
+    error_light_s: float = 3.0
+    alarm_s: float = 60.0
+    alarm_every_s: float = 3.0
+    max_replays: int = 2
+    max_bad_frames: int = 10
+    """More unreadable frames than this on one connection end it."""
+    max_tool_rounds: int = 8
+
+
+class Phase(Enum):
+    LISTENING = auto()
+    COMMITTING = auto()
+    ANSWERING = auto()
+
+
+@dataclass(slots=True)
+class Call:
+    """A tool call of the model that is not answered yet."""
+
+    call_id: str
+    name: str
+    arguments: str
+    turn: str
+    link: int
+    asked_at: float
+    deadline: float
+    awaits_approval: bool = False
+
+
+@dataclass(slots=True)
+class Turn:
+    """The state of one turn; the machine decides, this keeps the account."""
+
+    id: str
+    started_at: float
+    deadline: float
+    phase: Phase = Phase.LISTENING
+    audio: list[bytes] = field(default_factory=list)
+    frames: int = 0
+    """All frames in `audio`, pre-roll included."""
+    peak: int = 0
+    speech: SpeechEnd = field(default_factory=SpeechEnd)
+    is_latched: bool = False
+    """Begun by a tap: another tap or silence ends it."""
+    post_roll_left: int | None = None
+    """Frames still to be kept after the end was asked for."""
+
+    sent_blocks: int = 0
+    is_cleared: bool = False
+    is_commit_sent: bool = False
+    replays: int = 0
+
+    open_calls: set[str] = field(default_factory=set)
+    seen_calls: set[str] = field(default_factory=set)
+    rounds: int = 0
+    has_output: bool = False
+    """Something of the answer came: audio, text or a call. From here on a replay would do things twice."""
+    has_audio: bool = False
+    is_response_open: bool = False
+    """An answer was asked for and its ``response.done`` has not come."""
+    is_answer_done: bool = False
+    failure: str = ""
+    """Why the answer is not whole; told when what there is of it has been heard."""
+    failure_detail: str = ""
+    usage: Counter[str] = field(default_factory=Counter)
+
+    def add_audio(self, pcm: bytes, peak: int) -> None:
+        self.audio.append(pcm)
+        self.frames += len(pcm) // 2
+        self.peak = max(self.peak, peak)
+
+    def forget_link(self) -> None:
+        """Nothing of this turn is on the server any more: everything is to be sent again."""
+        self.sent_blocks = 0
+        self.is_cleared = False
+        self.is_commit_sent = False
+        self.is_response_open = False
+
+    def add_usage(self, usage: Mapping[str, Any] | None) -> None:
+        """Add up the token counts of one response, nested objects by their joined names."""
+
+        def walk(prefix: str, node: Mapping[str, Any]) -> None:
+            for key, value in node.items():
+                if isinstance(value, Mapping):
+                    walk(f"{prefix}{key.removesuffix('_details')}.", value)
+                elif isinstance(value, int) and not isinstance(value, bool):
+                    self.usage[f"{prefix}{key}"] += value
+
+        walk("", usage or {})

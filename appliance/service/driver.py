@@ -1,0 +1,233 @@
+"""The driver: one inbox → `Conversation.handle` → dispatch. It moves things; it decides nothing.
+
+Every adapter posts events into one FIFO on the loop's thread; the driver hands them to the conversation one by
+one and dispatches the commands synchronously, in order. No dispatch awaits: slow work runs in a task of the adapter
+that owns it and comes back as an event. The light and the observers see the state after each event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol, assert_never
+
+from appliance.conversation.commands import (
+    Announce,
+    CancelTool,
+    CloseCapture,
+    Command,
+    Connect,
+    Disconnect,
+    Earcon,
+    Emit,
+    FinishPlay,
+    FlushPlayback,
+    LightPattern,
+    OpenCapture,
+    Play,
+    PlayEarcon,
+    RunTool,
+    Send,
+    SilenceAlarm,
+    Stop,
+)
+from appliance.conversation.events import AudioCaptured, DeadlinePassed, Event, PlayoutProgress
+from appliance.conversation.feedback import View, pattern
+from appliance.conversation.machine import Conversation
+from appliance.realtime.protocol import ClientEvent
+
+__all__ = ["Alarms", "Announcer", "Audio", "Driver", "Light", "Observer", "Tools", "Transport"]
+
+log = logging.getLogger(__name__)
+
+_SHORTEST_WAIT_S = 0.005  # a deadline that stays in the past must not spin the loop
+
+Observer = Callable[[float, Event, Sequence[Command], View], None]
+"""Called on the loop after each event with (now, event, commands, view). MUST be quick and MUST NOT raise."""
+
+
+class Transport(Protocol):
+    """The connection to the model. Each method MUST return at once and MUST NOT raise for a link that is gone."""
+
+    def connect(self, link: int) -> None: ...
+    def disconnect(self, link: int) -> None: ...
+    def send(self, link: int, event: ClientEvent) -> None: ...
+
+
+class Audio(Protocol):
+    """The sound card. Commands of a stale epoch MUST be dropped."""
+
+    def play(self, epoch: int, item_id: str, pcm: bytes) -> None: ...
+    def finish(self, epoch: int) -> None: ...
+    def flush(self, epoch: int) -> None: ...
+    def earcon(self, epoch: int, name: Earcon) -> None: ...
+    def open_capture(self) -> None: ...
+    def close_capture(self) -> None: ...
+
+
+class Tools(Protocol):
+    """Runs tools; each ``run_tool`` MUST be answered by exactly one ``ToolFinished``."""
+
+    def run_tool(self, command: RunTool) -> None: ...
+    def cancel(self, call_id: str) -> None: ...
+
+
+class Light(Protocol):
+    def show(self, pattern: LightPattern) -> None: ...
+
+
+class Announcer(Protocol):
+    """Speaks for the device itself."""
+
+    def announce(self, command: Announce) -> None: ...
+
+
+class Alarms(Protocol):
+    def silence(self, alarm_id: str) -> None: ...
+
+
+class Driver:
+    """Owns the inbox and the deadline timer of one conversation; lives on one event loop."""
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        *,
+        transport: Transport,
+        audio: Audio,
+        tools: Tools,
+        light: Light,
+        announcer: Announcer,
+        alarms: Alarms,
+        observers: Sequence[Observer] = (),
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._conversation = conversation
+        self._transport = transport
+        self._audio = audio
+        self._tools = tools
+        self._light = light
+        self._announcer = announcer
+        self._alarms = alarms
+        self._observers = list(observers)
+        self._clock = clock
+        self._inbox: deque[tuple[float, Event]] = deque()
+        self._arrived = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: float | None = None
+        self._view: View | None = None
+        self._stop_reason: str | None = None
+        self.handled = 0
+        """Events handled so far; the watchdog compares it."""
+
+    def __repr__(self) -> str:
+        return f"<Driver {len(self._inbox)} waiting, {self.handled} handled, {self._conversation!r}>"
+
+    def post(self, event: Event) -> None:
+        """Put an event into the inbox; on the loop's thread only."""
+        self._inbox.append((self._now(), event))
+        self._arrived.set()
+
+    def observe(self, observer: Observer) -> None:
+        """Add an observer; it sees events from the next one on."""
+        self._observers.append(observer)
+
+    @property
+    def lag_s(self) -> float:
+        """Age of the oldest event in the inbox; 0 when it is empty."""
+        return self._now() - self._inbox[0][0] if self._inbox else 0.0
+
+    async def run(self) -> str:
+        """Handle events until the conversation says ``Stop``.
+
+        Returns:
+            The reason of the stop.
+        """
+        try:
+            while self._stop_reason is None:
+                if not self._inbox:
+                    self._arrived.clear()
+                    await self._arrived.wait()
+                for _ in range(len(self._inbox)):
+                    self._handle(self._inbox.popleft()[1])
+                    if self._stop_reason is not None:
+                        break
+                await asyncio.sleep(0)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+        return self._stop_reason
+
+    def _now(self) -> float:
+        return self._clock() if self._clock is not None else asyncio.get_running_loop().time()
+
+    def _handle(self, event: Event) -> None:
+        now = self._now()
+        commands = self._conversation.handle(event, now)
+        self.handled += 1
+        if log.isEnabledFor(logging.DEBUG) and (commands or not isinstance(event, (AudioCaptured, PlayoutProgress))):
+            log.debug("%r -> %r", event, commands)
+        for command in commands:
+            self._dispatch(command)
+        self._show(now, event, commands)
+        self._set_timer(now)
+
+    def _show(self, now: float, event: Event, commands: Sequence[Command]) -> None:
+        view = self._conversation.view
+        if view != self._view:
+            self._view = view
+            self._light.show(pattern(view))
+        for observer in self._observers:
+            observer(now, event, commands, view)
+
+    def _set_timer(self, now: float) -> None:
+        at = self._conversation.deadline
+        if at == self._timer_at and self._timer is not None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at, self._timer = at, None
+        if at is not None:
+            self._timer = asyncio.get_running_loop().call_later(max(at - now, _SHORTEST_WAIT_S), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._timer_at = None
+        self.post(DeadlinePassed())
+
+    def _dispatch(self, command: Command) -> None:
+        match command:
+            case Send():
+                self._transport.send(command.link, command.event)
+            case Play():
+                self._audio.play(command.epoch, command.item_id, command.pcm)
+            case FinishPlay():
+                self._audio.finish(command.epoch)
+            case FlushPlayback():
+                self._audio.flush(command.epoch)
+            case PlayEarcon():
+                self._audio.earcon(command.epoch, command.name)
+            case Announce():
+                self._announcer.announce(command)
+            case RunTool():
+                self._tools.run_tool(command)
+            case CancelTool():
+                self._tools.cancel(command.call_id)
+            case Connect():
+                self._transport.connect(command.link)
+            case Disconnect():
+                self._transport.disconnect(command.link)
+            case OpenCapture():
+                self._audio.open_capture()
+            case CloseCapture():
+                self._audio.close_capture()
+            case SilenceAlarm():
+                self._alarms.silence(command.alarm_id)
+            case Emit():
+                pass  # for the observers
+            case Stop():
+                self._stop_reason = command.reason
+            case _:
+                assert_never(command)

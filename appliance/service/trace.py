@@ -1,0 +1,190 @@
+"""The record is the bug report: every event and what the conversation made of it, and the replay of both.
+
+A trace is a text file, one JSON object a line. The first line describes the conversation (policy, session, seed);
+each other line holds an event, its time, and the commands. Because the conversation is a pure function of these,
+`replay` runs it again on any machine and compares the commands. Audio is in the trace, for the turn depends on it:
+whoever asks for a trace is told so. Anything that looks like a key is masked before it is written.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from appliance.conversation import commands as command_types
+from appliance.conversation import events as event_types
+from appliance.conversation.commands import Command
+from appliance.conversation.events import Event, TracingFailed
+from appliance.conversation.feedback import View
+from appliance.conversation.machine import Conversation
+from appliance.conversation.turn import Policy
+from appliance.errors import SettingsError, StorageError
+from appliance.realtime import protocol as wire
+from appliance.service.journal import mask_secrets
+
+__all__ = ["Divergence", "TraceRecorder", "replay"]
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+_FLUSH_EVERY = 50  # lines, a second of microphone: a crash loses no more than that
+
+
+def _classes(module: types.ModuleType) -> dict[str, type]:
+    return {name: one for name, one in vars(module).items() if isinstance(one, type) and is_dataclass(one)}
+
+
+_TYPES: dict[str, type] = {**_classes(wire), **_classes(event_types), **_classes(command_types)}
+
+
+def encode(value: Any) -> Any:
+    """Turn an event or a command into JSON values; ``"@"`` names its class, ``{"#": …}`` holds bytes."""
+    if isinstance(value, bytes):
+        return {"#": base64.b64encode(value).decode("ascii")}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"@": type(value).__name__} | {f.name: encode(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): encode(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [encode(one) for one in value]
+    return value
+
+
+def decode(value: Any, *, inside_object: bool = False) -> Any:
+    """The inverse of `encode`; lists that are fields of a dataclass come back as tuples.
+
+    Raises:
+        KeyError: The trace names a class that this version does not know.
+    """
+    if isinstance(value, dict):
+        if set(value) == {"#"}:
+            return base64.b64decode(value["#"])
+        if "@" in value:
+            cls = _TYPES[value["@"]]
+            return cls(**{key: decode(one) for key, one in value.items() if key != "@"})
+        return {key: decode(one, inside_object=True) for key, one in value.items()}
+    if isinstance(value, list):
+        items = [decode(one, inside_object=inside_object) for one in value]
+        return items if inside_object else tuple(items)
+    return value
+
+
+class TraceRecorder:
+    """An observer of the driver that writes a trace.
+
+    A disk that fills up ends the trace, not the conversation: ``TracingFailed`` is posted once.
+    """
+
+    def __init__(self, path: Path, *, post: Callable[[Event], None]) -> None:
+        self._path = path
+        self._post = post
+        self._file: TextIO | None = None
+        self._lines = 0
+
+    def __repr__(self) -> str:
+        return f"<TraceRecorder {self._path} {self._lines} lines{'' if self._file else ', closed'}>"
+
+    def open(self, *, policy: Policy, session: Mapping[str, Any], approvals: Sequence[str], seed: int) -> None:
+        """Begin the file.
+
+        Raises:
+            StorageError: It cannot be written here.
+        """
+        head = {"trace": FORMAT, "policy": asdict(policy), "session": session, "approvals": list(approvals)}
+        try:
+            self._file = self._path.open("w", encoding="utf-8")
+            self._write(head | {"seed": seed})
+            self._file.flush()
+        except OSError as exc:
+            self.close()
+            raise StorageError(f"{self._path}: the trace cannot be written: {exc.strerror or exc}") from None
+
+    def __call__(self, now: float, event: Event, commands: Sequence[Command], view: View) -> None:
+        """Record one step; on the loop's thread."""
+        if self._file is None:
+            return
+        try:
+            self._write({"t": now, "event": encode(event), "commands": encode(commands), "state": view.state})
+            if self._lines % _FLUSH_EVERY == 0:
+                self._file.flush()
+        except OSError as exc:
+            self._fail(exc)
+
+    def close(self) -> None:
+        """End the file; harmless when it is closed already."""
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                file.close()
+            except OSError as exc:
+                log.warning("%s: the end of the trace is lost: %s", self._path, exc.strerror or exc)
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        assert self._file is not None
+        self._file.write(mask_secrets(json.dumps(line, ensure_ascii=False, separators=(",", ":"))) + "\n")
+        self._lines += 1
+
+    def _fail(self, exc: OSError) -> None:
+        self.close()
+        self._post(TracingFailed(f"{self._path}: {exc.strerror or exc} after {self._lines} lines"))
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """Where a replay did something else than the record says."""
+
+    line: int
+    event: Any
+    recorded: Any
+    replayed: Any
+
+
+def read(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield the lines of a trace; a last line that was cut off is left out.
+
+    Raises:
+        SettingsError: The file is no trace of this format.
+        StorageError: It cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as exc:
+        raise StorageError(f"{path}: the trace cannot be read: {exc.strerror or exc}") from None
+    for number, line in enumerate(lines, start=1):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            if number == len(lines) and number > 1:
+                return
+            raise SettingsError(f"{path}, line {number}: not JSON: this is no trace of the appliance") from None
+        if number == 1 and (not isinstance(value, dict) or value.get("trace") != FORMAT):
+            raise SettingsError(f"{path}: not a trace of format {FORMAT}")
+        yield value
+
+
+def replay(path: Path) -> tuple[int, list[Divergence]]:
+    """Run a recorded conversation again.
+
+    Returns:
+        How many events there were, and where the commands differ from the record (an empty list: bit for bit).
+    """
+    lines = read(path)
+    head = next(lines, None)
+    if head is None:
+        raise SettingsError(f"{path}: the trace is empty")
+    conversation = Conversation(
+        policy=Policy(**head["policy"]), session=head["session"], approvals=head["approvals"], seed=head["seed"]
+    )
+    divergences = []
+    count = 0
+    for count, line in enumerate(lines, start=1):
+        replayed = json.loads(mask_secrets(json.dumps(encode(conversation.handle(decode(line["event"]), line["t"])))))
+        if replayed != line["commands"]:
+            divergences.append(Divergence(count + 1, line["event"], line["commands"], replayed))
+    return count, divergences

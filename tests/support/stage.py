@@ -1,0 +1,249 @@
+"""A conversation on a stage: virtual time, a finger, a microphone, and literal frames of the server."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from typing import Any
+
+from appliance.conversation.commands import (
+    Announce,
+    Command,
+    Connect,
+    Emit,
+    FlushPlayback,
+    Notice,
+    Play,
+    PlayEarcon,
+    RunTool,
+    Send,
+    TroubleReported,
+    TurnEnded,
+)
+from appliance.conversation.events import (
+    AudioCaptured,
+    ButtonEdge,
+    DeadlinePassed,
+    Event,
+    LinkDown,
+    LinkUp,
+    PlayoutProgress,
+    ServerEventReceived,
+    Started,
+    ToolFinished,
+)
+from appliance.conversation.machine import Conversation
+from appliance.conversation.turn import Policy
+from appliance.realtime import protocol as wire
+
+PERIOD_MS = 20
+SESSION = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
+
+
+def period(sample: int = 4000, frames: int = 480) -> bytes:
+    """One period of audio whose every sample is `sample`: its content says where it came from."""
+    return array("h", [sample] * frames).tobytes()
+
+
+class Stage:
+    """Drives a real `Conversation` as the driver would, and keeps every command."""
+
+    def __init__(self, *, approvals: tuple[str, ...] = (), is_muted: bool = False, **policy: Any) -> None:
+        self.conversation = Conversation(
+            policy=Policy(**({"button_mode": "hold"} | policy)), session=SESSION, approvals=approvals, is_muted=is_muted
+        )
+        self.now = 100.0
+        self.commands: list[Command] = []
+        self.played_frames = 0
+        self._event_ids = 0
+
+    # --- the world ---------------------------------------------------------------------------------------------
+
+    def do(self, event: Event) -> list[Command]:
+        commands = self.conversation.handle(event, self.now)
+        self.commands.extend(commands)
+        return commands
+
+    def start(self) -> Stage:
+        self.do(Started())
+        return self
+
+    def ready(self) -> Stage:
+        """Start, connect, and let the session be created; then forget what was said so far."""
+        self.start()
+        self.link_ready()
+        self.advance(2.0)
+        self.commands.clear()
+        return self
+
+    def link_ready(self) -> None:
+        self.do(LinkUp(self.link))
+        self.server({"type": "session.created", "session": {"type": "realtime"}})
+
+    @property
+    def link(self) -> int:
+        return self.conversation._links
+
+    def lose(self, reason: str = "gone", code: int | None = 1006) -> list[Command]:
+        return self.do(LinkDown(self.link, code, reason))
+
+    def advance(self, seconds: float) -> list[Command]:
+        """Let virtual time pass, with every deadline on the way at its instant."""
+        end = self.now + seconds
+        commands: list[Command] = []
+        for _ in range(10_000):
+            at = self.conversation.deadline
+            if at is None or at > end:
+                self.now = end
+                return commands
+            self.now = max(self.now, at)
+            commands += self.do(DeadlinePassed())
+        raise AssertionError(f"a deadline that never moves: {self.conversation!r}")
+
+    def press(self) -> list[Command]:
+        return self.do(ButtonEdge(True))
+
+    def release(self) -> list[Command]:
+        """Let go and wait for the debouncer."""
+        commands = self.do(ButtonEdge(False))
+        return commands + self.advance(0.021)
+
+    def hear(self, ms: int, sample: int = 4000, level_db: float = -18.0) -> list[Command]:
+        """The microphone hears `ms` of sound."""
+        commands: list[Command] = []
+        for _ in range(ms // PERIOD_MS):
+            commands += self.advance(PERIOD_MS / 1000)
+            commands += self.do(AudioCaptured(period(sample), abs(sample), level_db))
+        return commands
+
+    def say(self, ms: int = 500, sample: int = 4000) -> list[Command]:
+        """Hold the button and speak; the post-roll follows."""
+        commands = self.press()
+        commands += self.hear(ms, sample)
+        commands += self.release()
+        return commands + self.hear(260, 30, -60.0)
+
+    def play(self, frames: int, *, drained: bool = False) -> list[Command]:
+        """The loudspeaker has played so many frames more of the answers."""
+        self.played_frames += frames
+        return self.do(PlayoutProgress(self.conversation.epoch, self.played_frames, drained))
+
+    def server(self, frame: dict[str, Any]) -> list[Command]:
+        """The server sends this frame, literally, on the current link."""
+        self._event_ids += 1
+        raw = json.dumps({"event_id": f"event_{self._event_ids}"} | frame)
+        return self.do(ServerEventReceived(self.link, wire.decode(raw)))
+
+    def tool_finished(self, call_id: str, output: str) -> list[Command]:
+        return self.do(ToolFinished(call_id, output))
+
+    # --- ready-made pieces of an answer -------------------------------------------------------------------------
+
+    def committed(self, item_id: str = "item_user") -> list[Command]:
+        return self.server({"type": "input_audio_buffer.committed", "item_id": item_id, "previous_item_id": None})
+
+    def created(self, response_id: str = "resp_1", turn: str | None = "turn_1") -> list[Command]:
+        metadata = {"turn": turn} if turn else None
+        response = {"id": response_id, "status": "in_progress", "output": [], "metadata": metadata}
+        return self.server({"type": "response.created", "response": response})
+
+    def audio(self, response_id: str = "resp_1", item_id: str = "item_a", ms: int = 200) -> list[Command]:
+        delta = wire.InputAudioBufferAppend(audio=period(frames=24 * ms)).to_wire()["audio"]
+        return self.server(
+            {
+                "type": "response.output_audio.delta",
+                "response_id": response_id,
+                "item_id": item_id,
+                "output_index": 0,
+                "content_index": 0,
+                "delta": delta,
+            }
+        )
+
+    def called(self, name: str, call_id: str, arguments: str = "{}", response_id: str = "resp_1") -> list[Command]:
+        item = {
+            "id": f"item_{call_id}",
+            "type": "function_call",
+            "status": "completed",
+            "name": name,
+            "call_id": call_id,
+            "arguments": arguments,
+        }
+        return self.server(
+            {"type": "response.output_item.done", "response_id": response_id, "output_index": 0, "item": item}
+        )
+
+    def done(
+        self, response_id: str = "resp_1", turn: str | None = "turn_1", status: str = "completed", **more: Any
+    ) -> list[Command]:
+        metadata = {"turn": turn} if turn else None
+        response = {"id": response_id, "status": status, "output": [], "metadata": metadata} | more
+        return self.server({"type": "response.done", "response": response})
+
+    def error(self, code: str | None, *, event_id: str | None = None, message: str = "") -> list[Command]:
+        error = {"type": "invalid_request_error", "code": code, "message": message, "param": None, "event_id": event_id}
+        return self.server({"type": "error", "error": error})
+
+    def answering(self, ms: int = 2000) -> Stage:
+        """A turn whose answer is being played: `ms` of audio received, 100 ms heard."""
+        self.say()
+        self.committed()
+        self.created()
+        self.audio(ms=ms)
+        self.play(2400)
+        self.commands.clear()
+        return self
+
+    # --- what came out ------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        return self.conversation.state.value
+
+    def sent(self, commands: list[Command] | None = None) -> list[dict[str, Any]]:
+        """Every frame sent, as wire objects."""
+        return [one.event.to_wire() for one in self._of(Send, commands)]
+
+    def sent_types(self, commands: list[Command] | None = None) -> list[str]:
+        """The types of the frames sent, runs of appends as one."""
+        types = [frame["type"] for frame in self.sent(commands)]
+        return [
+            name
+            for index, name in enumerate(types)
+            if name != "input_audio_buffer.append" or types[index - 1 : index] != [name]
+        ]
+
+    def sent_audio(self, commands: list[Command] | None = None) -> bytes:
+        return b"".join(
+            one.event.audio for one in self._of(Send, commands) if isinstance(one.event, wire.InputAudioBufferAppend)
+        )
+
+    def notices(self, kind: type[Notice]) -> list[Any]:
+        return [one.notice for one in self._of(Emit) if isinstance(one.notice, kind)]
+
+    def outcomes(self) -> list[str]:
+        return [notice.outcome for notice in self.notices(TurnEnded)]
+
+    def troubles(self) -> list[str]:
+        return [notice.kind for notice in self.notices(TroubleReported)]
+
+    def announced(self) -> list[str]:
+        return [one.text for one in self._of(Announce)]
+
+    def earcons(self) -> list[str]:
+        return [one.name for one in self._of(PlayEarcon)]
+
+    def plays(self, commands: list[Command] | None = None) -> list[Play]:
+        return self._of(Play, commands)
+
+    def tool_runs(self) -> list[RunTool]:
+        return self._of(RunTool)
+
+    def connects(self) -> list[Connect]:
+        return self._of(Connect)
+
+    def flushes(self) -> list[FlushPlayback]:
+        return self._of(FlushPlayback)
+
+    def _of(self, kind: type, commands: list[Command] | None = None) -> list[Any]:
+        return [one for one in (self.commands if commands is None else commands) if isinstance(one, kind)]

@@ -1,0 +1,1010 @@
+"""The conversation core, one behaviour a test: literal frames in, commands out, time a variable."""
+
+from __future__ import annotations
+
+import pytest
+
+from appliance.conversation.commands import (
+    AnswerTextReceived,
+    CloseCapture,
+    HeardTextReceived,
+    OpenCapture,
+    SilenceAlarm,
+    Stop,
+    ToolEnded,
+    TurnEnded,
+)
+from appliance.conversation.events import (
+    AlarmRang,
+    AudioCaptured,
+    ButtonEdge,
+    CaptureOverrun,
+    CardFound,
+    CardLost,
+    FrameRefused,
+    LinkDown,
+    LinkUp,
+    MuteSwitched,
+    PlayoutProgress,
+    ServerEventReceived,
+    ShutdownRequested,
+    Started,
+    TimersChanged,
+    ToolFinished,
+)
+from appliance.conversation.feedback import PATTERNS, State, light_state
+from appliance.realtime import protocol as wire
+from tests.support.stage import SESSION, Stage, period
+
+# --- connecting --------------------------------------------------------------------------------------------------
+
+
+def test_start_connects_and_session_created_makes_it_ready() -> None:
+    stage = Stage()
+    assert stage.state == "booting"
+    stage.start()
+    assert stage.state == "connecting"
+    stage.do(LinkUp(stage.link))
+    assert stage.state == "connecting", "an open socket is not a session"
+    stage.server({"type": "session.created", "session": {"type": "realtime"}})
+    assert stage.state == "ready"
+    assert stage.sent() == [{"type": "session.update", "event_id": "session_1", "session": SESSION}]
+
+
+def test_a_server_that_accepts_and_says_nothing_is_given_up_and_tried_again() -> None:
+    stage = Stage().start()
+    stage.do(LinkUp(stage.link))
+    stage.advance(15.1)
+    assert stage.state in ("offline", "connecting")
+    assert stage.troubles() == ["timeout"]
+    assert light_state(stage.conversation.view) == "no_link"
+    stage.advance(60)
+    assert len(stage.connects()) >= 3
+
+
+def test_a_bad_key_is_a_failure_that_is_not_hammered() -> None:
+    stage = Stage().start()
+    stage.do(LinkUp(stage.link))
+    stage.error("invalid_api_key", message="Incorrect API key provided")
+    stage.lose("invalid_request_error.invalid_api_key", 3000)
+    assert stage.state == "failed"
+    assert light_state(stage.conversation.view) == "failed"
+    assert stage.troubles() == ["bad_key"]
+    stage.advance(200)
+    assert len(stage.connects()) == 1
+
+
+def test_a_press_in_failure_tries_again_and_says_why_it_fails() -> None:
+    stage = Stage().start()
+    stage.advance(2)
+    stage.lose("invalid_request_error.invalid_api_key", 3000)
+    stage.press()
+    assert len(stage.connects()) == 2
+    stage.lose("invalid_request_error.invalid_api_key", 3000)
+    assert stage.state == "failed"
+    assert "key" in stage.announced()[0]
+    assert stage.outcomes() == ["failed"]
+
+
+def test_a_lost_link_backs_off_longer_each_time_up_to_the_limit() -> None:
+    stage = Stage(backoff_initial_s=1.0, backoff_max_s=8.0).start()
+    waits = []
+    for _ in range(8):
+        before = stage.now
+        count = len(stage.connects())
+        stage.lose()
+        assert stage.state == "offline"
+        while len(stage.connects()) == count:
+            stage.advance(0.05)
+        waits.append(stage.now - before)
+    assert all(wait <= 8.1 for wait in waits)
+    assert max(waits[4:]) > waits[0]
+
+
+def test_events_of_an_old_link_mean_nothing() -> None:
+    stage = Stage().ready()
+    old = stage.link
+    stage.lose()
+    stage.advance(5)
+    stage.do(LinkUp(old))
+    stage.do(ServerEventReceived(old, wire.SessionCreated(session={})))
+    stage.do(LinkDown(old, 1000, ""))
+    assert stage.state == "connecting"
+
+
+def test_an_expired_session_reconnects_at_once_and_is_no_trouble() -> None:
+    stage = Stage().ready()
+    stage.error("session_expired", message="Your session hit the maximum duration of 60 minutes.")
+    stage.lose("Your session hit the maximum duration of 60 minutes.", 1001)
+    stage.advance(0.01)
+    assert len(stage.connects()) == 1
+    assert stage.troubles() == []
+
+
+def test_refused_settings_are_a_failure_not_a_session_with_the_wrong_settings() -> None:
+    stage = Stage().start()
+    stage.link_ready()
+    stage.error("unknown_parameter", event_id="session_1", message="Unknown parameter: 'session.foo'.")
+    assert stage.state == "failed"
+    assert stage.troubles() == ["settings_refused"]
+
+
+# --- a turn ------------------------------------------------------------------------------------------------------
+
+
+def test_a_held_button_is_one_turn_from_press_to_answer() -> None:
+    stage = Stage().ready()
+    stage.press()
+    assert stage.state == "listening"
+    stage.hear(400)
+    stage.release()
+    assert stage.state == "listening", "the post-roll still runs"
+    stage.hear(260)
+    assert stage.state == "committing"
+    assert stage.sent_types() == [
+        "input_audio_buffer.clear",
+        "input_audio_buffer.append",
+        "input_audio_buffer.commit",
+        "response.create",
+    ]
+    assert stage.sent()[-1]["response"] == {"metadata": {"turn": "turn_1"}}
+    stage.committed()
+    assert stage.state == "thinking"
+    stage.created()
+    stage.audio(ms=200)
+    assert stage.state == "speaking"
+    stage.done()
+    assert stage.state == "speaking", "generated is not heard"
+    stage.play(4800, drained=True)
+    assert stage.state == "ready"
+    assert stage.outcomes() == ["answered"]
+
+
+def test_a_press_sends_the_pre_roll_at_once() -> None:
+    stage = Stage(pre_roll_ms=300).ready()
+    for sample in range(1, 31):
+        stage.hear(20, sample * 100)
+    audio = stage.sent_audio(stage.press())
+    assert audio == b"".join(period(sample * 100) for sample in range(16, 31))
+
+
+def test_the_release_keeps_the_post_roll_and_no_more() -> None:
+    stage = Stage(post_roll_ms=100, pre_roll_ms=0).ready()
+    stage.press()
+    stage.hear(200, 1000)
+    stage.release()
+    stage.hear(300, 2000)
+    assert stage.sent_audio() == period(1000) * 10 + period(2000) * 5
+
+
+def test_nothing_is_sent_while_the_button_is_up() -> None:
+    stage = Stage().ready()
+    stage.hear(2000)
+    assert stage.sent() == []
+
+
+def test_pressing_again_in_the_post_roll_goes_on_with_the_sentence() -> None:
+    stage = Stage().ready()
+    stage.press()
+    stage.hear(300)
+    stage.release()
+    stage.hear(100)
+    stage.press()
+    stage.hear(300)
+    stage.release()
+    stage.hear(300)
+    assert stage.sent_types().count("input_audio_buffer.commit") == 1
+
+
+def test_a_press_shorter_than_the_minimum_is_cleared_not_committed() -> None:
+    stage = Stage().ready()
+    stage.hear(400)
+    stage.press()
+    stage.hear(60)
+    stage.release()
+    assert stage.state == "ready"
+    assert stage.sent_types() == [
+        "input_audio_buffer.clear",
+        "input_audio_buffer.append",
+        "input_audio_buffer.clear",
+    ]
+    assert stage.outcomes() == ["slip"]
+    assert stage.earcons()[-1] == "cancel"
+
+
+def test_digital_silence_is_not_sent_but_told() -> None:
+    stage = Stage().ready()
+    stage.press()
+    stage.hear(1000, 0, -96.0)
+    stage.release()
+    stage.hear(300, 0, -96.0)
+    assert "input_audio_buffer.commit" not in stage.sent_types()
+    assert stage.sent_types()[-1] == "input_audio_buffer.clear"
+    assert stage.outcomes() == ["silence"]
+    assert stage.troubles() == ["silent_microphone"]
+    assert "microphone" in stage.announced()[0]
+    assert light_state(stage.conversation.view) == "error"
+    stage.advance(5)
+    assert light_state(stage.conversation.view) == "ready"
+
+
+def test_a_turn_that_is_too_long_is_answered_as_far_as_it_goes() -> None:
+    stage = Stage(max_turn_s=2.0).ready()
+    stage.press()
+    stage.hear(2100)
+    assert stage.sent_types()[-2:] == ["input_audio_buffer.commit", "response.create"]
+    assert stage.troubles() == ["too_long"]
+    stage.release()
+    assert stage.sent_types().count("input_audio_buffer.commit") == 1
+
+
+def test_what_was_heard_and_answered_is_told_under_its_turn() -> None:
+    stage = Stage().ready()
+    stage.say()
+    stage.committed("item_u")
+    stage.created()
+    stage.server({"type": "response.output_audio_transcript.delta", "response_id": "resp_1", "delta": "Lamp "})
+    stage.server({"type": "response.output_audio_transcript.done", "response_id": "resp_1", "transcript": "Lamp on."})
+    stage.server(
+        {
+            "type": "conversation.item.input_audio_transcription.completed",
+            "item_id": "item_u",
+            "transcript": " turn on the lamp\n",
+            "usage": {"type": "duration", "seconds": 1},
+        }
+    )
+    assert stage.notices(HeardTextReceived) == [HeardTextReceived("turn_1", "turn on the lamp")]
+    assert stage.notices(AnswerTextReceived) == [
+        AnswerTextReceived("turn_1", "Lamp ", False),
+        AnswerTextReceived("turn_1", "Lamp on.", True),
+    ]
+
+
+def test_usage_of_all_responses_is_added_up() -> None:
+    stage = Stage().ready()
+    stage.say()
+    stage.committed()
+    stage.created()
+    stage.called("get_time", "call_1")
+    stage.done(usage={"total_tokens": 10, "input_token_details": {"audio_tokens": 7}})
+    stage.tool_finished("call_1", "{}")
+    stage.created("resp_2")
+    stage.audio("resp_2")
+    stage.done("resp_2", usage={"total_tokens": 5, "input_token_details": {"audio_tokens": 1}})
+    stage.play(4800, drained=True)
+    (ended,) = stage.notices(TurnEnded)
+    assert dict(ended.usage) == {"total_tokens": 15, "input_token.audio_tokens": 8}
+
+
+def test_an_answer_without_sound_is_not_silence_but_told() -> None:
+    stage = Stage().ready()
+    stage.say()
+    stage.committed()
+    stage.created()
+    stage.done()
+    assert stage.outcomes() == ["failed"]
+    assert stage.troubles() == ["empty_answer"]
+    assert len(stage.announced()) == 1
+
+
+def test_a_failed_response_is_told() -> None:
+    stage = Stage().ready()
+    stage.say()
+    stage.committed()
+    stage.created()
+    details = {"type": "failed", "error": {"type": "server_error", "code": "rate_limit_exceeded", "message": "slow"}}
+    stage.done(status="failed", status_details=details)
+    assert stage.outcomes() == ["failed"]
+    assert stage.troubles() == ["answer_failed"]
+    assert stage.state == "ready"
+
+
+def test_no_answer_in_time_is_told_and_the_late_one_is_not_played() -> None:
+    stage = Stage(answer_s=20.0).ready()
+    stage.say()
+    stage.committed()
+    stage.created()
+    stage.advance(20.1)
+    assert stage.outcomes() == ["failed"]
+    assert stage.troubles() == ["no_answer"]
+    assert stage.sent_types()[-1] == "response.cancel"
+    stage.audio()
+    assert stage.plays() == []
+
+
+# --- tap to talk -------------------------------------------------------------------------------------------------
+
+
+def test_a_tap_begins_a_turn_that_silence_ends() -> None:
+    stage = Stage(button_mode="auto", silence_ms=800).ready()
+    stage.hear(400, 20, -60.0)
+    stage.press()
+    stage.hear(100, 20, -60.0)
+    stage.release()
+    assert stage.state == "listening"
+    stage.hear(1000, 4000, -18.0)
+    stage.hear(600, 20, -60.0)
+    assert stage.state == "listening"
+    stage.hear(300, 20, -60.0)
+    assert stage.state == "committing"
+
+
+def test_a_second_tap_ends_the_turn() -> None:
+    stage = Stage(button_mode="auto").ready()
+    stage.press()
+    stage.hear(100)
+    stage.release()
+    stage.hear(1000)
+    stage.press()
+    stage.hear(300)
+    assert stage.state == "committing"
+    stage.release()
+    assert stage.sent_types().count("input_audio_buffer.commit") == 1
+
+
+def test_a_tap_after_which_nobody_speaks_is_cleared() -> None:
+    stage = Stage(button_mode="auto", no_speech_s=3.0).ready()
+    stage.press()
+    stage.hear(100, 20, -60.0)
+    stage.release()
+    stage.hear(3100, 20, -60.0)
+    assert stage.outcomes() == ["silence"]
+    assert "input_audio_buffer.commit" not in stage.sent_types()
+
+
+def test_a_long_press_in_auto_mode_is_hold_to_talk() -> None:
+    stage = Stage(button_mode="auto").ready()
+    stage.say(600)
+    assert stage.state == "committing"
+
+
+def test_contact_bounce_neither_splits_nor_ends_a_turn() -> None:
+    stage = Stage().ready()
+    for level in (True, False, True, False, True):
+        stage.do(ButtonEdge(level))
+        stage.advance(0.004)
+    stage.hear(300)
+    stage.do(ButtonEdge(False))
+    stage.advance(0.01)
+    stage.do(ButtonEdge(True))
+    stage.hear(300)
+    assert stage.state == "listening"
+    stage.release()
+    stage.hear(260)
+    assert stage.sent_types().count("input_audio_buffer.commit") == 1
+
+
+def test_a_button_held_from_the_start_is_stuck_and_no_turn() -> None:
+    stage = Stage().start()
+    stage.link_ready()
+    stage.press()
+    assert stage.state == "ready"
+    stage.advance(31)
+    assert stage.troubles() == ["button_stuck"]
+    assert light_state(stage.conversation.view) == "button_stuck"
+    stage.release()
+    assert not stage.conversation.view.is_button_stuck
+    stage.press()
+    assert stage.state == "listening"
+
+
+# --- barge-in ----------------------------------------------------------------------------------------------------
+
+
+def test_a_barge_in_flushes_truncates_cancels_clears_and_appends_in_this_order() -> None:
+    stage = Stage().ready()
+    stage.hear(300)
+    stage.answering()
+    commands = stage.press()
+    names = [type(one).__name__ for one in commands]
+    assert names.index("FlushPlayback") < names.index("Send")
+    assert stage.sent_types(commands) == [
+        "conversation.item.truncate",
+        "response.cancel",
+        "input_audio_buffer.clear",
+    ]
+    truncate, cancel, _ = stage.sent(commands)
+    assert truncate == {
+        "type": "conversation.item.truncate",
+        "item_id": "item_a",
+        "content_index": 0,
+        "audio_end_ms": 100,
+    }
+    assert cancel["response_id"] == "resp_1"
+    assert stage.outcomes() == ["interrupted"]
+    assert stage.sent_types(stage.hear(100)) == ["input_audio_buffer.append"]
+
+
+def test_each_queued_item_is_truncated_at_what_was_heard_of_it() -> None:
+    stage = Stage().ready()
+    stage.say()
+    stage.committed()
+    stage.created()
+    stage.audio(item_id="item_a", ms=200)
+    stage.audio(item_id="item_b", ms=300)
+    stage.audio(item_id="item_c", ms=100)
+    stage.play(24 * 250)
+    frames = [one for one in stage.sent(stage.press()) if one["type"] == "conversation.item.truncate"]
+    assert [(one["item_id"], one["audio_end_ms"]) for one in frames] == [("item_b", 50), ("item_c", 0)]
+
+
+def test_nothing_is_truncated_when_everything_was_heard() -> None:
+    stage = Stage().ready()
+    stage.answering(ms=100)
+    assert "conversation.item.truncate" not in stage.sent_types(stage.press())
+
+
+def test_a_new_response_waits_until_the_cancelled_one_is_done() -> None:
+    stage = Stage().ready()
+    stage.answering()
+    stage.say()
+    assert "response.create" not in stage.sent_types()
+    stage.done("resp_1", status="cancelled")
+    assert stage.sent()[-1]["response"]["metadata"] == {"turn": "turn_2"}
+
+
+def test_a_cancelled_response_that_never_ends_does_not_hold_up_the_next_turn() -> None:
+    stage = Stage(cancel_s=3.0).ready()
+    stage.answering()
+    stage.say()
+    stage.committed("item_2")
+    assert "response.create" not in stage.sent_types()
+    stage.advance(3.0)
+    assert stage.sent_types()[-1] == "response.create"
+
+
+def test_barge_in_before_response_created_cancels_the_late_answer() -> None:
+    """The trace that shows the bug in naive clients: turn 1's answer is played in turn 2."""
+    stage = Stage().ready()
+    stage.say()
+    stage.committed()
+    stage.say()  # turn 2 begins before turn 1's response was created
+    assert "response.cancel" not in stage.sent_types(), "there is no response to cancel yet"
+    commands = stage.created("resp_1", turn="turn_1")
+    assert stage.sent(commands) == [{"type": "response.cancel", "response_id": "resp_1"}]
+    stage.audio("resp_1")
+    assert stage.plays() == []
+    stage.done("resp_1", turn="turn_1", status="cancelled")
+    stage.committed("item_2")
+    stage.created("resp_2", turn="turn_2")
+    stage.audio("resp_2", "item_b")
+    assert [one.item_id for one in stage.plays()] == ["item_b"]
+
+
+def test_barge_in_before_response_created_works_without_metadata_too() -> None:
+    stage = Stage().ready()
+    stage.say()
+    stage.committed()
+    stage.say()
+    assert stage.sent_types(stage.created("resp_1", turn=None)) == ["response.cancel"]
+    stage.audio("resp_1")
+    stage.done("resp_1", turn=None, status="cancelled")
+    stage.created("resp_2", turn=None)
+    stage.audio("resp_2", "item_b")
+    assert [one.item_id for one in stage.plays()] == ["item_b"]
+
+
+def test_late_audio_of_a_cancelled_response_is_dropped() -> None:
+    stage = Stage().ready()
+    stage.answering()
+    stage.press()
+    stage.audio("resp_1")
+    assert stage.plays() == []
+
+
+def test_a_late_report_of_an_old_epoch_is_ignored() -> None:
+    stage = Stage().ready()
+    stage.answering()
+    old = stage.conversation.epoch
+    stage.say()
+    stage.done("resp_1", status="cancelled")
+    stage.committed("item_2")
+    stage.created("resp_2", turn="turn_2")
+    stage.audio("resp_2", "item_b", ms=200)
+    stage.do(PlayoutProgress(old, 4800, True))
+    assert stage.state == "speaking"
+
+
+def test_an_unsolicited_response_is_cancelled_and_not_played() -> None:
+    stage = Stage().ready()
+    commands = stage.created("resp_x", turn=None)
+    assert stage.sent_types(commands) == ["response.cancel"]
+    stage.audio("resp_x")
+    assert stage.plays() == []
+
+
+def test_already_active_keeps_the_wish_and_asks_again() -> None:
+    stage = Stage(refused_retry_s=1.0).ready()
+    stage.say()
+    event_id = stage.sent()[-1]["event_id"]
+    stage.committed()
+    stage.error("conversation_already_has_active_response", event_id=event_id)
+    assert stage.sent_types().count("response.create") == 1
+    stage.done("resp_other", turn="turn_0")
+    assert stage.sent_types().count("response.create") == 2
+    stage.created("resp_2")
+    stage.audio("resp_2")
+    assert len(stage.plays()) == 1
+
+
+def test_already_active_is_retried_after_a_while_without_a_done() -> None:
+    stage = Stage(refused_retry_s=1.0).ready()
+    stage.say()
+    stage.committed()
+    stage.error("conversation_already_has_active_response", event_id=stage.sent()[-1]["event_id"])
+    stage.advance(1.1)
+    assert stage.sent_types().count("response.create") == 2
+
+
+def test_an_unrelated_error_never_wedges_the_turn() -> None:
+    stage = Stage().ready()
+    stage.say()
+    stage.committed()
+    stage.error("something_else", message="whatever")
+    stage.error(None, message="Audio content of 9250ms is already shorter than 57340ms")
+    stage.created()
+    stage.audio()
+    stage.done()
+    stage.play(4800, drained=True)
+    assert stage.outcomes() == ["answered"]
+    assert stage.troubles() == ["server_error"]
+
+
+# --- nothing spoken is lost --------------------------------------------------------------------------------------
+
+
+def test_a_press_before_the_link_is_up_is_sent_when_the_session_is_ready() -> None:
+    stage = Stage().start()
+    stage.advance(2)
+    stage.hear(300, 111)
+    stage.press()
+    stage.hear(400, 222)
+    stage.release()
+    stage.hear(260, 333)
+    assert stage.state == "committing"
+    assert stage.sent() == []
+    stage.link_ready()
+    assert stage.sent_types() == [
+        "session.update",
+        "input_audio_buffer.clear",
+        "input_audio_buffer.append",
+        "input_audio_buffer.commit",
+        "response.create",
+    ]
+    assert stage.sent_audio().startswith(period(111) * 15 + period(222) * 20)
+
+
+def test_a_link_that_never_comes_is_told_and_the_turn_ends() -> None:
+    stage = Stage(link_wait_s=30.0).start()
+    stage.advance(2)
+    stage.say()
+    stage.lose()
+    stage.advance(31)
+    assert stage.outcomes() == ["failed"]
+    assert "no_link" in stage.troubles()
+    assert "could not send" in stage.announced()[0]
+
+
+def test_speaking_again_while_waiting_for_the_link_adds_to_the_turn() -> None:
+    stage = Stage(pre_roll_ms=0).start()
+    stage.advance(2)
+    stage.say(200, 111)
+    stage.say(200, 222)
+    stage.link_ready()
+    audio = stage.sent_audio()
+    assert period(111) in audio
+    assert period(222) in audio
+    assert stage.sent_types().count("input_audio_buffer.commit") == 1
+
+
+@pytest.mark.parametrize("moment", ["listening", "committing", "thinking", "created"])
+def test_a_link_lost_before_the_answer_begins_sends_the_turn_again(moment: str) -> None:
+    stage = Stage(pre_roll_ms=0).ready()
+    stage.press()
+    stage.hear(400, 777)
+    if moment != "listening":
+        stage.release()
+        stage.hear(260, 55)
+    if moment in ("thinking", "created"):
+        stage.committed()
+    if moment == "created":
+        stage.created()
+    stage.lose()
+    if moment == "listening":
+        stage.release()
+        stage.hear(260, 55)
+    stage.advance(3)
+    stage.commands.clear()
+    stage.link_ready()
+    assert stage.sent_types() == [
+        "session.update",
+        "input_audio_buffer.clear",
+        "input_audio_buffer.append",
+        "input_audio_buffer.commit",
+        "response.create",
+    ]
+    assert stage.sent_audio().count(period(777)) >= 1
+    assert len(stage.sent_audio()) >= (400 + 240) * 48
+    stage.committed("item_again")
+    stage.created("resp_again")
+    stage.audio("resp_again")
+    stage.done("resp_again")
+    stage.play(4800, drained=True)
+    assert stage.outcomes() == ["answered"]
+
+
+def test_a_server_that_takes_the_audio_and_says_nothing_is_left_for_another_connection() -> None:
+    stage = Stage(commit_s=5.0, max_replays=2).ready()
+    stage.say()
+    for _ in range(3):
+        stage.advance(5.1)
+        stage.advance(8)
+        if stage.outcomes():
+            break
+        stage.link_ready()
+    stage.advance(60)
+    assert stage.outcomes() == ["failed"], "it is given up in the end, and told"
+    assert stage.announced()
+    assert len(stage.connects()) >= 3
+
+
+def test_a_link_lost_in_the_middle_of_the_answer_plays_what_came_and_says_so() -> None:
+    stage = Stage().ready()
+    stage.answering(ms=1000)
+    stage.lose()
+    assert stage.state == "speaking"
+    stage.play(24_000 - 2400, drained=True)
+    assert stage.outcomes() == ["failed"]
+    assert "answer_cut" in stage.troubles()
+
+
+def test_an_item_of_a_lost_conversation_is_not_truncated_on_the_next() -> None:
+    stage = Stage().ready()
+    stage.answering(ms=5000)
+    stage.lose()
+    stage.advance(1)
+    stage.link_ready()
+    stage.commands.clear()
+    assert "conversation.item.truncate" not in stage.sent_types(stage.press())
+
+
+def test_an_overrun_ends_the_turn_loudly_with_what_was_heard() -> None:
+    stage = Stage().ready()
+    stage.press()
+    stage.hear(500)
+    stage.do(CaptureOverrun(480))
+    assert stage.troubles() == ["overrun"]
+    assert "input_audio_buffer.commit" in stage.sent_types()
+
+
+# --- tools -------------------------------------------------------------------------------------------------------
+
+
+def test_a_tool_call_is_run_answered_and_the_model_asked_to_go_on() -> None:
+    stage = Stage().ready()
+    stage.say()
+    stage.committed()
+    stage.created()
+    stage.called("set_lamp", "call_1", '{"on":true}')
+    (run,) = stage.tool_runs()
+    assert (run.name, run.arguments) == ("set_lamp", '{"on":true}')
+    stage.done()
+    assert stage.state == "thinking"
+    commands = stage.tool_finished("call_1", '{"lamp":"on"}')
+    item, create = stage.sent(commands)
+    assert item["item"] == {"type": "function_call_output", "call_id": "call_1", "output": '{"lamp":"on"}'}
+    assert create["type"] == "response.create"
+    assert create["response"]["metadata"] == {"turn": "turn_1"}
+
+
+def test_the_answer_to_several_calls_is_asked_for_once() -> None:
+    stage = Stage().ready()
+    stage.say()
+    stage.committed()
+    stage.created()
+    stage.called("a", "call_1")
+    stage.called("b", "call_2")
+    stage.tool_finished("call_1", "1")
+    stage.done()
+    assert stage.sent_types().count("response.create") == 1
+    stage.tool_finished("call_2", "2")
+    assert stage.sent_types()[-2:] == ["conversation.item.create", "response.create"]
+    assert stage.sent_types().count("response.create") == 2
+
+
+def test_a_tool_that_is_quicker_than_response_done_waits_for_it() -> None:
+    stage = Stage().ready()
+    stage.say()
+    stage.committed()
+    stage.created()
+    stage.called("a", "call_1")
+    stage.tool_finished("call_1", "1")
+    assert stage.sent_types().count("response.create") == 1
+    stage.done()
+    assert stage.sent_types().count("response.create") == 2
+
+
+def test_a_call_that_only_response_done_tells_of_is_run_once() -> None:
+    stage = Stage().ready()
+    stage.say()
+    stage.committed()
+    stage.created()
+    item = {"type": "function_call", "name": "a", "call_id": "call_1", "arguments": "{}", "status": "completed"}
+    stage.done(output=[item])
+    assert [run.call_id for run in stage.tool_runs()] == ["call_1"]
+
+
+def test_a_tool_that_hangs_is_answered_by_its_deadline_and_its_late_result_ignored() -> None:
+    stage = Stage(tool_s=20.0).ready()
+    stage.say()
+    stage.committed()
+    stage.created()
+    stage.called("slow", "call_1")
+    stage.done()
+    commands = stage.advance(20.1)
+    assert "too long" in stage.sent(commands)[0]["item"]["output"]
+    assert stage.do(ToolFinished("call_1", "late")) == []
+
+
+def test_after_a_barge_in_the_output_is_still_sent_but_no_answer_asked_for() -> None:
+    stage = Stage().ready()
+    stage.say()
+    stage.committed()
+    stage.created()
+    stage.called("slow", "call_1")
+    stage.done()
+    stage.press()
+    stage.hear(300)
+    commands = stage.tool_finished("call_1", "done")
+    assert stage.sent_types(commands) == ["conversation.item.create"]
+
+
+def test_a_model_that_never_stops_calling_is_asked_to_answer() -> None:
+    stage = Stage(max_tool_rounds=2).ready()
+    stage.say()
+    stage.committed()
+    for index in range(3):
+        stage.created(f"resp_{index}")
+        if "tool_choice" in stage.sent()[-1].get("response", {}):
+            break
+        stage.called("again", f"call_{index}", response_id=f"resp_{index}")
+        stage.done(f"resp_{index}")
+        stage.tool_finished(f"call_{index}", "{}")
+    assert stage.sent()[-1]["response"]["tool_choice"] == "none"
+
+
+# --- approval ----------------------------------------------------------------------------------------------------
+
+
+def _asking() -> Stage:
+    stage = Stage(approvals=("open_door",)).ready()
+    stage.say()
+    stage.committed()
+    stage.created()
+    stage.called("open_door", "call_1")
+    stage.done()
+    return stage
+
+
+def test_a_tool_that_needs_approval_does_not_run_before_a_tap() -> None:
+    stage = _asking()
+    assert stage.state == "awaiting_approval"
+    assert light_state(stage.conversation.view) == "approval"
+    assert stage.tool_runs() == []
+    stage.press()
+    stage.advance(0.1)
+    stage.release()
+    assert [run.name for run in stage.tool_runs()] == ["open_door"]
+    assert stage.state == "thinking"
+
+
+def test_a_hold_of_one_second_rejects() -> None:
+    stage = _asking()
+    stage.press()
+    stage.advance(1.1)
+    assert stage.tool_runs() == []
+    assert "rejected" in stage.sent()[-2]["item"]["output"]
+    assert stage.sent_types()[-1] == "response.create"
+
+
+def test_an_approval_nobody_gives_is_rejected_by_its_deadline() -> None:
+    stage = _asking()
+    stage.advance(31)
+    assert stage.tool_runs() == []
+    assert [ended.is_error for ended in stage.notices(ToolEnded)] == [True]
+
+
+def test_a_press_begun_before_the_question_does_not_answer_it() -> None:
+    stage = Stage(approvals=("open_door",), button_mode="tap").ready()
+    stage.press()
+    stage.release()
+    stage.hear(500)
+    stage.press()  # ends the turn; the finger is still down when the question comes
+    stage.hear(260)
+    stage.committed()
+    stage.created()
+    stage.called("open_door", "call_1")
+    stage.release()
+    assert stage.tool_runs() == []
+    assert stage.state == "awaiting_approval"
+
+
+# --- cards, mute, alarms, shutdown -------------------------------------------------------------------------------
+
+
+def test_a_missing_microphone_is_shown_and_a_press_says_so() -> None:
+    stage = Stage().ready()
+    stage.do(CardLost("capture", "no card 'usb'"))
+    assert light_state(stage.conversation.view) == "no_card"
+    stage.press()
+    assert stage.state == "ready"
+    assert "microphone" in stage.announced()[0]
+    stage.do(CardFound("capture"))
+    stage.advance(5)
+    assert light_state(stage.conversation.view) == "ready"
+
+
+def test_a_microphone_unplugged_in_a_turn_commits_what_was_said() -> None:
+    stage = Stage().ready()
+    stage.press()
+    stage.hear(500)
+    stage.do(CardLost("capture", "unplugged"))
+    assert "input_audio_buffer.commit" in stage.sent_types()
+    assert stage.troubles() == ["no_microphone"]
+
+
+def test_a_loudspeaker_lost_while_speaking_ends_the_turn() -> None:
+    stage = Stage().ready()
+    stage.answering()
+    stage.do(CardLost("playback", "unplugged"))
+    assert stage.outcomes() == ["failed"]
+    assert stage.sent_types()[:2] == ["conversation.item.truncate", "response.cancel"]
+
+
+def test_a_loudspeaker_that_stalls_ends_the_turn() -> None:
+    stage = Stage(playout_stall_s=5.0, answer_s=6.0).ready()
+    stage.answering()
+    stage.done()
+    stage.advance(7)
+    assert stage.outcomes() == ["failed"]
+    assert "playout_stalled" in stage.troubles()
+
+
+def test_mute_closes_the_microphone_and_a_press_says_so() -> None:
+    stage = Stage().ready()
+    assert CloseCapture() in stage.do(MuteSwitched(True))
+    assert stage.state == "muted"
+    assert light_state(stage.conversation.view) == "muted"
+    stage.press()
+    assert stage.state == "muted"
+    assert stage.announced() == ["The microphone is muted."]
+    stage.release()
+    assert OpenCapture() in stage.do(MuteSwitched(False))
+    stage.advance(5)
+    assert stage.state == "ready"
+
+
+def test_mute_while_listening_sends_nothing_more_and_clears() -> None:
+    stage = Stage().ready()
+    stage.press()
+    stage.hear(300)
+    stage.do(MuteSwitched(True))
+    assert stage.sent_types()[-1] == "input_audio_buffer.clear"
+    assert stage.outcomes() == ["cancelled"]
+
+
+def test_nothing_of_before_the_mute_is_in_the_pre_roll_after_it() -> None:
+    stage = Stage().ready()
+    stage.hear(400, 999)
+    stage.do(MuteSwitched(True))
+    stage.do(MuteSwitched(False))
+    assert stage.sent_audio(stage.press()) == b""
+
+
+def test_a_ringing_alarm_is_silenced_by_the_press_which_starts_no_turn() -> None:
+    stage = Stage().ready()
+    stage.do(TimersChanged(1))
+    assert light_state(stage.conversation.view) == "timer"
+    stage.do(TimersChanged(0))
+    stage.do(AlarmRang("timer_1", "pasta"))
+    assert light_state(stage.conversation.view) == "ringing"
+    assert "pasta" in stage.announced()[0]
+    commands = stage.press()
+    assert SilenceAlarm("timer_1") in commands
+    assert stage.state == "ready"
+    stage.release()
+    stage.press()
+    assert stage.state == "listening"
+
+
+def test_an_alarm_rings_again_and_stops_by_itself() -> None:
+    stage = Stage(alarm_s=10.0, alarm_every_s=3.0).ready()
+    stage.do(AlarmRang("timer_1", ""))
+    stage.advance(20)
+    assert 3 <= stage.earcons().count("alarm") <= 4
+    assert SilenceAlarm("timer_1") in stage.commands
+    assert light_state(stage.conversation.view) == "ready"
+
+
+def test_an_alarm_does_not_sound_into_a_turn() -> None:
+    stage = Stage().ready()
+    stage.press()
+    stage.do(AlarmRang("timer_1", "tea"))
+    assert "alarm" not in stage.earcons()
+    assert stage.state == "listening"
+
+
+def test_shutdown_in_an_answer_tells_the_server_what_was_heard_and_stops() -> None:
+    stage = Stage().ready()
+    stage.answering()
+    commands = stage.do(ShutdownRequested("SIGTERM"))
+    assert stage.sent_types(commands) == ["conversation.item.truncate", "response.cancel"]
+    assert commands[-1] == Stop("SIGTERM")
+    assert stage.conversation.deadline is None
+    assert stage.do(AudioCaptured(period(), 4000, -18.0)) == []
+
+
+def test_unreadable_frames_are_told_and_too_many_end_the_link() -> None:
+    stage = Stage(max_bad_frames=3).ready()
+    stage.do(FrameRefused(stage.link, "not JSON"))
+    assert stage.state == "ready"
+    assert stage.troubles() == ["bad_frame"]
+    assert light_state(stage.conversation.view) == "error"
+    for _ in range(3):
+        stage.do(FrameRefused(stage.link, "not JSON"))
+    assert stage.state == "offline"
+
+
+# --- the light ---------------------------------------------------------------------------------------------------
+
+
+def test_no_two_patterns_look_alike_on_a_single_colour_light() -> None:
+    looks = {
+        (one.effect, one.level) if one.effect == "solid" else (one.effect, one.period_s, one.duty, one.level)
+        for one in PATTERNS.values()
+    }
+    assert len(looks) == len(PATTERNS)
+
+
+def test_every_state_that_is_not_resting_has_a_deadline() -> None:
+    stage = Stage().start()
+    seen = set()
+
+    def check() -> None:
+        state = stage.conversation.state
+        seen.add(state)
+        if not state.is_resting:
+            assert stage.conversation.deadline is not None, state
+
+    check()
+    stage.link_ready()
+    stage.advance(2)
+    for step in (stage.say, stage.committed, stage.created, stage.audio, stage.done):
+        step()
+        check()
+    stage.press()
+    check()
+    assert {State.CONNECTING, State.COMMITTING, State.THINKING, State.SPEAKING, State.LISTENING} <= seen
+
+
+def test_the_same_events_at_the_same_times_give_the_same_commands() -> None:
+    def run() -> list[object]:
+        stage = Stage().start()
+        stage.lose()
+        stage.advance(20)
+        stage.link_ready()
+        stage.say()
+        stage.committed()
+        stage.created()
+        stage.audio()
+        return list(stage.commands)
+
+    assert run() == run()
+
+
+def test_started_is_needed_first() -> None:
+    stage = Stage()
+    stage.do(ButtonEdge(True))
+    assert stage.state == "booting"
+    stage.do(Started())
+    assert stage.state == "connecting"
