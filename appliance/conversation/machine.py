@@ -605,9 +605,7 @@ class Conversation:
             self._end_turn("interrupted")
         self._turns += 1
         turn = Turn(f"turn_{self._turns}", now, now + self._policy.max_turn_s)
-        for event in self._recent:
-            turn.add_audio(event.pcm, event.peak)
-        self._forget_recent()
+        self._take_pre_roll(turn)
         self._turn = turn
         self._emit(TurnStarted(turn.id))
         self._do(PlayEarcon(self._playout.epoch, "start"))
@@ -615,6 +613,7 @@ class Conversation:
     def _resume(self, turn: Turn, now: float) -> None:
         """Speak on: the turn before waits for a link and nothing of it was asked yet, so it grows."""
         turn.phase = Phase.LISTENING
+        self._take_pre_roll(turn)
         turn.post_roll_left = None
         turn.is_latched = False
         turn.deadline = now + max(1.0, self._policy.max_turn_s - turn.frames / wire.SAMPLE_RATE)
@@ -647,6 +646,11 @@ class Conversation:
         pre_roll = self._policy.pre_roll_ms * _FRAMES_PER_MS
         while self._recent and self._recent_frames - len(self._recent[0].pcm) // 2 >= pre_roll:
             self._recent_frames -= len(self._recent.popleft().pcm) // 2
+
+    def _take_pre_roll(self, turn: Turn) -> None:
+        for event in self._recent:
+            turn.add_audio(event.pcm, event.peak)
+        self._forget_recent()
 
     def _forget_recent(self) -> None:
         self._recent.clear()
