@@ -1,0 +1,1135 @@
+"""One session of the Realtime protocol (GA), seen from the server: a pure state machine.
+
+Theory of operation
+-------------------
+`ServerModel` is told what happened and answers with effects, in order; it never waits, and knows no clock, socket or
+thread. Whoever owns it carries the effects out::
+
+    client frame ──► receive ─┐                  ┌─► Emit            one frame for the client
+    time ──────────► tick ────┤                  ├─► Transcribe      answer: transcribed, transcription_failed
+                              ├─► [ServerModel] ─┼─► Generate        answer: response_text, response_audio,
+    generator ─► response_… ──┤                  │                   response_call; finish_response, fail_response
+    recogniser ► transcribed ─┘                  ├─► StopGenerating  what still comes for it is ignored
+                                                 └─► Close
+
+It serves twice: behind `server.py` it is the offline brain, and in the tests it is the environment of our own client,
+where a test decides when the model hears, speaks and fails. It shares no code with the client's conversation, so that
+one cannot excuse the other.
+
+* **Late is normal.** A call for a response or an item that is over returns ``[]``.
+* **A response generates in two steps.** ``response.created`` leaves at once; `Generate` follows when every utterance
+  that it must answer was heard (`transcribed` or `transcription_failed`), because a workflow works on text. With
+  ``wait_for_transcripts=False`` both come together, and transcripts may land whenever the test likes.
+* **At most one response speaks to the conversation**; out-of-band ones (``conversation: "none"``) run beside it.
+* **An event is refused whole**: one `Emit` of an ``error`` that echoes its ``event_id``, and nothing changed.
+* **Turns by voice activity** follow the energy of the audio (`vad`). ``semantic_vad`` is served by the same detector;
+  its eagerness only chooses the silence that ends a turn.
+
+What this server does not do, and says: MCP tools, transcription sessions and ``output_audio_buffer.clear`` are
+refused; ``rate_limits.updated`` is never sent, for nothing is limited; context is never truncated. Token counts of
+audio follow the live service (1 per 100 ms in, 1 per 50 ms out), those of text are an estimate (4 characters each),
+images count none.
+
+Sources: the OpenAI Realtime API reference (GA) and recorded sessions; see also `rules`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Literal, TypeAlias
+
+from appliance.brain.g711 import NarrowbandDecoder, NarrowbandEncoder
+from appliance.brain.rules import CLIENT_EVENTS, JsonObject, Refused, audio_bytes, bad_value
+from appliance.brain.vad import EnergyVad
+from appliance.realtime.protocol import SAMPLE_RATE
+
+__all__ = [
+    "Close",
+    "Effect",
+    "Emit",
+    "Generate",
+    "GenerationRequest",
+    "ServerModel",
+    "StopGenerating",
+    "Transcribe",
+]
+
+BYTES_PER_MS = SAMPLE_RATE * 2 // 1000
+MIN_COMMIT_MS = 100  # the live service refuses less
+MAX_SESSION_S = 3600.0  # the live service closes then
+MAX_BUFFER_S = 600  # ten minutes of one utterance are 29 MB; a client that forgot to commit must not eat the memory
+MAX_QUIET_S = 60  # of audio kept before speech starts, where turns follow the voice
+
+DEFAULT_INSTRUCTIONS = "You are a helpful assistant. Answer briefly, in one or two spoken sentences."
+DEFAULT_VOICE = "marin"
+
+_SERVER_VAD: JsonObject = {
+    "type": "server_vad",
+    "threshold": 0.5,
+    "prefix_padding_ms": 300,
+    # The reference says 500, recorded sessions show 200: a recogniser of whole sentences wants the longer one.
+    "silence_duration_ms": 500,
+    "create_response": True,
+    "interrupt_response": True,
+    "idle_timeout_ms": None,
+}
+_SEMANTIC_VAD: JsonObject = {
+    "type": "semantic_vad",
+    "eagerness": "auto",
+    "create_response": True,
+    "interrupt_response": True,
+}
+_SEMANTIC_SILENCE_MS = {"low": 1500, "medium": 800, "auto": 800, "high": 400}
+
+Status: TypeAlias = Literal["completed", "cancelled", "failed", "incomplete"]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Effects
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Send one frame to the client."""
+
+    frame: JsonObject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """What a response is to be made of."""
+
+    items: tuple[JsonObject, ...]
+    """The context in order, as wire items without audio; user audio carries what was heard in ``transcript``."""
+    instructions: str
+    tools: tuple[JsonObject, ...]
+    tool_choice: str | JsonObject
+    spoken: bool
+    """True: answer with `response_audio`; False: with `response_text`."""
+    voice: str
+    speed: float
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Start to generate; end it with `ServerModel.finish_response` or `ServerModel.fail_response`."""
+
+    response_id: str
+    request: GenerationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class StopGenerating:
+    """The response is over; its generator is to be stopped."""
+
+    response_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transcribe:
+    """Understand an utterance; answer with `ServerModel.transcribed` or `ServerModel.transcription_failed`."""
+
+    item_id: str
+    pcm: bytes = field(repr=False)
+    """PCM16 mono at 24 kHz, whatever the session's format."""
+    tools: tuple[JsonObject, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the connection after what was emitted before."""
+
+    code: int
+    reason: str
+
+
+Effect: TypeAlias = Emit | Generate | StopGenerating | Transcribe | Close
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# State inside the session
+
+
+@dataclass(slots=True, kw_only=True)
+class _Part:
+    """One content part of a message."""
+
+    type: str
+    text: str = ""
+    transcript: str | None = None
+    heard: str | None = None
+    """What the workflow is told of user audio, also where the client asked for no transcription."""
+    pcm: bytearray = field(default_factory=bytearray, repr=False)
+    image: JsonObject = field(default_factory=dict, repr=False)
+    is_truncated: bool = False
+
+    def wire(self, audio: str | None = None) -> JsonObject:
+        if self.type in ("input_text", "output_text"):
+            return {"type": self.type, "text": self.text}
+        if self.type == "input_image":
+            return {"type": self.type, **self.image}
+        frame: JsonObject = {"type": self.type, "transcript": self.transcript}
+        return frame if audio is None else frame | {"audio": audio}
+
+
+@dataclass(slots=True, kw_only=True)
+class _Item:
+    id: str
+    type: str
+    status: str = "completed"
+    role: str = ""
+    parts: list[_Part] = field(default_factory=list)
+    fields: JsonObject = field(default_factory=dict)
+    """The keys of a function call or of its output."""
+
+    def wire(self) -> JsonObject:
+        frame: JsonObject = {"id": self.id, "type": self.type, "status": self.status}
+        if self.type == "message":
+            return frame | {"role": self.role, "content": [part.wire() for part in self.parts]}
+        return frame | self.fields
+
+    def context(self) -> JsonObject:
+        """Return the item as a workflow reads it."""
+        frame = self.wire()
+        for part, content in zip(self.parts, frame.get("content", ()), strict=False):
+            if part.type == "input_audio":
+                content["transcript"] = part.heard
+        return frame
+
+
+@dataclass(slots=True, kw_only=True)
+class _Response:
+    id: str
+    is_default: bool
+    context: list[_Item]
+    waits_for: set[str]
+    request: JsonObject
+    """The effective settings: the session's, overridden by the event's."""
+    is_generating: bool = False
+    output: list[_Item] = field(default_factory=list)
+    is_open: bool = False
+    """The last item of `output` is a message that still grows."""
+    input_usage: JsonObject = field(default_factory=dict)
+    text_chars: int = 0
+    audio_bytes: int = 0
+    encoder: NarrowbandEncoder | None = None
+
+    @property
+    def text_tokens(self) -> int:
+        return _text_tokens(self.text_chars)
+
+    @property
+    def audio_tokens(self) -> int:
+        return self.audio_bytes // (50 * BYTES_PER_MS)
+
+    def wire(self, status: str, details: JsonObject | None) -> JsonObject:
+        output: JsonObject = {"format": self.request["format"], "voice": self.request["voice"]}
+        return {
+            "object": "realtime.response",
+            "id": self.id,
+            "status": status,
+            "status_details": details,
+            "output": [item.wire() for item in self.output],
+            "conversation_id": self.request["conversation_id"],
+            "output_modalities": list(self.request["output_modalities"]),
+            "max_output_tokens": self.request["max_output_tokens"],
+            "audio": {"output": output},
+            "usage": None if status == "in_progress" else self._usage(),
+            "metadata": self.request["metadata"],
+        }
+
+    def _usage(self) -> JsonObject:
+        given, made = self.input_usage, self.text_tokens + self.audio_tokens
+        return {
+            "total_tokens": sum(given.values()) + made,
+            "input_tokens": sum(given.values()),
+            "output_tokens": made,
+            "input_token_details": {
+                **given,
+                "image_tokens": 0,
+                "cached_tokens": 0,
+                "cached_tokens_details": {"text_tokens": 0, "audio_tokens": 0, "image_tokens": 0},
+            },
+            "output_token_details": {"text_tokens": self.text_tokens, "audio_tokens": self.audio_tokens},
+        }
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The session
+
+
+class ServerModel:
+    """The server's side of one session; see the module's text for how it is driven.
+
+    Args:
+        session_id: ``sess_…``.
+        model: The model that the client asked for; any string.
+        now: Monotonic seconds, as everywhere below.
+        wall_s: Unix seconds at `now`, for ``session.expires_at``.
+        ids: Makes a new id from a prefix ("item" → "item_…"), at most 32 characters; a counter if left out.
+        wait_for_transcripts: See the module's text.
+    """
+
+    def __init__(
+        self,
+        *,
+        session_id: str,
+        model: str,
+        now: float,
+        wall_s: int = 0,
+        ids: Callable[[str], str] | None = None,
+        wait_for_transcripts: bool = True,
+    ) -> None:
+        self._ids = ids or _counter()
+        self._now = now
+        self._expires_at = now + MAX_SESSION_S
+        self._waits_for_transcripts = wait_for_transcripts
+        self._session = _new_session(session_id, model, expires_at=wall_s + int(MAX_SESSION_S))
+        self._conversation_id = self._ids("conv")
+        self._items: list[_Item] = []
+        self._unheard: dict[str, _Item] = {}
+        """Items whose audio is being transcribed, in the conversation or in one response's own input."""
+        self._responses: dict[str, _Response] = {}
+        self._default: _Response | None = None
+        self._has_spoken = False
+        self._buffer = bytearray()
+        self._written_frames = 0  # of all audio appended in this session
+        self._decoder: NarrowbandDecoder | None = None
+        self._speech_item_id: str | None = None
+        self._vad = self._new_vad()
+        self._idle_at: float | None = None
+        self._idle_from_ms = 0
+        self._out: list[Effect] = []
+        self.is_closed = False
+
+    def __repr__(self) -> str:
+        running, heard = list(self._responses), len(self._buffer) // BYTES_PER_MS
+        return f"<ServerModel items={len(self._items)} responses={running} buffer={heard} ms closed={self.is_closed}>"
+
+    # --- the client ------------------------------------------------------------------------------------------
+
+    def connect(self, now: float) -> list[Effect]:
+        """Greet the client; to be called once, before anything else."""
+        self._now = now
+        self._emit("session.created", session=deepcopy(self._session))
+        return self._effects()
+
+    def receive(self, frame: str | bytes, now: float) -> list[Effect]:
+        """Take one frame of the client: text, or bytes for a binary frame (which is refused)."""
+        if self.is_closed:
+            return []
+        self._now = now
+        event_id: str | None = None
+        try:
+            event = _parsed(frame)
+            event_id = _event_id(event)
+            self._handle(_checked(event))
+        except Refused as refusal:
+            self._refuse(refusal, event_id)
+        return self._effects()
+
+    def tick(self, now: float) -> list[Effect]:
+        """Do what is due; harmless when early or late."""
+        self._now = now
+        if self.is_closed:
+            return []
+        if now >= self._expires_at:
+            self._expire()
+        elif self._idle_at is not None and now >= self._idle_at:
+            self._prompt_idle_user()
+        return self._effects()
+
+    @property
+    def deadline(self) -> float | None:
+        """When `tick` is due next; None once the session is closed."""
+        if self.is_closed:
+            return None
+        return self._expires_at if self._idle_at is None else min(self._idle_at, self._expires_at)
+
+    @property
+    def items(self) -> tuple[JsonObject, ...]:
+        """The conversation in order, as wire items."""
+        return tuple(item.wire() for item in self._items)
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """Ids of the responses that are not done, oldest first."""
+        return tuple(self._responses)
+
+    # --- whoever recognises speech ---------------------------------------------------------------------------
+
+    def transcribed(self, item_id: str, text: str) -> list[Effect]:
+        """Report what was said; "" for nothing."""
+        item = self._unheard.pop(item_id, None)
+        if item is None or self.is_closed:
+            return []
+        part = _audio_part(item, "input_audio")
+        part.heard = text
+        if self._transcribes:
+            part.transcript = text
+            self._announce_transcript(item, text)
+        self._heard(item_id)
+        return self._effects()
+
+    def transcription_failed(self, item_id: str, message: str, *, code: str = "transcription_failed") -> list[Effect]:
+        """Report that an utterance could not be understood for a technical reason."""
+        item = self._unheard.pop(item_id, None)
+        if item is None or self.is_closed:
+            return []
+        if self._transcribes:
+            error = {"type": "server_error", "code": code, "message": message, "param": None}
+            self._emit(_TRANSCRIPTION + "failed", item_id=item_id, content_index=_audio_index(item), error=error)
+        self._heard(item_id)
+        return self._effects()
+
+    # --- whoever generates -----------------------------------------------------------------------------------
+
+    def response_text(self, response_id: str, delta: str) -> list[Effect]:
+        """Add a piece of text: the answer itself, or the transcript of what is spoken."""
+        return self.response_audio(response_id, delta, b"")
+
+    def response_audio(self, response_id: str, text: str, pcm: bytes) -> list[Effect]:
+        """Add a piece of speech; the audio is dropped where the response is text only.
+
+        Args:
+            response_id: Of a `Generate`.
+            text: What the audio says; "" where an earlier call said it.
+            pcm: PCM16 mono at 24 kHz, any length.
+        """
+        response = self._responses.get(response_id)
+        if response is None or not (text or pcm):
+            return []
+        item = self._open_message(response)
+        place = _place(response, item) | {"content_index": 0}
+        part = item.parts[0]
+        if text:
+            self._grow_text(response, part, place, text)
+        if pcm and part.type == "output_audio":
+            self._grow_audio(response, part, place, pcm)
+        self._enforce_limit(response)
+        return self._effects()
+
+    def response_call(self, response_id: str, name: str, arguments: str) -> list[Effect]:
+        """Add a call of one of the request's tools; `arguments` is a JSON object as text."""
+        response = self._responses.get(response_id)
+        if response is None:
+            return []
+        self._close_message(response, "completed")
+        call_id = self._ids("call")
+        fields = {"name": name, "call_id": call_id, "arguments": ""}
+        item = _Item(id=self._ids("item"), type="function_call", status="in_progress", fields=fields)
+        self._start_item(response, item)
+        place = _place(response, item)
+        self._emit("response.function_call_arguments.delta", **place, call_id=call_id, delta=arguments)
+        self._emit("response.function_call_arguments.done", **place, call_id=call_id, name=name, arguments=arguments)
+        fields["arguments"] = arguments
+        response.text_chars += len(name) + len(arguments)
+        self._end_item(response, item, "completed")
+        self._enforce_limit(response)
+        return self._effects()
+
+    def finish_response(
+        self, response_id: str, *, now: float | None = None, status: Status = "completed", reason: str | None = None
+    ) -> list[Effect]:
+        """End a response; `reason` is max_output_tokens or content_filter where it is ``incomplete``."""
+        response = self._responses.get(response_id)
+        if response is None:
+            return []
+        self._now = self._now if now is None else now
+        self._end_response(response, status, {"reason": reason} if reason else {})
+        return self._effects()
+
+    def fail_response(
+        self, response_id: str, message: str, *, code: str = "server_error", now: float | None = None
+    ) -> list[Effect]:
+        """End a response as failed; the session lives on."""
+        response = self._responses.get(response_id)
+        if response is None:
+            return []
+        self._now = self._now if now is None else now
+        error = {"type": "server_error", "code": code, "message": message}
+        self._end_response(response, "failed", {"error": error})
+        return self._effects()
+
+    # --- client events ---------------------------------------------------------------------------------------
+
+    def _handle(self, event: JsonObject) -> None:
+        match event["type"]:
+            case "session.update":
+                self._update(event["session"])
+            case "input_audio_buffer.append":
+                self._append(event["audio"])
+            case "input_audio_buffer.commit":
+                self._commit_by_client()
+            case "input_audio_buffer.clear":
+                self._clear_buffer()
+                self._emit("input_audio_buffer.cleared")
+            case "conversation.item.create":
+                self._create_item(event["item"], event.get("previous_item_id"))
+            case "conversation.item.retrieve":
+                self._retrieve(event["item_id"])
+            case "conversation.item.truncate":
+                self._truncate(event["item_id"], event["content_index"], event["audio_end_ms"])
+            case "conversation.item.delete":
+                self._delete(event["item_id"])
+            case "response.create":
+                self._create_response(event.get("response") or {})
+            case "response.cancel":
+                self._cancel(event.get("response_id"))
+
+    def _update(self, update: JsonObject) -> None:
+        update.pop("model", None)  # fixed at connect; clients that always send it are tolerated
+        merged = _merged(self._session, update)
+        old, new = self._session["audio"], merged["audio"]
+        if self._has_spoken and old["output"]["voice"] != new["output"]["voice"]:
+            text = "Cannot update a conversation's voice if assistant audio is present."
+            raise Refused("cannot_update_voice", text, "session.audio.output.voice")
+        if self._session["tracing"] is not None and merged["tracing"] not in (None, self._session["tracing"]):
+            text = "Cannot update tracing once it is enabled; it can only be disabled with null."
+            raise Refused("invalid_value", text, "session.tracing")
+        self._session = merged
+        if old["input"]["format"] != new["input"]["format"]:
+            self._decoder = _decoder(new["input"]["format"])
+        if old["input"]["turn_detection"] != new["input"]["turn_detection"]:
+            self._vad, self._speech_item_id, self._idle_at = self._new_vad(), None, None
+        self._emit("session.updated", session=deepcopy(merged))
+
+    def _append(self, audio: str) -> None:
+        coded = audio_bytes(audio, "audio", sample_bytes=2 if self._decoder is None else 1)
+        pcm = coded if self._decoder is None else self._decoder.decode(coded)
+        if len(self._buffer) + len(pcm) > MAX_BUFFER_S * 1000 * BYTES_PER_MS:
+            text = f"Error appending input audio: the buffer holds at most {MAX_BUFFER_S} s. Commit or clear it first."
+            raise Refused("input_audio_buffer_full", text, "audio")
+        self._buffer += pcm
+        self._written_frames += len(pcm) // 2
+        if self._vad is None:
+            return
+        for edge in list(self._vad.feed(pcm)):
+            if edge.kind == "start":
+                self._start_speech(edge.frame)
+            else:
+                self._stop_speech(edge.frame)
+        if self._vad is not None and not self._vad.speaking:
+            self._drop_before(self._written_frames - MAX_QUIET_S * SAMPLE_RATE)
+
+    def _commit_by_client(self) -> None:
+        held_ms = len(self._buffer) / BYTES_PER_MS
+        if held_ms < MIN_COMMIT_MS:  # the short buffer is kept: what the live service does is not documented
+            text = (
+                f"Error committing input audio buffer: buffer too small. Expected at least {MIN_COMMIT_MS}ms of audio, "
+                f"but buffer only has {held_ms:.2f}ms of audio."
+            )
+            raise Refused("input_audio_buffer_commit_empty", text)
+        pcm, item_id = bytes(self._buffer), self._speech_item_id or self._ids("item")
+        self._clear_buffer()
+        self._commit(item_id, pcm)
+
+    def _clear_buffer(self) -> None:
+        self._buffer.clear()
+        self._speech_item_id = None
+        self._vad = self._new_vad()
+
+    def _create_item(self, wire: JsonObject, previous_item_id: str | None) -> None:
+        at = self._place_after(previous_item_id)
+        if self._find(wire.get("id", "")) is not None:
+            raise Refused("invalid_value", f"An item with the id '{wire['id']}' already exists.", "item.id")
+        item = self._item_from(wire, "item")
+        if item.type == "function_call_output":
+            self._require_call(item.fields["call_id"])
+        self._items.insert(at, item)
+        self._announce_item(item)
+        self._transcribe(item)
+
+    def _place_after(self, previous_item_id: str | None) -> int:
+        if previous_item_id is None:
+            return len(self._items)
+        if previous_item_id == "root":
+            return 0
+        previous = self._known(previous_item_id, "item_create_invalid_previous_item_id", "creating")
+        return self._items.index(previous) + 1
+
+    def _require_call(self, call_id: str) -> None:
+        if not any(item.type == "function_call" and item.fields["call_id"] == call_id for item in self._items):
+            text = f"Tool call ID '{call_id}' not found in conversation."
+            raise Refused("invalid_tool_call_id", text, "item.call_id")
+
+    def _retrieve(self, item_id: str) -> None:
+        item = self._known(item_id, "item_retrieve_invalid_item_id", "retrieving")
+        frame = item.wire()
+        for part, content in zip(item.parts, frame.get("content", ()), strict=False):
+            if part.type in ("input_audio", "output_audio"):
+                content["audio"] = self._coded(part)
+        self._emit("conversation.item.retrieved", item=frame)
+
+    def _coded(self, part: _Part) -> str:
+        side = "input" if part.type == "input_audio" else "output"
+        encoder = _encoder(self._session["audio"][side]["format"])
+        pcm = bytes(part.pcm)
+        return _base64(pcm if encoder is None else encoder.encode(pcm) + encoder.flush())
+
+    def _truncate(self, item_id: str, content_index: int, audio_end_ms: int) -> None:
+        item = self._known(item_id, "item_truncate_invalid_item_id", "truncating")
+        if item.role != "assistant" or not any(part.type == "output_audio" for part in item.parts):
+            raise Refused(None, "Only model output audio messages can be truncated")
+        if content_index >= len(item.parts):
+            text = f"Invalid 'content_index': the item has no content part {content_index}."
+            raise Refused("invalid_value", text, "content_index")
+        part = item.parts[content_index]
+        held_ms = len(part.pcm) // BYTES_PER_MS
+        if audio_end_ms > held_ms:
+            raise Refused(None, f"Audio content of {held_ms}ms is already shorter than {audio_end_ms}ms")
+        del part.pcm[audio_end_ms * BYTES_PER_MS :]
+        part.transcript = None  # the model is not to know what nobody heard
+        part.is_truncated = True
+        self._emit(
+            "conversation.item.truncated", item_id=item_id, content_index=content_index, audio_end_ms=audio_end_ms
+        )
+
+    def _delete(self, item_id: str) -> None:
+        self._items.remove(self._known(item_id, "item_delete_invalid_item_id", "deleting"))
+        self._emit("conversation.item.deleted", item_id=item_id)
+        if self._unheard.pop(item_id, None) is not None:
+            self._heard(item_id)
+
+    def _cancel(self, response_id: str | None) -> None:
+        response = self._default if response_id is None else self._responses.get(response_id)
+        if response is None:
+            raise Refused("response_cancel_not_active", "Cancellation failed: no active response found")
+        self._stop(response, "cancelled", "client_cancelled")
+
+    # --- responses -------------------------------------------------------------------------------------------
+
+    def _create_response(self, asked: JsonObject) -> None:
+        is_default = asked.get("conversation", "auto") == "auto"
+        if is_default and self._default is not None:
+            text = (
+                f"Conversation already has an active response in progress: {self._default.id}. "
+                "Wait until the response is finished before creating a new one."
+            )
+            raise Refused("conversation_already_has_active_response", text)
+        request = self._effective(asked, is_default)
+        context = list(self._items) if "input" not in asked else self._own_input(asked["input"])
+        response = _Response(
+            id=self._ids("resp"),
+            is_default=is_default,
+            context=context,
+            waits_for={item.id for item in context if item.id in self._unheard},
+            request=request,
+            encoder=_encoder(request["format"]),
+            input_usage=_input_usage(context, request),
+        )
+        self._responses[response.id] = response
+        if is_default:
+            self._default, self._idle_at = response, None
+        self._emit("response.created", response=response.wire("in_progress", None))
+        self._generate_if_heard(response)
+
+    def _effective(self, asked: JsonObject, is_default: bool) -> JsonObject:
+        session, output = self._session, asked.get("audio", {}).get("output", {})
+        spoken = session["audio"]["output"]
+        request = {key: asked.get(key, session[key]) for key in _OVERRIDES}
+        request |= {
+            "conversation_id": self._conversation_id if is_default else None,
+            "metadata": asked.get("metadata"),
+            "format": output.get("format", spoken["format"]),
+            "voice": _voice_name(output.get("voice", spoken["voice"])),
+            "speed": spoken["speed"],
+        }
+        if self._has_spoken and is_default and request["voice"] != spoken["voice"]:
+            text = "Cannot update a conversation's voice if assistant audio is present."
+            raise Refused("cannot_update_voice", text, "response.audio.output.voice")
+        _check_tool_choice(request)
+        return deepcopy(request)
+
+    def _own_input(self, given: list[JsonObject]) -> list[_Item]:
+        known = [self._referenced(wire["id"], i) for i, wire in enumerate(given) if wire["type"] == "item_reference"]
+        items: list[_Item] = []
+        for i, wire in enumerate(given):
+            is_known = wire["type"] == "item_reference"
+            items.append(known.pop(0) if is_known else self._item_from(wire, f"response.input[{i}]"))
+        for item in items:
+            if self._find(item.id) is None:
+                self._transcribe(item)
+        return items
+
+    def _referenced(self, item_id: str, index: int) -> _Item:
+        item = self._find(item_id)
+        if item is None:
+            text = f"Invalid 'response.input[{index}].id': the item with id '{item_id}' does not exist."
+            raise Refused("invalid_value", text, f"response.input[{index}].id")
+        return item
+
+    def _generate_if_heard(self, response: _Response) -> None:
+        if response.is_generating or (self._waits_for_transcripts and response.waits_for):
+            return
+        response.is_generating = True
+        request = response.request
+        self._out.append(
+            Generate(
+                response.id,
+                GenerationRequest(
+                    items=tuple(item.context() for item in response.context),
+                    instructions=request["instructions"],
+                    tools=tuple(request["tools"]),
+                    tool_choice=request["tool_choice"],
+                    spoken=request["output_modalities"] == ["audio"],
+                    voice=request["voice"],
+                    speed=request["speed"],
+                    metadata=request["metadata"] or {},
+                ),
+            )
+        )
+
+    def _heard(self, item_id: str) -> None:
+        for response in list(self._responses.values()):
+            if item_id in response.waits_for:
+                response.waits_for.discard(item_id)
+                self._generate_if_heard(response)
+
+    def _open_message(self, response: _Response) -> _Item:
+        if response.is_open:
+            return response.output[-1]
+        item = _Item(id=self._ids("item"), type="message", status="in_progress", role="assistant")
+        self._start_item(response, item)
+        spoken = response.request["output_modalities"] == ["audio"]
+        item.parts.append(_Part(type="output_audio", transcript="") if spoken else _Part(type="output_text"))
+        response.is_open = True
+        place = _place(response, item) | {"content_index": 0}
+        self._emit("response.content_part.added", **place, part=_short_part(item.parts[0]))
+        return item
+
+    def _start_item(self, response: _Response, item: _Item) -> None:
+        response.output.append(item)
+        place = {"response_id": response.id, "output_index": len(response.output) - 1}
+        self._emit("response.output_item.added", **place, item=item.wire())
+        if response.is_default:
+            self._items.append(item)
+            self._emit("conversation.item.added", previous_item_id=self._id_before(item), item=item.wire())
+
+    def _end_item(self, response: _Response, item: _Item, status: str) -> None:
+        item.status = status
+        if response.is_default and item in self._items:
+            self._emit("conversation.item.done", previous_item_id=self._id_before(item), item=item.wire())
+        place = {"response_id": response.id, "output_index": len(response.output) - 1}
+        self._emit("response.output_item.done", **place, item=item.wire())
+
+    def _close_message(self, response: _Response, status: str) -> None:
+        if not response.is_open:
+            return
+        response.is_open = False
+        item = response.output[-1]
+        part, place = item.parts[0], _place(response, item) | {"content_index": 0}
+        if part.type == "output_text":
+            self._emit("response.output_text.done", **place, text=part.text)
+        else:
+            if response.encoder is not None and (tail := response.encoder.flush()):
+                self._emit("response.output_audio.delta", **place, delta=_base64(tail))
+            self._emit("response.output_audio.done", **place)
+            self._emit("response.output_audio_transcript.done", **place, transcript=part.transcript or "")
+        self._emit("response.content_part.done", **place, part=_short_part(part))
+        self._end_item(response, item, status)
+
+    def _grow_text(self, response: _Response, part: _Part, place: JsonObject, text: str) -> None:
+        response.text_chars += len(text)
+        if part.type == "output_text":
+            part.text += text
+            self._emit("response.output_text.delta", **place, delta=text)
+            return
+        if not part.is_truncated:
+            part.transcript = (part.transcript or "") + text
+        self._emit("response.output_audio_transcript.delta", **place, delta=text)
+
+    def _grow_audio(self, response: _Response, part: _Part, place: JsonObject, pcm: bytes) -> None:
+        response.audio_bytes += len(pcm)
+        self._has_spoken = True
+        if not part.is_truncated:
+            part.pcm += pcm
+        coded = pcm if response.encoder is None else response.encoder.encode(pcm)
+        if coded:
+            self._emit("response.output_audio.delta", **place, delta=_base64(coded))
+
+    def _enforce_limit(self, response: _Response) -> None:
+        limit = response.request["max_output_tokens"]
+        if limit != "inf" and response.text_tokens + response.audio_tokens > limit:
+            self._stop(response, "incomplete", "max_output_tokens")
+
+    def _stop(self, response: _Response, status: Status, reason: str) -> None:
+        if response.is_generating:
+            self._out.append(StopGenerating(response.id))
+        self._end_response(response, status, {"reason": reason})
+
+    def _end_response(self, response: _Response, status: Status, details: JsonObject) -> None:
+        self._close_message(response, "completed" if status == "completed" else "incomplete")
+        del self._responses[response.id]
+        if response is self._default:
+            self._default = None
+            self._arm_idle(response)
+        self._emit("response.done", response=response.wire(status, {"type": status, **details}))
+
+    # --- items -----------------------------------------------------------------------------------------------
+
+    def _item_from(self, wire: JsonObject, path: str) -> _Item:
+        """Make an item of what the client sent; checked by the rules already, but for its audio."""
+        item_id = wire.get("id") or self._ids("item")
+        status = wire.get("status", "completed")
+        if wire["type"] == "message":
+            parts = [self._part_from(one, f"{path}.content[{i}]") for i, one in enumerate(wire["content"])]
+            return _Item(id=item_id, type="message", status=status, role=wire["role"], parts=parts)
+        if wire["type"] == "function_call":
+            call_id = wire.get("call_id") or self._ids("call")
+            fields = {"name": wire["name"], "call_id": call_id, "arguments": wire["arguments"]}
+        else:
+            fields = {"call_id": wire["call_id"], "output": wire["output"]}
+        return _Item(id=item_id, type=wire["type"], status=status, fields=fields)
+
+    def _part_from(self, wire: JsonObject, path: str) -> _Part:
+        if wire["type"] in ("input_text", "output_text"):
+            return _Part(type=wire["type"], text=wire["text"])
+        if wire["type"] == "input_image":
+            return _Part(type="input_image", image={key: wire[key] for key in ("image_url", "detail") if key in wire})
+        decoder = _decoder(self._session["audio"]["input"]["format"])
+        coded = audio_bytes(wire["audio"], f"{path}.audio", sample_bytes=2 if decoder is None else 1)
+        pcm = bytearray(coded if decoder is None else decoder.decode(coded))
+        transcript = wire.get("transcript")
+        return _Part(type="input_audio", transcript=transcript, heard=transcript, pcm=pcm)
+
+    def _announce_item(self, item: _Item) -> None:
+        previous = self._id_before(item)
+        self._emit("conversation.item.added", previous_item_id=previous, item=item.wire())
+        self._emit("conversation.item.done", previous_item_id=previous, item=item.wire())
+
+    def _transcribe(self, item: _Item) -> None:
+        """Have an item's first unheard audio understood; a message with more than one keeps the others as they are."""
+        part = next((part for part in item.parts if part.type == "input_audio" and part.heard is None), None)
+        if part is not None:
+            self._unheard[item.id] = item
+            self._out.append(Transcribe(item.id, bytes(part.pcm), tuple(deepcopy(self._session["tools"]))))
+
+    def _announce_transcript(self, item: _Item, text: str) -> None:
+        place: JsonObject = {"item_id": item.id, "content_index": _audio_index(item)}
+        if text:
+            self._emit(_TRANSCRIPTION + "delta", **place, delta=text)
+        heard = _user_audio_tokens(_audio_part(item, "input_audio"))
+        usage = {
+            "type": "tokens",
+            "total_tokens": heard + _text_tokens(len(text)),
+            "input_tokens": heard,
+            "input_token_details": {"text_tokens": 0, "audio_tokens": heard},
+            "output_tokens": _text_tokens(len(text)),
+        }
+        self._emit(_TRANSCRIPTION + "completed", **place, transcript=text, usage=usage)
+
+    @property
+    def _transcribes(self) -> bool:
+        return self._session["audio"]["input"]["transcription"] is not None
+
+    def _find(self, item_id: str) -> _Item | None:
+        return next((item for item in self._items if item.id == item_id), None)
+
+    def _known(self, item_id: str, code: str, doing: str) -> _Item:
+        item = self._find(item_id)
+        if item is None:
+            raise Refused(code, f"Error {doing} item: the item with id '{item_id}' does not exist.")
+        return item
+
+    def _id_before(self, item: _Item) -> str | None:
+        at = self._items.index(item)
+        return self._items[at - 1].id if at else None
+
+    # --- turns by voice activity -----------------------------------------------------------------------------
+
+    @property
+    def _turn_detection(self) -> JsonObject:
+        return self._session["audio"]["input"]["turn_detection"] or {}
+
+    def _new_vad(self) -> EnergyVad | None:
+        turns = self._turn_detection
+        if not turns:
+            return None
+        silence_ms = turns.get("silence_duration_ms") or _SEMANTIC_SILENCE_MS[turns.get("eagerness", "auto")]
+        threshold = turns.get("threshold", _SERVER_VAD["threshold"])
+        return EnergyVad(threshold=threshold, silence_ms=silence_ms, position=self._written_frames)
+
+    def _drop_before(self, frame: int) -> None:
+        """Forget the audio before an instant, counted in frames since the session began."""
+        del self._buffer[: max(0, 2 * (frame - self._buffer_start))]
+
+    @property
+    def _buffer_start(self) -> int:
+        return self._written_frames - len(self._buffer) // 2
+
+    def _start_speech(self, frame: int) -> None:
+        padding_ms = self._turn_detection.get("prefix_padding_ms", _SERVER_VAD["prefix_padding_ms"])
+        self._drop_before(frame - padding_ms * SAMPLE_RATE // 1000)
+        self._speech_item_id = self._ids("item")
+        self._idle_at = None
+        start_ms = self._buffer_start * 1000 // SAMPLE_RATE
+        self._emit("input_audio_buffer.speech_started", audio_start_ms=start_ms, item_id=self._speech_item_id)
+        if self._turn_detection["interrupt_response"] and self._default is not None:
+            self._stop(self._default, "cancelled", "turn_detected")
+
+    def _stop_speech(self, frame: int) -> None:
+        item_id = self._speech_item_id or self._ids("item")
+        self._speech_item_id = None
+        end_ms = frame * 1000 // SAMPLE_RATE
+        self._emit("input_audio_buffer.speech_stopped", audio_end_ms=end_ms, item_id=item_id)
+        size = 2 * (frame - self._buffer_start)
+        pcm = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        self._commit(item_id, pcm)
+        self._respond_to_turn()
+
+    def _respond_to_turn(self) -> None:
+        if not self._turn_detection["create_response"]:
+            return
+        try:
+            self._create_response({})
+        except Refused as refusal:  # interrupt_response is false and an answer is still running
+            self._refuse(refusal, None)
+
+    def _commit(self, item_id: str, pcm: bytes, *, heard: str | None = None) -> None:
+        self._idle_at = None
+        part = _Part(type="input_audio", pcm=bytearray(pcm), heard=heard)
+        item = _Item(id=item_id, type="message", role="user", parts=[part])
+        self._items.append(item)
+        self._emit("input_audio_buffer.committed", previous_item_id=self._id_before(item), item_id=item_id)
+        self._announce_item(item)
+        self._transcribe(item)
+
+    def _arm_idle(self, response: _Response) -> None:
+        """The user may be prompted some time after the answer's audio was played: ``idle_timeout_ms``."""
+        timeout_ms = self._turn_detection.get("idle_timeout_ms")
+        if timeout_ms is not None and self._speech_item_id is None:
+            self._idle_at = self._now + (response.audio_bytes / BYTES_PER_MS + timeout_ms) / 1000
+            self._idle_from_ms = self._written_frames * 1000 // SAMPLE_RATE
+
+    def _prompt_idle_user(self) -> None:
+        self._idle_at = None
+        item_id, end_ms = self._ids("item"), self._written_frames * 1000 // SAMPLE_RATE
+        self._emit(
+            "input_audio_buffer.timeout_triggered",
+            audio_start_ms=self._idle_from_ms,
+            audio_end_ms=end_ms,
+            item_id=item_id,
+        )
+        pcm = bytes(self._buffer)
+        self._clear_buffer()
+        self._commit(item_id, pcm, heard="")  # silence by definition: there is nothing to understand
+        self._respond_to_turn()
+
+    # --- the end ---------------------------------------------------------------------------------------------
+
+    def _expire(self) -> None:
+        text = "Your session hit the maximum duration of 60 minutes."
+        for response in self._responses.values():
+            if response.is_generating:
+                self._out.append(StopGenerating(response.id))
+        self._responses.clear()
+        self._unheard.clear()
+        self._default = None
+        self._refuse(Refused("session_expired", text), None)
+        self._out.append(Close(1001, text))
+        self.is_closed = True
+
+    # --- effects ---------------------------------------------------------------------------------------------
+
+    def _emit(self, event_type: str, **keys: Any) -> None:
+        self._out.append(Emit({"type": event_type, "event_id": self._ids("event"), **keys}))
+
+    def _refuse(self, refusal: Refused, event_id: str | None) -> None:
+        error = {
+            "type": "invalid_request_error",
+            "code": refusal.code,
+            "message": refusal.message,
+            "param": refusal.param,
+            "event_id": event_id,
+        }
+        self._emit("error", error=error)
+
+    def _effects(self) -> list[Effect]:
+        effects, self._out = self._out, []
+        return effects
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Reading a frame
+
+_TRANSCRIPTION = "conversation.item.input_audio_transcription."
+
+
+def _parsed(frame: str | bytes) -> JsonObject:
+    if isinstance(frame, bytes):
+        raise Refused("invalid_event", "Binary frames are not supported. Send each event as a text frame of JSON.")
+    try:
+        event = json.loads(frame, parse_constant=_no_constant)
+        if "\\u" in frame:  # an escape may spell half a character, which no later encoder takes
+            json.dumps(event, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        raise Refused("invalid_json", "The event could not be parsed as JSON.") from None
+    if not isinstance(event, dict):
+        raise Refused("invalid_event", "An event must be a JSON object.")
+    return event
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _event_id(event: JsonObject) -> str | None:
+    event_id = event.get("event_id")
+    return event_id if isinstance(event_id, str) and len(event_id) <= 512 else None
+
+
+def _checked(event: JsonObject) -> JsonObject:
+    if "type" not in event:
+        raise Refused("invalid_event", "The 'type' field is missing.")
+    name = event["type"]
+    if not isinstance(name, str) or name not in CLIENT_EVENTS:
+        raise bad_value(name, "type", tuple(CLIENT_EVENTS))
+    if event.get("event_id", "") is None:  # as good as left out
+        del event["event_id"]
+    checked: JsonObject = CLIENT_EVENTS[name](event, "")
+    return checked
+
+
+def _counter() -> Callable[[str], str]:
+    numbers = count(1)
+    return lambda prefix: f"{prefix}_{next(numbers):06d}"
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The session object
+
+_OVERRIDES = ("instructions", "tools", "tool_choice", "output_modalities", "max_output_tokens")
+_REPLACED = frozenset({"tools", "tool_choice", "truncation", "tracing", "prompt", "include", "format", "voice"})
+
+
+def _new_session(session_id: str, model: str, *, expires_at: int) -> JsonObject:
+    """Return the default session, its keys in the order of recorded ``session.created`` frames."""
+    return {
+        "type": "realtime",
+        "object": "realtime.session",
+        "id": session_id,
+        "model": model,
+        "output_modalities": ["audio"],
+        "instructions": DEFAULT_INSTRUCTIONS,
+        "tools": [],
+        "tool_choice": "auto",
+        "max_output_tokens": "inf",
+        "tracing": None,
+        "truncation": "auto",
+        "prompt": None,
+        "expires_at": expires_at,
+        "audio": {
+            "input": {
+                "format": {"type": "audio/pcm", "rate": SAMPLE_RATE},
+                "transcription": None,
+                "noise_reduction": None,
+                "turn_detection": dict(_SERVER_VAD),
+            },
+            "output": {
+                "format": {"type": "audio/pcm", "rate": SAMPLE_RATE},
+                "voice": DEFAULT_VOICE,
+                "speed": 1.0,
+            },
+        },
+        "include": None,
+    }
+
+
+def _merged(old: JsonObject, update: JsonObject) -> JsonObject:
+    """Return the session with an update in it: objects merge by key, all else is replaced, null clears."""
+    merged = dict(old)
+    for key, value in update.items():
+        before = old.get(key)
+        if key == "turn_detection":
+            merged[key] = None if value is None else _turns(before, value)
+        elif key == "voice":
+            merged[key] = _voice_name(value)
+        elif key in _REPLACED or not (isinstance(value, dict) and isinstance(before, dict)):
+            merged[key] = value
+        elif key == "noise_reduction" and "type" in value and value["type"] != before.get("type"):
+            merged[key] = value  # another kind: its strength starts anew
+        else:
+            merged[key] = _merged(before, value)
+    return merged
+
+
+def _turns(before: JsonObject | None, value: JsonObject) -> JsonObject:
+    defaults = _SERVER_VAD if value["type"] == "server_vad" else _SEMANTIC_VAD
+    is_same = before is not None and before["type"] == value["type"]
+    return {**(before if is_same and before is not None else defaults), **value}
+
+
+def _voice_name(voice: str | JsonObject) -> str:
+    return voice if isinstance(voice, str) else str(voice["id"])
+
+
+def _check_tool_choice(request: JsonObject) -> None:
+    choice = request["tool_choice"]
+    if isinstance(choice, dict) and choice["name"] not in {tool["name"] for tool in request["tools"]}:
+        text = f"Tool choice '{choice['name']}' not found in 'tools' parameter."
+        raise Refused("invalid_value", text, "tool_choice")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Audio, places, tokens
+
+
+def _decoder(wire_format: JsonObject) -> NarrowbandDecoder | None:
+    return None if wire_format["type"] == "audio/pcm" else NarrowbandDecoder(wire_format["type"])
+
+
+def _encoder(wire_format: JsonObject) -> NarrowbandEncoder | None:
+    return None if wire_format["type"] == "audio/pcm" else NarrowbandEncoder(wire_format["type"])
+
+
+def _base64(audio: bytes) -> str:
+    return base64.b64encode(audio).decode("ascii")
+
+
+def _audio_index(item: _Item) -> int:
+    return next((i for i, part in enumerate(item.parts) if part.type == "input_audio"), 0)
+
+
+def _audio_part(item: _Item, part_type: str) -> _Part:
+    return next(part for part in item.parts if part.type == part_type)
+
+
+def _place(response: _Response, item: _Item) -> JsonObject:
+    return {"response_id": response.id, "item_id": item.id, "output_index": len(response.output) - 1}
+
+
+def _short_part(part: _Part) -> JsonObject:
+    """Return the part as ``response.content_part.*`` names it, which is shorter than an item does."""
+    if part.type == "output_text":
+        return {"type": "text", "text": part.text}
+    return {"type": "audio", "transcript": part.transcript or ""}
+
+
+def _text_tokens(chars: int) -> int:
+    return (chars + 3) // 4
+
+
+def _user_audio_tokens(part: _Part) -> int:
+    return len(part.pcm) // (100 * BYTES_PER_MS)
+
+
+def _input_usage(context: Iterable[_Item], request: JsonObject) -> JsonObject:
+    chars = len(request["instructions"]) + sum(len(json.dumps(tool)) for tool in request["tools"])
+    audio = 0
+    for item in context:
+        chars += sum(len(str(value)) for value in item.fields.values())
+        for part in item.parts:
+            chars += len(part.text)
+            if part.type == "input_audio":
+                audio += _user_audio_tokens(part)
+            elif part.type == "output_audio":
+                audio += len(part.pcm) // (50 * BYTES_PER_MS)
+    return {"text_tokens": _text_tokens(chars), "audio_tokens": audio}

@@ -1,0 +1,414 @@
+"""The offline brain on a WebSocket: a server that any client of the Realtime protocol (GA) can talk to.
+
+Each connection is one `ServerModel` and one `_Session` that carries out its effects: frames go to the outbox,
+utterances and responses to tasks over the `VoicePipeline`. All runs on the event loop; what blocks is the pipeline's
+affair. Audio is sent faster than real time, in pieces of 150 ms, and no faster than the client reads it.
+
+Like the live service, a key or a model that is wrong is refused *after* the handshake: one ``error`` event, then a
+close whose reason is ``<error.type>.<error.code>``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import json
+import logging
+import secrets
+import string
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, NamedTuple, assert_never
+from urllib.parse import parse_qs, urlsplit
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+from websockets.typing import Subprotocol
+
+from appliance.brain.model import (
+    BYTES_PER_MS,
+    Close,
+    Effect,
+    Emit,
+    Generate,
+    GenerationRequest,
+    ServerModel,
+    StopGenerating,
+    Transcribe,
+)
+from appliance.brain.stages import CallPart, Part, ResponseRequest, SpokenPart, TextPart, VoicePipeline
+from appliance.errors import ApplianceError, SpeechError
+
+__all__ = ["BrainServer"]
+
+logger = logging.getLogger(__name__)
+
+PATH = "/v1/realtime"
+MAX_FRAME_BYTES = 16 * 2**20  # an append may hold 15 MiB of base64
+CHUNK_BYTES = 150 * BYTES_PER_MS
+OUTBOX_FRAMES = 16  # two seconds of audio; the socket's own buffers hold more
+CLOSE_TIMEOUT_S = 2.0  # a client that does not answer our close is dropped
+_ID_ALPHABET = string.ascii_letters + string.digits
+_KEY_ENTRY = "openai-insecure-api-key."
+
+
+class _Refusal(NamedTuple):
+    """Why a connection is refused after the handshake."""
+
+    code: int
+    type: str
+    error_code: str
+    message: str
+
+
+class BrainServer:
+    """Serves the Realtime protocol over a pipeline; use it as an async context manager.
+
+    Args:
+        pipeline: Understands and answers; shared by all sessions.
+        host: Where to listen. Anything but a loopback address needs a `token`.
+        port: 0 takes a free one; see `url`.
+        token: What clients must send as ``Authorization: Bearer …``; None accepts all.
+        max_sessions: Further connections are refused with close code 1013.
+
+    Raises:
+        ApplianceError: A network address without a token, or an address that cannot be listened on.
+    """
+
+    def __init__(
+        self,
+        pipeline: VoicePipeline,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        token: str | None = None,
+        max_sessions: int = 8,
+    ) -> None:
+        if not token and not _is_loopback(host):
+            raise ApplianceError(
+                f"the offline brain on {host!r} would be open to the network: give it a token, or listen on 127.0.0.1"
+            )
+        self._pipeline = pipeline
+        self._host = host
+        self._port = port
+        self._token = token or None
+        self._max_sessions = max_sessions
+        self._sessions: set[_Session] = set()
+        self._server: Server | None = None
+
+    def __repr__(self) -> str:
+        where = self.url if self._server is not None else "closed"
+        return f"<BrainServer {where} sessions={len(self._sessions)}>"
+
+    async def __aenter__(self) -> BrainServer:
+        try:
+            self._server = await serve(
+                self._serve,
+                self._host,
+                self._port,
+                process_request=self._check_request,
+                select_subprotocol=_select_subprotocol,
+                max_size=MAX_FRAME_BYTES,
+                compression=None,  # base64 of audio hardly compresses, and the loopback is not short of bandwidth
+                close_timeout=CLOSE_TIMEOUT_S,
+            )
+        except OSError as error:
+            raise ApplianceError(
+                f"the offline brain cannot listen on {self._host}:{self._port} ({error.strerror or error}): "
+                "choose another port, or 0 for a free one"
+            ) from error
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all sessions with 1001, and wait for their tasks to end."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+            await server.wait_closed()
+
+    async def serve_forever(self) -> None:
+        """Serve until cancelled; listens first if it does not yet."""
+        if self._server is not None:
+            await self._server.wait_closed()
+            return
+        async with self:
+            await self.serve_forever()
+
+    @property
+    def url(self) -> str:
+        """Where clients connect: ``ws://127.0.0.1:PORT/v1/realtime``, without the model."""
+        if self._server is None:
+            raise ApplianceError("the offline brain is not listening: enter it with 'async with' first")
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"ws://{host}:{self.port}{PATH}"
+
+    @property
+    def port(self) -> int:
+        """The port in use; 0 when it is not listening and none was given."""
+        if self._server is None:
+            return self._port
+        return int(next(iter(self._server.sockets)).getsockname()[1])
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions are open."""
+        return len(self._sessions)
+
+    def _check_request(self, connection: ServerConnection, request: Request) -> Response | None:
+        if urlsplit(request.path).path != PATH:
+            return connection.respond(HTTPStatus.NOT_FOUND, f"The Realtime protocol is served at {PATH}\n")
+        origin = request.headers.get("Origin")
+        if self._token is None and origin is not None and not _is_loopback(urlsplit(origin).hostname or ""):
+            # Any page in a browser on this machine reaches the loopback: without a token it must not get in.
+            return connection.respond(HTTPStatus.FORBIDDEN, "Pages of other hosts need a token\n")
+        return None
+
+    async def _serve(self, connection: ServerConnection) -> None:
+        request = connection.request
+        assert request is not None  # set before the handler runs
+        query = parse_qs(urlsplit(request.path).query)
+        refusal = self._refusal(request, query)
+        if refusal is not None:
+            logger.info("session refused: %s.%s", refusal.type, refusal.error_code)
+            await _refuse(connection, refusal)
+            return
+        session = _Session(connection, self._pipeline, model=query["model"][0])
+        self._sessions.add(session)
+        try:
+            await session.run()
+        finally:
+            self._sessions.discard(session)
+
+    def _refusal(self, request: Request, query: Mapping[str, list[str]]) -> _Refusal | None:
+        invalid = "invalid_request_error"
+        if self._token is not None and not any(_same(key, self._token) for key in _keys(request)):
+            return _Refusal(3000, invalid, "invalid_api_key", "Incorrect API key provided.")
+        if "realtime=v1" in ",".join(request.headers.get_all("OpenAI-Beta")):
+            text = "The Realtime Beta API is no longer supported. Please use /v1/realtime for the GA API."
+            return _Refusal(4000, invalid, "beta_api_shape_disabled", text)
+        if "transcription" in query.get("intent", ()):
+            text = "The offline brain serves no transcription sessions: leave 'intent' out and give a model."
+            return _Refusal(4000, invalid, "unsupported_intent", text)
+        if "call_id" in query:
+            text = "The offline brain takes no WebRTC or SIP calls to attach to: give a model instead of 'call_id'."
+            return _Refusal(4000, invalid, "unsupported_call_id", text)
+        if not query.get("model"):
+            text = f"You must provide a model parameter, for example {self.url}?model=gpt-realtime-2.1"
+            return _Refusal(4000, invalid, "missing_model", text)
+        if len(self._sessions) >= self._max_sessions:
+            text = f"The offline brain holds {self._max_sessions} sessions already: close one first."
+            return _Refusal(1013, "server_error", "too_many_sessions", text)
+        return None
+
+
+class _Session:
+    """One connection: carries out the effects of its `ServerModel`."""
+
+    def __init__(self, connection: ServerConnection, pipeline: VoicePipeline, *, model: str) -> None:
+        self._connection = connection
+        self._pipeline = pipeline
+        self._clock = asyncio.get_running_loop().time
+        self._model = ServerModel(
+            session_id=_new_id("sess"), model=model, now=self._clock(), wall_s=int(time.time()), ids=_new_id
+        )
+        self._outbox: deque[str | Close] = deque()
+        self._has_mail = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+        self._deadline_moved = asyncio.Event()
+        self._tasks = asyncio.TaskGroup()
+        self._work: set[asyncio.Task[None]] = set()
+        self._generators: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Serve until either side closes; every task of the session is over then."""
+        logger.info("session opened")
+        async with self._tasks:
+            self._start(self._write())
+            self._start(self._keep_time())
+            self._apply(self._model.connect(self._clock()))
+            await self._read()
+            for task in self._work:
+                task.cancel()
+        logger.info("session closed")
+
+    async def _read(self) -> None:
+        try:
+            async for frame in self._connection:
+                self._apply(self._model.receive(frame, self._clock()))
+        except ConnectionClosed as closed:
+            logger.info("session lost: %s", closed)
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                while self._outbox:
+                    mail = self._outbox.popleft()
+                    if len(self._outbox) < OUTBOX_FRAMES:
+                        self._has_room.set()
+                    if isinstance(mail, Close):
+                        await self._connection.close(mail.code, mail.reason)
+                        return
+                    await self._connection.send(mail)
+                self._has_mail.clear()
+                await self._has_mail.wait()
+        except ConnectionClosed:
+            return  # the reader sees it too, and ends the session
+
+    async def _keep_time(self) -> None:
+        while (deadline := self._model.deadline) is not None:
+            self._deadline_moved.clear()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._deadline_moved.wait()
+            except TimeoutError:
+                self._apply(self._model.tick(self._clock()))
+
+    def _apply(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Emit(frame):
+                    self._post(json.dumps(frame, separators=(",", ":")))
+                case Close():
+                    self._post(effect)
+                case Transcribe(item_id, pcm, tools):
+                    self._start(self._transcribe(item_id, pcm, tools))
+                case Generate(response_id, request):
+                    self._generators[response_id] = self._start(self._generate(response_id, request))
+                case StopGenerating(response_id):
+                    if (task := self._generators.pop(response_id, None)) is not None:
+                        task.cancel()
+                case _:
+                    assert_never(effect)
+        self._deadline_moved.set()
+
+    def _post(self, mail: str | Close) -> None:
+        self._outbox.append(mail)
+        self._has_mail.set()
+        if len(self._outbox) >= OUTBOX_FRAMES:
+            self._has_room.clear()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._tasks.create_task(work)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+        return task
+
+    async def _transcribe(self, item_id: str, pcm: bytes, tools: tuple[Mapping[str, Any], ...]) -> None:
+        started = self._clock()
+        try:
+            heard = await self._pipeline.transcribe(pcm, tools=tools)
+        except SpeechError as error:
+            logger.warning("utterance of %d ms not understood: %s", len(pcm) // BYTES_PER_MS, error)
+            self._apply(self._model.transcription_failed(item_id, str(error)))
+            return
+        logger.info("utterance of %d ms heard in %.0f ms", len(pcm) // BYTES_PER_MS, 1000 * (self._clock() - started))
+        self._apply(self._model.transcribed(item_id, heard.text))
+
+    async def _generate(self, response_id: str, request: GenerationRequest) -> None:
+        parts = self._pipeline.respond(
+            ResponseRequest(
+                items=request.items,
+                tools=request.tools,
+                instructions=request.instructions,
+                tool_choice=request.tool_choice,
+                metadata=request.metadata,
+            ),
+            spoken=request.spoken,
+            voice=request.voice,
+            speed=request.speed,
+        )
+        try:
+            async for part in parts:
+                await self._deliver(response_id, part)
+        except SpeechError as error:
+            logger.warning("response failed: %s", error)
+            self._apply(self._model.fail_response(response_id, str(error), now=self._clock()))
+        else:
+            self._apply(self._model.finish_response(response_id, now=self._clock()))
+        finally:
+            self._generators.pop(response_id, None)
+            await _close_iterator(parts)
+
+    async def _deliver(self, response_id: str, part: Part) -> None:
+        match part:
+            case TextPart(text):
+                self._apply(self._model.response_text(response_id, text))
+            case CallPart(name, arguments):
+                self._apply(self._model.response_call(response_id, name, arguments))
+            case SpokenPart(text, pcm):
+                self._apply(self._model.response_text(response_id, text))
+                for at in range(0, len(pcm), CHUNK_BYTES):
+                    await self._breathe()
+                    self._apply(self._model.response_audio(response_id, "", pcm[at : at + CHUNK_BYTES]))
+            case _:
+                assert_never(part)
+        await self._breathe()
+
+    async def _breathe(self) -> None:
+        """Let the reader see a cancel, and wait for a client that reads slowly."""
+        await asyncio.sleep(0)
+        await self._has_room.wait()
+
+
+async def _close_iterator(parts: AsyncIterator[Part]) -> None:
+    close = getattr(parts, "aclose", None)  # generators have it, iterators need not
+    if close is not None:
+        await close()
+
+
+async def _refuse(connection: ServerConnection, refusal: _Refusal) -> None:
+    error = {
+        "type": refusal.type,
+        "code": refusal.error_code,
+        "message": refusal.message,
+        "param": None,
+        "event_id": None,
+    }
+    try:
+        await connection.send(json.dumps({"type": "error", "event_id": _new_id("event"), "error": error}))
+    except ConnectionClosed:
+        return
+    await connection.close(refusal.code, f"{refusal.type}.{refusal.error_code}")
+
+
+def _select_subprotocol(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    """Answer browsers with ``realtime`` alone: the entry beside it carries their key."""
+    return Subprotocol("realtime") if "realtime" in offered else None
+
+
+def _keys(request: Request) -> list[str]:
+    """Return the keys that a client showed: its bearer token, or a browser's subprotocol entry."""
+    bearers = [value.partition(" ") for value in request.headers.get_all("Authorization")]
+    keys = [key.strip() for scheme, _, key in bearers if scheme.lower() == "bearer"]
+    for header in request.headers.get_all("Sec-WebSocket-Protocol"):
+        entries = (entry.strip() for entry in header.split(","))
+        keys += [entry.removeprefix(_KEY_ENTRY) for entry in entries if entry.startswith(_KEY_ENTRY)]
+    return keys
+
+
+def _same(key: str, token: str) -> bool:
+    return hmac.compare_digest(key.encode(), token.encode())
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _new_id(prefix: str) -> str:
+    return f"{prefix}_{''.join(secrets.choice(_ID_ALPHABET) for _ in range(21))}"
