@@ -70,10 +70,9 @@ _RETRY = {
 }
 _EXPIRED = {"session_expired": "The session reached its longest time. I begin a new one."}
 
+_MESSAGES: dict[Action, dict[str, str]] = {"fatal": _FATAL, "retry": _RETRY, "expired": _EXPIRED}
 _VERDICTS = {
-    kind: Verdict(action, kind, message)
-    for action, messages in (("fatal", _FATAL), ("retry", _RETRY), ("expired", _EXPIRED))
-    for kind, message in messages.items()
+    kind: Verdict(action, kind, message) for action, messages in _MESSAGES.items() for kind, message in messages.items()
 }
 
 _BY_ERROR_CODE = {
@@ -195,16 +194,18 @@ def classify(code: int | None, reason: str, *, last_error: str | None = None) ->
         reason: The close reason, or what the transport or the operating system said.
         last_error: The ``code`` (or the ``type``) of the last ``error`` event seen on that link, if any.
     """
-    kind = _from_words(reason) or _from_last_error(code, last_error) or _from_number(code, reason)
+    kind = _from_words(code, reason) or _from_last_error(code, last_error) or _from_number(code, reason)
     return _VERDICTS[kind]
 
 
-def _from_words(reason: str) -> str | None:
+def _from_words(code: int | None, reason: str) -> str | None:
     lowered = reason.lower()
     words = frozenset(re.findall(r"[a-z0-9_]+", lowered))
     for error_code, kind in _BY_ERROR_CODE.items():
         if error_code in words:
             return kind
+    if code is not None and code < 1000:
+        return None  # the reason phrase of HTTP ("Unauthorized") says no more than its number
     return next((kind for phrase, kind in _BY_PHRASE if phrase in lowered), None)
 
 
