@@ -67,11 +67,13 @@ MAX_QUIET_S = 60  # of audio kept before speech starts, where turns follow the v
 
 DEFAULT_INSTRUCTIONS = "You are a helpful assistant. Answer briefly, in one or two spoken sentences."
 DEFAULT_VOICE = "marin"
+DEFAULT_THRESHOLD = 0.5
+DEFAULT_PREFIX_MS = 300
 
 _SERVER_VAD: JsonObject = {
     "type": "server_vad",
-    "threshold": 0.5,
-    "prefix_padding_ms": 300,
+    "threshold": DEFAULT_THRESHOLD,
+    "prefix_padding_ms": DEFAULT_PREFIX_MS,
     # The reference says 500, recorded sessions show 200: a recogniser of whole sentences wants the longer one.
     "silence_duration_ms": 500,
     "create_response": True,
@@ -852,8 +854,9 @@ class ServerModel:
         turns = self._turn_detection
         if not turns:
             return None
-        silence_ms = turns.get("silence_duration_ms") or _SEMANTIC_SILENCE_MS[turns.get("eagerness", "auto")]
-        threshold = turns.get("threshold", _SERVER_VAD["threshold"])
+        is_semantic = turns["type"] == "semantic_vad"
+        silence_ms = _SEMANTIC_SILENCE_MS[turns["eagerness"]] if is_semantic else turns["silence_duration_ms"]
+        threshold = DEFAULT_THRESHOLD if is_semantic else turns["threshold"]
         return EnergyVad(threshold=threshold, silence_ms=silence_ms, position=self._written_frames)
 
     def _drop_before(self, frame: int) -> None:
@@ -865,7 +868,7 @@ class ServerModel:
         return self._written_frames - len(self._buffer) // 2
 
     def _start_speech(self, frame: int) -> None:
-        padding_ms = self._turn_detection.get("prefix_padding_ms", _SERVER_VAD["prefix_padding_ms"])
+        padding_ms = self._turn_detection.get("prefix_padding_ms", DEFAULT_PREFIX_MS)
         self._drop_before(frame - padding_ms * SAMPLE_RATE // 1000)
         self._speech_item_id = self._ids("item")
         self._idle_at = None

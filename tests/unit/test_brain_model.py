@@ -1,0 +1,920 @@
+"""The server's side of one session, event by event; `Served` checks every frame against the oracle on its way."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from appliance.brain.g711 import NarrowbandDecoder, NarrowbandEncoder
+from appliance.brain.model import Close, GenerationRequest
+from appliance.brain.rules import CLIENT_EVENTS
+from tests.support.served import MS, Served, names, silence, the_error, tone
+
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
+LAMP: dict[str, Any] = {
+    "type": "function",
+    "name": "set_lamp",
+    "description": "Switch the lamp.",
+    "parameters": {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]},
+}
+
+
+@pytest.fixture
+def served() -> Served:
+    return Served()
+
+
+def request_of(served: Served, response_id: str) -> GenerationRequest:
+    return served.generating[response_id].request
+
+
+# --- connecting and configuring ----------------------------------------------------------------------------------
+
+
+def test_session_created_is_the_first_frame_with_its_keys_in_the_recorded_order() -> None:
+    created = Served(wall_s=1_800_000_000).created[0]
+    assert created["type"] == "session.created"
+    session = created["session"]
+    assert list(session) == [
+        "type",
+        "object",
+        "id",
+        "model",
+        "output_modalities",
+        "instructions",
+        "tools",
+        "tool_choice",
+        "max_output_tokens",
+        "tracing",
+        "truncation",
+        "prompt",
+        "expires_at",
+        "audio",
+        "include",
+    ]
+    assert list(session["audio"]["input"]) == ["format", "transcription", "noise_reduction", "turn_detection"]
+    assert list(session["audio"]["output"]) == ["format", "voice", "speed"]
+    assert session["expires_at"] == 1_800_003_600
+    assert session["audio"]["input"]["turn_detection"]["type"] == "server_vad"
+
+
+def test_update_changes_what_is_present_and_keeps_the_rest(served: Served) -> None:
+    frames = served.update(instructions="Be brief.", audio={"output": {"speed": 1.25}}, tools=[LAMP])
+    session = frames[0]["session"]
+    assert names(frames) == ["session.updated"]
+    assert (session["instructions"], session["tools"]) == ("Be brief.", [LAMP])
+    assert session["audio"]["output"] == {
+        "format": {"type": "audio/pcm", "rate": 24000},
+        "voice": "marin",
+        "speed": 1.25,
+    }
+    assert session["audio"]["input"]["turn_detection"] is None
+
+
+def test_update_clears_with_empty_values_and_null(served: Served) -> None:
+    served.update(instructions="x", tools=[LAMP], audio={"input": {"transcription": {"model": "m", "language": "en"}}})
+    session = served.update(instructions="", tools=[], audio={"input": {"transcription": None}})[0]["session"]
+    assert (session["instructions"], session["tools"]) == ("", [])
+    assert session["audio"]["input"]["transcription"] is None
+
+
+def test_turn_detection_of_the_same_type_merges_and_of_another_type_starts_from_its_defaults() -> None:
+    served = Served(push_to_talk=False)
+    turns = {"turn_detection": {"type": "server_vad", "threshold": 0.7}}
+    served.update(audio={"input": turns})
+    turns = {"turn_detection": {"type": "server_vad", "silence_duration_ms": 900}}
+    merged = served.update(audio={"input": turns})[0]["session"]["audio"]["input"]["turn_detection"]
+    assert (merged["threshold"], merged["silence_duration_ms"]) == (0.7, 900)
+    semantic = served.update(audio={"input": {"turn_detection": {"type": "semantic_vad", "eagerness": "high"}}})
+    assert semantic[0]["session"]["audio"]["input"]["turn_detection"] == {
+        "type": "semantic_vad",
+        "eagerness": "high",
+        "create_response": True,
+        "interrupt_response": True,
+    }
+
+
+def test_noise_reduction_keeps_its_strength_until_its_type_changes(served: Served) -> None:
+    def set_to(value: dict[str, Any]) -> Any:
+        return served.update(audio={"input": {"noise_reduction": value}})[0]["session"]["audio"]["input"][
+            "noise_reduction"
+        ]
+
+    set_to({"type": "near_field", "strength": 0.5})
+    assert set_to({"type": "near_field"}) == {"type": "near_field", "strength": 0.5}
+    assert set_to({"type": "far_field"}) == {"type": "far_field"}
+
+
+def test_a_foreign_model_in_an_update_is_tolerated_and_changes_nothing(served: Served) -> None:
+    assert served.update(model="another")[0]["session"]["model"] == "gpt-realtime-2.1"
+
+
+def test_an_unknown_key_refuses_the_whole_update(served: Served) -> None:
+    error = the_error(served.update(instructions="changed", voice="alloy"))
+    assert (error["code"], error["param"]) == ("unknown_parameter", "session.voice")
+    assert error["message"] == "Unknown parameter: 'session.voice'."
+    assert served.update()[0]["session"]["instructions"] != "changed"
+
+
+@pytest.mark.parametrize(
+    ("session", "code", "param"),
+    [
+        ({"audio": {"input": {"format": "pcm16"}}}, "invalid_type", "session.audio.input.format"),
+        ({"audio": {"input": {"format": {"type": "pcm16"}}}}, "invalid_value", "session.audio.input.format.type"),
+        (
+            {"audio": {"input": {"format": {"type": "audio/pcm", "rate": 8000}}}},
+            "integer_below_min_value",
+            "session.audio.input.format.rate",
+        ),
+        (
+            {"audio": {"input": {"turn_detection": {"type": "server_vad", "threshold": 1.5}}}},
+            "decimal_above_max_value",
+            "session.audio.input.turn_detection.threshold",
+        ),
+        (
+            {"audio": {"input": {"turn_detection": {"type": "server_vad", "idle_timeout_ms": 4999}}}},
+            "integer_below_min_value",
+            "session.audio.input.turn_detection.idle_timeout_ms",
+        ),
+        (
+            {"audio": {"input": {"turn_detection": {"threshold": 0.5}}}},
+            "missing_required_parameter",
+            "session.audio.input.turn_detection.type",
+        ),
+        ({"audio": {"input": {"noise": None}}}, "unknown_parameter", "session.audio.input.noise"),
+        ({"audio": {"output": {"speed": 2}}}, "decimal_above_max_value", "session.audio.output.speed"),
+        ({"audio": {"output": {"speed": "fast"}}}, "invalid_type", "session.audio.output.speed"),
+        ({"output_modalities": ["text", "audio"]}, "invalid_value", "session.output_modalities"),
+        ({"output_modalities": ["smell"]}, "invalid_value", "session.output_modalities[0]"),
+        ({"max_output_tokens": 0}, "integer_below_min_value", "session.max_output_tokens"),
+        ({"max_output_tokens": "many"}, "invalid_value", "session.max_output_tokens"),
+        ({"max_output_tokens": True}, "invalid_type", "session.max_output_tokens"),
+        ({"instructions": None}, "invalid_type", "session.instructions"),
+        ({"tools": [{"type": "function"}]}, "missing_required_parameter", "session.tools[0].name"),
+        ({"tools": [{"type": "function", "function": {}}]}, "unknown_parameter", "session.tools[0].function"),
+        ({"tools": [{"type": "mcp", "server_label": "x"}]}, "invalid_value", "session.tools[0].type"),
+        ({"tools": LAMP}, "invalid_type", "session.tools"),
+        ({"tool_choice": "maybe"}, "invalid_value", "session.tool_choice"),
+        ({"tool_choice": {"type": "function"}}, "missing_required_parameter", "session.tool_choice.name"),
+        ({"truncation": {"type": "retention_ratio", "retention_ratio": 2}}, "decimal_above_max_value", None),
+        ({"reasoning": {"effort": "heroic"}}, "invalid_value", "session.reasoning.effort"),
+        ({"include": ["everything"]}, "invalid_value", "session.include[0]"),
+        ({"id": "sess_2"}, "unknown_parameter", "session.id"),
+        ({"temperature": 0.8}, "unknown_parameter", "session.temperature"),
+        ({"type": "transcription"}, "invalid_value", "session.type"),
+    ],
+)
+def test_a_wrong_update_is_refused_by_name(served: Served, session: dict[str, Any], code: str, param: str) -> None:
+    before = served.update()[0]["session"]
+    error = the_error(served.send("session.update", session={"type": "realtime", **session}, event_id="mine"))
+    assert (error["code"], error["event_id"]) == (code, "mine")
+    assert error["param"] == param or param is None
+    assert served.update()[0]["session"] == before
+
+
+def test_the_rate_error_reads_as_on_the_live_service(served: Served) -> None:
+    error = the_error(served.update(audio={"input": {"format": {"type": "audio/pcm", "rate": 8000}}}))
+    assert error["message"] == (
+        "Invalid 'session.audio.input.format.rate': integer below minimum value. "
+        "Expected a value >= 24000, but got 8000 instead."
+    )
+
+
+def test_session_type_is_always_needed(served: Served) -> None:
+    error = the_error(served.send("session.update", session={"instructions": "x"}))
+    assert (error["code"], error["param"]) == ("missing_required_parameter", "session.type")
+    assert error["message"] == "Missing required parameter: 'session.type'."
+
+
+def test_the_voice_is_locked_once_audio_was_spoken(served: Served) -> None:
+    assert names(served.update(audio={"output": {"voice": "cedar"}})) == ["session.updated"]
+    served.spoken_answer()
+    error = the_error(served.update(audio={"output": {"voice": "ash"}}))
+    assert error["code"] == "cannot_update_voice"
+    assert names(served.update(audio={"output": {"voice": "cedar"}})) == ["session.updated"]
+
+
+def test_tracing_once_enabled_can_only_be_disabled(served: Served) -> None:
+    assert names(served.update(tracing="auto")) == ["session.updated"]
+    assert names(served.update(tracing="auto")) == ["session.updated"]
+    assert the_error(served.update(tracing={"workflow_name": "x"}))["param"] == "session.tracing"
+    assert served.update(tracing=None)[0]["session"]["tracing"] is None
+
+
+# --- frames that are no events -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        ("{", "invalid_json"),
+        ("", "invalid_json"),
+        ("NaN", "invalid_json"),
+        ('{"type": "response.create", "x": NaN}', "invalid_json"),
+        ('{"type": "\\ud800"}', "invalid_json"),
+        ("[" * 100_000, "invalid_json"),
+        ("1" * 10_000, "invalid_json"),
+        ("[]", "invalid_event"),
+        ('"response.create"', "invalid_event"),
+        (b'{"type": "response.create"}', "invalid_event"),
+        ("{}", "invalid_event"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_frame_that_is_no_event_is_refused_and_the_session_lives(
+    served: Served, frame: str | bytes, code: str
+) -> None:
+    assert the_error(served.raw(frame))["code"] == code
+    assert names(served.say("still here")) == ["conversation.item.added", "conversation.item.done"]
+
+
+def test_an_event_without_type_says_so(served: Served) -> None:
+    error = the_error(served.raw('{"event_id": "e1"}'))
+    assert (error["message"], error["event_id"]) == ("The 'type' field is missing.", "e1")
+
+
+@pytest.mark.parametrize("name", ["response.go", "output_audio_buffer.clear", "transcription_session.update", 7, None])
+def test_an_unknown_type_names_what_is_supported(served: Served, name: Any) -> None:
+    error = the_error(served.raw(json.dumps({"type": name, "event_id": "e1"})))
+    assert (error["code"], error["param"], error["event_id"]) == ("invalid_value", "type", "e1")
+    assert all(f"'{known}'" in error["message"] for known in CLIENT_EVENTS)
+    assert "'output_audio_buffer.clear'" not in error["message"].partition("Supported")[2]
+
+
+@pytest.mark.parametrize(
+    ("event", "code", "param"),
+    [
+        ({"type": "input_audio_buffer.append"}, "missing_required_parameter", "audio"),
+        ({"type": "input_audio_buffer.append", "audio": 3}, "invalid_type", "audio"),
+        ({"type": "input_audio_buffer.append", "audio": ""}, "invalid_value", "audio"),
+        ({"type": "input_audio_buffer.append", "audio": "no base64!"}, "invalid_value", "audio"),
+        ({"type": "input_audio_buffer.append", "audio": "AAA"}, "invalid_value", "audio"),
+        ({"type": "input_audio_buffer.append", "audio": "AA=="}, "invalid_value", "audio"),
+        ({"type": "input_audio_buffer.commit", "final": True}, "unknown_parameter", "final"),
+        ({"type": "input_audio_buffer.commit", "event_id": "x" * 513}, "string_above_max_length", "event_id"),
+        ({"type": "input_audio_buffer.commit", "event_id": 5}, "invalid_type", "event_id"),
+        ({"type": "conversation.item.create"}, "missing_required_parameter", "item"),
+        ({"type": "conversation.item.delete"}, "missing_required_parameter", "item_id"),
+        ({"type": "conversation.item.truncate", "item_id": "x"}, "missing_required_parameter", "content_index"),
+        ({"type": "response.create", "response": {"temperature": 1}}, "unknown_parameter", "response.temperature"),
+        ({"type": "response.create", "response": {"conversation": "new"}}, "invalid_value", "response.conversation"),
+        ({"type": "response.create", "response": {"metadata": {"a": 1}}}, "invalid_type", "response.metadata.a"),
+        (
+            {"type": "response.create", "response": {"metadata": {str(i): "" for i in range(17)}}},
+            "object_above_max_properties",
+            "response.metadata",
+        ),
+        (
+            {"type": "response.create", "response": {"metadata": {"a": "x" * 513}}},
+            "string_above_max_length",
+            "response.metadata.a",
+        ),
+    ],
+)
+def test_a_wrong_event_is_refused_by_name(served: Served, event: dict[str, Any], code: str, param: str) -> None:
+    error = the_error(served.raw(json.dumps(event)))
+    assert (error["code"], error["param"]) == (code, param)
+
+
+def test_bad_base64_and_empty_audio_read_as_on_the_live_service(served: Served) -> None:
+    bad = the_error(served.send("input_audio_buffer.append", audio="%%%"))["message"]
+    empty = the_error(served.send("input_audio_buffer.append", audio=""))["message"]
+    assert bad == "Invalid 'audio'. Expected base64-encoded audio bytes (mono PCM16 at 24kHz) but got an invalid value."
+    assert empty == "Invalid 'audio'. Expected base64-encoded audio bytes (mono PCM16 at 24kHz) but got empty bytes."
+
+
+def test_a_null_event_id_is_as_good_as_none(served: Served) -> None:
+    assert names(served.send("input_audio_buffer.clear", event_id=None)) == ["input_audio_buffer.cleared"]
+
+
+# --- a turn by push to talk --------------------------------------------------------------------------------------
+
+
+def test_a_push_to_talk_turn_in_the_order_of_the_reference(served: Served) -> None:
+    assert names(served.send("input_audio_buffer.clear")) == ["input_audio_buffer.cleared"]
+    assert served.append(tone(500)) == []
+    committed = served.send("input_audio_buffer.commit")
+    assert names(committed) == ["input_audio_buffer.committed", "conversation.item.added", "conversation.item.done"]
+    item_id = committed[0]["item_id"]
+    assert committed[1]["item"] == {
+        "id": item_id,
+        "type": "message",
+        "status": "completed",
+        "role": "user",
+        "content": [{"type": "input_audio", "transcript": None}],
+    }
+    assert served.to_transcribe[item_id].pcm == tone(500)
+    response_id = served.ask(metadata={"turn": "1"})
+    assert served.generating == {}, "nothing is generated before the utterance was heard"
+    assert served.hear(item_id, "hello") == [], "no transcription was asked for, so none is announced"
+    request = request_of(served, response_id)
+    assert request.items[0]["content"] == [{"type": "input_audio", "transcript": "hello"}]
+    assert (request.spoken, request.metadata) == (True, {"turn": "1"})
+    started = served.speak(response_id, "Good day.", 300)
+    assert names(started) == [
+        "response.output_item.added",
+        "conversation.item.added",
+        "response.content_part.added",
+        "response.output_audio_transcript.delta",
+        "response.output_audio.delta",
+    ]
+    assert started[0]["item"]["status"] == "in_progress"
+    assert started[0]["item"]["content"] == []
+    assert started[1]["previous_item_id"] == item_id
+    assert started[2]["part"] == {"type": "audio", "transcript": ""}
+    assert base64.b64decode(started[4]["delta"]) == tone(300)
+    ended = served.finish(response_id)
+    assert names(ended) == [
+        "response.output_audio.done",
+        "response.output_audio_transcript.done",
+        "response.content_part.done",
+        "conversation.item.done",
+        "response.output_item.done",
+        "response.done",
+    ]
+    done = ended[-1]["response"]
+    assert (done["status"], done["metadata"]) == ("completed", {"turn": "1"})
+    assert done["output"][0]["content"] == [{"type": "output_audio", "transcript": "Good day."}]
+
+
+def test_a_transcript_is_announced_when_the_session_asks_for_it(served: Served) -> None:
+    served.update(audio={"input": {"transcription": {"model": "gpt-transcribe"}}})
+    served.append(tone(1000))
+    item_id = served.send("input_audio_buffer.commit")[0]["item_id"]
+    frames = served.hear(item_id, "turn it on")
+    assert [frame["type"].rpartition(".")[2] for frame in frames] == ["delta", "completed"]
+    assert frames[1]["transcript"] == "turn it on"
+    assert frames[1]["usage"]["input_token_details"]["audio_tokens"] == 10
+    retrieved = served.send("conversation.item.retrieve", item_id=item_id)[0]["item"]
+    assert retrieved["content"][0]["transcript"] == "turn it on"
+    assert base64.b64decode(retrieved["content"][0]["audio"]) == tone(1000)
+
+
+def test_a_failed_transcription_is_announced_and_the_response_goes_on(served: Served) -> None:
+    served.update(audio={"input": {"transcription": {"model": "gpt-transcribe"}}})
+    served.append(tone(200))
+    item_id = served.send("input_audio_buffer.commit")[0]["item_id"]
+    response_id = served.ask()
+    frames = served.do(served.model.transcription_failed(item_id, "no engine"))
+    assert names(frames) == ["conversation.item.input_audio_transcription.failed"]
+    assert frames[0]["error"]["message"] == "no engine"
+    assert request_of(served, response_id).items[0]["content"][0]["transcript"] is None
+
+
+def test_without_waiting_a_transcript_may_land_after_the_answer() -> None:
+    served = Served(wait_for_transcripts=False)
+    served.update(audio={"input": {"transcription": {"model": "m"}}})
+    served.append(tone(200))
+    item_id = served.send("input_audio_buffer.commit")[0]["item_id"]
+    response_id = served.ask()
+    assert response_id in served.generating
+    served.speak(response_id, "Yes.", 100)
+    served.finish(response_id)
+    assert len(served.hear(item_id, "late")) == 2
+
+
+def test_a_commit_below_100_ms_is_refused_and_keeps_the_short_buffer(served: Served) -> None:
+    error = the_error(served.send("input_audio_buffer.commit", event_id="c1"))
+    assert (error["code"], error["event_id"]) == ("input_audio_buffer_commit_empty", "c1")
+    assert error["message"].endswith("Expected at least 100ms of audio, but buffer only has 0.00ms of audio.")
+    served.append(silence(99))
+    assert "99.00ms" in the_error(served.send("input_audio_buffer.commit"))["message"]
+    served.append(silence(1))
+    assert names(served.send("input_audio_buffer.commit"))[0] == "input_audio_buffer.committed"
+    assert served.send("input_audio_buffer.commit")[0]["type"] == "error", "a commit empties the buffer"
+
+
+def test_clear_empties_the_buffer(served: Served) -> None:
+    served.append(tone(500))
+    served.send("input_audio_buffer.clear")
+    assert the_error(served.send("input_audio_buffer.commit"))["code"] == "input_audio_buffer_commit_empty"
+
+
+def test_a_buffer_that_nobody_commits_is_bounded(served: Served) -> None:
+    for _ in range(10):
+        assert served.append(bytes(60_000 * MS)) == []
+    assert the_error(served.append(bytes(MS)))["code"] == "input_audio_buffer_full"
+    assert names(served.send("input_audio_buffer.clear")) == ["input_audio_buffer.cleared"]
+
+
+def test_a_text_answer_uses_the_text_events(served: Served) -> None:
+    served.say("hi")
+    response_id = served.ask(output_modalities=["text"])
+    assert request_of(served, response_id).spoken is False
+    started = served.write(response_id, "Hello ")
+    assert started[2]["part"] == {"type": "text", "text": ""}
+    assert names(served.write(response_id, "you.")) == ["response.output_text.delta"]
+    ended = served.finish(response_id)
+    assert names(ended)[:2] == ["response.output_text.done", "response.content_part.done"]
+    assert ended[0]["text"] == "Hello you."
+    assert ended[-1]["response"]["output"][0]["content"] == [{"type": "output_text", "text": "Hello you."}]
+
+
+def test_an_answer_without_output_is_done_all_the_same(served: Served) -> None:
+    assert names(served.finish(served.ask())) == ["response.done"]
+
+
+# --- responses ---------------------------------------------------------------------------------------------------
+
+
+def test_a_function_call_in_the_order_of_the_reference(served: Served) -> None:
+    served.update(tools=[LAMP])
+    response_id = served.ask()
+    assert request_of(served, response_id).tools == (LAMP,)
+    frames = served.call(response_id, "set_lamp", '{"on":true}')
+    assert names(frames) == [
+        "response.output_item.added",
+        "conversation.item.added",
+        "response.function_call_arguments.delta",
+        "response.function_call_arguments.done",
+        "conversation.item.done",
+        "response.output_item.done",
+    ]
+    assert (frames[0]["item"]["status"], frames[0]["item"]["arguments"]) == ("in_progress", "")
+    assert frames[3]["name"] == "set_lamp"
+    call = frames[-1]["item"]
+    assert (call["status"], call["arguments"]) == ("completed", '{"on":true}')
+    assert served.finish(response_id)[-1]["response"]["output"] == [call]
+    output = {"type": "function_call_output", "call_id": call["call_id"], "output": '{"ok":true}'}
+    assert names(served.send("conversation.item.create", item=output)) == [
+        "conversation.item.added",
+        "conversation.item.done",
+    ]
+    items = request_of(served, served.ask()).items
+    assert [item["type"] for item in items] == ["function_call", "function_call_output"]
+
+
+def test_a_message_before_a_call_is_closed_by_it(served: Served) -> None:
+    served.update(tools=[LAMP])
+    response_id = served.ask()
+    served.speak(response_id, "One moment.", 200)
+    frames = served.call(response_id, "set_lamp", "{}")
+    assert names(frames)[:6] == [
+        "response.output_audio.done",
+        "response.output_audio_transcript.done",
+        "response.content_part.done",
+        "conversation.item.done",
+        "response.output_item.done",
+        "response.output_item.added",
+    ]
+    assert [frame["output_index"] for frame in frames if "output_index" in frame] == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert [item["type"] for item in served.finish(response_id)[-1]["response"]["output"]] == [
+        "message",
+        "function_call",
+    ]
+
+
+def test_the_output_of_an_unknown_call_is_refused(served: Served) -> None:
+    output = {"type": "function_call_output", "call_id": "call_x", "output": "1"}
+    assert the_error(served.send("conversation.item.create", item=output))["code"] == "invalid_tool_call_id"
+
+
+def test_a_second_response_is_refused_while_one_runs(served: Served) -> None:
+    response_id = served.ask()
+    error = the_error(served.send("response.create", event_id="r2"))
+    assert (error["code"], error["event_id"]) == ("conversation_already_has_active_response", "r2")
+    assert response_id in error["message"]
+    served.finish(response_id)
+    assert served.ask() != response_id
+
+
+def test_a_cancel_closes_every_open_part_and_leaves_an_incomplete_item(served: Served) -> None:
+    response_id = served.ask()
+    served.speak(response_id, "A long story", 400)
+    frames = served.send("response.cancel")
+    assert names(frames) == [
+        "response.output_audio.done",
+        "response.output_audio_transcript.done",
+        "response.content_part.done",
+        "conversation.item.done",
+        "response.output_item.done",
+        "response.done",
+    ]
+    assert frames[-1]["response"]["status_details"] == {"type": "cancelled", "reason": "client_cancelled"}
+    assert frames[-2]["item"]["status"] == "incomplete"
+    assert frames[-1]["response"]["usage"]["output_token_details"]["audio_tokens"] == 8
+    assert served.stopped == [response_id]
+    assert served.speak(response_id, "more", 100) == []
+    assert served.call(response_id, "set_lamp", "{}") == []
+    assert served.finish(response_id) == []
+    assert served.fail(response_id, "late") == []
+
+
+def test_a_response_cancelled_before_it_was_generated_needs_no_stop(served: Served) -> None:
+    served.append(tone(200))
+    item_id = served.send("input_audio_buffer.commit")[0]["item_id"]
+    response_id = served.ask()
+    assert names(served.send("response.cancel", response_id=response_id)) == ["response.done"]
+    served.hear(item_id, "too late")
+    assert (served.generating, served.stopped) == ({}, [])
+
+
+@pytest.mark.parametrize("keys", [{}, {"response_id": "resp_unknown"}])
+def test_a_cancel_with_nothing_to_cancel_is_a_harmless_error(served: Served, keys: dict[str, str]) -> None:
+    error = the_error(served.send("response.cancel", **keys))
+    assert error["code"] == "response_cancel_not_active"
+    assert error["message"] == "Cancellation failed: no active response found"
+
+
+def test_a_failed_response_carries_its_error_and_the_session_lives(served: Served) -> None:
+    response_id = served.ask()
+    done = served.fail(response_id, "flite is not installed")[-1]["response"]
+    assert done["status"] == "failed"
+    assert done["status_details"]["error"]["message"] == "flite is not installed"
+    assert served.ask() != response_id
+
+
+def test_max_output_tokens_ends_a_response_as_incomplete(served: Served) -> None:
+    response_id = served.ask(max_output_tokens=10)
+    assert "response.done" not in names(served.speak(response_id, "", 500))
+    frames = served.speak(response_id, "", 500)
+    assert frames[-1]["response"]["status_details"] == {"type": "incomplete", "reason": "max_output_tokens"}
+    assert served.stopped == [response_id]
+
+
+def test_usage_counts_audio_as_the_live_service_does(served: Served) -> None:
+    served.update(instructions="")
+    served.append(tone(5850))
+    served.hear(served.send("input_audio_buffer.commit")[0]["item_id"], "a long question")
+    response_id = served.ask()
+    served.speak(response_id, "x" * 164, 7300)
+    usage = served.finish(response_id)[-1]["response"]["usage"]
+    assert usage["input_token_details"]["audio_tokens"] == 58
+    assert usage["output_token_details"] == {"text_tokens": 41, "audio_tokens": 146}
+    assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
+    assert usage["input_tokens"] == 58
+
+
+def test_a_response_overrides_the_session_for_itself_only(served: Served) -> None:
+    served.update(instructions="session", tools=[LAMP])
+    own = {"type": "function", "name": "own", "parameters": {}}
+    response_id = served.ask(instructions="own", tools=[own], tool_choice={"type": "function", "name": "own"})
+    request = request_of(served, response_id)
+    assert (request.instructions, request.tools) == ("own", (own,))
+    served.finish(response_id)
+    request = request_of(served, served.ask())
+    assert (request.instructions, request.tools, request.tool_choice) == ("session", (LAMP,), "auto")
+
+
+def test_a_tool_choice_that_names_no_tool_is_refused(served: Served) -> None:
+    response = {"tool_choice": {"type": "function", "name": "ghost"}}
+    assert the_error(served.send("response.create", response=response))["param"] == "tool_choice"
+    assert served.model.running == ()
+
+
+# --- out of band -------------------------------------------------------------------------------------------------
+
+
+def test_an_out_of_band_response_runs_beside_the_default_one_and_leaves_no_trace(served: Served) -> None:
+    served.say("hi")
+    default = served.ask()
+    beside = served.ask(conversation="none", output_modalities=["text"], metadata={"topic": "x"})
+    frames = served.write(beside, "aside") + served.finish(beside)
+    assert not [name for name in names(frames) if name.startswith("conversation.")]
+    done = frames[-1]["response"]
+    assert (done["conversation_id"], done["metadata"]) == (None, {"topic": "x"})
+    assert [item["role"] for item in served.model.items] == ["user"]
+    assert served.model.running == (default,)
+
+
+def test_an_out_of_band_response_is_cancelled_by_its_id_only(served: Served) -> None:
+    beside = served.ask(conversation="none")
+    assert the_error(served.send("response.cancel"))["code"] == "response_cancel_not_active"
+    assert names(served.send("response.cancel", response_id=beside)) == ["response.done"]
+
+
+def test_input_replaces_the_context_and_may_refer_to_items(served: Served) -> None:
+    served.say("first", event_id="a")
+    second = served.say("second")[0]["item"]["id"]
+    note = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "note"}]}
+    given = [{"type": "item_reference", "id": second}, note]
+    request = request_of(served, served.ask(conversation="none", input=given))
+    assert [item["content"][0]["text"] for item in request.items] == ["second", "note"]
+    assert request_of(served, served.ask(conversation="none", input=[])).items == ()
+    assert len(request_of(served, served.ask(conversation="none")).items) == 2
+    assert len(served.model.items) == 2
+
+
+def test_a_reference_to_no_item_is_refused(served: Served) -> None:
+    error = the_error(served.send("response.create", response={"input": [{"type": "item_reference", "id": "ghost"}]}))
+    assert error["param"] == "response.input[0].id"
+
+
+def test_audio_in_the_input_of_a_response_is_heard_first(served: Served) -> None:
+    part = {"type": "input_audio", "audio": base64.b64encode(tone(200)).decode()}
+    item = {"id": "own", "type": "message", "role": "user", "content": [part]}
+    response_id = served.ask(conversation="none", input=[item])
+    assert served.generating == {}
+    assert served.to_transcribe["own"].pcm == tone(200)
+    served.hear("own", "heard")
+    assert request_of(served, response_id).items[0]["content"][0]["transcript"] == "heard"
+
+
+# --- items -------------------------------------------------------------------------------------------------------
+
+
+def test_items_are_placed_after_the_one_named_or_first_at_root(served: Served) -> None:
+    first = served.say("first")[0]["item"]["id"]
+    served.say("third")
+    assert served.say("second", previous_item_id=first)[0]["previous_item_id"] == first
+    assert served.say("zeroth", previous_item_id="root")[0]["previous_item_id"] is None
+    assert [item["content"][0]["text"] for item in served.model.items] == ["zeroth", "first", "second", "third"]
+    error = the_error(served.say("lost", previous_item_id="ghost"))
+    assert error["code"] == "item_create_invalid_previous_item_id"
+    assert len(served.model.items) == 4
+
+
+def test_the_client_may_choose_an_id_once(served: Served) -> None:
+    item = {"id": "mine", "type": "message", "role": "system", "content": [{"type": "input_text", "text": "x"}]}
+    assert served.send("conversation.item.create", item=item)[0]["item"]["id"] == "mine"
+    assert the_error(served.send("conversation.item.create", item=item))["param"] == "item.id"
+
+
+def test_history_can_be_replayed(served: Served) -> None:
+    said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Before."}]}
+    call = {"type": "function_call", "name": "set_lamp", "arguments": "{}", "call_id": "call_1"}
+    output = {"type": "function_call_output", "call_id": "call_1", "output": "ok"}
+    for item in (said, call, output):
+        assert len(served.send("conversation.item.create", item=item)) == 2
+    assert [item["type"] for item in served.model.items] == ["message", "function_call", "function_call_output"]
+
+
+def test_images_are_items(served: Served) -> None:
+    content = [{"type": "input_image", "image_url": PIXEL, "detail": "low"}, {"type": "input_text", "text": "What?"}]
+    item = {"type": "message", "role": "user", "content": content}
+    assert served.send("conversation.item.create", item=item)[0]["item"]["content"] == content
+    assert request_of(served, served.ask()).items[0]["content"] == content
+
+
+@pytest.mark.parametrize(
+    ("item", "param"),
+    [
+        ({"type": "message", "role": "user", "content": [{"type": "text", "text": "x"}]}, "item.content[0].type"),
+        ({"type": "message", "role": "assistant", "content": [{"type": "output_audio"}]}, "item.content[0].type"),
+        ({"type": "message", "role": "robot", "content": []}, "item.role"),
+        ({"type": "message", "role": "user"}, "item.content"),
+        ({"type": "mcp_call", "id": "x"}, "item.type"),
+        ({"type": "function_call", "name": "x"}, "item.arguments"),
+        ({"type": "item_reference", "id": "x"}, "item.type"),
+        (
+            {"type": "message", "role": "user", "content": [{"type": "input_image", "image_url": "https://x/y.png"}]},
+            "item.content[0].image_url",
+        ),
+        (
+            {"type": "message", "role": "user", "content": [{"type": "input_audio", "audio": "!"}]},
+            "item.content[0].audio",
+        ),
+        ({"id": "x" * 33, "type": "message", "role": "user", "content": []}, "item.id"),
+    ],
+)
+def test_a_wrong_item_is_refused(served: Served, item: dict[str, Any], param: str) -> None:
+    assert the_error(served.send("conversation.item.create", item=item))["param"] == param
+    assert served.model.items == ()
+
+
+def test_truncate_cuts_the_audio_and_forgets_the_transcript(served: Served) -> None:
+    item_id = served.spoken_answer(1000, "Never heard to the end.")
+    frames = served.send("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=250)
+    assert names(frames) == ["conversation.item.truncated"]
+    retrieved = served.send("conversation.item.retrieve", item_id=item_id)[0]["item"]["content"][0]
+    assert retrieved["transcript"] is None
+    assert base64.b64decode(retrieved["audio"]) == tone(1000)[: 250 * MS]
+    assert "Never" not in json.dumps(request_of(served, served.ask()).items)
+
+
+def test_truncate_while_the_answer_still_grows_keeps_what_comes_later_out(served: Served) -> None:
+    response_id = served.ask()
+    item_id = served.speak(response_id, "One. ", 1000)[0]["item"]["id"]
+    served.send("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=500)
+    served.speak(response_id, "Two.", 1000)
+    served.finish(response_id)
+    retrieved = served.send("conversation.item.retrieve", item_id=item_id)[0]["item"]["content"][0]
+    assert (retrieved["transcript"], len(base64.b64decode(retrieved["audio"]))) == (None, 500 * MS)
+
+
+def test_truncate_refuses_what_it_cannot_cut(served: Served) -> None:
+    user = served.say("hi")[0]["item"]["id"]
+    spoken = served.spoken_answer(1000)
+
+    def cut(item_id: str, index: int, end_ms: Any) -> dict[str, Any]:
+        return the_error(
+            served.send("conversation.item.truncate", item_id=item_id, content_index=index, audio_end_ms=end_ms)
+        )
+
+    assert cut(spoken, 0, 57340)["message"] == "Audio content of 1000ms is already shorter than 57340ms"
+    assert cut(spoken, 0, 57340)["code"] is None
+    assert cut(user, 0, 0)["message"] == "Only model output audio messages can be truncated"
+    assert cut("ghost", 0, 0)["code"] == "item_truncate_invalid_item_id"
+    assert cut(spoken, 1, 0)["param"] == "content_index"
+    assert cut(spoken, 0, -1)["code"] == "integer_below_min_value"
+    assert cut(spoken, 0, 12.5)["code"] == "invalid_type"
+
+
+def test_delete_and_retrieve_name_an_unknown_item(served: Served) -> None:
+    for doing, verb in (("delete", "deleting"), ("retrieve", "retrieving")):
+        error = the_error(served.send(f"conversation.item.{doing}", item_id="ghost"))
+        assert error["code"] == f"item_{doing}_invalid_item_id"
+        assert error["message"] == f"Error {verb} item: the item with id 'ghost' does not exist."
+
+
+def test_a_deleted_item_is_gone_and_nobody_waits_for_it(served: Served) -> None:
+    served.append(tone(200))
+    item_id = served.send("input_audio_buffer.commit")[0]["item_id"]
+    response_id = served.ask()
+    assert names(served.send("conversation.item.delete", item_id=item_id)) == ["conversation.item.deleted"]
+    assert response_id in served.generating
+    assert served.hear(item_id, "too late") == []
+    assert served.model.items == ()
+
+
+def test_an_answer_deleted_while_it_grows_ends_without_a_conversation_event(served: Served) -> None:
+    response_id = served.ask()
+    item_id = served.speak(response_id, "x", 100)[0]["item"]["id"]
+    served.send("conversation.item.delete", item_id=item_id)
+    assert "conversation.item.done" not in names(served.finish(response_id))
+
+
+# --- turns by voice activity -------------------------------------------------------------------------------------
+
+
+def in_pieces(served: Served, pcm: bytes, piece_ms: int = 30) -> list[dict[str, Any]]:
+    step = piece_ms * MS
+    return [frame for at in range(0, len(pcm), step) for frame in served.append(pcm[at : at + step])]
+
+
+def with_vad(**turns: Any) -> Served:
+    served = Served(push_to_talk=False)
+    served.update(audio={"input": {"turn_detection": {"type": "server_vad", **turns}}})
+    return served
+
+
+def test_a_turn_by_server_vad_in_the_order_of_the_reference() -> None:
+    served = with_vad()
+    assert in_pieces(served, silence(1000)) == []
+    frames = in_pieces(served, tone(600) + silence(700))
+    assert names(frames) == [
+        "input_audio_buffer.speech_started",
+        "input_audio_buffer.speech_stopped",
+        "input_audio_buffer.committed",
+        "conversation.item.added",
+        "conversation.item.done",
+        "response.created",
+    ]
+    assert len({frame["item_id"] for frame in frames if "item_id" in frame}) == 1
+    assert frames[0]["audio_start_ms"] == 700, "speech at 1,000 ms less 300 ms of padding"
+    assert frames[1]["audio_end_ms"] == 2100, "1,600 ms and 500 ms of silence"
+    heard = served.to_transcribe[frames[0]["item_id"]].pcm
+    assert heard == silence(300) + tone(600) + silence(500)
+
+
+def test_two_turns_in_one_append_are_two_items() -> None:
+    served = with_vad(create_response=False)
+    frames = served.append((tone(400) + silence(800)) * 2)
+    assert names(frames).count("input_audio_buffer.committed") == 2
+    assert "response.created" not in names(frames)
+    assert len(served.to_transcribe) == 2
+
+
+def test_speech_interrupts_the_answer() -> None:
+    served = with_vad()
+    response_id = served.ask()
+    served.speak(response_id, "A long story", 400)
+    frames = in_pieces(served, tone(200))
+    assert frames[0]["type"] == "input_audio_buffer.speech_started"
+    assert frames[-1]["response"]["status_details"] == {"type": "cancelled", "reason": "turn_detected"}
+    assert served.stopped == [response_id]
+
+
+def test_speech_does_not_interrupt_where_it_must_not_and_then_no_second_answer_starts() -> None:
+    served = with_vad(interrupt_response=False)
+    response_id = served.ask()
+    frames = in_pieces(served, tone(300) + silence(700))
+    assert the_error(frames[-1:])["code"] == "conversation_already_has_active_response"
+    assert served.model.running == (response_id,)
+
+
+def test_a_click_is_no_speech_and_the_threshold_counts() -> None:
+    assert in_pieces(with_vad(), tone(40) + silence(600)) == []
+    quiet = tone(500, level=400)  # -38 dBFS
+    assert "input_audio_buffer.speech_started" in names(in_pieces(with_vad(), quiet))
+    assert in_pieces(with_vad(threshold=0.9), quiet) == []
+
+
+@pytest.mark.parametrize(("eagerness", "silence_ms"), [("high", 400), ("auto", 800), ("low", 1500)])
+def test_semantic_vad_maps_eagerness_to_silence(eagerness: str, silence_ms: int) -> None:
+    served = Served(push_to_talk=False)
+    served.update(audio={"input": {"turn_detection": {"type": "semantic_vad", "eagerness": eagerness}}})
+    frames = in_pieces(served, tone(600) + silence(2000), piece_ms=20)
+    stopped = next(frame for frame in frames if frame["type"] == "input_audio_buffer.speech_stopped")
+    assert stopped["audio_end_ms"] == 600 + silence_ms
+
+
+def test_the_client_may_commit_in_the_middle_of_speech() -> None:
+    served = with_vad()
+    started = in_pieces(served, tone(500))
+    committed = served.send("input_audio_buffer.commit")
+    assert committed[0]["item_id"] == started[0]["item_id"]
+    assert in_pieces(served, silence(1000)) == []
+
+
+def test_quiet_audio_that_precedes_speech_is_bounded() -> None:
+    served = with_vad()
+    for _ in range(4):
+        served.append(silence(30_000))
+    served.send("input_audio_buffer.commit")
+    (item,) = served.to_transcribe.values()
+    assert len(item.pcm) == 60_000 * MS
+
+
+def test_an_idle_user_is_prompted_after_the_answer_was_played() -> None:
+    served = with_vad(idle_timeout_ms=5000)
+    served.append(silence(400))
+    served.spoken_answer(2000)
+    served.append(silence(600))
+    assert served.model.deadline == served.now + 7.0
+    assert served.pass_time(6.9) == []
+    frames = served.pass_time(0.2)
+    assert names(frames) == [
+        "input_audio_buffer.timeout_triggered",
+        "input_audio_buffer.committed",
+        "conversation.item.added",
+        "conversation.item.done",
+        "response.created",
+    ]
+    assert (frames[0]["audio_start_ms"], frames[0]["audio_end_ms"]) == (400, 1000)
+    assert served.to_transcribe == {}
+    assert len(served.generating) == 1
+
+
+def test_speech_disarms_the_idle_timeout() -> None:
+    served = with_vad(idle_timeout_ms=5000)
+    served.spoken_answer(1000)
+    in_pieces(served, tone(200))
+    assert served.pass_time(60) == []
+
+
+# --- G.711 -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("law", ["audio/pcmu", "audio/pcma"])
+def test_a_session_in_g711_hears_and_speaks_it(served: Served, law: str) -> None:
+    served.update(audio={"input": {"format": {"type": law}}, "output": {"format": {"type": law}}})
+    quiet = 0xFF if law == "audio/pcmu" else 0xD5
+    served.append(bytes([quiet]) * 8000)
+    item_id = served.send("input_audio_buffer.commit")[0]["item_id"]
+    assert len(served.to_transcribe[item_id].pcm) == 1000 * MS
+    served.hear(item_id, "x")
+    response_id = served.ask()
+    frames = [*served.speak(response_id, "x", 500), *served.speak(response_id, "", 500), *served.finish(response_id)]
+    coded = b"".join(base64.b64decode(one["delta"]) for one in frames if one["type"] == "response.output_audio.delta")
+    assert abs(len(coded) - 8000) <= 8
+    answer_id = frames[0]["item"]["id"]
+    assert names(served.send("conversation.item.truncate", item_id=answer_id, content_index=0, audio_end_ms=1000)) == [
+        "conversation.item.truncated"
+    ]
+
+
+@pytest.mark.parametrize("law", ["audio/pcmu", "audio/pcma"])
+def test_g711_codes_survive_a_round_trip_through_the_tables(law: Any) -> None:
+    decoder, encoder = NarrowbandDecoder(law), NarrowbandEncoder(law)
+    steady = 0x9C
+    pcm = decoder.decode(bytes([steady]) * 200)
+    assert set(encoder.encode(pcm)[20:]) == {steady}
+
+
+@pytest.mark.parametrize(
+    ("law", "samples"),
+    [
+        ("audio/pcmu", {0xFF: 0, 0x7F: 0, 0x80: 32124, 0x00: -32124, 0xF0: 120, 0x9F: 8316, 0xA0: 7932}),
+        ("audio/pcma", {0xD5: 8, 0x55: -8, 0xAA: 32256, 0x2A: -32256, 0xC5: 264}),
+    ],
+)
+def test_g711_decodes_the_values_of_the_standard(law: Any, samples: dict[int, int]) -> None:
+    for code, sample in samples.items():
+        last = NarrowbandDecoder(law).decode(bytes([code]))[-2:]
+        assert int.from_bytes(last, "little", signed=True) == sample
+
+
+def test_chunks_of_g711_join_as_if_they_were_one() -> None:
+    whole, pieces = NarrowbandEncoder("audio/pcmu"), NarrowbandEncoder("audio/pcmu")
+    pcm = tone(100)
+    joined = b"".join(pieces.encode(pcm[at : at + 346]) for at in range(0, len(pcm), 346))
+    assert joined + pieces.flush() == whole.encode(pcm) + whole.flush()
+
+
+# --- the end -----------------------------------------------------------------------------------------------------
+
+
+def test_a_session_expires_after_sixty_minutes(served: Served) -> None:
+    response_id = served.ask()
+    assert served.pass_time(3599) == []
+    frames = served.pass_time(1)
+    assert the_error(frames)["code"] == "session_expired"
+    assert served.closed == Close(1001, "Your session hit the maximum duration of 60 minutes.")
+    assert served.stopped == [response_id]
+    assert served.model.deadline is None
+    assert served.say("anyone?") == []
+    assert served.finish(response_id) == []

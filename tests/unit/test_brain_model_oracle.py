@@ -1,0 +1,330 @@
+"""Every frame that the brain sends is one that the `openai` package's own types know, strictly.
+
+`Served` checks each frame as it leaves; here a random client drives a session where nobody thought of going. The
+first tests show that the oracle can fail at all.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from tests.support.oracle import WrongFrame, check_client_frame, check_server_frame
+from tests.support.served import Served, names, silence, tone
+
+CREATED = Served().created[0]
+PLACE = {"response_id": "resp_1", "item_id": "item_1", "output_index": 0}
+
+
+def with_session(**changes: Any) -> dict[str, Any]:
+    return {**CREATED, "session": {**CREATED["session"], **changes}}
+
+
+def without(frame: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in frame.items() if name != key}
+
+
+AUDIO_DELTA = {
+    "type": "response.output_audio.delta",
+    "event_id": "event_1",
+    **PLACE,
+    "content_index": 0,
+    "delta": "AAAA",
+    "obfuscation": "x9",
+}
+CALL_DONE = {
+    "type": "response.function_call_arguments.done",
+    "event_id": "event_1",
+    **PLACE,
+    "call_id": "call_1",
+    "name": "set_lamp",
+    "arguments": "{}",
+}
+PART_ADDED = {
+    "type": "response.content_part.added",
+    "event_id": "event_1",
+    **PLACE,
+    "content_index": 0,
+    "part": {"type": "audio", "transcript": ""},
+}
+PUSH_TO_TALK = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
+USER = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}
+OUT_OF_BAND = {"conversation": "none", "metadata": {"topic": "x"}, "output_modalities": ["text"], "input": [USER]}
+REFERENCE = {"type": "item_reference", "id": "item_1"}
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [AUDIO_DELTA, CALL_DONE, PART_ADDED, CREATED, with_session(parallel_tool_calls=True)],
+    ids=lambda frame: frame["type"],
+)
+def test_the_oracle_passes_a_right_server_frame(frame: dict[str, Any]) -> None:
+    check_server_frame(frame)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param({**AUDIO_DELTA, "type": "response.audio.delta"}, id="beta name"),
+        pytest.param(without(AUDIO_DELTA, "event_id"), id="no event_id"),
+        pytest.param(without(CALL_DONE, "name"), id="call without its name"),
+        pytest.param({**PART_ADDED, "part": {"type": "output_audio"}}, id="long part name"),
+        pytest.param({**CREATED, "session": without(CREATED["session"], "id")}, id="session without id"),
+        pytest.param({**AUDIO_DELTA, "content_index": "0"}, id="text for a number"),
+        pytest.param({**AUDIO_DELTA, "audio": "AAAA"}, id="unknown key"),
+        pytest.param(with_session(voice="marin"), id="flat beta key"),
+        pytest.param(with_session(audio={"input": {"vad": None}}), id="unknown key deep inside"),
+        pytest.param(with_session(max_output_tokens="much"), id="bad enumeration"),
+    ],
+)
+def test_the_oracle_refuses_a_wrong_server_frame(frame: dict[str, Any]) -> None:
+    with pytest.raises(WrongFrame):
+        check_server_frame(frame)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param({"type": "session.update", "session": PUSH_TO_TALK}, id="push to talk"),
+        pytest.param({"type": "response.create", "response": OUT_OF_BAND}, id="out of band"),
+        pytest.param({"type": "response.create", "response": {"input": [REFERENCE, USER]}}, id="reference"),
+        pytest.param({"type": "response.create"}, id="bare"),
+    ],
+)
+def test_the_oracle_passes_a_right_client_frame(frame: dict[str, Any]) -> None:
+    check_client_frame(frame)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param({"type": "session.update", "session": {**PUSH_TO_TALK, "voice": "ash"}}, id="flat beta key"),
+        pytest.param({"type": "session.update", "session": without(PUSH_TO_TALK, "type")}, id="no session.type"),
+        pytest.param(
+            {
+                "type": "conversation.item.create",
+                "item": {**USER, "content": [{"type": "text", "text": "hi"}]},
+            },
+            id="user part named text",
+        ),
+        pytest.param(
+            {"type": "conversation.item.truncate", "item_id": "x", "content_index": 0, "audio_end_ms": 12.5},
+            id="half a millisecond",
+        ),
+        pytest.param({"type": "response.create", "response": {"input": [{"type": "item_reference"}]}}, id="no id"),
+        pytest.param(
+            {"type": "response.create", "response": {"input": [REFERENCE], "temperature": 1}},
+            id="unknown key beside a reference",
+        ),
+        pytest.param({"type": "response.create", "response": {"input": [{**REFERENCE, "x": 1}]}}, id="extra key"),
+        pytest.param({"type": "response.go"}, id="unknown type"),
+    ],
+)
+def test_the_oracle_refuses_a_wrong_client_frame(frame: dict[str, Any]) -> None:
+    with pytest.raises(WrongFrame):
+        check_client_frame(frame)
+
+
+# --- a client that does anything ---------------------------------------------------------------------------------
+
+TURNS = st.sampled_from(
+    [
+        None,
+        {"type": "server_vad"},
+        {"type": "server_vad", "create_response": False, "silence_duration_ms": 200},
+        {"type": "server_vad", "interrupt_response": False, "idle_timeout_ms": 5000},
+        {"type": "semantic_vad", "eagerness": "high"},
+        {"type": "server_vad", "threshold": 9},
+    ]
+)
+FORMATS = st.sampled_from([{"type": "audio/pcm"}, {"type": "audio/pcmu"}, {"type": "audio/pcma"}, "pcm16"])
+TOOL = {"type": "function", "name": "set_lamp", "parameters": {"type": "object", "properties": {}}}
+SESSIONS = st.fixed_dictionaries(
+    {"type": st.just("realtime")},
+    optional={
+        "audio": st.fixed_dictionaries(
+            {},
+            optional={
+                "input": st.fixed_dictionaries(
+                    {},
+                    optional={
+                        "format": FORMATS,
+                        "turn_detection": TURNS,
+                        "transcription": st.sampled_from([None, {"model": "m"}, {"language": "en"}, {"modl": "m"}]),
+                        "noise_reduction": st.sampled_from([None, {"type": "near_field", "strength": 0.5}, {}]),
+                    },
+                ),
+                "output": st.fixed_dictionaries(
+                    {},
+                    optional={
+                        "format": FORMATS,
+                        "voice": st.sampled_from(["cedar", "ash", {"id": "voice_1"}, 7]),
+                        "speed": st.sampled_from([1, 0.5, 3]),
+                    },
+                ),
+            },
+        ),
+        "instructions": st.text(max_size=20),
+        "output_modalities": st.sampled_from([["text"], ["audio"], []]),
+        "tools": st.sampled_from([[], [TOOL], [{"type": "mcp"}]]),
+        "tool_choice": st.sampled_from(["auto", "none", {"type": "function", "name": "set_lamp"}]),
+        "max_output_tokens": st.sampled_from([1, 30, 4096, "inf", 5000]),
+        "tracing": st.sampled_from([None, "auto", {"workflow_name": "w"}]),
+        "truncation": st.sampled_from(["auto", "disabled", {"type": "retention_ratio", "retention_ratio": 0.8}]),
+        "prompt": st.sampled_from([None, {"id": "p", "variables": {"a": "b"}}]),
+        "include": st.sampled_from([None, ["item.input_audio_transcription.logprobs"], ["x"]]),
+        "reasoning": st.just({"effort": "low"}),
+        "parallel_tool_calls": st.booleans(),
+    },
+)
+CONTENT = st.sampled_from(
+    [
+        [{"type": "input_text", "text": "hi"}],
+        [{"type": "input_image", "image_url": "data:image/jpeg;base64,AAAA"}],
+        [{"type": "input_audio", "audio": base64.b64encode(tone(120)).decode()}],
+        [{"type": "input_audio", "audio": "AAA="}],
+        [{"type": "output_text", "text": "hi"}],
+    ]
+)
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+class AnyClient(RuleBasedStateMachine):
+    """Sends anything, in any order; the model hears, speaks and fails whenever it likes."""
+
+    @initialize(push_to_talk=st.booleans(), waits=st.booleans())
+    def connect(self, push_to_talk: bool, waits: bool) -> None:
+        self.served = Served(push_to_talk=push_to_talk, wait_for_transcripts=waits)
+        self.created: list[str] = []
+        self.done: list[str] = []
+
+    def note(self, frames: list[dict[str, Any]]) -> None:
+        self.created += [one["response"]["id"] for one in frames if one["type"] == "response.created"]
+        self.done += [one["response"]["id"] for one in frames if one["type"] == "response.done"]
+
+    def some_id(self, pick: int) -> str:
+        ids = [item["id"] for item in self.served.model.items] + ["ghost"]
+        return ids[pick % len(ids)]
+
+    @rule(session=SESSIONS)
+    def update(self, session: dict[str, Any]) -> None:
+        assert names(self.served.send("session.update", session=session))[0] in ("session.updated", "error")
+
+    @rule(loud=st.booleans(), duration_ms=st.sampled_from([50, 150, 900]))
+    def append(self, loud: bool, duration_ms: int) -> None:
+        self.note(self.served.append(tone(duration_ms) if loud else silence(duration_ms)))
+
+    @rule(what=st.sampled_from(["commit", "clear"]))
+    def buffer(self, what: str) -> None:
+        self.note(self.served.send(f"input_audio_buffer.{what}"))
+
+    @rule(role=st.sampled_from(["user", "assistant", "system"]), content=CONTENT, after=st.none() | st.integers(0, 5))
+    def create_item(self, role: str, content: list[Any], after: int | None) -> None:
+        place = {} if after is None else {"previous_item_id": self.some_id(after)}
+        item = {"type": "message", "role": role, "content": content}
+        self.note(self.served.send("conversation.item.create", item=item, **place))
+
+    @rule(what=st.sampled_from(["retrieve", "delete"]), pick=st.integers(0, 9))
+    def item(self, what: str, pick: int) -> None:
+        self.note(self.served.send(f"conversation.item.{what}", item_id=self.some_id(pick)))
+
+    @rule(pick=st.integers(0, 9), end_ms=st.integers(-1, 700))
+    def truncate(self, pick: int, end_ms: int) -> None:
+        item_id = self.some_id(pick)
+        self.note(self.served.send("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=end_ms))
+
+    @rule(
+        response=st.fixed_dictionaries(
+            {},
+            optional={
+                "conversation": st.sampled_from(["auto", "none"]),
+                "metadata": st.sampled_from([None, {"turn": "1"}]),
+                "output_modalities": st.sampled_from([["text"], ["audio"]]),
+                "max_output_tokens": st.sampled_from([5, "inf"]),
+                "audio": st.just({"output": {"format": {"type": "audio/pcma"}}}),
+                "tools": st.just([TOOL]),
+            },
+        ),
+        own_input=st.none() | st.lists(st.integers(0, 5), max_size=2),
+    )
+    def respond(self, response: dict[str, Any], own_input: list[int] | None) -> None:
+        if own_input is not None:
+            response["input"] = [{"type": "item_reference", "id": self.some_id(pick)} for pick in own_input]
+        self.note(self.served.send("response.create", response=response))
+
+    @rule(pick=st.none() | st.integers(0, 3))
+    def cancel(self, pick: int | None) -> None:
+        ids = self.created or ["ghost"]
+        self.note(
+            self.served.send("response.cancel", **({} if pick is None else {"response_id": ids[pick % len(ids)]}))
+        )
+
+    @rule(pick=st.integers(0, 3), what=st.sampled_from(["speak", "write", "call", "finish", "fail"]))
+    def generate(self, pick: int, what: str) -> None:
+        if not self.created:
+            return
+        response_id = self.created[-1 - pick % len(self.created)]
+        acts = {
+            "speak": lambda: self.served.speak(response_id, "word ", 130),
+            "write": lambda: self.served.write(response_id, "word "),
+            "call": lambda: self.served.call(response_id, "set_lamp", "{}"),
+            "finish": lambda: self.served.finish(response_id),
+            "fail": lambda: self.served.fail(response_id, "engine failed"),
+        }
+        frames = acts[what]()
+        assert not (frames and response_id in self.done), "a response that is done says nothing more"
+        self.note(frames)
+
+    @rule(text=st.sampled_from(["", "hello"]), fails=st.booleans())
+    def hear(self, text: str, fails: bool) -> None:
+        for item_id in list(self.served.to_transcribe):
+            del self.served.to_transcribe[item_id]
+            model = self.served.model
+            self.note(
+                self.served.do(
+                    model.transcription_failed(item_id, "broken") if fails else model.transcribed(item_id, text)
+                )
+            )
+
+    @rule(seconds=st.sampled_from([0.1, 6.0, 400.0]))
+    def wait(self, seconds: float) -> None:
+        self.note(self.served.pass_time(seconds))
+
+    @rule(junk=JUNK, name=st.sampled_from(["", "response.create", "session.update", "conversation.item.create"]))
+    def junk(self, junk: Any, name: str) -> None:
+        event = {"type": name, **junk} if isinstance(junk, dict) and name else {"session": junk, "type": name}
+        self.note(self.served.send(str(event.pop("type")), **{str(key): one for key, one in event.items()}))
+
+    @rule(frame=st.text(max_size=20) | st.binary(max_size=20))
+    def noise(self, frame: str | bytes) -> None:
+        frames = self.served.raw(frame)
+        assert names(frames) == ([] if self.served.closed else ["error"])
+
+    @invariant()
+    def every_response_is_done_once_and_one_at_most_speaks_to_the_conversation(self) -> None:
+        if not hasattr(self, "served"):
+            return
+        assert len(set(self.done)) == len(self.done)
+        assert set(self.done) <= set(self.created)
+        if not self.served.closed:
+            assert set(self.created) - set(self.done) == set(self.served.model.running)
+        assert set(self.served.generating) <= set(self.served.model.running)
+
+
+AnyClient.TestCase.settings = settings(
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+TestAnyClient = AnyClient.TestCase
