@@ -561,7 +561,10 @@ def _integer(value: Any, where: str) -> int:
 def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise _wrong(value, where, "a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise _wrong(value, where, "a number of usual size") from None
 
 
 def _object(value: Any, where: str) -> JsonObject:
@@ -671,8 +674,18 @@ class ClientEvent:
         return frame
 
     def encode(self) -> str:
-        """Return the frame as it goes on the wire."""
-        return json.dumps(self.to_wire(), separators=(",", ":"), ensure_ascii=False)
+        """Return the frame as it goes on the wire.
+
+        Raises:
+            LocalProtocolError: It holds what JSON cannot say (NaN, an object of Python).
+        """
+        try:
+            text = json.dumps(self.to_wire(), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError) as exc:
+            raise LocalProtocolError(f"{self.to_wire().get('type')}: cannot be written as JSON: {exc}") from None
+        if text.isascii():
+            return text
+        return text.encode(errors="replace").decode()  # half a surrogate pair, as in an odd file name, is no UTF-8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,613 @@
+"""The Realtime protocol over a WebSocket: the transport of the appliance.
+
+Theory of operation. The driver calls `connect`, `disconnect` and `send`, which return at once; `run` owns the tasks.
+Each ``Connect`` gets a link of its own: an outbox, a task that dials and then reads, and beside it a writer. Whatever
+becomes of the link, it ends in `_Link.end`, which posts ``LinkDown`` the first time and nothing ever after; the
+socket may take a little longer to say good-bye, unheard. So a new link never waits for an old one.
+
+* **Down** (server to us) we never stop reading to slow the audio down: a cancel or an error would queue behind it.
+  The reader lets the loop turn after each frame, so that a burst of a minute of speech cannot starve a button.
+* **Up** the outbox is unbounded in principle and bounded by `has_room` in practice: the capture pump looks at it and
+  leaves audio in its ring. The kernel may hold only a little of what is not sent yet (``TCP_NOTSENT_LOWAT``), or a
+  stalled network would hide a minute of speech there, and `outbox_audio_s` would lie.
+* **Half-open connections** (Wi-Fi gone, no FIN) are found by pings, by ``TCP_USER_TIMEOUT`` for what we sent, and by a
+  limit on how long one send may take.
+* **Names are resolved on a daemon thread**, not in the loop's executor: a resolver without network blocks for half a
+  minute, and the executor's threads are waited for when the process ends.
+* **Secrets** appear in no log, exception or repr: the library's own logger (which prints headers at DEBUG) is
+  replaced by a mute one, and reasons are searched for what was sent in the headers. Redirects are not followed,
+  because they would carry the key to another host.
+
+The reason of a ``LinkDown`` without a code begins with a tag that `conversation.retry` knows: ``refused: …``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+import re
+import socket
+import ssl
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any, TypeAlias
+from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
+from urllib.request import getproxies, proxy_bypass  # websockets imports it too
+
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import connect as open_websocket
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidProxy,
+    InvalidProxyMessage,
+    InvalidProxyStatus,
+    InvalidStatus,
+    InvalidURI,
+    ProxyError,
+    WebSocketException,
+)
+
+from appliance.conversation.events import Event, FrameRefused, LinkDown, LinkUp, ServerEventReceived
+from appliance.errors import ApplianceError, LinkError, RemoteProtocolError, SettingsError
+from appliance.realtime.protocol import SAMPLE_RATE, ClientEvent, InputAudioBufferAppend, decode
+
+__all__ = ["USER_AGENT", "Endpoint", "WebSocketTransport", "endpoint_url"]
+
+log = logging.getLogger(__name__)
+
+USER_AGENT = "voice-appliance/0.1.0"  # a test compares it with the package's version: asking costs an import
+
+_BYTES_PER_S = 2 * SAMPLE_RATE
+_UNSENT_BYTES = 64 * 1024  # one second of audio as base64: what the kernel may hold beyond what is in flight
+_ATTEMPT_S = 3.0  # for one address of several: a black-holed IPv6 must not eat the whole connect time-out
+_REASON_CHARACTERS = 200
+_MUTE = logging.Logger("websockets, muted", logging.CRITICAL + 1)  # outside the tree: no setting revives it
+
+_Problem: TypeAlias = tuple[int | None, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where the model is, and how to be let in."""
+
+    url: str
+    """``ws://`` or ``wss://``, with its query."""
+    headers: Callable[[], Mapping[str, str]] = field(repr=False)
+    """Called at each connect, so that a renewed key is found; MAY raise `ApplianceError`."""
+    name: str = ""
+    """For logs and the panel."""
+
+    def __repr__(self) -> str:
+        return f"Endpoint({_without_secrets(self.url)!r}, name={self.name!r})"
+
+
+def endpoint_url(base_url: str, model: str) -> str:
+    """Return the WebSocket address of a model.
+
+    Args:
+        base_url: ``https://…/v1``, with or without ``/realtime``; ``http``, ``ws`` and ``wss`` are understood too. A
+            query in it is kept, and its own ``model`` (or ``call_id``, ``intent``, ``deployment``) wins.
+        model: Any string; "" adds none.
+
+    Raises:
+        SettingsError: It is not such an address.
+    """
+    parts = _split(base_url)
+    scheme = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}.get(parts.scheme)
+    if scheme is None or not parts.hostname:
+        raise SettingsError(
+            f"base URL {_without_secrets(base_url)!r}: expected http(s):// or ws(s):// and a host, "
+            "as in https://api.openai.com/v1"
+        )
+    path = parts.path.rstrip("/")
+    if not path.endswith("/realtime"):
+        path += "/realtime"
+    query = parts.query
+    names = {key for key, _ in parse_qsl(query, keep_blank_values=True)}
+    if model and not names & {"model", "call_id", "intent", "deployment"}:
+        query += ("&" if query else "") + "model=" + quote(model, safe="")
+    return f"{scheme}://{parts.netloc}{path}" + (f"?{query}" if query else "")
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url.strip())
+        _ = parts.port  # raises for what is no port
+    except ValueError as exc:
+        raise SettingsError(f"base URL {_without_secrets(url)!r}: {exc}") from None
+    return parts
+
+
+def _without_secrets(url: str) -> str:
+    """The address without query and user: some servers take their key there."""
+    bare = url.partition("?")[0]
+    return re.sub(r"//[^/@]*@", "//", bare)
+
+
+class _Connect(open_websocket):
+    """The library's opening handshake, without redirects: they would carry the key to wherever they point."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
+class _Link:
+    """One connection, from ``Connect`` to ``LinkDown``; on the loop's thread only."""
+
+    def __init__(self, number: int, post: Callable[[Event], None]) -> None:
+        self.number = number
+        self.outbox: deque[ClientEvent] = deque()
+        self.audio_bytes = 0
+        self.filled = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+        self.is_open = False
+        self.is_over = False
+        self.secrets: tuple[str, ...] = ()
+        self._post = post
+
+    def post(self, event: Event) -> None:
+        """Tell the conversation something of this link, unless it was told of its end."""
+        if not self.is_over:
+            self._post(event)
+
+    def end(self, code: int | None, reason: str) -> None:
+        """Report the end, once."""
+        if self.is_over:
+            return
+        reason = self.clean(reason)
+        log.info("link %d: down, %s %s", self.number, code or "without a code:", reason)
+        self.is_over = True
+        self._post(LinkDown(self.number, code, reason))
+
+    def clean(self, text: str) -> str:
+        """Return one printable line without a secret in it."""
+        for secret in self.secrets:
+            text = text.replace(secret, "…")
+        text = re.sub(r"\b(sk|ek|rk)[-_][\w*-]{6,}", r"\1-…", text)
+        return "".join(ch if ch.isprintable() else " " for ch in text)[:_REASON_CHARACTERS]
+
+
+class WebSocketTransport:
+    """A `service.driver.Transport` over WebSockets.
+
+    Args:
+        endpoint: Where to connect.
+        post: Takes events; called on the loop's thread.
+        connect_timeout_s: From ``Connect`` to an open WebSocket: name, TCP, TLS and upgrade.
+        ping_interval_s: Silence before the server is asked whether it is there.
+        ping_timeout_s: How long it may take to answer that, and to acknowledge bytes that we sent.
+        close_timeout_s: How long a good-bye may take; nobody waits for it but the end of the process.
+        outbox_limit_s: Seconds of audio from which on `has_room` is False.
+        max_frame_bytes: A longer frame ends the link.
+        user_agent: Of the HTTP upgrade.
+        tls: For ``wss``; None is the system's trust store.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        post: Callable[[Event], None],
+        connect_timeout_s: float = 10.0,
+        ping_interval_s: float = 20.0,
+        ping_timeout_s: float = 10.0,
+        close_timeout_s: float = 0.5,
+        outbox_limit_s: float = 5.0,
+        max_frame_bytes: int = 32 * 1024 * 1024,
+        user_agent: str = USER_AGENT,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._endpoint = endpoint
+        self._post = post
+        self._connect_timeout_s = connect_timeout_s
+        self._ping_interval_s = ping_interval_s
+        self._ping_timeout_s = ping_timeout_s
+        self._close_timeout_s = close_timeout_s
+        self._outbox_limit_s = outbox_limit_s
+        self._max_frame_bytes = max_frame_bytes
+        self._user_agent = user_agent
+        self._tls = tls
+        self._link: _Link | None = None
+        self._group: asyncio.TaskGroup | None = None
+
+    def __repr__(self) -> str:
+        state = "no link"
+        if self._link is not None:
+            state = f"link {self._link.number} {'open' if self._link.is_open else 'connecting'}"
+        return f"<WebSocketTransport {self._endpoint!r}, {state}, outbox {self.outbox_audio_s:.2f} s>"
+
+    # --- called by the driver -----------------------------------------------------------------------------------
+
+    def connect(self, link: int) -> None:
+        """Open link `link`; answered by ``LinkUp`` and ``LinkDown``, or by ``LinkDown`` alone. Ends an older link."""
+        if self._link is not None:
+            self.disconnect(self._link.number)
+        self._link = _Link(link, self._post)
+        self._start(self._link)
+
+    def disconnect(self, link: int) -> None:
+        """Close link `link` after what is in its outbox; ``LinkDown`` comes at once. Harmless for any other link."""
+        current = self._link
+        if current is None or current.number != link:
+            return
+        self._link = None
+        current.end(1000, "closed by us")
+        if current.task is None:
+            return
+        if current.is_open:
+            current.filled.set()  # the writer sends the rest and says good-bye
+            asyncio.get_running_loop().call_later(self._close_timeout_s, current.task.cancel)
+        else:
+            current.task.cancel()
+
+    def send(self, link: int, event: ClientEvent) -> None:
+        """Queue an event behind what is queued already; dropped if `link` is not the current one."""
+        current = self._link
+        if current is None or current.number != link:
+            return
+        current.outbox.append(event)
+        current.audio_bytes += _audio_bytes(event)
+        current.filled.set()
+
+    @property
+    def has_room(self) -> bool:
+        """False while more than the limit waits in the outbox: leave the audio in its ring."""
+        return self.outbox_audio_s <= self._outbox_limit_s
+
+    @property
+    def outbox_audio_s(self) -> float:
+        """Seconds of audio in the outbox of the current link, the piece that is being written included."""
+        return 0.0 if self._link is None else self._link.audio_bytes / _BYTES_PER_S
+
+    # --- the tasks ----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Own the tasks of the links until cancelled; then close what is open with 1000, quickly."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                if self._link is not None:
+                    self._start(self._link)
+                await asyncio.Event().wait()
+        finally:
+            self._group = None
+            if self._link is not None:
+                self._link.end(1000, "closed by us")
+                self._link = None
+
+    def _start(self, link: _Link) -> None:
+        """Give a link its task; before `run` has begun, it waits for that."""
+        if self._group is not None:
+            link.task = self._group.create_task(self._serve(link), name=f"link {link.number}")
+
+    async def _serve(self, link: _Link) -> None:
+        connection: ClientConnection | None = None
+        try:
+            connection = await self._dial(link)
+            if link.is_over:
+                return
+            link.is_open = True
+            log.info("link %d: open to %s", link.number, self._endpoint.name or "the endpoint")
+            link.post(LinkUp(link.number))
+            link.end(*await self._exchange(link, connection))
+        except _Refused as refused:
+            link.end(refused.code, str(refused))
+        finally:
+            link.end(1000, "closed by us")  # only a cancelled task comes here without having said so
+            if self._link is link:
+                self._link = None
+            if connection is not None:
+                await self._close(connection)
+
+    async def _exchange(self, link: _Link, connection: ClientConnection) -> _Problem:
+        """Read and write until the connection ends; return why it did."""
+        stalled: list[_Problem] = []
+
+        async def write() -> None:
+            try:
+                await self._write(link, connection)
+            except TimeoutError:
+                stalled.append((None, f"timeout: the server took nothing for {self._send_timeout_s:g} s"))
+                connection.transport.abort()
+            except ConnectionClosed:
+                pass  # the reader is told the same, and why
+
+        async with asyncio.TaskGroup() as group:
+            writer = group.create_task(write(), name=f"link {link.number}, writer")
+            problem = await self._read(link, connection)
+            writer.cancel()
+        return stalled[0] if stalled else problem
+
+    async def _read(self, link: _Link, connection: ClientConnection) -> _Problem:
+        try:
+            while True:
+                frame = await connection.recv()
+                try:
+                    link.post(ServerEventReceived(link.number, decode(frame)))
+                except RemoteProtocolError as exc:
+                    link.post(FrameRefused(link.number, link.clean(str(exc))))
+                await asyncio.sleep(0)  # `recv` does not yield while frames are waiting
+        except ConnectionClosed as exc:
+            return self._closed(exc)
+
+    async def _write(self, link: _Link, connection: ClientConnection) -> None:
+        while True:
+            while link.outbox:
+                event = link.outbox.popleft()
+                async with asyncio.timeout(self._send_timeout_s):
+                    await connection.send(event.encode())
+                link.audio_bytes -= _audio_bytes(event)
+            if link.is_over:
+                await connection.close()
+                return
+            link.filled.clear()
+            await link.filled.wait()
+
+    @property
+    def _send_timeout_s(self) -> float:
+        return self._ping_interval_s + self._ping_timeout_s
+
+    async def _close(self, connection: ClientConnection) -> None:
+        """Say good-bye within the time-out; then the socket is gone, one way or the other."""
+        try:
+            async with asyncio.timeout(self._close_timeout_s):
+                await connection.close()
+        except TimeoutError:
+            pass
+        finally:
+            connection.transport.abort()
+
+    # --- opening ------------------------------------------------------------------------------------------------
+
+    async def _dial(self, link: _Link) -> ClientConnection:
+        """Open the WebSocket.
+
+        Raises:
+            _Refused: With the code and the reason of the ``LinkDown``.
+        """
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                headers = self._headers(link)
+                return await self._open(headers)
+        except _Refused:
+            raise
+        except TimeoutError:
+            raise _Refused(None, f"timeout: no WebSocket within {self._connect_timeout_s:g} s") from None
+        except (OSError, WebSocketException, EOFError, ImportError) as exc:
+            raise _Refused(*self._refusal(exc)) from None
+
+    def _headers(self, link: _Link) -> dict[str, str]:
+        try:
+            headers = dict(self._endpoint.headers())
+        except (ApplianceError, OSError) as exc:
+            raise _Refused(None, f"no_key: {exc}") from None
+        link.secrets = tuple(
+            word for value in headers.values() for word in (value, value.rpartition(" ")[2]) if len(word) >= 6
+        )
+        for name, value in headers.items():
+            if not (value.isascii() and value.isprintable()):
+                raise _Refused(None, f"no_key: the header {name} holds characters that HTTP does not allow")
+        return headers
+
+    async def _open(self, headers: Mapping[str, str]) -> ClientConnection:
+        parts = urlsplit(self._endpoint.url)
+        host, port = parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
+        if parts.scheme not in {"ws", "wss"} or not host:
+            raise _Refused(None, f"bad_address: {_without_secrets(self._endpoint.url)!r} is not a WebSocket address")
+        options: dict[str, Any] = {"ssl": self._trust()} if parts.scheme == "wss" else {}
+        proxy = None if _is_loopback(host) else _proxy_of_the_environment(parts.scheme == "wss", host, port)
+        if proxy is None:  # from here on the socket belongs to asyncio, which closes it whatever happens
+            options["sock"] = await _open_socket(host, port, unacknowledged_s=self._ping_timeout_s)
+        connection = await _Connect(
+            self._endpoint.url,
+            additional_headers=headers,
+            user_agent_header=self._user_agent,
+            compression=None,  # base64 of PCM shrinks little and costs the Pi's processor
+            proxy=proxy,
+            open_timeout=None,
+            ping_interval=self._ping_interval_s,
+            ping_timeout=self._ping_timeout_s,
+            close_timeout=self._close_timeout_s,
+            max_size=self._max_frame_bytes,
+            logger=_MUTE,
+            **options,
+        )
+        if proxy is not None:
+            _tune(connection.transport.get_extra_info("socket"), unacknowledged_s=self._ping_timeout_s)
+        return connection
+
+    def _trust(self) -> ssl.SSLContext:
+        """The TLS context, made once: reading the trust store takes tens of milliseconds on a Pi."""
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
+
+    # --- saying why ---------------------------------------------------------------------------------------------
+
+    def _closed(self, exc: ConnectionClosed) -> _Problem:
+        if exc.rcvd is not None:
+            return exc.rcvd.code, exc.rcvd.reason
+        if exc.sent is not None and exc.sent.reason == "keepalive ping timeout":
+            return None, f"timeout: no answer to a ping within {self._ping_timeout_s:g} s"
+        if exc.sent is not None and exc.sent.code != 1000:  # the library refused what the server sent
+            return exc.sent.code, exc.sent.reason
+        cause = exc.__cause__
+        if isinstance(cause, OSError) and cause.errno == errno.ETIMEDOUT:
+            return None, f"timeout: what we sent was not acknowledged within {self._ping_timeout_s:g} s"
+        return 1006, "" if cause is None else _system_text(cause)
+
+    def _refusal(self, exc: Exception) -> _Problem:
+        """Turn what an opening can raise into a code and a reason; the tags are those of `conversation.retry`."""
+        match exc:
+            case InvalidStatus():
+                return exc.response.status_code, _reason_of_status(exc)
+            case InvalidProxyStatus():
+                return exc.response.status_code, f"the proxy answers {exc.response.status_code}"
+            case InvalidProxy() | InvalidProxyMessage() | ProxyError() | ImportError():
+                return None, f"proxy: {type(exc).__name__}"
+            case InvalidURI():
+                return None, f"bad_address: {_without_secrets(self._endpoint.url)!r} is not a WebSocket address"
+            case InvalidMessage() if isinstance(exc.__cause__, EOFError):
+                return None, "lost: the connection was closed during the handshake"
+            case InvalidHandshake() | WebSocketException():
+                return None, f"not_a_server: {type(exc).__name__} in the WebSocket handshake"
+            case ssl.SSLCertVerificationError():
+                return None, f"tls: {exc.verify_message}"
+            case ssl.SSLError():
+                return None, f"tls: {exc.reason or 'the handshake failed'}"
+            case socket.gaierror():
+                return None, f"name_not_found: {urlsplit(self._endpoint.url).hostname}: {_system_text(exc)}"
+            case OSError():
+                return None, f"{_TAG_OF_ERRNO.get(exc.errno or 0, 'lost')}: {_system_text(exc)}"
+            case _:
+                return None, f"lost: {type(exc).__name__}"
+
+
+class _Refused(LinkError):
+    """An opening that failed, with the code that its ``LinkDown`` will carry."""
+
+    def __init__(self, code: int | None, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+_TAG_OF_ERRNO = {
+    errno.ECONNREFUSED: "refused",
+    errno.ENETUNREACH: "unreachable",
+    errno.EHOSTUNREACH: "unreachable",
+    errno.ENETDOWN: "unreachable",
+    errno.EADDRNOTAVAIL: "unreachable",
+    errno.ETIMEDOUT: "timeout",
+}
+
+
+def _system_text(exc: BaseException) -> str:
+    return (exc.strerror if isinstance(exc, OSError) else None) or type(exc).__name__
+
+
+def _reason_of_status(exc: InvalidStatus) -> str:
+    """``type.code`` of an OpenAI error body, else the reason phrase; never the message, which may quote the key."""
+    try:
+        error = json.loads(exc.response.body or b"")["error"]
+        names = [error[key] for key in ("type", "code") if isinstance(error.get(key), str)]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        names = []
+    return ".".join(names) or exc.response.reason_phrase
+
+
+def _audio_bytes(event: ClientEvent) -> int:
+    return len(event.audio) if isinstance(event, InputAudioBufferAppend) else 0
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _proxy_of_the_environment(secure: bool, host: str, port: int) -> str | None:
+    """The proxy that the environment names for this address (``https_proxy``, ``no_proxy``, …), if any."""
+    proxies = getproxies()
+    if not proxies or proxy_bypass(f"{host}:{port}"):
+        return None
+    names = ("wss", "socks", "https", "all") if secure else ("ws", "socks", "http", "all")
+    return next((proxies[name] for name in names if name in proxies), None)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Sockets
+
+_Address: TypeAlias = tuple[socket.AddressFamily, socket.SocketKind, int, Any]
+
+
+async def _open_socket(host: str, port: int, *, unacknowledged_s: float) -> socket.socket:
+    """Connect to the first address of a host that answers.
+
+    Raises:
+        OSError: What the last address said; `socket.gaierror` if there is none.
+    """
+    addresses = await _resolve(host, port)
+    problem: OSError = OSError(errno.EHOSTUNREACH, "no address")
+    for address in addresses:
+        try:
+            async with asyncio.timeout(_ATTEMPT_S if len(addresses) > 1 else None):
+                return await _connect_socket(address, unacknowledged_s=unacknowledged_s)
+        except TimeoutError:
+            problem = OSError(errno.ETIMEDOUT, "connecting timed out")
+        except OSError as exc:
+            problem = exc
+    raise problem
+
+
+async def _connect_socket(address: _Address, *, unacknowledged_s: float) -> socket.socket:
+    family, kind, protocol, target = address
+    opened = socket.socket(family, kind, protocol)
+    try:
+        opened.setblocking(False)
+        _tune(opened, unacknowledged_s=unacknowledged_s)
+        await asyncio.get_running_loop().sock_connect(opened, target)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def _tune(opened: Any, *, unacknowledged_s: float) -> None:
+    """Set what a link needs of TCP; what the system does not know is left out."""
+    milliseconds = int(unacknowledged_s * 1000)
+    for name, value in (
+        ("TCP_NODELAY", 1),
+        ("TCP_USER_TIMEOUT", milliseconds),
+        ("TCP_NOTSENT_LOWAT", _UNSENT_BYTES),
+    ):
+        with suppress(OSError, AttributeError):
+            opened.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+async def _resolve(host: str, port: int) -> list[_Address]:
+    """Look a name up without blocking the loop, nor the end of the process.
+
+    Raises:
+        socket.gaierror: There is no such name, or nobody to ask.
+    """
+    with suppress(socket.gaierror):  # an address in digits needs no thread
+        return _addresses(host, port, socket.AI_NUMERICHOST)
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[list[_Address]] = loop.create_future()
+
+    def give(found: list[_Address] | OSError) -> None:
+        if answer.done():
+            return
+        if isinstance(found, OSError):
+            answer.set_exception(found)
+        else:
+            answer.set_result(found)
+
+    def ask() -> None:
+        try:
+            found: list[_Address] | OSError = _addresses(host, port, 0)
+        except OSError as exc:
+            found = exc
+        except UnicodeError:  # a label that is empty or too long
+            found = socket.gaierror(socket.EAI_NONAME, "not a host name")
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(give, found)
+
+    threading.Thread(target=ask, name="resolver", daemon=True).start()
+    return await answer
+
+
+def _addresses(host: str, port: int, flags: int) -> list[_Address]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=flags)
+    return [(family, kind, protocol, target) for family, kind, protocol, _, target in found]
