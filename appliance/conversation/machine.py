@@ -552,7 +552,7 @@ class Conversation:
             pass  # a tap approves, a hold rejects: both are told by the release or by time
         elif turn is not None and turn.phase is Phase.LISTENING:
             if turn.post_roll_left is None:
-                self._end_speech(turn, now)
+                self._end_speech(turn, now, now)
             else:
                 turn.post_roll_left = None  # pressed again within the post-roll: the sentence goes on
                 turn.is_latched = False
@@ -582,7 +582,7 @@ class Conversation:
         elif gesture.held_s * 1000 < self._policy.min_turn_ms and turn.started_at >= gesture.at - gesture.held_s:
             self._discard(turn, "slip")
         else:
-            self._end_speech(turn, now)
+            self._end_speech(turn, gesture.at, now)
 
     def _on_tap(self, gesture: Gesture, now: float) -> None:
         call = self._approval()
@@ -663,13 +663,14 @@ class Conversation:
         elif not turn.speech.has_begun and quiet_ms >= self._policy.no_speech_s * 1000:
             self._end_unheard(turn, now)
 
-    def _end_speech(self, turn: Turn, now: float) -> None:
-        """The user is done: keep the post-roll, then commit."""
-        if (now - turn.started_at) * 1000 < self._policy.min_turn_ms:
+    def _end_speech(self, turn: Turn, at: float, now: float) -> None:
+        """The user was done `at`, a debounce before `now`: keep the post-roll counted from there, then commit."""
+        if (at - turn.started_at) * 1000 < self._policy.min_turn_ms:
             self._discard(turn, "slip")
             return
-        turn.post_roll_left = self._policy.post_roll_ms * _FRAMES_PER_MS
-        turn.deadline = now + self._policy.post_roll_ms / 1000 + _POST_ROLL_GRACE_S
+        post_roll = self._policy.post_roll_ms * _FRAMES_PER_MS
+        turn.post_roll_left = max(0, post_roll - round((now - at) * wire.SAMPLE_RATE))
+        turn.deadline = at + self._policy.post_roll_ms / 1000 + _POST_ROLL_GRACE_S
         if turn.post_roll_left == 0:
             self._end_capture(turn, now)
 
