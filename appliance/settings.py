@@ -1,0 +1,903 @@
+"""What a user may set: typed sections, read from a TOML file, the environment and systemd credentials.
+
+Precedence, lowest first: the defaults below, the TOML file, the environment (``APPLIANCE_AUDIO__VOLUME=50`` is
+``audio.volume``), explicit overrides (the command line). Every problem becomes one line of a single `SettingsError`:
+where it stands, the dotted key, what was found, what is allowed, and the nearest known key.
+
+The key of the endpoint is no setting. It lives in a systemd credential, in a file of its own or in an environment
+variable; `read_api_key` fetches it anew for each connection, and no object of this module keeps it.
+
+Settings stop at ``service.app``: the components receive plain values.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+import stat
+import tomllib
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, Union, get_args, get_origin
+from urllib.parse import parse_qsl, urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic.fields import FieldInfo
+
+from appliance.errors import SettingsError
+
+__all__ = [
+    "OPENAI_URL",
+    "AssistantSettings",
+    "AudioSettings",
+    "BrainSettings",
+    "ButtonSettings",
+    "DeadlineSettings",
+    "Endpoint",
+    "LightSettings",
+    "LinkSettings",
+    "OutputSettings",
+    "PinSettings",
+    "ServiceSettings",
+    "Settings",
+    "find_settings_file",
+    "load_settings",
+    "read_api_key",
+    "read_instructions",
+    "state_directory",
+]
+
+logger = logging.getLogger(__name__)
+
+ENV_PREFIX: Final = "APPLIANCE_"
+OPENAI_URL: Final = "wss://api.openai.com/v1"
+SYSTEM_FILE: Final = Path("/etc/voice-appliance/appliance.toml")
+
+_I2S_PINS: Final = frozenset({18, 19, 20, 21})  # bit clock, frame clock, input, output on every model
+_HAT_ID_PINS: Final = frozenset({0, 1})  # the firmware reads the HAT's EEPROM here
+_KEY_SHAPE: Final = re.compile(r"\b(?:sk|ek)[-_][A-Za-z0-9_-]{8,}")
+_SECRET_NAME: Final = re.compile(r"key|token|secret|password|sig", re.IGNORECASE)
+_PATH_KEYS: Final = frozenset(
+    {"link.key_file", "assistant.instructions_file", "brain.phrases_dir", "service.state_dir", "service.trace"}
+)
+_WHERE_KEYS_LIVE: Final = (
+    "the systemd credential named by link.credential, a file of its own named by link.key_file, "
+    "or the environment variable named by link.key_env"
+)
+
+_INSTRUCTIONS: Final = (
+    "You are a voice assistant inside a small box on a shelf. Your answers are heard, not read: keep them to one or "
+    "two short sentences, with no lists, no markup and no addresses. Use the tools to act on the device, say in a few "
+    "words what you did, and say so plainly when something did not work."
+)
+
+
+class _Section(BaseModel):
+    """A table of the file: strict types, no unknown keys, frozen."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class LinkSettings(_Section):
+    """The connection to the model. With no base_url and no key, the offline brain inside the process answers."""
+
+    provider: Literal["auto", "offline", "openai", "compatible"] = Field(
+        default="auto",
+        description="Who answers. auto: base_url set means compatible, else a key found means openai, else offline.",
+    )
+    base_url: str = Field(
+        default="",
+        description="Address of a Realtime server up to /v1, such as ws://127.0.0.1:8790/v1. Empty: see provider.",
+        json_schema_extra={"allowed": "an address with ws://, wss://, http:// or https://, or empty"},
+    )
+    model: str = Field(
+        default="gpt-realtime-2.1", min_length=1, description="Name of the speech-to-speech model; any is sent."
+    )
+    credential: str = Field(
+        default="openai_api_key", description="Name of the systemd credential that holds the key; looked at first."
+    )
+    key_file: str = Field(
+        default="", description="File that holds the key and nothing else, mode 0600; looked at second. Empty: none."
+    )
+    key_env: str = Field(
+        default="OPENAI_API_KEY", description="Environment variable that holds the key; looked at last."
+    )
+    api_key_header: Literal["authorization", "api-key"] = Field(
+        default="authorization", description="Header that carries the key: api-key is Azure's."
+    )
+    safety_identifier: str = Field(
+        default="",
+        max_length=64,
+        description="Stable, hashed name of the user, sent as OpenAI-Safety-Identifier. Empty: none.",
+    )
+    connect_timeout_s: float = Field(
+        default=10.0, ge=1, le=120, description="Seconds to wait for the connection and its greeting."
+    )
+    ping_interval_s: float = Field(default=20.0, ge=1, le=600, description="Seconds between two pings.")
+    ping_timeout_s: float = Field(
+        default=10.0, ge=1, le=600, description="Seconds without a pong after which the link is lost."
+    )
+    backoff_initial_s: float = Field(default=0.5, ge=0.05, le=60, description="Seconds before the first new attempt.")
+    backoff_max_s: float = Field(
+        default=30.0, ge=0.05, le=3600, description="Longest pause between two attempts, in seconds."
+    )
+
+
+class AssistantSettings(_Section):
+    """Who speaks, and how."""
+
+    name: str = Field(default="Assistant", min_length=1, max_length=64, description="Name of the assistant.")
+    instructions: str = Field(default=_INSTRUCTIONS, description="What the model is told about its part.")
+    instructions_file: str = Field(
+        default="", description="Text file (UTF-8) that replaces the instructions above. Empty: none."
+    )
+    voice: str = Field(default="marin", min_length=1, description="Voice of the remote model.")
+    speed: float = Field(default=1.0, ge=0.25, le=1.5, description="Speed of speech; 1.0 is the voice's own.")
+    language: str = Field(
+        default="en",
+        pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$",
+        description="Language that is spoken to the device, as in ISO 639-1.",
+        json_schema_extra={"allowed": 'a language code such as "en" or "pt-BR"'},
+    )
+    transcription_model: str = Field(
+        default="gpt-transcribe", description="Model that writes down what was said. Empty: no transcript."
+    )
+    noise_reduction: Literal["near_field", "far_field", ""] = Field(
+        default="near_field",
+        description="The server's noise filter: near_field to speak into the box, far_field across a room.",
+    )
+    max_output_tokens: Literal["inf"] | int = Field(
+        default="inf",
+        description="Most tokens in one answer, audio included.",
+        json_schema_extra={"allowed": '"inf" or a whole number from 1 to 4096'},
+    )
+    reasoning_effort: Literal["", "minimal", "low", "medium", "high", "xhigh"] = Field(
+        default="", description="How long the model thinks (models of the 2 series only). Empty: the server's default."
+    )
+
+
+class AudioSettings(_Section):
+    """The sound card."""
+
+    backend: Literal["portaudio", "simulated"] = Field(
+        default="portaudio", description="portaudio for a real card, simulated for none."
+    )
+    capture_card: str = Field(
+        default="default", min_length=1, description="Microphone: id, USB path or name of the card, never its index."
+    )
+    playback_card: str = Field(
+        default="default", min_length=1, description="Loudspeaker: id, USB path or name of the card, never its index."
+    )
+    rate: int = Field(default=48000, ge=8000, le=192000, description="Sampling rate of the card in Hz.")
+    period_ms: int = Field(default=20, ge=5, le=100, description="Length of one period in ms.")
+    pre_roll_ms: int = Field(default=300, ge=0, le=2000, description="What is kept from before a press, in ms.")
+    post_roll_ms: int = Field(default=250, ge=0, le=2000, description="What is kept from after a release, in ms.")
+    volume: int = Field(default=70, ge=0, le=100, description="Volume at start, in percent.")
+    prebuffer_ms: int = Field(
+        default=60, ge=0, le=1000, description="Audio gathered before an answer starts to sound, in ms."
+    )
+    playback_ring_ms: int = Field(default=300, ge=40, le=2000, description="Audio that lies ready for the card, in ms.")
+    max_turn_s: float = Field(
+        default=60.0, ge=1, le=600, description="Longest turn in seconds; it is sent when this is reached."
+    )
+    announcements: bool = Field(default=True, description="Say troubles aloud (no link, no key, no microphone).")
+
+
+class ButtonSettings(_Section):
+    """The button that is pressed to talk."""
+
+    pin: int = Field(default=17, ge=0, le=27, description="BCM number of the pin (17: ReSpeaker, Adafruit; 23: AIY).")
+    pull: Literal["up", "down", "none"] = Field(default="up", description="Resistor inside the chip.")
+    active_low: bool = Field(default=True, description="true where a press pulls the pin to ground.")
+    mode: Literal["auto", "hold", "tap"] = Field(
+        default="auto",
+        description="hold: talk while held. tap: tap to start, tap to end. auto: both, told apart by duration.",
+    )
+    tap_max_ms: int = Field(default=300, ge=50, le=2000, description="A press up to this long, in ms, is a tap (auto).")
+    min_turn_ms: int = Field(
+        default=100,
+        ge=100,
+        le=5000,
+        description="Less audio than this, in ms, is a slip. The server refuses less than 100.",
+    )
+    release_debounce_ms: int = Field(
+        default=20, ge=0, le=500, description="How long a release must last, in ms, to count."
+    )
+    silence_ms: int = Field(default=1200, ge=200, le=10000, description="Silence that ends a tapped turn, in ms.")
+    no_speech_s: float = Field(
+        default=6.0, ge=1, le=60, description="A tapped turn with no speech ends after this, in seconds."
+    )
+
+
+class LightSettings(_Section):
+    """The light that shows what the device does."""
+
+    kind: Literal["led", "rgb", "none"] = Field(
+        default="led", description="One LED, three colours on three pins, or no light."
+    )
+    pin: int = Field(default=25, ge=0, le=27, description="BCM number of the LED's pin (kind = led).")
+    red_pin: int = Field(default=25, ge=0, le=27, description="BCM number of red (kind = rgb).")
+    green_pin: int = Field(default=24, ge=0, le=27, description="BCM number of green (kind = rgb).")
+    blue_pin: int = Field(default=23, ge=0, le=27, description="BCM number of blue (kind = rgb).")
+    active_high: bool = Field(default=True, description="true where a high pin lights the LED.")
+    i2s: bool = Field(
+        default=True,
+        description="true where the sound goes through the pin header (HAT): pins 18 to 21 are then taken.",
+    )
+
+
+class OutputSettings(_Section):
+    """Things the assistant can switch."""
+
+    lamp_pin: int | None = Field(default=None, ge=0, le=27, description="BCM number of a lamp that goes on and off.")
+    dimmer_pin: int | None = Field(default=None, ge=0, le=27, description="BCM number of a lamp that is dimmed (PWM).")
+    active_high: bool = Field(
+        default=True, description="true where a high pin switches on; most relay boards want false."
+    )
+
+
+class PinSettings(_Section):
+    """How pins are reached."""
+
+    factory: Literal["lgpio", "rpigpio", "mock"] = Field(
+        default="lgpio",
+        description="lgpio for every model; rpigpio only with kernels before 6.6; mock for no hardware.",
+    )
+
+
+class BrainSettings(_Section):
+    """The offline brain."""
+
+    stt: str = Field(default="pocketsphinx", min_length=1, description="Engine that turns speech into text.")
+    workflow: Literal["phrases", "chat"] = Field(
+        default="phrases", description="phrases: sentences of the phrase book. chat: a chat endpoint of your own."
+    )
+    tts: Literal["flite", "espeak-ng"] = Field(default="flite", description="Engine that turns text into speech.")
+    voice: str = Field(default="", description="Voice of that engine. Empty: its default.")
+    phrases_dir: str = Field(
+        default="", description="Folder of the phrase book. Empty: the one that comes with the program."
+    )
+    chat_url: str = Field(
+        default="",
+        description="OpenAI-compatible chat endpoint up to /v1, such as http://127.0.0.1:8080/v1 (workflow = chat).",
+        json_schema_extra={"allowed": "an address with http:// or https://, or empty"},
+    )
+    chat_model: str = Field(default="", description="Model of the chat endpoint. Empty: the endpoint's own choice.")
+    chat_key_env: str = Field(
+        default="", description="Environment variable that holds the chat endpoint's key. Empty: none."
+    )
+
+
+class DeadlineSettings(_Section):
+    """How long each state may last, in seconds, before the device says so and goes back to ready."""
+
+    connect_s: float = Field(default=15.0, ge=1, le=300, description="Until the session is ready.")
+    commit_s: float = Field(default=5.0, ge=0.5, le=60, description="Until the server confirms what was said.")
+    answer_s: float = Field(default=20.0, ge=1, le=300, description="Until the answer begins.")
+    playout_stall_s: float = Field(default=5.0, ge=0.5, le=60, description="Without sound in the middle of an answer.")
+    tool_s: float = Field(default=20.0, ge=0.5, le=600, description="For one call of a tool.")
+    approval_s: float = Field(default=30.0, ge=1, le=600, description="For a yes or no of the user.")
+    link_wait_s: float = Field(default=30.0, ge=1, le=600, description="That a spoken turn waits for a lost link.")
+    cancel_s: float = Field(default=3.0, ge=0.5, le=30, description="Until the server confirms a cancelled answer.")
+
+
+class ServiceSettings(_Section):
+    """The daemon."""
+
+    state_dir: str = Field(
+        default="", description="Folder for what survives a restart. Empty: systemd's, else the user's own."
+    )
+    trace: str = Field(
+        default="", description="File that records every event for replay. It holds what was said. Empty: none."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severity that is logged."
+    )
+    watchdog: bool = Field(
+        default=True, description="Feed systemd's watchdog while the device works; false only to debug."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Who answers, as decided from provider, base_url and the presence of a key."""
+
+    kind: Literal["offline", "openai", "compatible"]
+    url: str
+    """A ws:// or wss:// address up to ``/v1``, with no slash at its end; empty for the brain inside the process."""
+    needs_key: bool
+    """A connection with no key is refused for certain."""
+
+
+class Settings(BaseModel):
+    """All sections, validated together; immutable. ``Settings()`` holds the defaults; see `load_settings`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    link: LinkSettings = LinkSettings()
+    assistant: AssistantSettings = AssistantSettings()
+    audio: AudioSettings = AudioSettings()
+    button: ButtonSettings = ButtonSettings()
+    light: LightSettings = LightSettings()
+    outputs: OutputSettings = OutputSettings()
+    pins: PinSettings = PinSettings()
+    brain: BrainSettings = BrainSettings()
+    deadlines: DeadlineSettings = DeadlineSettings()
+    service: ServiceSettings = ServiceSettings()
+
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+    _key_origin: str = PrivateAttr(default="")
+
+    @property
+    def key_origin(self) -> str:
+        """Where the key was found at loading, such as ``credential openai_api_key``; or empty. Never the key."""
+        return self._key_origin
+
+    def origin(self, key: str) -> str:
+        """Where the value of a dotted key came from: ``default``, ``FILE:LINE``, a variable's name or ``override``."""
+        return self._origins.get(key, "default")
+
+    def endpoint(self) -> Endpoint:
+        """Decide who answers; a key counts only if it was there when the settings were loaded."""
+        link = self.link
+        kind = link.provider
+        if kind == "auto":
+            kind = "compatible" if link.base_url else "openai" if self._key_origin else "offline"
+        if kind == "offline":
+            return Endpoint("offline", "", needs_key=False)
+        if kind == "openai":
+            return Endpoint("openai", _websocket_url(link.base_url or OPENAI_URL), needs_key=True)
+        return Endpoint("compatible", _websocket_url(link.base_url), needs_key=False)
+
+    def masked(self) -> dict[str, dict[str, dict[str, object]]]:
+        """Dump for people: section → key → ``{"value": …, "origin": …}``, with nothing that looks like a key."""
+        dump: dict[str, dict[str, dict[str, object]]] = {}
+        for section, values in self.model_dump().items():
+            dump[section] = {
+                key: {"value": _mask(value), "origin": self.origin(f"{section}.{key}")} for key, value in values.items()
+            }
+        found = f"set ({self._key_origin})" if self._key_origin else "not set"
+        dump["link"]["api_key"] = {"value": found, "origin": self._key_origin or "default"}
+        return dump
+
+    def remarks(self) -> list[str]:
+        """What is allowed and yet deserves a word, one line each; for ``config check`` and ``doctor``."""
+        endpoint = self.endpoint()
+        lines = []
+        if endpoint.needs_key and not self._key_origin:
+            lines.append(f"link.provider is {self.link.provider}, and no key was found; put it in {_WHERE_KEYS_LIVE}")
+        if endpoint.url.startswith("ws://") and self._key_origin and not _is_loopback(endpoint.url):
+            lines.append("link.base_url is not encrypted: the key and all that is said cross the network in the clear")
+        if endpoint.kind == "offline" and self._key_origin:
+            lines.append(f'a key was found ({self._key_origin}), but link.provider = "offline" ignores it')
+        if self.service.trace:
+            lines.append("service.trace is set: the file records what is said near the device")
+        return lines
+
+
+def load_settings(
+    path: Path | None,
+    environ: Mapping[str, str],
+    credentials_dir: Path | None = None,
+    *,
+    overrides: Mapping[str, object] | None = None,
+) -> Settings:
+    """Read and check the configuration.
+
+    Args:
+        path: The TOML file; None for none. Relative paths inside it start at its folder.
+        environ: The environment; only names that begin with ``APPLIANCE_`` and the key's variable are looked at.
+        credentials_dir: systemd's ``$CREDENTIALS_DIRECTORY``, or None.
+        overrides: Dotted keys (``{"audio.volume": 50}``) or nested tables; a text is read as in the environment.
+
+    Raises:
+        SettingsError: One line per problem; all problems of a kind are reported together.
+    """
+    found, problems = _gather(path, environ, overrides or {})
+    settings, mistakes = _validated(found)
+    problems += mistakes
+    if settings is not None and not problems:
+        unset = _Found(None, str(path) if path is not None else "default")
+        problems = [_line(found.get(key, unset), key, text) for key, text in _clashes(settings)]
+    if problems or settings is None:
+        raise SettingsError("\n".join(problems))
+    settings._origins.update({key: item.origin for key, item in found.items()})
+    secret = _find_key(settings, environ, credentials_dir)
+    settings._key_origin = secret.origin if secret is not None else ""
+    return settings
+
+
+def find_settings_file(environ: Mapping[str, str]) -> Path | None:
+    """Where the configuration is when none was named: ``$APPLIANCE_CONFIG``, else the one in /etc if it exists."""
+    named = environ.get("APPLIANCE_CONFIG", "")
+    if named:
+        return Path(named)
+    return SYSTEM_FILE if SYSTEM_FILE.is_file() else None
+
+
+def read_api_key(settings: Settings, environ: Mapping[str, str], credentials_dir: Path | None = None) -> str | None:
+    """Fetch the key of the endpoint: credential, then file, then environment. Call it anew for each connection.
+
+    Returns:
+        The key with no white space around it, or None if there is none. Do not keep it.
+
+    Raises:
+        SettingsError: ``link.key_file`` is named and cannot be read, or what was found is no single printable word.
+    """
+    secret = _find_key(settings, environ, credentials_dir)
+    if secret is None:
+        return None
+    if not (secret.text.isascii() and secret.text.isprintable()) or " " in secret.text:
+        raise SettingsError(f"{secret.origin}: found more than one word, or characters a header cannot carry; one key")
+    return secret.text
+
+
+def read_instructions(settings: Settings) -> str:
+    """The assistant's instructions: the file if one is named, else the text.
+
+    Raises:
+        SettingsError: The file cannot be read.
+    """
+    named = settings.assistant.instructions_file
+    if not named:
+        return settings.assistant.instructions
+    try:
+        return Path(named).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(_line(None, "assistant.instructions_file", f"cannot read {named}: {error}")) from error
+
+
+def state_directory(settings: Settings, environ: Mapping[str, str]) -> Path:
+    """Folder for what survives a restart; not created here. The setting, systemd's, or the XDG one of the user."""
+    if settings.service.state_dir:
+        return Path(settings.service.state_dir)
+    by_systemd = environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if by_systemd:
+        return Path(by_systemd)
+    base = environ.get("XDG_STATE_HOME", "")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "voice-appliance"
+
+
+# Gathering: every source becomes dotted keys with a place to point at.
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    value: object
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Secret:
+    text: str
+    origin: str
+
+    def __repr__(self) -> str:
+        return f"<_Secret from {self.origin}>"
+
+
+def _sections() -> dict[str, dict[str, FieldInfo]]:
+    """Section → key → field, in the order of the file."""
+    return {name: _model_of(field).model_fields for name, field in Settings.model_fields.items()}
+
+
+def _model_of(field: FieldInfo) -> type[BaseModel]:
+    model = field.annotation
+    assert isinstance(model, type) and issubclass(model, BaseModel)
+    return model
+
+
+def _gather(
+    path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, object]
+) -> tuple[dict[str, _Found], list[str]]:
+    problems: list[str] = []
+    found: dict[str, _Found] = {}
+    if path is not None:
+        found.update(_from_file(path, problems))
+    found.update(_from_environment(environ, problems))
+    found.update(_from_overrides(overrides, problems))
+    return found, problems
+
+
+def _from_file(path: Path, problems: list[str]) -> dict[str, _Found]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # an editor on Windows leaves a byte order mark
+        tables = tomllib.loads(text)
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: is not TOML: {error}") from error
+    lines = _line_numbers(text)
+    found: dict[str, _Found] = {}
+    for section, table in tables.items():
+        where = f"{path}:{lines[section]}" if section in lines else str(path)
+        if not _is_section(section, table, where, problems):
+            continue
+        for key, value in table.items():
+            dotted = f"{section}.{key}"
+            origin = f"{path}:{lines[dotted]}" if dotted in lines else str(path)
+            found[dotted] = _Found(_anchored(dotted, value, path.parent), origin)
+    return _known(found, problems)
+
+
+def _is_section(section: str, table: object, where: str, problems: list[str]) -> bool:
+    known = _sections()
+    if section not in known:
+        owners = [f"{name}.{section}" for name, fields in known.items() if section in fields]
+        hint = f"; did you mean {owners[0]!r}?" if owners else _nearest(section, known)
+        problems.append(f"{where}: {section}: unknown section; allowed: {', '.join(known)}{hint}")
+        return False
+    if not isinstance(table, Mapping):
+        problems.append(f"{where}: {section}: found {_shown(table)}; allowed: a table [{section}] with keys below it")
+        return False
+    return True
+
+
+def _line_numbers(text: str) -> dict[str, int]:
+    """Line of each section and of each dotted key; tomllib keeps none. A guess inside strings of several lines."""
+    lines: dict[str, int] = {}
+    section = ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if match := re.match(r"\s*\[\s*([\w-]+)\s*\]", line):
+            section = match[1]
+            lines.setdefault(section, number)
+        elif match := re.match(r"\s*([\w.-]+)\s*=", line):
+            lines.setdefault(f"{section}.{match[1]}" if section else match[1], number)
+    return lines
+
+
+def _anchored(dotted: str, value: object, folder: Path) -> object:
+    if dotted in _PATH_KEYS and isinstance(value, str) and value:
+        return str((folder / Path(value).expanduser()).absolute())
+    return value
+
+
+def _from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[str, _Found]:
+    found: dict[str, _Found] = {}
+    single = {f"{ENV_PREFIX}{s}_{k}".upper(): f"{s}.{k}" for s, fields in _sections().items() for k in fields}
+    for name in sorted(environ):
+        if not name.startswith(ENV_PREFIX):
+            continue
+        section, separator, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
+        if separator:
+            found[f"{section}.{key}"] = _Found(environ[name], name)
+        elif name in single:
+            right = ENV_PREFIX + single[name].upper().replace(".", "__")
+            problems.append(f"{name}: {single[name]}: one underscore between section and key; did you mean {right!r}?")
+    return _parsed(_known(found, problems))
+
+
+def _from_overrides(overrides: Mapping[str, object], problems: list[str]) -> dict[str, _Found]:
+    found: dict[str, _Found] = {}
+    for name, value in overrides.items():
+        if isinstance(value, Mapping):
+            found.update({f"{name}.{key}": _Found(item, "override") for key, item in value.items()})
+        else:
+            found[name] = _Found(value, "override")
+    return _parsed(_known(found, problems))
+
+
+def _known(found: dict[str, _Found], problems: list[str]) -> dict[str, _Found]:
+    """Keep what exists; say of the rest what was meant. A value is never shown here: it may be a misplaced secret."""
+    known = _sections()
+    kept: dict[str, _Found] = {}
+    for dotted, item in found.items():
+        section, _, key = dotted.partition(".")
+        if section not in known:
+            text = f"unknown section {section!r}; allowed: {', '.join(known)}{_nearest(section, known)}"
+        elif key in known[section]:
+            kept[dotted] = item
+            continue
+        elif key in {"api_key", "apikey", "key", "token"}:
+            text = f"a key does not belong in the configuration; put it in {_WHERE_KEYS_LIVE}"
+        else:
+            text = f"unknown key; allowed: {', '.join(known[section])}{_hint(section, key, known)}"
+        problems.append(f"{item.origin}: {dotted}: {text}")
+    return kept
+
+
+def _hint(section: str, key: str, known: Mapping[str, Mapping[str, object]]) -> str:
+    hint = _nearest(key, known[section])
+    if hint:
+        return hint
+    elsewhere = [f"{name}.{key}" for name, fields in known.items() if key in fields]
+    return f"; did you mean {elsewhere[0]!r}?" if elsewhere else ""
+
+
+def _nearest(word: str, known: Mapping[str, object]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _parsed(found: dict[str, _Found]) -> dict[str, _Found]:
+    sections = _sections()
+    parsed = {}
+    for dotted, item in found.items():
+        section, _, key = dotted.partition(".")
+        value = _from_text(item.value, sections[section][key]) if isinstance(item.value, str) else item.value
+        parsed[dotted] = _Found(value, item.origin)
+    return parsed
+
+
+def _from_text(text: str, field: FieldInfo) -> object:
+    """Read a text as the field's type; what fits no type stays a text, and validation complains of it."""
+    kinds = _kinds(field.annotation)
+    word = text.strip()
+    if type(None) in kinds and word.lower() in {"", "none"}:
+        return None
+    if bool in kinds:
+        return {
+            "true": True,
+            "yes": True,
+            "on": True,
+            "1": True,
+            "false": False,
+            "no": False,
+            "off": False,
+            "0": False,
+        }.get(word.lower(), text)
+    for kind in (int, float):
+        if kind in kinds:
+            try:
+                return kind(word)
+            except ValueError:
+                continue
+    return text
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The plain types a field accepts; the words of a Literal count as `str`."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return {kind for part in get_args(annotation) for kind in _kinds(part)}
+    if get_origin(annotation) is Literal:
+        return {str}
+    return {annotation}
+
+
+# Validation: pydantic finds, we say it in one line.
+
+
+def _validated(found: Mapping[str, _Found]) -> tuple[Settings | None, list[str]]:
+    problems = [
+        _line(item, key, f"found what looks like a secret; a key belongs in {_WHERE_KEYS_LIVE}")
+        for key, item in found.items()
+        if isinstance(item.value, str) and _KEY_SHAPE.search(item.value)
+    ]
+    tables: dict[str, dict[str, object]] = {}
+    for dotted, item in found.items():
+        section, _, key = dotted.partition(".")
+        tables.setdefault(section, {})[key] = item.value
+    try:
+        settings = Settings.model_validate(tables)
+    except ValidationError as error:
+        return None, problems + _explained(error, found)
+    return (None, problems) if problems else (settings, [])
+
+
+def _explained(error: ValidationError, found: Mapping[str, _Found]) -> list[str]:
+    lines: dict[str, str] = {}
+    for detail in error.errors(include_url=False):
+        section, key = str(detail["loc"][0]), str(detail["loc"][1])
+        dotted = f"{section}.{key}"
+        field = _sections()[section][key]
+        value = found[dotted].value
+        text = f"found {_shown(value)}; allowed: {allowed_text(field)}{_nearest_word(value, field)}"
+        lines.setdefault(dotted, _line(found[dotted], dotted, text))
+    return list(lines.values())
+
+
+def _nearest_word(value: object, field: FieldInfo) -> str:
+    if get_origin(field.annotation) is not Literal or not isinstance(value, str):
+        return ""
+    return _nearest(value.lower(), dict.fromkeys(get_args(field.annotation)))
+
+
+def allowed_text(field: FieldInfo) -> str:
+    """Say what a field accepts: ``a whole number from 0 to 100``. Used in messages and in the reference."""
+    extra = field.json_schema_extra
+    if isinstance(extra, dict) and "allowed" in extra:
+        return str(extra["allowed"])
+    annotation = field.annotation
+    if get_origin(annotation) is Literal:
+        words = [f'"{word}"' for word in get_args(annotation)]
+        return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+    kinds = _kinds(annotation)
+    bounds = {type(item).__name__: item for item in field.metadata}
+    if bool in kinds:
+        return "true or false"
+    if str in kinds:
+        return _allowed_length(bounds)
+    number = "a whole number" if int in kinds else "a number"
+    return f"{number} from {bounds['Ge'].ge:g} to {bounds['Le'].le:g}" + (
+        ", or left out" if type(None) in kinds else ""
+    )
+
+
+def _allowed_length(bounds: Mapping[str, Any]) -> str:
+    most = f" of up to {bounds['MaxLen'].max_length} characters" if "MaxLen" in bounds else ""
+    return ("a text, not empty" if "MinLen" in bounds else "a text") + most
+
+
+def _line(item: _Found | None, key: str, text: str) -> str:
+    return f"{item.origin if item is not None else 'default'}: {key}: {text}"
+
+
+def _shown(value: object) -> str:
+    """A value as a user would write it in TOML, short, and with nothing that looks like a key."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return "a table"
+    if isinstance(value, list):
+        return "a list"
+    text = str(_mask(value)) if not isinstance(value, str) else f'"{_mask(value)}"'
+    return text.replace("\n", " ")[:60]
+
+
+def _mask(value: object) -> object:
+    return _KEY_SHAPE.sub("***", value) if isinstance(value, str) else value
+
+
+# Checks across keys. Each yields the dotted key to change and the sentence.
+
+
+def _clashes(settings: Settings) -> Iterator[tuple[str, str]]:
+    checks: tuple[Callable[[Settings], Iterator[tuple[str, str]]], ...] = (
+        _link_clashes,
+        _assistant_clashes,
+        _audio_clashes,
+        _button_clashes,
+        _pin_clashes,
+        _brain_clashes,
+    )
+    for check in checks:
+        yield from check(settings)
+
+
+def _link_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
+    link = settings.link
+    if link.base_url:
+        yield from _bad_url("link.base_url", link.base_url, ("ws", "wss", "http", "https"))
+    elif link.provider == "compatible":
+        yield "link.base_url", 'found ""; allowed: an address, because link.provider = "compatible"'
+    if link.backoff_initial_s > link.backoff_max_s:
+        limit = f"at most link.backoff_max_s ({link.backoff_max_s:g})"
+        yield "link.backoff_initial_s", f"found {link.backoff_initial_s:g}; allowed: {limit}"
+    if not re.fullmatch(r"[A-Za-z0-9_.-]*", link.credential):
+        yield "link.credential", f"found {_shown(link.credential)}; allowed: letters, digits, '_', '.' and '-'"
+    for key, name in (("link.key_env", link.key_env), ("brain.chat_key_env", settings.brain.chat_key_env)):
+        if not re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)?", name):
+            yield key, "found no variable's name; allowed: the name of an environment variable, not its value"
+
+
+def _assistant_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
+    tokens = settings.assistant.max_output_tokens
+    if isinstance(tokens, int) and not 1 <= tokens <= 4096:
+        yield "assistant.max_output_tokens", f'found {tokens}; allowed: "inf" or a whole number from 1 to 4096'
+    named = settings.assistant.instructions_file
+    if named and not Path(named).is_file():
+        yield "assistant.instructions_file", f"found {_shown(named)}, which is no file; allowed: a text file, or empty"
+
+
+def _audio_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
+    audio = settings.audio
+    if audio.rate * audio.period_ms % 1000:
+        frames = audio.rate * audio.period_ms / 1000
+        yield (
+            "audio.period_ms",
+            f"found {audio.period_ms}, which is {frames:g} frames; allowed: whole frames at the rate",
+        )
+    if audio.playback_ring_ms < 2 * audio.period_ms:
+        least = f"at least two periods ({2 * audio.period_ms})"
+        yield "audio.playback_ring_ms", f"found {audio.playback_ring_ms}; allowed: {least}"
+    if audio.prebuffer_ms > audio.playback_ring_ms:
+        limit = f"at most audio.playback_ring_ms ({audio.playback_ring_ms})"
+        yield "audio.prebuffer_ms", f"found {audio.prebuffer_ms}; allowed: {limit}"
+    for key, card in (("audio.capture_card", audio.capture_card), ("audio.playback_card", audio.playback_card)):
+        if card.isdigit():
+            yield key, f'found "{card}", an index, which changes between boots; allowed: a card\'s id, USB path or name'
+
+
+def _button_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
+    button = settings.button
+    idle_level_reads_pressed = (button.pull, button.active_low) in {("up", False), ("down", True)}
+    if idle_level_reads_pressed:
+        wanted = '"down" or "none"' if button.pull == "up" else '"up" or "none"'
+        active = "true" if button.active_low else "false"
+        yield "button.pull", f'found "{button.pull}"; allowed: {wanted}, because button.active_low = {active}'
+
+
+def _pin_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
+    owner: dict[int, str] = {}
+    for key, pin in _used_pins(settings):
+        if pin in owner:
+            yield key, f"found {pin}, which {owner[pin]} has already; allowed: a pin of its own"
+        elif pin in _HAT_ID_PINS:
+            yield key, f"found {pin}, which belongs to the HAT's EEPROM; allowed: 2 to 27"
+        elif settings.light.i2s and pin in _I2S_PINS:
+            yield key, f"found {pin}, which carries the sound of a HAT; allowed: not 18 to 21 while light.i2s = true"
+        owner.setdefault(pin, key)
+
+
+def _used_pins(settings: Settings) -> Iterator[tuple[str, int]]:
+    yield "button.pin", settings.button.pin
+    light, outputs = settings.light, settings.outputs
+    if light.kind == "led":
+        yield "light.pin", light.pin
+    if light.kind == "rgb":
+        yield "light.red_pin", light.red_pin
+        yield "light.green_pin", light.green_pin
+        yield "light.blue_pin", light.blue_pin
+    if outputs.lamp_pin is not None:
+        yield "outputs.lamp_pin", outputs.lamp_pin
+    if outputs.dimmer_pin is not None:
+        yield "outputs.dimmer_pin", outputs.dimmer_pin
+
+
+def _brain_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
+    brain = settings.brain
+    if brain.chat_url:
+        yield from _bad_url("brain.chat_url", brain.chat_url, ("http", "https"))
+    elif brain.workflow == "chat":
+        yield "brain.chat_url", 'found ""; allowed: an address, because brain.workflow = "chat"'
+    if brain.phrases_dir and not Path(brain.phrases_dir).is_dir():
+        yield "brain.phrases_dir", f"found {_shown(brain.phrases_dir)}, which is no folder; allowed: a folder, or empty"
+
+
+def _bad_url(key: str, url: str, schemes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    allowed = f"{', '.join(f'{scheme}://' for scheme in schemes)} and a host"
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        yield key, f"found no address; allowed: {allowed}"
+        return
+    if parts.username is not None or any(_SECRET_NAME.search(name) for name, _ in parse_qsl(parts.query)):
+        yield key, f"found a password or a key inside the address; put it in {_WHERE_KEYS_LIVE}"
+    elif parts.scheme not in schemes or not host:
+        yield key, f"found {_shown(url)}; allowed: {allowed}"
+
+
+def _websocket_url(url: str) -> str:
+    secure = url.startswith(("https://", "wss://"))
+    return f"{'wss' if secure else 'ws'}://{url.partition('://')[2].rstrip('/')}"
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host == "localhost" or host == "::1" or host.startswith("127.")
+
+
+# The key.
+
+
+def _find_key(settings: Settings, environ: Mapping[str, str], credentials_dir: Path | None) -> _Secret | None:
+    link = settings.link
+    if credentials_dir is not None and link.credential:
+        try:
+            text = (credentials_dir / link.credential).read_text(encoding="utf-8", errors="replace").strip()
+        except OSError:
+            text = ""  # the unit declares the credential for all; most devices have none
+        if text:
+            return _Secret(text, f"credential {link.credential}")
+    if link.key_file and (text := _read_key_file(Path(link.key_file))):
+        return _Secret(text, f"file {link.key_file}")
+    if link.key_env and (text := environ.get(link.key_env, "").strip()):
+        return _Secret(text, f"environment {link.key_env}")
+    return None
+
+
+def _read_key_file(path: Path) -> str:
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError as error:
+        raise SettingsError(_line(None, "link.key_file", f"cannot read {path}: {error.strerror or error}")) from error
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        logger.warning("%s holds a key and is open to others (mode %03o): chmod 600 it", path, stat.S_IMODE(mode))
+    return text
