@@ -1,0 +1,1 @@
+"""Measurements: `python -m benchmarks.run` prints every figure that the project claims, beside its peers."""
