@@ -122,7 +122,7 @@ _BY_PHRASE = (
 
 _BY_CLOSE_CODE = {
     1000: "closed",
-    1001: "closed",
+    1001: "closed",  # going away: a server that restarts
     1002: "protocol_error",
     1003: "protocol_error",
     1005: "lost",
