@@ -398,5 +398,5 @@ def test_whatever_a_client_sends_it_gets_frames_that_the_oracle_knows() -> None:
         derandomize=True,
         suppress_health_check=list(HealthCheck),
     )
-    run_state_machine_as_test(AnyClient, settings=walk)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(AnyClient, settings=walk)
     assert not EXPECTED - set(SEEN), "the walk must come by every event, or it proves nothing about it"
