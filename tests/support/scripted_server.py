@@ -233,9 +233,10 @@ class Connection:
     """What the client closed with; None while it is open, 1006 where it just went."""
     close_reason: str = ""
     failure: str | None = None
-    is_done: bool = False
+    done: asyncio.Event = field(default_factory=asyncio.Event)
     """The script ran to its end."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    """The client left."""
     _seen: int = 0
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -351,7 +352,7 @@ class ScriptedServer:
         problems += [
             f"connection {c.number}: its script is not done; received {c.types}"
             for c in self.connections[: len(self._scripts)]
-            if not c.is_done and not c.failure
+            if not c.done.is_set() and not c.failure
         ]
         if len(self.connections) < len(self._scripts):
             problems.append(f"{len(self.connections)} connections, expected {len(self._scripts)}")
@@ -372,10 +373,10 @@ class ScriptedServer:
         self._connected.set()
         match script[0] if script else None:
             case _Refuse(status, body, headers):
-                record.is_done = True
+                record.done.set()
                 return _refusal(socket_side, status, body, headers)
             case _StallHandshake():
-                record.is_done = True
+                record.done.set()
                 await self._over.wait()
         socket_side.script = script  # type: ignore[attr-defined]
         socket_side.record = record  # type: ignore[attr-defined]
@@ -404,7 +405,7 @@ class ScriptedServer:
         try:
             for step in script:
                 await self._do(step, socket_side, record)
-            record.is_done = True
+            record.done.set()
         except _Failed as failure:
             record.failure = str(failure)
         except ConnectionClosed:

@@ -599,8 +599,6 @@ async def _resolve(host: str, port: int) -> list[_Address]:
             found: list[_Address] | OSError = _addresses(host, port, 0)
         except OSError as exc:
             found = exc
-        except UnicodeError:  # a label that is empty or too long
-            found = socket.gaierror(socket.EAI_NONAME, "not a host name")
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(give, found)
 
@@ -609,5 +607,8 @@ async def _resolve(host: str, port: int) -> list[_Address]:
 
 
 def _addresses(host: str, port: int, flags: int) -> list[_Address]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=flags)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=flags)
+    except UnicodeError:  # a label that is empty or too long
+        raise socket.gaierror(socket.EAI_NONAME, "not a host name") from None
     return [(family, kind, protocol, target) for family, kind, protocol, _, target in found]

@@ -1,0 +1,900 @@
+"""The WebSocket transport against a scripted server on loopback: what a link says, in which order, how often."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import importlib.metadata
+import logging
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from appliance.conversation.events import Event, FrameRefused, LinkDown, LinkUp, ServerEventReceived
+from appliance.conversation.retry import classify
+from appliance.errors import SettingsError
+from appliance.realtime import protocol as wire
+from appliance.realtime.transports import websocket
+from appliance.realtime.transports.websocket import USER_AGENT, Endpoint, WebSocketTransport, endpoint_url
+from tests.support.scripted_server import (
+    SESSION_CREATED,
+    ScriptedServer,
+    abort,
+    close,
+    expect,
+    hold,
+    refuse,
+    resume_reading,
+    send,
+    send_raw,
+    sleep,
+    stall_handshake,
+    stop_reading,
+    tcp_server,
+)
+
+KEY = "sk-test-do-not-print-1234567890"
+CHUNK = bytes(960)  # 20 ms
+
+
+class Inbox:
+    """Collects events, and waits for the one that a test is about."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self._arrived = asyncio.Event()
+
+    def post(self, event: Event) -> None:
+        self.events.append(event)
+        self._arrived.set()
+
+    async def wait(self, is_it: Callable[[Event], bool], timeout_s: float = 10.0) -> Event:
+        seen = 0
+        async with asyncio.timeout(timeout_s):
+            while True:
+                for event in self.events[seen:]:
+                    if is_it(event):
+                        return event
+                seen = len(self.events)
+                self._arrived.clear()
+                await self._arrived.wait()
+
+    async def down(self, link: int = 1) -> LinkDown:
+        event = await self.wait(lambda e: isinstance(e, LinkDown) and e.link == link)
+        assert isinstance(event, LinkDown)
+        return event
+
+    async def up(self, link: int = 1) -> None:
+        await self.wait(lambda e: e == LinkUp(link))
+
+    def of(self, link: int) -> list[Event]:
+        return [event for event in self.events if getattr(event, "link", None) == link]
+
+
+@asynccontextmanager
+async def running(
+    url: str, inbox: Inbox, *, headers: Callable[[], Mapping[str, str]] = dict, **options: Any
+) -> AsyncIterator[WebSocketTransport]:
+    transport = WebSocketTransport(Endpoint(url=url, headers=headers, name="test"), post=inbox.post, **options)
+    task = asyncio.create_task(transport.run())
+    await asyncio.sleep(0)
+    try:
+        yield transport
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def end_of(url: str, **options: Any) -> tuple[LinkDown, list[Event]]:
+    """Connect once and wait for the end."""
+    inbox = Inbox()
+    async with running(url, inbox, **options) as transport:
+        transport.connect(1)
+        down = await inbox.down()
+    return down, inbox.of(1)
+
+
+def append(pcm: bytes = CHUNK) -> wire.InputAudioBufferAppend:
+    return wire.InputAudioBufferAppend(audio=pcm)
+
+
+# --- addresses --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("base_url", "url"),
+    [
+        ("https://api.openai.com/v1", "wss://api.openai.com/v1/realtime?model=gpt-realtime-2.1"),
+        ("https://api.openai.com/v1/", "wss://api.openai.com/v1/realtime?model=gpt-realtime-2.1"),
+        ("https://api.openai.com/v1/realtime", "wss://api.openai.com/v1/realtime?model=gpt-realtime-2.1"),
+        ("http://127.0.0.1:8080/v1", "ws://127.0.0.1:8080/v1/realtime?model=gpt-realtime-2.1"),
+        ("ws://box.local:1/v1/realtime", "ws://box.local:1/v1/realtime?model=gpt-realtime-2.1"),
+        ("wss://h/v1?a=b&c=", "wss://h/v1/realtime?a=b&c=&model=gpt-realtime-2.1"),
+        ("wss://h/v1/realtime?model=mine", "wss://h/v1/realtime?model=mine"),
+        ("wss://h/v1/realtime?call_id=rtc_1", "wss://h/v1/realtime?call_id=rtc_1"),
+        ("https://h", "wss://h/realtime?model=gpt-realtime-2.1"),
+        (" https://[::1]:9/v1 ", "wss://[::1]:9/v1/realtime?model=gpt-realtime-2.1"),
+    ],
+)
+def test_a_base_url_becomes_the_address_of_the_socket(base_url: str, url: str) -> None:
+    assert endpoint_url(base_url, "gpt-realtime-2.1") == url
+
+
+def test_a_model_may_be_any_text() -> None:
+    assert endpoint_url("http://h/v1", "a b/c&d") == "ws://h/v1/realtime?model=a%20b%2Fc%26d"
+    assert endpoint_url("http://h/v1", "") == "ws://h/v1/realtime"
+
+
+@pytest.mark.parametrize(
+    "bad", ["", "api.openai.com/v1", "ftp://h/v1", "http://", "http://h:port/v1", "http://h:99999"]
+)
+def test_what_is_no_address_is_refused_with_an_example(bad: str) -> None:
+    with pytest.raises(SettingsError, match="base URL"):
+        endpoint_url(bad, "m")
+
+
+def test_no_key_in_an_address_is_ever_printed() -> None:
+    endpoint = Endpoint(url=f"ws://user:{KEY}@h/v1/realtime?key={KEY}", headers=dict, name="x")
+
+    assert KEY not in repr(endpoint)
+    assert KEY not in repr(WebSocketTransport(endpoint, post=print))
+    with pytest.raises(SettingsError) as caught:
+        endpoint_url(f"http://user:{KEY}@h:port/v1?key={KEY}", "m")
+    assert KEY not in str(caught.value)
+
+
+# --- a good link ------------------------------------------------------------------------------------------------
+
+
+async def test_a_link_comes_up_carries_frames_both_ways_and_goes_down_once() -> None:
+    script = [send(SESSION_CREATED), expect("input_audio_buffer.commit"), send({"type": "x.new"}), close(1000, "bye")]
+    inbox = Inbox()
+    async with ScriptedServer(script) as server, running(server.url, inbox) as transport:
+        transport.connect(7)
+        await inbox.up(7)
+        transport.send(7, wire.InputAudioBufferCommit())
+        await inbox.down(7)
+        server.assert_complete()
+
+    up, created, unknown, down = inbox.events
+    assert up == LinkUp(7)
+    assert isinstance(created, ServerEventReceived)
+    assert isinstance(created.event, wire.SessionCreated)
+    assert isinstance(unknown, ServerEventReceived)
+    assert isinstance(unknown.event, wire.UnknownEvent)
+    assert down == LinkDown(7, 1000, "bye")
+
+
+async def test_the_handshake_offers_no_compression_no_beta_header_and_says_who_we_are() -> None:
+    inbox = Inbox()
+    async with (
+        ScriptedServer([hold()]) as server,
+        running(
+            endpoint_url(server.base_url, "m 1"), inbox, headers=lambda: {"Authorization": f"Bearer {KEY}"}
+        ) as transport,
+    ):
+        transport.connect(1)
+        connection = await server.connection()
+
+    headers = {name.lower(): value for name, value in connection.headers.items()}
+    assert connection.path == "/v1/realtime?model=m%201"
+    assert headers["authorization"] == f"Bearer {KEY}"
+    assert headers["user-agent"] == USER_AGENT
+    assert not {"openai-beta", "sec-websocket-extensions", "sec-websocket-protocol"} & set(headers)
+
+
+def test_the_user_agent_names_the_version_of_the_package() -> None:
+    assert importlib.metadata.version("voice-appliance") == USER_AGENT.partition("/")[2]
+
+
+async def test_the_key_is_read_anew_at_each_connect() -> None:
+    keys = iter(["first", "second"])
+    inbox = Inbox()
+    async with (
+        ScriptedServer([hold()], [hold()]) as server,
+        running(server.url, inbox, headers=lambda: {"Authorization": f"Bearer {next(keys)}"}) as transport,
+    ):
+        for link in (1, 2):
+            transport.connect(link)
+            await inbox.up(link)
+
+    assert [c.headers["Authorization"] for c in server.connections] == ["Bearer first", "Bearer second"]
+
+
+async def test_sends_keep_their_order_from_before_the_link_is_up() -> None:
+    inbox = Inbox()
+    async with ScriptedServer([expect("response.create")]) as server, running(server.url, inbox) as transport:
+        transport.connect(1)
+        for number in range(100):
+            transport.send(1, append(number.to_bytes(2, "little")))
+        transport.send(1, wire.InputAudioBufferCommit())
+        transport.send(1, wire.ResponseCreate(event_id="r"))
+        connection = await server.connection()
+        await asyncio.wait_for(connection.done.wait(), 10)
+
+    assert connection.types == ["input_audio_buffer.append"] * 100 + ["input_audio_buffer.commit", "response.create"]
+    heard = [base64.b64decode(frame["audio"]) for frame in connection.of_type("input_audio_buffer.append")]
+    assert heard == [number.to_bytes(2, "little") for number in range(100)]
+
+
+async def test_a_disconnect_first_sends_what_is_in_the_outbox_then_closes_with_1000() -> None:
+    inbox = Inbox()
+    async with ScriptedServer([expect("response.cancel")]) as server, running(server.url, inbox) as transport:
+        transport.connect(1)
+        await inbox.up()
+        transport.send(1, wire.ResponseCancel())
+        transport.disconnect(1)
+        assert inbox.of(1)[-1] == LinkDown(1, 1000, "closed by us")
+        connection = await server.connection()
+        await asyncio.wait_for(connection.ended.wait(), 10)
+
+    assert connection.types == ["response.cancel"]
+    assert connection.close_code == 1000
+    server.assert_complete()
+
+
+async def test_a_burst_lets_the_loop_turn_between_frames() -> None:
+    delta = {"type": "response.output_text.delta", "delta": "x"}
+    inbox = Inbox()
+    turns = 0
+    async with ScriptedServer([send(*[delta] * 200), close()]) as server, running(server.url, inbox) as transport:
+        counts: list[int] = []
+        transport._post = lambda event: (counts.append(turns), inbox.post(event))  # type: ignore[assignment,func-returns-value]
+        transport.connect(1)
+        while not any(isinstance(event, LinkDown) for event in inbox.events):
+            turns += 1
+            await asyncio.sleep(0)
+
+    gaps = [later - earlier for earlier, later in pairwise(counts[1:201])]
+    assert len(gaps) == 199
+    assert min(gaps) >= 1
+
+
+# --- ends -------------------------------------------------------------------------------------------------------
+
+CLOSES = [
+    (1000, "", "retry", "closed"),
+    (1001, "Your session hit the maximum duration of 60 minutes.", "expired", "session_expired"),
+    (3000, "invalid_request_error.invalid_api_key", "fatal", "bad_key"),
+    (1013, "insufficient_quota.credit_balance_exhausted", "fatal", "no_credit"),
+    (4000, "invalid_request_error.beta_api_shape_disabled", "fatal", "bad_shape"),
+    (4000, "invalid_request_error.missing_model", "fatal", "model_not_found"),
+    (4000, "invalid_request_error.invalid_model", "fatal", "model_not_found"),
+    (4004, "invalid_request_error.model_not_found", "fatal", "model_not_found"),
+    (1011, "", "retry", "server_error"),
+    (1012, "", "retry", "server_error"),
+    (1013, "", "retry", "server_error"),
+]
+
+
+@pytest.mark.parametrize(("code", "reason", "action", "kind"), CLOSES)
+async def test_a_close_is_reported_with_its_code_and_reason(code: int, reason: str, action: str, kind: str) -> None:
+    async with ScriptedServer([send(SESSION_CREATED), close(code, reason)]) as server:
+        down, events = await end_of(server.url)
+
+    assert down == LinkDown(1, code, reason)
+    verdict = classify(down.code, down.reason)
+    assert (verdict.action, verdict.kind) == (action, kind)
+    assert [type(event) for event in events] == [LinkUp, ServerEventReceived, LinkDown]
+
+
+async def test_a_bad_key_in_openais_form_is_an_event_and_then_a_close() -> None:
+    error = {
+        "type": "error",
+        "event_id": "event_1",
+        "error": {"type": "invalid_request_error", "code": "invalid_api_key", "message": f"Incorrect API key: {KEY}"},
+    }
+    async with ScriptedServer([send(error), close(3000, "invalid_request_error.invalid_api_key")]) as server:
+        down, events = await end_of(server.url)
+
+    assert isinstance(events[1], ServerEventReceived)
+    assert isinstance(events[1].event, wire.ErrorEvent)
+    assert classify(down.code, down.reason, last_error=events[1].event.error.code).kind == "bad_key"
+
+
+STATUSES = [
+    (302, "", "Scripted", "not_a_server"),
+    (400, "", "Scripted", "bad_shape"),
+    (401, "", "Scripted", "bad_key"),
+    (403, "", "Scripted", "unauthorized"),
+    (404, "", "Scripted", "not_an_endpoint"),
+    (429, "", "Scripted", "rate_limited"),
+    (429, {"error": {"type": "insufficient_quota", "code": None}}, "insufficient_quota", "no_credit"),
+    (500, "", "Scripted", "server_error"),
+    (503, "", "Scripted", "server_error"),
+    (
+        401,
+        {"error": {"type": "invalid_request_error", "code": "invalid_api_key", "message": f"Incorrect: {KEY}"}},
+        "invalid_request_error.invalid_api_key",
+        "bad_key",
+    ),
+    (401, '{"error": "no"}', "Scripted", "bad_key"),
+    (401, "[" * 100_000, "Scripted", "bad_key"),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "reason", "kind"), STATUSES)
+async def test_a_refused_upgrade_is_reported_with_its_status(
+    status: int, body: str | dict[str, Any], reason: str, kind: str
+) -> None:
+    async with ScriptedServer([refuse(status, body)]) as server:
+        down, events = await end_of(server.url)
+        server.assert_complete()
+
+    assert events == [LinkDown(1, status, reason)]
+    assert classify(down.code, down.reason).kind == kind
+
+
+async def test_a_redirect_is_not_followed_for_it_would_carry_the_key_away() -> None:
+    async with ScriptedServer() as other:
+        redirect = refuse(307, headers={"Location": other.url})
+        async with ScriptedServer([redirect]) as server:
+            down, _ = await end_of(server.url, headers=lambda: {"Authorization": f"Bearer {KEY}"})
+        assert other.connections == []
+        other.assert_complete()
+
+    assert down.code == 307
+
+
+async def test_a_tcp_reset_is_a_loss() -> None:
+    async with ScriptedServer([send(SESSION_CREATED), abort()]) as server:
+        down, events = await end_of(server.url)
+
+    assert down.code == 1006
+    assert classify(down.code, down.reason).kind == "lost"
+    assert isinstance(events[0], LinkUp)
+
+
+async def test_a_connection_refused_is_said() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as placeholder:
+        port = placeholder.getsockname()[1]
+    down, events = await end_of(f"ws://127.0.0.1:{port}/v1/realtime")
+
+    assert events == [down]
+    assert down.code is None
+    assert classify(down.code, down.reason).kind == "refused"
+
+
+@pytest.fixture
+def no_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name resolution as it is without a network: no packet leaves the machine."""
+    real = socket.getaddrinfo
+
+    def fake(host: Any, *args: Any, **options: Any) -> Any:
+        if host == "invalid.invalid" and not options.get("flags"):
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return real(host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", fake)
+
+
+@pytest.mark.usefixtures("no_resolver")
+async def test_a_name_that_nobody_knows_is_said() -> None:
+    down, _ = await end_of("ws://invalid.invalid/v1/realtime")
+
+    assert down == LinkDown(1, None, "name_not_found: invalid.invalid: Temporary failure in name resolution")
+    assert classify(down.code, down.reason).action == "retry"
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 70 + ".example"])
+async def test_a_name_that_cannot_be_one_is_said(host: str) -> None:
+    down, _ = await end_of(f"ws://{host}/v1/realtime")
+
+    assert classify(down.code, down.reason).kind == "name_not_found"
+
+
+async def test_a_resolver_that_hangs_holds_up_neither_the_disconnect_nor_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    released = threading.Event()
+    asked = threading.Event()
+
+    def hang(*_: Any, **options: Any) -> Any:
+        if options.get("flags"):
+            raise socket.gaierror(socket.EAI_NONAME, "not digits")
+        asked.set()
+        released.wait(30)
+        raise socket.gaierror(socket.EAI_AGAIN, "late")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    inbox = Inbox()
+    async with running("ws://slow.invalid/", inbox) as transport:
+        transport.connect(1)
+        assert await asyncio.to_thread(asked.wait, 10)
+        resolver = next(thread for thread in threading.enumerate() if thread.name == "resolver")
+        assert resolver.daemon
+        transport.disconnect(1)
+    released.set()
+    resolver.join(10)
+
+    assert inbox.events == [LinkDown(1, 1000, "closed by us")]
+
+
+async def test_a_second_address_is_tried_when_the_first_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as placeholder:
+        closed_port = placeholder.getsockname()[1]
+    real = socket.getaddrinfo
+    async with ScriptedServer([close(1000, "reached")]) as server:
+
+        def both(host: Any, port: Any, *args: Any, **options: Any) -> Any:
+            if options.get("flags"):
+                raise socket.gaierror(socket.EAI_NONAME, "not digits")
+            return real("127.0.0.1", closed_port, *args, **options) + real("127.0.0.1", port, *args, **options)
+
+        monkeypatch.setattr(socket, "getaddrinfo", both)
+        down, _ = await end_of(f"ws://two.invalid:{server.port}/")
+
+    assert down.reason == "reached"
+
+
+async def test_a_server_that_never_answers_the_upgrade_is_a_timeout() -> None:
+    async with ScriptedServer([stall_handshake()]) as server:
+        down, events = await end_of(server.url, connect_timeout_s=0.1)
+
+    assert events == [LinkDown(1, None, "timeout: no WebSocket within 0.1 s")]
+    assert classify(down.code, down.reason).kind == "timeout"
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (b"220 mail.example ESMTP\r\n\r\n", "not_a_server"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nlogin", "not_a_server"),
+        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "not_a_server"),
+        (b"\x00" * 70_000, "not_a_server"),
+        (b"", "lost"),
+    ],
+)
+async def test_something_else_than_a_websocket_server_is_said(answer: bytes, kind: str) -> None:
+    async with tcp_server(answer, hangs_up=True) as port:
+        down, events = await end_of(f"ws://127.0.0.1:{port}/")
+
+    assert events == [down]
+    assert classify(down.code, down.reason).kind == kind
+
+
+async def test_a_server_that_accepts_and_says_nothing_is_up_and_no_more() -> None:
+    inbox = Inbox()
+    async with ScriptedServer([hold()]) as server, running(server.url, inbox) as transport:
+        transport.connect(1)
+        await inbox.up()
+        await asyncio.sleep(0.05)
+        assert inbox.events == [LinkUp(1)]
+
+
+async def test_an_address_of_another_kind_is_said() -> None:
+    down, _ = await end_of("ftp://127.0.0.1/")
+
+    assert classify(down.code, down.reason).kind == "bad_address"
+
+
+@pytest.mark.parametrize("problem", [SettingsError("the key file is empty"), PermissionError(13, "Permission denied")])
+async def test_a_key_that_cannot_be_read_is_said_and_nothing_is_dialled(problem: Exception) -> None:
+    def headers() -> Mapping[str, str]:
+        raise problem
+
+    async with ScriptedServer() as server:
+        down, _ = await end_of(server.url, headers=headers)
+        assert server.connections == []
+
+    assert classify(down.code, down.reason).kind == "no_key"
+
+
+async def test_a_key_with_a_line_end_in_it_is_not_put_into_a_header() -> None:
+    async with ScriptedServer() as server:
+        down, _ = await end_of(server.url, headers=lambda: {"Authorization": f"Bearer {KEY}\r\nX-Evil: 1"})
+        assert server.connections == []
+
+    assert classify(down.code, down.reason).kind == "no_key"
+    assert KEY not in down.reason
+
+
+# --- bad frames -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["{", "[]", "null", '{"type": 5}', b"\x00\x01", '{"type":"response.output_audio.delta","delta":"?"}', "[" * 50_000],
+)
+async def test_a_frame_that_cannot_be_read_is_refused_and_the_link_lives_on(bad: str | bytes) -> None:
+    async with ScriptedServer([send_raw(bad), send(SESSION_CREATED), close()]) as server:
+        _, events = await end_of(server.url)
+
+    assert [type(event) for event in events] == [LinkUp, FrameRefused, ServerEventReceived, LinkDown]
+    assert isinstance(events[1], FrameRefused)
+    assert 10 < len(events[1].problem) < 200
+
+
+async def test_text_that_is_not_utf8_ends_the_link() -> None:
+    async with ScriptedServer([hold()]) as server:
+        inbox = Inbox()
+        async with running(server.url, inbox) as transport:
+            transport.connect(1)
+            await inbox.up()
+            side = next(iter(server._server.connections))  # type: ignore[union-attr]
+            side.transport.write(b"\x81\x02\xff\xfe")
+            down = await inbox.down()
+
+    assert down.code == 1007
+    assert classify(down.code, down.reason).kind == "protocol_error"
+
+
+async def test_a_frame_beyond_the_limit_ends_the_link() -> None:
+    async with ScriptedServer([send({"type": "x", "long": "x" * 5000}), hold()]) as server:
+        down, _ = await end_of(server.url, max_frame_bytes=4096)
+
+    assert down.code == 1009
+    assert classify(down.code, down.reason).kind == "too_big"
+
+
+# --- half-open links and back-pressure --------------------------------------------------------------------------
+
+
+async def test_a_network_that_went_away_is_found_by_a_ping() -> None:
+    async with ScriptedServer([send(SESSION_CREATED), stop_reading(), hold()]) as server:
+        down, _ = await end_of(server.url, ping_interval_s=0.05, ping_timeout_s=0.05)
+
+    assert down.code is None
+    assert down.reason == "timeout: no answer to a ping within 0.05 s"
+    assert classify(down.code, down.reason).kind == "timeout"
+
+
+async def test_a_server_that_takes_nothing_more_ends_the_link_even_if_pings_hang_too() -> None:
+    inbox = Inbox()
+    async with (
+        ScriptedServer([stop_reading(), hold()]) as server,
+        running(server.url, inbox, ping_interval_s=0.3, ping_timeout_s=0.2) as transport,
+    ):
+        transport.connect(1)
+        await inbox.up()
+        for _ in range(200):  # 200 s of audio: more than any buffer on the way takes
+            transport.send(1, append(bytes(48_000)))
+        down = await inbox.down()
+
+    assert down.code is None
+    assert classify(down.code, down.reason).kind == "timeout"
+
+
+async def test_the_outbox_is_bounded_by_seconds_of_audio_and_empties_in_order() -> None:
+    inbox = Inbox()
+    async with (
+        ScriptedServer([stop_reading(), sleep(0.2), resume_reading(), expect("input_audio_buffer.commit")]) as server,
+        running(server.url, inbox, outbox_limit_s=5.0) as transport,
+    ):
+        transport.connect(1)
+        await inbox.up()
+        assert transport.has_room
+        sent_s = 0
+        while transport.has_room:
+            transport.send(1, append(sent_s.to_bytes(2, "little") * 24_000))
+            sent_s += 1
+            await asyncio.sleep(0)
+            assert sent_s < 120, "the buffers on the way swallow everything"
+        assert 5.0 < transport.outbox_audio_s <= 6.0
+        transport.send(1, wire.InputAudioBufferCommit())
+        connection = await server.connection()
+        await asyncio.wait_for(connection.done.wait(), 10)
+        assert transport.outbox_audio_s == 0.0
+        assert transport.has_room
+
+    heard = [base64.b64decode(frame["audio"])[:2] for frame in connection.of_type("input_audio_buffer.append")]
+    assert heard == [number.to_bytes(2, "little") for number in range(sent_s)]
+    assert connection.types[-1] == "input_audio_buffer.commit"
+
+
+async def test_the_outbox_of_a_lost_link_is_forgotten() -> None:
+    inbox = Inbox()
+    async with running("ws://127.0.0.1:1/", inbox) as transport:
+        transport.connect(1)
+        transport.send(1, append(bytes(480_000)))
+        assert transport.outbox_audio_s == 10.0
+        assert not transport.has_room
+        await inbox.down()
+        await asyncio.sleep(0)
+        assert transport.outbox_audio_s == 0.0
+        assert transport.has_room
+
+
+async def test_the_socket_is_told_to_give_up_and_to_hold_little() -> None:
+    inbox = Inbox()
+    async with (
+        ScriptedServer([hold()]) as server,
+        running(server.url, inbox, ping_timeout_s=7.0) as transport,
+    ):
+        opened = await websocket._open_socket("127.0.0.1", server.port, unacknowledged_s=7.0)
+        try:
+            assert opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7000
+            assert opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+            assert opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 64 * 1024
+        finally:
+            opened.close()
+        transport.disconnect(1)
+
+
+# --- exactly one LinkDown ---------------------------------------------------------------------------------------
+
+
+async def test_commands_for_a_link_that_is_not_there_are_harmless() -> None:
+    inbox = Inbox()
+    async with ScriptedServer([hold()]) as server, running(server.url, inbox) as transport:
+        transport.send(3, append())
+        transport.disconnect(3)
+        transport.connect(1)
+        await inbox.up()
+        transport.disconnect(1)
+        transport.disconnect(1)
+        transport.send(1, append())
+        connection = await server.connection()
+        await asyncio.wait_for(connection.ended.wait(), 10)
+
+    assert inbox.events == [LinkUp(1), LinkDown(1, 1000, "closed by us")]
+    assert connection.arrivals == []
+
+
+async def test_a_disconnect_while_connecting_ends_the_attempt() -> None:
+    inbox = Inbox()
+    async with ScriptedServer([stall_handshake()]) as server, running(server.url, inbox) as transport:
+        transport.connect(1)
+        await server.connection()
+        transport.disconnect(1)
+        assert inbox.events == [LinkDown(1, 1000, "closed by us")]
+        await asyncio.sleep(0.02)
+
+    assert len(inbox.events) == 1
+
+
+async def test_a_new_link_closes_and_reports_the_old_one_at_once() -> None:
+    inbox = Inbox()
+    async with ScriptedServer([hold()], [hold()]) as server, running(server.url, inbox) as transport:
+        transport.connect(1)
+        await inbox.up(1)
+        transport.connect(2)
+        await inbox.up(2)
+        await asyncio.wait_for(server.connections[0].ended.wait(), 10)
+
+    assert inbox.events[:3] == [LinkUp(1), LinkDown(1, 1000, "closed by us"), LinkUp(2)]
+    assert server.connections[0].close_code == 1000
+
+
+async def test_nothing_of_a_link_comes_after_its_end() -> None:
+    chatter = send(*[{"type": "response.output_text.delta", "delta": "x"}] * 300)
+    inbox = Inbox()
+    async with ScriptedServer([chatter, hold()]) as server, running(server.url, inbox) as transport:
+        transport.connect(1)
+        await inbox.wait(lambda event: isinstance(event, ServerEventReceived))
+        transport.disconnect(1)
+        count = len(inbox.events)
+        connection = await server.connection()
+        await asyncio.wait_for(connection.ended.wait(), 10)
+
+    assert inbox.events[count:] == []
+    assert isinstance(inbox.events[-1], LinkDown)
+
+
+async def test_a_connect_before_run_waits_for_it() -> None:
+    inbox = Inbox()
+    async with ScriptedServer([close(1000, "hello")]) as server:
+        transport = WebSocketTransport(Endpoint(url=server.url, headers=dict), post=inbox.post)
+        transport.connect(1)
+        await asyncio.sleep(0.01)
+        assert inbox.events == []
+        task = asyncio.create_task(transport.run())
+        await inbox.down()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    assert inbox.events == [LinkUp(1), LinkDown(1, 1000, "hello")]
+
+
+async def test_the_end_of_run_closes_with_1000_and_reports_the_link() -> None:
+    inbox = Inbox()
+    async with ScriptedServer([hold()]) as server:
+        async with running(server.url, inbox) as transport:
+            transport.connect(1)
+            await inbox.up()
+        connection = await server.connection()
+        await asyncio.wait_for(connection.ended.wait(), 10)
+
+    assert connection.close_code == 1000
+    assert inbox.events == [LinkUp(1), LinkDown(1, 1000, "closed by us")]
+
+
+async def test_the_end_of_run_does_not_wait_for_a_server_that_is_deaf() -> None:
+    inbox = Inbox()
+    async with (
+        ScriptedServer([stop_reading(), hold()]) as server,
+        asyncio.timeout(5),
+        running(server.url, inbox, close_timeout_s=0.05) as transport,
+    ):
+        transport.connect(1)
+        await inbox.up()
+        transport.send(1, append(bytes(4_800_000)))
+
+    assert inbox.events[-1] == LinkDown(1, 1000, "closed by us")
+
+
+STEPS = st.lists(
+    st.sampled_from(["connect", "disconnect", "disconnect old", "send", "wait", "up", "tick"]), min_size=1, max_size=12
+)
+SCRIPTS = {
+    "good": [send(SESSION_CREATED), hold()],
+    "closes": [send(SESSION_CREATED), close(1011)],
+    "resets": [send(SESSION_CREATED), abort()],
+    "refuses": [refuse(503)],
+    "stalls": [stall_handshake()],
+    "garbage": [send_raw("{", b"\x00"), hold()],
+}
+
+
+@given(steps=STEPS, kind=st.sampled_from(sorted(SCRIPTS)))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_every_connect_gets_exactly_one_down_and_nothing_after_it(steps: Sequence[str], kind: str) -> None:
+    events = asyncio.run(_play(steps, kind))
+
+    links = 0
+    for link in range(1, steps.count("connect") + 1):
+        of_link = [event for event in events if getattr(event, "link", None) == link]
+        assert sum(isinstance(event, LinkDown) for event in of_link) == 1, of_link
+        assert isinstance(of_link[-1], LinkDown)
+        assert sum(isinstance(event, LinkUp) for event in of_link) <= 1
+        assert not any(isinstance(event, LinkUp) for event in of_link[1:])
+        links += 1
+    assert {event.link for event in events if isinstance(event, LinkDown)} == set(range(1, links + 1))
+
+
+def _is_of(link: int, event: Event) -> bool:
+    return getattr(event, "link", None) == link
+
+
+async def _play(steps: Iterable[str], kind: str) -> list[Event]:
+    inbox = Inbox()
+    link = 0
+    async with (
+        ScriptedServer(every_other=SCRIPTS[kind]) as server,
+        running(server.url, inbox, connect_timeout_s=0.05, close_timeout_s=0.05) as transport,
+    ):
+        for step in steps:
+            match step:
+                case "connect":
+                    link += 1
+                    transport.connect(link)
+                case "disconnect":
+                    transport.disconnect(link)
+                case "disconnect old":
+                    transport.disconnect(link - 1)
+                case "send":
+                    transport.send(link, append())
+                case "wait":
+                    await asyncio.sleep(0.01)
+                case "tick":
+                    await asyncio.sleep(0)
+                case "up" if link:
+                    await inbox.wait(partial(_is_of, link))
+    return inbox.events
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------
+
+
+async def test_no_key_reaches_a_log_or_a_reason(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    scripts = [
+        [send(SESSION_CREATED), expect("response.cancel"), close(3000, f"no such key {KEY}")],
+        [refuse(401, {"error": {"type": f"for {KEY}", "code": KEY}})],
+        [send_raw(f'{{"type":"error","error":5,"{KEY}":1}}'), close(4000, "sk-live-another-key-1234")],
+    ]
+    inbox = Inbox()
+    async with (
+        ScriptedServer(*scripts) as server,
+        running(server.url, inbox, headers=lambda: {"Authorization": f"Bearer {KEY}"}) as transport,
+    ):
+        for link in (1, 2, 3):
+            transport.connect(link)
+            transport.send(link, wire.ResponseCancel())
+            await inbox.down(link)
+        server.assert_complete()
+
+    client_side = [record for record in caplog.records if not record.name.startswith("websockets.server")]
+    assert any(record.name == websocket.__name__ for record in client_side)
+    said = "\n".join(record.getMessage() for record in client_side) + repr(inbox.events) + repr(transport)
+    assert KEY not in said
+    assert "sk-live-another" not in said
+
+
+async def test_a_reason_is_one_printable_line_of_bounded_length() -> None:
+    async with ScriptedServer(
+        [close(4999, "a\nb\x1b[31m" + "c" * 100)], [refuse(418, {"error": {"type": "d" * 999}})]
+    ) as server:
+        first, _ = await end_of(server.url)
+        second, _ = await end_of(server.url)
+
+    assert first.reason.startswith("a b [31mc")
+    assert first.reason.isprintable()
+    assert len(second.reason) == 200
+
+
+# --- TLS and proxies --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("tls")
+    key, cert = folder / "key.pem", folder / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", cert],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return key, cert
+
+
+@asynccontextmanager
+async def tls_server(certificate: tuple[Path, Path]) -> AsyncIterator[int]:
+    from websockets.asyncio.server import ServerConnection, serve
+
+    async def greet(side: ServerConnection) -> None:
+        await side.close(1000, "over TLS")
+
+    key, cert = certificate
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    async with serve(greet, "127.0.0.1", 0, ssl=context) as server:
+        yield next(iter(server.sockets)).getsockname()[1]
+
+
+async def test_tls_works_with_a_certificate_that_is_trusted(certificate: tuple[Path, Path]) -> None:
+    async with tls_server(certificate) as port:
+        down, events = await end_of(f"wss://127.0.0.1:{port}/", tls=ssl.create_default_context(cafile=certificate[1]))
+
+    assert events == [LinkUp(1), LinkDown(1, 1000, "over TLS")]
+    assert down.code == 1000
+
+
+async def test_a_certificate_that_is_not_trusted_is_said(certificate: tuple[Path, Path]) -> None:
+    async with tls_server(certificate) as port:
+        down, _ = await end_of(f"wss://127.0.0.1:{port}/")
+
+    assert down.code is None
+    assert classify(down.code, down.reason).kind == "tls"
+    assert "self-signed" in down.reason or "self signed" in down.reason
+
+
+async def test_tls_to_a_server_without_it_is_said() -> None:
+    async with ScriptedServer() as server:
+        down, _ = await end_of(server.url.replace("ws:", "wss:"))
+
+    assert classify(down.code, down.reason).kind in {"tls", "lost"}
+
+
+async def test_tls_that_never_answers_is_a_timeout_and_leaves_nothing_behind() -> None:
+    async with tcp_server(None) as port:
+        down, _ = await end_of(f"wss://127.0.0.1:{port}/", connect_timeout_s=0.1)
+
+    assert classify(down.code, down.reason).kind == "timeout"
+
+
+@pytest.mark.usefixtures("no_resolver")
+async def test_the_environments_proxy_carries_the_link_but_never_to_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    async with tcp_server(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n") as port:
+        for name in ("http_proxy", "https_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
+        far, _ = await end_of("ws://invalid.invalid/v1/realtime")
+        async with ScriptedServer([close(1000, "direct")]) as server:
+            near, _ = await end_of(server.url)
+
+    assert classify(far.code, far.reason).kind == "proxy"
+    assert near.reason == "direct"
