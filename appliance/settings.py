@@ -232,8 +232,12 @@ class LightSettings(_Section):
 class OutputSettings(_Section):
     """Things the assistant can switch."""
 
-    lamp_pin: int | None = Field(default=None, ge=0, le=27, description="BCM number of a lamp that goes on and off.")
-    dimmer_pin: int | None = Field(default=None, ge=0, le=27, description="BCM number of a lamp that is dimmed (PWM).")
+    lamp_pin: int | None = Field(
+        default=None, ge=0, le=27, examples=[24], description="BCM number of a lamp that goes on and off."
+    )
+    dimmer_pin: int | None = Field(
+        default=None, ge=0, le=27, examples=[12], description="BCM number of a lamp that is dimmed (PWM)."
+    )
     active_high: bool = Field(
         default=True, description="true where a high pin switches on; most relay boards want false."
     )
@@ -719,8 +723,10 @@ def allowed_text(field: FieldInfo) -> str:
 
 
 def _allowed_length(bounds: Mapping[str, Any]) -> str:
-    most = f" of up to {bounds['MaxLen'].max_length} characters" if "MaxLen" in bounds else ""
-    return ("a text, not empty" if "MinLen" in bounds else "a text") + most
+    least = 1 if "MinLen" in bounds else 0
+    if "MaxLen" in bounds:
+        return f"a text of {least} to {bounds['MaxLen'].max_length} characters"
+    return "a text that is not empty" if least else "a text"
 
 
 def _line(item: _Found | None, key: str, text: str) -> str:

@@ -2,7 +2,7 @@
 """Write config/appliance.toml and docs/settings.md from the models in appliance/settings.py.
 
 The models are the only place where a default, a range or a meaning is written down; a test holds the two files to
-them. Run this after a change: ``.venv/bin/python scripts/settings-reference``.
+them. Run this after a change: ``.venv/bin/python scripts/settings_reference.py``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TOML_HEAD = """\
 MARKDOWN_HEAD = """\
 # Settings
 
-Written from `appliance/settings.py` by `scripts/settings-reference`; the same text comments `config/appliance.toml`.
+Written from `appliance/settings.py` by `scripts/settings_reference.py`; the same text comments `config/appliance.toml`.
 
 - A value is looked up in this order, the last one found wins: the default, the TOML file, the environment
   (`APPLIANCE_AUDIO__VOLUME=50` is `volume` in `[audio]`: two underscores between section and key), the command line.
@@ -64,7 +64,10 @@ def toml_lines() -> Iterator[str]:
         for key, field in fields_of(section).items():
             comment = f"{field.description} Allowed: {allowed_text(field)}."
             yield "\n" + textwrap.fill(comment, 118, initial_indent="# ", subsequent_indent="# ") + "\n"
-            yield f"# {key} =\n" if field.default is None else f"{key} = {toml_value(field.default)}\n"
+            if field.default is None:
+                yield f"# {key} = {toml_value((field.examples or [''])[0])}\n"
+            else:
+                yield f"{key} = {toml_value(field.default)}\n"
 
 
 def markdown_lines() -> Iterator[str]:
