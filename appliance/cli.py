@@ -1,0 +1,235 @@
+"""The ``appliance`` command.
+
+Exit status: 0 done (``ask``: an answer was heard), 1 it did not work, 2 the command line or the configuration is
+wrong. Errors that are foreseen are one line on standard error; a traceback is a bug.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from appliance.errors import ApplianceError, SettingsError
+
+if TYPE_CHECKING:
+    from appliance.settings import Settings
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        status: int = arguments.command(arguments)
+    except SettingsError as exc:
+        print(exc, file=sys.stderr)
+        return 2
+    except ApplianceError as exc:
+        print(f"appliance: {exc}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="appliance", description="The box on the shelf that you press and talk to.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_simulate(commands)
+    _add_ask(commands)
+    _add_brain(commands)
+    _add_config(commands)
+    _add_replay(commands)
+    return parser
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("voice-appliance")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _add(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (default: see `config show`)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="one setting: audio.volume=50"
+    )
+
+
+def _add_run(commands: Any) -> None:
+    parser = _add(commands, "run", _run, "Run the appliance on real hardware (the service does this).")
+    _add_settings(parser)
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="record everything, sound included")
+
+
+def _add_simulate(commands: Any) -> None:
+    parser = _add(commands, "simulate", _simulate, "Hold a conversation in the terminal; no hardware is needed.")
+    _add_settings(parser)
+    parser.add_argument("--audio", choices=("simulated", "portaudio"), default="simulated", help="the sound card")
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="record everything, sound included")
+    parser.add_argument("--save", type=Path, metavar="FILE.wav", help="keep what the loudspeaker played")
+
+
+def _add_ask(commands: Any) -> None:
+    parser = _add(commands, "ask", _ask, "One press-to-talk turn through the whole stack, in real time.")
+    parser.add_argument("what", metavar="TEXT|FILE.wav", help="what to say to the device")
+    _add_settings(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--save", type=Path, metavar="FILE.wav", help="keep what the loudspeaker played")
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="record everything, sound included")
+    parser.add_argument("--voice", default="rms", help="the flite voice that speaks TEXT (default: %(default)s)")
+
+
+def _add_brain(commands: Any) -> None:
+    parser = _add(commands, "brain", _brain, "Serve the offline brain: the Realtime protocol (GA) on a WebSocket.")
+    _add_settings(parser)
+    parser.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default: %(default)s)")
+    parser.add_argument(
+        "--token-env", default="APPLIANCE_BRAIN_TOKEN", metavar="NAME", help="variable with the token (%(default)s)"
+    )
+
+
+def _add_config(commands: Any) -> None:
+    parser = _add(commands, "config", _config, "Show or check the settings.")
+    parser.add_argument("action", choices=("show", "check"))
+    _add_settings(parser)
+
+
+def _add_replay(commands: Any) -> None:
+    parser = _add(commands, "replay", _replay, "Run a recorded trace again and compare, bit for bit.")
+    parser.add_argument("trace", type=Path, metavar="FILE")
+
+
+# --- the commands ------------------------------------------------------------------------------------------------
+
+
+def _settings(arguments: argparse.Namespace, **overrides: Any) -> Settings:
+    from appliance.settings import find_settings_file, load_settings
+
+    for one in arguments.overrides:
+        key, equals, value = one.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {one}: expected KEY=VALUE, for example --set audio.volume=50")
+        overrides[key.strip()] = value
+    path = arguments.config or find_settings_file(os.environ)
+    return load_settings(path, os.environ, _credentials_dir(), overrides=overrides)
+
+
+def _credentials_dir() -> Path | None:
+    from appliance.service.systemd import credentials_directory
+
+    return credentials_directory(os.environ)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from appliance.service.app import Appliance
+    from appliance.service.journal import set_up_logging
+    from appliance.settings import state_directory
+
+    settings = _settings(arguments)
+    set_up_logging(settings.service.log_level, os.environ)
+    appliance = Appliance(
+        settings,
+        environ=os.environ,
+        credentials_dir=_credentials_dir(),
+        trace=arguments.trace,
+        state_dir=state_directory(settings, os.environ),
+    )
+    asyncio.run(appliance.run())
+    return 0
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    from appliance.simulator.terminal import simulate
+
+    return simulate(
+        _settings(arguments, **SIMULATED | {"audio.backend": arguments.audio}),
+        environ=os.environ,
+        trace=arguments.trace,
+        save=arguments.save,
+    )
+
+
+def _ask(arguments: argparse.Namespace) -> int:
+    from appliance.simulator.ask import ask, describe
+
+    settings = _settings(arguments, **SIMULATED)
+    report = asyncio.run(
+        ask(
+            arguments.what,
+            settings=settings,
+            environ=os.environ,
+            voice=arguments.voice,
+            save=arguments.save,
+            trace=arguments.trace,
+        )
+    )
+    print(json.dumps(report.as_json(), ensure_ascii=False) if arguments.json else describe(report))
+    return 0 if report.was_answered else 1
+
+
+def _brain(arguments: argparse.Namespace) -> int:
+    from appliance.service.app import offline_brain
+    from appliance.service.journal import set_up_logging
+
+    settings = _settings(arguments)
+    set_up_logging(settings.service.log_level, os.environ)
+
+    async def serve() -> None:
+        token = os.environ.get(arguments.token_env) or None
+        async with offline_brain(
+            settings, os.environ, host=arguments.host, port=arguments.port, token=token
+        ) as server:
+            print(server.url, flush=True)
+            await server.serve_forever()
+
+    asyncio.run(serve())
+    return 0
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    settings = _settings(arguments)
+    if arguments.action == "show":
+        print(json.dumps(settings.masked(), indent=2, ensure_ascii=False))
+    else:
+        print("The settings are valid.")
+    return 0
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from appliance.service.trace import replay
+
+    count, divergences = replay(arguments.trace)
+    for one in divergences[:10]:
+        print(f"line {one.line}: {one.event}\n  recorded {one.recorded}\n  replayed {one.replayed}")
+    print(f"{count} events, {len(divergences)} of them decided differently.")
+    return 1 if divergences else 0
+
+
+SIMULATED = {"audio.backend": "simulated", "pins.factory": "mock"}
+"""What `ask` and `simulate` change in the settings: the rest is the real thing."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

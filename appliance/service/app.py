@@ -1,0 +1,408 @@
+"""The composition root: settings in, a running appliance out. The only place that knows every part.
+
+One `asyncio.TaskGroup` holds everything that runs. The driver's end is the end of all: the rest is cancelled and
+closes what it owns. What nobody expected ends the process non-zero, and systemd starts it again (crash-only).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from appliance.agents.agent import RealtimeAgent
+from appliance.agents.executor import ToolExecutor
+from appliance.audio.backends import Backend, open_backend
+from appliance.audio.streams import AudioStreams
+from appliance.conversation.events import CardFound, CardLost, Event, ShutdownRequested, Started
+from appliance.conversation.machine import Conversation
+from appliance.conversation.turn import Policy
+from appliance.errors import ApplianceError, SpeechError
+from appliance.hardware.button import Button
+from appliance.hardware.light import Light
+from appliance.hardware.pins import open_pin_factory
+from appliance.realtime.payload import SessionConfig, session_update
+from appliance.realtime.transports.websocket import Endpoint, WebSocketTransport, endpoint_url
+from appliance.service.announcer import LocalAnnouncer, Voice
+from appliance.service.driver import Driver, Observer
+from appliance.service.systemd import Notifier
+from appliance.service.trace import TraceRecorder
+from appliance.settings import Settings, read_api_key, read_instructions
+from appliance.toolbox import DeviceParts, device_tools
+from appliance.toolbox.outputs import open_outputs
+from appliance.toolbox.status import StatusReader
+from appliance.toolbox.timers import TimerShelf
+
+__all__ = ["Appliance"]
+
+log = logging.getLogger(__name__)
+
+_SWITCH_INTERVAL_S = 0.001  # a spinning thread delays a periodic one by 1.2 ms instead of 5 (DESIGN.md, measured)
+_HEALTHY_LAG_S = 5.0
+_HEALTHY_HEARTBEAT_S = 10.0
+
+
+class _Runs(Protocol):
+    async def run(self) -> None: ...
+
+
+class Appliance:
+    """The whole device. `run` returns when it was asked to stop.
+
+    Args:
+        settings: Checked settings.
+        environ: The environment, for keys and for systemd's sockets.
+        credentials_dir: Where systemd put credentials.
+        backend: A sound card other than the one the settings name (the simulator's).
+        pin_factory: A gpiozero factory other than the one the settings name.
+        observers: See `Driver`.
+        trace: Record everything into this file.
+        state_dir: Where timers survive a restart; None keeps them in memory.
+        seed: Of the reconnection jitter.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        environ: Mapping[str, str],
+        credentials_dir: Path | None = None,
+        backend: Backend | None = None,
+        pin_factory: Any = None,
+        observers: Sequence[Observer] = (),
+        trace: Path | None = None,
+        state_dir: Path | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._credentials_dir = credentials_dir
+        self._backend = backend
+        self._pin_factory = pin_factory
+        self._observers = list(observers)
+        self._trace = trace
+        self._state_dir = state_dir
+        self._seed = time.monotonic_ns() & 0xFFFF_FFFF if seed is None else seed
+        self._driver: Driver | None = None
+        self._cards_lost: set[str] = set()
+        self.audio: AudioStreams | None = None
+        """The sound card, once `run` has begun; for meters."""
+
+    def post(self, event: Event) -> None:
+        """Put an event into the inbox; on the loop's thread, dropped before `run` and after its end."""
+        if isinstance(event, CardLost):
+            self._cards_lost.add(event.direction)
+        elif isinstance(event, CardFound):
+            self._cards_lost.discard(event.direction)
+        if self._driver is not None:
+            self._driver.post(event)
+
+    def observe(self, observer: Observer) -> None:
+        """Add an observer; before `run`."""
+        self._observers.append(observer)
+
+    def stop(self, reason: str) -> None:
+        """Ask for a clean end; on the loop's thread."""
+        self.post(ShutdownRequested(reason))
+
+    async def run(self) -> str:
+        """Run until stopped.
+
+        Returns:
+            The reason of the stop.
+
+        Raises:
+            ApplianceError: The configuration cannot be carried out on this machine.
+        """
+        async with AsyncExitStack() as stack:
+            driver, parts = await self._assemble(stack)
+            notifier = Notifier(self._environ)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(_named(part), name=type(part).__name__) for part in parts]
+                    tasks.append(group.create_task(self._watch(driver, notifier), name="watchdog"))
+                    self._install_signals()
+                    driver.post(Started())
+                    _tune()
+                    notifier.ready("waiting for a press")
+                    reason = await driver.run()
+                    notifier.stopping()
+                    for task in tasks:
+                        task.cancel()
+            except* ApplianceError as group_error:
+                raise _first(group_error) from None
+            finally:
+                self._remove_signals()
+                self._driver = None
+        return reason
+
+    # --- putting it together ------------------------------------------------------------------------------------
+
+    async def _assemble(self, stack: AsyncExitStack) -> tuple[Driver, list[_Runs]]:
+        settings = self._settings
+        endpoint = await self._endpoint(stack)
+        transport = WebSocketTransport(
+            endpoint,
+            post=self.post,
+            connect_timeout_s=settings.link.connect_timeout_s,
+            ping_interval_s=settings.link.ping_interval_s,
+            ping_timeout_s=settings.link.ping_timeout_s,
+        )
+        self.audio = audio = self._open_audio(transport)
+        factory = self._pin_factory or open_pin_factory(settings.pins.factory)
+        timers = TimerShelf(post=self.post, path=self._state_dir / "timers.json" if self._state_dir else None)
+        outputs = stack.enter_context(open_outputs(settings.outputs.model_dump(), factory=factory))
+        device = DeviceParts(
+            lamp=outputs.lamp, light=outputs.dimmer, volume=audio, timers=timers, status=StatusReader()
+        )
+        agent = RealtimeAgent(
+            name=settings.assistant.name,
+            instructions=read_instructions(settings),
+            tools=device_tools(device),
+            voice=settings.assistant.voice,
+        )
+        executor = ToolExecutor(agent.tools, post=self.post)
+        button = self._open_button(stack, factory)
+        light = self._open_light(stack, factory)
+        announcer = LocalAnnouncer(audio, self._voice())
+        conversation, observers = self._open_conversation(stack, agent)
+        self._driver = driver = Driver(
+            conversation,
+            transport=transport,
+            audio=audio,
+            tools=executor,
+            light=light,
+            announcer=announcer,
+            alarms=timers,
+            observers=observers,
+        )
+        return driver, [transport, audio, executor, button, light, announcer, timers]
+
+    async def _endpoint(self, stack: AsyncExitStack) -> Endpoint:
+        """Where the model is; with nothing configured, an offline brain inside this process."""
+        settings = self._settings
+        chosen = settings.endpoint()
+        if chosen.kind == "offline":
+            server = await stack.enter_async_context(offline_brain(settings, self._environ))
+            return Endpoint(url=endpoint_url(server.url, "offline"), headers=dict, name="offline brain")
+        return Endpoint(url=endpoint_url(chosen.url, settings.link.model), headers=self._headers, name=chosen.kind)
+
+    def _headers(self) -> dict[str, str]:
+        """Headers of a connection; the key is read anew each time, so that a new one needs no restart."""
+        headers: dict[str, str] = {}
+        key = read_api_key(self._settings, self._environ, self._credentials_dir)
+        if key:
+            is_bearer = self._settings.link.api_key_header == "authorization"
+            headers |= {"Authorization": f"Bearer {key}"} if is_bearer else {"api-key": key}
+        if self._settings.link.safety_identifier:
+            headers["OpenAI-Safety-Identifier"] = self._settings.link.safety_identifier
+        return headers
+
+    def _open_audio(self, transport: WebSocketTransport) -> AudioStreams:
+        settings = self._settings.audio
+        backend = self._backend or open_backend(
+            settings.backend,
+            capture_card=settings.capture_card,
+            playback_card=settings.playback_card,
+            rate=settings.rate,
+            period_ms=settings.period_ms,
+        )
+        audio = AudioStreams(
+            backend,
+            post=self.post,
+            has_room=lambda: transport.has_room,
+            capture_ring_s=settings.max_turn_s,
+            playback_ring_ms=settings.playback_ring_ms,
+            prebuffer_ms=settings.prebuffer_ms,
+        )
+        audio.volume = settings.volume
+        return audio
+
+    def _open_button(self, stack: AsyncExitStack, factory: Any) -> Button:
+        settings = self._settings.button
+        button = Button(
+            settings.pin,
+            factory=factory,
+            pull=settings.pull,
+            active_low=settings.active_low,
+            post=self.post,
+            loop=asyncio.get_running_loop(),
+        )
+        stack.callback(button.close)
+        return button
+
+    def _open_light(self, stack: AsyncExitStack, factory: Any) -> Light:
+        settings = self._settings.light
+        pins = {
+            "led": [settings.pin],
+            "rgb": [settings.red_pin, settings.green_pin, settings.blue_pin],
+            "none": [],
+        }[settings.kind]
+        light = Light(settings.kind, pins, factory=factory, active_high=settings.active_high)
+        stack.callback(light.close)
+        return light
+
+    def _voice(self) -> Voice | None:
+        if not self._settings.audio.announcements:
+            return None
+        return _LazyVoice(self._settings)
+
+    def _open_conversation(
+        self, stack: AsyncExitStack, agent: RealtimeAgent
+    ) -> tuple[Conversation, list[Observer]]:
+        policy = policy_from(self._settings)
+        session = session_update(session_config(self._settings, agent)).session
+        approvals = sorted(tool.name for tool in agent.tools if tool.needs_approval)
+        observers = list(self._observers)
+        trace = self._trace or (Path(self._settings.service.trace) if self._settings.service.trace else None)
+        if trace is not None:
+            recorder = TraceRecorder(trace, post=self.post)
+            recorder.open(policy=policy, session=session, approvals=approvals, seed=self._seed)
+            stack.callback(recorder.close)
+            observers.append(recorder)
+        conversation = Conversation(policy=policy, session=session, approvals=approvals, seed=self._seed)
+        return conversation, observers
+
+    # --- running ------------------------------------------------------------------------------------------------
+
+    def _install_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop, number.name)
+
+    def _remove_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+    async def _watch(self, driver: Driver, notifier: Notifier) -> None:
+        """Feed systemd's watchdog while the loop turns, the inbox drains and the card's frames advance.
+
+        A card that is known to be missing is waited for, not restarted for: its frames do not count then.
+        """
+        interval_s = notifier.watchdog_interval_s
+        if interval_s is None or not self._settings.service.watchdog:
+            return
+        while True:
+            if driver.lag_s < _HEALTHY_LAG_S and self._is_sound_alive():
+                notifier.watchdog()
+            else:
+                log.error("not healthy: inbox lags %.1f s, card silent for %.1f s", driver.lag_s, self._heartbeat_age())
+            await asyncio.sleep(interval_s)
+
+    def _is_sound_alive(self) -> bool:
+        return bool(self._cards_lost) or self._heartbeat_age() < _HEALTHY_HEARTBEAT_S
+
+    def _heartbeat_age(self) -> float:
+        return self.audio.heartbeat_age_s if self.audio is not None else 0.0
+
+
+class _LazyVoice:
+    """The device's own voice: the brain's text to speech, loaded at the first sentence."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._engine: Any = None
+
+    async def synthesize(self, text: str) -> bytes:
+        if self._engine is None:
+            from appliance.brain.tts import open_tts
+
+            self._engine = open_tts(self._settings.brain.tts, language=self._settings.assistant.language)
+        pcm: bytes = await self._engine.synthesize(text)
+        if not pcm:
+            raise SpeechError(f"{self._settings.brain.tts} gave no sound")
+        return pcm
+
+
+@asynccontextmanager
+async def offline_brain(
+    settings: Settings, environ: Mapping[str, str], *, host: str = "127.0.0.1", port: int = 0, token: str | None = None
+) -> AsyncIterator[Any]:
+    """Run the offline brain of these settings as a server; yields a `BrainServer`."""
+    from appliance.brain.pipeline import build_pipeline
+    from appliance.brain.server import BrainServer
+
+    brain = settings.brain
+    pipeline = build_pipeline(
+        stt=brain.stt,
+        workflow=brain.workflow,
+        tts=brain.tts,
+        language=settings.assistant.language,
+        phrases_dir=Path(brain.phrases_dir) if brain.phrases_dir else None,
+        chat_url=brain.chat_url,
+        chat_model=brain.chat_model,
+        chat_key=environ.get(brain.chat_key_env, "") if brain.chat_key_env else "",
+        voice=brain.voice,
+    )
+    async with BrainServer(pipeline, host=host, port=port, token=token) as server:
+        yield server
+
+
+def policy_from(settings: Settings) -> Policy:
+    """Gather the conversation's figures from the settings."""
+    audio, button, deadlines, link = settings.audio, settings.button, settings.deadlines, settings.link
+    return Policy(
+        button_mode=button.mode,
+        tap_max_ms=button.tap_max_ms,
+        release_debounce_ms=button.release_debounce_ms,
+        pre_roll_ms=audio.pre_roll_ms,
+        post_roll_ms=audio.post_roll_ms,
+        min_turn_ms=button.min_turn_ms,
+        max_turn_s=audio.max_turn_s,
+        silence_ms=button.silence_ms,
+        no_speech_s=button.no_speech_s,
+        connect_s=deadlines.connect_s,
+        commit_s=deadlines.commit_s,
+        answer_s=deadlines.answer_s,
+        playout_stall_s=deadlines.playout_stall_s,
+        tool_s=deadlines.tool_s,
+        approval_s=deadlines.approval_s,
+        link_wait_s=deadlines.link_wait_s,
+        cancel_s=deadlines.cancel_s,
+        backoff_initial_s=link.backoff_initial_s,
+        backoff_max_s=link.backoff_max_s,
+    )
+
+
+def session_config(settings: Settings, agent: RealtimeAgent) -> SessionConfig:
+    """Gather what the model is told at each connection."""
+    assistant = settings.assistant
+    return SessionConfig(
+        instructions=agent.instructions,
+        voice=agent.voice or assistant.voice,
+        speed=assistant.speed,
+        transcription_model=assistant.transcription_model or None,
+        language=assistant.language or None,
+        noise_reduction=assistant.noise_reduction or None,
+        tools=[tool.definition() for tool in agent.tools],
+        max_output_tokens=assistant.max_output_tokens,
+        reasoning_effort=assistant.reasoning_effort or None,
+    )
+
+
+def _tune() -> None:
+    """Make a periodic callback punctual beside a busy loop (DESIGN.md, Threads)."""
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    gc.collect()
+    gc.freeze()
+
+
+def _named(part: _Runs) -> Coroutine[Any, Any, None]:
+    return part.run()
+
+
+def _first(group: BaseExceptionGroup[ApplianceError]) -> ApplianceError:
+    """The first error of a group, however deep."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, ApplianceError)
+    return error

@@ -1,0 +1,248 @@
+"""``appliance simulate``: the whole appliance in a terminal, with a finger, a lamp, a microphone and a loudspeaker.
+
+The space bar is the button, a typed line is spoken into the microphone, and the last line of the screen shows the
+light, the state and a level meter, live. Where standard input is no terminal each line of it is spoken in turn: that
+is a script for the device.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from appliance.conversation.commands import (
+    AnswerTextReceived,
+    Command,
+    Emit,
+    HeardTextReceived,
+    LightPattern,
+    ToolEnded,
+    ToolStarted,
+    TroubleReported,
+    TurnEnded,
+)
+from appliance.conversation.events import AudioCaptured, Event, MuteSwitched
+from appliance.conversation.feedback import View, light_state, pattern
+from appliance.errors import ApplianceError
+from appliance.settings import Settings
+from appliance.simulator.keyboard import ENABLE, Key, KeyParser, raw_terminal
+from appliance.simulator.stand import Stand
+
+__all__ = ["simulate"]
+
+_REDRAWS_PER_S = 15
+_METER_WIDTH = 24
+_METER_FLOOR_DB = -60.0
+_TAP_S = 0.12  # a finger's tap: longer than any bounce, shorter than a hold
+
+HELP = "Space: press to talk (again to stop). Type a line and Enter: it is spoken for you. m: mute. Ctrl-C: end."
+HELP_HOLD = "Space: hold to talk. Type a line and Enter: it is spoken for you. m: mute. Ctrl-C: end."
+
+
+def simulate(
+    settings: Settings, *, environ: Mapping[str, str], trace: Path | None = None, save: Path | None = None
+) -> int:
+    """Run until Ctrl-C, or until standard input ends where it is no terminal; returns the exit status."""
+    stand = Stand(settings, environ=environ, trace=trace)
+    session = _Session(stand, sys.stdin, sys.stdout)
+    try:
+        asyncio.run(session.run())
+    finally:
+        if save is not None and stand.loudspeaker is not None:
+            stand.loudspeaker.save(save)
+    return 0
+
+
+class Screen:
+    """Lines that scroll, above one status line that is drawn anew."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._is_live = out.isatty()
+        self._status = ""
+
+    def say(self, line: str) -> None:
+        """Print a line above the status line."""
+        erase = "\r\x1b[2K" if self._is_live else ""
+        self._out.write(f"{erase}{line}\n{self._status}" if self._is_live else f"{line}\n")
+        self._out.flush()
+
+    def draw(self, status: str) -> None:
+        """Replace the status line; nothing where the output is no terminal."""
+        if not self._is_live or status == self._status:
+            return
+        self._status = status
+        width = max(os.get_terminal_size(self._out.fileno()).columns - 1, 20) if self._is_live else 80
+        self._out.write(f"\r\x1b[2K{_clip(status, width)}")
+        self._out.flush()
+
+    def close(self) -> None:
+        if self._is_live:
+            self._out.write("\r\x1b[2K")
+            self._out.flush()
+
+
+def _clip(text: str, width: int) -> str:
+    """Cut a line at `width` visible characters; escape sequences have none."""
+    seen, index = 0, 0
+    while index < len(text) and seen < width:
+        if text[index] == "\x1b":
+            index = text.index("m", index)
+        else:
+            seen += 1
+        index += 1
+    return text[:index] + "\x1b[0m"
+
+
+def meter(level_db: float) -> str:
+    """A bar of the microphone's level, -60 dBFS to 0."""
+    share = min(max(1.0 - level_db / _METER_FLOOR_DB, 0.0), 1.0)
+    filled = round(share * _METER_WIDTH)
+    return "█" * filled + "░" * (_METER_WIDTH - filled)
+
+
+def dot(shown: LightPattern) -> str:
+    """The light as one coloured character."""
+    red, green, blue = (int(part * max(shown.level, 0.35) * 255) for part in shown.color)
+    symbol = {"off": "○", "solid": "●", "blink": "◉", "pulse": "◍"}[shown.effect]
+    return f"\x1b[38;2;{red};{green};{blue}m{symbol}\x1b[0m"
+
+
+class _Session:
+    """One run of the simulator: keys in, lines out."""
+
+    def __init__(self, stand: Stand, keyboard: TextIO, out: TextIO) -> None:
+        self._stand = stand
+        self._keyboard = keyboard
+        self._screen = Screen(out)
+        self._out = out
+        self._parser = KeyParser()
+        self._typed = ""
+        self._view = View()
+        self._level_db = -96.0
+        self._speaking: asyncio.Queue[str] = asyncio.Queue()
+        self._rested = asyncio.Event()
+        stand.observe(self._on_step)
+
+    async def run(self) -> None:
+        self._screen.say("The appliance starts. " + (HELP if self._keyboard.isatty() else ""))
+        async with asyncio.TaskGroup() as group:
+            extra = [group.create_task(self._redraw()), group.create_task(self._speak())]
+            extra.append(group.create_task(self._read_keys() if self._keyboard.isatty() else self._read_lines()))
+            try:
+                await self._stand.run()
+            finally:
+                for task in extra:
+                    task.cancel()
+                self._screen.close()
+        self._screen.say("Goodbye.")
+
+    # --- what happens, as lines ---------------------------------------------------------------------------------
+
+    def _on_step(self, now: float, event: Event, commands: Sequence[Command], view: View) -> None:
+        if isinstance(event, AudioCaptured):
+            self._level_db = max(event.level_db, self._level_db - 3.0)
+        if view != self._view:
+            self._view = view
+            if not self._out.isatty():
+                self._screen.say(f"[{light_state(view)}]")
+        if light_state(view) in ("ready", "error", "timer", "failed", "no_card", "muted", "no_link"):
+            self._rested.set()
+        else:
+            self._rested.clear()
+        for command in commands:
+            if isinstance(command, Emit):
+                self._tell(command.notice)
+
+    def _tell(self, notice: object) -> None:
+        match notice:
+            case HeardTextReceived():
+                self._screen.say(f"  you said   {notice.text or '(nothing that I understood)'}")
+            case AnswerTextReceived(is_final=True):
+                self._screen.say(f"  it answers {notice.text}")
+            case ToolStarted():
+                self._screen.say(f"  tool       {notice.name} {notice.arguments}")
+            case ToolEnded():
+                self._screen.say(f"  result     {notice.output}")
+            case TroubleReported():
+                self._screen.say(f"  trouble    {notice.kind}: {notice.message}")
+            case TurnEnded(outcome=outcome) if outcome != "answered":
+                self._screen.say(f"  turn       {outcome}")
+            case _:
+                pass
+
+    async def _redraw(self) -> None:
+        while True:
+            shown = pattern(self._view)
+            lamp = self._stand.lamp_line()
+            typed = f" > {self._typed}" if self._typed else ""
+            self._screen.draw(f"{dot(shown)} {shown.name:<12} {meter(self._level_db)} {lamp}{typed}")
+            await asyncio.sleep(1 / _REDRAWS_PER_S)
+
+    # --- the keyboard -------------------------------------------------------------------------------------------
+
+    async def _read_keys(self) -> None:
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[str] = asyncio.Queue()
+        descriptor = self._keyboard.fileno()
+        loop.add_reader(descriptor, lambda: arrived.put_nowait(os.read(descriptor, 1024).decode(errors="ignore")))
+        try:
+            with raw_terminal(self._keyboard, self._out):
+                while True:
+                    for key in self._parser.feed(await arrived.get()):
+                        self._on_key(key)
+        finally:
+            loop.remove_reader(descriptor)
+
+    def _on_key(self, key: Key) -> None:
+        finger = self._stand.finger
+        match key.kind:
+            case "holds":
+                self._out.write(ENABLE)
+                self._screen.say(HELP_HOLD)
+            case "quit":
+                self._stand.stop("Ctrl-C")
+            case "enter":
+                if self._typed.strip():
+                    self._speaking.put_nowait(self._typed.strip())
+                self._typed = ""
+            case "erase":
+                self._typed = self._typed[:-1]
+            case "space_tap" | "space_down" if self._typed:
+                self._typed += " "
+            case "space_down":
+                finger.press()
+            case "space_up":
+                finger.release()
+            case "space_tap":
+                finger.hold(_TAP_S)
+            case "text" if key.text == "m" and not self._typed:
+                self._stand.appliance.post(MuteSwitched(not self._view.is_muted))
+            case "text":
+                self._typed += key.text
+            case _:
+                pass
+
+    async def _read_lines(self) -> None:
+        """Speak each line of standard input when the device is at rest, then end."""
+        loop = asyncio.get_running_loop()
+        while line := await loop.run_in_executor(None, self._keyboard.readline):
+            if line.strip():
+                await self._rested.wait()
+                self._screen.say(f"> {line.strip()}")
+                await self._stand.talk(line.strip())
+        await self._rested.wait()
+        self._stand.stop("end of input")
+
+    async def _speak(self) -> None:
+        while True:
+            text = await self._speaking.get()
+            self._screen.say(f"> {text}")
+            try:
+                await self._stand.talk(text)
+            except ApplianceError as exc:
+                self._screen.say(f"  trouble    {exc}")

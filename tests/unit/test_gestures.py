@@ -1,0 +1,82 @@
+"""Edges to gestures, in virtual time."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.conversation.gestures import Gesture, Gestures
+
+
+def _run(edges: list[tuple[float, bool]], until: float, *, guarded_before: float = 0.0) -> list[Gesture]:
+    """Feed edges at their times, with every deadline on the way at its instant."""
+    gestures, told = Gestures(), []
+    for at, pressed in [*edges, (until, None)]:
+        while (due := gestures.deadline) is not None and due <= at:
+            told += gestures.advance(due)
+        if pressed is not None:
+            told += gestures.feed(pressed, at, is_guarded=at < guarded_before)
+    return told
+
+
+def _kinds(told: list[Gesture]) -> list[str]:
+    return [one.kind for one in told]
+
+
+def test_a_press_is_told_at_its_first_edge() -> None:
+    assert _run([(1.0, True)], 1.0) == [Gesture("press", 1.0)]
+
+
+def test_a_release_is_dated_at_its_edge_not_at_its_confirmation() -> None:
+    told = _run([(1.0, True), (1.6, False)], 3.0)
+    assert [(one.kind, one.at) for one in told] == [("press", 1.0), ("release", 1.6)]
+
+
+def test_bounce_on_both_edges_is_one_press_and_one_release() -> None:
+    bounce = [(1.0, True), (1.003, False), (1.006, True), (1.5, False), (1.504, True), (1.508, False)]
+    assert _kinds(_run(bounce, 3.0)) == ["press", "release"]
+
+
+def test_a_short_press_is_a_tap_and_two_are_a_double_tap() -> None:
+    edges = [(1.0, True), (1.1, False), (1.3, True), (1.4, False)]
+    assert _kinds(_run(edges, 3.0)) == ["press", "release", "tap", "press", "release", "tap", "double_tap"]
+
+
+def test_two_slow_taps_are_no_double_tap() -> None:
+    assert "double_tap" not in _kinds(_run([(1.0, True), (1.1, False), (3.0, True), (3.1, False)], 5.0))
+
+
+def test_a_hold_is_told_once_at_one_second() -> None:
+    told = _run([(1.0, True), (5.0, False)], 6.0)
+    assert [(one.kind, one.at) for one in told] == [("press", 1.0), ("hold", 2.0), ("release", 5.0)]
+
+
+def test_a_button_found_pressed_at_the_start_is_no_press_but_stuck_after_30_s() -> None:
+    assert _kinds(_run([(0.5, True)], 31.0, guarded_before=1.0)) == ["stuck"]
+    assert _kinds(_run([(0.5, True), (10.0, False)], 60.0, guarded_before=1.0)) == []
+    assert _kinds(_run([(0.5, True), (40.0, False)], 60.0, guarded_before=1.0)) == ["stuck", "freed"]
+
+
+def test_rereading_the_level_heals_a_lost_edge() -> None:
+    assert _kinds(_run([(1.0, True), (1.25, True), (1.5, False)], 3.0)) == ["press", "release"]
+
+
+@given(st.lists(st.tuples(st.floats(0.001, 2.0), st.booleans()), max_size=60))
+def test_presses_and_releases_always_alternate(steps: list[tuple[float, bool]]) -> None:
+    at, edges = 1.0, []
+    for delay, pressed in steps:
+        at += delay
+        edges.append((at, pressed))
+    kinds = [kind for kind in _kinds(_run(edges, at + 1.0)) if kind in ("press", "release")]
+    assert kinds[::2] == ["press"] * len(kinds[::2])
+    assert kinds[1::2] == ["release"] * len(kinds[1::2])
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 3.0), st.booleans()), max_size=60))
+def test_a_deadline_that_passed_is_gone(steps: list[tuple[float, bool]]) -> None:
+    gestures, at = Gestures(), 1.0
+    for delay, pressed in steps:
+        at += delay
+        gestures.feed(pressed, at)
+        gestures.advance(at)
+        assert gestures.deadline is None or gestures.deadline > at
