@@ -252,8 +252,8 @@ _turn_detection = by_key(
 _transcription = shape(
     {
         "model": _text,
-        "language": _text,
-        "prompt": _text,
+        "language": nullable(_text),
+        "prompt": nullable(_text),
         "languages": array(_text, least=1),
         "keywords": array(_text),
         "delay": one_of("minimal", "low", "medium", "high", "xhigh"),

@@ -1,0 +1,249 @@
+"""Clients that others wrote hold a conversation with the offline brain: the `openai` SDK and `openai-agents`.
+
+Neither shares a line with our client, and both read the brain's frames with their own types; openai-agents turns
+each one that it cannot validate into an error event. All of it on loopback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from agents import function_tool, set_tracing_disabled
+from agents.realtime import RealtimeAgent, RealtimeRunner, RealtimeSession, RealtimeSessionEvent, RealtimeToolEnd
+from openai import AsyncOpenAI
+from openai.resources.realtime.realtime import AsyncRealtimeConnection
+
+from appliance.brain.server import BrainServer
+from tests.support.oracle import check_server_frame
+from tests.support.scripted import ScriptedPipeline, sine
+
+pytestmark = pytest.mark.e2e
+
+LAMP: dict[str, Any] = {
+    "type": "function",
+    "name": "set_lamp",
+    "description": "Switch the lamp.",
+    "parameters": {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]},
+}
+
+# --- the openai SDK ----------------------------------------------------------------------------------------------
+
+
+class Sdk:
+    """The openai SDK on one connection; every frame is checked by the oracle too, and none may be an error."""
+
+    def __init__(self, connection: AsyncRealtimeConnection) -> None:
+        self.connection = connection
+
+    async def until(self, name: str) -> list[Any]:
+        """Read up to the first event of this type."""
+        events: list[Any] = []
+        while not events or events[-1].type != name:
+            async with asyncio.timeout(20):
+                raw = await self.connection.recv_bytes()
+            check_server_frame(json.loads(raw))
+            event = self.connection.parse_event(raw)
+            assert event.type != "error", raw
+            events.append(event)
+        return events
+
+
+@asynccontextmanager
+async def sdk_of(server: BrainServer, *, api_key: str = "sk-local") -> AsyncIterator[Sdk]:
+    base_url = server.url.replace("ws://", "http://").removesuffix("/realtime")
+    async with (
+        AsyncOpenAI(api_key=api_key, base_url=base_url) as client,
+        client.realtime.connect(model="gpt-realtime-2.1") as connection,
+    ):
+        yield Sdk(connection)
+
+
+async def test_the_openai_sdk_talks_calls_a_tool_and_interrupts() -> None:
+    pipeline = ScriptedPipeline(hears="lamp please")
+    async with BrainServer(pipeline, token="sk-local") as server, sdk_of(server) as sdk:
+        realtime = sdk.connection
+        assert (await sdk.until("session.created"))[0].session.model == "gpt-realtime-2.1"
+        await realtime.session.update(
+            session={
+                "type": "realtime",
+                "audio": {"input": {"turn_detection": None, "transcription": {"model": "gpt-transcribe"}}},
+                "tools": [LAMP],  # type: ignore[list-item]
+            }
+        )
+        await sdk.until("session.updated")
+
+        # A turn of text.
+        await realtime.conversation.item.create(
+            item={"type": "message", "role": "user", "content": [{"type": "input_text", "text": "good day"}]}
+        )
+        await realtime.response.create(response={"output_modalities": ["text"]})
+        events = await sdk.until("response.done")
+        assert [one.text for one in events if one.type == "response.output_text.done"] == ["You said good day."]
+
+        # A turn of speech, which ends in a call of a tool.
+        await realtime.input_audio_buffer.append(audio=base64.b64encode(sine(500)).decode())
+        await realtime.input_audio_buffer.commit()
+        await realtime.response.create(response={"metadata": {"turn": "2"}})
+        events = await sdk.until("response.done")
+        assert [one.transcript for one in events if one.type.endswith("transcription.completed")] == ["lamp please"]
+        (call,) = events[-1].response.output
+        assert (call.type, call.name, call.arguments) == ("function_call", "set_lamp", '{"on": true}')
+        assert events[-1].response.metadata == {"turn": "2"}
+
+        # The tool's output, and the spoken answer.
+        await realtime.conversation.item.create(
+            item={"type": "function_call_output", "call_id": call.call_id, "output": "The lamp is on."}
+        )
+        await realtime.response.create()
+        events = await sdk.until("response.done")
+        audio = b"".join(base64.b64decode(one.delta) for one in events if one.type == "response.output_audio.delta")
+        assert audio == sine(1000)
+        (message,) = events[-1].response.output
+        assert message.content[0].transcript == "The lamp is on."
+
+        # Some of it was heard, then the user spoke again.
+        await realtime.conversation.item.truncate(item_id=message.id, content_index=0, audio_end_ms=300)
+        await sdk.until("conversation.item.truncated")
+        await realtime.conversation.item.retrieve(item_id=message.id)
+        (retrieved,) = await sdk.until("conversation.item.retrieved")
+        assert base64.b64decode(retrieved.item.content[0].audio) == sine(1000)[: 300 * 48]
+    assert pipeline.closed == len(pipeline.requests) == 3
+
+
+async def test_the_openai_sdk_cancels_an_answer_while_it_is_spoken() -> None:
+    async with BrainServer(ScriptedPipeline(sentences=500)) as server, sdk_of(server) as sdk:
+        await sdk.until("session.created")
+        await sdk.connection.conversation.item.create(
+            item={"type": "message", "role": "user", "content": [{"type": "input_text", "text": "a story"}]}
+        )
+        await sdk.connection.response.create()
+        await sdk.until("response.output_audio.delta")
+        await sdk.connection.response.cancel()
+        done = (await sdk.until("response.done"))[-1].response
+        assert (done.status, done.status_details.reason) == ("cancelled", "client_cancelled")
+        assert done.output[0].status == "incomplete"
+
+
+# --- openai-agents -----------------------------------------------------------------------------------------------
+
+
+class Agents:
+    """An openai-agents session whose events are collected by a task; none may be an error."""
+
+    def __init__(self, session: RealtimeSession) -> None:
+        self.session = session
+        self.events: list[RealtimeSessionEvent] = []
+        self._grew = asyncio.Event()
+
+    async def collect(self) -> None:
+        async for event in self.session:
+            self.events.append(event)
+            self._grew.set()
+
+    async def until(self, holds: Callable[[RealtimeSessionEvent], bool]) -> RealtimeSessionEvent:
+        """Return the first event from now on for which it holds, and forget those before it."""
+        async with asyncio.timeout(20):
+            while True:
+                while self.events:
+                    event = self.events.pop(0)
+                    refuse_error(event)
+                    if holds(event):
+                        return event
+                self._grew.clear()
+                await self._grew.wait()
+
+
+def refuse_error(event: RealtimeSessionEvent) -> None:
+    assert event.type != "error", event
+    assert not (event.type == "raw_model_event" and event.data.type in ("exception", "error")), event
+
+
+def of_type(name: str) -> Callable[[RealtimeSessionEvent], bool]:
+    return lambda event: event.type == name
+
+
+def answered(event: RealtimeSessionEvent) -> bool:
+    return event.type == "raw_model_event" and event.data.type == "turn_ended"
+
+
+def says(text: str) -> Callable[[RealtimeSessionEvent], bool]:
+    """Hold once the history has this text, said by either side."""
+    return lambda event: event.type in ("history_added", "history_updated") and text in str(event)
+
+
+@asynccontextmanager
+async def agents_of(server: BrainServer, agent: RealtimeAgent[Any]) -> AsyncIterator[Agents]:
+    set_tracing_disabled(True)
+    runner = RealtimeRunner(agent, config={"tracing_disabled": True})
+    session = await runner.run(model_config={"url": f"{server.url}?model=local", "api_key": "sk-local"})
+    async with asyncio.TaskGroup() as tasks, session:
+        agents = Agents(session)
+        collecting = tasks.create_task(agents.collect())
+        yield agents
+        for event in agents.events:
+            refuse_error(event)
+        collecting.cancel()
+
+
+@function_tool
+def set_lamp(on: bool) -> str:
+    """Switch the lamp."""
+    return f"The lamp is {'on' if on else 'off'}."
+
+
+async def test_openai_agents_talks_calls_a_tool_and_interrupts() -> None:
+    pipeline = ScriptedPipeline(hears="the lamp please")
+    agent: RealtimeAgent[Any] = RealtimeAgent(name="Box", instructions="Be brief.", tools=[set_lamp])
+    async with BrainServer(pipeline, token="sk-local") as server, agents_of(server, agent) as agents:
+        # A turn of text, answered in speech.
+        await agents.session.send_message("good day")
+        await agents.until(of_type("audio"))
+        await agents.until(says("You said good day."))
+        await agents.until(answered)
+        assert pipeline.requests[0].instructions == "Be brief."
+
+        # A turn of speech: the brain hears where it ends, the tool runs here, its output is told.
+        for _ in range(3):
+            await agents.session.send_audio(sine(200))
+        await agents.session.send_audio(bytes(48 * 1000))
+        await agents.until(of_type("tool_start"))
+        ended = await agents.until(of_type("tool_end"))
+        assert isinstance(ended, RealtimeToolEnd)
+        assert (ended.arguments, ended.output) == ('{"on": true}', "The lamp is on.")
+        await agents.until(says("The lamp is on."))
+        await agents.until(answered)
+
+        # An interruption: the client truncates what was not heard, and reads the item back.
+        await agents.session.interrupt()
+        await agents.until(of_type("audio_interrupted"))
+        await agents.session.send_message("thank you")
+        await agents.until(says("You said thank you."))
+        await agents.until(answered)
+    assert [request.items[-1]["type"] for request in pipeline.requests] == [
+        "message",
+        "message",
+        "function_call_output",
+        "message",
+    ]
+
+
+async def test_openai_agents_is_interrupted_by_speech_while_the_answer_is_generated() -> None:
+    pipeline = ScriptedPipeline(hears="stop", sentences=500)
+    agent: RealtimeAgent[Any] = RealtimeAgent(name="Box")
+    async with BrainServer(pipeline) as server, agents_of(server, agent) as agents:
+        await agents.session.send_message("a long story")
+        await agents.until(of_type("audio"))
+        await agents.session.send_audio(sine(300))
+        await agents.until(of_type("audio_interrupted"))
+        await agents.until(answered)
+        pipeline.sentences = 1
+        await agents.session.send_audio(bytes(48 * 1000))
+        await agents.until(says("You said stop."))
+        await agents.until(answered)
+    assert pipeline.closed == 2
