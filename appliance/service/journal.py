@@ -1,0 +1,113 @@
+"""Where log lines go: the journal with priorities, or a terminal; and nothing that looks like a key in either.
+
+Under systemd each line begins with ``<N>``, its syslog priority (sd-daemon(3)); elsewhere with time and level. The
+mask is the last line of defence, not the first: no module logs a key on purpose.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Mapping
+from typing import Final, TextIO
+
+__all__ = ["set_up_logging", "is_journal", "mask_secrets"]
+
+_PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+_DEBUG_PRIORITY: Final = 7
+
+# The client's own library logs headers and whole frames at DEBUG: keys, audio, and what was said.
+_TOO_TALKATIVE: Final = ("websockets", "openai", "httpx", "mcp")
+
+_SECRETS: Final = (
+    re.compile(r"(?P<keep>)\b(?:sk|ek)[-_][A-Za-z0-9_-]{6,}"),
+    re.compile(r"(?P<keep>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE),
+    re.compile(
+        r"(?P<keep>\b(?:authorization|(?:x-)?api[-_]?key|client[-_]secret|access[-_]token|token)[\"']?\s*[:=]\s*[\"']?)"
+        r"(?!(?:bearer|basic)\s)[^\s\"',;&]{6,}",
+        re.IGNORECASE,
+    ),
+)
+
+
+def mask_secrets(text: str) -> str:
+    """Replace whatever looks like a key, a token or the value of a secret header by ``***``."""
+    for pattern in _SECRETS:
+        text = pattern.sub(r"\g<keep>***", text)
+    return text
+
+
+class MaskSecrets(logging.Filter):
+    """Masks the message of a record before any handler behind it formats it. The formatters mask tracebacks too."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        masked = mask_secrets(message)
+        if masked != message:
+            record.msg, record.args = masked, None
+        return True
+
+
+class _PlainFormatter(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return mask_secrets(super().format(record))
+
+
+class _JournalFormatter(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(name)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = f"<{_priority(record.levelno)}>"
+        # The journal makes an entry of each line; one without a prefix would get the unit's default priority.
+        return "\n".join(prefix + line for line in mask_secrets(super().format(record)).split("\n"))
+
+
+def set_up_logging(level: str, environ: Mapping[str, str], *, stream: TextIO | None = None) -> logging.Handler:
+    """Send the log to a stream; calling it again replaces the handler of the call before.
+
+    Args:
+        level: ``debug``, ``info``, ``warning`` or ``error``.
+        environ: Looked at for ``JOURNAL_STREAM``.
+        stream: Where to; standard error if not named.
+    """
+    stream = stream if stream is not None else sys.stderr
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    handler = _StreamHandler(stream)
+    handler.setFormatter(_JournalFormatter() if is_journal(environ, stream) else _PlainFormatter())
+    handler.addFilter(MaskSecrets())
+    root = logging.getLogger()
+    for old in [item for item in root.handlers if isinstance(item, _StreamHandler)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(threshold)
+    for name in _TOO_TALKATIVE:
+        logging.getLogger(name).setLevel(max(threshold, logging.INFO))
+    logging.captureWarnings(True)
+    return handler
+
+
+def is_journal(environ: Mapping[str, str], stream: TextIO) -> bool:
+    """`stream` leads to the journal: ``$JOURNAL_STREAM`` holds its device and inode (systemd.exec(5)).
+
+    The variable alone is no proof: a program that was started by the service inherits it, its output led elsewhere.
+    """
+    device, _, inode = environ.get("JOURNAL_STREAM", "").partition(":")
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return (device, inode) == (str(status.st_dev), str(status.st_ino))
+
+
+class _StreamHandler(logging.StreamHandler[TextIO]):
+    """Of our own type, so that `set_up_logging` knows its own handler again."""
+
+
+def _priority(level: int) -> int:
+    return next((priority for least, priority in _PRIORITIES if level >= least), _DEBUG_PRIORITY)
