@@ -610,7 +610,10 @@ def _items(value: Any, where: str) -> tuple[Item, ...]:
 def _error(value: Any, where: str) -> ErrorDetail:
     if isinstance(value, str):  # seen from third-party servers
         return ErrorDetail(message=value)
-    detail: ErrorDetail = _build(ErrorDetail, _object(value, where), where)
+    raw = {  # a number as code, seen from gateways, must not hide the error behind another one
+        key: str(one) if isinstance(one, (int, float)) else one for key, one in _object(value, where).items()
+    }
+    detail: ErrorDetail = _build(ErrorDetail, raw, where)
     return detail
 
 

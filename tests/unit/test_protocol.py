@@ -1,0 +1,609 @@
+"""The messages, literally: every server event read once, every client event written once, and what must be refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types.realtime import RealtimeClientEvent, RealtimeServerEvent
+
+from appliance.errors import LocalProtocolError, RemoteProtocolError
+from appliance.realtime import protocol as wire
+from appliance.realtime.protocol import ContentPart, ErrorDetail, Item, Response, ServerEvent, decode
+from tests.support.oracle import check_client_frame, check_server_frame
+
+PCM = bytes(range(8))
+AUDIO = "AAECAwQFBgc="
+PLACE: dict[str, Any] = {"response_id": "resp_1", "item_id": "item_2", "output_index": 1}
+CONTENT: dict[str, Any] = {**PLACE, "content_index": 2}
+
+SESSION = (
+    '{"type":"realtime","object":"realtime.session","id":"sess_1","model":"gpt-realtime-2.1",'
+    '"output_modalities":["audio"],"instructions":"x","tools":[],"tool_choice":"auto","max_output_tokens":"inf",'
+    '"tracing":null,"truncation":"auto","prompt":null,"expires_at":1795000000,"audio":{"input":{"format":'
+    '{"type":"audio/pcm","rate":24000},"transcription":null,"noise_reduction":null,"turn_detection":null},'
+    '"output":{"format":{"type":"audio/pcm","rate":24000},"voice":"marin","speed":1.0}},"include":null}'
+)
+USER_ITEM = (
+    '{"id":"item_1","type":"message","status":"completed","role":"user",'
+    '"content":[{"type":"input_audio","transcript":null}]}'
+)
+ANSWER_ITEM = (
+    '{"id":"item_2","type":"message","status":"completed","role":"assistant",'
+    '"content":[{"type":"output_audio","transcript":"It is ten."}]}'
+)
+CALL_ITEM = (
+    '{"id":"item_3","type":"function_call","status":"completed","name":"set_lamp","call_id":"call_1",'
+    '"arguments":"{\\"on\\":true}"}'
+)
+USER = Item(type="message", id="item_1", status="completed", role="user", content=(ContentPart(type="input_audio"),))
+ANSWER = Item(
+    type="message",
+    id="item_2",
+    status="completed",
+    role="assistant",
+    content=(ContentPart(type="output_audio", transcript="It is ten."),),
+)
+CALL = Item(
+    type="function_call",
+    id="item_3",
+    status="completed",
+    name="set_lamp",
+    call_id="call_1",
+    arguments='{"on":true}',
+)
+RESPONSE_CREATED = (
+    '{"object":"realtime.response","id":"resp_1","status":"in_progress","status_details":null,"output":[],'
+    '"conversation_id":"conv_1","output_modalities":["audio"],"max_output_tokens":"inf","usage":null,'
+    '"metadata":{"turn":"t1"}}'
+)
+USAGE = (
+    '{"total_tokens":320,"input_tokens":132,"output_tokens":188,"input_token_details":{"text_tokens":59,'
+    '"audio_tokens":73,"cached_tokens":64},"output_token_details":{"text_tokens":41,"audio_tokens":147}}'
+)
+RESPONSE_CANCELLED = (
+    '{"object":"realtime.response","id":"resp_1","status":"cancelled","status_details":{"type":"cancelled",'
+    f'"reason":"client_cancelled"}},"output":[{ANSWER_ITEM},{CALL_ITEM}],"conversation_id":null,"usage":{USAGE},'
+    '"metadata":null}'
+)
+RESPONSE_FAILED = (
+    '{"object":"realtime.response","id":"resp_2","status":"failed","status_details":{"type":"failed",'
+    '"error":{"type":"server_error","code":"inference_rate_limit_exceeded"}},"output":[]}'
+)
+
+# one literal frame (its ``event_id`` is added) and what it must become
+EVENTS: list[tuple[str, ServerEvent]] = [
+    (
+        '{"type":"error","error":{"type":"invalid_request_error","code":"unknown_parameter",'
+        '"message":"Unknown parameter.","param":"session.foo","event_id":"mine_1"}}',
+        wire.ErrorEvent(
+            error=ErrorDetail(
+                type="invalid_request_error",
+                code="unknown_parameter",
+                message="Unknown parameter.",
+                param="session.foo",
+                event_id="mine_1",
+            )
+        ),
+    ),
+    (
+        '{"type":"error","error":{"type":"insufficient_quota","code":"credit_balance_exhausted","message":"m"}}',
+        wire.ErrorEvent(error=ErrorDetail(type="insufficient_quota", code="credit_balance_exhausted", message="m")),
+    ),
+    (f'{{"type":"session.created","session":{SESSION}}}', wire.SessionCreated(session=json.loads(SESSION))),
+    (f'{{"type":"session.updated","session":{SESSION}}}', wire.SessionUpdated(session=json.loads(SESSION))),
+    (
+        '{"type":"conversation.created","conversation":{"id":"conv_1","object":"realtime.conversation"}}',
+        wire.ConversationCreated(conversation={"id": "conv_1", "object": "realtime.conversation"}),
+    ),
+    (
+        f'{{"type":"conversation.item.added","previous_item_id":"item_0","item":{USER_ITEM}}}',
+        wire.ConversationItemAdded(item=USER, previous_item_id="item_0"),
+    ),
+    (
+        f'{{"type":"conversation.item.done","previous_item_id":null,"item":{ANSWER_ITEM}}}',
+        wire.ConversationItemDone(item=ANSWER),
+    ),
+    (
+        '{"type":"conversation.item.retrieved","item":{"id":"item_1","type":"message","role":"user",'
+        f'"content":[{{"type":"input_audio","audio":"{AUDIO}","transcript":"hi"}}]}}}}',
+        wire.ConversationItemRetrieved(
+            item=Item(
+                type="message",
+                id="item_1",
+                role="user",
+                content=(ContentPart(type="input_audio", audio=AUDIO, transcript="hi"),),
+            )
+        ),
+    ),
+    (
+        '{"type":"conversation.item.truncated","item_id":"item_2","content_index":0,"audio_end_ms":1500}',
+        wire.ConversationItemTruncated(item_id="item_2", audio_end_ms=1500),
+    ),
+    ('{"type":"conversation.item.deleted","item_id":"item_2"}', wire.ConversationItemDeleted(item_id="item_2")),
+    (
+        '{"type":"conversation.item.input_audio_transcription.delta","item_id":"item_1","content_index":0,'
+        '"delta":"turn the","obfuscation":"aX9"}',
+        wire.InputTranscriptionDelta(item_id="item_1", delta="turn the"),
+    ),
+    (
+        '{"type":"conversation.item.input_audio_transcription.completed","item_id":"item_1","content_index":0,'
+        '"transcript":"turn the lamp on","usage":{"type":"duration","seconds":2.0}}',
+        wire.InputTranscriptionCompleted(
+            item_id="item_1", transcript="turn the lamp on", usage={"type": "duration", "seconds": 2.0}
+        ),
+    ),
+    (
+        '{"type":"conversation.item.input_audio_transcription.segment","item_id":"item_1","content_index":0,'
+        '"id":"seg_1","text":"hello","speaker":"A","start":0.5,"end":1.25}',
+        wire.InputTranscriptionSegment(item_id="item_1", text="hello", speaker="A", start=0.5, end=1.25),
+    ),
+    (
+        '{"type":"conversation.item.input_audio_transcription.failed","item_id":"item_1","content_index":0,'
+        '"error":{"type":"server_error","code":"audio_unintelligible","message":"m"}}',
+        wire.InputTranscriptionFailed(
+            item_id="item_1", error=ErrorDetail(type="server_error", code="audio_unintelligible", message="m")
+        ),
+    ),
+    (
+        '{"type":"input_audio_buffer.committed","previous_item_id":"item_0","item_id":"item_1"}',
+        wire.InputAudioBufferCommitted(item_id="item_1", previous_item_id="item_0"),
+    ),
+    ('{"type":"input_audio_buffer.cleared"}', wire.InputAudioBufferCleared()),
+    (
+        '{"type":"input_audio_buffer.speech_started","audio_start_ms":1200,"item_id":"item_1"}',
+        wire.SpeechStarted(item_id="item_1", audio_start_ms=1200),
+    ),
+    (
+        '{"type":"input_audio_buffer.speech_stopped","audio_end_ms":2400,"item_id":"item_1"}',
+        wire.SpeechStopped(item_id="item_1", audio_end_ms=2400),
+    ),
+    (
+        '{"type":"input_audio_buffer.timeout_triggered","audio_start_ms":1,"audio_end_ms":2,"item_id":"item_1"}',
+        wire.TimeoutTriggered(item_id="item_1", audio_start_ms=1, audio_end_ms=2),
+    ),
+    (
+        '{"type":"input_audio_buffer.dtmf_event_received","event":"9","received_at":1763605109}',
+        wire.DtmfReceived(event="9"),
+    ),
+    (
+        '{"type":"output_audio_buffer.started","response_id":"resp_1"}',
+        wire.OutputAudioBufferStarted(response_id="resp_1"),
+    ),
+    (
+        '{"type":"output_audio_buffer.stopped","response_id":"resp_1"}',
+        wire.OutputAudioBufferStopped(response_id="resp_1"),
+    ),
+    (
+        '{"type":"output_audio_buffer.cleared","response_id":"resp_1"}',
+        wire.OutputAudioBufferCleared(response_id="resp_1"),
+    ),
+    (
+        f'{{"type":"response.created","response":{RESPONSE_CREATED}}}',
+        wire.ResponseCreated(response=Response(id="resp_1", conversation_id="conv_1", metadata={"turn": "t1"})),
+    ),
+    (
+        f'{{"type":"response.done","response":{RESPONSE_CANCELLED}}}',
+        wire.ResponseDone(
+            response=Response(
+                id="resp_1",
+                status="cancelled",
+                reason="client_cancelled",
+                output=(ANSWER, CALL),
+                usage=json.loads(USAGE),
+            )
+        ),
+    ),
+    (
+        f'{{"type":"response.done","response":{RESPONSE_FAILED}}}',
+        wire.ResponseDone(
+            response=Response(
+                id="resp_2",
+                status="failed",
+                error=ErrorDetail(type="server_error", code="inference_rate_limit_exceeded"),
+            )
+        ),
+    ),
+    (
+        f'{{"type":"response.output_item.added","response_id":"resp_1","output_index":1,"item":{CALL_ITEM}}}',
+        wire.OutputItemAdded(response_id="resp_1", output_index=1, item=CALL),
+    ),
+    (
+        f'{{"type":"response.output_item.done","response_id":"resp_1","output_index":1,"item":{ANSWER_ITEM}}}',
+        wire.OutputItemDone(response_id="resp_1", output_index=1, item=ANSWER),
+    ),
+    (
+        '{"type":"response.content_part.added","response_id":"resp_1","item_id":"item_2","output_index":1,'
+        '"content_index":2,"part":{"type":"audio","transcript":""}}',
+        wire.ContentPartAdded(**CONTENT, part=ContentPart(type="audio", transcript="")),
+    ),
+    (
+        '{"type":"response.content_part.done","response_id":"resp_1","item_id":"item_2","output_index":1,'
+        '"content_index":2,"part":{"type":"text","text":"It is ten."}}',
+        wire.ContentPartDone(**CONTENT, part=ContentPart(type="text", text="It is ten.")),
+    ),
+    (
+        '{"type":"response.output_text.delta","response_id":"resp_1","item_id":"item_2","output_index":1,'
+        '"content_index":2,"delta":"It","obfuscation":"q8"}',
+        wire.OutputTextDelta(**CONTENT, delta="It"),
+    ),
+    (
+        '{"type":"response.output_text.done","response_id":"resp_1","item_id":"item_2","output_index":1,'
+        '"content_index":2,"text":"It is ten."}',
+        wire.OutputTextDone(**CONTENT, text="It is ten."),
+    ),
+    (
+        '{"type":"response.output_audio.delta","response_id":"resp_1","item_id":"item_2","output_index":1,'
+        f'"content_index":2,"delta":"{AUDIO}","obfuscation":"q"}}',
+        wire.OutputAudioDelta(**CONTENT, delta=PCM),
+    ),
+    (
+        '{"type":"response.output_audio.done","response_id":"resp_1","item_id":"item_2","output_index":1,'
+        '"content_index":2}',
+        wire.OutputAudioDone(**CONTENT),
+    ),
+    (
+        '{"type":"response.output_audio_transcript.delta","response_id":"resp_1","item_id":"item_2",'
+        '"output_index":1,"content_index":2,"delta":"It"}',
+        wire.OutputAudioTranscriptDelta(**CONTENT, delta="It"),
+    ),
+    (
+        '{"type":"response.output_audio_transcript.done","response_id":"resp_1","item_id":"item_2",'
+        '"output_index":1,"content_index":2,"transcript":"It is ten."}',
+        wire.OutputAudioTranscriptDone(**CONTENT, transcript="It is ten."),
+    ),
+    (
+        '{"type":"response.function_call_arguments.delta","response_id":"resp_1","item_id":"item_2",'
+        '"output_index":1,"call_id":"call_1","delta":"{\\"on\\""}',
+        wire.FunctionCallArgumentsDelta(**PLACE, call_id="call_1", delta='{"on"'),
+    ),
+    (
+        '{"type":"response.function_call_arguments.done","response_id":"resp_1","item_id":"item_2",'
+        '"output_index":1,"call_id":"call_1","name":"set_lamp","arguments":"{\\"on\\":true}"}',
+        wire.FunctionCallArgumentsDone(**PLACE, call_id="call_1", name="set_lamp", arguments='{"on":true}'),
+    ),
+    (
+        '{"type":"response.mcp_call_arguments.delta","response_id":"resp_1","item_id":"item_2","output_index":1,'
+        '"delta":"{"}',
+        wire.McpCallArgumentsDelta(**PLACE, delta="{"),
+    ),
+    (
+        '{"type":"response.mcp_call_arguments.done","response_id":"resp_1","item_id":"item_2","output_index":1,'
+        '"arguments":"{}"}',
+        wire.McpCallArgumentsDone(**PLACE, arguments="{}"),
+    ),
+    (
+        '{"type":"response.mcp_call.in_progress","item_id":"item_2","output_index":1}',
+        wire.McpCallInProgress(item_id="item_2", output_index=1),
+    ),
+    (
+        '{"type":"response.mcp_call.completed","item_id":"item_2","output_index":1}',
+        wire.McpCallCompleted(item_id="item_2", output_index=1),
+    ),
+    (
+        '{"type":"response.mcp_call.failed","item_id":"item_2","output_index":1}',
+        wire.McpCallFailed(item_id="item_2", output_index=1),
+    ),
+    ('{"type":"mcp_list_tools.in_progress","item_id":"mcpl_1"}', wire.McpListToolsInProgress(item_id="mcpl_1")),
+    ('{"type":"mcp_list_tools.completed","item_id":"mcpl_1"}', wire.McpListToolsCompleted(item_id="mcpl_1")),
+    ('{"type":"mcp_list_tools.failed","item_id":"mcpl_1"}', wire.McpListToolsFailed(item_id="mcpl_1")),
+    (
+        '{"type":"rate_limits.updated","rate_limits":[{"name":"tokens","limit":50000,"remaining":49950,'
+        '"reset_seconds":0.06}]}',
+        wire.RateLimitsUpdated(
+            rate_limits=[{"name": "tokens", "limit": 50000, "remaining": 49950, "reset_seconds": 0.06}]
+        ),
+    ),
+]
+IDS = [type(event).__name__ for _, event in EVENTS]
+
+
+def fields_of(event: Any) -> dict[str, Any]:
+    return {name: getattr(event, name) for cls in type(event).__mro__ for name in getattr(cls, "__slots__", ())}
+
+
+def types_of(union: Any) -> set[str]:
+    """The wire names in a union of the SDK."""
+    return {name for model in get_args(get_args(union)[0]) for name in get_args(model.model_fields["type"].annotation)}
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("frame", "event"), EVENTS, ids=IDS)
+def test_each_server_event_is_read(frame: str, event: ServerEvent) -> None:
+    read = decode(frame.replace("{", '{"event_id":"event_1",', 1))
+
+    assert type(read) is type(event)
+    assert read.event_id == "event_1"
+    assert {**fields_of(read), "event_id": ""} == fields_of(event)
+
+
+@pytest.mark.parametrize("frame", [frame for frame, _ in EVENTS], ids=IDS)
+def test_the_literals_of_this_file_are_of_the_protocol(frame: str) -> None:
+    raw = json.loads(frame)
+    has_event_id = raw["type"] != "input_audio_buffer.dtmf_event_received"  # the one type without
+    check_server_frame({**raw, "event_id": "event_1"} if has_event_id else raw)
+
+
+def test_no_server_event_is_left_out_of_this_file() -> None:
+    in_the_sdk = types_of(RealtimeServerEvent)
+
+    assert in_the_sdk - {"conversation.item.created"} == set(wire.SERVER_EVENTS)
+    assert {type(event).type for _, event in EVENTS} == set(wire.SERVER_EVENTS)
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("response.text.delta", "response.output_text.delta"),
+        ("response.text.done", "response.output_text.done"),
+        ("response.audio.delta", "response.output_audio.delta"),
+        ("response.audio.done", "response.output_audio.done"),
+        ("response.audio_transcript.delta", "response.output_audio_transcript.delta"),
+        ("response.audio_transcript.done", "response.output_audio_transcript.done"),
+        ("conversation.item.created", "conversation.item.added"),
+    ],
+)
+def test_the_names_of_the_beta_are_understood(alias: str, name: str) -> None:
+    frame, event = next((frame, event) for frame, event in EVENTS if event.type == name)
+
+    assert decode(frame.replace(f'"{name}"', f'"{alias}"')) == event
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        '{"type":"response.brand_new","event_id":"e","deep":{"a":[1]}}',
+        '{"type":"ping","timestamp":1763605109}',
+        '{"type":""}',
+    ],
+)
+def test_an_unknown_type_is_kept_whole(frame: str) -> None:
+    event = decode(frame)
+
+    assert isinstance(event, wire.UnknownEvent)
+    assert event.raw == json.loads(frame)
+    assert event.name == json.loads(frame)["type"]
+
+
+@pytest.mark.parametrize(("frame", "event"), EVENTS, ids=IDS)
+def test_unknown_keys_and_a_null_event_id_are_ignored(frame: str, event: ServerEvent) -> None:
+    assert decode(frame.replace("{", '{"event_id":null,"brand_new":{"x":[null]},', 1)) == event
+
+
+THIRD_PARTIES = [
+    (
+        '{"type":"response.function_call_arguments.done","call_id":"call_1","name":"f","arguments":"{}"}',
+        wire.FunctionCallArgumentsDone(call_id="call_1", name="f", arguments="{}"),
+    ),
+    ('{"type":"response.output_audio.done","response_id":"r"}', wire.OutputAudioDone(response_id="r")),
+    ('{"type":"response.content_part.done","response_id":"r"}', wire.ContentPartDone(response_id="r")),
+    (
+        '{"type":"response.done","response":{"id":"r","status":"cancelled","status_details":"client_cancelled"}}',
+        wire.ResponseDone(response=Response(id="r", status="cancelled", reason="client_cancelled")),
+    ),
+    ('{"type":"error","error":"overloaded"}', wire.ErrorEvent(error=ErrorDetail(message="overloaded"))),
+    (
+        '{"type":"error","error":{"code":503,"message":"busy"}}',
+        wire.ErrorEvent(error=ErrorDetail(code="503", message="busy")),
+    ),
+    (
+        '{"type":"conversation.item.truncated","item_id":"i","audio_end_ms":1500.0}',
+        wire.ConversationItemTruncated(item_id="i", audio_end_ms=1500),
+    ),
+    (
+        '{"type":"conversation.item.added","item":{"type":"force_message","content":null,"id":"i"}}',
+        wire.ConversationItemAdded(item=Item(type="force_message", id="i")),
+    ),
+]
+
+
+@pytest.mark.parametrize(("frame", "event"), THIRD_PARTIES)
+def test_what_other_servers_leave_out_or_write_otherwise_is_understood(frame: str, event: ServerEvent) -> None:
+    assert decode(frame) == event
+
+
+BROKEN = [
+    ("", "not JSON"),
+    ("{", "not JSON"),
+    ('{"type":"error"', "not JSON"),
+    ("\x00", "not JSON"),
+    ("[" * 100_000, "nests too deeply"),
+    ('{"a":' * 100_000, "nests too deeply"),
+    ("1" * 5000, "not JSON"),
+    ("null", "NoneType"),
+    ("[]", "list"),
+    ('"session.created"', "str"),
+    ("{}", "no 'type'"),
+    ('{"type":null}', "no 'type'"),
+    ('{"type":["error"]}', "no 'type'"),
+    ('{"type":"error"}', "'error' is missing"),
+    ('{"type":"error","error":[]}', "'error' is list"),
+    ('{"type":"session.created","session":"x"}', "'session' is str, expected an object"),
+    ('{"type":"response.created","response":{}}', "'id' is missing"),
+    ('{"type":"response.created","response":{"id":5}}', "'id' is int, expected a string"),
+    ('{"type":"response.done","response":{"id":"r","output":{}}}', "'output' is dict, expected a list"),
+    ('{"type":"response.done","response":{"id":"r","output":[5]}}', "expected an object"),
+    ('{"type":"response.output_item.done","response_id":"r"}', "'item' is missing"),
+    ('{"type":"response.output_item.done","item":{"type":"message"}}', "'response_id' is missing"),
+    ('{"type":"conversation.item.added","item":{"id":"i"}}', "'type' is missing"),
+    ('{"type":"conversation.item.truncated","item_id":"i","audio_end_ms":12.5}', "expected an integer"),
+    ('{"type":"conversation.item.truncated","item_id":"i","audio_end_ms":"0"}', "expected an integer"),
+    ('{"type":"conversation.item.truncated","item_id":"i","audio_end_ms":true}', "expected an integer"),
+    ('{"type":"conversation.item.truncated","item_id":"i","audio_end_ms":NaN}', "expected an integer"),
+    ('{"type":"conversation.item.truncated","item_id":"i","audio_end_ms":1e999}', "expected an integer"),
+    ('{"type":"response.output_text.delta"}', "'delta' is missing"),
+    ('{"type":"response.output_audio.delta"}', "'delta' is missing"),
+    ('{"type":"response.output_audio.delta","delta":5}', "'delta' is int"),
+    ('{"type":"response.output_audio.delta","delta":"AA"}', "not base64"),
+    ('{"type":"response.output_audio.delta","delta":"A?=="}', "not base64"),
+    ('{"type":"response.output_audio.delta","delta":"äöü="}', "not base64"),
+    ('{"type":"response.output_audio.delta","delta":"AAAA"}', "whole 16-bit samples"),
+    ('{"type":"rate_limits.updated","rate_limits":{}}', "expected a list"),
+    (
+        '{"type":"conversation.item.input_audio_transcription.segment","item_id":"i","start":"0"}',
+        "expected a number",
+    ),
+    (
+        '{"type":"conversation.item.input_audio_transcription.segment","item_id":"i","start":1' + "0" * 400 + "}",
+        "expected a number",
+    ),
+]
+
+
+@pytest.mark.parametrize(("frame", "problem"), BROKEN, ids=range(len(BROKEN)))
+def test_a_broken_frame_is_named_without_being_quoted(frame: str, problem: str) -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        decode(frame)
+
+    assert problem in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+def test_a_binary_frame_is_refused() -> None:
+    with pytest.raises(RemoteProtocolError, match="binary frame of 3 bytes"):
+        decode(b"{}\x00")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def read_or_refuse(frame: str) -> None:
+    try:
+        event = decode(frame)
+    except RemoteProtocolError as exc:
+        assert len(str(exc)) < 200
+    else:
+        assert isinstance(event, ServerEvent)
+        repr(event)
+
+
+@given(JSON)
+def test_any_json_is_read_or_refused(value: Any) -> None:
+    read_or_refuse(json.dumps(value))
+
+
+@given(st.text())
+def test_any_text_is_read_or_refused(frame: str) -> None:
+    read_or_refuse(frame)
+
+
+@given(st.sampled_from(EVENTS), st.data(), JSON)
+def test_a_server_event_with_any_one_value_replaced_is_read_or_refused(
+    literal: tuple[str, ServerEvent], data: st.DataObject, value: Any
+) -> None:
+    frame = json.loads(literal[0])
+    places = [place for place in _places(frame) if place[1] != "type" or place[0] is not frame]
+    container, key = data.draw(st.sampled_from(places)) if places else (frame, "event_id")
+    container[key] = value
+
+    read_or_refuse(json.dumps(frame))
+
+
+def _places(value: Any) -> list[tuple[Any, Any]]:
+    keys = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
+    return [place for key in keys for place in [(value, key), *_places(value[key])]]
+
+
+@given(st.binary(max_size=64))
+def test_audio_comes_out_as_it_went_in(pcm: bytes) -> None:
+    pcm = pcm[: len(pcm) // 2 * 2]
+    frame = {"type": "response.output_audio.delta", "delta": base64.b64encode(pcm).decode()}
+
+    event = decode(json.dumps(frame))
+
+    assert isinstance(event, wire.OutputAudioDelta)
+    assert event.delta == pcm
+
+
+def test_audio_is_in_no_repr() -> None:
+    assert "AAEC" not in repr(wire.OutputAudioDelta(delta=PCM))
+    assert "\\x01" not in repr(wire.OutputAudioDelta(delta=PCM))
+    assert "\\x01" not in repr(wire.InputAudioBufferAppend(audio=PCM))
+
+
+# --- writing ----------------------------------------------------------------------------------------------------
+
+ITEM = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hé"}]}
+SENT: list[tuple[wire.ClientEvent, str]] = [
+    (
+        wire.SessionUpdate(session={"type": "realtime", "audio": {"input": {"turn_detection": None}}}),
+        '{"type":"session.update","session":{"type":"realtime","audio":{"input":{"turn_detection":null}}}}',
+    ),
+    (wire.InputAudioBufferAppend(audio=PCM), '{"type":"input_audio_buffer.append","audio":"AAECAwQFBgc="}'),
+    (
+        wire.InputAudioBufferAppend(audio=PCM, event_id="a"),
+        '{"type":"input_audio_buffer.append","audio":"AAECAwQFBgc=","event_id":"a"}',
+    ),
+    (wire.InputAudioBufferCommit(event_id="c"), '{"type":"input_audio_buffer.commit","event_id":"c"}'),
+    (wire.InputAudioBufferClear(), '{"type":"input_audio_buffer.clear"}'),
+    (
+        wire.ConversationItemCreate(item=ITEM, previous_item_id="root"),
+        '{"type":"conversation.item.create","item":{"type":"message","role":"user",'
+        '"content":[{"type":"input_text","text":"hé"}]},"previous_item_id":"root"}',
+    ),
+    (wire.ConversationItemRetrieve(item_id="i"), '{"type":"conversation.item.retrieve","item_id":"i"}'),
+    (
+        wire.ConversationItemTruncate(item_id="i", audio_end_ms=0),
+        '{"type":"conversation.item.truncate","item_id":"i","audio_end_ms":0,"content_index":0}',
+    ),
+    (wire.ConversationItemDelete(item_id="i"), '{"type":"conversation.item.delete","item_id":"i"}'),
+    (wire.ResponseCreate(), '{"type":"response.create"}'),
+    (
+        wire.ResponseCreate(event_id="r", response={"metadata": {"turn": "t"}}),
+        '{"type":"response.create","event_id":"r","response":{"metadata":{"turn":"t"}}}',
+    ),
+    (wire.ResponseCancel(), '{"type":"response.cancel"}'),
+    (wire.ResponseCancel(response_id="resp_1"), '{"type":"response.cancel","response_id":"resp_1"}'),
+    (wire.OutputAudioBufferClear(), '{"type":"output_audio_buffer.clear"}'),
+    (wire.RawClientEvent(frame={"type": "response.cancel"}), '{"type":"response.cancel"}'),
+]
+
+
+@pytest.mark.parametrize(("event", "frame"), SENT, ids=[type(event).__name__ for event, _ in SENT])
+def test_each_client_event_is_written_as_the_protocol_wants_it(event: wire.ClientEvent, frame: str) -> None:
+    assert event.encode() == frame
+    assert event.to_wire() == json.loads(frame)
+    check_client_frame(json.loads(frame))
+
+
+def test_no_client_event_is_left_out_of_this_file() -> None:
+    in_the_sdk = types_of(RealtimeClientEvent)
+
+    assert {type(event).type for event, _ in SENT if type(event).type} == in_the_sdk
+
+
+def test_a_session_without_its_type_is_our_bug() -> None:
+    with pytest.raises(LocalProtocolError, match=r"session\.type"):
+        wire.SessionUpdate(session={"instructions": "x"})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), b"x"])
+def test_what_json_cannot_say_is_our_bug(value: object) -> None:
+    with pytest.raises(LocalProtocolError, match=r"conversation\.item\.create"):
+        wire.ConversationItemCreate(item={"x": value}).encode()
+
+
+@given(st.text() | st.just("file \udcff name \ud83d"))
+def test_any_text_can_be_sent_as_utf8(text: str) -> None:
+    frame = wire.ConversationItemCreate(item={"output": text}).encode()
+
+    sent = json.loads(frame.encode())["item"]["output"]
+    assert sent == text or any("\ud800" <= ch <= "\udfff" for ch in text)
+    assert len(sent) == len(text)
+
+
+@given(st.binary(min_size=2, max_size=64), st.none() | st.text(min_size=1, max_size=8))
+def test_the_quick_way_to_write_audio_is_the_slow_way(pcm: bytes, event_id: str | None) -> None:
+    event = wire.InputAudioBufferAppend(audio=pcm, event_id=event_id)
+
+    assert json.loads(event.encode()) == event.to_wire()
