@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
@@ -197,7 +197,8 @@ JUNK = st.recursive(
 
 
 ACTS = st.sampled_from(["speak", "speak", "write", "call", "finish", "finish", "fail"])
-LIMITS = st.sampled_from(["inf", "inf", 3])
+LIMITS = st.sampled_from(["inf", 3])
+ROUNDS = 8  # two are usual: a walk favours some rules and seldom comes by every event at once
 GHOST = 9  # picks an item that does not exist
 SEEN: Counter[str] = Counter()
 """How often the walk saw each event; responses that are done and errors apart by their status and code."""
@@ -284,10 +285,25 @@ class AnyClient(RuleBasedStateMachine):
     def item(self, what: str, pick: int) -> None:
         self.note(self.served.send(f"conversation.item.{what}", item_id=self.some_id(pick)))
 
-    @rule(pick=st.integers(0, GHOST), end_ms=st.integers(-1, 700))
+    @rule(pick=st.integers(0, GHOST), end_ms=st.integers(-1, 300))
     def truncate(self, pick: int, end_ms: int) -> None:
-        item_id = self.some_id(pick)
-        self.note(self.served.send("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=end_ms))
+        self.cut(self.some_id(pick), end_ms)
+
+    @rule(end_ms=st.integers(0, 100))
+    def interrupt(self, end_ms: int) -> None:
+        self.answer(acts=["speak"], modality="audio", limit="inf")
+        items = self.served.model.items
+        self.cut(items[-1]["id"] if items else "ghost", end_ms)
+
+    def cut(self, item_id: str, end_ms: int) -> None:
+        frames = self.served.send("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=end_ms)
+        self.note(frames)
+
+    @rule()
+    def fall_silent(self) -> None:
+        self.update({"type": "realtime", "audio": {"input": {"turn_detection": VALID_TURNS[2]}}})
+        self.answer(acts=["speak"], modality="audio", limit="inf")
+        self.wait(10.0)
 
     @rule(
         response=st.fixed_dictionaries(
@@ -323,6 +339,7 @@ class AnyClient(RuleBasedStateMachine):
 
     @rule(acts=st.lists(ACTS, max_size=4), modality=st.sampled_from(["audio", "audio", "text"]), limit=LIMITS)
     def answer(self, acts: list[str], modality: str, limit: str | int) -> None:
+        """A whole answer, unless one is running: then it goes on."""
         response = {"output_modalities": [modality], "max_output_tokens": limit}
         self.note(self.served.send("response.create", response=response))
         self.generate(0, [*acts, "finish"])
@@ -392,11 +409,14 @@ class AnyClient(RuleBasedStateMachine):
 def test_whatever_a_client_sends_it_gets_frames_that_the_oracle_knows() -> None:
     SEEN.clear()
     walk = settings(
-        max_examples=150,
+        max_examples=80,
         stateful_step_count=50,
         deadline=None,
-        derandomize=True,
+        database=None,
         suppress_health_check=list(HealthCheck),
     )
-    run_state_machine_as_test(AnyClient, settings=walk)
-    assert not EXPECTED - set(SEEN), "the walk must come by every event, or it proves nothing about it"
+    for number in range(ROUNDS):
+        run_state_machine_as_test(seed(number)(AnyClient), settings=walk)
+        if not EXPECTED - set(SEEN):
+            return
+    pytest.fail(f"the walk proves nothing about what it never came by: {sorted(EXPECTED - set(SEEN))}")
