@@ -1,0 +1,441 @@
+"""The settings: precedence, one clear line per mistake, and a key that shows up nowhere."""
+
+from __future__ import annotations
+
+import json
+import logging
+import runpy
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.errors import SettingsError
+from appliance.settings import (
+    OPENAI_URL,
+    Endpoint,
+    Settings,
+    find_settings_file,
+    load_settings,
+    read_api_key,
+    read_instructions,
+    state_directory,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "sk-proj-" + "a1B2c3D4" * 4
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "appliance.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problems(path: Path | None = None, **environ: str) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(path, environ)
+    return str(caught.value).splitlines()
+
+
+# Precedence
+
+
+def test_defaults_alone_are_valid_and_answer_offline() -> None:
+    settings = load_settings(None, {})
+    assert settings.model_dump() == Settings().model_dump()
+    assert settings.endpoint() == Endpoint("offline", "", needs_key=False)
+
+
+def test_file_then_environment_then_override_win_in_this_order(tmp_path: Path) -> None:
+    path = write(tmp_path, "[audio]\nvolume = 10\nrate = 16000\nperiod_ms = 40\n")
+    environ = {"APPLIANCE_AUDIO__VOLUME": "20", "APPLIANCE_AUDIO__RATE": "24000"}
+    settings = load_settings(path, environ, overrides={"audio.volume": 30})
+    assert (settings.audio.period_ms, settings.audio.rate, settings.audio.volume) == (40, 24000, 30)
+    assert settings.origin("audio.period_ms") == f"{path}:4"
+    assert settings.origin("audio.rate") == "APPLIANCE_AUDIO__RATE"
+    assert settings.origin("audio.volume") == "override"
+    assert settings.origin("audio.backend") == "default"
+
+
+def test_overrides_may_be_nested_or_dotted_and_texts_are_read_as_their_type() -> None:
+    settings = load_settings(None, {}, overrides={"audio": {"volume": "5"}, "light.i2s": "off"})
+    assert settings.audio.volume == 5
+    assert settings.light.i2s is False
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("AUDIO__ANNOUNCEMENTS", "no", False),
+        ("AUDIO__ANNOUNCEMENTS", "TRUE", True),
+        ("ASSISTANT__SPEED", "1.25", 1.25),
+        ("ASSISTANT__SPEED", "1", 1.0),
+        ("ASSISTANT__MAX_OUTPUT_TOKENS", "200", 200),
+        ("ASSISTANT__MAX_OUTPUT_TOKENS", "inf", "inf"),
+        ("OUTPUTS__LAMP_PIN", "24", 24),
+        ("OUTPUTS__LAMP_PIN", "", None),
+        ("LINK__MODEL", "true", "true"),
+        ("LINK__MODEL", "4", "4"),
+        ("LIGHT__KIND", "rgb", "rgb"),
+    ],
+)
+def test_environment_texts_become_the_type_of_their_key(name: str, text: str, expected: object) -> None:
+    section, key = name.lower().split("__")
+    value = getattr(getattr(load_settings(None, {f"APPLIANCE_{name}": text}), section), key)
+    assert value == expected
+    assert isinstance(value, type(expected))
+
+
+def test_relative_paths_of_the_file_start_at_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "part.txt").write_text("Speak like a pirate.\n", encoding="utf-8")
+    path = write(tmp_path, '[assistant]\ninstructions_file = "part.txt"\n[service]\ntrace = "t.jsonl"\n')
+    settings = load_settings(path, {})
+    assert read_instructions(settings) == "Speak like a pirate."
+    assert settings.service.trace == str(tmp_path / "t.jsonl")
+
+
+def test_a_byte_order_mark_and_dos_line_ends_do_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "appliance.toml"
+    path.write_bytes(b"\xef\xbb\xbf[audio]\r\nvolume = 12\r\n")
+    assert load_settings(path, {}).audio.volume == 12
+
+
+def test_other_variables_with_our_prefix_are_left_alone() -> None:
+    load_settings(None, {"APPLIANCE_CONFIG": "x", "APPLIANCES": "y", "APPLIANCE_HOME": "z"})
+
+
+def test_settings_are_immutable() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings(None, {}).audio.volume = 3
+
+
+# Mistakes: file and line, key, found, allowed, nearest
+
+
+def test_an_unknown_key_is_one_line_with_the_nearest_key(tmp_path: Path) -> None:
+    path = write(tmp_path, "\n[audio]\nvolum = 80\n")
+    [line] = problems(path)
+    assert line.startswith(f"{path}:3: audio.volum: unknown key; allowed: backend, ")
+    assert line.endswith("did you mean 'volume'?")
+
+
+def test_a_key_in_the_wrong_section_names_the_right_one(tmp_path: Path) -> None:
+    [line] = problems(write(tmp_path, "[audio]\nmodel = 'x'\n"))
+    assert line.endswith("did you mean 'link.model'?")
+
+
+def test_a_key_above_all_sections_names_its_section(tmp_path: Path) -> None:
+    [line] = problems(write(tmp_path, "volume = 80\n"))
+    assert line.endswith("did you mean 'audio.volume'?")
+
+
+def test_an_unknown_section_is_one_line_with_the_nearest_section(tmp_path: Path) -> None:
+    path = write(tmp_path, "[lights]\npin = 5\n")
+    [line] = problems(path)
+    assert line.startswith(f"{path}:1: lights: unknown section; allowed: link, assistant, ")
+    assert line.endswith("did you mean 'light'?")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[audio]\nvolume = "loud"', 'audio.volume: found "loud"; allowed: a whole number from 0 to 100'),
+        ('[audio]\nvolume = "50"', 'audio.volume: found "50"; allowed: a whole number from 0 to 100'),
+        ("[audio]\nvolume = 101", "audio.volume: found 101; allowed: a whole number from 0 to 100"),
+        ("[audio]\nvolume = 50.5", "audio.volume: found 50.5; allowed: a whole number from 0 to 100"),
+        ("[audio]\nvolume = true", "audio.volume: found true; allowed: a whole number from 0 to 100"),
+        ("[audio]\nannouncements = 1", "audio.announcements: found 1; allowed: true or false"),
+        ("[assistant]\nspeed = 9", "assistant.speed: found 9; allowed: a number from 0.25 to 1.5"),
+        ("[assistant]\nspeed = nan", "assistant.speed: found nan; allowed: a number from 0.25 to 1.5"),
+        ("[link]\nmodel = ''", 'link.model: found ""; allowed: a text that is not empty'),
+        ("[link]\nmodel = ['x']", "link.model: found a list; allowed: a text that is not empty"),
+        (
+            "[light]\nkind = 'LEDs'",
+            'light.kind: found "LEDs"; allowed: "led", "rgb" or "none"; did you mean \'led\'?',
+        ),
+        (
+            "[assistant]\nmax_output_tokens = 5000",
+            'assistant.max_output_tokens: found 5000; allowed: "inf" or a whole number from 1 to 4096',
+        ),
+        (
+            "[assistant]\nmax_output_tokens = true",
+            'assistant.max_output_tokens: found true; allowed: "inf" or a whole number from 1 to 4096',
+        ),
+        ("[outputs]\nlamp_pin = 99", "outputs.lamp_pin: found 99; allowed: a whole number from 0 to 27, or left out"),
+        ("[button]\nmin_turn_ms = 99", "button.min_turn_ms: found 99; allowed: a whole number from 100 to 5000"),
+    ],
+)
+def test_a_wrong_value_says_what_was_found_and_what_is_allowed(tmp_path: Path, text: str, expected: str) -> None:
+    path = write(tmp_path, text)
+    assert problems(path) == [f"{path}:2: {expected}"]
+
+
+def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path, "[audio]\nvolum = 1\nrate = 1\n[nothing]\n")
+    lines = problems(path, APPLIANCE_BUTTON__PIN="x", APPLIANCE_LINK_MODEL="y")
+    assert len(lines) == 5
+    assert any(line.startswith('APPLIANCE_BUTTON__PIN: button.pin: found "x"') for line in lines)
+    assert any(line.endswith("did you mean 'APPLIANCE_LINK__MODEL'?") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("audio = 3", "audio: found 3; allowed: a table [audio]"),
+        ("[[audio]]\nvolume = 3", "audio: found a list; allowed: a table [audio]"),
+    ],
+)
+def test_a_section_that_is_no_table_is_one_line(tmp_path: Path, text: str, expected: str) -> None:
+    [line] = problems(write(tmp_path, text))
+    assert expected in line
+
+
+def test_a_file_that_is_no_toml_is_one_line_with_the_place(tmp_path: Path) -> None:
+    [line] = problems(write(tmp_path, "[audio]\nvolume = \n"))
+    assert "is not TOML" in line
+    assert "line 2" in line
+
+
+def test_a_missing_a_binary_and_a_folder_file_are_one_line_each(tmp_path: Path) -> None:
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    assert "cannot be read: No such file" in problems(tmp_path / "none.toml")[0]
+    assert "cannot be read: Is a directory" in problems(tmp_path)[0]
+    assert "is not UTF-8" in problems(binary)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "said"),
+    [
+        ("[light]\npin = 17", "light.pin", "button.pin has already"),
+        ("[light]\nkind = 'rgb'\n[outputs]\nlamp_pin = 24", "outputs.lamp_pin", "light.green_pin has already"),
+        ("[light]\npin = 18", "light.pin", "carries the sound of a HAT"),
+        ("[button]\npin = 21", "button.pin", "carries the sound of a HAT"),
+        ("[button]\npin = 1", "button.pin", "EEPROM"),
+        ("[button]\nactive_low = false", "button.pull", "because button.active_low = false"),
+        ("[button]\npull = 'down'", "button.pull", "because button.active_low = true"),
+        ("[brain]\nworkflow = 'chat'", "brain.chat_url", 'because brain.workflow = "chat"'),
+        ("[brain]\nchat_url = 'ws://x'", "brain.chat_url", "allowed: http://, https:// and a host"),
+        ("[brain]\nphrases_dir = 'nowhere'", "brain.phrases_dir", "no folder"),
+        ("[assistant]\ninstructions_file = 'nothing.txt'", "assistant.instructions_file", "no file"),
+        ("[link]\nprovider = 'compatible'", "link.base_url", 'because link.provider = "compatible"'),
+        ("[link]\nbase_url = 'localhost:80'", "link.base_url", "allowed: ws://, wss://, http://, https:// and a host"),
+        ("[link]\nbase_url = 'ws://h:port'", "link.base_url", "found no address"),
+        ("[link]\nbase_url = 'ws://u:p@h/v1'", "link.base_url", "a password or a key inside the address"),
+        ("[link]\nbase_url = 'ws://h/v1?api_key=x'", "link.base_url", "a password or a key inside the address"),
+        ("[link]\nbackoff_initial_s = 50", "link.backoff_initial_s", "at most link.backoff_max_s (30)"),
+        ("[link]\nkey_env = 'MY KEY'", "link.key_env", "the name of an environment variable"),
+        ("[link]\ncredential = '../key'", "link.credential", "letters, digits"),
+        ("[audio]\nrate = 11025\nperiod_ms = 10", "audio.period_ms", "110.25 frames"),
+        ("[audio]\nplayback_ring_ms = 50\nperiod_ms = 40", "audio.playback_ring_ms", "at least two periods (80)"),
+        ("[audio]\nprebuffer_ms = 400", "audio.prebuffer_ms", "at most audio.playback_ring_ms (300)"),
+        ("[audio]\ncapture_card = '1'", "audio.capture_card", "an index"),
+    ],
+)
+def test_values_that_clash_are_named_with_the_reason(tmp_path: Path, text: str, key: str, said: str) -> None:
+    path = write(tmp_path, text)
+    lines = [line for line in problems(path) if f" {key}: " in line]
+    assert len(lines) == 1
+    assert said in lines[0]
+    assert lines[0].startswith(str(path))
+
+
+def test_a_pin_that_the_chosen_light_does_not_use_cannot_clash(tmp_path: Path) -> None:
+    load_settings(write(tmp_path, "[light]\nkind = 'none'\npin = 17\nred_pin = 17\n"), {})
+    load_settings(write(tmp_path, "[light]\ni2s = false\npin = 18\n"), {})
+
+
+@given(st.dictionaries(st.sampled_from(["audio", "link", "light", "x"]), st.dictionaries(st.text(), st.text())))
+def test_whatever_overrides_hold_the_answer_is_settings_or_a_settings_error(tables: dict[str, dict[str, str]]) -> None:
+    try:
+        load_settings(None, {}, overrides=tables)
+    except SettingsError as error:
+        assert str(error)
+
+
+@given(st.text(alphabet=st.characters(blacklist_categories=["Cs"], blacklist_characters="\0")))
+def test_no_text_of_the_environment_breaks_the_loader(text: str) -> None:
+    for name in ("AUDIO__VOLUME", "LINK__BASE_URL", "ASSISTANT__SPEED", "OUTPUTS__LAMP_PIN", "LIGHT__I2S"):
+        try:
+            load_settings(None, {f"APPLIANCE_{name}": text})
+        except SettingsError as error:
+            assert name.lower().replace("__", ".") in str(error)
+
+
+# Endpoint
+
+
+@pytest.mark.parametrize(
+    ("link", "key", "expected"),
+    [
+        ({}, "", Endpoint("offline", "", needs_key=False)),
+        ({}, KEY, Endpoint("openai", OPENAI_URL, needs_key=True)),
+        ({"provider": "offline"}, KEY, Endpoint("offline", "", needs_key=False)),
+        ({"provider": "openai"}, "", Endpoint("openai", OPENAI_URL, needs_key=True)),
+        ({"base_url": "http://127.0.0.1:8/v1/"}, KEY, Endpoint("compatible", "ws://127.0.0.1:8/v1", needs_key=False)),
+        ({"base_url": "https://h/v1", "provider": "openai"}, "", Endpoint("openai", "wss://h/v1", needs_key=True)),
+        ({"base_url": "ws://h/v1", "provider": "offline"}, "", Endpoint("offline", "", needs_key=False)),
+    ],
+)
+def test_who_answers_follows_from_provider_address_and_key(link: dict[str, str], key: str, expected: Endpoint) -> None:
+    assert load_settings(None, {"OPENAI_API_KEY": key}, overrides={"link": link}).endpoint() == expected
+
+
+def test_remarks_name_a_missing_key_an_open_wire_and_a_trace() -> None:
+    missing = load_settings(None, {}, overrides={"link.provider": "openai"})
+    assert "no key was found" in missing.remarks()[0]
+    open_wire = {"link.base_url": "ws://example.org/v1", "service.trace": "t"}
+    lines = load_settings(None, {"OPENAI_API_KEY": KEY}, overrides=open_wire).remarks()
+    assert "not encrypted" in lines[0]
+    assert "records what is said" in lines[1]
+    assert (
+        load_settings(None, {"OPENAI_API_KEY": KEY}, overrides={"link.base_url": "ws://127.0.0.1/v1"}).remarks() == []
+    )
+
+
+# The key
+
+
+def test_credential_goes_before_file_and_file_before_environment(tmp_path: Path) -> None:
+    (tmp_path / "openai_api_key").write_text("from-credential\n", encoding="utf-8")
+    (tmp_path / "key").write_text(" from-file \n", encoding="utf-8")
+    (tmp_path / "key").chmod(0o600)
+    environ = {"OPENAI_API_KEY": "from-environment"}
+    plain = load_settings(None, environ)
+    named = load_settings(None, environ, overrides={"link.key_file": str(tmp_path / "key")})
+    assert read_api_key(named, environ, tmp_path) == "from-credential"
+    assert read_api_key(named, environ) == "from-file"
+    assert read_api_key(plain, environ) == "from-environment"
+    assert read_api_key(plain, {}) is None
+
+
+def test_an_empty_credential_counts_as_none(tmp_path: Path) -> None:
+    (tmp_path / "openai_api_key").write_text("\n", encoding="utf-8")
+    settings = load_settings(None, {}, tmp_path)
+    assert read_api_key(settings, {}, tmp_path) is None
+    assert settings.key_origin == ""
+
+
+def test_the_key_is_read_anew_each_time(tmp_path: Path) -> None:
+    settings = load_settings(None, {}, tmp_path)
+    assert read_api_key(settings, {}, tmp_path) is None
+    (tmp_path / "openai_api_key").write_text(KEY, encoding="utf-8")
+    assert read_api_key(settings, {}, tmp_path) == KEY
+
+
+def test_a_key_file_open_to_others_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "key"
+    path.write_text(KEY, encoding="utf-8")
+    path.chmod(0o644)
+    with caplog.at_level(logging.WARNING):
+        load_settings(None, {}, overrides={"link.key_file": str(path)})
+    assert f"{path} holds a key and is open to others (mode 644)" in caplog.text
+    assert KEY not in caplog.text
+    caplog.clear()
+    path.chmod(0o600)
+    load_settings(None, {}, overrides={"link.key_file": str(path)})
+    assert caplog.text == ""
+
+
+def test_a_key_file_that_is_missing_is_an_error_with_the_key_named(tmp_path: Path) -> None:
+    [line] = problems(None, APPLIANCE_LINK__KEY_FILE=str(tmp_path / "none"))
+    assert "link.key_file: cannot read" in line
+
+
+@pytest.mark.parametrize("text", [f"KEY={KEY} x", f"{KEY}\n{KEY}", "ключ", "a\x07b"])
+def test_what_no_header_can_carry_is_refused_without_being_shown(text: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read_api_key(load_settings(None, {}), {"OPENAI_API_KEY": text})
+    assert text not in str(caught.value)
+    assert str(caught.value).startswith("environment OPENAI_API_KEY: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'[link]\napi_key = "{KEY}"',
+        f'[link]\nkey_env = "{KEY}"',
+        f'[link]\nkey_file = "{KEY}"',
+        f'[link]\nmodel = "{KEY}"',
+        f'[link]\nopenai_key = "{KEY}"',
+        f'[link]\nping_interval_s = "{KEY}"',
+        f'[light]\nkind = "{KEY}"',
+        f'[brain]\nchat_key_env = "{KEY}"',
+        f'api_key = "{KEY}"',
+    ],
+)
+def test_a_key_in_the_file_is_refused_and_never_shown(tmp_path: Path, text: str) -> None:
+    lines = problems(write(tmp_path, text))
+    assert KEY not in "\n".join(lines)
+    if "api_key =" in text and "[link]" in text:
+        assert "put it in the systemd credential" in lines[0]
+
+
+def test_no_dump_and_no_repr_holds_the_key(tmp_path: Path) -> None:
+    (tmp_path / "openai_api_key").write_text(KEY, encoding="utf-8")
+    environ = {"OPENAI_API_KEY": KEY, "APPLIANCE_AUDIO__VOLUME": "3"}
+    settings = load_settings(None, environ, tmp_path)
+    for text in (repr(settings), str(settings), json.dumps(settings.masked()), settings.model_dump_json()):
+        assert KEY not in text
+    masked = settings.masked()
+    assert masked["link"]["api_key"]["value"] == "set (credential openai_api_key)"
+    assert masked["audio"]["volume"] == {"value": 3, "origin": "APPLIANCE_AUDIO__VOLUME"}
+
+
+# Places
+
+
+def test_the_file_is_the_named_one_or_the_installed_one_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "installed.toml"
+    monkeypatch.setattr("appliance.settings.SYSTEM_FILE", installed)
+    assert find_settings_file({}) is None
+    installed.write_text("", encoding="utf-8")
+    assert find_settings_file({}) == installed
+    assert find_settings_file({"APPLIANCE_CONFIG": "mine.toml"}) == Path("mine.toml")
+
+
+def test_state_lives_where_it_was_set_else_where_systemd_says_else_with_the_user(tmp_path: Path) -> None:
+    settings = load_settings(None, {})
+    chosen = load_settings(None, {}, overrides={"service.state_dir": str(tmp_path)})
+    assert state_directory(chosen, {"STATE_DIRECTORY": "/var/lib/x"}) == tmp_path
+    assert state_directory(settings, {"STATE_DIRECTORY": "/var/lib/x:/var/lib/y"}) == Path("/var/lib/x")
+    assert state_directory(settings, {"XDG_STATE_HOME": "/xdg"}) == Path("/xdg/voice-appliance")
+    assert state_directory(settings, {}).parts[-3:] == (".local", "state", "voice-appliance")
+
+
+# The files that are written from the models
+
+
+def test_the_file_and_the_page_are_what_the_models_say() -> None:
+    rendered = runpy.run_path(str(ROOT / "scripts" / "settings_reference.py"))["render"]()
+    for path, text in rendered.items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run scripts/settings_reference.py"
+
+
+def test_the_file_holds_every_default_and_comments_every_key() -> None:
+    path = ROOT / "config" / "appliance.toml"
+    assert load_settings(path, {}).model_dump() == Settings().model_dump()
+    lines = path.read_text(encoding="utf-8").splitlines()
+    tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    for section, values in Settings().model_dump().items():
+        start = lines.index(f"[{section}]")
+        for key, value in values.items():
+            prefix = f"{key} = " if value is not None else f"# {key} = "
+            at = next(number for number in range(start, len(lines)) if lines[number].startswith(prefix))
+            assert lines[at - 1].startswith("# "), f"{section}.{key} has no comment"
+            assert (key in tables[section]) == (value is not None)
+
+
+def test_the_commented_out_examples_are_valid(tmp_path: Path) -> None:
+    text = (ROOT / "config" / "appliance.toml").read_text(encoding="utf-8")
+    for key in ("lamp_pin", "dimmer_pin"):
+        assert f"\n# {key} = " in text
+        text = text.replace(f"\n# {key} = ", f"\n{key} = ")
+    settings = load_settings(write(tmp_path, text), {})
+    assert settings.outputs.lamp_pin is not None
+    assert settings.outputs.dimmer_pin is not None

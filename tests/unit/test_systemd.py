@@ -1,0 +1,120 @@
+"""sd_notify over a real datagram socket."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.service.systemd import Notifier, credentials_directory
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[socket.socket]:
+    """The service manager's end of the line."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+        end.bind(str(tmp_path / "notify"))
+        end.settimeout(5)
+        yield end
+
+
+def notifier_for(end: socket.socket, **environ: str) -> Notifier:
+    return Notifier({"NOTIFY_SOCKET": end.getsockname(), **environ})
+
+
+def test_ready_and_its_status_are_one_datagram(manager: socket.socket) -> None:
+    notifier_for(manager).ready("waiting for a press")
+    assert manager.recv(4096) == b"READY=1\nSTATUS=waiting for a press"
+
+
+def test_status_watchdog_and_stopping_are_what_sd_notify_documents(manager: socket.socket) -> None:
+    notifier = notifier_for(manager)
+    notifier.status("listening")
+    notifier.watchdog()
+    notifier.stopping()
+    assert [manager.recv(4096) for _ in range(3)] == [b"STATUS=listening", b"WATCHDOG=1", b"STOPPING=1"]
+
+
+def test_a_status_cannot_smuggle_in_a_variable(manager: socket.socket) -> None:
+    notifier_for(manager).status("fine\nMAINPID=1\r\nWATCHDOG=trigger")
+    assert manager.recv(4096) == b"STATUS=fine MAINPID=1 WATCHDOG=trigger"
+
+
+def test_an_abstract_socket_is_reached_by_its_at_sign() -> None:
+    name = f"voice-appliance-test-{uuid.uuid4()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+        end.bind("\0" + name)
+        end.settimeout(5)
+        Notifier({"NOTIFY_SOCKET": f"@{name}"}).watchdog()
+        assert end.recv(64) == b"WATCHDOG=1"
+
+
+@pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "@"}, {"NOTIFY_SOCKET": "vsock:2:1"}])
+def test_without_a_usable_socket_every_call_does_nothing(environ: dict[str, str]) -> None:
+    notifier = Notifier(environ)
+    assert not notifier.enabled
+    notifier.ready()
+    notifier.status("x")
+    notifier.watchdog()
+    notifier.stopping()
+
+
+def test_a_socket_that_vanished_is_reported_once_and_never_raised(
+    manager: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    notifier = notifier_for(manager)
+    path = Path(manager.getsockname())
+    path.unlink()
+    with caplog.at_level(logging.WARNING):
+        notifier.watchdog()
+        notifier.watchdog()
+    assert len(caplog.records) == 1
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as again:
+        again.bind(str(path))
+        again.settimeout(5)
+        notifier.watchdog()
+        assert again.recv(64) == b"WATCHDOG=1"
+
+
+def test_a_full_queue_does_not_block_or_raise(manager: socket.socket) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler:
+        filler.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                filler.sendto(b"x", manager.getsockname())
+    notifier_for(manager).watchdog()
+    assert manager.recv(16) == b"x"
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "10000000"}, 5.0),
+        ({"WATCHDOG_USEC": "10000000", "WATCHDOG_PID": "42"}, 5.0),
+        ({"WATCHDOG_USEC": "10000000", "WATCHDOG_PID": "43"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+    ],
+)
+def test_the_watchdog_is_fed_at_half_its_period_and_only_by_the_process_it_means(
+    environ: dict[str, str], expected: float | None
+) -> None:
+    assert Notifier(environ, pid=42).watchdog_interval_s == expected
+
+
+def test_the_watchdog_of_this_process_is_ours() -> None:
+    environ = {"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": str(os.getpid())}
+    assert Notifier(environ).watchdog_interval_s == 1.0
+
+
+def test_the_credentials_folder_is_what_systemd_named() -> None:
+    assert credentials_directory({"CREDENTIALS_DIRECTORY": "/run/credentials/x.service"}) == Path(
+        "/run/credentials/x.service"
+    )
+    assert credentials_directory({}) is None
