@@ -1,0 +1,592 @@
+"""The phrase book: sentence templates, each with the tool call or the answer that follows from it.
+
+A book is one YAML file per language under ``config/phrases/`` (the top of ``en.yaml`` tells its syntax). The same
+templates serve three times: to match a sentence (`LivePhrases.match`, by hassil), to make the recogniser's grammar
+(`LivePhrases.grammar`), and to name what can be said (`PhraseBook.examples`). The book also says how a tool's output is
+spoken (`PhraseBook.reply`).
+
+The tools that a session offers decide which phrases are *live*: a phrase whose tool is not offered, or is offered
+without an argument that the phrase gives, is neither in the grammar nor matched. Answers are always live. A tool that
+no phrase calls cannot be reached through the phrase book.
+
+Pure, but for `PhraseBook.load`, which reads the file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import yaml
+from hassil.expression import Expression, ListReference, RuleReference
+from hassil.expression import Group as ExpressionGroup
+from hassil.intents import Intents
+from hassil.parse_expression import parse_sentence
+from hassil.parser import ParseError
+from hassil.recognize import recognize_all
+
+from appliance.brain.stt.grammar import Automaton, compile_grammar, refuse_joins, words
+from appliance.errors import SettingsError
+
+__all__ = ["Call", "LivePhrases", "Match", "Phrase", "PhraseBook", "Reply", "Sum", "normalize"]
+
+JsonObject: TypeAlias = dict[str, Any]
+Offered: TypeAlias = Mapping[str, frozenset[str] | None]
+"""The arguments that each offered tool takes; None where its schema does not say."""
+
+_NOT_IN_WORDS = re.compile(r"[^\w'% ]+")
+_FIELD = re.compile(r"\{(\w+)(?:\|(\w+))?\}")
+_LANGUAGE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{1,8})*")
+_MAX_TEXT_CHARS = 300  # far above the longest sentence of a book: what is longer is no command
+_LIVE_SETS = 16  # an appliance offers the same few sets of tools again and again
+_CLAUSES = ("tool", "answer", "help", "repeat")
+_TEXTS = {
+    "unmatched": "I did not catch that. You can say: {examples}.",
+    "silence": "I did not hear anything.",
+    "unmatched_alone": "I did not catch that, and I have no tools to offer here.",
+    "help": "You can say: {examples}.",
+    "help_alone": "I have no tools to offer here.",
+    "or": "or",
+    "pending": "I am still working on that.",
+    "failed": "That did not work: {reason}",
+    "done": "Done.",
+    "unavailable": "I cannot do that now.",
+    "nothing_to_repeat": "I have said nothing yet.",
+}
+"""Sentences of the book's own; ``texts`` in the YAML replaces them."""
+
+
+def normalize(text: str) -> str:
+    """Return lower-case words with single spaces: no punctuation, "%" as a word."""
+    plain = text.lower().replace("’", "'").replace("_", " ")
+    return " ".join(_NOT_IN_WORDS.sub(" ", plain).replace("%", " percent ").split())
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What a phrase means
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sum:
+    """An integer made of slots: each times its weight, plus a constant, held between two limits."""
+
+    weights: Mapping[str, int]
+    plus: int = 0
+    least: int | None = None
+    most: int | None = None
+
+    def of(self, slots: Mapping[str, Any]) -> int:
+        """Return the value.
+
+        Raises:
+            KeyError: A slot is missing.
+            ValueError: A slot is no number.
+        """
+        total = self.plus + sum(int(slots[slot]) * weight for slot, weight in self.weights.items())
+        total = total if self.least is None else max(self.least, total)
+        return total if self.most is None else min(self.most, total)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A tool, and how its arguments are made from slots."""
+
+    tool: str
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    sums: Mapping[str, Sum] = field(default_factory=dict)
+
+    def arguments(self, slots: Mapping[str, Any]) -> JsonObject:
+        """Return the fixed values, the sums, and the slots that no sum has used."""
+        passed = {name: value for name, value in slots.items() if name not in self._used}
+        return {**self.fixed, **{name: one.of(slots) for name, one in self.sums.items()}, **passed}
+
+    def takes(self, slots: frozenset[str]) -> frozenset[str]:
+        """Return the names of all arguments that it can give, with these slots."""
+        return frozenset(self.fixed) | frozenset(self.sums) | (slots - self._used)
+
+    @property
+    def _used(self) -> frozenset[str]:
+        return frozenset(slot for one in self.sums.values() for slot in one.weights)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phrase:
+    """Templates that mean the same, and what they mean: exactly one of `call`, `answer` and `special`."""
+
+    say: tuple[str, ...]
+    call: Call | None = None
+    then: Call | None = None
+    """A second call; its sums are made from the first one's output ("louder" must know how loud it is)."""
+    answer: str = ""
+    special: str = ""
+    """``help`` or ``repeat``: an answer that is made when it is asked for."""
+    slots: frozenset[str] = frozenset()
+    """The slots that its templates fill, all together."""
+
+    def is_live(self, offered: Offered) -> bool:
+        """Tell whether the offered tools take all that this phrase calls."""
+        first = self.call is None or _is_offered(offered, self.call, self.slots)
+        return first and (self.then is None or _is_offered(offered, self.then, frozenset()))
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What a sentence means."""
+
+    phrase: Phrase
+    slots: Mapping[str, Any]
+
+    @property
+    def arguments(self) -> JsonObject:
+        """The arguments of the phrase's call; empty for an answer."""
+        return self.phrase.call.arguments(self.slots) if self.phrase.call else {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A sentence with fields, for the outputs that have them."""
+
+    say: str
+    when: Mapping[str, Any] = field(default_factory=dict)
+
+    def render(self, fields: Mapping[str, Any]) -> str | None:
+        """Return the sentence, or None where a field is missing or `when` differs."""
+        if any(_scalar(fields.get(key)) != _scalar(value) for key, value in self.when.items()):
+            return None
+        if any(fields.get(name) in (None, "") for name, _ in _FIELD.findall(self.say)):
+            return None
+        try:
+            return _FIELD.sub(lambda found: _spoken(fields[found[1]], found[2]), self.say)
+        except (TypeError, ValueError):  # a field that its format cannot read: another reply may fit
+            return None
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The book
+
+
+class PhraseBook:
+    """All phrases of one language, before any tool is known.
+
+    Args:
+        source: The parsed YAML.
+        name: What errors call it: the path of the file.
+
+    Raises:
+        SettingsError: The book is wrong; the text names the place and the remedy.
+    """
+
+    def __init__(self, source: Mapping[str, Any], *, name: str = "phrase book") -> None:
+        self.name = name
+        self.language = str(source.get("language", "en"))
+        self.pronunciations = _pronunciations(_table(source, "pronunciations", name), name)
+        self.texts = _TEXTS | {key: str(one) for key, one in _table(source, "texts", name).items()}
+        self._numbers = {int(key): str(one) for key, one in _table(source, "numbers", name).items()}
+        self.lists = {key: self._list(key, one) for key, one in _table(source, "lists", name).items()}
+        self.rules = _rules(source, name)
+        self._parsed_rules = {key: _parse(one, f"{name}: rules.{key}") for key, one in self.rules.items()}
+        self._check_names()
+        self.phrases = tuple(self._phrase(one, f"{name}: phrases[{i}]") for i, one in enumerate(_items(source, name)))
+        self._replies = {
+            tool: _replies(ones, f"{name}: replies.{tool}") for tool, ones in _table(source, "replies", name).items()
+        }
+        self._examples = {tool: str(one) for tool, one in _table(source, "examples", name).items()}
+        self._live = lru_cache(maxsize=_LIVE_SETS)(self._make_live)
+
+    @classmethod
+    def load(cls, folder: Path, language: str) -> PhraseBook:
+        """Read ``<language>.yaml`` from a folder; ``en-GB`` falls back to ``en``.
+
+        Raises:
+            SettingsError: There is no such book, it is not YAML, or it is wrong.
+        """
+        path = _path_of(folder, language)
+        try:
+            source = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
+        except (OSError, UnicodeDecodeError) as exc:
+            raise SettingsError(f"{path}: the phrase book cannot be read: {exc}") from None
+        except yaml.YAMLError as exc:
+            raise SettingsError(f"{path}: the phrase book is not YAML: {' '.join(str(exc).split())}") from None
+        if not isinstance(source, dict):
+            raise SettingsError(f"{path}: the phrase book is a {type(source).__name__}, expected a mapping")
+        return cls(source, name=str(path))
+
+    def __repr__(self) -> str:
+        return f"<PhraseBook {self.language} phrases={len(self.phrases)} templates={self.template_count}>"
+
+    @property
+    def template_count(self) -> int:
+        """How many templates there are."""
+        return sum(len(phrase.say) for phrase in self.phrases)
+
+    def live(self, tools: Iterable[Mapping[str, Any]]) -> LivePhrases:
+        """Return the phrases that these tools make live: the same object for the same phrases.
+
+        Args:
+            tools: Function tools in their flat wire shape (``name``, ``parameters``); other kinds are ignored.
+        """
+        offered = dict(_offered(tools))
+        return self._live(frozenset(i for i, phrase in enumerate(self.phrases) if phrase.is_live(offered)))
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """Every word that a grammar of this book may contain."""
+        everything = [
+            *self._parsed_rules.values(),
+            *(one for values in self.list_expressions.values() for one in values),
+            *(_parse(one, self.name) for phrase in self.phrases for one in phrase.say),
+        ]
+        return frozenset(word for one in everything for word in words(one))
+
+    @cached_property
+    def list_expressions(self) -> Mapping[str, Sequence[Expression]]:
+        """The values of each list as they are spoken."""
+        return {
+            key: [_parse(one, f"{self.name}: lists.{key}") for one, _ in pairs] for key, pairs in self.lists.items()
+        }
+
+    def reply(self, tool: str, arguments: Mapping[str, Any], output: str) -> str:
+        """Return what to say of a tool's output: one sentence where the book has one for it.
+
+        Args:
+            arguments: Those of the call; they fill what the output does not say.
+            output: As the client sent it: a JSON object, or plain text.
+        """
+        found = _json(output)
+        reason = _error_in(found)
+        if reason is not None:
+            return self.text("failed", reason=_sentence(reason))
+        if isinstance(found, str) and found.strip():
+            return _sentence(found)
+        fields = {**arguments, **found} if isinstance(found, dict) else dict(arguments)
+        rendered = (one.render(fields) for one in self._replies.get(tool, ()))
+        return next((one for one in rendered if one is not None), None) or self._listed(found)
+
+    def _listed(self, found: Any) -> str:
+        """Name the fields of an output that no reply of the book fits."""
+        if not isinstance(found, dict):
+            return self.text("done") if found in (None, "") else _sentence(_spoken(found))
+        pairs = [f"{key.replace('_', ' ')} {_spoken(one)}" for key, one in found.items() if _is_plain(one)]
+        return _sentence(", ".join(pairs)) if pairs else self.text("done")
+
+    def text(self, key: str, **fields: str) -> str:
+        """Return one of the book's own sentences (``texts``), its fields filled."""
+        return _FIELD.sub(lambda found: fields.get(found[1], ""), self.texts[key]).strip()
+
+    def examples(self, tools: Iterable[Mapping[str, Any]]) -> list[str]:
+        """Return one thing to say for each offered tool that a phrase reaches, in the book's order."""
+        reached = {phrase.call.tool for phrase in self.live(tools).phrases if phrase.call}
+        return [example for tool, example in self._examples.items() if tool in reached]
+
+    def templates(self, phrase: Phrase) -> tuple[str, ...]:
+        """Return a phrase's templates with what may stand before and after."""
+        if phrase.call is None:
+            return phrase.say
+        before = "[<before>] " if "before" in self.rules else ""
+        after = " [<after>]" if "after" in self.rules else ""
+        return tuple(f"{before}({one}){after}" for one in phrase.say)
+
+    def grammar(self, phrases: Iterable[Phrase]) -> Automaton:
+        """Return the grammar of some phrases."""
+        templates = [_parse(one, self.name) for phrase in phrases for one in self.templates(phrase)]
+        return compile_grammar(templates, rules=self._parsed_rules, lists=self.list_expressions)
+
+    def _make_live(self, indices: frozenset[int]) -> LivePhrases:
+        return LivePhrases(self, tuple(self.phrases[i] for i in sorted(indices)))
+
+    def _list(self, key: str, one: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+        """Return the (template, value) pairs of a list."""
+        where = f"{self.name}: lists.{key}"
+        if not isinstance(one, Mapping) or not ("values" in one or {"from", "to"} <= set(one)):
+            raise SettingsError(f"{where}: give either 'values', or 'from' and 'to'")
+        if "values" in one:
+            return tuple((str(template), value) for value, template in one["values"].items())
+        numbers = [*range(int(one["from"]), int(one["to"]) + 1), *(int(extra) for extra in one.get("also", ()))]
+        return tuple((self._number(n, where), n) for n in numbers)
+
+    def _number(self, n: int, where: str) -> str:
+        if n in self._numbers:
+            return self._numbers[n]
+        tens, ones = n - n % 10, n % 10
+        if n < 100 and tens in self._numbers and ones in self._numbers:
+            return f"{self._numbers[tens]} {self._numbers[ones]}"
+        raise SettingsError(f"{where}: no words for {n}; add them to 'numbers'")
+
+    def _phrase(self, one: Any, where: str) -> Phrase:
+        clauses = [clause for clause in _CLAUSES if isinstance(one, Mapping) and clause in one]
+        if len(clauses) != 1:
+            raise SettingsError(f"{where}: give exactly one of {', '.join(_CLAUSES)}; found {len(clauses)}")
+        say = tuple(str(template) for template in one.get("say") or ())
+        if not say:
+            raise SettingsError(f"{where}: 'say' is empty; write at least one template")
+        slots = frozenset(slot for i, template in enumerate(say) for slot in self._slots(template, f"{where}.say[{i}]"))
+        is_call = clauses[0] == "tool"
+        return Phrase(
+            say=say,
+            call=_call(one, where) if is_call else None,
+            then=_call(one["then"], f"{where}.then") if is_call and "then" in one else None,
+            answer=str(one["answer"]) if clauses[0] == "answer" else "",
+            special=clauses[0] if clauses[0] in ("help", "repeat") else "",
+            slots=slots,
+        )
+
+    def _slots(self, template: str, where: str) -> Iterator[str]:
+        """Yield the slots of a template; refuse what no grammar can be made of."""
+        pending: list[Expression] = [_parse(template, where)]
+        while pending:
+            match pending.pop():
+                case ListReference() as one:
+                    if one.list_name not in self.lists:
+                        raise SettingsError(f"{where}: no list {one.list_name!r}; the lists are {_names(self.lists)}")
+                    yield one.slot_name
+                case RuleReference() as one:
+                    if one.rule_name not in self.rules:
+                        raise SettingsError(f"{where}: no rule {one.rule_name!r}; the rules are {_names(self.rules)}")
+                    pending.append(self._parsed_rules[one.rule_name])
+                case ExpressionGroup() as one:
+                    pending.extend(one.items)
+                case _:
+                    pass
+
+    def _check_names(self) -> None:
+        """Refuse rules that use each other in a circle or name what is not there."""
+        for key, one in self.rules.items():
+            inside, pending = set[str](), set(re.findall(r"<(\w+)>", one))
+            while pending:
+                inside |= pending
+                pending = {
+                    name for rule in pending for name in re.findall(r"<(\w+)>", self.rules.get(rule, ""))
+                } - inside
+            if key in inside:
+                raise SettingsError(f"{self.name}: rules.{key}: it contains itself; write it out")
+            list(self._slots(one, f"{self.name}: rules.{key}"))
+
+
+class LivePhrases:
+    """The phrases of a book that a set of tools makes live. One object per set, hashed by identity."""
+
+    def __init__(self, book: PhraseBook, phrases: tuple[Phrase, ...]) -> None:
+        self._book = book
+        self.phrases = phrases
+
+    def __repr__(self) -> str:
+        return f"<LivePhrases {len(self.phrases)} of {len(self._book.phrases)}>"
+
+    def match(self, text: str) -> Match | None:
+        """Return what a whole sentence means, or None if no phrase says it."""
+        words = normalize(text)
+        if not words or len(words) > _MAX_TEXT_CHARS:
+            return None
+        found = next(iter(recognize_all(words, self._intents, default_response=None)), None)
+        if found is None:
+            return None
+        slots = {name: entity.value for name, entity in found.entities.items()}
+        return Match(self.phrases[int(found.intent.name)], slots)
+
+    @cached_property
+    def grammar(self) -> Automaton:
+        """The grammar of these phrases."""
+        return self._book.grammar(self.phrases)
+
+    @cached_property
+    def _intents(self) -> Intents:
+        sentences = {
+            str(i): {"data": [{"sentences": list(self._book.templates(phrase))}]}
+            for i, phrase in enumerate(self.phrases)
+        }
+        lists = {
+            key: {"values": [{"in": _typed(template, value), "out": value} for template, value in pairs]}
+            for key, pairs in self._book.lists.items()
+        }
+        return Intents.from_dict(
+            {
+                "language": self._book.language,
+                "intents": sentences,
+                "lists": lists,
+                "expansion_rules": dict(self._book.rules),
+            }
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Reading the YAML
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML where only ``true`` and ``false`` are booleans: ``on`` is the name of an argument."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|false"), list("tf"))
+
+
+def _path_of(folder: Path, language: str) -> Path:
+    if not _LANGUAGE.fullmatch(language):
+        raise SettingsError(f"language {language!r} is no language code; write one such as 'en' or 'en-GB'")
+    for name in (language, re.split("[-_]", language)[0]):
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    there = _names(path.stem for path in sorted(folder.glob("*.yaml"))) or "none"
+    raise SettingsError(f"no phrase book for language {language!r} in {folder}; there: {there}")
+
+
+def _table(source: Mapping[str, Any], key: str, name: str) -> Mapping[Any, Any]:
+    found = source.get(key) or {}
+    if not isinstance(found, Mapping):
+        raise SettingsError(f"{name}: {key} is a {type(found).__name__}, expected a mapping")
+    return found
+
+
+def _items(source: Mapping[str, Any], name: str) -> Sequence[Any]:
+    found = source.get("phrases")
+    if not isinstance(found, list) or not found:
+        raise SettingsError(f"{name}: there are no phrases; write at least one under 'phrases'")
+    return found
+
+
+def _rules(source: Mapping[str, Any], name: str) -> dict[str, str]:
+    rules = {str(key): str(one) for key, one in _table(source, "rules", name).items()}
+    return rules | {key: str(source[key]) for key in ("before", "after") if source.get(key)}
+
+
+def _replies(ones: Any, where: str) -> tuple[Reply, ...]:
+    if not isinstance(ones, list) or not all(isinstance(one, Mapping) and "say" in one for one in ones):
+        raise SettingsError(f"{where}: expected a list of entries with 'say'")
+    return tuple(Reply(say=str(one["say"]), when=one.get("when") or {}) for one in ones)
+
+
+def _call(one: Mapping[str, Any], where: str) -> Call:
+    fixed: JsonObject = {}
+    sums: dict[str, Sum] = {}
+    for name, value in (one.get("arguments") or {}).items():
+        if not isinstance(value, Mapping):
+            fixed[name] = value
+        elif "sum" in value:
+            sums[name] = Sum(
+                weights=dict(value["sum"]), plus=value.get("plus", 0), least=value.get("from"), most=value.get("to")
+            )
+        else:
+            raise SettingsError(f"{where}: arguments.{name}: a mapping must have 'sum'")
+    return Call(tool=str(one["tool"]), fixed=fixed, sums=sums)
+
+
+def _pronunciations(source: Mapping[Any, Any], name: str) -> dict[str, str]:
+    for word, phones in source.items():
+        if not isinstance(phones, str) or not re.fullmatch(r"[A-Z]{1,2}( [A-Z]{1,2})*", phones):
+            raise SettingsError(f"{name}: pronunciations.{word}: expected phones such as 'M Y UW T', found {phones!r}")
+    return {str(word): phones for word, phones in source.items()}
+
+
+def _parse(template: str, where: str) -> Expression:
+    try:
+        expression = parse_sentence(template).expression
+        refuse_joins(expression)
+    except (ParseError, AssertionError) as exc:
+        raise SettingsError(f"{where}: {template!r} is no template: {exc}") from None
+    except SettingsError as exc:
+        raise SettingsError(f"{where}: {template!r}: {exc}") from None
+    return expression
+
+
+def _typed(template: str, value: Any) -> str:
+    """Let a number of a list be typed in digits too; they are never spoken, so the grammar has no use for them."""
+    return f"({template}|{value})" if isinstance(value, int) else template
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Tools and their outputs
+
+
+def _offered(tools: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, frozenset[str] | None]]:
+    for tool in tools:
+        name, parameters = tool.get("name"), tool.get("parameters")
+        if tool.get("type", "function") != "function" or not isinstance(name, str):
+            continue
+        known = parameters.get("properties") if isinstance(parameters, Mapping) else None
+        yield name, frozenset(known) if isinstance(known, Mapping) else None
+
+
+def _is_offered(offered: Offered, call: Call, slots: frozenset[str]) -> bool:
+    if call.tool not in offered:
+        return False
+    taken = offered[call.tool]
+    return taken is None or call.takes(slots) <= taken
+
+
+def _json(output: str) -> Any:
+    """Return the value where the output is JSON, else the text itself."""
+    try:
+        return json.loads(output)
+    except (ValueError, RecursionError):
+        return output
+
+
+def _error_in(found: Any) -> str | None:
+    """Return why a tool failed, where its output says so."""
+    if isinstance(found, dict):
+        error = found.get("error")
+        if isinstance(error, dict):
+            error = error.get("message") or error.get("code")
+        return str(error) if error else None
+    if isinstance(found, str) and found.lower().startswith(("error:", "error ")):
+        return found[6:].strip(" :") or "error"
+    return None
+
+
+def _sentence(text: str) -> str:
+    """Return text as one spoken line: capital letter, full stop, bounded length."""
+    line = " ".join(text.split())
+    if len(line) > _MAX_TEXT_CHARS:
+        line = line[:_MAX_TEXT_CHARS].rsplit(" ", 1)[0]
+    line = line[:1].upper() + line[1:]
+    return line if line.endswith((".", "!", "?")) else f"{line}."
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (str, int, float, bool)) and value != ""
+
+
+def _scalar(value: Any) -> str:
+    """Compare across JSON and YAML: true is True, 0 is 0.0, but 1 is not true."""
+    return json.dumps(float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value)
+
+
+def _spoken(value: Any, format_name: str = "") -> str:
+    """Return a value as words: 3.0 is 3, true is yes."""
+    if format_name == "duration":
+        return duration(round(float(value)))
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.1f}".removesuffix(".0")
+        case list():
+            return ", ".join(_spoken(one) for one in value) or "none"
+        case dict():
+            return ", ".join(_spoken(one) for one in value.values() if _is_plain(one))
+        case None:
+            return "none"
+        case _:
+            return str(value)
+
+
+def duration(seconds: int) -> str:
+    """Return a duration in words: "1 hour and 30 minutes"."""
+    days, rest = divmod(max(0, seconds), 86400)
+    hours, rest = divmod(rest, 3600)
+    minutes, rest = divmod(rest, 60)
+    units = ((days, "day"), (hours, "hour"), (minutes, "minute"), (rest, "second"))
+    parts = [f"{count} {unit}{'s' if count != 1 else ''}" for count, unit in units if count][:2]
+    return " and ".join(parts) or "0 seconds"

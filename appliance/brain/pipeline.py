@@ -1,0 +1,209 @@
+"""The chain of the offline brain: speech to text → workflow → text to speech.
+
+Text is cut into sentences as it comes, and each is spoken at once: the first audio leaves when the first sentence is
+complete, not when the answer is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from appliance.brain.stages import (
+    CallPart,
+    Part,
+    ResponseRequest,
+    SpeechToText,
+    SpokenPart,
+    TextPart,
+    TextToSpeech,
+    Transcript,
+    Workflow,
+)
+from appliance.errors import SpeechError
+
+if TYPE_CHECKING:
+    from appliance.brain.phrases import PhraseBook
+
+__all__ = ["ChainedPipeline", "SentenceSplitter", "build_pipeline"]
+
+_MAX_SENTENCE_CHARS = 240  # about 15 s of speech: a sentence that does not end is cut at a comma or a space
+_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|\n|[。！？]")
+_ABBREVIATIONS = frozenset(
+    (
+        "mr",
+        "mrs",
+        "ms",
+        "dr",
+        "prof",
+        "st",
+        "sr",
+        "jr",
+        "vs",
+        "etc",
+        "e.g",
+        "i.e",
+        "approx",
+        "fig",
+        "vol",
+        "dept",
+        "est",
+    )
+)  # and not "a.m" or "no": a sentence ends with them as often as not
+
+
+class ChainedPipeline:
+    """A `stages.VoicePipeline` of three stages; usable from several sessions at once if they are."""
+
+    def __init__(self, *, stt: SpeechToText, workflow: Workflow, tts: TextToSpeech) -> None:
+        self._stt = stt
+        self._workflow = workflow
+        self._tts = tts
+
+    def __repr__(self) -> str:
+        return f"<ChainedPipeline {self._stt!r} {self._workflow!r} {self._tts!r}>"
+
+    async def warm_up(self) -> None:
+        """Load what the first utterance would load; every stage that has nothing to load is skipped.
+
+        Raises:
+            SpeechError: A stage cannot work here.
+            SettingsError: The phrase book does not fit the recogniser.
+        """
+        for stage in (self._stt, self._workflow, self._tts):
+            warm_up = getattr(stage, "warm_up", None)
+            if warm_up is not None:
+                await warm_up()
+
+    async def transcribe(self, pcm: bytes, *, tools: Sequence[Mapping[str, Any]]) -> Transcript:
+        """See `stages.SpeechToText.transcribe`."""
+        return await self._stt.transcribe(pcm, tools=tools)
+
+    async def respond(self, request: ResponseRequest, *, spoken: bool, voice: str, speed: float) -> AsyncIterator[Part]:
+        """See `stages.VoicePipeline.respond`; the texts of all parts, joined, are the workflow's text."""
+        splitter = SentenceSplitter()
+        async with aclosing(_generator(self._workflow.respond(request))) as parts:
+            async for part in parts:
+                if isinstance(part, CallPart):
+                    for sentence in splitter.flush():
+                        yield await self._speak(sentence, voice, speed)
+                    yield part
+                elif not spoken:
+                    yield part
+                else:
+                    for sentence in splitter.feed(part.text):
+                        yield await self._speak(sentence, voice, speed)
+        for sentence in splitter.flush():
+            yield await self._speak(sentence, voice, speed)
+
+    async def _speak(self, sentence: str, voice: str, speed: float) -> SpokenPart:
+        return SpokenPart(sentence, await self._tts.synthesize(sentence.strip(), voice=voice, speed=speed))
+
+
+async def _generator(parts: AsyncIterator[TextPart | CallPart]) -> AsyncGenerator[TextPart | CallPart, None]:
+    """Make sure that an iterator can be closed."""
+    try:
+        async for part in parts:
+            yield part
+    finally:
+        close = getattr(parts, "aclose", None)
+        if close is not None:
+            await close()
+
+
+class SentenceSplitter:
+    """Cuts a stream of text into sentences. What it returns, joined, is what it was fed.
+
+    A sentence ends at ``.``, ``!``, ``?`` or ``…`` before white space, at a line's end, or, where it does not end
+    within 240 characters, at a comma or a space. A decimal (3.5), an abbreviation ("Dr. Watt") and an
+    initial ("J. Watt") do not end one.
+    """
+
+    def __init__(self) -> None:
+        self._text = ""
+
+    def feed(self, text: str) -> Iterator[str]:
+        """Add text; yield the sentences that are complete now."""
+        self._text += text
+        while (end := self._first_end()) is not None:
+            sentence, self._text = self._text[:end], self._text[end:]
+            yield sentence
+
+    def flush(self) -> Iterator[str]:
+        """Yield what is left, complete or not."""
+        rest, self._text = self._text, ""
+        if rest.strip():
+            yield rest
+
+    def _first_end(self) -> int | None:
+        for found in _END.finditer(self._text):
+            end = found.end()
+            if self._text[:end].strip() and not self._is_inside(found):
+                return end + len(self._text[end:]) - len(self._text[end:].lstrip())
+        if len(self._text) > _MAX_SENTENCE_CHARS:
+            cuts = (self._text.rfind(mark, 0, _MAX_SENTENCE_CHARS) + len(mark) for mark in (", ", "; ", " "))
+            return next((cut for cut in cuts if cut > _MAX_SENTENCE_CHARS // 3), _MAX_SENTENCE_CHARS)
+        return None
+
+    def _is_inside(self, found: re.Match[str]) -> bool:
+        """Tell whether this full stop belongs to an abbreviation, an initial or a numbered line."""
+        if found[0] != ".":
+            return False
+        word = (self._text[: found.start()].split() or [""])[-1].lstrip("(\"'“‘")
+        is_initial = len(word) == 1 and word.isupper() and word != "I"
+        is_item_number = word.isdigit() and self._text[: found.start()].strip() == word
+        return is_initial or is_item_number or word.lower() in _ABBREVIATIONS
+
+
+def build_pipeline(
+    *,
+    stt: str = "pocketsphinx",
+    workflow: str = "phrases",
+    tts: str = "flite",
+    language: str = "en",
+    phrases_dir: Path | None = None,
+    chat_url: str = "",
+    chat_model: str = "",
+    chat_key: str = "",
+    voice: str = "",
+) -> ChainedPipeline:
+    """Build the chain from names. It reads the phrase book; models are loaded by `warm_up` or when needed.
+
+    Args:
+        phrases_dir: Where ``<language>.yaml`` is; None means the books that came with the program.
+        chat_url: Base URL of the endpoint of the ``chat`` workflow.
+        voice: The default voice of the text to speech; "" leaves it to the engine.
+
+    Raises:
+        SettingsError: An unknown name, a phrase book that is wrong, or an endpoint that is not given.
+        SpeechError: A package is missing, or an engine does not know the language.
+    """
+    from appliance.brain.stt import open_stt
+    from appliance.brain.tts import open_tts
+    from appliance.brain.workflows import ChatEndpoint, open_workflow
+
+    book = _load_book(phrases_dir or _own_phrases(), language)
+    return ChainedPipeline(
+        stt=open_stt(stt, book, language=language),
+        workflow=open_workflow(workflow, book, ChatEndpoint(url=chat_url, model=chat_model, key=chat_key)),
+        tts=open_tts(tts, language=language, voice=voice),
+    )
+
+
+def _load_book(folder: Path, language: str) -> PhraseBook:
+    try:
+        from appliance.brain.phrases import PhraseBook
+    except ImportError as exc:
+        remedy = "install them: pip install 'voice-appliance[offline]'"
+        raise SpeechError(f"the offline brain needs Python packages that are missing ({exc.name}); {remedy}") from None
+    return PhraseBook.load(folder, language)
+
+
+def _own_phrases() -> Path:
+    """Return the folder of the books that came with the program: in the checkout, or packed into the wheel."""
+    package = Path(__file__).resolve().parent.parent
+    packed = package / "_share" / "config" / "phrases"
+    return packed if packed.is_dir() else package.parent / "config" / "phrases"

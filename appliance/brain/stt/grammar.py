@@ -1,0 +1,224 @@
+"""Sentence templates as a finite-state grammar over words, for a recogniser that follows only what may be said.
+
+Pure. The templates become one automaton, made deterministic and minimal: sentences share their beginnings and their
+ends, and no arc is empty. A minimal automaton is what makes the recogniser quick: the same templates as a grammar in
+JSGF, which keeps each mention of a number list apart, took two hundred times as long to decode (5 s of CPU for 1 s of
+speech against 25 ms, pocketsphinx 5.1.1).
+
+A grammar knows whole words only, so a template whose pieces join inside a word (``light[s]``) is refused here.
+
+Source: hassil's template syntax; subset construction and partition refinement as in any book on automata.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, permutations
+
+from hassil.expression import (
+    Alternative,
+    Expression,
+    Group,
+    ListReference,
+    Permutation,
+    RuleReference,
+    TextChunk,
+)
+
+from appliance.errors import SettingsError
+
+__all__ = ["Automaton", "compile_grammar", "refuse_joins", "words"]
+
+
+@dataclass(frozen=True, slots=True)
+class Automaton:
+    """A grammar: the words along any way from state 0 to `final` are a sentence."""
+
+    states: int
+    final: int
+    arcs: tuple[tuple[int, int, str], ...]
+    """(from, to, word)"""
+
+    def accepts(self, sentence: Sequence[str]) -> bool:
+        """Tell whether the grammar has this sentence."""
+        here = {0}
+        for word in sentence:
+            here = {to for start, to, one in self.arcs if one == word and start in here}
+        return self.final in here
+
+
+def compile_grammar(
+    templates: Iterable[Expression], *, rules: Mapping[str, Expression], lists: Mapping[str, Sequence[Expression]]
+) -> Automaton:
+    """Return the grammar of all sentences that any of the templates makes.
+
+    Args:
+        rules: What ``<name>`` stands for; they must not contain themselves.
+        lists: The values of each ``{name}``.
+    """
+    nfa = _Nfa(rules, lists)
+    for template in templates:
+        nfa.link(nfa.add(template, nfa.start), nfa.end)
+    return _joined(*_minimal(*_deterministic(nfa)))
+
+
+def words(expression: Expression) -> set[str]:
+    """Return the words of a template itself, without those of its rules and lists."""
+    match expression:
+        case TextChunk():
+            return set(expression.text.split())
+        case Group():
+            return {word for one in expression.items for word in words(one)}
+        case _:
+            return set()
+
+
+def refuse_joins(expression: Expression) -> None:
+    """Check that the pieces of a template meet at the borders of words.
+
+    Raises:
+        SettingsError: Two pieces join inside a word.
+    """
+    if not isinstance(expression, Group):
+        return
+    for one in expression.items:
+        refuse_joins(one)
+    if isinstance(expression, (Alternative, Permutation)):
+        return
+    for left, right in pairwise(one for one in expression.items if not _is_empty(one)):
+        if not (_text(left)[-1:].isspace() or _text(right)[:1].isspace()):
+            place = (_text(left).split() or [""])[-1] or (_text(right).split() or [""])[0]
+            raise SettingsError(f"pieces join inside a word at {place!r}: write (light|lights) and not light[s]")
+
+
+def _text(item: Expression) -> str:
+    return item.text if isinstance(item, TextChunk) else ""
+
+
+def _is_empty(item: Expression) -> bool:
+    return isinstance(item, TextChunk) and not item.text
+
+
+class _Nfa:
+    """An automaton under construction; an arc without a word costs nothing here."""
+
+    def __init__(self, rules: Mapping[str, Expression], lists: Mapping[str, Sequence[Expression]]) -> None:
+        self._rules = rules
+        self._lists = lists
+        self.arcs: list[list[tuple[str, int]]] = []
+        self.start = self._state()
+        self.end = self._state()
+
+    def _state(self) -> int:
+        self.arcs.append([])
+        return len(self.arcs) - 1
+
+    def link(self, start: int, end: int, word: str = "") -> None:
+        self.arcs[start].append((word, end))
+
+    def add(self, expression: Expression, start: int) -> int:
+        """Add the ways through a template; return where they end."""
+        match expression:
+            case TextChunk():
+                return self._row(expression.text.split(), start)
+            case ListReference():
+                return self._either([[one] for one in self._lists[expression.list_name]], start)
+            case RuleReference():
+                return self.add(self._rules[expression.rule_name], start)
+            case Permutation():
+                return self._either([list(order) for order in permutations(expression.items)], start)
+            case Alternative():
+                return self._either([[one] for one in expression.items], start)
+            case Group():
+                return self._chain(expression.items, start)
+            case _:
+                raise SettingsError(f"a template holds {type(expression).__name__}, which no grammar can say")
+
+    def _row(self, words: Iterable[str], start: int) -> int:
+        for word in words:
+            end = self._state()
+            self.link(start, end, word)
+            start = end
+        return start
+
+    def _chain(self, items: Iterable[Expression], start: int) -> int:
+        for one in items:
+            start = self.add(one, start)
+        return start
+
+    def _either(self, choices: Iterable[Sequence[Expression]], start: int) -> int:
+        end = self._state()
+        for items in choices:
+            self.link(self._chain(items, start), end)
+        return end
+
+    def reach(self, states: Iterable[int]) -> frozenset[int]:
+        """Return the states that cost no word from these."""
+        found, pending = set(states), list(states)
+        while pending:
+            for word, to in self.arcs[pending.pop()]:
+                if not word and to not in found:
+                    found.add(to)
+                    pending.append(to)
+        return frozenset(found)
+
+
+def _deterministic(nfa: _Nfa) -> tuple[list[dict[str, int]], set[int]]:
+    """Subset construction: return the arcs of each state by word, and the accepting states."""
+    first = nfa.reach([nfa.start])
+    numbers, table, accepting = {first: 0}, list[dict[str, int]](), set[int]()
+    pending = [first]
+    for here in pending:  # grows while it is walked
+        if nfa.end in here:
+            accepting.add(numbers[here])
+        heads: dict[str, set[int]] = defaultdict(set)
+        for state in here:
+            for word, to in nfa.arcs[state]:
+                if word:
+                    heads[word].add(to)
+        row = {}
+        for word, targets in heads.items():
+            there = nfa.reach(targets)
+            if there not in numbers:
+                numbers[there] = len(numbers)
+                pending.append(there)
+            row[word] = numbers[there]
+        table.append(row)
+    return table, accepting
+
+
+def _minimal(table: list[dict[str, int]], accepting: set[int]) -> tuple[list[dict[str, int]], set[int]]:
+    """Merge the states that cannot be told apart; state 0 stays the start."""
+    block = [int(state in accepting) for state in range(len(table))]
+    count = 0
+    while True:
+        seen: dict[tuple[int, frozenset[tuple[str, int]]], int] = {}
+        fresh = []
+        for state, row in enumerate(table):
+            signature = (block[state], frozenset((word, block[to]) for word, to in row.items()))
+            fresh.append(seen.setdefault(signature, len(seen)))
+        block = fresh
+        if len(seen) == count:
+            break
+        count = len(seen)
+    merged: list[dict[str, int]] = [{} for _ in range(count)]
+    for state, row in enumerate(table):
+        merged[block[state]] = {word: block[to] for word, to in row.items()}
+    return merged, {block[state] for state in accepting}
+
+
+def _joined(table: list[dict[str, int]], accepting: set[int]) -> Automaton:
+    """Give all accepting states one final state, without an empty arc."""
+    final = len(table)
+
+    def arcs() -> Iterator[tuple[int, int, str]]:
+        for state, row in enumerate(table):
+            for word, to in row.items():
+                yield state, to, word
+                if to in accepting:
+                    yield state, final, word
+
+    live = {to for row in table for to in row.values() if table[to]} | {0, final}
+    return Automaton(len(table) + 1, final, tuple(arc for arc in arcs() if arc[1] in live))

@@ -1,0 +1,179 @@
+"""pocketsphinx: English speech to text, with a grammar of the live phrases and an open language model beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soxr
+
+from appliance.brain.phrases import LivePhrases, PhraseBook
+from appliance.brain.stages import Transcript
+from appliance.brain.stt.agreement import Pronouncer, agree
+from appliance.errors import SettingsError, SpeechError
+
+__all__ = ["SphinxSpeechToText"]
+
+logger = logging.getLogger(__name__)
+
+_RATE_IN = 24_000
+_RATE = 16_000
+_PADDING = bytes(2 * _RATE * 3 // 10)  # 0.3 s before and after: the model wants to hear silence around speech
+_MIN_PEAK = 100  # of 32,768: below -50 dBFS even the loudest sample is no speech
+_MIN_MS = 100
+_GRAMMARS = 8  # kept in the decoder, one for each set of tools that was seen last
+_OPEN = "open"
+_PROBABILITY = 1.0  # every sentence of the book is as likely as any other
+
+
+class SphinxSpeechToText:
+    """A `stages.SpeechToText`. One decoder, loaded once, one utterance at a time; it works on a thread of the pool.
+
+    Args:
+        book: The phrases, and the pronunciations of what the dictionary does not have.
+        language: Must be English; there is no other model in the wheel.
+
+    Raises:
+        SpeechError: pocketsphinx is not installed, or the language is not English.
+    """
+
+    def __init__(self, book: PhraseBook, *, language: str = "en") -> None:
+        if not language.lower().startswith("en"):
+            raise SpeechError(f"pocketsphinx understands English only, not {language!r}; type, or choose another stt")
+        self._book = book
+        self._lock = threading.Lock()
+        self._decoder: Any = None
+        self._pronounce: Pronouncer | None = None
+        self._grammars: OrderedDict[LivePhrases, str] = OrderedDict()
+        self._count = 0
+
+    def __repr__(self) -> str:
+        return f"<SphinxSpeechToText {'loaded' if self._decoder else 'not loaded'} grammars={len(self._grammars)}>"
+
+    async def warm_up(self) -> None:
+        """Load the model and the dictionary (0.3 s, 90 MB), and check the book's words.
+
+        Raises:
+            SpeechError: The model cannot be loaded.
+            SettingsError: The book uses a word that has no pronunciation.
+        """
+        await asyncio.to_thread(self._load)
+
+    async def transcribe(self, pcm: bytes, *, tools: Sequence[Mapping[str, Any]]) -> Transcript:
+        """See `stages.SpeechToText.transcribe`; silence is ""."""
+        return await asyncio.to_thread(self._transcribe, pcm, self._book.live(tools))
+
+    def _load(self) -> None:
+        with self._lock:
+            self._loaded()
+
+    def _loaded(self) -> Any:
+        if self._decoder is None:
+            self._decoder = _open_decoder()
+            for word, phones in self._book.pronunciations.items():
+                self._decoder.add_word(word, phones, True)
+            self._pronounce = Pronouncer(self._decoder.lookup_word)
+            _check_words(self._book, self._pronounce)
+        return self._decoder
+
+    def _transcribe(self, pcm: bytes, live: LivePhrases) -> Transcript:
+        speech = _prepare(pcm)
+        if not speech:
+            return Transcript("")
+        with self._lock:
+            decoder = self._loaded()
+            started = time.monotonic()
+            command = _decode(decoder, self._grammar(live), speech)
+            half = time.monotonic()
+            heard = _decode(decoder, _OPEN, speech)
+            logger.debug(
+                "decoded %.1f s: grammar %.0f ms, open %.0f ms",
+                len(speech) / 2 / _RATE,
+                1000 * (half - started),
+                1000 * (time.monotonic() - half),
+            )
+            assert self._pronounce is not None
+            is_command = agree(command, heard, self._pronounce)
+        return Transcript(command, is_command=True) if is_command else Transcript(heard)
+
+    def _grammar(self, live: LivePhrases) -> str:
+        """Return the decoder's search of these phrases; the one used longest ago makes room."""
+        if live in self._grammars:
+            self._grammars.move_to_end(live)
+            return self._grammars[live]
+        self._count += 1
+        name, grammar = f"phrases-{self._count}", live.grammar
+        arcs = [(start, to, _PROBABILITY, word) for start, to, word in grammar.arcs]
+        self._decoder.add_fsg(name, self._decoder.create_fsg(name, 0, grammar.final, arcs))
+        self._grammars[live] = name
+        if len(self._grammars) > _GRAMMARS:
+            self._decoder.activate_search(_OPEN)
+            self._decoder.remove_search(self._grammars.popitem(last=False)[1])
+        return name
+
+
+def _open_decoder() -> Any:
+    try:
+        import pocketsphinx
+    except ImportError:
+        remedy = "install it: pip install 'voice-appliance[offline]'"
+        raise SpeechError(f"speech to text needs the Python package pocketsphinx; {remedy}") from None
+    model = Path(pocketsphinx.get_model_path("en-us"))
+    try:
+        decoder = pocketsphinx.Decoder(
+            hmm=str(model / "en-us"),
+            dict=str(model / "cmudict-en-us.dict"),
+            samprate=float(_RATE),
+            loglevel="FATAL",
+            lm=None,
+        )
+        decoder.add_lm_file(_OPEN, str(model / "en-us.lm.bin"))
+        decoder.activate_search(_OPEN)
+    except (RuntimeError, ValueError, OSError) as exc:
+        raise SpeechError(f"pocketsphinx cannot load its English model from {model}: {exc}") from None
+    return decoder
+
+
+def _check_words(book: PhraseBook, pronounce: Pronouncer) -> None:
+    unknown = sorted(word for word in book.words if not pronounce.knows(word))
+    if unknown:
+        raise SettingsError(
+            f"{book.name}: the recogniser's dictionary does not have {', '.join(map(repr, unknown))}: "
+            "give the phones under 'pronunciations', as in 'unmute: AH N M Y UW T'"
+        )
+
+
+def _prepare(pcm: bytes) -> bytes:
+    """Return the utterance at 16 kHz with silence around it; nothing where there is no sound in it."""
+    samples = np.frombuffer(pcm[: len(pcm) // 2 * 2], "<i2")
+    if samples.size < _RATE_IN * _MIN_MS // 1000 or int(np.abs(samples.astype(np.int32)).max()) < _MIN_PEAK:
+        return b""
+    narrow = soxr.resample(samples.astype(np.int16), _RATE_IN, _RATE, quality="LQ")
+    speech: bytes = narrow.astype(np.int16).tobytes()
+    return _PADDING + speech + _PADDING
+
+
+def _decode(decoder: Any, search: str, speech: bytes) -> str:
+    """Return the words of one search; "" where nothing fits."""
+    decoder.activate_search(search)
+    decoder.start_utt()
+    try:
+        decoder.process_raw(speech, full_utt=True)
+    finally:
+        with suppress(RuntimeError):
+            decoder.end_utt()
+    found = decoder.hyp()
+    return " ".join(_plain_words(found.hypstr.split())) if found is not None else ""
+
+
+def _plain_words(words: Iterable[str]) -> Iterable[str]:
+    """Drop the mark of a second pronunciation, as in ``the(2)``, and fillers, as in ``[NOISE]``."""
+    return (word.partition("(")[0] for word in words if not word.startswith(("[", "<", "++")))

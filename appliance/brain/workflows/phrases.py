@@ -1,0 +1,187 @@
+"""The workflow that knows a phrase book by heart: no model, no guess.
+
+It keeps no state: what was said, what was called and what came back all stand in the conversation, and the answer is a
+function of it. A sentence that no live phrase says is answered honestly, with a hint of what can be said.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from appliance.brain.phrases import Match, PhraseBook
+from appliance.brain.stages import CallPart, ResponseRequest, TextPart
+
+__all__ = ["PhrasesWorkflow"]
+
+Item: TypeAlias = Mapping[str, Any]
+
+_HINTS = 3  # a listener keeps three in mind
+
+
+class PhrasesWorkflow:
+    """A `stages.Workflow` over a `PhraseBook`."""
+
+    def __init__(self, book: PhraseBook) -> None:
+        self._book = book
+
+    def __repr__(self) -> str:
+        return f"<PhrasesWorkflow {self._book!r}>"
+
+    async def respond(self, request: ResponseRequest) -> AsyncIterator[TextPart | CallPart]:
+        """Yield one call, or one text, or one sentence per output that came back.
+
+        ``tool_choice`` is honoured: "none" calls nothing and says so, a named function makes only its phrases live.
+        "required" cannot make the workflow guess: what is not understood is said to be so.
+        """
+        turn = _Turn.of(request.items)
+        for part in self._answer(turn, _Choice.of(request)):
+            yield part
+
+    def _answer(self, turn: _Turn, choice: _Choice) -> Iterator[TextPart | CallPart]:
+        if turn.outputs:
+            yield from self._tell(turn, choice)
+        elif turn.calls:
+            yield TextPart(self._book.text("pending"))
+        elif turn.is_answered:
+            yield TextPart(turn.last_said)
+        elif turn.said is None:
+            yield TextPart(self._help(choice))
+        else:
+            yield self._first(turn.said, turn, choice)
+
+    def _first(self, said: str, turn: _Turn, choice: _Choice) -> TextPart | CallPart:
+        if not said.strip():
+            return TextPart(self._book.text("silence"))
+        match = self._match(said, choice)
+        if match is None:
+            return TextPart(self._hint(choice, "unmatched", _HINTS))
+        phrase = match.phrase
+        if phrase.call is not None:
+            if choice.is_none:
+                return TextPart(self._book.text("unavailable"))
+            return CallPart(phrase.call.tool, json.dumps(match.arguments))
+        match phrase.special:
+            case "help":
+                return TextPart(self._help(choice))
+            case "repeat":
+                return TextPart(turn.last_said or self._book.text("nothing_to_repeat"))
+            case _:
+                return TextPart(phrase.answer)
+
+    def _tell(self, turn: _Turn, choice: _Choice) -> Iterator[TextPart | CallPart]:
+        """Say what came back, or make the second call that a phrase asks for."""
+        second = self._second(turn, choice)
+        if second is not None:
+            yield second
+            return
+        for i, (call, output) in enumerate(turn.outputs):
+            sentence = self._book.reply(str(call.get("name", "")), _arguments(call), output)
+            yield TextPart(f" {sentence}" if i else sentence)
+
+    def _second(self, turn: _Turn, choice: _Choice) -> CallPart | None:
+        match = self._match(turn.said or "", choice)
+        if match is None or match.phrase.then is None or choice.is_none or len(turn.calls) != 1:
+            return None
+        call, output = turn.outputs[0]
+        found = _object(output)
+        if match.phrase.call is None or call.get("name") != match.phrase.call.tool:
+            return None
+        try:
+            arguments = match.phrase.then.arguments(found)
+        except (KeyError, TypeError, ValueError):
+            return None  # an error, or not what we know: it is told as it is
+        return CallPart(match.phrase.then.tool, json.dumps(arguments))
+
+    def _match(self, said: str, choice: _Choice) -> Match | None:
+        return self._book.live(choice.tools).match(said)
+
+    def _help(self, choice: _Choice) -> str:
+        return self._hint(choice, "help", None)
+
+    def _hint(self, choice: _Choice, key: str, most: int | None) -> str:
+        examples = [] if choice.is_none else self._book.examples(choice.tools)[:most]
+        if not examples:
+            return self._book.text(f"{key}_alone")
+        joined = ", ".join(examples[:-1])
+        last = f"{joined}, {self._book.text('or')} {examples[-1]}" if joined else examples[-1]
+        return self._book.text(key, examples=last)
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Which tools may be called."""
+
+    tools: Sequence[Mapping[str, Any]]
+    is_none: bool
+
+    @classmethod
+    def of(cls, request: ResponseRequest) -> _Choice:
+        choice = request.tool_choice
+        if isinstance(choice, Mapping):
+            name = choice.get("name")
+            return cls([tool for tool in request.tools if tool.get("name") == name], is_none=False)
+        return cls(request.tools, is_none=choice == "none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Turn:
+    """What happened since the user last said something."""
+
+    said: str | None = None
+    """The last words of the user; None if there are none, "" for silence."""
+    calls: Sequence[Item] = ()
+    outputs: Sequence[tuple[Item, str]] = ()
+    """The outputs that no answer has told yet, each with its call."""
+    is_answered: bool = False
+    """An answer came after the last words and calls."""
+    last_said: str = field(default="", repr=False)
+    """The last answer in the conversation."""
+
+    @classmethod
+    def of(cls, items: Sequence[Item]) -> _Turn:
+        start = max((i for i, item in enumerate(items) if _is_message(item, "user")), default=None)
+        tail = items[start + 1 :] if start is not None else items
+        calls = [item for item in tail if item.get("type") == "function_call"]
+        answered = max((i for i, item in enumerate(tail) if _is_message(item, "assistant")), default=-1)
+        by_id = {item.get("call_id"): item for item in items if item.get("type") == "function_call"}
+        fresh = [item for item in tail[answered + 1 :] if item.get("type") == "function_call_output"]
+        return cls(
+            said=_text(items[start]) if start is not None else None,
+            calls=[] if answered > _last_call(tail) else calls,
+            outputs=[(by_id.get(item.get("call_id"), {}), str(item.get("output", ""))) for item in fresh],
+            is_answered=answered >= 0,
+            last_said=next((text for text in _answers(items) if text), ""),
+        )
+
+
+def _last_call(tail: Sequence[Item]) -> int:
+    return max((i for i, item in enumerate(tail) if item.get("type") == "function_call"), default=-1)
+
+
+def _answers(items: Sequence[Item]) -> Iterable[str]:
+    return (_text(item) for item in reversed(items) if _is_message(item, "assistant"))
+
+
+def _is_message(item: Item, role: str) -> bool:
+    return item.get("type") == "message" and item.get("role") == role
+
+
+def _text(item: Item) -> str:
+    """Return the words of a message: typed, or transcribed from its audio."""
+    parts = (part.get("text") or part.get("transcript") or "" for part in item.get("content") or ())
+    return " ".join(part for part in parts if part)
+
+
+def _arguments(call: Item) -> Mapping[str, Any]:
+    return _object(str(call.get("arguments", "")))
+
+
+def _object(text: str) -> Mapping[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
