@@ -1,0 +1,221 @@
+"""A sound card made of two threads and a clock: for CI, for the terminal, for machines without one.
+
+It is paced like a card: one callback every period of an absolute schedule, at the card's rate. A callback that comes
+more than a period late is an xrun and is counted; the schedule then begins anew, as a card's would.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import wave
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from appliance.audio.backends import Consume, Fill
+from appliance.audio.pcm import WIRE_RATE, from_bytes, peak
+from appliance.audio.resample import Resampler
+from appliance.audio.ring import Int16
+from appliance.errors import CardMissing, StorageError
+
+__all__ = ["Loudspeaker", "Microphone", "SimulatedBackend"]
+
+_NOISE_PEAK = 6  # a quiet room: not digital silence, which means a dead microphone
+_KEPT_S = 600.0
+
+
+class Microphone:
+    """What the simulated microphone hears: queued speech, else a quiet room."""
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self._queue: deque[Int16] = deque()
+        noise = np.random.default_rng(1).integers(-_NOISE_PEAK, _NOISE_PEAK + 1, rate)
+        self._noise: Int16 = noise.astype(np.int16)
+        self._at = 0
+        self.is_dead = False
+        """Deliver digital silence, as a switched-off microphone does."""
+        self.is_plugged = True
+        self.is_stalled = False
+
+    def say(self, pcm: bytes) -> None:
+        """Speak into it: PCM16 mono at 24 kHz, behind what is queued."""
+        resampler = Resampler(WIRE_RATE, self._rate)
+        self._queue.append(np.concatenate([resampler.process(from_bytes(pcm)), resampler.finish()]))
+
+    @property
+    def is_quiet(self) -> bool:
+        """All that was said has been heard."""
+        return not self._queue
+
+    def hear(self, frames: int) -> Int16:
+        """Take one period; on the card's thread."""
+        if self.is_dead:
+            return np.zeros(frames, np.int16)
+        start = self._at % (len(self._noise) - frames)
+        self._at += frames
+        block = self._noise[start : start + frames].copy()
+        filled = 0
+        while filled < frames and self._queue:
+            speech = self._queue[0]
+            count = min(frames - filled, len(speech))
+            block[filled : filled + count] = speech[:count]
+            filled += count
+            if count == len(speech):
+                self._queue.popleft()
+            else:
+                self._queue[0] = speech[count:]
+        return block
+
+
+class Loudspeaker:
+    """Keeps what was played, period by period, with the time of each."""
+
+    def __init__(self, rate: int) -> None:
+        self.rate = rate
+        self.is_plugged = True
+        self.is_stalled = False
+        self._periods: deque[tuple[float, Int16]] = deque()
+        self._frames = 0
+
+    def take(self, at: float, block: Int16) -> None:
+        """Keep one period; on the card's thread. Silence before the first sound is not kept."""
+        if not self._periods and not block.any():
+            return
+        self._periods.append((at, block.copy()))
+        self._frames += len(block)
+        while self._frames > _KEPT_S * self.rate:
+            self._frames -= len(self._periods.popleft()[1])
+
+    @property
+    def periods(self) -> list[tuple[float, Int16]]:
+        """Monotonic seconds and samples of each period kept."""
+        return list(self._periods)
+
+    def recorded(self) -> Int16:
+        """All that was kept, in one array at `rate`, without the silence at its end."""
+        blocks = [block for _, block in list(self._periods)]
+        while blocks and not blocks[-1].any():
+            blocks.pop()
+        return np.concatenate(blocks) if blocks else np.zeros(0, np.int16)
+
+    def clear(self) -> None:
+        self._periods.clear()
+        self._frames = 0
+
+    @property
+    def has_sounded(self) -> bool:
+        """Something louder than nothing was played."""
+        return peak(self.recorded()) > 0
+
+    def save(self, path: Path) -> None:
+        """Write a WAV file.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        try:
+            with wave.open(str(path), "wb") as out:
+                out.setnchannels(1)
+                out.setsampwidth(2)
+                out.setframerate(self.rate)
+                out.writeframes(self.recorded().astype("<i2").tobytes())
+        except OSError as exc:
+            raise StorageError(f"{path}: the recording cannot be written: {exc.strerror or exc}") from None
+
+
+class _Stream:
+    """One direction: a thread that calls back once a period; `work` says False to end, None for a stall."""
+
+    def __init__(self, name: str, rate: int, period: int, work: Callable[[float], bool | None]) -> None:
+        self.rate = rate
+        self.period = period
+        self.latency = period
+        self.xruns = 0
+        self.last_callback_at = time.monotonic()
+        self._work = work
+        self._is_open = True
+        self._has_ended = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def is_active(self) -> bool:
+        return self._is_open and not self._has_ended
+
+    def close(self) -> None:
+        self._is_open = False
+        self._thread.join()
+
+    def _run(self) -> None:
+        period_s = self.period / self.rate
+        due = time.monotonic() + period_s
+        while True:
+            time.sleep(max(0.0, due - time.monotonic()))
+            now = time.monotonic()
+            if now - due > period_s:
+                self.xruns += 1
+                due = now
+            due += period_s
+            if not self._is_open:
+                return
+            has_worked = self._work(now)
+            if has_worked:
+                self.last_callback_at = now
+            elif has_worked is False:
+                self._has_ended = True
+                return
+
+
+class SimulatedBackend:
+    """A card with a `Microphone` and a `Loudspeaker`; unplug or stall either to see what happens."""
+
+    def __init__(self, *, rate: int = 48_000, period_ms: int = 20) -> None:
+        self.rate = rate
+        self.period = rate * period_ms // 1000
+        self.microphone = Microphone(rate)
+        self.loudspeaker = Loudspeaker(rate)
+
+    def __repr__(self) -> str:
+        return f"<SimulatedBackend {self.rate} Hz, periods of {self.period}>"
+
+    def open_capture(self, consume: Consume) -> _Stream:
+        microphone = self.microphone
+        if not microphone.is_plugged:
+            raise CardMissing("capture: the simulated microphone is unplugged; plug it in")
+
+        def work(now: float) -> bool | None:
+            if not microphone.is_plugged:
+                return False
+            if microphone.is_stalled:
+                return None
+            consume(microphone.hear(self.period))
+            return True
+
+        return _Stream("simulated microphone", self.rate, self.period, work)
+
+    def open_playback(self, fill: Fill) -> _Stream:
+        loudspeaker = self.loudspeaker
+        if not loudspeaker.is_plugged:
+            raise CardMissing("playback: the simulated loudspeaker is unplugged; plug it in")
+        block = np.zeros(self.period, np.int16)
+
+        def work(now: float) -> bool | None:
+            if not loudspeaker.is_plugged:
+                return False
+            if loudspeaker.is_stalled:
+                return None
+            fill(block)
+            loudspeaker.take(now, block)
+            return True
+
+        return _Stream("simulated loudspeaker", self.rate, self.period, work)
+
+    def reset(self) -> None:
+        """Nothing is cached: a card that was plugged in is found at the next opening."""
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,535 @@
+"""Capture and playback of one card, as the loop sees them: pumps over rings, losses as events.
+
+Theory of operation
+-------------------
+*Down*: `play` puts answer audio into a deque on the loop, any amount of it. The playback pump keeps the short ring
+(200 to 400 ms) filled from there, resampled and at the volume; the card's callback empties it. The stream runs
+always, with zeros when there is nothing, so that no amplifier swallows a first syllable.
+
+*Up*: the card's callback puts each period into the capture ring, which holds the longest turn. The capture pump takes
+it from there, resamples to 24 kHz and posts 20 ms periods — unless the network is stalled (`has_room`): then the
+audio waits in the ring.
+
+*What was heard*: the callback writes down, at each period, how far the ring was read. The frames heard are those read
+one output latency ago; each piece written remembers which frames of answers it held. No clock is asked.
+
+*Losses*: PortAudio raises nothing when a card goes. A stream that is not active, or whose last callback is older than
+`stall_s`, is lost: both directions are closed (PortAudio looks for cards only when all are), opened anew with backoff.
+Everything here runs on the loop, but the callbacks, and the opening and closing, which block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from appliance.audio import pcm
+from appliance.audio.backends import Backend, Stream
+from appliance.audio.earcons import earcon
+from appliance.audio.pcm import WIRE_RATE
+from appliance.audio.resample import Resampler
+from appliance.audio.ring import Int16, Ring
+from appliance.conversation.commands import Earcon
+from appliance.conversation.events import (
+    AudioCaptured,
+    CaptureOverrun,
+    CardFound,
+    CardLost,
+    Direction,
+    Event,
+    PlayoutProgress,
+)
+from appliance.errors import AudioError
+
+__all__ = ["AudioStreams", "Xruns"]
+
+log = logging.getLogger(__name__)
+
+PERIOD = WIRE_RATE // 50  # what is posted and written at once: 20 ms
+_HISTORY = 64  # periods of playback positions: more than any card's latency
+_RETRY_S = (0.5, 1.0, 2.0, 5.0)
+_CHECK_S = 0.25
+_WAKE_MARGIN_S = 0.001  # after the moment at which the next callback is due
+
+
+@dataclass(frozen=True, slots=True)
+class Xruns:
+    """What went wrong with time, since the start."""
+
+    capture_overruns: int = 0
+    """Frames of the microphone lost because the ring was full."""
+    playback_underruns: int = 0
+    """Periods that the loudspeaker got less than there was to play: this machine was too slow."""
+    answer_gaps: int = 0
+    """Times that an answer fell silent because its audio had not come: the network was too slow."""
+    late_periods: int = 0
+    """Periods that the card itself reports late or lost."""
+
+    @property
+    def total(self) -> int:
+        return self.capture_overruns + self.playback_underruns + self.late_periods
+
+
+@dataclass(slots=True)
+class _Piece:
+    """What a stretch of the playback ring holds."""
+
+    end: int
+    """Ring position after it."""
+    answer_start: int
+    answer_end: int
+    """Answer frames (24 kHz) of this epoch before and after it; equal for earcons and announcements."""
+    start: int
+
+
+class _Capture:
+    """The microphone's half: callback → ring → pump → events."""
+
+    def __init__(self, seconds: float, post: Callable[[Event], None], has_room: Callable[[], bool]) -> None:
+        self._seconds = seconds
+        self._post = post
+        self._has_room = has_room
+        self._reported = 0
+        self.stream: Stream | None = None
+        self.ring = Ring(1)
+        self.overruns = 0
+        self.level_db = pcm.SILENCE_DB
+        self._resampler = Resampler(WIRE_RATE, WIRE_RATE)
+        self._rest = np.zeros(0, np.int16)
+
+    def open(self, backend: Backend) -> None:
+        """Start the stream; blocks."""
+        ring = Ring(1)
+
+        def consume(block: Int16) -> None:
+            ring.write(block)
+
+        stream = backend.open_capture(consume)
+        # The ring of the right size takes over before the pump looks; what came in between is a period or two.
+        ring = Ring(int(self._seconds * stream.rate))
+        self.ring = ring
+        self._reported = 0
+        self._resampler = Resampler(stream.rate, WIRE_RATE)
+        self._rest = np.zeros(0, np.int16)
+        self.stream = stream
+
+    def pump(self) -> None:
+        """Move what was captured to the inbox."""
+        self._report_overruns()
+        stream = self.stream
+        if stream is None or not self._has_room():
+            return
+        block = np.empty(stream.period, np.int16)
+        while self.ring.available >= stream.period:
+            self.ring.read_into(block)
+            self._emit(self._resampler.process(block))
+            if not self._has_room():
+                return
+
+    def _emit(self, block: Int16) -> None:
+        self._rest = np.concatenate([self._rest, block])
+        while len(self._rest) >= PERIOD:
+            period, self._rest = self._rest[:PERIOD], self._rest[PERIOD:]
+            self.level_db = pcm.level_db(period)
+            self._post(AudioCaptured(period.astype("<i2").tobytes(), pcm.peak(period), self.level_db))
+
+    def _report_overruns(self) -> None:
+        lost = self.ring.overruns
+        if lost > self._reported:
+            frames = lost - self._reported
+            self._reported = lost
+            self.overruns += frames
+            self._post(CaptureOverrun(frames))
+
+
+class _Playback:
+    """The loudspeaker's half: deque → pump → ring → callback."""
+
+    def __init__(self, ring_ms: int, prebuffer_ms: int, post: Callable[[Event], None]) -> None:
+        self._ring_ms = ring_ms
+        self._prebuffer = prebuffer_ms * WIRE_RATE // 1000
+        self._post = post
+        self.stream: Stream | None = None
+        self.gain = 1.0
+        self.epoch = 0
+        self.underruns = 0
+        self.gaps = 0
+        self.ring = Ring(1)
+        self._resampler = Resampler(WIRE_RATE, WIRE_RATE)
+        self._positions = np.zeros(_HISTORY, np.int64)
+        self._callbacks = 0
+        self._delay = 1
+        self._is_expecting = False
+        self._queue: deque[tuple[bool, Int16]] = deque()
+        """(is an answer, samples at 24 kHz), nothing longer than a period."""
+        self._waiting_answer = 0
+        """Answer frames in the queue."""
+        self._pieces: deque[_Piece] = deque()
+        self._base = 0
+        """Answer frames of this epoch in pieces that are over."""
+        self._written_answer = 0
+        self._told: tuple[int, bool] | None = None
+        self._is_primed = False
+        self._is_finished = True
+        self.has_work = asyncio.Event()
+
+    def open(self, backend: Backend) -> None:
+        """Start the stream; blocks. What was in the ring of a lost stream is lost with it."""
+        ring: Ring | None = None
+        positions, state = self._positions, self
+
+        def fill(block: Int16) -> None:
+            if ring is None:
+                block[:] = 0
+                return
+            got = ring.read_into(block)
+            if got < len(block) and state._is_expecting:
+                state.underruns += 1
+            positions[state._callbacks % _HISTORY] = ring.read
+            state._callbacks += 1
+
+        stream = backend.open_playback(fill)
+        self._callbacks = 0
+        self._pieces.clear()
+        self._base = self._written_answer
+        self._delay = min(-(-stream.latency // stream.period), _HISTORY - 2)
+        self._resampler = Resampler(WIRE_RATE, stream.rate)
+        self.ring = ring = Ring(self._ring_ms * stream.rate // 1000)
+        self.stream = stream
+
+    # --- what the driver asks -----------------------------------------------------------------------------------
+
+    def queue(self, epoch: int, samples: Int16, *, is_answer: bool) -> None:
+        if epoch != self.epoch or not len(samples):
+            return
+        for start in range(0, len(samples), PERIOD):
+            self._queue.append((is_answer, samples[start : start + PERIOD]))
+        if is_answer:
+            self._waiting_answer += len(samples)
+            self._is_finished = False
+            self._told = None
+        self.has_work.set()
+        self.pump()
+
+    def finish(self, epoch: int) -> None:
+        if epoch == self.epoch:
+            self._is_finished = True
+            self.has_work.set()
+            self.pump()
+
+    def flush(self, epoch: int) -> None:
+        self._queue.clear()
+        self._is_expecting = False
+        self.ring.flush()
+        self._resampler.reset()
+        self._pieces.clear()
+        self._waiting_answer = self._base = self._written_answer = 0
+        self._is_primed = False
+        self._is_finished = True
+        self._told = None
+        self.epoch = epoch
+
+    # --- the pump -----------------------------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Fill the ring and tell how much was heard."""
+        if self.stream is None:
+            return
+        self._fill_ring(self.stream)
+        self._tell_progress()
+
+    def _fill_ring(self, stream: Stream) -> None:
+        if not self._is_ready_to_sound():
+            return
+        longest = PERIOD * stream.rate // WIRE_RATE + stream.period  # a period, and what the resampler gives late
+        while self._queue and self.ring.room >= 2 * longest:
+            is_answer, samples = self._queue.popleft()
+            out = self._resampler.process(samples)
+            is_last = not self._queue and self._is_finished
+            if is_last:
+                out = np.concatenate([out, self._resampler.finish()])
+            self._write(out, len(samples) if is_answer else 0)
+        self._is_primed = bool(self._queue) or (self._is_primed and not self._is_finished)
+        self._is_expecting = bool(self._queue)
+
+    def _is_ready_to_sound(self) -> bool:
+        """An answer begins when there is enough of it, so that it does not stutter from its first word."""
+        if self._is_primed or self._is_finished or not self._waiting_answer:
+            self._is_primed = bool(self._queue)
+            return True
+        if self._waiting_answer >= self._prebuffer:
+            self._is_primed = True
+        return self._is_primed
+
+    def _write(self, samples: Int16, answer_frames: int) -> None:
+        self._waiting_answer -= answer_frames
+        start = self.ring.written
+        self.ring.write(pcm.gain(samples, self.gain))
+        before = self._written_answer
+        self._written_answer += answer_frames
+        self._pieces.append(_Piece(self.ring.written, before, self._written_answer, start))
+
+    def _heard_position(self) -> int:
+        """How far the ring was read one output latency ago."""
+        index = self._callbacks - 1 - self._delay
+        return int(self._positions[index % _HISTORY]) if index >= 0 else 0
+
+    def _tell_progress(self) -> None:
+        position = self._heard_position()
+        while self._pieces and self._pieces[0].end <= position:
+            self._base = self._pieces.popleft().answer_end
+        heard = self._base
+        if self._pieces and position > self._pieces[0].start:
+            piece = self._pieces[0]
+            share = (position - piece.start) / (piece.end - piece.start)
+            heard = piece.answer_start + int(share * (piece.answer_end - piece.answer_start))
+        is_drained = not self._waiting_answer and heard >= self._written_answer
+        told = (heard, is_drained)
+        if self._written_answer and told != self._told:
+            self._told = told
+            self.gaps += is_drained and not self._is_finished
+            self._post(PlayoutProgress(self.epoch, heard, is_drained))
+        if not self._queue and not self._pieces:
+            self.has_work.clear()
+
+
+class AudioStreams:
+    """The card of the appliance: one microphone, one loudspeaker, both optional, both coming back."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        post: Callable[[Event], None],
+        has_room: Callable[[], bool] = lambda: True,
+        capture_ring_s: float = 60.0,
+        playback_ring_ms: int = 300,
+        prebuffer_ms: int = 60,
+        stall_s: float = 2.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare; no card is touched before `run`.
+
+        Args:
+            backend: Where the streams come from.
+            post: Takes events, on the loop's thread.
+            has_room: False while the network is stalled: the microphone's audio then waits in its ring.
+            capture_ring_s: The longest stall that loses nothing.
+            playback_ring_ms: How much sound is out of the loop's hands.
+            prebuffer_ms: Of an answer, before its first sample sounds.
+            stall_s: A stream without a callback for so long is lost.
+            clock: Monotonic seconds.
+        """
+        self._backend = backend
+        self._post = post
+        self._stall_s = stall_s
+        self._clock = clock
+        self._capture = _Capture(capture_ring_s, post, has_room)
+        self._playback = _Playback(playback_ring_ms, prebuffer_ms, post)
+        self._is_capture_wanted = True
+        self._lost: dict[Direction, str] = {}
+        self._attempts = 0
+        self._changed = asyncio.Event()
+        self._late = 0
+        self._volume = 100
+        self._told_open = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<AudioStreams {self._backend!r}, lost {self._lost or 'nothing'}, {self.xruns}>"
+
+    # --- commands of the driver ---------------------------------------------------------------------------------
+
+    def play(self, epoch: int, item_id: str, pcm16: bytes) -> None:
+        """Queue answer audio (PCM16 mono, 24 kHz); dropped unless `epoch` is the current one."""
+        self._playback.queue(epoch, pcm.from_bytes(pcm16), is_answer=True)
+
+    def finish(self, epoch: int) -> None:
+        """No more of this answer comes: play out its tail."""
+        self._playback.finish(epoch)
+
+    def flush(self, epoch: int) -> None:
+        """Silence within one period, with a fade, and begin `epoch`."""
+        self._playback.flush(epoch)
+
+    def earcon(self, epoch: int, name: Earcon) -> None:
+        """Play a cue, behind what is queued."""
+        self._playback.queue(epoch, pcm.from_bytes(earcon(name)), is_answer=False)
+
+    def say(self, epoch: int, pcm16: bytes) -> None:
+        """Play a sentence of the device's own; not counted as heard of an answer."""
+        self._playback.queue(epoch, pcm.from_bytes(pcm16), is_answer=False)
+
+    def open_capture(self) -> None:
+        """Open the microphone, if it is not open."""
+        self._is_capture_wanted = True
+        self._changed.set()
+
+    def close_capture(self) -> None:
+        """Close the microphone; nothing of it is posted from now on."""
+        self._is_capture_wanted = False
+        self._changed.set()
+
+    # --- what others look at ------------------------------------------------------------------------------------
+
+    @property
+    def volume(self) -> int:
+        """0 (silent) to 100 (as the signal is); even steps in loudness."""
+        return self._volume
+
+    @volume.setter
+    def volume(self, percent: int) -> None:
+        self._volume = min(max(int(percent), 0), 100)
+        self._playback.gain = pcm.volume_gain(self._volume)
+
+    @property
+    def xruns(self) -> Xruns:
+        """What went wrong with time so far."""
+        late = self._late + sum(stream.xruns for _, stream in self._open_streams())
+        return Xruns(self._capture.overruns, self._playback.underruns, self._playback.gaps, late)
+
+    @property
+    def heartbeat_age_s(self) -> float:
+        """Seconds since the older of the streams' last callbacks; 0 while none is open."""
+        now = self._clock()
+        return max((now - stream.last_callback_at for _, stream in self._open_streams()), default=0.0)
+
+    @property
+    def capture_level_db(self) -> float:
+        """The microphone's level of the last period, dBFS."""
+        return self._capture.level_db
+
+    async def opened(self) -> None:
+        """Wait until the cards were tried for the first time: open, or known to be missing."""
+        await self._told_open.wait()
+
+    # --- running ------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Own the card until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._supervise(), name="cards")
+                group.create_task(self._pump_capture(), name="capture pump")
+                group.create_task(self._pump_playback(), name="playback pump")
+        finally:
+            self._close_streams()
+            self._backend.close()
+
+    async def _pump_capture(self) -> None:
+        while True:
+            if self._is_capture_wanted:
+                self._capture.pump()
+            await asyncio.sleep(self._until_callback(self._capture.stream))
+
+    async def _pump_playback(self) -> None:
+        while True:
+            await self._playback.has_work.wait()
+            self._playback.pump()
+            await asyncio.sleep(self._until_callback(self._playback.stream))
+
+    def _until_callback(self, stream: Stream | None) -> float:
+        """Sleep until just after the next callback is due: fifty wake-ups a second, and little latency."""
+        if stream is None:
+            return 0.1
+        period_s = stream.period / stream.rate
+        due = stream.last_callback_at + period_s + _WAKE_MARGIN_S - self._clock()
+        return min(max(due, 0.002), period_s)
+
+    async def _supervise(self) -> None:
+        while True:
+            self._changed.clear()
+            if not self._told_open.is_set():
+                await self._reopen()
+            elif self._is_capture_wanted and self._capture.stream is None and "capture" not in self._lost:
+                await self._try_open("capture", self._capture.open)
+            elif not self._is_capture_wanted and self._capture.stream is not None:
+                await self._close_capture_stream()
+            elif self._find_losses() or self._is_retry_due():
+                await self._reopen()
+            self._told_open.set()
+            await self._wait(self._pause_s())
+
+    def _pause_s(self) -> float:
+        return _RETRY_S[min(self._attempts, len(_RETRY_S) - 1)] if self._lost else _CHECK_S
+
+    async def _wait(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    def _is_retry_due(self) -> bool:
+        """Looking for a lost card closes the other one too: not in the middle of a sentence."""
+        wanted = set(self._lost) - (set() if self._is_capture_wanted else {"capture"})
+        return len(wanted) == 2 or (bool(wanted) and not self._playback.has_work.is_set())
+
+    def _open_streams(self) -> list[tuple[Direction, Stream]]:
+        pairs: list[tuple[Direction, Stream | None]] = [
+            ("capture", self._capture.stream),
+            ("playback", self._playback.stream),
+        ]
+        return [(direction, stream) for direction, stream in pairs if stream is not None]
+
+    def _find_losses(self) -> bool:
+        """Look at every open stream; what is lost is told at once."""
+        now = self._clock()
+        has_lost = False
+        for direction, stream in self._open_streams():
+            age = now - stream.last_callback_at
+            if not stream.is_active:
+                self._tell_lost(direction, "the card stopped: was it unplugged?")
+            elif age > self._stall_s:
+                self._tell_lost(direction, f"no sound for {age:.1f} s: the card hangs or its server does")
+            else:
+                continue
+            has_lost = True
+        return has_lost
+
+    def _tell_lost(self, direction: Direction, reason: str) -> None:
+        if direction not in self._lost:
+            log.warning("%s: %s", direction, reason)
+            self._post(CardLost(direction, reason))
+        self._lost[direction] = reason
+
+    async def _reopen(self) -> None:
+        """Close everything, look for cards anew, open what there is."""
+        await asyncio.to_thread(self._close_and_reset)
+        self._attempts += 1
+        await self._try_open("playback", self._playback.open)
+        if self._is_capture_wanted:
+            await self._try_open("capture", self._capture.open)
+        if not self._lost:
+            self._attempts = 0
+
+    async def _try_open(self, direction: Direction, opener: Callable[[Backend], None]) -> None:
+        try:
+            await asyncio.to_thread(opener, self._backend)
+        except AudioError as exc:
+            self._tell_lost(direction, str(exc))
+            return
+        if self._lost.pop(direction, None) is not None:
+            log.info("%s: the card is back", direction)
+            self._post(CardFound(direction))
+
+    def _close_and_reset(self) -> None:
+        self._close_streams()
+        self._backend.reset()
+
+    def _close_streams(self) -> None:
+        for _, stream in self._open_streams():
+            self._late += stream.xruns
+            stream.close()
+        self._capture.stream = self._playback.stream = None
+
+    async def _close_capture_stream(self) -> None:
+        stream, self._capture.stream = self._capture.stream, None
+        if stream is not None:
+            self._late += stream.xruns
+            await asyncio.to_thread(stream.close)
