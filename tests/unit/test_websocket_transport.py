@@ -231,7 +231,10 @@ async def test_sends_keep_their_order_from_before_the_link_is_up() -> None:
 
 async def test_a_disconnect_first_sends_what_is_in_the_outbox_then_closes_with_1000() -> None:
     inbox = Inbox()
-    async with ScriptedServer([expect("response.cancel")]) as server, running(server.url, inbox) as transport:
+    async with (
+        ScriptedServer([expect("response.cancel")]) as server,
+        running(server.url, inbox, close_timeout_s=60) as transport,
+    ):
         transport.connect(1)
         await inbox.up()
         transport.send(1, wire.ResponseCancel())
@@ -551,7 +554,12 @@ async def test_a_network_that_went_away_is_found_by_a_ping() -> None:
     assert classify(down.code, down.reason).kind == "timeout"
 
 
-async def test_a_server_that_takes_nothing_more_ends_the_link_even_if_pings_hang_too() -> None:
+@pytest.mark.parametrize("kernel_helps", [True, False])
+async def test_a_server_that_takes_nothing_more_ends_the_link_even_if_pings_hang_too(
+    kernel_helps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not kernel_helps:  # no TCP_USER_TIMEOUT: then the limit on one send ends it
+        monkeypatch.setattr(websocket, "_tune", lambda *_, **__: None)
     inbox = Inbox()
     async with (
         ScriptedServer([stop_reading(), hold()]) as server,
@@ -564,6 +572,7 @@ async def test_a_server_that_takes_nothing_more_ends_the_link_even_if_pings_hang
         down = await inbox.down()
 
     assert down.code is None
+    assert kernel_helps or "took nothing" in down.reason
     assert classify(down.code, down.reason).kind == "timeout"
 
 
@@ -651,8 +660,22 @@ async def test_a_disconnect_while_connecting_ends_the_attempt() -> None:
         transport.disconnect(1)
         assert inbox.events == [LinkDown(1, 1000, "closed by us")]
         await asyncio.sleep(0.02)
+        assert "link 1" not in {task.get_name() for task in asyncio.all_tasks()}
 
     assert len(inbox.events) == 1
+
+
+async def test_a_connect_in_the_instant_of_the_end_is_answered_too() -> None:
+    inbox = Inbox()
+    transport = WebSocketTransport(Endpoint(url="ws://127.0.0.1:1/", headers=dict), post=inbox.post)
+    task = asyncio.create_task(transport.run())
+    await asyncio.sleep(0)
+    task.cancel()
+    transport.connect(1)
+    with suppress(asyncio.CancelledError):
+        await task
+
+    assert inbox.events == [LinkDown(1, 1000, "closed by us")]
 
 
 async def test_a_new_link_closes_and_reports_the_old_one_at_once() -> None:
@@ -811,6 +834,13 @@ async def test_no_key_reaches_a_log_or_a_reason(caplog: pytest.LogCaptureFixture
     said = "\n".join(record.getMessage() for record in client_side) + repr(inbox.events) + repr(transport)
     assert KEY not in said
     assert "sk-live-another" not in said
+
+
+async def test_a_key_of_any_shape_is_recognised_because_it_was_sent() -> None:
+    async with ScriptedServer([close(4999, "who is Zm9v-bar?")]) as server:
+        down, _ = await end_of(server.url, headers=lambda: {"api-key": "Zm9v-bar"})
+
+    assert down.reason == "who is …?"
 
 
 async def test_a_reason_is_one_printable_line_of_bounded_length() -> None:
