@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Final, TextIO
 
-__all__ = ["set_up_logging", "is_journal", "mask_secrets"]
+__all__ = ["is_journal", "mask_secrets", "set_up_logging"]
 
 _PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _DEBUG_PRIORITY: Final = 7
