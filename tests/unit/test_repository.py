@@ -231,7 +231,9 @@ def test_what_is_installed_here_is_what_is_pinned() -> None:
 @cache
 def texts() -> dict[str, str]:
     """Path → text of every text file under version control."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False, timeout=60)
+    listed = subprocess.run(
+        ["git", "-c", "safe.directory=*", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False, timeout=60
+    )
     if listed.returncode:
         pytest.skip("this is no git checkout")
     found = {}
@@ -267,7 +269,8 @@ def test_no_file_names_a_package_index() -> None:
 
 def test_no_file_holds_a_path_of_the_machine_it_was_written_on() -> None:
     foreign = re.compile(r"(?<![\w.])/(?:" + "work|root|mnt" + r")/\w|/home/(?!pi\b)\w")
-    places = [str(ROOT)] if len(ROOT.parts) > 2 else []
+    installed = Path("/opt/voice-appliance")  # where the unit expects the program: a path that may be named
+    places = [str(ROOT)] if len(ROOT.parts) > 2 and installed != ROOT else []
     holders = {name for name, text in texts().items() if foreign.search(text) or any(place in text for place in places)}
     assert holders == set()
 
