@@ -101,7 +101,9 @@ class SphinxSpeechToText:
                 1000 * (time.monotonic() - half),
             )
             assert self._pronounce is not None
-            is_command = agree(command, heard, self._pronounce)
+            # A search that ends outside the grammar still returns its best part of a sentence.
+            is_whole = live.grammar.accepts(command.split())
+            is_command = is_whole and agree(command, heard, self._pronounce)
         return Transcript(command, is_command=True) if is_command else Transcript(heard)
 
     def _grammar(self, live: LivePhrases) -> str:

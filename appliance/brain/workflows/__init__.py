@@ -50,9 +50,10 @@ def _phrases(book: PhraseBook, _: ChatEndpoint) -> Workflow:
     return workflow
 
 
-def _chat(_: PhraseBook, endpoint: ChatEndpoint) -> Workflow:
+def _chat(book: PhraseBook, endpoint: ChatEndpoint) -> Workflow:
     module = import_module("appliance.brain.workflows.chat")
-    workflow: Workflow = module.ChatWorkflow(url=endpoint.url, model=endpoint.model, key=endpoint.key)
+    silence = book.text("silence")
+    workflow: Workflow = module.ChatWorkflow(url=endpoint.url, model=endpoint.model, key=endpoint.key, silence=silence)
     return workflow
 
 

@@ -1,0 +1,354 @@
+"""The workflow that asks a chat model: any endpoint with OpenAI's ``/chat/completions`` (llama.cpp, Ollama, vLLM).
+
+The conversation's items become messages, the session's tools become the request's, and what streams back becomes text
+and calls. The workflow keeps no state between responses and no connection: closing the iterator closes the socket,
+which is how such servers learn that nobody listens any more.
+
+Source: OpenAI API reference, chat completions, streaming.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit, urlunsplit
+
+from appliance.brain.stages import CallPart, ResponseRequest, TextPart
+from appliance.brain.workflows.http import BadAnswer, HttpAnswer, Timeouts, events, is_printable, post
+from appliance.errors import SettingsError, SpeechError
+
+__all__ = ["ChatWorkflow", "messages"]
+
+JsonObject: TypeAlias = dict[str, Any]
+
+_PATH = "/chat/completions"
+_MAX_ERROR_BYTES = 8_192
+_MAX_ERROR_CHARS = 200
+_MAX_CALLS = 16
+_MAX_WHOLE_BYTES = 1 << 20
+_SILENCE = "I did not hear anything."
+_REMEDIES = {
+    400: "set brain.chat_model to a model that knows tools",
+    401: "check the key",
+    403: "check the key",
+    404: "check the base URL (it ends in /v1) and the name of the model",
+    429: "it is asked too often: wait, or raise its limit",
+    503: "it may still be loading the model: wait",
+}
+
+
+class ChatWorkflow:
+    """A `stages.Workflow` over a chat endpoint.
+
+    Args:
+        url: Its base, as ``http://127.0.0.1:8080/v1``.
+        model: The model's name there; "" leaves the choice to the endpoint (llama.cpp), or makes it refuse (Ollama).
+        key: Sent as a bearer token where not empty; never in a message of ours.
+        silence: What to say of an utterance without words, which is not sent.
+
+    Raises:
+        SettingsError: The URL or the key cannot be right.
+    """
+
+    def __init__(
+        self, *, url: str, model: str, key: str = "", silence: str = _SILENCE, timeouts: Timeouts | None = None
+    ) -> None:
+        self._url = _endpoint(url)
+        if not is_printable(key):
+            raise SettingsError(
+                "the key of the chat endpoint holds characters that no key has: check brain.chat_key_env"
+            )
+        self._model = model
+        self._key = key
+        self._silence = silence
+        self._timeouts = timeouts or Timeouts()
+
+    def __repr__(self) -> str:
+        return f"<ChatWorkflow {self._url} model={self._model}>"
+
+    async def respond(self, request: ResponseRequest) -> AsyncIterator[TextPart | CallPart]:
+        """Stream the model's answer; its thoughts (``<think>…</think>``) are left out. Calls come last.
+
+        Raises:
+            SpeechError: The endpoint cannot be reached, refuses, or breaks off; what came before stays said.
+        """
+        sent = messages(request)
+        if sent and sent[-1] == {"role": "user", "content": ""}:
+            yield TextPart(self._silence)
+            return
+        body = json.dumps(self._body(request, sent), ensure_ascii=False).encode()
+        try:
+            async with (
+                post(self._url, body, headers=self._headers(), timeouts=self._timeouts) as answer,
+                aclosing(self._read(answer, request)) as parts,
+            ):
+                async for part in parts:
+                    yield part
+        except TimeoutError:
+            raise SpeechError(f"{self._url} did not answer in time: is the model too large for its machine?") from None
+        except BadAnswer as exc:
+            raise SpeechError(f"{self._url}: {exc}: see the log of that server") from None
+        except ssl.SSLError as exc:
+            raise SpeechError(
+                f"{self._url}: TLS failed ({exc.reason}): check the address and the certificate"
+            ) from None
+        except OSError as exc:
+            why = exc.strerror or type(exc).__name__
+            raise SpeechError(f"{self._url} cannot be reached ({why}): is that server running?") from None
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
+        return headers | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
+
+    def _body(self, request: ResponseRequest, sent: Sequence[JsonObject]) -> JsonObject:
+        body: JsonObject = {"messages": list(sent), "stream": True}
+        if self._model:
+            body["model"] = self._model
+        tools = [_chat_tool(tool) for tool in request.tools if tool.get("type", "function") == "function"]
+        if tools and request.tool_choice != "none":  # some servers ignore "none", so do not offer any
+            body |= {"tools": tools, "tool_choice": _chat_choice(request.tool_choice)}
+        return body
+
+    async def _read(self, answer: HttpAnswer, request: ResponseRequest) -> AsyncGenerator[TextPart | CallPart, None]:
+        if answer.status != 200:
+            raise SpeechError(await self._refusal(answer))
+        completion = _Completion()
+        if "application/json" in answer.headers.get("content-type", ""):  # it does not stream
+            text = completion.take(_json(await answer.text(most_bytes=_MAX_WHOLE_BYTES)))
+            completion.is_done = True
+            if text:
+                yield TextPart(text)
+        else:
+            async for event in events(answer.blocks()):
+                if event.strip() == "[DONE]":
+                    completion.is_done = True
+                    break
+                if text := completion.take(_json(event)):
+                    yield TextPart(text)
+        if text := completion.rest():
+            yield TextPart(text)
+        if not completion.is_done:
+            raise BadAnswer("the answer broke off")
+        offered = {tool.get("name") for tool in request.tools}
+        for call in completion.calls():
+            if call.name not in offered:
+                raise SpeechError(f"the model {self._model!r} calls {call.name[:64]!r}, which is not one of its tools")
+            yield call
+
+    async def _refusal(self, answer: HttpAnswer) -> str:
+        said = _error_text(await answer.text(most_bytes=_MAX_ERROR_BYTES))
+        if self._key:
+            said = said.replace(self._key, "…")
+        remedy = _REMEDIES.get(answer.status, "see the log of that server")
+        if 300 <= answer.status < 400:
+            remedy = "set the base URL to where it redirects"
+        detail = f": {said}" if said else ""
+        return f"{self._url} answered {answer.status} {answer.reason}".rstrip() + f"{detail} ({remedy})"
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Items to messages
+
+
+def messages(request: ResponseRequest) -> list[JsonObject]:
+    """Return the conversation as chat messages.
+
+    Calls that have no output yet, and outputs whose call is gone, are left out: endpoints refuse them.
+    """
+    told = {item.get("call_id") for item in request.items if item.get("type") == "function_call_output"}
+    made = {item.get("call_id") for item in request.items if item.get("type") == "function_call"}
+    paired = told & made
+    sent: list[JsonObject] = [{"role": "system", "content": request.instructions}] if request.instructions else []
+    for item in request.items:
+        match item.get("type"):
+            case "message":
+                sent.append({"role": item.get("role", "user"), "content": _content(item)})
+            case "function_call" if item.get("call_id") in paired:
+                _add_call(sent, item)
+            case "function_call_output" if item.get("call_id") in paired:
+                output = str(item.get("output", ""))
+                sent.append({"role": "tool", "tool_call_id": item["call_id"], "content": output})
+            case _:
+                continue
+    # A barge-in leaves answers without words; silence at the end is told apart by the caller.
+    return [one for i, one in enumerate(sent) if _says_something(one) or i == len(sent) - 1]
+
+
+def _says_something(message: JsonObject) -> bool:
+    return bool(message["content"]) or message["role"] == "tool" or "tool_calls" in message
+
+
+def _content(item: Mapping[str, Any]) -> str | list[JsonObject]:
+    parts = item.get("content") or ()
+    words = " ".join(text for part in parts if (text := part.get("text") or part.get("transcript")))
+    images = [part for part in parts if part.get("type") == "input_image"]
+    if not images:
+        return words
+    shown: list[JsonObject] = [{"type": "image_url", "image_url": {"url": part.get("image_url")}} for part in images]
+    return [{"type": "text", "text": words}, *shown] if words else shown
+
+
+def _add_call(sent: list[JsonObject], item: Mapping[str, Any]) -> None:
+    """Add a call to the message of the calls made together with it."""
+    function = {"name": item.get("name", ""), "arguments": item.get("arguments") or "{}"}
+    call = {"id": item["call_id"], "type": "function", "function": function}
+    if sent and sent[-1].get("tool_calls"):
+        sent[-1]["tool_calls"].append(call)
+    else:
+        sent.append({"role": "assistant", "content": "", "tool_calls": [call]})
+
+
+def _chat_tool(tool: Mapping[str, Any]) -> JsonObject:
+    function = {key: tool[key] for key in ("name", "description", "parameters", "strict") if tool.get(key) is not None}
+    return {"type": "function", "function": function}
+
+
+def _chat_choice(choice: str | Mapping[str, Any]) -> str | JsonObject:
+    if isinstance(choice, str):
+        return choice
+    return {"type": "function", "function": {"name": choice.get("name", "")}}
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Chunks to parts
+
+
+@dataclass(slots=True)
+class _Call:
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(slots=True)
+class _Completion:
+    """What has come of one answer."""
+
+    is_done: bool = False
+    _calls: dict[int, _Call] = field(default_factory=dict)
+    _thoughts: _ThoughtFilter = field(default_factory=lambda: _ThoughtFilter())
+
+    def take(self, chunk: JsonObject) -> str:
+        """Take a chunk (or a whole completion); return the text that can be said now.
+
+        Raises:
+            SpeechError: It is an error.
+        """
+        if chunk.get("error"):
+            raise SpeechError(f"the chat endpoint failed: {_error_text(json.dumps(chunk))}")
+        text = ""
+        for choice in chunk.get("choices") or ():
+            delta = choice.get("delta") or choice.get("message") or {}
+            text += self._thoughts.feed(delta.get("content") or "")
+            for position, call in enumerate(delta.get("tool_calls") or ()):
+                self._add(call, position)
+            if choice.get("finish_reason"):
+                self.is_done = True
+        return text
+
+    def rest(self) -> str:
+        """Return the text that was held back."""
+        return self._thoughts.flush()
+
+    def calls(self) -> Iterator[CallPart]:
+        """Yield the calls, complete.
+
+        Raises:
+            SpeechError: The arguments of one are not a JSON object.
+        """
+        for call in self._calls.values():
+            try:
+                is_object = isinstance(json.loads(call.arguments or "{}"), dict)
+            except (ValueError, RecursionError):
+                is_object = False
+            if not is_object:
+                raise SpeechError(f"the model calls {call.name[:64]!r} with arguments that are not a JSON object")
+            yield CallPart(call.name, call.arguments or "{}")
+
+    def _add(self, piece: Mapping[str, Any], position: int) -> None:
+        index = piece.get("index")
+        if not isinstance(index, int):  # left out by servers that send whole calls
+            index = position
+        known = self._calls.get(index)
+        if known is not None and piece.get("id") and known.id and piece["id"] != known.id:
+            index, known = max(self._calls) + 1, None  # another call under the same number
+        call = known or self._calls.setdefault(index, _Call())
+        if len(self._calls) > _MAX_CALLS:
+            raise SpeechError(f"the model makes more than {_MAX_CALLS} calls at once")
+        function = piece.get("function") or {}
+        arguments = function.get("arguments") or ""
+        call.id = call.id or piece.get("id") or ""
+        call.name = call.name or function.get("name") or ""
+        call.arguments += arguments if isinstance(arguments, str) else json.dumps(arguments)
+
+
+class _ThoughtFilter:
+    """Leaves out what stands between ``<think>`` and ``</think>``, also where a tag is cut in two."""
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._is_thinking = False
+
+    def feed(self, text: str) -> str:
+        self._held += text
+        said = ""
+        while True:
+            tag = "</think>" if self._is_thinking else "<think>"
+            before, found, after = self._held.partition(tag)
+            if not found:
+                break
+            said += "" if self._is_thinking else before
+            self._held, self._is_thinking = after.lstrip() if self._is_thinking else after, not self._is_thinking
+        keep = next((n for n in range(len(tag) - 1, 0, -1) if self._held.endswith(tag[:n])), 0)
+        free, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        return said if self._is_thinking else said + free
+
+    def flush(self) -> str:
+        held, self._held = self._held, ""
+        return "" if self._is_thinking else held
+
+
+def _json(text: str) -> JsonObject:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BadAnswer("it sends what is not JSON") from None
+    if not isinstance(found, dict):
+        raise BadAnswer("it sends JSON that is not an object")
+    return found
+
+
+def _error_text(body: str) -> str:
+    """Return what an error's body says, on one short line."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        found = body
+    error = found.get("error", found.get("detail", found)) if isinstance(found, dict) else found
+    if isinstance(error, dict):
+        error = error.get("message") or error.get("type") or json.dumps(error)
+    return " ".join(str(error).split())[:_MAX_ERROR_CHARS]
+
+
+def _endpoint(url: str) -> str:
+    if not url:
+        raise SettingsError(
+            "the chat workflow needs an endpoint: set brain.chat_url, as in 'http://127.0.0.1:11434/v1'"
+        )
+    shown = repr(url[:120])
+    try:
+        parts = urlsplit(url)
+        is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and is_printable(url) and " " not in url
+        _ = parts.port
+    except ValueError:
+        is_right = False
+    if not is_right:
+        raise SettingsError(f"brain.chat_url {shown} is no address; expected one such as 'http://127.0.0.1:11434/v1'")
+    if parts.username or parts.password:
+        raise SettingsError("brain.chat_url holds a password: give the key by brain.chat_key_env instead")
+    path = parts.path.rstrip("/").removesuffix(_PATH)
+    return urlunsplit(parts._replace(path=path + _PATH, fragment=""))
