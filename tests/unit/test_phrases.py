@@ -1,0 +1,305 @@
+"""The phrase book: templates to calls and answers, to a grammar, and outputs to sentences."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from appliance.brain.phrases import PhraseBook, normalize
+from appliance.errors import SettingsError
+from tests.support.sentences import IN_BOOK, OUT_OF_BOOK
+
+FOLDER = Path(__file__).parents[2] / "config" / "phrases"
+BOOK = PhraseBook.load(FOLDER, "en")
+ARGUMENTS = {
+    "set_lamp": ["on"],
+    "set_light": ["on", "brightness", "color"],
+    "set_volume": ["percent"],
+    "get_volume": [],
+    "get_time": [],
+    "start_timer": ["seconds", "label"],
+    "list_timers": [],
+    "cancel_timer": ["label"],
+    "device_status": [],
+}
+
+
+def tool(name: str, *arguments: str) -> dict[str, Any]:
+    properties = {argument: {} for argument in arguments}
+    return {"type": "function", "name": name, "parameters": {"type": "object", "properties": properties}}
+
+
+TOOLS = [tool(name, *arguments) for name, arguments in ARGUMENTS.items()]
+LIVE = BOOK.live(TOOLS)
+
+
+def small(**more: Any) -> PhraseBook:
+    source = {
+        "numbers": {0: "zero", 1: "one", 2: "two", 20: "twenty", 30: "thirty"},
+        "lists": {"n": {"from": 20, "to": 22}},
+        "rules": {"turn": "(turn|switch)"},
+        "phrases": [{"tool": "lamp", "arguments": {"on": True}, "say": ["<turn> [the] lamp on"]}],
+    }
+    return PhraseBook({**source, **more}, name="small.yaml")
+
+
+def meaning(
+    text: str, book: PhraseBook = BOOK, tools: list[dict[str, Any]] = TOOLS
+) -> tuple[str, dict[str, Any]] | None:
+    match = book.live(tools).match(text)
+    return (match.phrase.call.tool, match.arguments) if match and match.phrase.call else None
+
+
+@pytest.mark.parametrize(("sentence", "name", "arguments"), IN_BOOK, ids=[one[0] for one in IN_BOOK])
+def test_a_sentence_of_the_book_means_its_call(sentence: str, name: str, arguments: dict[str, Any]) -> None:
+    assert meaning(sentence) == (name, arguments)
+
+
+@pytest.mark.parametrize("sentence", OUT_OF_BOOK)
+def test_a_sentence_that_is_not_in_the_book_means_nothing(sentence: str) -> None:
+    assert LIVE.match(sentence) is None
+
+
+def test_the_book_has_at_least_forty_templates_and_reaches_every_tool() -> None:
+    assert BOOK.template_count >= 40
+    assert {phrase.call.tool for phrase in BOOK.phrases if phrase.call} == set(ARGUMENTS)
+
+
+@pytest.mark.parametrize(
+    ("typed", "arguments"),
+    [
+        ("Set the volume to 25%!", {"percent": 25}),
+        ("  set  the volume, please", None),
+        ("set the volume to twenty-five percent", {"percent": 25}),
+        ("SET THE VOLUME TO A HUNDRED PERCENT", {"percent": 100}),
+        ("set the volume to 101 percent", None),
+    ],
+)
+def test_typed_text_is_read_as_it_is_typed(typed: str, arguments: dict[str, Any] | None) -> None:
+    found = meaning(typed)
+    assert (found[1] if found else None) == arguments
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("set a timer for two and a half minutes", 150),
+        ("set a timer for an hour and a half", 5400),
+        ("set a timer for half a minute", 30),
+        ("set a timer for a quarter of an hour", 900),
+        ("start a one hour timer", 3600),
+        ("set a timer for one hour and twenty five minutes", 5100),
+        ("timer for one hundred and twenty seconds", 120),
+        ("set a timer for a minute and a half", 90),
+    ],
+)
+def test_durations_are_added_up(said: str, seconds: int) -> None:
+    assert meaning(said) == ("start_timer", {"seconds": seconds})
+
+
+def test_a_phrase_is_not_live_without_its_tool() -> None:
+    assert meaning("turn on the lamp", tools=[tool("set_light", "on")]) is None
+
+
+def test_a_phrase_is_not_live_where_the_tool_does_not_take_its_argument() -> None:
+    assert meaning("dim the light to ten percent", tools=[tool("set_light", "on")]) is None
+    assert meaning("turn on the light", tools=[tool("set_light", "on")]) == ("set_light", {"on": True})
+
+
+def test_a_phrase_of_two_calls_is_live_only_with_both_tools() -> None:
+    assert meaning("louder", tools=[tool("get_volume")]) is None
+    assert meaning("louder", tools=[tool("get_volume"), tool("set_volume", "percent")]) == ("get_volume", {})
+
+
+def test_a_tool_without_a_schema_takes_everything() -> None:
+    assert meaning("turn on the lamp", tools=[{"name": "set_lamp"}]) == ("set_lamp", {"on": True})
+
+
+def test_tools_of_other_kinds_are_ignored() -> None:
+    assert meaning("turn on the lamp", tools=[{"type": "mcp", "name": "set_lamp"}]) is None
+
+
+def test_answers_are_always_live() -> None:
+    match = BOOK.live([]).match("hello there")
+    assert match is not None and match.phrase.answer.startswith("Hello")
+
+
+def test_the_same_tools_give_the_same_object() -> None:
+    assert BOOK.live(TOOLS) is BOOK.live(list(reversed(TOOLS)))
+
+
+# --- The grammar ---------------------------------------------------------------------------------------------------
+
+
+def sentences(book: PhraseBook, tools: list[dict[str, Any]], most: int) -> Iterator[str]:
+    """Yield sentences of the grammar, shortest first."""
+    grammar = book.live(tools).grammar
+    ways: list[tuple[int, tuple[str, ...]]] = [(0, ())]
+    count = 0
+    for state, words in ways:
+        for start, to, word in grammar.arcs:
+            if start == state:
+                ways.append((to, (*words, word)))
+                if to == grammar.final:
+                    yield " ".join((*words, word))
+                    count += 1
+                    if count == most:
+                        return
+
+
+def test_the_grammar_says_exactly_what_the_templates_say() -> None:
+    book = small(
+        phrases=[
+            {"tool": "lamp", "say": ["<turn> [the] lamp (on|off) [now]"]},
+            {"tool": "level", "say": ["level {n}"]},
+            {"answer": "Hello.", "say": ["(good;day)"]},
+        ]
+    )
+    expected = {
+        " ".join(word for word in words if word)
+        for words in itertools.product(("turn", "switch"), ("the", ""), ("lamp",), ("on", "off"), ("now", ""))
+    }
+    expected |= {"level twenty", "level twenty one", "level twenty two", "good day", "day good"}
+    assert set(sentences(book, [tool("lamp"), tool("level", "n")], 1000)) == expected
+
+
+def test_what_the_grammar_says_is_matched() -> None:
+    for sentence in sentences(BOOK, TOOLS, 3000):
+        assert LIVE.match(sentence) is not None, sentence
+
+
+def test_only_live_phrases_are_in_the_grammar() -> None:
+    grammar = BOOK.live([tool("get_time")]).grammar
+    assert grammar.accepts(["what", "time", "is", "it"])
+    assert grammar.accepts(["hello"])
+    assert not grammar.accepts(["turn", "on", "the", "lamp"])
+
+
+def test_a_part_of_a_sentence_is_not_accepted() -> None:
+    assert not LIVE.grammar.accepts(["turn", "on", "the"])
+    assert not LIVE.grammar.accepts([])
+
+
+def test_the_grammar_stays_small() -> None:
+    assert LIVE.grammar.states < 1000  # the decoder's work grows with it; as JSGF it took seconds for a second
+
+
+def test_every_word_of_the_grammar_is_named() -> None:
+    assert {word for _, _, word in LIVE.grammar.arcs} <= BOOK.words
+
+
+# --- Replies -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "output", "spoken"),
+    [
+        ("set_lamp", {"on": True}, '{"on": true}', "The lamp is on."),
+        ("set_lamp", {"on": False}, '{"ok": true}', "The lamp is off."),
+        ("set_lamp", {"on": True}, "", "The lamp is on."),
+        ("set_volume", {"percent": 25}, '{"percent": 25}', "The volume is 25 percent."),
+        ("set_volume", {"percent": 0}, '{"percent": 0}', "The sound is off."),
+        ("set_light", {"on": True, "color": "red"}, "{}", "The light is red."),
+        ("set_lamp", {"on": True}, "the lamp is already on", "The lamp is already on."),
+        ("set_lamp", {"on": True}, '"lamp is broken"', "Lamp is broken."),
+        ("set_lamp", {"on": True}, '{"error": "the pin is taken"}', "That did not work: The pin is taken."),
+        ("set_lamp", {"on": True}, '{"error": {"message": "no"}}', "That did not work: No."),
+        ("set_lamp", {"on": True}, "Error: no such pin", "That did not work: No such pin."),
+        ("brew", {}, '{"cups": 3, "is_hot": true, "pot": {}}', "Cups 3, is hot yes."),
+        ("brew", {}, "", "Done."),
+        ("brew", {}, "[1, 2]", "1, 2."),
+        ("brew", {}, "42", "42."),
+    ],
+)
+def test_an_output_becomes_a_sentence(name: str, arguments: dict[str, Any], output: str, spoken: str) -> None:
+    assert BOOK.reply(name, arguments, output) == spoken
+
+
+@given(st.sampled_from([*ARGUMENTS, "other"]), st.text(max_size=400) | st.from_regex(r'\{"[a-z]+": [^}]*\}'))
+@settings(max_examples=150, deadline=None)
+def test_any_output_is_told_in_one_bounded_line(name: str, output: str) -> None:
+    spoken = BOOK.reply(name, {}, output)
+    assert 0 < len(spoken) < 400 and "\n" not in spoken
+
+
+# --- Errors --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"phrases": []}, "there are no phrases"),
+        ({"phrases": [{"tool": "x", "answer": "y", "say": ["z"]}]}, r"phrases\[0\].*exactly one of"),
+        ({"phrases": [{"answer": "y", "say": []}]}, r"phrases\[0\].*'say' is empty"),
+        ({"phrases": [{"answer": "y", "say": ["light[s]"]}]}, r"phrases\[0\]\.say\[0\].*inside a word at 'light'"),
+        ({"phrases": [{"answer": "y", "say": ["(a|b"]}]}, r"phrases\[0\]\.say\[0\].*no template"),
+        ({"phrases": [{"answer": "y", "say": ["<trun> on"]}]}, "no rule 'trun'; the rules are turn"),
+        ({"phrases": [{"answer": "y", "say": ["to {m}"]}]}, "no list 'm'; the lists are n"),
+        ({"rules": {"a": "x <b>", "b": "<a>"}}, r"rules\.a: it contains itself"),
+        ({"lists": {"n": {"from": 40, "to": 41}}}, r"lists\.n: no words for 40"),
+        ({"lists": {"n": {"to": 41}}}, r"lists\.n: give either"),
+        ({"lists": ["n"]}, "lists is a list, expected a mapping"),
+        ({"pronunciations": {"x": 3}}, r"pronunciations\.x"),
+        ({"replies": {"lamp": "on"}}, r"replies\.lamp"),
+        ({"phrases": [{"tool": "x", "arguments": {"a": {}}, "say": ["z"]}]}, r"arguments\.a.*'sum'"),
+    ],
+)
+def test_a_wrong_book_is_refused_with_its_place(more: dict[str, Any], expected: str) -> None:
+    with pytest.raises(SettingsError, match=expected) as caught:
+        small(**more)
+    assert "small.yaml" in str(caught.value)
+
+
+def test_a_missing_book_names_those_that_are_there(tmp_path: Path) -> None:
+    (tmp_path / "de.yaml").write_text("phrases: []")
+    with pytest.raises(SettingsError, match=r"'fr'.*there: de"):
+        PhraseBook.load(tmp_path, "fr")
+
+
+@pytest.mark.parametrize("language", ["../en", "", "en/../../x", "english please"])
+def test_a_language_is_no_path(language: str) -> None:
+    with pytest.raises(SettingsError, match="no language code"):
+        PhraseBook.load(FOLDER, language)
+
+
+def test_a_region_falls_back_to_its_language() -> None:
+    assert PhraseBook.load(FOLDER, "en-GB").language == "en"
+
+
+@pytest.mark.parametrize("text", ["- a\n- b", "a: [", "\x00", "a: !!python/object:os.system {}"])
+def test_a_file_that_is_no_book_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "en.yaml").write_text(text)
+    with pytest.raises(SettingsError, match=r"en\.yaml"):
+        PhraseBook.load(tmp_path, "en")
+
+
+def test_on_is_a_name_and_true_is_a_truth(tmp_path: Path) -> None:
+    source = {"phrases": [{"tool": "t", "arguments": {"ON": True}, "say": ["go"]}]}
+    (tmp_path / "en.yaml").write_text(yaml.safe_dump(source).replace("ON", "on"))
+    match = PhraseBook.load(tmp_path, "en").live([{"name": "t"}]).match("go")
+    assert match is not None and match.arguments == {"on": True}
+
+
+# --- Text ----------------------------------------------------------------------------------------------------------
+
+
+def test_normalized_text_has_words_only() -> None:
+    assert normalize("  What’s the TIME,\n please?! ") == "what's the time please"
+    assert normalize("25%") == "25 percent"
+
+
+@given(st.text(max_size=400))
+@settings(max_examples=150, deadline=None)
+def test_any_text_is_matched_or_not_without_an_error(text: str) -> None:
+    LIVE.match(text)
+
+
+def test_a_text_longer_than_any_command_is_not_even_tried() -> None:
+    assert LIVE.match("turn on the lamp " * 1000) is None
