@@ -127,6 +127,8 @@ class Phrase:
     """``help`` or ``repeat``: an answer that is made when it is asked for."""
     slots: frozenset[str] = frozenset()
     """The slots that its templates fill, all together."""
+    is_wrapped: bool = False
+    """``before`` and ``after`` may stand around its templates."""
 
     def is_live(self, offered: Offered) -> bool:
         """Tell whether the offered tools take all that this phrase calls."""
@@ -285,7 +287,7 @@ class PhraseBook:
 
     def templates(self, phrase: Phrase) -> tuple[str, ...]:
         """Return a phrase's templates with what may stand before and after."""
-        if phrase.call is None:
+        if not phrase.is_wrapped:
             return phrase.say
         before = "[<before>] " if "before" in self.rules else ""
         after = " [<after>]" if "after" in self.rules else ""
@@ -333,6 +335,7 @@ class PhraseBook:
             answer=str(one["answer"]) if clauses[0] == "answer" else "",
             special=clauses[0] if clauses[0] in ("help", "repeat") else "",
             slots=slots,
+            is_wrapped=bool(one.get("polite", is_call)),
         )
 
     def _slots(self, template: str, where: str) -> Iterator[str]:

@@ -1,18 +1,32 @@
-"""Do two recognisers mean the same? A command of the grammar beside what the open language model heard.
+"""Did they say a command? What the grammar found, weighed against what the open language model heard.
 
 Pure. A grammar forces every utterance onto one of its sentences, so its result alone is worth nothing: "tell me a
-joke" becomes a command too. The open model has no such bias, but it writes "turn on the land" for "turn on the lamp".
-What they share is the sound, so they are compared phone by phone.
+joke" becomes a command too. The open model has no such bias, but writes "turn on the land" for "turn on the lamp".
+So both decode the same sound, and three figures are taken:
+
+* *distance*: edits between their phones, over those of the longer one. "land" and "lamp" are close, "joke" is not.
+* *likelihood*: how much better the grammar's words explain the sound than the open model's: natural logarithm of the
+  ratio of their acoustic scores, per frame, over the frames in which the grammar hears speech. Where the command was
+  really said it is above 0 (the open model bends the sound to likelier English); where not, it is far below.
+* *weakest*: the same, summed over the one word of the command that fits worst, in hundreds. One wrong word ("turn on
+  the *fan*") hides in the mean of a long sentence, but not here.
+
+They are added up with weights fitted by logistic regression; docs/decisions/0003-two-decoders.md has the measurement.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
-__all__ = ["Comparison", "Pronouncer", "agree", "compare"]
+__all__ = ["Evidence", "Hypothesis", "Pronouncer", "Segment", "agree", "weigh"]
 
-MAX_DISTANCE = 0.34
+BIAS = 2.65
+PER_DISTANCE = -7.9
+PER_LIKELIHOOD = 1.6
+PER_WEAKEST = 2.8
+THRESHOLD = 0.4
 
 
 class Pronouncer:
@@ -25,73 +39,95 @@ class Pronouncer:
         """Tell whether the dictionary has a word."""
         return bool(self._look_up(word))
 
-    def phones(self, word: str) -> tuple[str, ...]:
-        """Return the phones of a word; one that is not in the dictionary is a phone of its own."""
-        return tuple((self._look_up(word) or word).split())
+    def phones(self, text: str) -> list[str]:
+        """Return the phones of some words; a word that is not in the dictionary is a phone of its own."""
+        return [phone for word in text.split() for phone in (self._look_up(word) or word).split()]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A word or a pause in time."""
+
+    word: str
+    """"" for a pause."""
+    start: int
+    """First frame."""
+    end: int
+    """Last frame, included."""
+    score: float
+    """Acoustic, natural logarithm, of the whole segment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """What one search made of an utterance, without gaps in time."""
+
+    segments: Sequence[Segment] = ()
+
+    @property
+    def text(self) -> str:
+        """The words; "" where nothing fitted."""
+        return " ".join(one.word for one in self.segments if one.word)
+
+    @property
+    def words(self) -> list[Segment]:
+        """The segments that are no pauses."""
+        return [one for one in self.segments if one.word]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """How far two hypotheses are apart, in phones."""
+class Evidence:
+    """How well two hypotheses agree; the module's docstring tells what the figures mean."""
 
     distance: float
-    """Edits over the phones of the longer one: 0 for the same sound, 1 for nothing in common."""
-    worst_word: float
-    """The same for the word of the command that fits worst."""
-    longest_extra: int
-    """The longest row of phones that only the open model heard."""
+    likelihood: float
+    weakest: float
+
+    @property
+    def weight(self) -> float:
+        """The sum: at `THRESHOLD` or above, the command was said."""
+        return BIAS + PER_DISTANCE * self.distance + PER_LIKELIHOOD * self.likelihood + PER_WEAKEST * self.weakest
 
 
-def agree(command: str, heard: str, pronounce: Pronouncer) -> bool:
+def agree(command: Hypothesis, heard: Hypothesis, pronounce: Pronouncer) -> bool:
     """Tell whether the open hypothesis supports the command."""
-    if not command or not heard:
+    if not command.words or not heard.words:
         return False
-    if command == heard:
-        return True
-    found = compare(command, heard, pronounce)
-    return found.distance <= MAX_DISTANCE
+    return weigh(command, heard, pronounce).weight >= THRESHOLD
 
 
-def compare(command: str, heard: str, pronounce: Pronouncer) -> Comparison:
-    """Align two hypotheses by phones."""
-    words = [pronounce.phones(word) for word in command.split()]
-    said = [phone for word in words for phone in word]
-    other = [phone for word in heard.split() for phone in pronounce.phones(word)]
-    return _measured([len(word) for word in words], _align(said, other), max(len(said), len(other), 1))
+def weigh(command: Hypothesis, heard: Hypothesis, pronounce: Pronouncer) -> Evidence:
+    """Compare two hypotheses of one utterance; both have words."""
+    words = command.words
+    frames = 1 + max(one.end for one in (*command.segments, *heard.segments))
+    ours, theirs = _running_score(command, frames), _running_score(heard, frames)
+
+    def gain(start: int, end: int) -> float:
+        return (ours[end + 1] - ours[start]) - (theirs[end + 1] - theirs[start])
+
+    spoken = sum(one.end - one.start + 1 for one in words)
+    return Evidence(
+        distance=_distance(pronounce.phones(command.text), pronounce.phones(heard.text)),
+        likelihood=gain(words[0].start, words[-1].end) / spoken,
+        weakest=min(gain(one.start, one.end) for one in words) / 100,
+    )
 
 
-def _align(left: Sequence[str], right: Sequence[str]) -> list[tuple[bool, bool, bool]]:
-    """Return the steps of a cheapest alignment: (uses left, uses right, is an edit)."""
-    rows = [list(range(len(right) + 1))]
+def _running_score(hypothesis: Hypothesis, frames: int) -> list[float]:
+    """Return the score of all frames before each frame, that of a segment spread evenly over it."""
+    scores = [0.0] * frames
+    for one in hypothesis.segments:
+        share = one.score / (one.end - one.start + 1)
+        for frame in range(one.start, one.end + 1):
+            scores[frame] += share
+    return list(accumulate(scores, initial=0.0))
+
+
+def _distance(left: Sequence[str], right: Sequence[str]) -> float:
+    """Return the edits from one row of phones to the other, over the longer: 0 for the same, at most 1."""
+    row = list(range(len(right) + 1))
     for i, a in enumerate(left, 1):
-        row = [i]
+        diagonal, row[0] = row[0], i
         for j, b in enumerate(right, 1):
-            row.append(min(rows[-1][j - 1] + (a != b), rows[-1][j] + 1, row[-1] + 1))
-        rows.append(row)
-    steps, i, j = [], len(left), len(right)
-    while i or j:
-        if i and j and rows[i][j] == rows[i - 1][j - 1] + (left[i - 1] != right[j - 1]):
-            steps.append((True, True, left[i - 1] != right[j - 1]))
-            i, j = i - 1, j - 1
-        elif i and rows[i][j] == rows[i - 1][j] + 1:
-            steps.append((True, False, True))
-            i -= 1
-        else:
-            steps.append((False, True, True))
-            j -= 1
-    return steps[::-1]
-
-
-def _measured(lengths: Sequence[int], steps: Sequence[tuple[bool, bool, bool]], longest: int) -> Comparison:
-    owners = [word for word, length in enumerate(lengths) for _ in range(length)]
-    edits = [0] * len(lengths)
-    at = run = longest_run = total = 0
-    for uses_left, _, is_edit in steps:
-        total += is_edit
-        run = 0 if uses_left else run + 1
-        longest_run = max(longest_run, run)
-        if uses_left:
-            edits[owners[at]] += is_edit
-            at += 1
-    worst = max((edits[i] / length for i, length in enumerate(lengths)), default=0.0)
-    return Comparison(distance=total / longest, worst_word=worst, longest_extra=longest_run)
+            diagonal, row[j] = row[j], min(diagonal + (a != b), row[j] + 1, row[j - 1] + 1)
+    return row[-1] / max(len(left), len(right), 1)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import soxr
 
 from appliance.brain.phrases import LivePhrases, PhraseBook
 from appliance.brain.stages import Transcript
-from appliance.brain.stt.agreement import Pronouncer, agree
+from appliance.brain.stt.agreement import Hypothesis, Pronouncer, Segment, agree
 from appliance.errors import SettingsError, SpeechError
 
 __all__ = ["SphinxSpeechToText"]
@@ -31,6 +32,7 @@ _MIN_PEAK = 100  # of 32,768: below -50 dBFS even the loudest sample is no speec
 _MIN_MS = 100
 _GRAMMARS = 8  # kept in the decoder, one for each set of tools that was seen last
 _OPEN = "open"
+_LEAST_SCORE = 1e-300  # a long segment that fits badly underflows to 0
 _PROBABILITY = 1.0  # every sentence of the book is as likely as any other
 
 
@@ -102,9 +104,9 @@ class SphinxSpeechToText:
             )
             assert self._pronounce is not None
             # A search that ends outside the grammar still returns its best part of a sentence.
-            is_whole = live.grammar.accepts(command.split())
+            is_whole = live.grammar.accepts(command.text.split())
             is_command = is_whole and agree(command, heard, self._pronounce)
-        return Transcript(command, is_command=True) if is_command else Transcript(heard)
+        return Transcript(command.text, is_command=True) if is_command else Transcript(heard.text)
 
     def _grammar(self, live: LivePhrases) -> str:
         """Return the decoder's search of these phrases; the one used longest ago makes room."""
@@ -163,19 +165,24 @@ def _prepare(pcm: bytes) -> bytes:
     return _PADDING + speech + _PADDING
 
 
-def _decode(decoder: Any, search: str, speech: bytes) -> str:
-    """Return the words of one search; "" where nothing fits."""
+def _decode(decoder: Any, search: str, speech: bytes) -> Hypothesis:
+    """Return what one search makes of an utterance; nothing where nothing fits."""
     decoder.activate_search(search)
     decoder.start_utt()
     try:
-        decoder.process_raw(speech, full_utt=True)
+        decoder.process_raw(speech, full_utt=True)  # the whole at once: no utterance colours the next one
     finally:
         with suppress(RuntimeError):
             decoder.end_utt()
-    found = decoder.hyp()
-    return " ".join(_plain_words(found.hypstr.split())) if found is not None else ""
+    if decoder.hyp() is None:
+        return Hypothesis()
+    frames = decoder.n_frames()
+    return Hypothesis([_segment(one, frames) for one in decoder.seg() or () if one.start_frame < frames])
 
 
-def _plain_words(words: Iterable[str]) -> Iterable[str]:
-    """Drop the mark of a second pronunciation, as in ``the(2)``, and fillers, as in ``[NOISE]``."""
-    return (word.partition("(")[0] for word in words if not word.startswith(("[", "<", "++")))
+def _segment(one: Any, frames: int) -> Segment:
+    """``the(2)`` is a second pronunciation of "the"; fillers such as ``<sil>`` and ``[NOISE]`` are pauses."""
+    is_filler = one.word.startswith(("<", "[", "+", "("))
+    end = max(one.start_frame, min(one.end_frame, frames - 1))
+    score = math.log(max(one.ascore, _LEAST_SCORE))
+    return Segment("" if is_filler else one.word.partition("(")[0], one.start_frame, end, score)
