@@ -124,9 +124,19 @@ def _add_replay(commands: Any) -> None:
 # --- the commands ------------------------------------------------------------------------------------------------
 
 
-def _settings(arguments: argparse.Namespace, **overrides: Any) -> Settings:
+def _simulated(arguments: argparse.Namespace, changes: dict[str, Any]) -> Settings:
+    """The settings with simulated hardware; the simulated device has a lamp where the settings name none."""
+    from appliance.simulator.stand import DEFAULT_PINS, SIMULATED
+
+    settings = _settings(arguments, SIMULATED | changes)
+    missing = {key: pin for key, pin in DEFAULT_PINS.items() if settings.origin(key) == "default"}
+    return _settings(arguments, SIMULATED | changes | missing)
+
+
+def _settings(arguments: argparse.Namespace, changes: dict[str, Any] | None = None) -> Settings:
     from appliance.settings import find_settings_file, load_settings
 
+    overrides: dict[str, Any] = dict(changes or {})
     for one in arguments.overrides:
         key, equals, value = one.partition("=")
         if not equals:
@@ -164,7 +174,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     from appliance.simulator.terminal import simulate
 
     return simulate(
-        _settings(arguments, **SIMULATED | {"audio.backend": arguments.audio}),
+        _simulated(arguments, {"audio.backend": arguments.audio}),
         environ=os.environ,
         trace=arguments.trace,
         save=arguments.save,
@@ -174,7 +184,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
 def _ask(arguments: argparse.Namespace) -> int:
     from appliance.simulator.ask import ask, describe
 
-    settings = _settings(arguments, **SIMULATED)
+    settings = _simulated(arguments, {})
     report = asyncio.run(
         ask(
             arguments.what,
@@ -198,9 +208,7 @@ def _brain(arguments: argparse.Namespace) -> int:
 
     async def serve() -> None:
         token = os.environ.get(arguments.token_env) or None
-        async with offline_brain(
-            settings, os.environ, host=arguments.host, port=arguments.port, token=token
-        ) as server:
+        async with offline_brain(settings, os.environ, host=arguments.host, port=arguments.port, token=token) as server:
             print(server.url, flush=True)
             await server.serve_forever()
 
@@ -225,10 +233,6 @@ def _replay(arguments: argparse.Namespace) -> int:
         print(f"line {one.line}: {one.event}\n  recorded {one.recorded}\n  replayed {one.replayed}")
     print(f"{count} events, {len(divergences)} of them decided differently.")
     return 1 if divergences else 0
-
-
-SIMULATED = {"audio.backend": "simulated", "pins.factory": "mock"}
-"""What `ask` and `simulate` change in the settings: the rest is the real thing."""
 
 
 if __name__ == "__main__":

@@ -34,8 +34,6 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, assert_never
 
-from appliance.conversation.retry import Backoff, Verdict, classify
-
 from appliance.conversation.commands import (
     Announce,
     AnswerTextReceived,
@@ -89,6 +87,7 @@ from appliance.conversation.feedback import State, View
 from appliance.conversation.gestures import Gesture, Gestures
 from appliance.conversation.playout import Playout
 from appliance.conversation.responses import Arrival, Sequencer
+from appliance.conversation.retry import Backoff, Verdict, classify
 from appliance.conversation.troubles import sentence
 from appliance.conversation.turn import Call, Phase, Policy, Turn
 from appliance.realtime import protocol as wire
@@ -155,6 +154,7 @@ class Conversation:
             stuck_s=policy.stuck_s,
             longest_press_s=policy.max_turn_s + policy.stuck_s,
         )
+        self._was_released = False
         self._recent: deque[AudioCaptured] = deque()
         self._recent_frames = 0
 
@@ -304,7 +304,7 @@ class Conversation:
             case DeadlinePassed():
                 self._on_deadline(now)
             case ButtonEdge():
-                is_guarded = self._started_at is None or now < self._started_at + self._policy.start_guard_s
+                is_guarded = self._is_found_pressed(event, now)
                 self._on_gestures(self._gestures.feed(event.pressed, now, is_guarded=is_guarded), now)
             case ToolFinished():
                 self._on_tool_finished(event, now)
@@ -542,6 +542,13 @@ class Conversation:
                     pass
                 case _:
                     assert_never(gesture.kind)
+
+    def _is_found_pressed(self, event: ButtonEdge, now: float) -> bool:
+        """A button that was never seen released since the start is no person's press."""
+        self._was_released = self._was_released or not event.pressed
+        if self._started_at is None:
+            return True
+        return not self._was_released and now < self._started_at + self._policy.start_guard_s
 
     def _on_press(self, now: float) -> None:
         """Act in the fixed order of DESIGN.md: alarm → approval → end a latched turn → barge-in → start to listen."""

@@ -141,6 +141,7 @@ class Appliance:
             finally:
                 self._remove_signals()
                 self._driver = None
+                gc.unfreeze()
         return reason
 
     # --- putting it together ------------------------------------------------------------------------------------
@@ -158,7 +159,7 @@ class Appliance:
         self.audio = audio = self._open_audio(transport)
         factory = self._pin_factory or open_pin_factory(settings.pins.factory)
         timers = TimerShelf(post=self.post, path=self._state_dir / "timers.json" if self._state_dir else None)
-        outputs = stack.enter_context(open_outputs(settings.outputs.model_dump(), factory=factory))
+        outputs = stack.enter_context(open_outputs(**settings.outputs.model_dump(), factory=factory))
         device = DeviceParts(
             lamp=outputs.lamp, light=outputs.dimmer, volume=audio, timers=timers, status=StatusReader()
         )
@@ -254,9 +255,7 @@ class Appliance:
             return None
         return _LazyVoice(self._settings)
 
-    def _open_conversation(
-        self, stack: AsyncExitStack, agent: RealtimeAgent
-    ) -> tuple[Conversation, list[Observer]]:
+    def _open_conversation(self, stack: AsyncExitStack, agent: RealtimeAgent) -> tuple[Conversation, list[Observer]]:
         policy = policy_from(self._settings)
         session = session_update(session_config(self._settings, agent)).session
         approvals = sorted(tool.name for tool in agent.tools if tool.needs_approval)

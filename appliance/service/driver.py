@@ -42,6 +42,7 @@ __all__ = ["Alarms", "Announcer", "Audio", "Driver", "Light", "Observer", "Tools
 
 log = logging.getLogger(__name__)
 
+_YIELD_EVERY = 8  # events: a burst must not keep the loop from the sockets and the pumps
 _SHORTEST_WAIT_S = 0.005  # a deadline that stays in the past must not spin the loop
 
 Observer = Callable[[float, Event, Sequence[Command], View], None]
@@ -150,11 +151,10 @@ class Driver:
                 if not self._inbox:
                     self._arrived.clear()
                     await self._arrived.wait()
-                for _ in range(len(self._inbox)):
-                    self._handle(self._inbox.popleft()[1])
-                    if self._stop_reason is not None:
-                        break
-                await asyncio.sleep(0)
+                self._handle(self._inbox.popleft()[1])
+                self.handled += 1
+                if self.handled % _YIELD_EVERY == 0:
+                    await asyncio.sleep(0)
         finally:
             if self._timer is not None:
                 self._timer.cancel()
@@ -166,7 +166,6 @@ class Driver:
     def _handle(self, event: Event) -> None:
         now = self._now()
         commands = self._conversation.handle(event, now)
-        self.handled += 1
         if log.isEnabledFor(logging.DEBUG) and (commands or not isinstance(event, (AudioCaptured, PlayoutProgress))):
             log.debug("%r -> %r", event, commands)
         for command in commands:

@@ -1,0 +1,102 @@
+"""A push button: levels in, `ButtonEdge` events out. It does not debounce; `conversation.gestures` does.
+
+Library debounce drops edges, so none is asked for. Edges come on the pin's own thread; while the button is held the
+level is read again every quarter of a second, so that an edge that was lost heals itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, Literal
+
+from appliance.conversation.events import ButtonEdge, Event
+from appliance.hardware.pins import claimed
+
+__all__ = ["Button"]
+
+_PULL: dict[str, bool | None] = {"up": True, "down": False, "none": None}
+
+
+class Button:
+    """One button on one pin.
+
+    Args:
+        pin: BCM number.
+        factory: A gpiozero pin factory.
+        pull: The resistor inside the chip.
+        active_low: Pressing it connects the pin to ground.
+        post: Takes events; called on the loop's thread.
+        loop: The loop.
+        reread_s: How often the level is read again while it is held.
+
+    Raises:
+        BadPin: The pin cannot be had.
+    """
+
+    def __init__(
+        self,
+        pin: int,
+        *,
+        factory: Any,
+        pull: Literal["up", "down", "none"] = "up",
+        active_low: bool = True,
+        post: Callable[[Event], None],
+        loop: asyncio.AbstractEventLoop,
+        reread_s: float = 0.25,
+    ) -> None:
+        from gpiozero import DigitalInputDevice
+
+        self._post = post
+        self._loop = loop
+        self._reread_s = reread_s
+        self._edge = asyncio.Event()
+        self._is_closed = False
+        pull_up = _PULL[pull]
+        # gpiozero infers the active level from a pull resistor, and lets it be named only where there is none.
+        is_inverted = pull_up is not None and pull_up != active_low
+        with claimed(pin, "button"):
+            self._device = DigitalInputDevice(
+                pin, pull_up=pull_up, active_state=None if pull_up is not None else not active_low, pin_factory=factory
+            )
+        self._is_inverted = is_inverted
+        self._device.when_activated = self._on_edge
+        self._device.when_deactivated = self._on_edge
+
+    def __repr__(self) -> str:
+        return f"<Button {'closed' if self._is_closed else 'pressed' if self.is_pressed else 'released'}>"
+
+    @property
+    def is_pressed(self) -> bool:
+        """The level now; False once closed."""
+        return not self._is_closed and bool(self._device.is_active) != self._is_inverted
+
+    async def run(self) -> None:
+        """Tell the level at the start, and again and again while it is held, until cancelled."""
+        self._post(ButtonEdge(self.is_pressed))
+        while True:
+            self._edge.clear()
+            if not self.is_pressed:
+                await self._edge.wait()
+                continue
+            self._post(ButtonEdge(True))
+            await asyncio.sleep(self._reread_s)
+            self._post(ButtonEdge(self.is_pressed))
+
+    def close(self) -> None:
+        """Give the pin back."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._device.close()
+
+    def _on_edge(self) -> None:
+        """Runs on the pin's thread."""
+        if self._is_closed:
+            return
+        with contextlib.suppress(RuntimeError):  # the loop has closed: the process is ending
+            self._loop.call_soon_threadsafe(self._take, self.is_pressed)
+
+    def _take(self, pressed: bool) -> None:
+        self._post(ButtonEdge(pressed))
+        self._edge.set()

@@ -1,0 +1,123 @@
+"""The light: shows one `LightPattern` at a time, on a single LED by brightness and rhythm, on an RGB LED in colour.
+
+The loop animates it, 25 steps a second while it pulses and not at all while it is steady; no thread of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from appliance.conversation.commands import LightPattern
+from appliance.hardware.pins import claimed
+
+__all__ = ["Light", "brightness"]
+
+log = logging.getLogger(__name__)
+
+_STEP_S = 0.04
+_FAINTEST = 0.05  # of a pulse: a light that is quite out for a while looks broken
+OFF = LightPattern("off", (0.0, 0.0, 0.0), "off")
+
+
+def brightness(pattern: LightPattern, elapsed_s: float) -> float:
+    """How bright a pattern is so long after it began, 0.0 to 1.0. Pure."""
+    phase = (elapsed_s / pattern.period_s) % 1.0
+    match pattern.effect:
+        case "off":
+            return 0.0
+        case "solid":
+            return pattern.level
+        case "blink":
+            return pattern.level if phase < pattern.duty else 0.0
+        case "pulse":
+            swing = 0.5 - 0.5 * math.cos(2 * math.pi * phase)
+            return pattern.level * (_FAINTEST + (1 - _FAINTEST) * swing)
+
+
+class Light:
+    """One light.
+
+    Args:
+        kind: "led" (one pin, PWM), "rgb" (three) or "none".
+        pins: BCM numbers: one, or red, green, blue.
+        factory: A gpiozero pin factory.
+        active_high: A high pin lights it.
+
+    Raises:
+        BadPin: A pin cannot be had.
+    """
+
+    def __init__(
+        self, kind: Literal["led", "rgb", "none"], pins: Sequence[int | None], *, factory: Any, active_high: bool = True
+    ) -> None:
+        from gpiozero import PWMLED
+
+        self._kind = kind
+        self._pattern = OFF
+        self._changed = asyncio.Event()
+        self._has_failed = False
+        self._leds: list[Any] = []
+        for pin in pins:
+            assert pin is not None, "the settings check that an RGB light has three pins"
+            with claimed(pin, "light"):
+                self._leds.append(PWMLED(pin, active_high=active_high, pin_factory=factory))
+
+    def __repr__(self) -> str:
+        return f"<Light {self._kind} shows {self._pattern.name}>"
+
+    @property
+    def shown(self) -> LightPattern:
+        """The pattern now."""
+        return self._pattern
+
+    def show(self, pattern: LightPattern) -> None:
+        """Show a pattern from its beginning; the one that is shown already goes on undisturbed."""
+        if pattern != self._pattern:
+            self._pattern = pattern
+            self._write(brightness(pattern, 0.0))
+            self._changed.set()
+
+    async def run(self) -> None:
+        """Animate until cancelled."""
+        clock: Callable[[], float] = asyncio.get_running_loop().time
+        while True:
+            self._changed.clear()
+            pattern, began = self._pattern, clock()
+            self._write(brightness(pattern, 0.0))
+            while not self._changed.is_set():
+                wait_s = self._until_next_step(pattern, clock() - began)
+                try:
+                    async with asyncio.timeout(wait_s):
+                        await self._changed.wait()
+                except TimeoutError:
+                    self._write(brightness(pattern, clock() - began))
+
+    def close(self) -> None:
+        """Switch it off and give the pins back."""
+        leds, self._leds = self._leds, []
+        for led in leds:
+            led.close()
+
+    def _until_next_step(self, pattern: LightPattern, elapsed_s: float) -> float | None:
+        """Seconds until the brightness changes; None for never."""
+        if pattern.effect in ("off", "solid") or not self._leds:
+            return None
+        if pattern.effect == "pulse":
+            return _STEP_S
+        phase_s = elapsed_s % pattern.period_s
+        on_s = pattern.period_s * pattern.duty
+        return max((on_s if phase_s < on_s else pattern.period_s) - phase_s, 0.001)
+
+    def _write(self, level: float) -> None:
+        colours = self._pattern.color if self._kind == "rgb" else (1.0,)
+        try:
+            for led, share in zip(self._leds, colours, strict=False):
+                led.value = min(max(level * share, 0.0), 1.0)
+        except Exception as exc:  # noqa: BLE001 - a light is never worth a conversation, whatever the pin library raises
+            if not self._has_failed:
+                log.warning("the light cannot be written: %s", exc)
+            self._has_failed = True

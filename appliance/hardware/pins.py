@@ -1,0 +1,127 @@
+"""Pins by the name of their factory, and never by another: a fallback that "works" is found out by the customer.
+
+Facts (established elsewhere): RPi.GPIO's edge detection fails on every model from kernel 6.6, and it never runs on a
+Pi 5; the ``rpi-lgpio`` shim has its name and works. lgpio has no wheel for Python 3.13, and a package of that name
+without functions exists. The chip is chosen by its label, because its number changes with the kernel.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from appliance.errors import BadPin, PinFactoryUnavailable
+
+__all__ = ["claimed", "open_pin_factory"]
+
+_LABELS = ("pinctrl-rp1", "pinctrl-bcm2835", "pinctrl-bcm2711")
+_RPIGPIO_BROKEN_FROM = (6, 6)
+
+
+def open_pin_factory(name: str) -> Any:
+    """Make the gpiozero pin factory of that name.
+
+    Args:
+        name: "lgpio", "rpigpio" or "mock".
+
+    Raises:
+        PinFactoryUnavailable: It cannot work on this machine; the text says what to do.
+    """
+    factories: dict[str, Callable[[], Any]] = {"lgpio": _lgpio, "rpigpio": _rpigpio, "mock": _mock}
+    if name not in factories:
+        raise PinFactoryUnavailable(f"pins.factory: {name!r} is no pin factory; allowed: {', '.join(factories)}")
+    return factories[name]()
+
+
+def _mock() -> Any:
+    from gpiozero.pins.mock import MockFactory, MockPWMPin
+
+    return MockFactory(pin_class=MockPWMPin)
+
+
+def _lgpio() -> Any:
+    if not os.access(".", os.W_OK):
+        raise PinFactoryUnavailable(
+            f"lgpio makes pipes in the working directory, and {Path.cwd()} is not writable: "
+            "set WorkingDirectory= in the unit, or start from another folder"
+        )
+    try:
+        import lgpio
+    except ImportError:
+        raise PinFactoryUnavailable("lgpio is not installed: apt-get install python3-lgpio") from None
+    if not hasattr(lgpio, "gpiochip_open"):
+        raise PinFactoryUnavailable("the lgpio package here is an empty stand-in: apt-get install python3-lgpio")
+    from gpiozero.pins.lgpio import LGPIOFactory
+
+    try:
+        return LGPIOFactory(chip=_chip(lgpio))
+    except Exception as exc:  # noqa: BLE001 - lgpio raises an error class of its own, made at import
+        raise PinFactoryUnavailable(
+            f"lgpio cannot open the pins ({exc}): is this a Raspberry Pi, and is the user in the group 'gpio'? "
+            'Without hardware: pins.factory = "mock"'
+        ) from None
+
+
+def _chip(lgpio: Any) -> int:
+    """The number today of the chip that has the pin header."""
+    numbers = sorted(int(path.name.removeprefix("gpiochip")) for path in Path("/dev").glob("gpiochip[0-9]*"))
+    for number in numbers:
+        handle = lgpio.gpiochip_open(number)
+        try:
+            label = lgpio.gpio_get_chip_info(handle)[3]
+        finally:
+            lgpio.gpiochip_close(handle)
+        if label in _LABELS:
+            return number
+    return 0
+
+
+def _rpigpio() -> Any:
+    try:
+        import RPi.GPIO as GPIO
+    except (ImportError, RuntimeError) as exc:
+        raise PinFactoryUnavailable(
+            f"RPi.GPIO cannot be used here ({exc}): "
+            'pip install "voice-appliance[rpigpio]" on a Pi before the 5, or pins.factory = "lgpio"'
+        ) from None
+    if not _is_shim(GPIO) and _kernel() >= _RPIGPIO_BROKEN_FROM:
+        release = os.uname().release
+        raise PinFactoryUnavailable(
+            f"RPi.GPIO misses button presses on kernel {release} (6.6 and newer), on every model: "
+            'pins.factory = "lgpio", or install rpi-lgpio in its place'
+        )
+    from gpiozero.pins.rpigpio import RPiGPIOFactory
+
+    return RPiGPIOFactory()
+
+
+def _is_shim(gpio: Any) -> bool:
+    """rpi-lgpio is pure Python under RPi.GPIO's name; the original keeps its work in a C extension."""
+    return not hasattr(gpio, "_GPIO") and "lgpio" in vars(gpio)
+
+
+def _kernel() -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
+
+
+@contextmanager
+def claimed(pin: int, purpose: str) -> Iterator[None]:
+    """Turn gpiozero's complaints about a pin into one line.
+
+    Raises:
+        BadPin: The pin does not exist, is taken, or cannot do what is asked.
+    """
+    from gpiozero.exc import GPIOPinInUse, PinError
+
+    try:
+        yield
+    except GPIOPinInUse:
+        raise BadPin(f"{purpose}: GPIO {pin} is used twice; give each function a pin of its own") from None
+    except (PinError, ValueError, OSError) as exc:
+        raise BadPin(f"{purpose}: GPIO {pin}: {exc}; pins are BCM numbers from 0 to 27") from None
+    except Exception as exc:  # noqa: BLE001 - lgpio.error
+        raise BadPin(f"{purpose}: GPIO {pin}: {exc}; does another program hold it? (see gpioinfo)") from None

@@ -1,0 +1,155 @@
+"""``appliance ask``: one press-to-talk turn through the whole stack, in real time, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from appliance.conversation.commands import Command
+from appliance.conversation.events import Event
+from appliance.conversation.feedback import State, View
+from appliance.settings import Settings
+from appliance.simulator.report import TurnReport
+from appliance.simulator.stand import Stand, read_speech
+
+__all__ = ["Answer", "ask", "describe"]
+
+_READY_WAIT_S = 60.0  # then it is pressed all the same: what is said is kept until the link is up
+_TURN_WAIT_S = 180.0
+_SETTLE_S = 0.3  # the transcript may come after the answer
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What `ask` has to tell."""
+
+    report: TurnReport
+    xruns: int
+    has_sounded: bool
+
+    @property
+    def was_answered(self) -> bool:
+        """The turn ended with an answer, and the loudspeaker really played something."""
+        return self.report.outcome == "answered" and self.has_sounded
+
+    def as_json(self) -> dict[str, Any]:
+        report = self.report
+        return {
+            "heard": report.heard,
+            "tools": [
+                {"name": tool["name"], "arguments": _parsed(tool["arguments"]), "output": _parsed(tool["output"])}
+                for tool in report.tools
+            ],
+            "reply": report.reply,
+            "timeline_ms": report.timeline_ms,
+            "light": report.lights,
+            "xruns": self.xruns,
+            "usage": report.usage,
+            "outcome": report.outcome,
+            "troubles": [kind for kind, _ in report.troubles],
+        }
+
+
+def _parsed(text: str | None) -> Any:
+    """JSON as a value; any other text as it is."""
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+class _Milestones:
+    """An observer that says when the device is at rest, and when the turn is over."""
+
+    def __init__(self, report: TurnReport) -> None:
+        self._report = report
+        self.ready = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.heard = asyncio.Event()
+
+    def __call__(self, now: float, event: Event, commands: Sequence[Command], view: View) -> None:
+        self._report(now, event, commands, view)
+        if view.state in (State.READY, State.FAILED):
+            self.ready.set()
+        if self._report.outcome:
+            self.ended.set()
+        if self._report.heard:
+            self.heard.set()
+
+
+async def ask(
+    what: str,
+    *,
+    settings: Settings,
+    environ: Mapping[str, str],
+    voice: str = "rms",
+    save: Path | None = None,
+    trace: Path | None = None,
+) -> Answer:
+    """Say one thing to a simulated device and wait until it has answered.
+
+    Args:
+        what: A sentence, or the name of a WAV file.
+        settings: With simulated sound and pins.
+        environ: Of the appliance.
+        voice: The flite voice of the user.
+        save: Write what the loudspeaker played here.
+        trace: Record everything here.
+    """
+    speech = await read_speech(what, voice=voice)
+    stand = Stand(settings, environ=environ, trace=trace, voice=voice)
+    report = TurnReport()
+    milestones = _Milestones(report)
+    stand.observe(milestones)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(stand.run())
+        try:
+            await _hold_turn(stand, milestones, speech)
+        finally:
+            stand.stop("asked")
+        await running
+    audio = stand.appliance.audio
+    loudspeaker = stand.loudspeaker
+    if save is not None and loudspeaker is not None:
+        loudspeaker.save(save)
+    return Answer(
+        report,
+        audio.xruns.total if audio is not None else 0,
+        has_sounded=loudspeaker is not None and "first_frame_played" in report.marks and loudspeaker.has_sounded,
+    )
+
+
+async def _hold_turn(stand: Stand, milestones: _Milestones, speech: bytes) -> None:
+    await _wait(milestones.ready, _READY_WAIT_S)
+    await stand.talk_pcm(speech)
+    await _wait(milestones.ended, _TURN_WAIT_S)
+    await _wait(milestones.heard, _SETTLE_S)
+
+
+async def _wait(milestone: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await milestone.wait()
+    except TimeoutError:
+        pass
+
+
+def describe(answer: Answer) -> str:
+    """What `ask` prints for people."""
+    report = answer.report
+    lines = [f"heard     {report.heard or '(nothing that was understood)'}"]
+    for tool in report.tools:
+        lines += [f"tool      {tool['name']} {tool['arguments']}", f"  result  {tool['output']}"]
+    lines.append(f"answered  {report.reply or '(nothing)'}")
+    lines += [f"trouble   {kind}: {message}" for kind, message in report.troubles]
+    timeline = ", ".join(f"{name.replace('_', ' ')} {ms}" for name, ms in report.timeline_ms.items())
+    lines.append(f"timeline  {timeline} (ms)")
+    lines.append(f"light     {' → '.join(report.lights)}")
+    lines.append(f"xruns     {answer.xruns}")
+    return "\n".join(lines)

@@ -1,0 +1,55 @@
+"""A finger for a mock pin: presses and releases on a thread of its own, as the kernel's edges come."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from typing import Any
+
+__all__ = ["Finger"]
+
+
+class Finger:
+    """Drives one mock pin from the thread "finger", never from the caller's."""
+
+    def __init__(self, factory: Any, pin: int, *, active_low: bool = True) -> None:
+        self._pin = factory.pin(pin)
+        self._active_low = active_low
+        self._orders: queue.SimpleQueue[tuple[bool, float] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="finger", daemon=True)
+        self._thread.start()
+
+    def press(self) -> None:
+        """Push the button down, and leave it there."""
+        self._orders.put((True, 0.0))
+
+    def release(self) -> None:
+        """Let go."""
+        self._orders.put((False, 0.0))
+
+    def hold(self, seconds: float) -> None:
+        """Push, wait, let go."""
+        self._orders.put((True, seconds))
+        self.release()
+
+    def bounce(self, times: int, every_s: float = 0.002) -> None:
+        """Push as a worn contact does: down and up again so many times, in the end down."""
+        for _ in range(times):
+            self._orders.put((True, every_s))
+            self._orders.put((False, every_s))
+        self.press()
+
+    def close(self) -> None:
+        """End the thread after what was asked of it."""
+        self._orders.put(None)
+        self._thread.join(timeout=5.0)
+
+    def _run(self) -> None:
+        while (order := self._orders.get()) is not None:
+            pressed, wait_s = order
+            if pressed == self._active_low:
+                self._pin.drive_low()
+            else:
+                self._pin.drive_high()
+            time.sleep(wait_s)

@@ -1,0 +1,170 @@
+"""The test stand: a whole `Appliance` with a finger, a lamp, a microphone and a loudspeaker that are not there.
+
+The finger drives a mock pin from its own thread; the microphone and the loudspeaker are paced like a card. All
+between them is the real thing: the driver, the conversation, the rings, a real socket, the brain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import wave
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from appliance.audio.backends.simulated import Loudspeaker, SimulatedBackend
+from appliance.audio.pcm import WIRE_RATE, to_mono
+from appliance.audio.resample import Resampler
+from appliance.errors import SettingsError, SpeechError
+from appliance.hardware.pins import open_pin_factory
+from appliance.service.app import Appliance
+from appliance.service.driver import Observer
+from appliance.settings import Settings
+from appliance.simulator.finger import Finger
+from appliance.simulator.lamp import Lamp
+
+__all__ = ["DEFAULT_PINS", "SIMULATED", "Stand", "read_speech"]
+
+SIMULATED = {"audio.backend": "simulated", "pins.factory": "mock"}
+"""What a simulation changes in the settings: the rest is the real thing."""
+DEFAULT_PINS = {"outputs.lamp_pin": 5, "outputs.dimmer_pin": 6}
+"""The simulated device has a lamp and a dimmed light, unless the settings say where they are."""
+
+_LEAD_IN_S = 0.25  # a person presses, then speaks
+_LEAD_OUT_S = 0.15  # and lets go after the last word
+_POLL_S = 0.01
+
+
+class Stand:
+    """One simulated device.
+
+    Args:
+        settings: With the mock pin factory; with the simulated backend unless a real card is wanted.
+        environ: Of the appliance.
+        trace: Record everything into this file.
+        voice: The flite voice of the simulated user.
+    """
+
+    def __init__(
+        self, settings: Settings, *, environ: Mapping[str, str], trace: Path | None = None, voice: str = "rms"
+    ) -> None:
+        self._settings = settings
+        self._voice = voice
+        self.factory: Any = open_pin_factory(settings.pins.factory)
+        self.backend: SimulatedBackend | None = None
+        if settings.audio.backend == "simulated":
+            self.backend = SimulatedBackend(rate=settings.audio.rate, period_ms=settings.audio.period_ms)
+        self.appliance = Appliance(
+            settings, environ=environ, backend=self.backend, pin_factory=self.factory, trace=trace
+        )
+        self.finger = Finger(self.factory, settings.button.pin, active_low=settings.button.active_low)
+        outputs = settings.outputs
+        self._lamp = self._watch(outputs.lamp_pin)
+        self._dimmer = self._watch(outputs.dimmer_pin)
+
+    def _watch(self, pin: int | None) -> Lamp | None:
+        active_high = self._settings.outputs.active_high
+        return None if pin is None else Lamp(self.factory, [pin], active_high=active_high)
+
+    @property
+    def loudspeaker(self) -> Loudspeaker | None:
+        """What the device played; None with a real card."""
+        return self.backend.loudspeaker if self.backend is not None else None
+
+    def observe(self, observer: Observer) -> None:
+        """Watch the driver; before `run`."""
+        self.appliance.observe(observer)
+
+    async def run(self) -> str:
+        """Run the device until it is stopped; returns the reason."""
+        try:
+            return await self.appliance.run()
+        finally:
+            self.finger.close()
+
+    def stop(self, reason: str) -> None:
+        self.appliance.stop(reason)
+
+    def lamp_line(self) -> str:
+        """The lamp and the light in words, for a status line."""
+        words = []
+        if self._lamp is not None:
+            words.append("lamp on" if self._lamp.is_on else "lamp off")
+        if self._dimmer is not None:
+            words.append(f"light {round(self._dimmer.level * 100)} %")
+        return ", ".join(words)
+
+    @property
+    def is_lamp_on(self) -> bool:
+        return self._lamp is not None and self._lamp.is_on
+
+    async def talk(self, text: str) -> None:
+        """Press, say a sentence, let go."""
+        await self.talk_pcm(await speak(text, voice=self._voice))
+
+    async def talk_pcm(self, pcm: bytes) -> None:
+        """Press, play this into the microphone, let go when it has been heard.
+
+        Args:
+            pcm: PCM16 mono at 24 kHz.
+
+        Raises:
+            SettingsError: The card is a real one: nobody can speak into that but you.
+        """
+        if self.backend is None:
+            raise SettingsError("audio.backend: 'portaudio' is a real microphone; speak, or use the simulated one")
+        microphone = self.backend.microphone
+        self.finger.press()
+        await asyncio.sleep(_LEAD_IN_S)
+        microphone.say(pcm)
+        while not microphone.is_quiet and microphone.is_plugged:  # noqa: ASYNC110 - the other side is a thread
+            await asyncio.sleep(_POLL_S)
+        await asyncio.sleep(_LEAD_OUT_S)
+        self.finger.release()
+
+
+async def speak(text: str, *, voice: str) -> bytes:
+    """The simulated user's voice: PCM16 mono at 24 kHz."""
+    from appliance.brain.tts import open_tts
+
+    pcm: bytes = await open_tts("flite").synthesize(text, voice=voice)
+    if not pcm:
+        raise SpeechError(f"flite made no sound of {text!r}")
+    return pcm
+
+
+async def read_speech(what: str, *, voice: str) -> bytes:
+    """Speak a text, or read a WAV file: what is to be said to the device.
+
+    Args:
+        what: A text, or a name that ends in ``.wav``.
+        voice: For a text.
+
+    Returns:
+        PCM16 mono at 24 kHz.
+
+    Raises:
+        SettingsError: The file cannot be read, or is not 16-bit PCM.
+    """
+    if not what.lower().endswith(".wav"):
+        if not what.strip():
+            raise SettingsError("nothing to say: give a sentence, or the name of a WAV file")
+        return await speak(what, voice=voice)
+    return read_wav(Path(what))
+
+
+def read_wav(path: Path) -> bytes:
+    """Read 16-bit PCM of any rate and channel count as PCM16 mono at 24 kHz."""
+    try:
+        with wave.open(str(path), "rb") as source:
+            width, channels, rate = source.getsampwidth(), source.getnchannels(), source.getframerate()
+            frames = source.readframes(source.getnframes())
+    except (OSError, EOFError, wave.Error) as exc:
+        raise SettingsError(f"{path}: not a WAV file that can be read: {exc}") from None
+    if width != 2:
+        raise SettingsError(f"{path}: {8 * width}-bit samples, expected 16-bit PCM (sox IN.wav -b 16 OUT.wav)")
+    resampler = Resampler(rate, WIRE_RATE)
+    mono = to_mono(np.frombuffer(frames, "<i2").astype(np.int16), channels)
+    return np.concatenate([resampler.process(mono), resampler.finish()]).astype("<i2").tobytes()

@@ -1,0 +1,75 @@
+"""How the device is doing, read from the kernel's files. What this machine does not tell is None, never a guess."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["DeviceStatus", "StatusReader"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStatus:
+    """One reading; None where the machine does not tell."""
+
+    temperature_c: float | None
+    uptime_s: int | None
+    disk_free_percent: int | None
+    load_1m: float | None
+    memory_available_mb: int | None
+    is_undervolted: bool | None
+
+
+class StatusReader:
+    """Reads below `root`, so that a test can bring its own machine."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._root = root
+
+    def read(self) -> DeviceStatus:
+        """Read everything now; a few small files."""
+        uptime = self._number("proc/uptime")
+        return DeviceStatus(
+            temperature_c=self._temperature(),
+            uptime_s=None if uptime is None else int(uptime),
+            disk_free_percent=self._disk(),
+            load_1m=self._number("proc/loadavg"),
+            memory_available_mb=self._memory(),
+            is_undervolted=self._undervolted(),
+        )
+
+    def _text(self, name: str) -> str:
+        try:
+            return (self._root / name).read_text(encoding="ascii", errors="replace")
+        except OSError:
+            return ""
+
+    def _number(self, name: str) -> float | None:
+        words = self._text(name).split()
+        try:
+            return float(words[0]) if words else None
+        except ValueError:
+            return None
+
+    def _temperature(self) -> float | None:
+        millidegrees = self._number("sys/class/thermal/thermal_zone0/temp")
+        return None if millidegrees is None else round(millidegrees / 1000, 1)
+
+    def _memory(self) -> int | None:
+        for line in self._text("proc/meminfo").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) // 1024
+        return None
+
+    def _disk(self) -> int | None:
+        try:
+            disk = os.statvfs(self._root)
+        except OSError:
+            return None
+        return round(100 * disk.f_bavail / disk.f_blocks) if disk.f_blocks else None
+
+    def _undervolted(self) -> bool | None:
+        """The firmware's flag on a Raspberry Pi (bit 0: now)."""
+        words = self._text("sys/devices/platform/soc/soc:firmware/get_throttled").split()
+        return bool(int(words[0], 16) & 1) if words else None
