@@ -43,6 +43,7 @@ _NOT_IN_WORDS = re.compile(r"[^\w'% ]+")
 _FIELD = re.compile(r"\{(\w+)(?:\|(\w+))?\}")
 _LANGUAGE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{1,8})*")
 _MAX_TEXT_CHARS = 300  # far above the longest sentence of a book: what is longer is no command
+_MAX_SPOKEN_CHARS = 600  # forty seconds: what is longer nobody listens to
 _LIVE_SETS = 16  # an appliance offers the same few sets of tools again and again
 _CLAUSES = ("tool", "answer", "help", "repeat")
 _TEXTS = {
@@ -185,6 +186,7 @@ class PhraseBook:
 
     def __init__(self, source: Mapping[str, Any], *, name: str = "phrase book") -> None:
         self.name = name
+        self._source = source
         self.language = str(source.get("language", "en"))
         self.pronunciations = _pronunciations(_table(source, "pronunciations", name), name)
         self.texts = _TEXTS | {key: str(one) for key, one in _table(source, "texts", name).items()}
@@ -199,6 +201,10 @@ class PhraseBook:
         }
         self._examples = {tool: str(one) for tool, one in _table(source, "examples", name).items()}
         self._live = lru_cache(maxsize=_LIVE_SETS)(self._make_live)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Goes to another process as its source, and is read there again."""
+        return _book_of, (self._source, self.name)
 
     @classmethod
     def load(cls, folder: Path, language: str) -> PhraseBook:
@@ -551,8 +557,8 @@ def _error_in(found: Any) -> str | None:
 def _sentence(text: str) -> str:
     """Return text as one spoken line: capital letter, full stop, bounded length."""
     line = " ".join(text.split())
-    if len(line) > _MAX_TEXT_CHARS:
-        line = line[:_MAX_TEXT_CHARS].rsplit(" ", 1)[0]
+    if len(line) > _MAX_SPOKEN_CHARS:
+        line = line[:_MAX_SPOKEN_CHARS].rsplit(" ", 1)[0]
     line = line[:1].upper() + line[1:]
     return line if line.endswith((".", "!", "?")) else f"{line}."
 
@@ -593,3 +599,7 @@ def duration(seconds: int) -> str:
     units = ((days, "day"), (hours, "hour"), (minutes, "minute"), (rest, "second"))
     parts = [f"{count} {unit}{'s' if count != 1 else ''}" for count, unit in units if count][:2]
     return " and ".join(parts) or "0 seconds"
+
+
+def _book_of(source: Mapping[str, Any], name: str) -> PhraseBook:
+    return PhraseBook(source, name=name)

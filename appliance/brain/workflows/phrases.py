@@ -73,17 +73,20 @@ class PhrasesWorkflow:
 
     def _tell(self, turn: _Turn, choice: _Choice) -> Iterator[TextPart | CallPart]:
         """Say what came back, or make the second call that a phrase asks for."""
-        second = self._second(turn, choice)
+        match = self._match(turn.said or "", choice)
+        then = match.phrase.then if match is not None else None
+        second = self._second(turn, match) if match is not None and not choice.is_none else None
         if second is not None:
             yield second
             return
-        for i, (call, output) in enumerate(turn.outputs):
+        # Of two calls the first only served the second.
+        outputs = [one for one in turn.outputs if then is not None and one[0].get("name") == then.tool] or turn.outputs
+        for i, (call, output) in enumerate(outputs):
             sentence = self._book.reply(str(call.get("name", "")), _arguments(call), output)
             yield TextPart(f" {sentence}" if i else sentence)
 
-    def _second(self, turn: _Turn, choice: _Choice) -> CallPart | None:
-        match = self._match(turn.said or "", choice)
-        if match is None or match.phrase.then is None or choice.is_none or len(turn.calls) != 1:
+    def _second(self, turn: _Turn, match: Match) -> CallPart | None:
+        if match.phrase.then is None or len(turn.calls) != 1:
             return None
         call, output = turn.outputs[0]
         found = _object(output)

@@ -1,0 +1,543 @@
+"""The chain of stages: sentences, the phrases workflow, speech from programs, weighing, and names."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+from array import array
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from appliance.brain.phrases import PhraseBook
+from appliance.brain.pipeline import ChainedPipeline, SentenceSplitter, build_pipeline
+from appliance.brain.stages import CallPart, Part, ResponseRequest, SpokenPart, TextPart, Transcript
+from appliance.brain.stt import open_stt
+from appliance.brain.stt.agreement import Hypothesis, Pronouncer, Segment, agree, weigh
+from appliance.brain.stt.sphinx import SphinxSpeechToText
+from appliance.brain.tts import open_tts
+from appliance.brain.tts.programs import ProgramSpeech, SpeechProgram, read_wav
+from appliance.brain.workflows.phrases import PhrasesWorkflow
+from appliance.errors import SettingsError, SpeechError
+
+BOOK = PhraseBook.load(Path(__file__).parents[2] / "config" / "phrases", "en")
+TOOLS = [{"type": "function", "name": name} for name in ("set_lamp", "set_volume", "get_volume", "get_time")]
+
+
+# --- Sentences -----------------------------------------------------------------------------------------------------
+
+
+def cut(*pieces: str) -> list[str]:
+    splitter = SentenceSplitter()
+    return [*(one for piece in pieces for one in splitter.feed(piece)), *splitter.flush()]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("It is late. Good night!", ["It is late. ", "Good night!"]),
+        ("It is 3.5 degrees. Brr.", ["It is 3.5 degrees. ", "Brr."]),
+        ("Ask Dr. Watt, e.g. now. Yes?", ["Ask Dr. Watt, e.g. now. ", "Yes?"]),
+        ("J. Watt and I. We went.", ["J. Watt and I. ", "We went."]),
+        ("Wait... what?! Fine.", ["Wait... ", "what?! ", "Fine."]),
+        ('He said "Stop." Then left.', ['He said "Stop." ', "Then left."]),
+        ("1. Milk\n2. Bread\n", ["1. Milk\n", "2. Bread\n"]),
+        ("No end", ["No end"]),
+        ("   ", []),
+    ],
+)
+def test_text_is_cut_into_sentences(text: str, sentences: list[str]) -> None:
+    assert cut(text) == sentences
+
+
+def test_a_sentence_is_given_out_as_soon_as_it_is_complete() -> None:
+    splitter = SentenceSplitter()
+    assert list(splitter.feed("It is late")) == []
+    assert list(splitter.feed(". Good")) == ["It is late. "]
+
+
+def test_a_sentence_that_does_not_end_is_cut_at_a_comma() -> None:
+    first, *_ = cut("and so on, " * 60)
+    assert first.endswith(", ") and len(first) <= 240
+
+
+@given(st.lists(st.text(alphabet="aB .,!?\n1…", max_size=80), max_size=12))
+@settings(max_examples=200, deadline=None)
+def test_sentences_joined_are_the_text_however_it_was_cut(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    assert "".join(cut(*pieces)).strip() == text.strip()
+
+
+# --- The chain -----------------------------------------------------------------------------------------------------
+
+
+class Script:
+    """Says what it is told, and remembers whether it was closed."""
+
+    def __init__(self, *parts: TextPart | CallPart) -> None:
+        self.parts = parts
+        self.given: list[str] = []
+        self.is_closed = False
+
+    async def respond(self, request: ResponseRequest) -> AsyncIterator[TextPart | CallPart]:
+        try:
+            for part in self.parts:
+                self.given.append(getattr(part, "text", "call"))
+                yield part
+        finally:
+            self.is_closed = True
+
+
+class Tone:
+    """Speaks a sample for each character."""
+
+    async def synthesize(self, text: str, *, voice: str = "", speed: float = 1.0) -> bytes:
+        return b"\1\0" * len(text)
+
+
+class Deaf:
+    async def transcribe(self, pcm: bytes, *, tools: Sequence[Mapping[str, Any]]) -> Transcript:
+        return Transcript("")
+
+
+def chain(workflow: Script) -> ChainedPipeline:
+    return ChainedPipeline(stt=Deaf(), workflow=workflow, tts=Tone())
+
+
+async def parts_of(workflow: Script, *, spoken: bool = True) -> list[Part]:
+    request = ResponseRequest(items=(), tools=())
+    return [part async for part in chain(workflow).respond(request, spoken=spoken, voice="", speed=1.0)]
+
+
+async def test_the_first_sentence_is_spoken_before_the_workflow_has_ended() -> None:
+    workflow = Script(TextPart("One. "), TextPart("Two"), TextPart(". Three."))
+    parts = chain(workflow).respond(ResponseRequest(items=(), tools=()), spoken=True, voice="", speed=1.0)
+    assert await anext(parts) == SpokenPart("One. ", b"\1\0" * 4)
+    assert workflow.given == ["One. "]
+
+
+async def test_texts_joined_are_the_workflows_text() -> None:
+    parts = await parts_of(Script(TextPart("One. Two"), TextPart(". Three")))
+    assert "".join(part.text for part in parts if isinstance(part, SpokenPart)) == "One. Two. Three"
+
+
+async def test_a_call_comes_after_the_text_before_it() -> None:
+    call = CallPart("set_lamp", "{}")
+    parts = await parts_of(Script(TextPart("Just a moment"), call, TextPart("Done.")))
+    assert [getattr(part, "text", part) for part in parts] == ["Just a moment", call, "Done."]
+
+
+async def test_text_is_passed_as_it_comes_where_nothing_is_spoken() -> None:
+    parts = await parts_of(Script(TextPart("On"), TextPart("e. Two")), spoken=False)
+    assert parts == [TextPart("On"), TextPart("e. Two")]
+
+
+async def test_closing_the_answer_closes_the_workflow() -> None:
+    workflow = Script(TextPart("One. "), TextPart("Two."))
+    request = ResponseRequest(items=(), tools=())
+    async with aclosing(chain(workflow).respond(request, spoken=True, voice="", speed=1.0)) as parts:
+        await anext(parts)
+    assert workflow.is_closed
+
+
+# --- The phrases workflow ------------------------------------------------------------------------------------------
+
+
+def user(text: str, kind: str = "input_text") -> dict[str, Any]:
+    key = "transcript" if kind == "input_audio" else "text"
+    return {"type": "message", "role": "user", "content": [{"type": kind, key: text}]}
+
+
+def said(text: str) -> dict[str, Any]:
+    return {"type": "message", "role": "assistant", "content": [{"type": "output_audio", "transcript": text}]}
+
+
+def call(name: str, call_id: str = "c1", **arguments: Any) -> dict[str, Any]:
+    return {"type": "function_call", "call_id": call_id, "name": name, "arguments": json.dumps(arguments)}
+
+
+def output(text: Any, call_id: str = "c1") -> dict[str, Any]:
+    told = text if isinstance(text, str) else json.dumps(text)
+    return {"type": "function_call_output", "call_id": call_id, "output": told}
+
+
+async def answer(*items: Mapping[str, Any], **more: Any) -> Any:
+    """Return the only call as (name, arguments), or the text."""
+    request = ResponseRequest(items=items, **{"tools": TOOLS, **more})
+    parts = [part async for part in PhrasesWorkflow(BOOK).respond(request)]
+    if len(parts) == 1 and isinstance(parts[0], CallPart):
+        return parts[0].name, json.loads(parts[0].arguments)
+    return "".join(part.text for part in parts if isinstance(part, TextPart))
+
+
+@pytest.mark.parametrize("kind", ["input_text", "input_audio"])
+async def test_what_was_typed_or_spoken_becomes_a_call(kind: str) -> None:
+    assert await answer(user("turn on the lamp", kind)) == ("set_lamp", {"on": True})
+
+
+async def test_an_output_becomes_a_sentence() -> None:
+    items = (user("turn on the lamp"), call("set_lamp", on=True), output({"on": True}))
+    assert await answer(*items) == "The lamp is on."
+
+
+async def test_several_outputs_become_a_sentence_each_in_their_order() -> None:
+    items = (
+        user("turn on the lamp"),
+        call("set_lamp", "a", on=True),
+        call("set_volume", "b", percent=25),
+        output({"percent": 25}, "b"),
+        output({"on": True}, "a"),
+    )
+    assert await answer(*items) == "The volume is 25 percent. The lamp is on."
+
+
+async def test_an_output_that_was_told_is_not_told_again() -> None:
+    items = (
+        user("turn on the lamp"),
+        call("set_lamp", "a", on=True),
+        output({"on": True}, "a"),
+        said("The lamp is on."),
+        call("set_volume", "b", percent=25),
+        output({"percent": 25}, "b"),
+    )
+    assert await answer(*items) == "The volume is 25 percent."
+
+
+async def test_an_error_is_said_to_be_one() -> None:
+    items = (user("turn on the lamp"), call("set_lamp", on=True), output({"error": "the pin is taken"}))
+    assert await answer(*items) == "That did not work: The pin is taken."
+
+
+async def test_an_output_without_its_call_is_told_as_it_is() -> None:
+    assert await answer(user("turn on the lamp"), output("All is well", "gone")) == "All is well."
+
+
+async def test_a_call_that_has_no_output_yet_is_not_made_again() -> None:
+    assert await answer(user("turn on the lamp"), call("set_lamp", on=True)) == "I am still working on that."
+
+
+async def test_words_that_were_answered_do_not_call_again() -> None:
+    items = (user("turn on the lamp"), call("set_lamp", on=True), output({"on": True}), said("The lamp is on."))
+    assert await answer(*items) == "The lamp is on."
+
+
+async def test_louder_asks_how_loud_it_is_and_then_sets_it() -> None:
+    asked = (user("louder"), call("get_volume"))
+    assert await answer(user("louder")) == ("get_volume", {})
+    assert await answer(*asked, output({"percent": 40})) == ("set_volume", {"percent": 55})
+    assert await answer(*asked, output({"percent": 95})) == ("set_volume", {"percent": 100})
+    both = (*asked, output({"percent": 40}), call("set_volume", "c2", percent=55), output({"percent": 55}, "c2"))
+    assert await answer(*both) == "The volume is 55 percent."
+
+
+async def test_louder_ends_where_the_volume_is_not_told() -> None:
+    items = (user("louder"), call("get_volume"), output({"error": "no card"}))
+    assert await answer(*items) == "That did not work: No card."
+
+
+async def test_what_is_not_understood_is_said_with_a_hint_of_what_can_be_said() -> None:
+    heard = await answer(user("tell me a joke about the lamp"))
+    assert heard.startswith("I did not catch that. You can say: turn on the lamp, what time is it, or set the volume")
+
+
+async def test_without_tools_nothing_is_offered() -> None:
+    assert await answer(user("turn on the lamp"), tools=[]) == (
+        "I did not catch that, and I have no tools to offer here."
+    )
+
+
+async def test_silence_is_said_to_be_silence() -> None:
+    assert await answer(user("", "input_audio")) == "I did not hear anything."
+
+
+async def test_an_answer_needs_no_tool() -> None:
+    assert await answer(user("Thank you!"), tools=[]) == "You are welcome."
+
+
+async def test_help_names_what_can_be_said() -> None:
+    assert "turn on the lamp" in await answer(user("help"))
+
+
+async def test_the_last_answer_is_repeated() -> None:
+    assert await answer(user("hello"), said("Hello."), user("say that again")) == "Hello."
+    assert await answer(user("say that again")) == "I have said nothing yet."
+
+
+async def test_tool_choice_none_calls_nothing_and_says_so() -> None:
+    assert await answer(user("turn on the lamp"), tool_choice="none") == "I cannot do that now."
+    assert await answer(user("thanks"), tool_choice="none") == "You are welcome."
+
+
+async def test_tool_choice_required_never_guesses_and_still_tells_an_output() -> None:
+    assert (await answer(user("tell me a joke"), tool_choice="required")).startswith("I did not catch that.")
+    items = (user("turn on the lamp"), call("set_lamp", on=True), output({"on": True}))
+    assert await answer(*items, tool_choice="required") == "The lamp is on."
+
+
+async def test_a_named_tool_makes_only_its_phrases_live() -> None:
+    choice = {"type": "function", "name": "set_lamp"}
+    assert await answer(user("turn on the lamp"), tool_choice=choice) == ("set_lamp", {"on": True})
+    assert (await answer(user("what time is it"), tool_choice=choice)).startswith("I did not catch that.")
+
+
+async def test_a_conversation_without_words_gets_the_help() -> None:
+    assert (await answer()).startswith("You can say:")
+
+
+# --- Speech --------------------------------------------------------------------------------------------------------
+
+
+def samples(pcm: bytes) -> array[int]:
+    return array("h", pcm)
+
+
+async def test_flite_speaks_at_24_khz() -> None:
+    pcm = await open_tts("flite").synthesize("Hello there.")
+    assert 0.4 < len(pcm) / 48_000 < 3 and max(samples(pcm)) > 3000
+
+
+async def test_espeak_speaks_other_languages() -> None:
+    pcm = await open_tts("espeak-ng", language="de").synthesize("Guten Tag.")
+    assert len(pcm) > 24_000 and max(samples(pcm)) > 3000
+
+
+async def test_speed_changes_the_length() -> None:
+    voice = open_tts("flite")
+    slow, fast = await voice.synthesize("Good morning.", speed=0.5), await voice.synthesize("Good morning.", speed=2.0)
+    assert len(slow) > 2.5 * len(fast)
+
+
+async def test_a_voice_of_another_service_is_the_default_voice() -> None:
+    voice = open_tts("flite", voice="rms")
+    assert await voice.synthesize("Yes.", voice="marin") == await voice.synthesize("Yes.", voice="rms")
+    assert await voice.synthesize("Yes.", voice="awb") != await voice.synthesize("Yes.", voice="rms")
+
+
+@pytest.mark.parametrize("text", ["-o /tmp/x hello", "$(reboot) `id`; echo hi", "@/etc/passwd", "--help me", "a\0b\nc"])
+async def test_text_is_only_ever_spoken(text: str) -> None:
+    assert len(await open_tts("flite").synthesize(text)) > 5_000
+
+
+@pytest.mark.parametrize("text", ["", "   ", "...", "\n"])
+async def test_nothing_to_say_is_no_sound(text: str) -> None:
+    assert await open_tts("flite").synthesize(text) == b""
+
+
+async def test_a_text_too_long_to_be_a_sentence_is_refused() -> None:
+    with pytest.raises(SpeechError, match="2000"):
+        await open_tts("flite").synthesize("word " * 1000)
+
+
+async def test_a_missing_program_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SpeechError, match="sudo apt install flite"):
+        await open_tts("flite").synthesize("Hello.")
+
+
+def program(tmp_path: Path, script: str) -> ProgramSpeech:
+    path = tmp_path / "speak"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return ProgramSpeech(
+        SpeechProgram(
+            name=str(path),
+            package="speak",
+            arguments=lambda voice, speed, wav: (wav,),
+            default_voice="any",
+            has_voice=lambda _: True,
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("echo no voice >&2; exit 3", "status 3: no voice"),
+        ("cat >/dev/null; exit 0", "0 bytes that are no WAV"),
+        ('cat >/dev/null; printf RIFFxxxxWAVE > "$1"', "without samples"),
+    ],
+)
+async def test_a_program_that_fails_is_a_named_error(tmp_path: Path, script: str, expected: str) -> None:
+    with pytest.raises(SpeechError, match=expected):
+        await program(tmp_path, script).synthesize("Hello.")
+
+
+async def test_a_sentence_is_spoken_once_and_then_remembered(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    wav = tmp_path / "x.wav"
+    head = b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\xc0\x5d\0\0\x80\xbb\0\0\2\0\x10\0data\4\0\0\0"
+    wav.write_bytes(head + b"\1\0\2\0")
+    voice = program(tmp_path, f'echo x >> {runs}; cat >/dev/null; cat {wav} > "$1"')
+    assert await voice.synthesize("Hello.") == b"\1\0\2\0"
+    assert await voice.synthesize("Hello.") == b"\1\0\2\0"
+    assert runs.read_text() == "x\n"
+
+
+def test_a_wav_with_an_endless_length_is_read_to_its_end() -> None:
+    head = b"RIFF\xff\xff\xff\xffWAVEfmt \x10\0\0\0\1\0\1\0\x80\x3e\0\0\0\x7d\0\0\2\0\x10\0data\xff\xff\xff\xff"
+    pcm, rate = read_wav(head + b"\1\0\2\0\3", "x")
+    assert pcm.tolist() == [1, 2] and rate == 16_000
+
+
+# --- Understanding -------------------------------------------------------------------------------------------------
+
+
+class Recogniser:
+    """The pipeline's ears, loaded once for this file."""
+
+    engine: SphinxSpeechToText | None = None
+
+    @classmethod
+    async def hear(cls, pcm: bytes, tools: list[dict[str, Any]] = TOOLS) -> Transcript:
+        if cls.engine is None:
+            cls.engine = SphinxSpeechToText(BOOK)
+        return await cls.engine.transcribe(pcm, tools=tools)
+
+
+async def test_a_command_is_heard_as_the_phrase_that_it_is() -> None:
+    pcm = await open_tts("flite").synthesize("turn on the lamp")
+    assert await Recogniser.hear(pcm) == Transcript("turn on the lamp", is_command=True)
+
+
+async def test_what_is_no_command_is_the_open_transcript() -> None:
+    pcm = await open_tts("flite").synthesize("the quick brown fox jumps over the lazy dog")
+    heard = await Recogniser.hear(pcm)
+    assert not heard.is_command and "brown" in heard.text
+
+
+async def test_a_phrase_that_is_not_live_is_no_command() -> None:
+    pcm = await open_tts("flite").synthesize("turn on the lamp")
+    heard = await Recogniser.hear(pcm, tools=[{"name": "get_time"}])
+    assert not heard.is_command and heard.text
+
+
+@pytest.mark.parametrize("pcm", [b"", bytes(48_000), bytes(10), b"\5\0" * 24_000], ids=["none", "zero", "short", "dc"])
+async def test_silence_is_no_words(pcm: bytes) -> None:
+    assert await Recogniser.hear(pcm) == Transcript("")
+
+
+async def test_half_a_sample_and_noise_are_survived() -> None:
+    noise = array("h", (((i * 7919) % 2003) - 1001 for i in range(24_000))).tobytes() + b"\0"
+    assert not (await Recogniser.hear(noise)).is_command
+
+
+async def test_an_utterance_is_heard_the_same_whatever_came_before() -> None:
+    lamp = await open_tts("flite").synthesize("turn off the lamp", voice="awb")
+    fox = await open_tts("flite").synthesize("the quick brown fox", voice="rms")
+    alone = await Recogniser.hear(lamp)
+    await Recogniser.hear(fox)
+    assert await Recogniser.hear(lamp) == alone
+
+
+async def test_sessions_with_different_tools_share_the_decoder() -> None:
+    lamp = await open_tts("flite").synthesize("turn on the lamp")
+    clock = await open_tts("flite").synthesize("what time is it")
+    only_clock = [{"name": "get_time"}]
+    heard = await asyncio.gather(
+        Recogniser.hear(lamp), Recogniser.hear(clock, only_clock), Recogniser.hear(lamp, only_clock)
+    )
+    assert [one.is_command for one in heard] == [True, True, False]
+
+
+async def test_old_grammars_make_room() -> None:
+    lamp = await open_tts("flite").synthesize("turn on the lamp")
+    for name in ("get_time", "get_volume", "list_timers", "device_status", "set_volume", "cancel_timer", "start_timer"):
+        assert (await Recogniser.hear(lamp, [{"name": "set_lamp"}, {"name": name}])).is_command
+    assert (await Recogniser.hear(lamp, [{"name": "set_lamp"}])).is_command
+    assert (await Recogniser.hear(lamp)).is_command
+    assert "grammars=8" in repr(Recogniser.engine)
+
+
+async def test_a_word_without_a_pronunciation_is_named_at_load() -> None:
+    book = PhraseBook({"phrases": [{"answer": "x", "say": ["florbulate the lamp"]}]}, name="my.yaml")
+    with pytest.raises(SettingsError, match=r"my\.yaml.*'florbulate'.*pronunciations"):
+        await SphinxSpeechToText(book).warm_up()
+
+
+# --- Weighing ------------------------------------------------------------------------------------------------------
+
+PHONES = {"turn": "T ER N", "on": "AA N", "lamp": "L AE M P", "land": "L AE N D", "joke": "JH OW K"}
+PRONOUNCE = Pronouncer(PHONES.get)
+
+
+def hypothesis(*words: tuple[str, float]) -> Hypothesis:
+    """Words of ten frames each, with their scores, between two pauses."""
+    pause = Segment("", 0, 9, -10.0)
+    spoken = [Segment(word, 10 * i, 10 * i + 9, score) for i, (word, score) in enumerate(words, 1)]
+    return Hypothesis([pause, *spoken, Segment("", 10 * len(words) + 10, 10 * len(words) + 19, -10.0)])
+
+
+def test_the_same_words_agree() -> None:
+    one = hypothesis(("turn", -50), ("on", -50), ("lamp", -50))
+    found = weigh(one, one, PRONOUNCE)
+    assert (found.distance, found.likelihood, found.weakest) == (0.0, 0.0, 0.0)
+    assert agree(one, one, PRONOUNCE)
+
+
+def test_a_word_that_sounds_alike_agrees_if_the_sound_is_explained_as_well() -> None:
+    command = hypothesis(("turn", -50), ("on", -50), ("lamp", -50))
+    heard = hypothesis(("turn", -50), ("on", -50), ("land", -60))
+    found = weigh(command, heard, PRONOUNCE)
+    assert found.distance == pytest.approx(2 / 9)
+    assert found.likelihood == pytest.approx(10 / 30)
+    assert agree(command, heard, PRONOUNCE)
+
+
+def test_one_word_that_the_sound_speaks_against_is_enough_to_refuse() -> None:
+    command = hypothesis(("turn", -50), ("on", -50), ("lamp", -150))
+    heard = hypothesis(("turn", -50), ("on", -50), ("joke", -50))
+    assert weigh(command, heard, PRONOUNCE).weakest == pytest.approx(-1.0)
+    assert not agree(command, heard, PRONOUNCE)
+
+
+def test_nothing_heard_agrees_with_nothing() -> None:
+    assert not agree(hypothesis(("turn", -50)), Hypothesis(), PRONOUNCE)
+    assert not agree(Hypothesis(), hypothesis(("turn", -50)), PRONOUNCE)
+
+
+# --- Names ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ({"stt": "pocketsphynx"}, "no speech to text is called 'pocketsphynx': did you mean 'pocketsphinx'"),
+        ({"tts": "espeak"}, "did you mean 'espeak-ng'"),
+        ({"workflow": "Chat"}, "did you mean 'chat'"),
+        ({"workflow": "zzz"}, "no workflow is called 'zzz': there are chat, phrases"),
+        ({"workflow": "chat"}, "brain.chat_url"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(names: dict[str, str], expected: str) -> None:
+    with pytest.raises(SettingsError, match=expected):
+        build_pipeline(**names)  # type: ignore[arg-type]
+
+
+def test_a_language_that_an_engine_does_not_know_is_refused() -> None:
+    with pytest.raises(SpeechError, match=r"English only.*espeak-ng"):
+        open_tts("flite", language="de")
+    with pytest.raises(SpeechError, match="English only"):
+        open_stt("pocketsphinx", BOOK, language="de")
+
+
+async def test_the_pipeline_turns_speech_into_a_call_and_its_output_into_speech() -> None:
+    pipeline = build_pipeline()
+    await pipeline.warm_up()
+    pcm = await open_tts("flite").synthesize("please turn off the lamp", voice="rms")
+    heard = await pipeline.transcribe(pcm, tools=TOOLS)
+    items = [user(heard.text, "input_audio")]
+
+    async def respond() -> list[Part]:
+        request = ResponseRequest(items=items, tools=TOOLS)
+        return [part async for part in pipeline.respond(request, spoken=True, voice="marin", speed=1.0)]
+
+    assert await respond() == [CallPart("set_lamp", '{"on": false}')]
+    items += [call("set_lamp", on=False), output({"on": False})]
+    (told,) = await respond()
+    assert isinstance(told, SpokenPart) and told.text == "The lamp is off." and len(told.pcm) > 20_000
