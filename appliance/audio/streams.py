@@ -174,6 +174,8 @@ class _Playback:
         self._base = 0
         """Answer frames of this epoch in pieces that are over."""
         self._written_answer = 0
+        self._held_back = 0
+        """Answer frames that the resampler took and gave nothing for yet."""
         self._told: tuple[int, bool] | None = None
         self._is_primed = False
         self._is_finished = True
@@ -229,7 +231,7 @@ class _Playback:
         self.ring.flush()
         self._resampler.reset()
         self._pieces.clear()
-        self._waiting_answer = self._base = self._written_answer = 0
+        self._waiting_answer = self._base = self._written_answer = self._held_back = 0
         self._is_primed = False
         self._is_finished = True
         self._told = None
@@ -269,6 +271,10 @@ class _Playback:
 
     def _write(self, samples: Int16, answer_frames: int) -> None:
         self._waiting_answer -= answer_frames
+        self._held_back += answer_frames
+        if not len(samples):
+            return  # still inside the resampler: it comes out with the next block
+        answer_frames, self._held_back = self._held_back, 0
         start = self.ring.written
         self.ring.write(pcm.gain(samples, self.gain))
         before = self._written_answer
@@ -289,7 +295,7 @@ class _Playback:
             piece = self._pieces[0]
             share = (position - piece.start) / (piece.end - piece.start)
             heard = piece.answer_start + int(share * (piece.answer_end - piece.answer_start))
-        is_drained = not self._waiting_answer and heard >= self._written_answer
+        is_drained = not (self._waiting_answer or self._held_back) and heard >= self._written_answer
         told = (heard, is_drained)
         if self._written_answer and told != self._told:
             self._told = told

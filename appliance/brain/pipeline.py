@@ -78,6 +78,12 @@ class ChainedPipeline:
             if warm_up is not None:
                 await warm_up()
 
+    def close(self) -> None:
+        """End what the stages run beside us; they start it again when they are used again."""
+        close = getattr(self._stt, "close", None)
+        if close is not None:
+            close()
+
     async def transcribe(self, pcm: bytes, *, tools: Sequence[Mapping[str, Any]]) -> Transcript:
         """See `stages.SpeechToText.transcribe`."""
         return await self._stt.transcribe(pcm, tools=tools)

@@ -133,12 +133,12 @@ class Turn:
         self.is_response_open = False
 
     def add_usage(self, usage: Mapping[str, Any] | None) -> None:
-        """Add up the token counts of one response, nested objects by their joined names."""
+        """Add up the token counts of one response; ``input_token_details.audio_tokens`` is "input_audio_tokens"."""
 
         def walk(prefix: str, node: Mapping[str, Any]) -> None:
             for key, value in node.items():
                 if isinstance(value, Mapping):
-                    walk(f"{prefix}{key.removesuffix('_details')}.", value)
+                    walk(prefix + key.removesuffix("token_details").removesuffix("tokens_details"), value)
                 elif isinstance(value, int) and not isinstance(value, bool):
                     self.usage[f"{prefix}{key}"] += value
 

@@ -342,7 +342,20 @@ async def offline_brain(
         voice=brain.voice,
     )
     async with BrainServer(pipeline, host=host, port=port, token=token) as server:
-        yield server
+        warming = asyncio.create_task(_warm_up(pipeline))
+        try:
+            yield server
+        finally:
+            warming.cancel()
+            pipeline.close()
+
+
+async def _warm_up(pipeline: Any) -> None:
+    """Load the models beside everything else; what cannot be loaded is told when it is needed."""
+    try:
+        await pipeline.warm_up()
+    except ApplianceError as exc:
+        log.warning("the offline brain: %s", exc)
 
 
 def policy_from(settings: Settings) -> Policy:

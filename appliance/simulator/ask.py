@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.conversation.commands import Command
-from appliance.conversation.events import Event
+from appliance.conversation.events import AudioCaptured, Event
 from appliance.conversation.feedback import State, View
 from appliance.settings import Settings
 from appliance.simulator.report import TurnReport
@@ -72,10 +72,12 @@ class _Milestones:
         self.ready = asyncio.Event()
         self.ended = asyncio.Event()
         self.heard = asyncio.Event()
+        self._is_heard = False
 
     def __call__(self, now: float, event: Event, commands: Sequence[Command], view: View) -> None:
         self._report(now, event, commands, view)
-        if view.state in (State.READY, State.FAILED):
+        self._is_heard = self._is_heard or isinstance(event, AudioCaptured) or bool(view.cards_lost)
+        if self._is_heard and view.state in (State.READY, State.FAILED):
             self.ready.set()
         if self._report.outcome:
             self.ended.set()

@@ -274,7 +274,7 @@ def test_usage_of_all_responses_is_added_up() -> None:
     stage.done("resp_2", usage={"total_tokens": 5, "input_token_details": {"audio_tokens": 1}})
     stage.play(4800, drained=True)
     (ended,) = stage.notices(TurnEnded)
-    assert dict(ended.usage) == {"total_tokens": 15, "input_token.audio_tokens": 8}
+    assert dict(ended.usage) == {"total_tokens": 15, "input_audio_tokens": 8}
 
 
 def test_an_answer_without_sound_is_not_silence_but_told() -> None:

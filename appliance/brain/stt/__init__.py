@@ -40,7 +40,7 @@ def open_stt(name: str, book: PhraseBook, *, language: str = "en") -> SpeechToTe
 
 
 def _pocketsphinx(book: PhraseBook, language: str) -> SpeechToText:
-    engine: SpeechToText = import_module("appliance.brain.stt.sphinx").SphinxSpeechToText(book, language=language)
+    engine: SpeechToText = import_module("appliance.brain.stt.worker").WorkerSpeechToText(book, language=language)
     return engine
 
 

@@ -67,15 +67,20 @@ class SphinxSpeechToText:
             SpeechError: The model cannot be loaded.
             SettingsError: The book uses a word that has no pronunciation.
         """
-        await asyncio.to_thread(self._load)
+        await asyncio.to_thread(self.load)
 
     async def transcribe(self, pcm: bytes, *, tools: Sequence[Mapping[str, Any]]) -> Transcript:
         """See `stages.SpeechToText.transcribe`; silence is ""."""
-        return await asyncio.to_thread(self._transcribe, pcm, self._book.live(tools))
+        return await asyncio.to_thread(self.understand, pcm, tools)
 
-    def _load(self) -> None:
+    def load(self) -> None:
+        """See `warm_up`; blocks."""
         with self._lock:
             self._loaded()
+
+    def understand(self, pcm: bytes, tools: Sequence[Mapping[str, Any]]) -> Transcript:
+        """See `transcribe`; blocks, and holds the interpreter's lock (see `worker`)."""
+        return self._transcribe(pcm, self._book.live(tools))
 
     def _loaded(self) -> Any:
         if self._decoder is None:
