@@ -2,14 +2,16 @@
 
 ``python -m benchmarks.server`` prints its port, then serves until its standard input closes. A client's query says
 what it gets: ``seconds`` of answer audio, in deltas of 100 ms, paced in real time (``pace=1``) or as fast as the
-socket takes them (``pace=0``). With ``log=FILE`` the arrival of each frame but the audio's bytes is written down, in
-the machine's monotonic clock, which all its processes share.
+socket takes them (``pace=0``), beginning ``delay`` seconds after they were asked for. With ``duplex=1`` the answer
+begins at the first sound and nothing stops it. With ``log=FILE`` the arrival of each frame is written down, in the
+machine's monotonic clock, which all its processes share.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import sys
 import time
 from array import array
@@ -21,7 +23,7 @@ from websockets.exceptions import ConnectionClosed
 
 from appliance.brain.model import Effect, Emit, Generate, ServerModel
 
-DELTA = array("h", [1000, -1000] * 1200).tobytes()  # 100 ms, loud enough to be found in a recording
+DELTA = array("h", [round(8000 * math.sin(math.tau * 500 * i / 24_000)) for i in range(2400)]).tobytes()  # 100 ms
 DELTA_S = 0.1
 
 
@@ -35,6 +37,7 @@ class Script:
         self._seconds = float(query.get("seconds", ["1"])[0])
         self._is_paced = query.get("pace", ["1"])[0] == "1"
         self._is_duplex = query.get("duplex", ["0"])[0] == "1"
+        self._delay_s = float(query.get("delay", ["0"])[0])
         log = query.get("log", [""])[0]
         self._log = Path(log).open("a", encoding="utf-8") if log else None  # noqa: SIM115 - closed in serve()
         self._model = ServerModel(
@@ -54,7 +57,10 @@ class Script:
                     if self._is_duplex:
                         continue  # a minute of it would only fill the model's buffer
                 else:
-                    self._write(json.loads(frame)["type"], now)
+                    name = json.loads(frame)["type"]
+                    self._write(name, now)
+                    if self._is_duplex and name == "response.cancel":
+                        continue
                 await self._carry_out(self._model.receive(frame, now))
         except ConnectionClosed:
             pass
@@ -85,6 +91,7 @@ class Script:
                 self._speaking.append(asyncio.create_task(self._speak(effect.response_id)))
 
     async def _speak(self, response_id: str) -> None:
+        await asyncio.sleep(self._delay_s)
         start = time.monotonic()
         for index in range(int(self._seconds / DELTA_S)):
             if self._is_paced:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from appliance.settings import Settings
 from appliance.simulator.report import TurnReport
 from appliance.simulator.stand import Stand, read_speech
 
-__all__ = ["Answer", "ask", "describe"]
+__all__ = ["Answer", "ask", "describe", "partner"]
 
 _READY_WAIT_S = 60.0  # then it is pressed all the same: what is said is kept until the link is up
 _TURN_WAIT_S = 180.0
@@ -65,23 +66,30 @@ def _parsed(text: str | None) -> Any:
 
 
 class _Milestones:
-    """An observer that says when the device is at rest, and when the turn is over."""
+    """An observer that says when the device is at rest, and when the turn of `report` is over."""
 
-    def __init__(self, report: TurnReport) -> None:
-        self._report = report
+    def __init__(self) -> None:
+        self.report = TurnReport()
         self.ready = asyncio.Event()
         self.ended = asyncio.Event()
         self.heard = asyncio.Event()
-        self._is_heard = False
+        self._is_listening = False
+
+    def begin(self) -> TurnReport:
+        """Follow the next turn with a new report; its light goes on from what is shown now."""
+        self.report = TurnReport(lights=self.report.lights[-1:])
+        self.ended.clear()
+        self.heard.clear()
+        return self.report
 
     def __call__(self, now: float, event: Event, commands: Sequence[Command], view: View) -> None:
-        self._report(now, event, commands, view)
-        self._is_heard = self._is_heard or isinstance(event, AudioCaptured) or bool(view.cards_lost)
-        if self._is_heard and view.state in (State.READY, State.FAILED):
+        self.report(now, event, commands, view)
+        self._is_listening = self._is_listening or isinstance(event, AudioCaptured) or bool(view.cards_lost)
+        if self._is_listening and view.state in (State.READY, State.FAILED):
             self.ready.set()
-        if self._report.outcome:
+        if self.report.outcome:
             self.ended.set()
-        if self._report.heard:
+        if self.report.heard:
             self.heard.set()
 
 
@@ -105,33 +113,57 @@ async def ask(
         trace: Record everything here.
     """
     speech = await read_speech(what, voice=voice)
-    stand = Stand(settings, environ=environ, trace=trace, voice=voice)
-    report = TurnReport()
-    milestones = _Milestones(report)
+    async with partner(settings=settings, environ=environ, save=save, trace=trace) as talk:
+        return await talk(speech)
+
+
+@asynccontextmanager
+async def partner(
+    *, settings: Settings, environ: Mapping[str, str], save: Path | None = None, trace: Path | None = None
+) -> AsyncIterator[Callable[[bytes], Awaitable[Answer]]]:
+    """Run one simulated device to talk with; each call of what it yields is a turn.
+
+    Args:
+        settings: As for `ask`.
+        environ: As for `ask`.
+        save: Write all that the loudspeaker played here, at the end.
+        trace: As for `ask`.
+
+    Yields:
+        A function that says something (PCM16 mono at 24 kHz) and returns what came of it.
+    """
+    stand = Stand(settings, environ=environ, trace=trace)
+    milestones = _Milestones()
     stand.observe(milestones)
+
+    async def talk(speech: bytes) -> Answer:
+        return await _hold_turn(stand, milestones, speech)
+
     async with asyncio.TaskGroup() as group:
         running = group.create_task(stand.run())
         try:
-            await _hold_turn(stand, milestones, speech)
+            await _wait(milestones.ready, _READY_WAIT_S)
+            yield talk
         finally:
             stand.stop("asked")
-        await running
-    audio = stand.appliance.audio
-    loudspeaker = stand.loudspeaker
-    if save is not None and loudspeaker is not None:
-        loudspeaker.save(save)
-    return Answer(
-        report,
-        audio.xruns.total if audio is not None else 0,
-        has_sounded=loudspeaker is not None and "first_frame_played" in report.marks and loudspeaker.has_sounded,
-    )
+            await running
+            if save is not None and stand.loudspeaker is not None:
+                stand.loudspeaker.save(save)
 
 
-async def _hold_turn(stand: Stand, milestones: _Milestones, speech: bytes) -> None:
-    await _wait(milestones.ready, _READY_WAIT_S)
+async def _hold_turn(stand: Stand, milestones: _Milestones, speech: bytes) -> Answer:
+    report = milestones.begin() if milestones.report.turn else milestones.report
+    loudspeaker, audio = stand.loudspeaker, stand.appliance.audio
+    sounded_before = loudspeaker.frames if loudspeaker is not None else 0
     await stand.talk_pcm(speech)
     await _wait(milestones.ended, _TURN_WAIT_S)
     await _wait(milestones.heard, _SETTLE_S)
+    has_sounded = loudspeaker is not None and loudspeaker.frames > sounded_before and loudspeaker.has_sounded
+    return Answer(
+        report,
+        audio.xruns.total if audio is not None else 0,
+        has_sounded=has_sounded and "first_frame_played" in report.marks,
+    )
 
 
 async def _wait(milestone: asyncio.Event, seconds: float) -> None:

@@ -224,8 +224,6 @@ class _Session:
                 self._stand.appliance.post(MuteSwitched(not self._view.is_muted))
             case "text":
                 self._typed += key.text
-            case _:
-                pass
 
     async def _read_lines(self) -> None:
         """Speak each line of standard input when the device is at rest, then end."""

@@ -107,6 +107,11 @@ class Loudspeaker:
         self._frames = 0
 
     @property
+    def frames(self) -> int:
+        """How much was kept since the first sound, silence included."""
+        return self._frames
+
+    @property
     def has_sounded(self) -> bool:
         """Something louder than nothing was played."""
         return peak(self.recorded()) > 0

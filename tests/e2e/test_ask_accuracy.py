@@ -1,0 +1,78 @@
+"""`ask` end to end: spoken sentences through finger, pin, microphone, ring, socket, brain, tool, ring, loudspeaker.
+
+The figures of the issue: at least twenty different sentences of the phrase book in three voices each, the right tool
+with the right arguments in 95 % of them; at least twenty sentences outside it, of which none calls a tool. All of them
+are answered aloud. The turns are paced in real time, so several devices are asked side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.support.sentences import IN_BOOK, OUT_OF_BOOK, VOICES
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(480)]
+
+DEVICES = 6
+IN_SENTENCES = IN_BOOK[::3] + IN_BOOK[1::3]  # two of three: twenty-one or more, of every kind
+OUT_SENTENCES = OUT_OF_BOOK[:21]
+
+
+def _ask(questions: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.e2e.asking"],
+        input=json.dumps(questions),
+        capture_output=True,
+        text=True,
+        timeout=420,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def answers() -> list[dict[str, Any]]:
+    questions = [(text, voice) for text, _, _ in IN_SENTENCES for voice in VOICES]
+    questions += [(text, VOICES[index % len(VOICES)]) for index, text in enumerate(OUT_SENTENCES)]
+    with ThreadPoolExecutor(DEVICES) as pool:
+        return [answer for part in pool.map(_ask, [questions[i::DEVICES] for i in range(DEVICES)]) for answer in part]
+
+
+def test_the_lists_are_long_enough() -> None:
+    assert len({text for text, _, _ in IN_SENTENCES}) >= 20
+    assert len(set(OUT_SENTENCES)) >= 20
+    assert len(VOICES) == 3
+
+
+def test_sentences_of_the_phrase_book_call_the_right_tool(answers: list[dict[str, Any]]) -> None:
+    expected = {text: {"name": tool, "arguments": arguments} for text, tool, arguments in IN_SENTENCES}
+    asked = [answer for answer in answers if answer["said"] in expected]
+    assert len(asked) == len(IN_SENTENCES) * len(VOICES)
+    wrong = [
+        (answer["said"], answer["voice"], answer["heard"], answer["tools"])
+        for answer in asked
+        if [{"name": tool["name"], "arguments": tool["arguments"]} for tool in answer["tools"]]
+        != [expected[answer["said"]]]
+    ]
+    assert len(wrong) <= 0.05 * len(asked), wrong
+
+
+def test_sentences_outside_the_phrase_book_call_no_tool(answers: list[dict[str, Any]]) -> None:
+    asked = [answer for answer in answers if answer["said"] in OUT_SENTENCES]
+    assert len(asked) == len(OUT_SENTENCES)
+    assert [(answer["said"], answer["tools"]) for answer in asked if answer["tools"]] == []
+
+
+def test_every_question_is_answered_aloud(answers: list[dict[str, Any]]) -> None:
+    silent = [
+        (answer["said"], answer["outcome"], answer["troubles"]) for answer in answers if not answer["was_answered"]
+    ]
+    assert silent == []
+    assert all(answer["light"][-1] == "ready" for answer in answers)
