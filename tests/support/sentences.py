@@ -19,7 +19,7 @@ IN_BOOK: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("turn on the red light", "set_light", {"on": True, "color": "red"}),
     ("set the volume to twenty five percent", "set_volume", {"percent": 25}),
     ("set the volume to seventy", "set_volume", {"percent": 70}),
-    ("full volume", "set_volume", {"percent": 100}),
+    ("set the volume to the maximum", "set_volume", {"percent": 100}),
     ("mute yourself", "set_volume", {"percent": 0}),
     ("how loud are you", "get_volume", {}),
     ("what is the volume", "get_volume", {}),

@@ -4,14 +4,15 @@ Pure. A grammar forces every utterance onto one of its sentences, so its result 
 joke" becomes a command too. The open model has no such bias, but writes "turn on the land" for "turn on the lamp".
 So both decode the same sound, and three figures are taken:
 
-* *distance*: edits between their phones, over those of the longer one. "land" and "lamp" are close, "joke" is not.
+* *distance*: edits between their phones, over those of the longer one; the least among the open model's thirty best
+  sentences. "land" and "lamp" are close, "joke" is not.
 * *likelihood*: how much better the grammar's words explain the sound than the open model's: natural logarithm of the
   ratio of their acoustic scores, per frame, over the frames in which the grammar hears speech. Where the command was
   really said it is above 0 (the open model bends the sound to likelier English); where not, it is far below.
 * *weakest*: the same, summed over the one word of the command that fits worst, in hundreds. One wrong word ("turn on
   the *fan*") hides in the mean of a long sentence, but not here.
 
-They are added up with weights fitted by logistic regression; docs/decisions/0003-two-decoders.md has the measurement.
+They are added up with weights fitted by logistic regression; docs/decisions/0201-two-decoders.md has the measurement.
 """
 
 from __future__ import annotations
@@ -22,11 +23,10 @@ from itertools import accumulate
 
 __all__ = ["Evidence", "Hypothesis", "Pronouncer", "Segment", "agree", "weigh"]
 
-BIAS = 2.65
-PER_DISTANCE = -7.9
-PER_LIKELIHOOD = 1.6
-PER_WEAKEST = 2.8
-THRESHOLD = 0.4
+BIAS = 2.9
+PER_DISTANCE = -6.7
+PER_LIKELIHOOD = 2.5
+PER_WEAKEST = 2.5
 
 
 class Pronouncer:
@@ -63,6 +63,8 @@ class Hypothesis:
     """What one search made of an utterance, without gaps in time."""
 
     segments: Sequence[Segment] = ()
+    others: Sequence[str] = ()
+    """The words of the next best hypotheses."""
 
     @property
     def text(self) -> str:
@@ -85,7 +87,7 @@ class Evidence:
 
     @property
     def weight(self) -> float:
-        """The sum: at `THRESHOLD` or above, the command was said."""
+        """The sum: above 0 the command was said."""
         return BIAS + PER_DISTANCE * self.distance + PER_LIKELIHOOD * self.likelihood + PER_WEAKEST * self.weakest
 
 
@@ -93,7 +95,7 @@ def agree(command: Hypothesis, heard: Hypothesis, pronounce: Pronouncer) -> bool
     """Tell whether the open hypothesis supports the command."""
     if not command.words or not heard.words:
         return False
-    return weigh(command, heard, pronounce).weight >= THRESHOLD
+    return weigh(command, heard, pronounce).weight > 0
 
 
 def weigh(command: Hypothesis, heard: Hypothesis, pronounce: Pronouncer) -> Evidence:
@@ -106,8 +108,9 @@ def weigh(command: Hypothesis, heard: Hypothesis, pronounce: Pronouncer) -> Evid
         return (ours[end + 1] - ours[start]) - (theirs[end + 1] - theirs[start])
 
     spoken = sum(one.end - one.start + 1 for one in words)
+    said = pronounce.phones(command.text)
     return Evidence(
-        distance=_distance(pronounce.phones(command.text), pronounce.phones(heard.text)),
+        distance=min(_distance(said, pronounce.phones(text)) for text in dict.fromkeys((heard.text, *heard.others))),
         likelihood=gain(words[0].start, words[-1].end) / spoken,
         weakest=min(gain(one.start, one.end) for one in words) / 100,
     )

@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ _MIN_PEAK = 100  # of 32,768: below -50 dBFS even the loudest sample is no speec
 _MIN_MS = 100
 _GRAMMARS = 8  # kept in the decoder, one for each set of tools that was seen last
 _OPEN = "open"
+_BEST = 30  # costs a millisecond; the words that were said are often among them
+_FILLERS = ("<", "[", "+", "(")
 _LEAST_SCORE = 1e-300  # a long segment that fits badly underflows to 0
 _PROBABILITY = 1.0  # every sentence of the book is as likely as any other
 
@@ -100,7 +103,7 @@ class SphinxSpeechToText:
             started = time.monotonic()
             command = _decode(decoder, self._grammar(live), speech)
             half = time.monotonic()
-            heard = _decode(decoder, _OPEN, speech)
+            heard = _decode(decoder, _OPEN, speech, best=_BEST)
             logger.debug(
                 "decoded %.1f s: grammar %.0f ms, open %.0f ms",
                 len(speech) / 2 / _RATE,
@@ -170,8 +173,8 @@ def _prepare(pcm: bytes) -> bytes:
     return _PADDING + speech + _PADDING
 
 
-def _decode(decoder: Any, search: str, speech: bytes) -> Hypothesis:
-    """Return what one search makes of an utterance; nothing where nothing fits."""
+def _decode(decoder: Any, search: str, speech: bytes, *, best: int = 1) -> Hypothesis:
+    """Return what one search makes of an utterance, with its next best guesses; nothing where nothing fits."""
     decoder.activate_search(search)
     decoder.start_utt()
     try:
@@ -182,12 +185,19 @@ def _decode(decoder: Any, search: str, speech: bytes) -> Hypothesis:
     if decoder.hyp() is None:
         return Hypothesis()
     frames = decoder.n_frames()
-    return Hypothesis([_segment(one, frames) for one in decoder.seg() or () if one.start_frame < frames])
+    segments = [_segment(one, frames) for one in decoder.seg() or () if one.start_frame < frames]
+    guesses = islice(decoder.nbest(), best) if best > 1 else ()
+    others = [_words_of(one.hypstr) for one in guesses if one is not None]  # None: a way without words
+    return Hypothesis(segments, others)
+
+
+def _words_of(text: str) -> str:
+    return " ".join(word.partition("(")[0] for word in text.split() if not word.startswith(_FILLERS))
 
 
 def _segment(one: Any, frames: int) -> Segment:
     """``the(2)`` is a second pronunciation of "the"; fillers such as ``<sil>`` and ``[NOISE]`` are pauses."""
-    is_filler = one.word.startswith(("<", "[", "+", "("))
+    is_filler = one.word.startswith(_FILLERS)
     end = max(one.start_frame, min(one.end_frame, frames - 1))
     score = math.log(max(one.ascore, _LEAST_SCORE))
     return Segment("" if is_filler else one.word.partition("(")[0], one.start_frame, end, score)
