@@ -895,7 +895,8 @@ class Conversation:
         turn = self._turn
         if error.event_id == f"session_{link.id}":
             self._do(Disconnect(link.id))
-            self._lose_link(Verdict("fatal", "settings_refused", error.message), now)
+            self._report("server_error", now, detail=error.message)
+            self._lose_link(Verdict("fatal", "settings_refused", sentence("settings_refused")), now)
         elif error.code == "conversation_already_has_active_response":
             if self._sequencer.refused(error.event_id, now + self._policy.refused_retry_s) and turn is not None:
                 turn.is_response_open = False

@@ -20,7 +20,11 @@ from tests.support.sentences import IN_BOOK, OUT_OF_BOOK, VOICES
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(480)]
 
 DEVICES = 6
-IN_SENTENCES = IN_BOOK[::3] + IN_BOOK[1::3]  # two of three: twenty-one or more, of every kind
+NOT_HERE = {
+    "set a timer for ten seconds",  # it rings ten seconds later, and the next press then silences it
+    "mute yourself",  # from then on nothing is heard, as asked
+}
+IN_SENTENCES = [row for row in IN_BOOK if row[0] not in NOT_HERE][4:27]
 OUT_SENTENCES = OUT_OF_BOOK[:21]
 
 

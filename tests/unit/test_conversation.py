@@ -12,6 +12,7 @@ from appliance.conversation.commands import (
     SilenceAlarm,
     Stop,
     ToolEnded,
+    TroubleReported,
     TurnEnded,
 )
 from appliance.conversation.events import (
@@ -126,7 +127,14 @@ def test_refused_settings_are_a_failure_not_a_session_with_the_wrong_settings() 
     stage.link_ready()
     stage.error("unknown_parameter", event_id="session_1", message="Unknown parameter: 'session.foo'.")
     assert stage.state == "failed"
-    assert stage.troubles() == ["settings_refused"]
+    assert stage.troubles() == ["server_error", "settings_refused"]
+
+
+def test_a_key_that_the_server_quotes_is_not_repeated() -> None:
+    stage = Stage().ready()
+    stage.error("invalid_api_key", message="Incorrect API key provided: sk-proj-abcdef123456. Find yours elsewhere.")
+    (trouble,) = stage.notices(TroubleReported)
+    assert "abcdef" not in trouble.message
 
 
 # --- a turn ------------------------------------------------------------------------------------------------------
