@@ -221,6 +221,8 @@ def _config(arguments: argparse.Namespace) -> int:
     if arguments.action == "show":
         print(json.dumps(settings.masked(), indent=2, ensure_ascii=False))
     else:
+        for remark in settings.remarks():
+            print(f"note: {remark}")
         print("The settings are valid.")
     return 0
 

@@ -1,4 +1,7 @@
-"""A conversation on a stage: virtual time, a finger, a microphone, and literal frames of the server."""
+"""A conversation on a stage: virtual time, a finger, a microphone, and literal frames of the server.
+
+Every frame that it sends is checked against the types of the `openai` package, strictly.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,7 @@ from appliance.conversation.events import (
 from appliance.conversation.machine import Conversation
 from appliance.conversation.turn import Policy
 from appliance.realtime import protocol as wire
+from tests.support.oracle import check_client_frame
 
 PERIOD_MS = 20
 SESSION = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
@@ -61,6 +65,9 @@ class Stage:
 
     def do(self, event: Event) -> list[Command]:
         commands = self.conversation.handle(event, self.now)
+        for command in commands:
+            if isinstance(command, Send):
+                check_client_frame(command.event.to_wire())
         self.commands.extend(commands)
         return commands
 

@@ -40,6 +40,7 @@ from appliance.conversation.feedback import State, light_state
 from appliance.conversation.machine import Conversation
 from appliance.conversation.turn import Policy
 from appliance.realtime import protocol as wire
+from tests.support.oracle import check_client_frame
 
 PERIOD = 480
 PERIOD_S = 0.02
@@ -143,6 +144,8 @@ class World:
         if isinstance(command.event, wire.InputAudioBufferAppend):
             number = int.from_bytes(command.event.audio[:2], "little")
             assert number in self.may_be_sent, f"period {number} was sent though nobody was talking"
+        else:
+            check_client_frame(command.event.to_wire())
         server.up.append(command.event.encode())
 
     def _play(self, command: Play) -> None:
@@ -224,9 +227,7 @@ class World:
         """The server accepts the connection that was asked for."""
         if self.asked_link is None:
             return
-        model = server_side.ServerModel(
-            session_id="sess_1", model="any", now=self.now, wait_for_transcripts=False
-        )
+        model = server_side.ServerModel(session_id="sess_1", model="any", now=self.now, wait_for_transcripts=False)
         self.server = Server(self.asked_link, model)
         self.asked_link = None
         self.do(LinkUp(self.server.link))
