@@ -122,7 +122,7 @@ class Appliance:
             ApplianceError: The configuration cannot be carried out on this machine.
         """
         async with AsyncExitStack() as stack:
-            driver, parts = await self._assemble(stack)
+            driver, transport, parts = await self._assemble(stack)
             notifier = Notifier(self._environ)
             try:
                 async with asyncio.TaskGroup() as group:
@@ -134,6 +134,7 @@ class Appliance:
                     notifier.ready("waiting for a press")
                     reason = await driver.run()
                     notifier.stopping()
+                    await transport.said_goodbye()
                     for task in tasks:
                         task.cancel()
             except* ApplianceError as group_error:
@@ -146,7 +147,7 @@ class Appliance:
 
     # --- putting it together ------------------------------------------------------------------------------------
 
-    async def _assemble(self, stack: AsyncExitStack) -> tuple[Driver, list[_Runs]]:
+    async def _assemble(self, stack: AsyncExitStack) -> tuple[Driver, WebSocketTransport, list[_Runs]]:
         settings = self._settings
         endpoint = await self._endpoint(stack)
         transport = WebSocketTransport(
@@ -184,7 +185,7 @@ class Appliance:
             alarms=timers,
             observers=observers,
         )
-        return driver, [transport, audio, executor, button, light, announcer, timers]
+        return driver, transport, [transport, audio, executor, button, light, announcer, timers]
 
     async def _endpoint(self, stack: AsyncExitStack) -> Endpoint:
         """Where the model is; with nothing configured, an offline brain inside this process."""

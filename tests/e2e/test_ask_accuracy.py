@@ -79,4 +79,4 @@ def test_every_question_is_answered_aloud(answers: list[dict[str, Any]]) -> None
         (answer["said"], answer["outcome"], answer["troubles"]) for answer in answers if not answer["was_answered"]
     ]
     assert silent == []
-    assert all(answer["light"][-1] == "ready" for answer in answers)
+    assert {answer["light"][-1] for answer in answers} <= {"ready", "timer"}

@@ -217,6 +217,7 @@ class WebSocketTransport:
         self._tls = tls
         self._link: _Link | None = None
         self._group: asyncio.TaskGroup | None = None
+        self._serving: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
         state = "no link"
@@ -283,10 +284,17 @@ class WebSocketTransport:
                 self._link.end(1000, "closed by us")
                 self._link = None
 
+    async def said_goodbye(self) -> None:
+        """Wait until every link that was disconnected has sent its rest and closed; never longer than it may take."""
+        if self._serving:
+            await asyncio.wait(self._serving, timeout=2 * self._close_timeout_s)
+
     def _start(self, link: _Link) -> None:
         """Give a link its task; before `run` has begun, it waits for that."""
         if self._group is not None:
             link.task = self._group.create_task(self._serve(link), name=f"link {link.number}")
+            self._serving.add(link.task)
+            link.task.add_done_callback(self._serving.discard)
 
     async def _serve(self, link: _Link) -> None:
         connection: ClientConnection | None = None
