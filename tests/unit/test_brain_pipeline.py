@@ -496,6 +496,22 @@ def test_one_word_that_the_sound_speaks_against_is_enough_to_refuse() -> None:
     assert not agree(command, heard, PRONOUNCE)
 
 
+def test_words_in_a_pause_of_the_command_are_enough_to_refuse() -> None:
+    heard = hypothesis(("turn", -50), ("on", -50), ("lamp", -50), ("joke", -50), ("turn", -50))
+    said = (Segment(one.word if i < 4 else "", one.start, one.end, -10) for i, one in enumerate(heard.segments))
+    command = Hypothesis(list(said))
+    found = weigh(command, heard, PRONOUNCE)
+    assert found.weight > 0 and found.unheard == 20
+    assert not agree(command, heard, PRONOUNCE)
+
+
+def test_the_nearest_of_the_best_guesses_counts() -> None:
+    command = hypothesis(("lamp", -50))
+    assert weigh(command, hypothesis(("joke", -50)), PRONOUNCE).distance == 1.0
+    heard = Hypothesis(hypothesis(("joke", -50)).segments, ["land", "lamp on"])
+    assert weigh(command, heard, PRONOUNCE).distance == pytest.approx(1 / 3)
+
+
 def test_nothing_heard_agrees_with_nothing() -> None:
     assert not agree(hypothesis(("turn", -50)), Hypothesis(), PRONOUNCE)
     assert not agree(Hypothesis(), hypothesis(("turn", -50)), PRONOUNCE)

@@ -2,7 +2,7 @@
 
 Pure. A grammar forces every utterance onto one of its sentences, so its result alone is worth nothing: "tell me a
 joke" becomes a command too. The open model has no such bias, but writes "turn on the land" for "turn on the lamp".
-So both decode the same sound, and three figures are taken:
+So both decode the same sound, and these figures are taken:
 
 * *distance*: edits between their phones, over those of the longer one; the least among the open model's thirty best
   sentences. "land" and "lamp" are close, "joke" is not.
@@ -12,7 +12,9 @@ So both decode the same sound, and three figures are taken:
 * *weakest*: the same, summed over the one word of the command that fits worst, in hundreds. One wrong word ("turn on
   the *fan*") hides in the mean of a long sentence, but not here.
 
-They are added up with weights fitted by logistic regression; docs/decisions/0201-two-decoders.md has the measurement.
+A fourth decides alone: *unheard*, the frames in which the open model hears words where the grammar has a pause ("what
+are you *doing tonight*"). The others are added up with weights fitted by logistic regression: see
+docs/decisions/0201-two-decoders.md for the measurement.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ BIAS = 2.9
 PER_DISTANCE = -6.7
 PER_LIKELIHOOD = 2.5
 PER_WEAKEST = 2.5
+MAX_UNHEARD = 15  # frames of 10 ms; no command of 691 had more than 7, half of the other sentences had more than 11
 
 
 class Pronouncer:
@@ -84,6 +87,7 @@ class Evidence:
     distance: float
     likelihood: float
     weakest: float
+    unheard: int = 0
 
     @property
     def weight(self) -> float:
@@ -95,7 +99,8 @@ def agree(command: Hypothesis, heard: Hypothesis, pronounce: Pronouncer) -> bool
     """Tell whether the open hypothesis supports the command."""
     if not command.words or not heard.words:
         return False
-    return weigh(command, heard, pronounce).weight > 0
+    found = weigh(command, heard, pronounce)
+    return found.unheard <= MAX_UNHEARD and found.weight > 0
 
 
 def weigh(command: Hypothesis, heard: Hypothesis, pronounce: Pronouncer) -> Evidence:
@@ -113,7 +118,13 @@ def weigh(command: Hypothesis, heard: Hypothesis, pronounce: Pronouncer) -> Evid
         distance=min(_distance(said, pronounce.phones(text)) for text in dict.fromkeys((heard.text, *heard.others))),
         likelihood=gain(words[0].start, words[-1].end) / spoken,
         weakest=min(gain(one.start, one.end) for one in words) / 100,
+        unheard=len(_frames(heard) - _frames(command)),
     )
+
+
+def _frames(hypothesis: Hypothesis) -> set[int]:
+    """Return the frames in which words are heard."""
+    return {frame for one in hypothesis.words for frame in range(one.start, one.end + 1)}
 
 
 def _running_score(hypothesis: Hypothesis, frames: int) -> list[float]:
