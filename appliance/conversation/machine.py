@@ -96,7 +96,6 @@ __all__ = ["Conversation"]
 
 _FRAMES_PER_MS = wire.SAMPLE_RATE // 1000
 _REMEMBERED_ITEMS = 64  # user items whose transcript may still come
-_POST_ROLL_GRACE_S = 1.0  # the post-roll is counted in frames; a microphone that stalls must not hold up the turn
 _BENIGN = frozenset({"response_cancel_not_active", "conversation_already_has_active_response", "session_expired"})
 """Errors of races that are part of the protocol (PROTOCOL.md §2.7), and one whose close frame says it again."""
 
@@ -157,6 +156,7 @@ class Conversation:
         self._was_released = False
         self._recent: deque[AudioCaptured] = deque()
         self._recent_frames = 0
+        self._captured_at = 0.0
 
         self._link: _Link | None = None
         self._links = 0
@@ -375,7 +375,8 @@ class Conversation:
         turn.sent_blocks = len(turn.audio)
         if turn.phase is Phase.COMMITTING and not turn.is_commit_sent:
             turn.is_commit_sent = True
-            turn.deadline = now + self._policy.commit_s
+            # A turn may take as long to upload as it took to say.
+            turn.deadline = now + self._policy.commit_s + turn.frames / wire.SAMPLE_RATE
             self._send(wire.InputAudioBufferCommit(event_id=f"commit_{turn.id}_{turn.replays}"))
             self._sequencer.want(turn.id)
 
@@ -630,6 +631,7 @@ class Conversation:
 
     def _on_audio(self, event: AudioCaptured, now: float) -> None:
         frames = len(event.pcm) // 2
+        self._captured_at = now
         turn = self._turn
         if turn is None or turn.phase is not Phase.LISTENING:
             self._keep_recent(event, frames)
@@ -675,9 +677,10 @@ class Conversation:
         if (at - turn.started_at) * 1000 < self._policy.min_turn_ms:
             self._discard(turn, "slip")
             return
-        post_roll = self._policy.post_roll_ms * _FRAMES_PER_MS
-        turn.post_roll_left = max(0, post_roll - round((now - at) * wire.SAMPLE_RATE))
-        turn.deadline = at + self._policy.post_roll_ms / 1000 + _POST_ROLL_GRACE_S
+        # Counted from the last sound that came: with a stalled network seconds of speech still wait in the ring.
+        missing_s = at + self._policy.post_roll_ms / 1000 - max(self._captured_at, turn.started_at)
+        turn.post_roll_left = max(0, round(missing_s * wire.SAMPLE_RATE))
+        turn.deadline = now + missing_s + self._policy.link_wait_s
         if turn.post_roll_left == 0:
             self._end_capture(turn, now)
 
