@@ -456,8 +456,10 @@ class AudioStreams:
                 await self._try_open("capture", self._capture.open)
             elif not self._is_capture_wanted and self._capture.stream is not None:
                 await self._close_capture_stream()
-            elif self._find_losses() or self._is_retry_due():
-                await self._reopen()
+            else:
+                await self._drop_losses()
+                if self._is_retry_due():
+                    await self._reopen()
             self._told_open.set()
             await self._wait(self._pause_s())
 
@@ -474,7 +476,8 @@ class AudioStreams:
     def _is_retry_due(self) -> bool:
         """Looking for a lost card closes the other one too: not in the middle of a sentence."""
         wanted = set(self._lost) - (set() if self._is_capture_wanted else {"capture"})
-        return len(wanted) == 2 or (bool(wanted) and not self._playback.has_work.is_set())
+        is_speaking = self._playback.stream is not None and self._playback.has_work.is_set()
+        return bool(wanted) and not is_speaking
 
     def _open_streams(self) -> list[tuple[Direction, Stream]]:
         pairs: list[tuple[Direction, Stream | None]] = [
@@ -483,10 +486,9 @@ class AudioStreams:
         ]
         return [(direction, stream) for direction, stream in pairs if stream is not None]
 
-    def _find_losses(self) -> bool:
-        """Look at every open stream; what is lost is told at once."""
+    async def _drop_losses(self) -> None:
+        """Look at every open stream; what is lost is told at once and closed. The other one goes on."""
         now = self._clock()
-        has_lost = False
         for direction, stream in self._open_streams():
             age = now - stream.last_callback_at
             if not stream.is_active:
@@ -495,8 +497,9 @@ class AudioStreams:
                 self._tell_lost(direction, f"no sound for {age:.1f} s: the card hangs or its server does")
             else:
                 continue
-            has_lost = True
-        return has_lost
+            (self._capture if direction == "capture" else self._playback).stream = None
+            self._late += stream.xruns
+            await asyncio.to_thread(stream.close)
 
     def _tell_lost(self, direction: Direction, reason: str) -> None:
         if direction not in self._lost:

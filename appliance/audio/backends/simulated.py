@@ -24,7 +24,7 @@ from appliance.errors import CardMissing, StorageError
 __all__ = ["Loudspeaker", "Microphone", "SimulatedBackend"]
 
 _NOISE_PEAK = 6  # a quiet room: not digital silence, which means a dead microphone
-_KEPT_S = 600.0
+_KEPT_S = 180.0
 
 
 class Microphone:
