@@ -87,7 +87,7 @@ def set_up_logging(level: str, environ: Mapping[str, str], *, stream: TextIO | N
     root.addHandler(handler)
     root.setLevel(threshold)
     for name in _TOO_TALKATIVE:
-        logging.getLogger(name).setLevel(max(threshold, logging.INFO))
+        logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
     logging.captureWarnings(True)
     return handler
 

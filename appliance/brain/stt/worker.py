@@ -61,10 +61,9 @@ class WorkerSpeechToText:
         return transcript
 
     def close(self) -> None:
-        """End the process; the next utterance starts another."""
-        with self._lock:
-            self._child = None
-            self._end()
+        """End the process, at once, whatever it is doing; the next utterance starts another."""
+        self._child = None
+        self._end()  # not under the lock: who waits for an answer holds it, and is told by the end of the pipe
 
     def _ask(self, request: tuple[bytes, list[Mapping[str, Any]]] | None) -> Any:
         with self._lock:
@@ -74,7 +73,7 @@ class WorkerSpeechToText:
             try:
                 _put(child.stdin, request)
                 answer = pickle.load(child.stdout)
-            except (OSError, EOFError, pickle.UnpicklingError):
+            except (OSError, ValueError, EOFError, pickle.UnpicklingError):
                 self._child = None
                 self._end()
                 raise SpeechError(
