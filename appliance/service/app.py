@@ -34,6 +34,7 @@ from appliance.service.announcer import LocalAnnouncer, Voice
 from appliance.service.driver import Driver, Observer
 from appliance.service.systemd import Notifier
 from appliance.service.trace import TraceRecorder
+from appliance.service.turnlog import TurnLog
 from appliance.settings import Settings, read_api_key, read_instructions
 from appliance.toolbox import DeviceParts, device_tools
 from appliance.toolbox.outputs import open_outputs
@@ -175,6 +176,7 @@ class Appliance:
         light = self._open_light(stack, factory)
         announcer = LocalAnnouncer(audio, self._voice())
         conversation, observers = self._open_conversation(stack, agent)
+        observers.append(TurnLog(lambda: audio.xruns.total))
         self._driver = driver = Driver(
             conversation,
             transport=transport,
