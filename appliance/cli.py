@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -128,6 +129,7 @@ def _simulated(arguments: argparse.Namespace, changes: dict[str, Any]) -> Settin
     """The settings with simulated hardware; the simulated device has a lamp where the settings name none."""
     from appliance.simulator.stand import DEFAULT_PINS, SIMULATED
 
+    logging.getLogger().addHandler(logging.NullHandler())  # what matters is printed; no log beside it
     settings = _settings(arguments, SIMULATED | changes)
     missing = {key: pin for key, pin in DEFAULT_PINS.items() if settings.origin(key) == "default"}
     return _settings(arguments, SIMULATED | changes | missing)

@@ -81,6 +81,8 @@ class Screen:
         self._out.flush()
 
     def close(self) -> None:
+        """Take the status line away."""
+        self._status = ""
         if self._is_live:
             self._out.write("\r\x1b[2K")
             self._out.flush()
@@ -146,10 +148,9 @@ class _Session:
     def _on_step(self, now: float, event: Event, commands: Sequence[Command], view: View) -> None:
         if isinstance(event, AudioCaptured):
             self._level_db = max(event.level_db, self._level_db - 3.0)
-        if view != self._view:
-            self._view = view
-            if not self._out.isatty():
-                self._screen.say(f"[{light_state(view)}]")
+        if not self._out.isatty() and light_state(view) != light_state(self._view):
+            self._screen.say(f"[{light_state(view)}]")
+        self._view = view
         if light_state(view) in ("ready", "error", "timer", "failed", "no_card", "muted", "no_link"):
             self._rested.set()
         else:
