@@ -153,7 +153,7 @@ class PortAudioBackend:
         if self._audio is None:
             with _quiet() as said:
                 self._audio = pyaudio.PyAudio()
-            self.complaints = said()
+            self.complaints = said.text
         return self._audio
 
     def _open(self, direction: Direction, make: Callable[[_Stream, int], _CALLBACK]) -> _Stream:
@@ -280,19 +280,23 @@ def _explained(direction: Direction, card: Mapping[str, Any], exc: OSError, rate
             return AudioError(f"{direction}: {name!r}: {exc.strerror or exc}")
 
 
+class _Complaints:
+    """What was caught on standard error; "" until the block is left."""
+
+    text = ""
+
+
 @contextmanager
-def _quiet() -> Iterator[Callable[[], str]]:
-    """Catch what C libraries write to standard error; yields a function that returns it."""
+def _quiet() -> Iterator[_Complaints]:
+    """Catch what C libraries write to standard error."""
+    complaints = _Complaints()
     with tempfile.TemporaryFile() as caught:
         saved = os.dup(2)
         os.dup2(caught.fileno(), 2)
-
-        def said() -> str:
-            caught.seek(0)
-            return caught.read().decode(errors="replace")
-
         try:
-            yield said
+            yield complaints
         finally:
             os.dup2(saved, 2)
             os.close(saved)
+            caught.seek(0)
+            complaints.text = caught.read().decode(errors="replace")

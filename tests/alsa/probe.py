@@ -1,0 +1,205 @@
+"""Processes that use real PyAudio; ALSA reads its configuration once, at the start, so each test has one of its own.
+
+``python -m tests.alsa.probe NAME`` prints one JSON object a line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from appliance.audio.backends.portaudio import PortAudioBackend
+from appliance.audio.streams import AudioStreams
+from appliance.conversation.events import AudioCaptured, CardFound, CardLost, Event, PlayoutProgress
+from appliance.errors import AudioError
+from appliance.simulator.report import TurnReport
+from tests.alsa.signal import PERIOD, chirp, ramp
+
+
+def say(**row: Any) -> None:
+    print(json.dumps(row), flush=True)
+
+
+def unpaced_playback() -> None:
+    """Play the ramp into a file, as fast as ALSA's null card takes it."""
+    backend = PortAudioBackend(playback_card="filespk", rate=24_000)
+    signal, at = ramp(), 0
+
+    def fill(block: np.ndarray[Any, np.dtype[np.int16]]) -> None:
+        nonlocal at
+        part = signal[at : at + len(block)]
+        block[:] = 0
+        block[: len(part)] = part
+        at += len(block)
+
+    stream = backend.open_playback(fill)
+    while at < len(signal) + 50 * PERIOD:
+        time.sleep(0.01)
+    stream.close()
+    backend.close()
+    say(rate=stream.rate, callbacks=at // PERIOD)
+
+
+def unpaced_capture() -> None:
+    """Capture the ramp from a file."""
+    backend = PortAudioBackend(capture_card="filemic", rate=24_000)
+    blocks: list[np.ndarray[Any, np.dtype[np.int16]]] = []
+    wanted = 2 * len(ramp()) // PERIOD
+
+    def consume(block: np.ndarray[Any, np.dtype[np.int16]]) -> None:
+        if len(blocks) < wanted:
+            blocks.append(block.copy())
+
+    stream = backend.open_capture(consume)
+    while len(blocks) < wanted:
+        time.sleep(0.01)
+    stream.close()
+    backend.close()
+    heard = np.concatenate(blocks).astype("<i2").tobytes()
+    say(rate=stream.rate, is_exact=ramp().astype("<i2").tobytes() in heard)
+
+
+class Rig:
+    """`AudioStreams` over real PyAudio, with all its events."""
+
+    def __init__(self, capture_card: str) -> None:
+        self.events: list[Event] = []
+        backend = PortAudioBackend(capture_card=capture_card, playback_card="spk", rate=48_000)
+        self.audio = AudioStreams(backend, post=self.events.append, stall_s=1.0)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not holds():  # noqa: ASYNC110 - the events come from many places
+                await asyncio.sleep(0.02)
+
+    def told(self, kind: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+async def duplex() -> None:
+    """Play a chirp and capture it from the loudspeaker's own monitor: up and down at once."""
+    rig = Rig("spkmon")
+    running = asyncio.create_task(rig.audio.run())
+    await rig.audio.opened()
+    await rig.until(lambda: len(rig.told(AudioCaptured)) > 25)
+    rig.events.clear()
+    signal = chirp()
+    rig.audio.flush(1)
+    for start in range(0, len(signal), 2400):
+        rig.audio.play(1, "item", signal[start : start + 2400].astype("<i2").tobytes())
+    rig.audio.finish(1)
+    await rig.until(lambda: any(one.drained for one in rig.told(PlayoutProgress)))
+    await asyncio.sleep(0.5)
+    heard = np.frombuffer(b"".join(one.pcm for one in rig.told(AudioCaptured)), "<i2").astype(float)
+    reports = rig.told(PlayoutProgress)
+    say(
+        sent=len(signal),
+        played=reports[-1].played_frames,
+        grows=all(a.played_frames <= b.played_frames for a, b in itertools.pairwise(reports)),
+        likeness=_likeness(heard, signal.astype(float)),
+        lost=[one.reason for one in rig.told(CardLost)],
+        xruns=rig.audio.xruns.total,
+    )
+    running.cancel()
+
+
+def _likeness(heard: Any, signal: Any) -> float:
+    """Normalised correlation at the best offset."""
+    size = 1 << (len(heard) + len(signal)).bit_length()
+    spectrum = np.fft.rfft(heard, size) * np.conj(np.fft.rfft(signal, size))
+    offset = int(np.argmax(np.fft.irfft(spectrum, size)[: len(heard)]))
+    part = heard[offset : offset + len(signal)]
+    whole = signal[: len(part)]
+    return float(part @ whole / np.sqrt((part @ part) * (whole @ whole)))
+
+
+async def losses() -> None:
+    """Tell every loss and every return until standard input ends."""
+    rig = Rig("mic")
+    seen = 0
+    running = asyncio.create_task(rig.audio.run())
+    await rig.audio.opened()
+    say(lost=[], state="open")
+    loop = asyncio.get_running_loop()
+    ended = loop.run_in_executor(None, sys.stdin.read)
+    while not ended.done():
+        for event in rig.events[seen:]:
+            if isinstance(event, CardLost):
+                say(lost=event.direction, reason=event.reason)
+            elif isinstance(event, CardFound):
+                say(found=event.direction)
+        seen = len(rig.events)
+        await asyncio.sleep(0.05)
+    running.cancel()
+
+
+def missing() -> None:
+    """Ask for a card that is not there."""
+    try:
+        PortAudioBackend(capture_card="no-such-card", rate=48_000).open_capture(lambda block: None)
+    except AudioError as exc:
+        say(kind=type(exc).__name__, text=str(exc))
+
+
+async def turn() -> None:
+    """A whole appliance on the virtual card: pressed when standard input says so, released when it says so."""
+    from appliance.settings import load_settings
+    from appliance.simulator.stand import DEFAULT_PINS, Stand
+
+    overrides = {
+        "audio.backend": "portaudio",
+        "audio.capture_card": "mic",
+        "audio.playback_card": "spk",
+        "pins.factory": "mock",
+        **DEFAULT_PINS,
+    }
+    stand = Stand(load_settings(None, {}, None, overrides=overrides), environ={})
+    report = TurnReport()
+    stand.observe(report)
+    running = asyncio.create_task(stand.run())
+    loop = asyncio.get_running_loop()
+    while "ready" not in report.lights:  # noqa: ASYNC110 - the report is no event
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(2.0)  # the recogniser loads beside us
+    say(state="ready")
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        if line.strip() == "press":
+            stand.finger.press()
+        elif line.strip() == "release":
+            stand.finger.release()
+        say(done=line.strip())
+        if line.strip() == "release":
+            break
+    async with asyncio.timeout(40):
+        while not report.outcome:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    await asyncio.sleep(0.5)
+    assert stand.appliance.audio is not None
+    say(
+        outcome=report.outcome,
+        heard=report.heard,
+        tools=[[tool["name"], tool["arguments"], tool["output"]] for tool in report.tools],
+        reply=report.reply,
+        troubles=report.troubles,
+        xruns=stand.appliance.audio.xruns.total,
+    )
+    stand.stop("asked")
+    await running
+
+
+if __name__ == "__main__":
+    assert Path(os.environ["ALSA_CONFIG_PATH"]).exists()
+    probe = globals()[sys.argv[1]]
+    if asyncio.iscoroutinefunction(probe):
+        asyncio.run(probe())
+    else:
+        probe()
