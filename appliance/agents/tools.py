@@ -16,6 +16,7 @@ against the annotations (``Annotated`` limits, ``Literal`` choices, defaults) be
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import typing
@@ -30,6 +31,7 @@ from appliance.errors import ToolError
 __all__ = ["Tool", "tool"]
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_SECTION = re.compile(r"\n(?:Args|Returns|Raises|Yields|Examples?|Notes?):[ ]*(?:\n|$)")
 _DEFAULT_TIMEOUT_S = 15.0
 
 
@@ -49,7 +51,8 @@ class Tool:
 
     @property
     def is_async(self) -> bool:
-        return inspect.iscoroutinefunction(self.function)
+        call = getattr(self.function, "__call__", None)  # noqa: B004 - an object may be async in its `__call__`
+        return inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(call)
 
     def definition(self) -> dict[str, Any]:
         """The tool as ``session.tools`` lists it (Realtime API: flat, not nested under "function")."""
@@ -73,7 +76,7 @@ class Tool:
             checked = self.arguments.model_validate_json(arguments.strip() or "{}")
         except ValidationError as exc:
             raise ToolError(f"{self.name}: {_explained(exc)}") from None
-        return {name: getattr(checked, name) for name in type(checked).model_fields}
+        return {field.alias or name: getattr(checked, name) for name, field in type(checked).model_fields.items()}
 
 
 def _explained(error: ValidationError) -> str:
@@ -109,19 +112,22 @@ def tool(
         timeout_s: Longest run before it is given up and the model told.
 
     Raises:
-        ToolError: A parameter has no annotation, or one that JSON cannot express.
+        ToolError: The name or the limit is impossible, or a parameter has no annotation, cannot be passed by its
+            name, or has a type that JSON cannot express.
     """
 
     def make(function: Callable[..., Any]) -> Tool:
         summary, notes = _docstring(function)
-        own_name = name or function.__name__
+        own_name = name or getattr(function, "__name__", "")
         if not _NAME.fullmatch(own_name):
             raise ToolError(f"tool {own_name!r}: a name has 1 to 64 letters, digits, '_' or '-'")
+        if not timeout_s > 0:
+            raise ToolError(f"tool {own_name!r}: timeout_s is {timeout_s}; it must be more than 0 seconds")
         arguments = _arguments(own_name, function, notes)
         return Tool(
             name=own_name,
             description=description or summary,
-            parameters=_schema(arguments),
+            parameters=_schema(own_name, arguments),
             function=function,
             arguments=arguments,
             needs_approval=needs_approval,
@@ -132,19 +138,28 @@ def tool(
 
 
 def _arguments(name: str, function: Callable[..., Any], notes: Mapping[str, str]) -> type[BaseModel]:
-    """Make a model with one field for each parameter."""
+    """Make a model with one field for each parameter.
+
+    The fields have names of their own and the parameters' as aliases: pydantic reserves some ("copy", "_x", "model_…").
+    """
     try:
-        hints = typing.get_type_hints(function, include_extras=True)
+        hints = typing.get_type_hints(_annotated(function), include_extras=True)
     except NameError as exc:
         raise ToolError(f"tool {name!r}: an annotation cannot be read: {exc}") from None
     fields: dict[str, Any] = {}
-    for parameter in inspect.signature(function).parameters.values():
+    for index, parameter in enumerate(inspect.signature(function).parameters.values()):
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise ToolError(f"tool {name!r}: *{parameter.name} cannot be described to a model; name each parameter")
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise ToolError(f"tool {name!r}: {parameter.name!r} is positional-only; arguments are passed by name")
         if parameter.name not in hints:
             raise ToolError(f"tool {name!r}: parameter {parameter.name!r} has no annotation")
-        default = ... if parameter.default is parameter.empty else parameter.default
-        fields[parameter.name] = (hints[parameter.name], Field(default, description=notes.get(parameter.name)))
+        field: dict[str, Any] = {"alias": parameter.name}
+        if parameter.default is not parameter.empty:
+            field["default"] = parameter.default
+        if parameter.name in notes:
+            field["description"] = notes[parameter.name]
+        fields[f"argument_{index}"] = (hints[parameter.name], Field(**field))
     try:
         model: type[BaseModel] = create_model(f"{name}_arguments", __config__=ConfigDict(extra="forbid"), **fields)
     except PydanticUserError as exc:
@@ -152,8 +167,18 @@ def _arguments(name: str, function: Callable[..., Any], notes: Mapping[str, str]
     return model
 
 
-def _schema(arguments: type[BaseModel]) -> dict[str, Any]:
-    schema = arguments.model_json_schema()
+def _annotated(function: Callable[..., Any]) -> Any:
+    """Find what carries the annotations: the function, a partial's function, or an object's ``__call__``."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function if inspect.isroutine(function) else type(function).__call__
+
+
+def _schema(name: str, arguments: type[BaseModel]) -> dict[str, Any]:
+    try:
+        schema = arguments.model_json_schema()
+    except PydanticUserError as exc:
+        raise ToolError(f"tool {name!r}: {exc.message}") from None
     _drop_titles(schema)
     return {"type": "object", "properties": {}, **schema}
 
@@ -172,8 +197,9 @@ def _drop_titles(node: Any, *, are_names: bool = False) -> None:
 
 def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     """Split a Google-style docstring into its text before ``Args:`` and the note on each parameter."""
-    text = inspect.getdoc(function) or ""
-    summary, _, rest = text.partition("\nArgs:\n")
+    text = "\n" + (inspect.getdoc(function) or "")
+    summary = _SECTION.split(text, maxsplit=1)[0]
+    _, _, rest = text.partition("\nArgs:\n")
     notes: dict[str, str] = {}
     current = ""
     for line in rest.splitlines():
@@ -185,4 +211,4 @@ def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
             notes[current] = found[2]
         elif current and line.strip():
             notes[current] += " " + line.strip()
-    return re.sub(r"\s*\n\s*", " ", summary.partition("\nReturns:")[0].strip()), notes
+    return re.sub(r"\s*\n\s*", " ", summary.strip()), notes

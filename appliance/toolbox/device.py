@@ -160,7 +160,7 @@ def _timer_tools(timers: Timers) -> Iterator[Tool]:
         """
         timer = timers.start(seconds, label or "")
         problem = " It would not survive a power cut, for it could not be saved." if timers.save_problem else ""
-        return f"{_named(timer)} is set for {_spoken(seconds)}.{problem}"
+        return f"{_named(timer)} is set for {_spoken(timer.seconds)}.{problem}"
 
     @tool
     async def list_timers() -> str:
@@ -180,9 +180,11 @@ def _timer_tools(timers: Timers) -> Iterator[Tool]:
         gone = timers.cancel(label)
         if not gone:
             return f"There is no {label} timer." if label else "No timer is running."
-        if len(gone) == 1:
-            return f"{_named(gone[0])} is cancelled."
-        return f"{len(gone)} timers are cancelled."
+        problem = (
+            " After a power cut that would be forgotten, for it could not be saved." if timers.save_problem else ""
+        )
+        told = f"{_named(gone[0])} is cancelled." if len(gone) == 1 else f"{len(gone)} timers are cancelled."
+        return told + problem
 
     yield start_timer
     yield list_timers

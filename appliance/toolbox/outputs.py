@@ -94,5 +94,10 @@ def open_outputs(*, lamp_pin: int | None, dimmer_pin: int | None, active_high: b
         BadPin: A pin cannot be had.
     """
     lamp = None if lamp_pin is None else Lamp(lamp_pin, active_high=active_high, factory=factory)
-    dimmer = None if dimmer_pin is None else Dimmer(dimmer_pin, active_high=active_high, factory=factory)
+    try:
+        dimmer = None if dimmer_pin is None else Dimmer(dimmer_pin, active_high=active_high, factory=factory)
+    except BadPin:
+        if lamp is not None:
+            lamp.close()
+        raise
     return Outputs(lamp, dimmer)

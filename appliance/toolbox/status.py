@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,21 +47,22 @@ class StatusReader:
             return ""
 
     def _number(self, name: str) -> float | None:
-        words = self._text(name).split()
         try:
-            return float(words[0]) if words else None
-        except ValueError:
+            return float(self._text(name).split()[0])
+        except (ValueError, IndexError):
             return None
 
     def _temperature(self) -> float | None:
-        millidegrees = self._number("sys/class/thermal/thermal_zone0/temp")
-        return None if millidegrees is None else round(millidegrees / 1000, 1)
+        """The first zone that tells; on a Raspberry Pi, zone 0 is the processor."""
+        for zone in sorted((self._root / "sys/class/thermal").glob("thermal_zone*")):
+            millidegrees = self._number(f"sys/class/thermal/{zone.name}/temp")
+            if millidegrees is not None:
+                return round(millidegrees / 1000, 1)
+        return None
 
     def _memory(self) -> int | None:
-        for line in self._text("proc/meminfo").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) // 1024
-        return None
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", self._text("proc/meminfo"), re.MULTILINE)
+        return None if found is None else int(found[1]) // 1024
 
     def _disk(self) -> int | None:
         try:
@@ -71,5 +73,7 @@ class StatusReader:
 
     def _undervolted(self) -> bool | None:
         """The firmware's flag on a Raspberry Pi (bit 0: now)."""
-        words = self._text("sys/devices/platform/soc/soc:firmware/get_throttled").split()
-        return bool(int(words[0], 16) & 1) if words else None
+        try:
+            return bool(int(self._text("sys/devices/platform/soc/soc:firmware/get_throttled"), 16) & 1)
+        except ValueError:
+            return None

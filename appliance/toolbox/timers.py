@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
 
 from appliance.conversation.events import AlarmRang, Event, TimersChanged
 from appliance.errors import ToolError
@@ -19,6 +22,8 @@ __all__ = ["Timer", "TimerShelf"]
 log = logging.getLogger(__name__)
 
 MOST_TIMERS = 20
+_LONGEST_WAIT_S = 60.0  # how late it is seen that the wall clock was set
+_CLOCK_WAS_SET_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +33,22 @@ class Timer:
     id: str
     label: str
     seconds: int
-    ends_at: float
-    """Unix seconds: a timer must survive a restart, so it goes by the wall clock."""
+    due: float
+    """On the shelf's `clock`: it does not jump when the network sets the wall clock, minutes after a Pi's start."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A timer in the file."""
+
+    id: Annotated[str, Field(pattern=r"^timer_[0-9]{1,9}$")]
+    label: str
+    seconds: int
+    ends_at: Annotated[float, Field(allow_inf_nan=False)]
+    """Unix seconds."""
+
+
+_KEPT = TypeAdapter(list[_Kept])
 
 
 class TimerShelf:
@@ -38,15 +57,24 @@ class TimerShelf:
     Args:
         post: Takes ``AlarmRang`` and ``TimersChanged``; called on the loop's thread.
         path: Where they are kept over a restart; None for nowhere.
-        wall: Unix seconds.
+        clock: Monotonic seconds; timers run by it.
+        wall: Unix seconds; they are kept by it.
     """
 
     def __init__(
-        self, *, post: Callable[[Event], None], path: Path | None = None, wall: Callable[[], float] = time.time
+        self,
+        *,
+        post: Callable[[Event], None],
+        path: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._post = post
         self._path = path
+        self._clock = clock
         self._wall = wall
+        self._is_loaded = False
+        self._saved_offset_s = 0.0
         self._timers: dict[str, Timer] = {}
         self._count = 0
         self._changed = asyncio.Event()
@@ -62,22 +90,25 @@ class TimerShelf:
         Raises:
             ToolError: There are too many.
         """
+        self._load()
         if len(self._timers) >= MOST_TIMERS:
             raise ToolError(f"There are {MOST_TIMERS} timers already, which is the most; cancel one first.")
         self._count += 1
-        timer = Timer(f"timer_{self._count}", label.strip(), seconds, self._wall() + seconds)
+        timer = Timer(f"timer_{self._count}", label.strip(), seconds, self._clock() + seconds)
         self._timers[timer.id] = timer
         self._tell()
         return timer
 
     def running(self) -> list[tuple[Timer, int]]:
         """Every timer with the seconds that it has left, the next to ring first."""
-        now = self._wall()
-        pairs = [(timer, max(0, round(timer.ends_at - now))) for timer in self._timers.values()]
-        return sorted(pairs, key=lambda pair: pair[1])
+        self._load()
+        now = self._clock()
+        by_due = sorted(self._timers.values(), key=lambda timer: timer.due)
+        return [(timer, max(0, round(timer.due - now))) for timer in by_due]
 
     def cancel(self, label: str | None = None) -> list[Timer]:
         """Cancel the timers with this label, or all; returns those that were running."""
+        self._load()
         wanted = label.strip().casefold() if label else None
         gone = [timer for timer in self._timers.values() if wanted is None or timer.label.casefold() == wanted]
         for timer in gone:
@@ -97,18 +128,17 @@ class TimerShelf:
         while True:
             self._changed.clear()
             self.ring_due()
-            due = min((timer.ends_at for timer in self._timers.values()), default=None)
-            wait_s = None if due is None else min(max(due - self._wall(), 0.0), 60.0)  # the wall clock may be set
-            try:
+            self._follow_wall()
+            due = min((timer.due for timer in self._timers.values()), default=None)
+            wait_s = None if due is None else min(max(due - self._clock(), 0.0), _LONGEST_WAIT_S)
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._changed.wait()
-            except TimeoutError:
-                pass
 
     def ring_due(self) -> None:
         """Post an alarm for every timer that has ended."""
-        now = self._wall()
-        due = [timer for timer in self._timers.values() if timer.ends_at <= now]
+        now = self._clock()
+        due = [timer for timer in self._timers.values() if timer.due <= now]
         for timer in due:
             del self._timers[timer.id]
             self._post(AlarmRang(timer.id, timer.label))
@@ -120,14 +150,22 @@ class TimerShelf:
         self._save()
         self._post(TimersChanged(len(self._timers)))
 
+    def _follow_wall(self) -> None:
+        """Save again when the wall clock was set: the kept ends are by it."""
+        if self._timers and abs(self._wall() - self._clock() - self._saved_offset_s) > _CLOCK_WAS_SET_S:
+            self._save()
+
     def _save(self) -> None:
+        """Keep the timers by the wall clock; replaces the file in one step."""
+        self._saved_offset_s = offset_s = self._wall() - self._clock()
         if self._path is None:
             return
+        kept = [_Kept(one.id, one.label, one.seconds, one.due + offset_s) for one in self._timers.values()]
         partial = self._path.with_suffix(".new")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("w", encoding="utf-8") as out:
-                json.dump([asdict(timer) for timer in self._timers.values()], out)
+                out.write(_KEPT.dump_json(kept).decode())
                 out.flush()
                 os.fsync(out.fileno())
             partial.replace(self._path)
@@ -137,12 +175,23 @@ class TimerShelf:
             log.warning("timers would not survive a restart: %s", self.save_problem)
 
     def _load(self) -> None:
-        if self._path is None or not self._path.exists():
+        """Take up what was kept, once; what ended meanwhile is due now."""
+        if self._is_loaded:
+            return
+        self._is_loaded = True
+        self._saved_offset_s = offset_s = self._wall() - self._clock()
+        if self._path is None:
             return
         try:
-            kept = [Timer(**one) for one in json.loads(self._path.read_text(encoding="utf-8"))]
-        except (OSError, ValueError, TypeError) as exc:
-            log.warning("%s: the kept timers cannot be read: %s", self._path, exc)
+            kept = _KEPT.validate_json(self._path.read_bytes())
+        except FileNotFoundError:
             return
-        self._timers |= {timer.id: timer for timer in kept}
-        self._count = max([self._count, *(int(timer.id.rpartition("_")[2]) for timer in kept)])
+        except (OSError, ValueError) as exc:
+            log.warning("%s: the kept timers cannot be read: %s", self._path, type(exc).__name__)
+            return
+        now = self._clock()
+        for one in kept:
+            # A wall clock that is behind (no battery, no network yet) must not make a timer longer than it was set.
+            due = min(one.ends_at - offset_s, now + one.seconds)
+            self._timers[one.id] = Timer(one.id, one.label, one.seconds, due)
+            self._count = max(self._count, int(one.id.rpartition("_")[2]))
