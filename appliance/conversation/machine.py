@@ -489,6 +489,8 @@ class Conversation:
         turn.forget_link()
         if verdict.action == "fatal":
             self._fail_turn(verdict.kind, now, said=verdict.message)
+        elif turn.is_answer_done:
+            pass  # all of it is here, and plays on
         elif turn.has_output:
             self._drop_calls(turn)
             turn.is_answer_done = True

@@ -21,10 +21,10 @@ from appliance.agents.agent import RealtimeAgent
 from appliance.agents.executor import ToolExecutor
 from appliance.audio.backends import Backend, open_backend
 from appliance.audio.streams import AudioStreams
-from appliance.conversation.events import CardFound, CardLost, Event, ShutdownRequested, Started
+from appliance.conversation.events import CardFound, CardLost, Event, ShutdownRequested, Started, TracingFailed
 from appliance.conversation.machine import Conversation
 from appliance.conversation.turn import Policy
-from appliance.errors import ApplianceError, SpeechError
+from appliance.errors import ApplianceError, SpeechError, StorageError
 from appliance.hardware.button import Button
 from appliance.hardware.light import Light
 from appliance.hardware.pins import open_pin_factory
@@ -93,6 +93,7 @@ class Appliance:
         self._seed = time.monotonic_ns() & 0xFFFF_FFFF if seed is None else seed
         self._driver: Driver | None = None
         self._cards_lost: set[str] = set()
+        self._trace_problem = ""
         self.audio: AudioStreams | None = None
         """The sound card, once `run` has begun; for meters."""
 
@@ -131,6 +132,8 @@ class Appliance:
                     tasks.append(group.create_task(self._watch(driver, notifier), name="watchdog"))
                     self._install_signals()
                     driver.post(Started())
+                    if self._trace_problem:
+                        driver.post(TracingFailed(self._trace_problem))
                     _tune()
                     notifier.ready("waiting for a press")
                     reason = await driver.run()
@@ -266,7 +269,10 @@ class Appliance:
         trace = self._trace or (Path(self._settings.service.trace) if self._settings.service.trace else None)
         if trace is not None:
             recorder = TraceRecorder(trace, post=self.post)
-            recorder.open(policy=policy, session=session, approvals=approvals, seed=self._seed)
+            try:
+                recorder.open(policy=policy, session=session, approvals=approvals, seed=self._seed)
+            except StorageError as exc:  # the device is worth more than its record
+                self._trace_problem = str(exc)
             stack.callback(recorder.close)
             observers.append(recorder)
         conversation = Conversation(policy=policy, session=session, approvals=approvals, seed=self._seed)

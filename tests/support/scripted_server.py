@@ -286,6 +286,7 @@ class ScriptedServer:
         *scripts: In the order of the connections.
         every_other: The script of all further connections; without it they are refused with 503 and are a failure.
         ping_interval_s: None sends no pings.
+        port: 0 takes a free one.
     """
 
     def __init__(
@@ -293,7 +294,9 @@ class ScriptedServer:
         *scripts: Sequence[Step],
         every_other: Sequence[Step] | None = None,
         ping_interval_s: float | None = None,
+        port: int = 0,
     ) -> None:
+        self._port = port
         self.connections: list[Connection] = []
         self._scripts = list(scripts)
         self._every_other = every_other
@@ -307,7 +310,7 @@ class ScriptedServer:
         self._server = await serve(
             self._handle,
             "127.0.0.1",
-            0,
+            self._port,
             process_request=self._admit,
             compression=None,
             max_size=None,

@@ -667,6 +667,15 @@ def test_a_link_lost_in_the_middle_of_the_answer_plays_what_came_and_says_so() -
     assert "answer_cut" in stage.troubles()
 
 
+def test_a_link_lost_after_the_whole_answer_came_is_no_failure_of_the_turn() -> None:
+    stage = Stage().ready()
+    stage.answering(ms=1000)
+    stage.done()
+    stage.lose()
+    stage.play(24_000 - 2400, drained=True)
+    assert stage.outcomes() == ["answered"]
+
+
 def test_an_item_of_a_lost_conversation_is_not_truncated_on_the_next() -> None:
     stage = Stage().ready()
     stage.answering(ms=5000)
