@@ -1,0 +1,34 @@
+"""`RealtimeAgent`: what the assistant is."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from appliance.agents.agent import RealtimeAgent
+from appliance.agents.tools import tool
+from appliance.errors import ToolError
+
+
+@tool
+def ping() -> str:
+    return "pong"
+
+
+def test_an_agent_needs_nothing_but_a_name() -> None:
+    agent = RealtimeAgent(name="Shelf")
+    assert (agent.instructions, tuple(agent.tools), agent.voice) == ("", (), "")
+
+
+def test_two_tools_of_one_name_are_refused_and_named() -> None:
+    other = tool(name="ping")(lambda: None)
+    with pytest.raises(ToolError, match="ping"):
+        RealtimeAgent(name="Shelf", tools=[ping, other])
+    assert len(RealtimeAgent(name="Shelf", tools=[ping, tool(name="pong")(lambda: None)]).tools) == 2
+
+
+def test_an_agent_is_frozen() -> None:
+    agent = RealtimeAgent(name="Shelf")
+    with pytest.raises(FrozenInstanceError):
+        agent.name = "Other"  # type: ignore[misc]
