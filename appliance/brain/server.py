@@ -66,6 +66,14 @@ class _Refusal(NamedTuple):
     message: str
 
 
+def _wire_logger() -> logging.Logger:
+    """The library's log, without clients that leave before they have said hello: nothing is wrong with that."""
+    wire = logging.getLogger(f"{__name__}.websockets")
+    wire.setLevel(logging.WARNING)
+    wire.filters[:] = [lambda record: record.msg != "opening handshake failed"]
+    return wire
+
+
 class BrainServer:
     """Serves the Realtime protocol over a pipeline; use it as an async context manager.
 
@@ -116,6 +124,7 @@ class BrainServer:
                 max_size=MAX_FRAME_BYTES,
                 compression=None,  # base64 of audio hardly compresses, and the loopback is not short of bandwidth
                 close_timeout=CLOSE_TIMEOUT_S,
+                logger=_wire_logger(),
             )
         except OSError as error:
             raise ApplianceError(

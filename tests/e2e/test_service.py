@@ -1,0 +1,141 @@
+"""The commands as processes: the daemon as systemd sees it, the brain, the settings, a script for the simulator."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+SIMULATED = ["--set", "audio.backend=simulated", "--set", "pins.factory=mock"]
+
+
+def _environ(**more: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("APPLIANCE_", "OPENAI_"))}
+    return kept | more
+
+
+def _appliance(*arguments: str, said: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "appliance.cli", *arguments],
+        input=said,
+        capture_output=True,
+        text=True,
+        env=_environ(**more),
+        timeout=90,
+        check=False,
+    )
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[socket.socket]:
+    """systemd's end of the notification socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
+        one.bind(str(tmp_path / "notify"))
+        one.settimeout(30)
+        yield one
+
+
+def _until(manager: socket.socket, word: str) -> list[str]:
+    told: list[str] = []
+    while word not in told:
+        told += manager.recv(4096).decode().splitlines()
+    return told
+
+
+def test_the_daemon_is_ready_feeds_the_watchdog_and_ends_on_sigterm(tmp_path: Path, manager: socket.socket) -> None:
+    daemon = subprocess.Popen(
+        [sys.executable, "-m", "appliance.cli", "run", *SIMULATED],
+        env=_environ(NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="1000000", STATE_DIRECTORY=str(tmp_path)),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert "STATUS=waiting for a press" in _until(manager, "READY=1")
+        _until(manager, "WATCHDOG=1")
+        daemon.send_signal(signal.SIGTERM)
+        _until(manager, "STOPPING=1")
+        _, log = daemon.communicate(timeout=30)
+    finally:
+        daemon.kill()
+        daemon.wait()
+    assert daemon.returncode == 0, log
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("audio.volume=500", "allowed: a whole number from 0 to 100"),
+        ("audio.vlume=5", "did you mean 'volume'?"),
+        ("button.mode=shout", "button.mode"),
+        ("nonsense", "expected KEY=VALUE"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_status_2(override: str, told: str) -> None:
+    done = _appliance("run", "--set", override)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert told in done.stderr
+
+
+def test_a_machine_without_pins_is_told_what_to_do() -> None:
+    done = _appliance("run", "--set", "audio.backend=simulated", "--set", "pins.factory=rpigpio")
+    assert done.returncode == 1
+    assert "pins.factory" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_settings_are_shown_with_their_origin_and_without_the_key() -> None:
+    done = _appliance("config", "show", OPENAI_API_KEY="sk-test-abcdefghijklmnop", APPLIANCE_AUDIO__VOLUME="33")
+    shown = json.loads(done.stdout)
+    assert shown["audio"]["volume"] == {"value": 33, "origin": "APPLIANCE_AUDIO__VOLUME"}
+    assert "abcdefghijklmnop" not in done.stdout
+    assert _appliance("config", "check").stdout.endswith("The settings are valid.\n")
+
+
+def test_a_script_for_the_simulator_is_spoken_line_by_line() -> None:
+    done = _appliance("simulate", said="turn on the lamp\n")
+    assert done.returncode == 0, done.stderr
+    assert '  tool       set_lamp {"on": true}' in done.stdout
+    assert "  it answers The lamp is on." in done.stdout
+    assert done.stdout.endswith("Goodbye.\n")
+    assert done.stderr == ""
+
+
+def test_ask_tells_everything_saves_the_reply_and_its_trace_replays(tmp_path: Path) -> None:
+    reply, trace = tmp_path / "reply.wav", tmp_path / "trace.jsonl"
+    done = _appliance("ask", "turn on the lamp", "--json", "--save", str(reply), "--trace", str(trace))
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["heard"] == "turn on the lamp"
+    assert told["tools"] == [{"name": "set_lamp", "arguments": {"on": True}, "output": {"on": True}}]
+    assert told["reply"] == "The lamp is on."
+    assert told["light"][-4:] == ["listening", "thinking", "speaking", "ready"]
+    steps = ["press", "first_audio_on_wire", "commit", "first_audio_back", "first_frame_played", "end"]
+    assert [told["timeline_ms"][step] for step in steps] == sorted(told["timeline_ms"][step] for step in steps)
+    assert told["usage"]["total_tokens"] > 0
+    assert isinstance(told["xruns"], int)
+    replayed = _appliance("replay", str(trace))
+    assert replayed.returncode == 0
+    assert "0 of them decided differently" in replayed.stdout
+    again = _appliance("ask", str(reply), "--json")  # the device's own reply, played to it
+    assert json.loads(again.stdout)["tools"] == []
+    assert again.returncode == 0, "even what is not understood is answered aloud"
+
+
+def test_ask_names_what_it_cannot_read(tmp_path: Path) -> None:
+    (tmp_path / "broken.wav").write_bytes(b"RIFFnothing")
+    for what in (str(tmp_path / "broken.wav"), str(tmp_path / "missing.wav"), "  "):
+        done = _appliance("ask", what)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
