@@ -1,0 +1,98 @@
+"""Arithmetic on samples, resampling, cues."""
+
+from __future__ import annotations
+
+import itertools
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from appliance.audio import pcm
+from appliance.audio.earcons import earcon
+from appliance.audio.resample import Resampler
+from appliance.audio.ring import Int16
+from appliance.conversation.commands import Earcon
+
+
+def _sine(hertz: float, rate: int, seconds: float, peak: float = 16_000) -> Int16:
+    return np.round(peak * np.sin(2 * np.pi * hertz * np.arange(round(rate * seconds)) / rate)).astype(np.int16)
+
+
+def test_levels_are_in_dbfs() -> None:
+    assert pcm.level_db(np.full(480, 32_767, np.int16)) == pytest.approx(0.0, abs=0.01)
+    assert pcm.level_db(np.full(480, 3277, np.int16)) == pytest.approx(-20.0, abs=0.01)
+    assert pcm.level_db(np.zeros(480, np.int16)) == -96.0
+    assert pcm.level_db(np.zeros(0, np.int16)) == -96.0
+
+
+def test_the_peak_of_the_lowest_sample_is_not_negative() -> None:
+    assert pcm.peak(np.array([-32_768, 5], np.int16)) == 32_768
+
+
+def test_gain_clips_instead_of_wrapping() -> None:
+    assert pcm.gain(np.array([20_000, -20_000, 100], np.int16), 2.0).tolist() == [32_767, -32_768, 200]
+
+
+def test_the_volume_knob_is_even_in_decibels_and_silent_at_zero() -> None:
+    gains = [pcm.volume_gain(percent) for percent in range(0, 101, 10)]
+    assert gains[0] == 0.0
+    assert gains[-1] == 1.0
+    steps = [20 * np.log10(b / a) for a, b in itertools.pairwise(gains[1:])]
+    assert np.allclose(steps, steps[0])
+
+
+def test_channels_are_mixed_down_and_spread() -> None:
+    assert pcm.to_mono(np.array([100, 300, -5, 5], np.int16), 2).tolist() == [200, 0]
+    assert pcm.spread(np.array([1, 2], np.int16), 2).tolist() == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(("source", "target"), [(24_000, 48_000), (48_000, 24_000), (24_000, 44_100), (16_000, 24_000)])
+def test_a_stream_of_chunks_has_no_clicks_and_its_exact_length(source: int, target: int) -> None:
+    signal = _sine(440, source, 1.0)
+    resampler = Resampler(source, target)
+    period = source // 50
+    chunks = [resampler.process(signal[start : start + period]) for start in range(0, len(signal), period)]
+    out = np.concatenate([*chunks, resampler.finish()])
+    assert len(out) == target
+    middle = slice(target // 10, -target // 10)
+    ideal = _sine(440, target, 1.0).astype(float)[middle]
+    # The filter may shift by a fraction of a frame: fit a sine of any phase, and look at what is left.
+    at = np.arange(target)[middle]
+    basis = np.stack([np.sin(2 * np.pi * 440 * at / target), np.cos(2 * np.pi * 440 * at / target)])
+    fit = np.linalg.lstsq(basis.T, out.astype(float)[middle], rcond=None)[0] @ basis
+    rest = out.astype(float)[middle] - fit
+    snr_db = 10 * np.log10((fit @ fit) / (rest @ rest))
+    assert snr_db > 60, f"{snr_db:.0f} dB"
+    assert (ideal @ ideal) == pytest.approx(fit @ fit, rel=0.02)
+
+
+def test_equal_rates_are_left_alone() -> None:
+    signal = _sine(440, 24_000, 0.1)
+    resampler = Resampler(24_000, 24_000)
+    assert resampler.process(signal) is signal
+    assert len(resampler.finish()) == 0
+
+
+def test_a_reset_forgets_the_signal() -> None:
+    resampler = Resampler(24_000, 48_000)
+    resampler.process(np.full(480, 20_000, np.int16))
+    resampler.reset()
+    silence = np.concatenate([resampler.process(np.zeros(480, np.int16)), resampler.finish()])
+    assert np.abs(silence).max() <= 1, "soxr dithers"
+    assert len(silence) == 960
+
+
+@pytest.mark.parametrize("name", get_args(Earcon))
+def test_a_cue_is_short_soft_edged_and_not_loud(name: Earcon) -> None:
+    samples = np.frombuffer(earcon(name), "<i2")
+    assert 0 < len(samples) <= 0.7 * 24_000
+    assert abs(int(samples[0])) < 300
+    assert abs(int(samples[-1])) < 300
+    assert 3000 < np.abs(samples.astype(int)).max() < 12_000
+
+
+def test_cues_are_all_different_and_the_first_is_quick() -> None:
+    names = get_args(Earcon)
+    assert len({earcon(name) for name in names}) == len(names)
+    assert len(earcon("start")) <= 0.09 * 48_000

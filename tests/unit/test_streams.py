@@ -1,0 +1,288 @@
+"""The streams over a card that is cranked by hand: every period at its turn, no thread, no clock but ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+
+from appliance.audio.backends import Consume, Fill
+from appliance.audio.ring import Int16
+from appliance.audio.streams import AudioStreams
+from appliance.conversation.events import AudioCaptured, CaptureOverrun, CardFound, CardLost, Event, PlayoutProgress
+from appliance.errors import CardMissing
+
+PERIOD = 480
+
+
+class HandStream:
+    """One direction; `turn` is one callback."""
+
+    def __init__(self, card: HandCard, work: Any, *, latency: int) -> None:
+        self.rate, self.period, self.latency, self.xruns = 24_000, PERIOD, latency, 0
+        self.is_active = True
+        self.last_callback_at = card.now
+        self.is_closed = False
+        self._card = card
+        self._work = work
+
+    def turn(self, block: Int16) -> Int16:
+        self._work(block)
+        self.last_callback_at = self._card.now
+        return block
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class HandCard:
+    """A backend at 24 kHz, so that every sample can be followed."""
+
+    def __init__(self, *, latency: int = PERIOD) -> None:
+        self.now = 1000.0
+        self.latency = latency
+        self.capture: HandStream | None = None
+        self.playback: HandStream | None = None
+        self.missing: set[str] = set()
+        self.resets = 0
+
+    def open_capture(self, consume: Consume) -> HandStream:
+        if "capture" in self.missing:
+            raise CardMissing("capture: no card")
+        self.capture = HandStream(self, consume, latency=self.latency)
+        return self.capture
+
+    def open_playback(self, fill: Fill) -> HandStream:
+        if "playback" in self.missing:
+            raise CardMissing("playback: no card")
+        self.playback = HandStream(self, fill, latency=self.latency)
+        return self.playback
+
+    def reset(self) -> None:
+        self.resets += 1
+
+    def close(self) -> None:
+        pass
+
+
+class Hand:
+    """The streams, the card, and what was posted."""
+
+    def __init__(self, **options: Any) -> None:
+        self.card = HandCard()
+        self.events: list[Event] = []
+        self.has_room = True
+        self.audio = AudioStreams(
+            self.card,
+            post=self.events.append,
+            has_room=lambda: self.has_room,
+            clock=lambda: self.card.now,
+            **{"prebuffer_ms": 0, **options},
+        )
+
+    def told(self, kind: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    async def play_periods(self, count: int) -> list[int]:
+        """Turn the loudspeaker; returns all samples that it played."""
+        samples: list[int] = []
+        for _ in range(count):
+            assert self.card.playback is not None
+            samples += self.card.playback.turn(np.full(PERIOD, -1, np.int16)).tolist()
+            self.audio._playback.pump()
+        return samples
+
+    async def hear(self, *values: int) -> None:
+        for value in values:
+            assert self.card.capture is not None
+            self.card.capture.turn(np.full(PERIOD, value, np.int16))
+        self.audio._capture.pump()
+
+
+@asynccontextmanager
+async def hand(**options: Any) -> AsyncIterator[Hand]:
+    one = Hand(**options)
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        running = group.create_task(one.audio.run())
+        await one.audio.opened()
+        yield one
+        running.cancel()
+
+
+def _pcm(value: int, frames: int) -> bytes:
+    return np.full(frames, value, "<i2").tobytes()
+
+
+async def test_an_answer_is_played_and_accounted_for_to_the_frame() -> None:
+    async with hand() as one:
+        one.audio.flush(1)
+        one.audio.play(1, "a", _pcm(5, 1000))
+        one.audio.play(1, "a", _pcm(6, 700))
+        one.audio.finish(1)
+        samples = await one.play_periods(8)
+        assert [value for value in samples if value] == [5] * 1000 + [6] * 700
+        reports = one.told(PlayoutProgress)
+        assert [report.drained for report in reports].count(True) == 1
+        assert reports[-1] == PlayoutProgress(1, 1700, True)
+        assert [r.played_frames for r in reports] == sorted(r.played_frames for r in reports)
+
+
+async def test_what_is_inside_the_device_is_not_heard_yet() -> None:
+    async with hand() as one:
+        one.audio.play(0, "a", _pcm(5, 4 * PERIOD))
+        await one.play_periods(3)
+        assert one.told(PlayoutProgress)[-1].played_frames == 2 * PERIOD, "one period of latency"
+
+
+async def test_a_flush_drops_the_old_epoch_and_what_still_comes_for_it() -> None:
+    async with hand() as one:
+        one.audio.play(0, "a", _pcm(5, 10 * PERIOD))
+        await one.play_periods(2)
+        one.audio.flush(1)
+        one.audio.play(0, "a", _pcm(5, PERIOD))
+        one.audio.play(1, "b", _pcm(7, PERIOD))
+        one.audio.finish(1)
+        fade, *rest = np.array(await one.play_periods(4)).reshape(-1, PERIOD).tolist()
+        assert fade[0] == 5
+        assert fade[-1] == 0
+        assert {value for period in rest for value in period} == {7, 0}
+        assert one.told(PlayoutProgress)[-1] == PlayoutProgress(1, PERIOD, True)
+
+
+async def test_cues_and_announcements_sound_but_are_not_heard_of_an_answer() -> None:
+    async with hand() as one:
+        one.audio.say(0, _pcm(9, 2 * PERIOD))
+        one.audio.earcon(0, "end")
+        one.audio.play(0, "a", _pcm(5, PERIOD))
+        one.audio.finish(0)
+        samples = await one.play_periods(12)
+        assert samples.count(9) >= 2 * PERIOD
+        assert one.told(PlayoutProgress)[-1] == PlayoutProgress(0, PERIOD, True)
+
+
+async def test_an_answer_waits_until_there_is_enough_of_it() -> None:
+    async with hand(prebuffer_ms=60) as one:
+        one.audio.play(0, "a", _pcm(5, PERIOD))
+        assert not any(await one.play_periods(2))
+        one.audio.play(0, "a", _pcm(5, 2 * PERIOD))
+        assert any(await one.play_periods(1))
+
+
+async def test_a_short_answer_does_not_wait_for_more_once_it_is_finished() -> None:
+    async with hand(prebuffer_ms=60) as one:
+        one.audio.play(0, "a", _pcm(5, 100))
+        one.audio.finish(0)
+        assert (await one.play_periods(1)).count(5) == 100
+
+
+async def test_a_pause_of_the_network_is_a_gap_and_not_an_underrun() -> None:
+    async with hand() as one:
+        one.audio.play(0, "a", _pcm(5, PERIOD))
+        await one.play_periods(4)
+        one.audio.play(0, "a", _pcm(5, PERIOD))
+        one.audio.finish(0)
+        await one.play_periods(3)
+        assert one.audio.xruns.answer_gaps == 1
+        assert one.audio.xruns.playback_underruns == 0
+        assert one.told(PlayoutProgress)[-1] == PlayoutProgress(0, 2 * PERIOD, True)
+
+
+async def test_the_volume_is_applied_and_zero_is_silence() -> None:
+    async with hand() as one:
+        one.audio.volume = 0
+        one.audio.play(0, "a", _pcm(9000, PERIOD))
+        assert not any(await one.play_periods(2))
+        one.audio.volume = 100
+        one.audio.play(0, "a", _pcm(9000, PERIOD))
+        assert max(await one.play_periods(2)) == 9000
+
+
+async def test_the_microphone_comes_in_periods_with_its_levels() -> None:
+    async with hand() as one:
+        await one.hear(100, -200)
+        first, second = one.told(AudioCaptured)
+        assert (len(first.pcm), first.peak, second.peak) == (2 * PERIOD, 100, 200)
+        assert first.pcm == _pcm(100, PERIOD)
+        assert round(second.level_db) == -44
+
+
+async def test_while_the_network_is_stalled_the_ring_keeps_what_is_said() -> None:
+    async with hand() as one:
+        one.has_room = False
+        await one.hear(*range(1, 101))
+        assert one.told(AudioCaptured) == []
+        one.has_room = True
+        await one.hear(101)
+        assert [event.peak for event in one.told(AudioCaptured)] == list(range(1, 102))
+
+
+async def test_a_full_ring_is_told_with_what_was_lost() -> None:
+    async with hand(capture_ring_s=0.1) as one:
+        one.has_room = False
+        assert one.card.capture is not None
+        for _ in range(20):
+            one.card.capture.turn(np.full(PERIOD, 1, np.int16))
+        one.audio._capture.pump()
+        (overrun,) = one.told(CaptureOverrun)
+        assert overrun.frames % PERIOD == 0
+        assert one.audio.xruns.capture_overruns == overrun.frames > 0
+
+
+async def _until(holds: Any) -> None:
+    while not holds():  # noqa: ASYNC110 - the streams announce nothing
+        await asyncio.sleep(0.01)
+
+
+async def test_a_muted_microphone_is_closed_and_says_nothing() -> None:
+    async with hand() as one:
+        stream = one.card.capture
+        assert stream is not None
+        one.audio.close_capture()
+        await _until(lambda: stream.is_closed)
+        assert one.told(AudioCaptured) == []
+        one.audio.open_capture()
+        await _until(lambda: one.card.capture is not stream)
+        await one.hear(5)
+        assert len(one.told(AudioCaptured)) == 1
+        assert one.told(CardLost) == []
+
+
+async def test_a_card_that_stops_is_told_once_and_found_again() -> None:
+    async with hand() as one:
+        assert one.card.capture is not None
+        one.card.missing.add("capture")
+        one.card.capture.is_active = False
+        await _until(lambda: one.told(CardLost))
+        await asyncio.sleep(0.7)
+        assert [event.direction for event in one.told(CardLost)] == ["capture"]
+        one.card.missing.clear()
+        await _until(lambda: one.told(CardFound))
+        assert one.told(CardFound) == [CardFound("capture")]
+
+
+async def test_a_card_that_hangs_is_lost_though_it_says_that_it_is_active() -> None:
+    async with hand(stall_s=2.0) as one:
+        assert one.card.capture is not None
+        one.card.missing.add("playback")
+        one.card.now += 1.9
+        one.card.capture.turn(np.zeros(PERIOD, np.int16))
+        assert round(one.audio.heartbeat_age_s, 3) == 1.9
+        one.card.now += 0.2
+        await _until(lambda: one.told(CardLost))
+        assert [event.direction for event in one.told(CardLost)] == ["playback"]
+
+
+async def test_no_card_at_all_is_told_and_waited_for() -> None:
+    one = Hand()
+    one.card.missing |= {"capture", "playback"}
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        running = group.create_task(one.audio.run())
+        await one.audio.opened()
+        assert {event.direction for event in one.told(CardLost)} == {"capture", "playback"}
+        assert one.audio.heartbeat_age_s == 0.0
+        one.card.missing.clear()
+        await _until(lambda: len(one.told(CardFound)) == 2)
+        running.cancel()
