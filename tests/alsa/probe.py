@@ -78,7 +78,7 @@ class Rig:
 
     async def until(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(30):
-            while not holds():  # noqa: ASYNC110 - the events come from many places
+            while not holds():
                 await asyncio.sleep(0.02)
 
     def told(self, kind: type) -> list[Any]:
@@ -167,7 +167,7 @@ async def turn() -> None:
     stand.observe(report)
     running = asyncio.create_task(stand.run())
     loop = asyncio.get_running_loop()
-    while "ready" not in report.lights:  # noqa: ASYNC110 - the report is no event
+    while "ready" not in report.lights:
         await asyncio.sleep(0.05)
     await asyncio.sleep(2.0)  # the recogniser loads beside us
     say(state="ready")
@@ -180,7 +180,7 @@ async def turn() -> None:
         if line.strip() == "release":
             break
     async with asyncio.timeout(40):
-        while not report.outcome:  # noqa: ASYNC110
+        while not report.outcome:
             await asyncio.sleep(0.05)
     await asyncio.sleep(0.5)
     assert stand.appliance.audio is not None

@@ -232,7 +232,7 @@ async def test_a_full_ring_is_told_with_what_was_lost() -> None:
 
 
 async def _until(holds: Any) -> None:
-    while not holds():  # noqa: ASYNC110 - the streams announce nothing
+    while not holds():
         await asyncio.sleep(0.01)
 
 

@@ -1,0 +1,303 @@
+"""Button, light and pins, on mock pins that another thread drives: no root, no hardware."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import types
+from typing import Any
+
+import pytest
+from gpiozero.pins.mock import MockFactory, MockPWMPin
+
+from appliance.conversation.commands import LightPattern
+from appliance.conversation.events import ButtonEdge, Event
+from appliance.conversation.feedback import PATTERNS
+from appliance.errors import BadPin, PinFactoryUnavailable
+from appliance.hardware import pins
+from appliance.hardware.button import Button
+from appliance.hardware.light import Light, brightness
+from appliance.hardware.pins import open_pin_factory
+from appliance.simulator.finger import Finger
+from appliance.simulator.lamp import Lamp
+
+
+@pytest.fixture
+def factory() -> Any:
+    return MockFactory(pin_class=MockPWMPin)
+
+
+class Posted:
+    """Takes events, and knows on which thread they came."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.threads: set[str] = set()
+        self._grew = asyncio.Event()
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+        self.threads.add(threading.current_thread().name)
+        self._grew.set()
+
+    async def until(self, *events: Event) -> None:
+        async with asyncio.timeout(10):
+            while self.events != list(events):
+                self._grew.clear()
+                await self._grew.wait()
+
+
+def _button(factory: Any, posted: Posted, **options: Any) -> Button:
+    return Button(17, factory=factory, post=posted, loop=asyncio.get_running_loop(), **options)
+
+
+async def test_edges_of_the_finger_s_thread_arrive_on_the_loop_s(factory: Any) -> None:
+    posted = Posted()
+    button = _button(factory, posted)
+    seen: list[str] = []
+    take = button._device.when_activated
+
+    def spy() -> None:
+        seen.append(threading.current_thread().name)
+        take()
+
+    button._device.when_activated = spy
+    finger = Finger(factory, 17)
+    finger.press()
+    finger.release()
+    await posted.until(ButtonEdge(True), ButtonEdge(False))
+    assert seen == ["finger"]
+    assert posted.threads == {"MainThread"}
+    finger.close()
+    button.close()
+
+
+async def test_nothing_is_debounced_here(factory: Any) -> None:
+    posted = Posted()
+    button = _button(factory, posted)
+    finger = Finger(factory, 17)
+    finger.bounce(3, every_s=0.001)
+    await posted.until(*[ButtonEdge(True), ButtonEdge(False)] * 3, ButtonEdge(True))
+    finger.close()
+    button.close()
+
+
+@pytest.mark.parametrize(
+    ("pull", "active_low", "pressed_high"),
+    [("up", True, False), ("up", False, True), ("down", False, True), ("down", True, False), ("none", True, False)],
+)
+async def test_the_active_level_is_what_the_settings_say(
+    factory: Any, pull: Any, active_low: bool, pressed_high: bool
+) -> None:
+    posted = Posted()
+    pin = factory.pin(17)
+    if pull == "none":
+        pin.drive_high()
+    button = _button(factory, posted, pull=pull, active_low=active_low)
+    (pin.drive_low if pressed_high else pin.drive_high)()
+    assert not button.is_pressed
+    (pin.drive_high if pressed_high else pin.drive_low)()
+    assert button.is_pressed
+    button.close()
+
+
+async def test_the_level_is_told_at_the_start_and_again_while_it_is_held(factory: Any) -> None:
+    posted = Posted()
+    button = _button(factory, posted, reread_s=0.01)
+    running = asyncio.create_task(button.run())
+    await posted.until(ButtonEdge(False))
+    factory.pin(17).drive_low()
+    async with asyncio.timeout(10):
+        while posted.events.count(ButtonEdge(True)) < 4:
+            await asyncio.sleep(0.005)
+    factory.pin(17).drive_high()
+    async with asyncio.timeout(10):
+        while posted.events[-1] != ButtonEdge(False):
+            await asyncio.sleep(0.005)
+    count = len(posted.events)
+    await asyncio.sleep(0.05)
+    assert len(posted.events) <= count + 1, "a released button is not polled"
+    running.cancel()
+    button.close()
+
+
+async def test_a_closed_button_is_quiet_and_can_be_closed_again(factory: Any) -> None:
+    posted = Posted()
+    button = _button(factory, posted)
+    button.close()
+    button.close()
+    factory.pin(17).drive_low()
+    await asyncio.sleep(0)
+    assert posted.events == []
+    assert not button.is_pressed
+
+
+def test_an_edge_after_the_loop_has_closed_is_nothing(factory: Any) -> None:
+    loop = asyncio.new_event_loop()
+    button = Button(17, factory=factory, post=lambda event: None, loop=loop)
+    loop.close()
+    factory.pin(17).drive_low()
+    button.close()
+
+
+async def test_a_pin_that_is_taken_is_named(factory: Any) -> None:
+    posted = Posted()
+    button = _button(factory, posted)
+    with pytest.raises(BadPin, match="GPIO 17"):
+        Light("led", [17], factory=factory)
+    button.close()
+
+
+# --- the light ---------------------------------------------------------------------------------------------------
+
+
+def _pattern(effect: Any, **more: Any) -> LightPattern:
+    return LightPattern("test", (1.0, 0.5, 0.0), effect, **({"period_s": 1.0} | more))
+
+
+def test_brightness_follows_effect_period_duty_and_level() -> None:
+    assert brightness(_pattern("off"), 0.3) == 0.0
+    assert brightness(_pattern("solid", level=0.4), 9.9) == 0.4
+    assert [brightness(_pattern("blink", duty=0.25), at) for at in (0.0, 0.24, 0.26, 0.99, 1.1)] == [1, 1, 0, 0, 1]
+    pulse = [brightness(_pattern("pulse", level=0.8), at / 100) for at in range(101)]
+    assert max(pulse) == pulse[50] == pytest.approx(0.8)
+    assert min(pulse) == pulse[0] > 0.0, "a pulse never goes out"
+
+
+@pytest.mark.parametrize("name", sorted(PATTERNS))
+def test_every_pattern_can_be_seen(name: str) -> None:
+    levels = [brightness(PATTERNS[name], at / 50) for at in range(500)]
+    assert 0.0 < max(levels) <= 1.0
+
+
+async def test_a_single_led_shows_the_level_and_an_rgb_led_the_colour(factory: Any) -> None:
+    led = Light("led", [25], factory=factory)
+    rgb = Light("rgb", [5, 6, 12], factory=factory)
+    for light in (led, rgb):
+        light.show(_pattern("solid", level=0.5))
+    assert Lamp(factory, [25]).color == (0.5,)
+    assert Lamp(factory, [5, 6, 12]).color == (0.5, 0.25, 0.0)
+    led.close()
+    rgb.close()
+    assert not Lamp(factory, [25]).is_on
+
+
+async def test_a_light_that_is_active_low_is_turned_around(factory: Any) -> None:
+    light = Light("led", [25], factory=factory, active_high=False)
+    light.show(_pattern("solid"))
+    assert Lamp(factory, [25], active_high=False).level == 1.0
+    assert factory.pin(25).state == 0.0
+    light.close()
+
+
+async def test_blinking_goes_on_and_off_in_turn_and_the_same_pattern_does_not_begin_anew(factory: Any) -> None:
+    light = Light("led", [25], factory=factory)
+    running = asyncio.create_task(light.run())
+    pattern = _pattern("blink", period_s=0.02)
+    light.show(pattern)
+    pin = factory.pin(25)
+    pin.clear_states()
+    async with asyncio.timeout(10):
+        while len(pin.states) < 8:
+            light.show(pattern)
+            await asyncio.sleep(0.005)
+    states = [state.state for state in pin.states]
+    assert all(a != b for a, b in zip(states, states[1:], strict=False))
+    running.cancel()
+    light.close()
+
+
+async def test_a_steady_light_is_not_touched_again(factory: Any) -> None:
+    light = Light("led", [25], factory=factory)
+    running = asyncio.create_task(light.run())
+    light.show(_pattern("solid", level=0.3))
+    await asyncio.sleep(0.02)
+    pin = factory.pin(25)
+    pin.clear_states()
+    await asyncio.sleep(0.1)
+    assert len(pin.states) == 1, "the state itself, and no change"
+    running.cancel()
+    light.close()
+
+
+async def test_a_pin_that_cannot_be_written_is_logged_once(factory: Any, caplog: pytest.LogCaptureFixture) -> None:
+    light = Light("led", [25], factory=factory)
+
+    class Broken:
+        def __setattr__(self, name: str, value: object) -> None:
+            raise OSError("no such line")
+
+        def close(self) -> None:
+            pass
+
+    light._leds = [Broken()]
+    light.show(_pattern("solid"))
+    light.show(_pattern("blink"))
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+async def test_no_light_is_a_light_too(factory: Any) -> None:
+    light = Light("none", [], factory=factory)
+    light.show(_pattern("pulse"))
+    light.close()
+
+
+# --- pin factories ------------------------------------------------------------------------------------------------
+
+
+def test_a_factory_has_its_name_and_no_other() -> None:
+    assert isinstance(open_pin_factory("mock"), MockFactory)
+    with pytest.raises(PinFactoryUnavailable, match="lgpio, rpigpio, mock"):
+        open_pin_factory("native")
+
+
+def test_lgpio_that_is_not_there_or_is_a_stand_in_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "lgpio", None)
+    with pytest.raises(PinFactoryUnavailable, match="apt-get install python3-lgpio"):
+        open_pin_factory("lgpio")
+    monkeypatch.setitem(sys.modules, "lgpio", types.ModuleType("lgpio"))
+    with pytest.raises(PinFactoryUnavailable, match="empty stand-in"):
+        open_pin_factory("lgpio")
+
+
+def test_lgpio_needs_a_folder_that_it_can_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pins.os, "access", lambda *_: False)
+    with pytest.raises(PinFactoryUnavailable, match="WorkingDirectory"):
+        open_pin_factory("lgpio")
+
+
+@pytest.mark.parametrize(("release", "is_refused"), [("6.6.31+rpt", True), ("6.12.1", True), ("6.1.21-v8+", False)])
+def test_rpigpio_is_refused_where_it_misses_presses(
+    monkeypatch: pytest.MonkeyPatch, release: str, is_refused: bool
+) -> None:
+    gpio = types.ModuleType("RPi.GPIO")
+    package = types.ModuleType("RPi")
+    package.GPIO = gpio  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "RPi", package)
+    monkeypatch.setitem(sys.modules, "RPi.GPIO", gpio)
+    monkeypatch.setattr(pins.os, "uname", lambda: types.SimpleNamespace(release=release))
+    made = types.ModuleType("gpiozero.pins.rpigpio")
+    made.RPiGPIOFactory = lambda: "the factory"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "gpiozero.pins.rpigpio", made)
+    if is_refused:
+        with pytest.raises(PinFactoryUnavailable, match="misses button presses"):
+            open_pin_factory("rpigpio")
+    else:
+        assert open_pin_factory("rpigpio") == "the factory"
+
+
+def test_the_shim_that_is_named_rpigpio_is_welcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpio = types.ModuleType("RPi.GPIO")
+    gpio.lgpio = object()  # type: ignore[attr-defined]
+    package = types.ModuleType("RPi")
+    package.GPIO = gpio  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "RPi", package)
+    monkeypatch.setitem(sys.modules, "RPi.GPIO", gpio)
+    monkeypatch.setattr(pins.os, "uname", lambda: types.SimpleNamespace(release="6.12.1"))
+    made = types.ModuleType("gpiozero.pins.rpigpio")
+    made.RPiGPIOFactory = lambda: "the factory"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "gpiozero.pins.rpigpio", made)
+    assert open_pin_factory("rpigpio") == "the factory"
