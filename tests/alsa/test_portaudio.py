@@ -119,7 +119,7 @@ async def test_a_whole_turn_over_a_virtual_card(tmp_path: Path, cables: tuple[Ca
         recorder.terminate()
         recorder.wait()
     assert row["outcome"] == "answered", row
-    assert row["tools"] == [["set_lamp", '{"on": true}', '{"on": true}']], row
+    assert row["tools"] == [["set_lamp", '{"on": true}', '{"on":true}']], row
     assert row["reply"] == "The lamp is on."
     heard = np.frombuffer(recording.read_bytes()[: recording.stat().st_size // 2 * 2], "<i2")
     assert np.abs(heard.astype(int)).max() > 1000, "the answer came out of the loudspeaker"
