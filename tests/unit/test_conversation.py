@@ -7,6 +7,7 @@ import pytest
 from appliance.conversation.commands import (
     AnswerTextReceived,
     CloseCapture,
+    FinishPlay,
     HeardTextReceived,
     OpenCapture,
     SilenceAlarm,
@@ -1055,3 +1056,58 @@ def test_started_is_needed_first() -> None:
     assert stage.state == "booting"
     stage.do(Started())
     assert stage.state == "connecting"
+
+
+def test_the_little_that_came_of_a_cut_answer_is_played_out() -> None:
+    stage = Stage().ready()
+    stage.say()
+    stage.committed()
+    stage.created()
+    stage.audio(ms=40)  # less than the playback waits for before it begins
+    stage.lose()
+    assert FinishPlay(stage.conversation.epoch) in stage.commands
+    stage.play(960, drained=True)
+    assert stage.troubles()[-1] == "answer_cut"
+    assert stage.outcomes() == ["failed"]
+
+
+def test_a_fatal_end_after_the_whole_answer_came_lets_it_play_out_and_is_told() -> None:
+    stage = Stage().ready()
+    stage.answering(ms=1000)
+    stage.done()
+    stage.lose("You exceeded your current quota", 1013)
+    assert stage.troubles() == ["no_credit"]
+    assert stage.outcomes() == []
+    stage.play(24_000 - 2400, drained=True)
+    assert stage.outcomes() == ["answered"]
+    assert stage.state == "failed"
+
+
+def test_a_server_that_expires_every_session_at_once_is_not_hammered() -> None:
+    stage = Stage(backoff_initial_s=1.0, backoff_max_s=8.0).ready()
+    waits = []
+    for _ in range(6):
+        before, count = stage.now, len(stage.connects())
+        stage.lose("Your session hit the maximum duration of 60 minutes.", 1001)
+        while len(stage.connects()) == count:
+            stage.advance(0.05)
+        waits.append(stage.now - before)
+        stage.link_ready()
+    assert waits[0] <= 0.05, "an expiry is normal"
+    assert all(wait >= 0.5 for wait in waits[1:]), "one after the other is not"
+    assert stage.troubles() == ["session_expired"] * 5
+    stage.advance(20.0)  # this one held
+    stage.commands.clear()
+    stage.lose("Your session hit the maximum duration of 60 minutes.", 1001)
+    stage.advance(0.01)
+    assert len(stage.connects()) == 1
+    assert stage.troubles() == []
+
+
+def test_an_error_before_the_session_names_why_it_never_came() -> None:
+    stage = Stage().start()
+    stage.do(LinkUp(stage.link))
+    stage.error("invalid_api_key", message="Incorrect API key provided")
+    stage.advance(15.1)  # and the server does not close
+    assert stage.troubles() == ["bad_key"]
+    assert stage.state == "failed"
