@@ -161,6 +161,7 @@ class Conversation:
         self._link: _Link | None = None
         self._links = 0
         self._failures = 0
+        self._has_expired = False
         self._retry_at: float | None = None
         self._fatal: Verdict | None = None
 
@@ -421,7 +422,8 @@ class Conversation:
         link = self._link
         if link is not None and not link.is_ready and now >= link.deadline:
             self._do(Disconnect(link.id))
-            self._lose_link(classify(None, "timed out waiting for session.created"), now)
+            verdict = classify(None, "timed out waiting for session.created", last_error=link.last_error)
+            self._lose_link(verdict, now)
         if self._link is None and self._retry_at is not None and now >= self._retry_at:
             self._connect(now)
         for call in [one for one in self._calls.values() if now >= one.deadline]:
@@ -467,15 +469,18 @@ class Conversation:
         link, self._link = self._link, None
         if link is not None and link.ready_at is not None and now >= link.ready_at + self._policy.stable_s:
             self._failures = 0
+            self._has_expired = False
+        is_normal = verdict.action == "expired" and not self._has_expired  # one expiry right after another is not
+        self._has_expired = self._has_expired or verdict.action == "expired"
         delay_s = 0.0
         if verdict.action == "fatal":
             self._fatal = verdict
             delay_s = self._policy.fatal_retry_s
-        elif verdict.action == "retry" or self._failures > 0:
+        elif not is_normal or self._failures > 0:
             delay_s = self._backoff.delay_s(self._failures, self._random.random())
-        if verdict.action != "expired":
+        if not is_normal:
             self._failures += 1
-            if verdict.action != "fatal" or self._turn is None:
+            if verdict.action != "fatal" or self._turn is None or self._turn.is_answer_done:
                 self._report(verdict.kind, now, detail=verdict.message, flash=False)
         self._retry_at = now + delay_s
         self._sequencer.reset()
@@ -487,12 +492,14 @@ class Conversation:
         """Keep a turn alive over a lost link as long as nothing of its answer has begun."""
         was_asked = turn.is_commit_sent
         turn.forget_link()
-        if verdict.action == "fatal":
-            self._fail_turn(verdict.kind, now, said=verdict.message)
-        elif turn.is_answer_done:
+        if turn.is_answer_done:
             pass  # all of it is here, and plays on
+        elif verdict.action == "fatal":
+            self._fail_turn(verdict.kind, now, said=verdict.message)
         elif turn.has_output:
             self._drop_calls(turn)
+            if turn.has_audio:
+                self._do(FinishPlay(self._playout.epoch))
             turn.is_answer_done = True
             turn.failure = turn.failure or "answer_cut"
         elif turn.phase is not Phase.LISTENING:

@@ -113,6 +113,7 @@ def _micro() -> dict[str, float]:
 
     speaking = conversation()
     speaking.handle(ButtonEdge(False), 11.0)
+    speaking.handle(AudioCaptured(block, 4000, -20.0), 11.05)
     from appliance.conversation.events import DeadlinePassed
 
     speaking.handle(DeadlinePassed(), 11.1)
