@@ -36,6 +36,11 @@ class Resampler:
         self._given += len(out)
         return out
 
+    @property
+    def is_holding(self) -> bool:
+        """Something was taken that `finish` has not completed; never at equal rates."""
+        return self._taken > 0
+
     def finish(self) -> Int16:
         """Return what is still held back, so that the whole signal has its exact length, and begin anew."""
         if self._stream is None:

@@ -120,7 +120,7 @@ class _Capture:
         self.stream = stream
 
     def pump(self) -> None:
-        """Move what was captured to the inbox."""
+        """Move what was captured to the inbox; on the loop."""
         self._report_overruns()
         stream = self.stream
         if stream is None or not self._has_room():
@@ -131,6 +131,12 @@ class _Capture:
             self._emit(self._resampler.process(block))
             if not self._has_room():
                 return
+
+    def skip(self) -> None:
+        """Forget what was captured and not posted; on the loop, which is the ring's reader."""
+        self.ring.read = self.ring.written
+        self._resampler.reset()
+        self._rest = np.zeros(0, np.int16)
 
     def _emit(self, block: Int16) -> None:
         self._rest = np.concatenate([self._rest, block])
@@ -199,6 +205,8 @@ class _Playback:
         stream = backend.open_playback(fill)
         self._callbacks = 0
         self._pieces.clear()
+        self._written_answer += self._held_back
+        self._held_back = 0
         self._base = self._written_answer
         self._delay = min(-(-stream.latency // stream.period), _HISTORY - 2)
         self._resampler = Resampler(WIRE_RATE, stream.rate)
@@ -252,11 +260,9 @@ class _Playback:
         longest = PERIOD * stream.rate // WIRE_RATE + stream.period  # a period, and what the resampler gives late
         while self._queue and self.ring.room >= 2 * longest:
             is_answer, samples = self._queue.popleft()
-            out = self._resampler.process(samples)
-            is_last = not self._queue and self._is_finished
-            if is_last:
-                out = np.concatenate([out, self._resampler.finish()])
-            self._write(out, len(samples) if is_answer else 0)
+            self._write(self._resampler.process(samples), len(samples) if is_answer else 0)
+        if self._is_finished and not self._queue and self._resampler.is_holding and self.ring.room >= longest:
+            self._write(self._resampler.finish(), 0, is_end=True)  # else it would begin the next answer
         self._is_primed = bool(self._queue) or (self._is_primed and not self._is_finished)
         self._is_expecting = bool(self._queue)
 
@@ -269,10 +275,10 @@ class _Playback:
             self._is_primed = True
         return self._is_primed
 
-    def _write(self, samples: Int16, answer_frames: int) -> None:
+    def _write(self, samples: Int16, answer_frames: int, *, is_end: bool = False) -> None:
         self._waiting_answer -= answer_frames
         self._held_back += answer_frames
-        if not len(samples):
+        if not len(samples) and not is_end:
             return  # still inside the resampler: it comes out with the next block
         answer_frames, self._held_back = self._held_back, 0
         start = self.ring.written
@@ -372,7 +378,9 @@ class AudioStreams:
         self._playback.queue(epoch, pcm.from_bytes(pcm16), is_answer=False)
 
     def open_capture(self) -> None:
-        """Open the microphone, if it is not open."""
+        """Open the microphone, if it is not open. What it heard meanwhile, if it was still closing, is not posted."""
+        if not self._is_capture_wanted:
+            self._capture.skip()
         self._is_capture_wanted = True
         self._changed.set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -87,6 +88,80 @@ def test_nothing_of_before_a_flush_is_heard_after_its_period(blocks: list[int], 
     assert 111 not in heard
 
 
+@given(
+    st.integers(2, 40),
+    st.lists(st.tuples(st.sampled_from(["write", "read", "flush"]), st.integers(1, 25)), max_size=80),
+)
+def test_after_any_flushes_only_what_was_written_later_is_read(size: int, steps: list[tuple[str, int]]) -> None:
+    ring, count, oldest = Ring(size), 0, 0
+    model: deque[int] = deque()
+    for action, amount in steps:
+        if action == "write":
+            block = [count % 30_000 + 100 + i for i in range(amount)]
+            if ring.write(_block(*block)):
+                model.extend(block)
+                count += amount
+        elif action == "flush":
+            ring.flush()
+            oldest = len(model)
+        else:
+            out = np.full(amount, -1, np.int16)
+            got = ring.read_into(out)
+            if oldest:
+                dying = [model.popleft() for _ in range(oldest)]
+                assert got == min(amount, oldest)
+                assert all(abs(new) <= abs(old) for new, old in zip(out[:got].tolist(), dying, strict=False))
+                assert not any(out[got:]), "silence behind the fade, in the same period"
+                oldest = 0
+            else:
+                assert got == min(amount, len(model))
+                assert out.tolist() == [model.popleft() for _ in range(got)] + [0] * (amount - got)
+        assert ring.available == len(model)
+        assert 0 <= ring.room <= ring.capacity
+
+
+def test_a_block_that_is_longer_than_the_ring_is_refused_whole() -> None:
+    ring, out = Ring(8), np.empty(8, np.int16)
+    ring.write(_block(1, 2, 3))
+    assert ring.write(np.full(9, 7, np.int16)) == 0
+    assert ring.overruns == 9
+    assert ring.read_into(out) == 3
+    assert out.tolist() == [1, 2, 3, 0, 0, 0, 0, 0]
+
+
+def test_a_block_is_read_in_order_across_the_end_of_the_memory() -> None:
+    ring, out = Ring(8), np.empty(6, np.int16)
+    for turn in range(20):
+        block = _block(*range(6 * turn, 6 * turn + 6))
+        assert ring.write(block) == 6
+        assert ring.read_into(out) == 6
+        assert out.tolist() == block.tolist()
+    assert ring.overruns == 0
+
+
+def test_a_flush_makes_no_room_until_the_reader_has_jumped() -> None:
+    ring, out = Ring(8), np.empty(4, np.int16)
+    ring.write(np.full(8, 5, np.int16))
+    ring.flush()
+    assert ring.write(_block(7)) == 0, "the reader may still be copying"
+    ring.read_into(out)
+    assert ring.room == 8
+    assert ring.write(_block(7)) == 1
+
+
+def test_two_flushes_before_a_read_are_one() -> None:
+    ring, out = Ring(64), np.empty(8, np.int16)
+    ring.write(np.full(20, 5, np.int16))
+    ring.flush()
+    ring.write(np.full(10, 6, np.int16))
+    ring.flush()
+    ring.write(_block(9))
+    ring.read_into(out)
+    assert 6 not in out.tolist()
+    assert ring.read_into(out) == 1
+    assert out[0] == 9
+
+
 @contextmanager
 def _often_switched() -> Iterator[None]:
     """Let threads take turns as often as the interpreter can."""
@@ -118,4 +193,39 @@ def test_two_threads_lose_and_double_nothing() -> None:
             heard += out[:got].tolist()
         producer.join()
     assert heard == [i % 32_000 for i in range(total)]
+    assert ring.overruns == 0
+
+
+def test_flushes_while_the_reader_reads_never_bring_back_old_samples() -> None:
+    ring, generations = Ring(512), 400
+    is_over = threading.Event()
+    heard: list[int] = []
+    most = 32_000 // generations
+
+    def consume() -> None:
+        out = np.empty(64, np.int16)
+        while True:
+            was_over = is_over.is_set()
+            target = ring.flush_to
+            is_fading = target > ring.read
+            got = ring.read_into(out)
+            if got and not is_fading and ring.flush_to == target:
+                heard.extend(out[:got].tolist())
+            if was_over and not ring.available:
+                return
+
+    with _often_switched():
+        consumer = threading.Thread(target=consume)
+        consumer.start()
+        for generation in range(1, generations + 1):
+            ring.flush()
+            while ring.room < 100:
+                pass
+            ring.write(np.full(100, generation * most, np.int16))
+        ring.write(np.full(100, 32_767, np.int16))
+        is_over.set()
+        consumer.join(20)
+    assert not consumer.is_alive()
+    assert heard == sorted(heard)
+    assert heard.count(32_767) == 100, "what no flush follows is heard whole"
     assert ring.overruns == 0

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
+import pytest
 
 from appliance.audio.backends import Consume, Fill
 from appliance.audio.ring import Int16
@@ -22,7 +23,7 @@ class HandStream:
     """One direction; `turn` is one callback."""
 
     def __init__(self, card: HandCard, work: Any, *, latency: int) -> None:
-        self.rate, self.period, self.latency, self.xruns = 24_000, PERIOD, latency, 0
+        self.rate, self.period, self.latency, self.xruns = card.rate, card.rate // 50, latency, 0
         self.is_active = True
         self.last_callback_at = card.now
         self.is_closed = False
@@ -39,15 +40,17 @@ class HandStream:
 
 
 class HandCard:
-    """A backend at 24 kHz, so that every sample can be followed."""
+    """A backend; at 24 kHz every sample can be followed."""
 
-    def __init__(self, *, latency: int = PERIOD) -> None:
+    def __init__(self, *, rate: int = 24_000, latency: int = PERIOD) -> None:
         self.now = 1000.0
+        self.rate = rate
         self.latency = latency
         self.capture: HandStream | None = None
         self.playback: HandStream | None = None
         self.missing: set[str] = set()
         self.resets = 0
+        self.is_closed = False
 
     def open_capture(self, consume: Consume) -> HandStream:
         if "capture" in self.missing:
@@ -65,14 +68,14 @@ class HandCard:
         self.resets += 1
 
     def close(self) -> None:
-        pass
+        self.is_closed = True
 
 
 class Hand:
     """The streams, the card, and what was posted."""
 
-    def __init__(self, **options: Any) -> None:
-        self.card = HandCard()
+    def __init__(self, *, rate: int = 24_000, **options: Any) -> None:
+        self.card = HandCard(rate=rate)
         self.events: list[Event] = []
         self.has_room = True
         self.audio = AudioStreams(
@@ -91,14 +94,15 @@ class Hand:
         samples: list[int] = []
         for _ in range(count):
             assert self.card.playback is not None
-            samples += self.card.playback.turn(np.full(PERIOD, -1, np.int16)).tolist()
+            stream = self.card.playback
+            samples += stream.turn(np.full(stream.period, -1, np.int16)).tolist()
             self.audio._playback.pump()
         return samples
 
     async def hear(self, *values: int) -> None:
         for value in values:
             assert self.card.capture is not None
-            self.card.capture.turn(np.full(PERIOD, value, np.int16))
+            self.card.capture.turn(np.full(self.card.capture.period, value, np.int16))
         self.audio._capture.pump()
 
 
@@ -286,3 +290,114 @@ async def test_no_card_at_all_is_told_and_waited_for() -> None:
         one.card.missing.clear()
         await _until(lambda: len(one.told(CardFound)) == 2)
         running.cancel()
+
+
+@pytest.mark.parametrize("rate", [48_000, 44_100, 16_000])
+@pytest.mark.parametrize("frames", [1, 10, 100, 480, 1000, 2400])
+async def test_a_finish_that_comes_late_still_plays_the_whole_answer_and_nothing_of_it_later(
+    rate: int, frames: int
+) -> None:
+    async with hand(rate=rate) as one:
+        one.audio.flush(1)
+        one.audio.play(1, "a", _pcm(1000, frames))
+        played = await one.play_periods(8)
+        one.audio.finish(1)
+        played += await one.play_periods(4)
+        expected = frames * rate / 24_000
+        assert abs(np.sum(np.abs(played)) / 1000 - expected) < 0.25 * expected + 2
+        assert one.told(PlayoutProgress)[-1] == PlayoutProgress(1, frames, True)
+        one.audio.play(1, "b", _pcm(0, 2400))
+        one.audio.finish(1)
+        assert np.abs(await one.play_periods(8)).max() <= 1, "soxr dithers"
+
+
+@pytest.mark.parametrize("rate", [48_000, 44_100, 16_000])
+async def test_an_answer_at_the_card_s_own_rate_has_its_exact_length(rate: int) -> None:
+    async with hand(rate=rate) as one:
+        for _ in range(7):
+            one.audio.play(0, "a", _pcm(1000, 353))
+        one.audio.finish(0)
+        played = await one.play_periods(12)
+        assert abs(np.count_nonzero(np.abs(played) > 500) - 7 * 353 * rate / 24_000) <= 2
+        assert one.told(PlayoutProgress)[-1] == PlayoutProgress(0, 7 * 353, True)
+
+
+@pytest.mark.parametrize("rate", [48_000, 44_100, 16_000])
+async def test_the_microphone_of_any_rate_comes_in_periods_of_480_frames(rate: int) -> None:
+    async with hand(rate=rate) as one:
+        await one.hear(*[1000] * 50)
+        blocks = [np.frombuffer(event.pcm, "<i2") for event in one.told(AudioCaptured)]
+        assert {len(block) for block in blocks} == {480}
+        assert 49 <= len(blocks) <= 50
+        assert np.abs(np.concatenate(blocks[1:]).astype(int) - 1000).max() < 60
+
+
+async def test_an_answer_longer_than_the_ring_is_played_whole_and_in_order() -> None:
+    async with hand() as one:
+        answer = np.arange(1, 24_001, dtype="<i2")
+        one.audio.play(0, "a", answer.tobytes())
+        one.audio.finish(0)
+        played = await one.play_periods(60)
+        assert [value for value in played if value] == answer.tolist()
+        assert one.audio.xruns.playback_underruns == 0
+
+
+async def test_a_flush_of_a_full_ring_tells_nothing_of_the_old_epoch_any_more() -> None:
+    async with hand() as one:
+        one.audio.play(0, "a", _pcm(5, 24_000))
+        await one.play_periods(5)
+        one.audio.flush(1)
+        del one.events[:]
+        assert not any((await one.play_periods(6))[PERIOD:])
+        assert one.told(PlayoutProgress) == []
+
+
+async def test_a_loop_that_is_late_is_an_underrun() -> None:
+    async with hand(playback_ring_ms=100) as one:
+        one.audio.play(0, "a", _pcm(5, 24_000))
+        stream = one.card.playback
+        assert stream is not None
+        for _ in range(20):
+            stream.turn(np.zeros(PERIOD, np.int16))
+        assert one.audio.xruns.playback_underruns > 0
+        assert one.audio.xruns.answer_gaps == 0
+
+
+async def test_what_was_said_while_muted_is_not_posted_even_if_the_card_was_still_closing() -> None:
+    async with hand() as one:
+        await one.hear(1)
+        one.audio.close_capture()
+        assert one.card.capture is not None
+        one.card.capture.turn(np.full(PERIOD, 2, np.int16))
+        one.audio.open_capture()
+        await one.hear(3)
+        assert [event.peak for event in one.told(AudioCaptured)] == [1, 3]
+
+
+async def test_a_loudspeaker_that_went_takes_what_was_in_it_along_and_the_answer_still_ends() -> None:
+    async with hand() as one:
+        one.audio.play(0, "a", _pcm(5, 24_000))
+        await one.play_periods(3)
+        lost = one.card.playback
+        assert lost is not None
+        lost.is_active = False
+        await _until(lambda: one.told(CardFound))
+        assert lost.is_closed
+        one.audio.finish(0)
+        await one.play_periods(60)
+        assert one.told(PlayoutProgress)[-1] == PlayoutProgress(0, 24_000, True)
+        assert [event.direction for event in one.told(CardLost)] == ["playback"]
+
+
+async def test_the_volume_stays_between_silent_and_as_it_is() -> None:
+    one = Hand()
+    for asked, got in ((-5, 0), (0, 0), (55, 55), (100, 100), (250, 100)):
+        one.audio.volume = asked
+        assert one.audio.volume == got
+
+
+async def test_the_end_closes_the_streams_and_the_backend() -> None:
+    async with hand() as one:
+        streams = (one.card.capture, one.card.playback)
+    assert [stream.is_closed for stream in streams if stream is not None] == [True, True]
+    assert one.card.is_closed

@@ -123,7 +123,8 @@ class Loudspeaker:
             StorageError: It cannot be written.
         """
         try:
-            with wave.open(str(path), "wb") as out:
+            # `wave` that opens a path itself leaves a half-made object behind when it cannot.
+            with path.open("wb") as file, wave.open(file, "wb") as out:
                 out.setnchannels(1)
                 out.setsampwidth(2)
                 out.setframerate(self.rate)
