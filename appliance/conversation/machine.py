@@ -95,6 +95,7 @@ from appliance.realtime import protocol as wire
 __all__ = ["Conversation"]
 
 _FRAMES_PER_MS = wire.SAMPLE_RATE // 1000
+_APPEND_BYTES = 2 * 20 * _FRAMES_PER_MS  # one period a frame: a press is on the wire at once, a replay as quick as any
 _REMEMBERED_ITEMS = 64  # user items whose transcript may still come
 _BENIGN = frozenset({"response_cancel_not_active", "conversation_already_has_active_response", "session_expired"})
 """Errors of races that are part of the protocol (PROTOCOL.md §2.7), and one whose close frame says it again."""
@@ -371,9 +372,9 @@ class Conversation:
         if not turn.is_cleared:
             turn.is_cleared = True
             self._send(wire.InputAudioBufferClear())
-        for pcm in turn.audio[turn.sent_blocks :]:
-            self._send(wire.InputAudioBufferAppend(audio=pcm))
-        turn.sent_blocks = len(turn.audio)
+        for start in range(turn.sent_bytes, len(turn.audio), _APPEND_BYTES):
+            self._send(wire.InputAudioBufferAppend(audio=bytes(turn.audio[start : start + _APPEND_BYTES])))
+        turn.sent_bytes = len(turn.audio)
         if turn.phase is Phase.COMMITTING and not turn.is_commit_sent:
             turn.is_commit_sent = True
             # A turn may take as long to upload as it took to say.
@@ -719,7 +720,7 @@ class Conversation:
         self._end_turn(outcome)
 
     def _clear_server_buffer(self, turn: Turn) -> None:
-        if turn.sent_blocks > 0 and not turn.is_commit_sent:
+        if turn.sent_bytes > 0 and not turn.is_commit_sent:
             self._send(wire.InputAudioBufferClear())
 
     def _on_overrun(self, now: float) -> None:
@@ -862,7 +863,7 @@ class Conversation:
             self._played_at = now
         turn.has_output = turn.has_audio = True
         turn.audio.clear()
-        turn.sent_blocks = 0
+        turn.sent_bytes = 0
         self._playout_link = self._link.id if self._link else 0
         self._playout.queue(event.item_id, event.content_index, len(event.delta) // 2)
         self._do(Play(self._playout.epoch, event.item_id, event.delta))

@@ -91,7 +91,8 @@ class Turn:
     started_at: float
     deadline: float
     phase: Phase = Phase.LISTENING
-    audio: list[bytes] = field(default_factory=list)
+    audio: bytearray = field(default_factory=bytearray, repr=False)
+    """All that was said, in one piece: thousands of small ones among the frames of the wire fragment the memory."""
     frames: int = 0
     """All frames in `audio`, pre-roll included."""
     peak: int = 0
@@ -101,7 +102,8 @@ class Turn:
     post_roll_left: int | None = None
     """Frames still to be kept after the end was asked for."""
 
-    sent_blocks: int = 0
+    sent_bytes: int = 0
+    """How much of `audio` this link was sent."""
     is_cleared: bool = False
     is_commit_sent: bool = False
     replays: int = 0
@@ -121,13 +123,13 @@ class Turn:
     usage: Counter[str] = field(default_factory=Counter)
 
     def add_audio(self, pcm: bytes, peak: int) -> None:
-        self.audio.append(pcm)
+        self.audio += pcm
         self.frames += len(pcm) // 2
         self.peak = max(self.peak, peak)
 
     def forget_link(self) -> None:
         """Nothing of this turn is on the server any more: everything is to be sent again."""
-        self.sent_blocks = 0
+        self.sent_bytes = 0
         self.is_cleared = False
         self.is_commit_sent = False
         self.is_response_open = False

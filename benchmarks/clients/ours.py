@@ -67,7 +67,9 @@ async def _duplex(url: str, seconds: float) -> dict[str, float]:
         driver.post(event)
 
     transport = WebSocketTransport(Endpoint(url, dict), post=post)
-    audio = AudioStreams(SimulatedBackend(rate=48_000), post=post)
+    card = SimulatedBackend(rate=48_000)
+    card.loudspeaker.take = lambda at, block: None  # type: ignore[method-assign]  # a real card keeps no recording
+    audio = AudioStreams(card, post=post)
     policy = Policy(button_mode="hold", max_turn_s=3600.0, start_guard_s=0.0)
     conversation = Conversation(policy=policy, session={"type": "realtime"})
     nothing: Any = _Nothing()
