@@ -12,6 +12,7 @@ import gc
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -212,10 +213,12 @@ def _brain(arguments: argparse.Namespace) -> int:
     set_up_logging(settings.service.log_level, os.environ)
 
     async def serve() -> None:
+        stopped = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
         token = os.environ.get(arguments.token_env) or None
         async with offline_brain(settings, os.environ, host=arguments.host, port=arguments.port, token=token) as server:
             print(server.url, flush=True)
-            await server.serve_forever()
+            await stopped.wait()
 
     asyncio.run(serve())
     return 0

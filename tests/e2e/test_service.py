@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from websockets.exceptions import ConnectionClosedError
+from websockets.sync.client import connect
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -101,6 +103,37 @@ def test_the_settings_are_shown_with_their_origin_and_without_the_key() -> None:
     assert shown["audio"]["volume"] == {"value": 33, "origin": "APPLIANCE_AUDIO__VOLUME"}
     assert "abcdefghijklmnop" not in done.stdout
     assert _appliance("config", "check").stdout.endswith("The settings are valid.\n")
+
+
+def test_the_brain_prints_its_address_serves_it_and_ends_on_sigterm() -> None:
+    brain = subprocess.Popen(
+        [sys.executable, "-m", "appliance.cli", "brain"],
+        env=_environ(APPLIANCE_BRAIN_TOKEN="brain-token-0123456789"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert brain.stdout is not None
+        url = brain.stdout.readline().strip()
+        assert url.startswith("ws://127.0.0.1:")
+        with connect(url) as stranger, pytest.raises(ConnectionClosedError) as refusal:
+            while json.loads(stranger.recv(timeout=30))["type"] != "response.done":
+                pass
+        assert refusal.value.rcvd is not None
+        assert refusal.value.rcvd.reason == "invalid_request_error.invalid_api_key"
+        with connect(
+            f"{url}?model=offline", additional_headers={"Authorization": "Bearer brain-token-0123456789"}
+        ) as client:
+            assert json.loads(client.recv(timeout=30))["type"] == "session.created"
+        brain.send_signal(signal.SIGTERM)
+        _, log = brain.communicate(timeout=30)
+    finally:
+        brain.kill()
+        brain.communicate()
+    assert brain.returncode == 0, log
+    assert "Traceback" not in log
+    assert "brain-token" not in log
 
 
 def test_a_script_for_the_simulator_is_spoken_line_by_line() -> None:

@@ -6,10 +6,12 @@ import asyncio
 import base64
 import math
 from array import array
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from appliance.conversation.commands import Announce, Command, Emit, TroubleReported, TurnEnded
 from appliance.conversation.events import AudioCaptured, Event
@@ -18,7 +20,25 @@ from appliance.settings import load_settings
 from appliance.simulator.stand import DEFAULT_PINS, SIMULATED, Stand
 from tests.support.scripted_server import SESSION_CREATED, Connection, Frame, Step, expect, reply, send
 
-__all__ = ["ANSWERED_TURN", "GOOD", "Rig", "answer", "audio_delta", "tone", "turn_of"]
+__all__ = [
+    "ANSWERED_TURN",
+    "COMMITTED",
+    "GOOD",
+    "SPOKEN_MS",
+    "Rig",
+    "answer",
+    "audio_delta",
+    "created",
+    "done",
+    "running",
+    "spoken_ms",
+    "together",
+    "tone",
+    "turn_of",
+]
+
+SPOKEN_MS = 300
+_ANSWER_HZ = 2500.0  # no cue of the device's own is near it
 
 
 def tone(ms: int, *, hertz: float = 300.0, peak: int = 6000) -> bytes:
@@ -55,7 +75,7 @@ def audio_delta(connection: Connection, ms: int = 300) -> Frame:
         "item_id": f"item_{turn_of(connection)}",
         "output_index": 0,
         "content_index": 0,
-        "delta": base64.b64encode(tone(ms, hertz=700.0)).decode("ascii"),
+        "delta": base64.b64encode(tone(ms, hertz=_ANSWER_HZ)).decode("ascii"),
     }
 
 
@@ -66,6 +86,29 @@ def done(connection: Connection, status: str = "completed") -> Frame:
 def answer(connection: Connection) -> Sequence[Frame]:
     """A short spoken answer to the last ``response.create``."""
     return [created(connection), audio_delta(connection), done(connection)]
+
+
+def spoken_ms(connection: Connection) -> int:
+    """How much of what was said, silence not counted, a connection was sent."""
+    frames = connection.of_type("input_audio_buffer.append")
+    sound = np.frombuffer(b"".join(base64.b64decode(frame["audio"]) for frame in frames), "<i2")
+    periods = sound[: len(sound) // 480 * 480].reshape(-1, 480)
+    return 20 * int((np.abs(periods.astype(np.int32)).max(axis=1) > 1000).sum())
+
+
+async def together(**cases: Coroutine[Any, Any, None]) -> None:
+    """Run cases side by side, for most of each is waiting; a failure says which one it was."""
+
+    async def one(name: str, case: Coroutine[Any, Any, None]) -> None:
+        try:
+            await case
+        except Exception as exc:
+            exc.add_note(f"in the case {name!r}")
+            raise
+
+    async with asyncio.TaskGroup() as group:
+        for name, case in cases.items():
+            group.create_task(one(name, case))
 
 
 COMMITTED: Frame = {
@@ -142,25 +185,49 @@ class Rig:
             self._grew.clear()
             await self._grew.wait()
 
+    async def until_true(self, holds: Callable[[], bool]) -> None:
+        """As `until`, for what no step of the driver tells: the loudspeaker."""
+        while not holds():
+            await asyncio.sleep(0.02)
+
     async def at_rest(self, *lights: str) -> None:
         await self.until(lambda: self.has_captured and self.light in (lights or ("ready",)))
 
-    async def talk(self, ms: int = 500) -> None:
+    async def talk(self, ms: int = SPOKEN_MS) -> None:
         """Press, speak a tone, let go."""
         await self.stand.talk_pcm(tone(ms))
 
     async def turn(self) -> str:
-        """Hold one turn and return how it ended."""
-        count = len(self.outcomes)
+        """Hold one turn and return how it ended; an answer MUST have been heard."""
+        count, heard_ms = len(self.outcomes), self.answer_ms
         await self.talk()
         await self.until(lambda: len(self.outcomes) > count)
+        if self.outcomes[-1] == "answered":
+            assert self.answer_ms - heard_ms >= 200, "an answer that nobody heard"
         return self.outcomes[-1]
 
     @property
-    def sounded(self) -> int:
-        """Periods of the loudspeaker that were not silence."""
+    def answer_ms(self) -> int:
+        """How much of the server's answers came out of the loudspeaker; the device's own cues do not count."""
         assert self.stand.loudspeaker is not None
-        return sum(1 for _, block in self.stand.loudspeaker.periods if block.any())
+        rate = self.stand.loudspeaker.rate
+        return 20 * sum(1 for _, block in self.stand.loudspeaker.periods if _is_answer(block, rate))
+
+    @property
+    def has_sounded(self) -> bool:
+        """Anything at all was played."""
+        assert self.stand.loudspeaker is not None
+        return self.stand.loudspeaker.has_sounded
+
+
+def _is_answer(block: np.ndarray[Any, np.dtype[np.int16]], rate: int) -> bool:
+    """Whether most of a period's energy is at the frequency of the scripted answers."""
+    samples = block.astype(np.float64)
+    energy = float(samples @ samples)
+    if energy == 0:
+        return False
+    wave = np.exp(-2j * np.pi * _ANSWER_HZ / rate * np.arange(len(samples)))
+    return bool(2 * abs(samples @ wave) ** 2 / len(samples) > 0.5 * energy)
 
 
 @asynccontextmanager
