@@ -22,7 +22,7 @@ from appliance.audio.streams import AudioStreams
 from appliance.conversation.events import AudioCaptured, CardFound, CardLost, Event, PlayoutProgress
 from appliance.errors import AudioError
 from appliance.simulator.report import TurnReport
-from tests.alsa.signal import PERIOD, chirp, ramp
+from tests.alsa.signal import PERIOD, Int16, chirp, likeness, ramp
 
 
 def say(**row: Any) -> None:
@@ -34,7 +34,7 @@ def unpaced_playback() -> None:
     backend = PortAudioBackend(playback_card="filespk", rate=24_000)
     signal, at = ramp(), 0
 
-    def fill(block: np.ndarray[Any, np.dtype[np.int16]]) -> None:
+    def fill(block: Int16) -> None:
         nonlocal at
         part = signal[at : at + len(block)]
         block[:] = 0
@@ -52,10 +52,10 @@ def unpaced_playback() -> None:
 def unpaced_capture() -> None:
     """Capture the ramp from a file."""
     backend = PortAudioBackend(capture_card="filemic", rate=24_000)
-    blocks: list[np.ndarray[Any, np.dtype[np.int16]]] = []
+    blocks: list[Int16] = []
     wanted = 2 * len(ramp()) // PERIOD
 
-    def consume(block: np.ndarray[Any, np.dtype[np.int16]]) -> None:
+    def consume(block: Int16) -> None:
         if len(blocks) < wanted:
             blocks.append(block.copy())
 
@@ -71,9 +71,8 @@ def unpaced_capture() -> None:
 class Rig:
     """`AudioStreams` over real PyAudio, with all its events."""
 
-    def __init__(self, capture_card: str) -> None:
+    def __init__(self, backend: PortAudioBackend) -> None:
         self.events: list[Event] = []
-        backend = PortAudioBackend(capture_card=capture_card, playback_card="spk", rate=48_000)
         self.audio = AudioStreams(backend, post=self.events.append, stall_s=1.0)
 
     async def until(self, holds: Callable[[], bool]) -> None:
@@ -86,45 +85,51 @@ class Rig:
 
 
 async def duplex() -> None:
-    """Play a chirp and capture it from the loudspeaker's own monitor: up and down at once."""
-    rig = Rig("spkmon")
+    """Up and down at once at 48 kHz, resampled both ways: how like the chirp is what comes back?"""
+    signal = chirp()
+    heard, row = await _loop_back(signal, rate=48_000)
+    say(likeness=likeness(heard, signal), **row)
+
+
+async def duplex_exact() -> None:
+    """Up and down at once at 24 kHz, where nothing resamples: the ramp comes back frame for frame."""
+    signal = ramp()
+    heard, row = await _loop_back(signal, rate=24_000)
+    say(is_exact=signal.astype("<i2").tobytes() in heard.astype("<i2").tobytes(), **row)
+
+
+async def _loop_back(signal: Int16, *, rate: int) -> tuple[Int16, dict[str, Any]]:
+    """Play an answer and capture it from the loudspeaker's own monitor."""
+    rig = Rig(PortAudioBackend(capture_card="spkmon", playback_card="spk", rate=rate))
     running = asyncio.create_task(rig.audio.run())
     await rig.audio.opened()
     await rig.until(lambda: len(rig.told(AudioCaptured)) > 25)
     rig.events.clear()
-    signal = chirp()
+    before = rig.audio.xruns
     rig.audio.flush(1)
     for start in range(0, len(signal), 2400):
         rig.audio.play(1, "item", signal[start : start + 2400].astype("<i2").tobytes())
     rig.audio.finish(1)
     await rig.until(lambda: any(one.drained for one in rig.told(PlayoutProgress)))
     await asyncio.sleep(0.5)
-    heard = np.frombuffer(b"".join(one.pcm for one in rig.told(AudioCaptured)), "<i2").astype(float)
+    heard = np.frombuffer(b"".join(one.pcm for one in rig.told(AudioCaptured)), "<i2").astype(np.int16)
     reports = rig.told(PlayoutProgress)
-    say(
-        sent=len(signal),
-        played=reports[-1].played_frames,
-        grows=all(a.played_frames <= b.played_frames for a, b in itertools.pairwise(reports)),
-        likeness=_likeness(heard, signal.astype(float)),
-        lost=[one.reason for one in rig.told(CardLost)],
-        xruns=rig.audio.xruns.total,
-    )
+    row: dict[str, Any] = {
+        "sent": len(signal),
+        "played": reports[-1].played_frames,
+        "drained": [one.played_frames for one in reports if one.drained],
+        "grows": all(a.played_frames <= b.played_frames for a, b in itertools.pairwise(reports)),
+        "lost": [one.reason for one in rig.told(CardLost)],
+        "xruns": rig.audio.xruns.total - before.total,
+        "gaps": rig.audio.xruns.answer_gaps - before.answer_gaps,
+    }
     running.cancel()
-
-
-def _likeness(heard: Any, signal: Any) -> float:
-    """Normalised correlation at the best offset."""
-    size = 1 << (len(heard) + len(signal)).bit_length()
-    spectrum = np.fft.rfft(heard, size) * np.conj(np.fft.rfft(signal, size))
-    offset = int(np.argmax(np.fft.irfft(spectrum, size)[: len(heard)]))
-    part = heard[offset : offset + len(signal)]
-    whole = signal[: len(part)]
-    return float(part @ whole / np.sqrt((part @ part) * (whole @ whole)))
+    return heard, row
 
 
 async def losses() -> None:
     """Tell every loss and every return until standard input ends."""
-    rig = Rig("mic")
+    rig = Rig(PortAudioBackend(capture_card="mic", playback_card="spk", rate=48_000))
     seen = 0
     running = asyncio.create_task(rig.audio.run())
     await rig.audio.opened()
@@ -132,20 +137,21 @@ async def losses() -> None:
     loop = asyncio.get_running_loop()
     ended = loop.run_in_executor(None, sys.stdin.read)
     while not ended.done():
-        for event in rig.events[seen:]:
+        fresh = rig.events[seen:]
+        seen += len(fresh)
+        for event in fresh:
             if isinstance(event, CardLost):
                 say(lost=event.direction, reason=event.reason)
             elif isinstance(event, CardFound):
                 say(found=event.direction)
-        seen = len(rig.events)
         await asyncio.sleep(0.05)
     running.cancel()
 
 
 def missing() -> None:
-    """Ask for a card that is not there."""
+    """Ask for the microphone that the command line names."""
     try:
-        PortAudioBackend(capture_card="no-such-card", rate=48_000).open_capture(lambda block: None)
+        PortAudioBackend(capture_card=sys.argv[2], rate=48_000).open_capture(lambda block: None)
     except AudioError as exc:
         say(kind=type(exc).__name__, text=str(exc))
 

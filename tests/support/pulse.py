@@ -35,8 +35,10 @@ def require_pulseaudio() -> None:
 class Cable:
     """One virtual device: what is played into the sink "cable" is heard at "cable.monitor"."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, rate: int = RATE) -> None:
+        """Prepare; the folder's name must be short, for a socket's path may have 107 bytes."""
         self._folder = folder
+        self._rate = rate
         self._process: subprocess.Popen[bytes] | None = None
         self.socket = folder / "s"
 
@@ -49,7 +51,7 @@ class Cable:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.socket.unlink(missing_ok=True)
         script = self._folder / "pulse.pa"
-        script.write_text(_DAEMON.format(socket=self.socket, rate=RATE), encoding="ascii")
+        script.write_text(_DAEMON.format(socket=self.socket, rate=self._rate), encoding="ascii")
         self._process = subprocess.Popen(
             [
                 "pulseaudio",
@@ -70,6 +72,7 @@ class Cable:
             if self.socket.exists() and self._pactl("info"):
                 return
             time.sleep(0.025)
+        self.unplug()
         raise AssertionError("pulseaudio did not come up")
 
     def unplug(self) -> None:
@@ -78,6 +81,34 @@ class Cable:
         if process is not None:
             process.kill()
             process.wait()
+
+    def close(self) -> None:
+        """End the daemon as its owner does, so that it leaves nothing behind."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def unload(self) -> None:
+        """Take the device away, and leave the daemon."""
+        assert self._pactl("unload-module", "module-null-sink")
+
+    def load(self) -> None:
+        """Bring the device back."""
+        options = f"sink_name=cable rate={self._rate} format=s16le channels=1 norewinds=1"
+        assert self._pactl("load-module", "module-null-sink", *options.split())
+
+    def suspend(self) -> None:
+        """Let the device hang: it is there and open, and nothing moves."""
+        assert self._pactl("suspend-sink", "cable", "1")
+
+    def resume(self) -> None:
+        assert self._pactl("suspend-sink", "cable", "0")
 
     def play(self, pcm: bytes, *, rate: int = 24_000) -> subprocess.Popen[bytes]:
         """Play PCM16 mono into the cable, in real time, from a process of its own."""
