@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from appliance.conversation.events import ButtonEdge, Event
-from appliance.hardware.pins import claimed
+from appliance.hardware.pins import claimed, given_back
 
 __all__ = ["Button"]
 
@@ -88,7 +88,7 @@ class Button:
         """Give the pin back."""
         if not self._is_closed:
             self._is_closed = True
-            self._device.close()
+            given_back(self._device)
 
     def _on_edge(self) -> None:
         """Runs on the pin's thread."""

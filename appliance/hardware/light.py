@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from appliance.conversation.commands import LightPattern
-from appliance.hardware.pins import claimed
+from appliance.hardware.pins import claimed, given_back
 
 __all__ = ["Light", "brightness"]
 
@@ -100,7 +100,7 @@ class Light:
         """Switch it off and give the pins back."""
         leds, self._leds = self._leds, []
         for led in leds:
-            led.close()
+            given_back(led)
 
     def _until_next_step(self, pattern: LightPattern, elapsed_s: float) -> float | None:
         """Seconds until the brightness changes; None for never."""

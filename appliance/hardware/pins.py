@@ -7,6 +7,7 @@ without functions exists. The chip is chosen by its label, because its number ch
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -16,7 +17,9 @@ from typing import Any
 
 from appliance.errors import BadPin, PinFactoryUnavailable
 
-__all__ = ["claimed", "open_pin_factory"]
+__all__ = ["claimed", "given_back", "open_pin_factory"]
+
+log = logging.getLogger(__name__)
 
 _LABELS = ("pinctrl-rp1", "pinctrl-bcm2835", "pinctrl-bcm2711")
 _RPIGPIO_BROKEN_FROM = (6, 6)
@@ -125,3 +128,11 @@ def claimed(pin: int, purpose: str) -> Iterator[None]:
         raise BadPin(f"{purpose}: GPIO {pin}: {exc}; pins are BCM numbers from 0 to 27") from None
     except Exception as exc:  # noqa: BLE001 - lgpio.error
         raise BadPin(f"{purpose}: GPIO {pin}: {exc}; does another program hold it? (see gpioinfo)") from None
+
+
+def given_back(device: Any) -> None:
+    """Close a gpiozero device; a chip that is gone is logged, for nothing more can be done about its pins."""
+    try:
+        device.close()
+    except Exception as exc:  # noqa: BLE001 - lgpio.error
+        log.warning("a pin cannot be given back: %s", exc)

@@ -13,6 +13,7 @@ import json
 import logging
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -127,7 +128,8 @@ class TraceRecorder:
 
     def _write(self, line: Mapping[str, Any]) -> None:
         assert self._file is not None
-        self._file.write(mask_secrets(json.dumps(line, ensure_ascii=False, separators=(",", ":"))) + "\n")
+        # All in ASCII: a model may say what UTF-8 cannot hold (half a surrogate) or what looks like the end of a line.
+        self._file.write(mask_secrets(json.dumps(line, separators=(",", ":"))) + "\n")
         self._lines += 1
 
     def _fail(self, exc: OSError) -> None:
@@ -153,7 +155,7 @@ def read(path: Path) -> Iterator[Mapping[str, Any]]:
         StorageError: It cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n")
     except OSError as exc:
         raise StorageError(f"{path}: the trace cannot be read: {exc.strerror or exc}") from None
     for number, line in enumerate(lines, start=1):
@@ -173,18 +175,39 @@ def replay(path: Path) -> tuple[int, list[Divergence]]:
 
     Returns:
         How many events there were, and where the commands differ from the record (an empty list: bit for bit).
+
+    Raises:
+        SettingsError: The file is no trace, or one of another version of the appliance.
+        StorageError: It cannot be read.
     """
     lines = read(path)
-    head = next(lines, None)
-    if head is None:
-        raise SettingsError(f"{path}: the trace is empty")
-    conversation = Conversation(
-        policy=Policy(**head["policy"]), session=head["session"], approvals=head["approvals"], seed=head["seed"]
-    )
+    with _understood(path, 1):
+        head = next(lines)
+        conversation = Conversation(
+            policy=Policy(**head["policy"]), session=head["session"], approvals=head["approvals"], seed=head["seed"]
+        )
     divergences = []
     count = 0
+    event: Any
     for count, line in enumerate(lines, start=1):
-        replayed = json.loads(mask_secrets(json.dumps(encode(conversation.handle(decode(line["event"]), line["t"])))))
-        if replayed != line["commands"]:
-            divergences.append(Divergence(count + 1, line["event"], line["commands"], replayed))
+        with _understood(path, count + 1):
+            event, now, recorded = decode(line["event"]), line["t"], line["commands"]
+            if type(event) not in _TYPES.values():
+                raise ValueError("no event")
+        replayed = json.loads(mask_secrets(json.dumps(encode(conversation.handle(event, now)))))
+        if replayed != recorded:
+            divergences.append(Divergence(count + 1, line["event"], recorded, replayed))
     return count, divergences
+
+
+@contextmanager
+def _understood(path: Path, line: int) -> Iterator[None]:
+    """Say in one line that a part of the trace has another form than this version writes."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as exc:
+        if isinstance(exc, SettingsError):
+            raise
+        raise SettingsError(
+            f"{path}, line {line}: this version of the appliance did not write that ({type(exc).__name__}: {exc})"
+        ) from None

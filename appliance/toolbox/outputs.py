@@ -58,11 +58,9 @@ class Dimmer:
 
 
 def _claimed(device: Any, pin: int, **options: Any) -> Any:
-    from gpiozero.exc import GPIOZeroError
-
     try:
         return device(pin, **options)
-    except (GPIOZeroError, ValueError, OSError) as exc:
+    except Exception as exc:  # noqa: BLE001 - gpiozero's errors, and lgpio.error, which is made at import
         raise BadPin(f"output: GPIO {pin}: {exc}; pins are BCM numbers, each for one purpose") from None
 
 

@@ -219,13 +219,16 @@ def test_flushes_while_the_reader_reads_never_bring_back_old_samples() -> None:
         consumer.start()
         for generation in range(1, generations + 1):
             ring.flush()
-            while ring.room < 100:
+            while ring.room < 200:
                 pass
             ring.write(np.full(100, generation * most, np.int16))
+            while generation % 3 == 0 and ring.available > 20:
+                pass
         ring.write(np.full(100, 32_767, np.int16))
         is_over.set()
         consumer.join(20)
     assert not consumer.is_alive()
     assert heard == sorted(heard)
+    assert len(set(heard)) > 100, "many were heard between the flushes"
     assert heard.count(32_767) == 100, "what no flush follows is heard whole"
     assert ring.overruns == 0

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from appliance.conversation.events import Event, TracingFailed
+from appliance.conversation.events import Event, ToolFinished, TracingFailed
 from appliance.conversation.turn import Policy
 from appliance.errors import SettingsError, StorageError
 from appliance.service.trace import TraceRecorder, decode, encode, replay
@@ -83,7 +83,18 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     assert replay(path) == (whole - 1, [])
 
 
-@pytest.mark.parametrize("text", ["", "hello\n", '{"trace": 99}\n', "[]\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\n",
+        "hello\n",
+        '{"trace": 99}\n',
+        "[]\n",
+        '{"trace": 1}\n',
+        '{"trace": 1, "policy": {"of_the_future": 1}, "session": {}, "approvals": [], "seed": 0}\n',
+    ],
+)
 def test_a_file_that_is_no_trace_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "other"
     path.write_text(text, encoding="utf-8")
@@ -130,3 +141,96 @@ def test_every_event_and_command_survives_the_journey(tmp_path: Path) -> None:
         assert type(again) is type(command)
         assert encode(again) == encode(command)
     assert asdict(Policy(**asdict(Policy()))) == asdict(Policy())
+
+
+@pytest.mark.parametrize(
+    "said", ["one\u2028two", "next\x85line", "half a surrogate \ud800", "snow ☃ 😀", "\x1c\x0b\x0c"]
+)
+def test_whatever_was_said_is_recorded_and_replays(tmp_path: Path, said: str) -> None:
+    path = tmp_path / "trace.jsonl"
+    stage = Recorded(path)
+    stage.start()
+    stage.link_ready()
+    stage.hear(300)
+    stage.say()
+    stage.committed()
+    stage.created()
+    stage.called("set_lamp", "call_1", json.dumps({"note": said}))
+    stage.recorder(stage.now, ToolFinished("call_1", said), (), stage.conversation.view)
+    stage.recorder.close()
+    assert stage.posted == []
+    row = json.loads(path.read_text(encoding="ascii").splitlines()[-1])
+    assert decode(row["event"]) == ToolFinished("call_1", said)
+    assert replay(path)[0] > 10
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[]", "{}", '{"t": 1, "commands": [], "event": {"@": "NoSuchEvent"}}', '{"t": 1, "commands": [], "event": 7}'],
+)
+def test_a_line_of_another_version_is_named_by_its_number(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "trace.jsonl"
+    _conversation(path).recorder.close()
+    rows = path.read_text(encoding="utf-8").splitlines()
+    rows[4] = line
+    path.write_text("\n".join(rows), encoding="utf-8")
+    with pytest.raises(SettingsError, match="line 5"):
+        replay(path)
+
+
+def test_a_file_of_bytes_is_no_trace(tmp_path: Path) -> None:
+    path = tmp_path / "sound.wav"
+    path.write_bytes(b"RIFF\xff\xfe\x00\x80")
+    with pytest.raises(SettingsError, match="no trace"):
+        replay(path)
+
+
+def test_a_trace_without_events_has_none(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    Recorded(path).recorder.close()
+    assert replay(path) == (0, [])
+
+
+def test_another_session_sends_something_else(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    _conversation(path).recorder.close()
+    head, rest = path.read_text(encoding="utf-8").split("\n", 1)
+    row = json.loads(head)
+    row["session"]["voice"] = "another"
+    path.write_text(json.dumps(row) + "\n" + rest, encoding="utf-8")
+    assert [one.event["@"] for one in replay(path)[1]] == ["ServerEventReceived"]
+
+
+def test_a_closed_recorder_records_no_more_and_closes_again(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    stage = Recorded(path)
+    stage.start()
+    stage.recorder.close()
+    size = path.stat().st_size
+    stage.recorder.close()
+    stage.link_ready()
+    assert path.stat().st_size == size
+    assert stage.posted == []
+
+
+def test_a_second_of_microphone_is_on_the_disk_before_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    stage = Recorded(path)
+    stage.start()
+    stage.link_ready()
+    stage.hear(4000)
+    assert replay(path)[0] > 100, "a crash now would lose little"
+    stage.recorder.close()
+
+
+def test_a_disk_that_is_full_at_the_last_line_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class FullAtTheEnd(io.StringIO):
+        def close(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    stage = Recorded(tmp_path / "trace.jsonl")
+    assert stage.recorder._file is not None
+    stage.recorder._file.close()
+    stage.recorder._file = FullAtTheEnd()
+    stage.recorder.close()
+    assert "No space left on device" in caplog.text

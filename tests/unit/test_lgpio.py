@@ -1,0 +1,169 @@
+"""gpiozero's real lgpio pins, over a chip of ours: what a Raspberry Pi runs, but for the kernel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.conversation.commands import LightPattern
+from appliance.conversation.events import ButtonEdge, Event
+from appliance.errors import BadPin, PinFactoryUnavailable
+from appliance.hardware.button import Button
+from appliance.hardware.light import Light
+from appliance.hardware.pins import open_pin_factory
+from appliance.toolbox.outputs import open_outputs
+from tests.support.fake_lgpio import FakeChip, installed
+
+
+@pytest.fixture
+def chip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeChip]:
+    monkeypatch.chdir(tmp_path)
+    with installed(FakeChip()) as one:
+        yield one
+
+
+@pytest.fixture
+def factory(chip: FakeChip) -> Iterator[Any]:
+    one = open_pin_factory("lgpio")
+    yield one
+    chip.is_gone = False
+    chip.held.clear()
+    one.close()
+
+
+class Posted:
+    """Takes events on the loop."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    async def until(self, count: int) -> list[Event]:
+        async with asyncio.timeout(20):
+            while len(self.events) < count:
+                await asyncio.sleep(0.002)
+        return self.events
+
+
+async def test_a_press_that_bounces_comes_edge_by_edge_from_the_thread_of_the_library(
+    chip: FakeChip, factory: Any
+) -> None:
+    posted = Posted()
+    button = Button(17, factory=factory, post=posted.events.append, loop=asyncio.get_running_loop())
+    assert not button.is_pressed
+    for level in (0, 1, 0, 1, 0):
+        chip.drive(17, level)
+    events = await posted.until(5)
+    assert chip.edge_threads == {"lgpio-alerts"}
+    assert events[-1] == ButtonEdge(True)
+    assert button.is_pressed
+    chip.drive(17, 1)
+    assert (await posted.until(6))[-1] == ButtonEdge(False)
+    assert not button.is_pressed
+    button.close()
+    chip.drive(17, 0)
+    chip.close()
+    await asyncio.sleep(0)
+    assert len(posted.events) == 6, "a closed button is quiet"
+
+
+@pytest.mark.parametrize(("active_low", "at_rest"), [(True, 1), (False, 0)])
+async def test_the_resistor_is_set_and_the_level_at_rest_is_released(
+    chip: FakeChip, factory: Any, active_low: bool, at_rest: int
+) -> None:
+    button = Button(
+        17,
+        factory=factory,
+        pull="up" if active_low else "down",
+        active_low=active_low,
+        post=lambda event: None,
+        loop=asyncio.get_running_loop(),
+    )
+    assert chip.line(17).level == at_rest
+    assert not button.is_pressed
+    chip.drive(17, 1 - at_rest)
+    assert button.is_pressed
+    button.close()
+
+
+def test_a_light_is_dimmed_by_the_chip_s_pwm(chip: FakeChip, factory: Any) -> None:
+    light = Light("rgb", [5, 6, 12], factory=factory)
+    light.show(LightPattern("test", (1.0, 0.5, 0.0), "solid", level=0.8))
+    assert [chip.line(pin).duty for pin in (5, 6, 12)] == [80, 40, 0]
+    assert chip.line(5).frequency >= 100, "no flicker"
+    light.close()
+    assert [bool(chip.line(pin).duty) for pin in (5, 6, 12)] == [False] * 3
+    light.close()
+
+
+def test_a_light_whose_chip_went_is_logged_once_and_closed(
+    chip: FakeChip, factory: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    light = Light("rgb", [5, 6, 12], factory=factory)
+    chip.is_gone = True
+    light.show(LightPattern("one", (1.0, 1.0, 1.0), "solid"))
+    light.show(LightPattern("two", (1.0, 1.0, 1.0), "solid", level=0.5))
+    assert [record.getMessage() for record in caplog.records] == [
+        'the light cannot be written: invalid state "1.0" for pin GPIO5'
+    ]
+    leds = light._leds  # kept until the chip is back: gpiozero tries again when it forgets a device
+    light.close()
+    assert [record.getMessage() for record in caplog.records[1:]] == ["a pin cannot be given back: bad handle"] * 3
+    chip.is_gone = False
+    del leds
+
+
+async def test_a_button_whose_chip_went_is_closed(
+    chip: FakeChip, factory: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    button = Button(17, factory=factory, post=lambda event: None, loop=asyncio.get_running_loop())
+    chip.is_gone = True
+    button.close()
+    button.close()
+    assert [record.getMessage() for record in caplog.records] == ["a pin cannot be given back: bad handle"]
+    assert not button.is_pressed
+    chip.is_gone = False
+
+
+def test_lamp_and_dimmer_are_lines_of_the_chip(chip: FakeChip, factory: Any) -> None:
+    with open_outputs(lamp_pin=5, dimmer_pin=6, active_high=True, factory=factory) as outputs:
+        assert outputs.lamp is not None
+        assert outputs.dimmer is not None
+        outputs.lamp.switch(True)
+        outputs.dimmer.set(30)
+        assert chip.line(5).level == 1
+        assert chip.line(6).duty == 30
+        assert outputs.dimmer.percent == 30
+
+
+def test_a_line_that_another_program_holds_is_named(chip: FakeChip, factory: Any) -> None:
+    chip.held = {5, 6}
+    with pytest.raises(BadPin, match=r"light: GPIO 5: .*GPIO busy"):
+        Light("led", [5], factory=factory)
+    with pytest.raises(BadPin, match=r"GPIO 6: .*GPIO busy"):
+        open_outputs(lamp_pin=6, dimmer_pin=None, active_high=True, factory=factory)
+
+
+def test_a_chip_that_cannot_be_opened_is_told_with_what_to_do(chip: FakeChip) -> None:
+    chip.problem = "can not open gpiochip"
+    with pytest.raises(PinFactoryUnavailable, match="can not open gpiochip") as failure:
+        open_pin_factory("lgpio")
+    assert "group 'gpio'" in str(failure.value)
+
+
+def test_the_chip_of_the_pin_header_is_found_by_its_label(chip: FakeChip, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = {0: "gpio-brcmstb", 4: "pinctrl-rp1", 10: "gpio-brcmstb"}
+    monkeypatch.setattr(
+        "appliance.hardware.pins.Path.glob", lambda self, pattern: [self / f"gpiochip{number}" for number in labels]
+    )
+    monkeypatch.setattr(
+        "lgpio.gpio_get_chip_info", lambda handle: (0, 54, f"gpiochip{handle}", labels[handle]), raising=True
+    )
+    factory = open_pin_factory("lgpio")
+    assert factory.chip == 4
+    assert chip.opened == [4], "those that were only looked at are closed again"
+    factory.close()
+    assert chip.opened == []
