@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import itertools
+from typing import Any, get_args
 
-from appliance.conversation.commands import Connect, LightPattern, Send, Stop
+import pytest
+
+from appliance.conversation.commands import (
+    Announce,
+    CancelTool,
+    CloseCapture,
+    Command,
+    Connect,
+    Disconnect,
+    Emit,
+    FinishPlay,
+    FlushPlayback,
+    LightPattern,
+    OpenCapture,
+    Play,
+    PlayEarcon,
+    RunTool,
+    Send,
+    SilenceAlarm,
+    Stop,
+)
 from appliance.conversation.events import (
     ButtonEdge,
     DeadlinePassed,
@@ -117,3 +138,182 @@ async def test_the_lag_is_the_age_of_the_oldest_event() -> None:
     now = 103.0
     driver.post(Started())
     assert driver.lag_s == 3.0
+
+
+# --- a conversation by the book: what it says, in which order it is done -----------------------------------------
+
+
+class Scripted(Conversation):
+    """Answers each event with the next commands of a list; its deadline is set by the test."""
+
+    def __init__(self, *steps: list[Command]) -> None:
+        super().__init__(policy=Policy(), session={"type": "realtime"})
+        self.steps = list(steps)
+        self.events: list[Event] = []
+        self.at: float | None = None
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        self.events.append(event)
+        return self.steps.pop(0) if self.steps else []
+
+    @property
+    def deadline(self) -> float | None:
+        return self.at
+
+
+def _scripted(*steps: list[Command], **more: Any) -> tuple[Driver, Scripted, Recorder]:
+    recorder: Any = Recorder()
+    conversation = Scripted(*steps)
+    parts = dict.fromkeys(("transport", "audio", "tools", "light", "announcer", "alarms"), recorder)
+    return Driver(conversation, **parts, **more), conversation, recorder
+
+
+SEND = wire.InputAudioBufferClear()
+EVERY_COMMAND: list[tuple[Command, list[tuple[Any, ...]]]] = [
+    (Send(3, SEND), [("send", 3, SEND)]),
+    (Play(2, "item", b"\0\0"), [("play", 2, "item", b"\0\0")]),
+    (FinishPlay(2), [("finish", 2)]),
+    (FlushPlayback(4), [("flush", 4)]),
+    (PlayEarcon(2, "start"), [("earcon", 2, "start")]),
+    (Announce(1, "offline"), [("announce", Announce(1, "offline"))]),
+    (RunTool("call_1", "set_lamp", "{}"), [("run_tool", RunTool("call_1", "set_lamp", "{}"))]),
+    (CancelTool("call_1"), [("cancel", "call_1")]),
+    (Connect(5), [("connect", 5)]),
+    (Disconnect(5), [("disconnect", 5)]),
+    (OpenCapture(), [("open_capture",)]),
+    (CloseCapture(), [("close_capture",)]),
+    (SilenceAlarm("timer_1"), [("silence", "timer_1")]),
+    (Stop("enough"), []),
+]
+
+
+@pytest.mark.parametrize(("command", "asked"), EVERY_COMMAND, ids=lambda one: type(one).__name__)
+async def test_a_command_is_one_call_of_one_adapter(command: Command, asked: list[tuple[Any, ...]]) -> None:
+    driver, _, recorder = _scripted([command], [Stop("the end")])
+    driver.post(Started())
+    driver.post(Started())
+    await driver.run()
+    assert [one for one in recorder.asked if one[0] != "show"] == asked
+
+
+def test_no_command_is_left_out_above() -> None:
+    assert {type(command) for command, _ in EVERY_COMMAND} | {Emit} == set(get_args(Command))
+
+
+async def test_the_commands_of_one_event_are_done_in_order_before_the_next_event() -> None:
+    commands = [command for command, _ in EVERY_COMMAND]
+    driver, _, recorder = _scripted(commands[:6], commands[6:])
+    driver.post(Started())
+    driver.post(Started())
+    assert await driver.run() == "enough"
+    assert [one for one in recorder.asked if one[0] != "show"] == [call for _, calls in EVERY_COMMAND for call in calls]
+
+
+async def test_what_an_adapter_posts_at_once_is_handled_behind_what_waits_already() -> None:
+    driver, conversation, recorder = _scripted([Connect(1)], [], [Stop("enough")])
+    recorder.connect = lambda link: driver.post(LinkUp(link))  # type: ignore[attr-defined]
+    driver.post(Started())
+    driver.post(ButtonEdge(True))
+    await driver.run()
+    assert conversation.events == [Started(), ButtonEdge(True), LinkUp(1)]
+
+
+async def test_an_observer_sees_the_time_the_event_its_commands_and_the_view_after_they_are_done() -> None:
+    seen: list[Any] = []
+    driver, conversation, recorder = _scripted([Connect(1), Stop("enough")], clock=lambda: 42.0)
+
+    def observe(now: float, event: Event, commands: Any, view: Any) -> None:
+        seen.append((now, event, list(commands), view, recorder.names()))
+
+    driver.observe(observe)
+    driver.post(Started())
+    await driver.run()
+    assert seen == [(42.0, Started(), [Connect(1), Stop("enough")], conversation.view, ["connect"])]
+
+
+async def test_a_burst_of_events_does_not_keep_the_loop() -> None:
+    driver, conversation, _ = _scripted(*[[] for _ in range(99)], [Stop("enough")])
+    for _ in range(100):
+        driver.post(Started())
+    handled_at: list[int] = []
+
+    async def other_work() -> None:
+        while len(conversation.events) < 100:
+            handled_at.append(len(conversation.events))
+            await asyncio.sleep(0)
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        group.create_task(driver.run())
+        group.create_task(other_work())
+    assert len(handled_at) >= 10
+    assert max(b - a for a, b in itertools.pairwise(handled_at)) <= 8
+    assert driver.handled == 100
+
+
+async def test_a_deadline_that_moves_rings_once_and_at_its_new_time() -> None:
+    driver, conversation, _ = _scripted()
+    now = asyncio.get_running_loop().time
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        running = group.create_task(driver.run())
+        conversation.at = now() + 0.01
+        driver.post(Started())
+        await asyncio.sleep(0)
+        conversation.at = later = now() + 0.05
+        driver.post(Started())
+        while DeadlinePassed() not in conversation.events:
+            await asyncio.sleep(0.001)
+        assert now() >= later
+        conversation.at = None
+        driver.post(Started())
+        await asyncio.sleep(0.02)
+        assert conversation.events.count(DeadlinePassed()) == 1
+        running.cancel()
+
+
+async def test_a_deadline_that_is_taken_back_does_not_ring() -> None:
+    driver, conversation, _ = _scripted()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        running = group.create_task(driver.run())
+        conversation.at = asyncio.get_running_loop().time() + 0.02
+        driver.post(Started())
+        await asyncio.sleep(0)
+        conversation.at = None
+        driver.post(Started())
+        await asyncio.sleep(0.05)
+        assert conversation.events == [Started(), Started()]
+        running.cancel()
+
+
+async def test_a_deadline_that_stays_in_the_past_does_not_spin_the_loop() -> None:
+    driver, conversation, _ = _scripted()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        running = group.create_task(driver.run())
+        conversation.at = 0.0
+        driver.post(Started())
+        turns = 0
+        while conversation.events.count(DeadlinePassed()) < 3:
+            await asyncio.sleep(0.001)
+            turns += 1
+        assert turns >= 3, "other work has its turn between them"
+        running.cancel()
+
+
+async def test_a_bug_in_the_conversation_ends_the_run_and_its_timer() -> None:
+    class Broken(Scripted):
+        def handle(self, event: Event, now: float) -> list[Command]:
+            if self.events:
+                raise RuntimeError("a bug")
+            return super().handle(event, now)
+
+    recorder: Any = Recorder()
+    conversation = Broken()
+    conversation.at = asyncio.get_running_loop().time() + 0.02
+    parts = dict.fromkeys(("transport", "audio", "tools", "light", "announcer", "alarms"), recorder)
+    driver = Driver(conversation, **parts)
+    driver.post(Started())
+    driver.post(Started())
+    with pytest.raises(RuntimeError, match="a bug"):
+        await driver.run()
+    before = repr(driver)
+    await asyncio.sleep(0.05)
+    assert repr(driver) == before, "no deadline is posted after the end"
