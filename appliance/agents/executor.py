@@ -101,7 +101,7 @@ class ToolExecutor:
             raise
         except BaseException as exc:  # a tool's bug, even `sys.exit`, is not the session's end
             log.exception("the tool %s failed", command.name)
-            return _failed(command, f"The tool {command.name} failed: {type(exc).__name__}: {exc}")
+            return _failed(command, f"The tool {command.name} failed: {_said(exc)}")
         return ToolFinished(command.call_id, _sendable(output))
 
     async def _call(self, command: RunTool) -> str:
@@ -129,6 +129,14 @@ def _cancelled(command: RunTool) -> ToolFinished:
 
 def _failed(command: RunTool, text: str) -> ToolFinished:
     return ToolFinished(command.call_id, _sendable(text), is_error=True)
+
+
+def _said(error: BaseException) -> str:
+    """Put an error into words, even one whose own words are a bug."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - it belongs to the tool
+        return type(error).__name__
 
 
 def _sendable(text: str) -> str:
@@ -160,7 +168,7 @@ async def _in_thread(function: Callable[..., Any], arguments: dict[str, Any]) ->
         except Exception as exc:  # noqa: BLE001 - it belongs to the call
             error = RuntimeError(f"StopIteration: {exc}") if isinstance(exc, StopIteration) else exc
         except BaseException as exc:  # noqa: BLE001 - on a thread, SystemExit and its like end nothing but the tool
-            error = RuntimeError(f"{type(exc).__name__}: {exc}")
+            error = RuntimeError(_said(exc))
         with contextlib.suppress(RuntimeError):  # the loop has closed
             loop.call_soon_threadsafe(settle, result, error)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, model_serializer
 
 from appliance.agents.executor import ToolExecutor
 from appliance.agents.tools import Tool, tool
@@ -312,3 +312,55 @@ async def test_sys_exit_in_a_tool_does_not_end_the_process() -> None:
     finished = await answer(leave)
     assert finished.is_error
     assert "bye" in finished.output
+
+
+class Unspeakable(Exception):
+    """An error whose text is a bug itself."""
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize("make", [raises, raises_on_loop])
+async def test_an_error_that_cannot_be_put_into_words_is_told_by_its_name(
+    make: Callable[[BaseException], Callable[[], Any]],
+) -> None:
+    async with running(tool(name="bad")(make(Unspeakable())), tool(name="ping")(lambda: "pong")) as (executor, inbox):
+        executor.run_tool(RunTool("call_1", "bad", "{}"))
+        finished = await inbox.next()
+        assert finished.is_error
+        assert "Unspeakable" in finished.output
+        executor.run_tool(RunTool("call_2", "ping", "{}"))
+        assert await inbox.next() == ToolFinished("call_2", "pong")
+
+
+async def test_a_result_that_fails_while_it_is_written_down_is_told() -> None:
+    class Nasty(BaseModel):
+        @model_serializer
+        def tell(self) -> str:
+            raise RuntimeError("not today")
+
+    finished = await answer(tool(name="give")(lambda: Nasty()))
+    assert finished.is_error
+    assert "not today" in finished.output
+
+
+async def test_two_calls_of_one_tool_run_at_once_and_are_answered_each() -> None:
+    both = asyncio.Barrier(2)
+
+    @tool
+    async def meet(place: str) -> str:
+        await both.wait()
+        return place
+
+    async with running(meet) as (executor, inbox):
+        executor.run_tool(RunTool("call_1", "meet", '{"place": "here"}'))
+        executor.run_tool(RunTool("call_2", "meet", '{"place": "there"}'))
+        answers = {await inbox.next(), await inbox.next()}
+    assert answers == {ToolFinished("call_1", "here"), ToolFinished("call_2", "there")}
+
+
+async def test_no_tools_at_all_are_said_to_be_none() -> None:
+    async with running() as (executor, inbox):
+        executor.run_tool(RunTool("call_1", "ping", "{}"))
+        assert await inbox.next() == ToolFinished("call_1", "There is no tool 'ping'; there are: none.", True)

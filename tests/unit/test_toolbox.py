@@ -151,6 +151,15 @@ def test_the_parameters_are_those_that_the_phrase_book_uses() -> None:
     }
 
 
+def test_every_tool_that_the_phrase_book_calls_exists_and_takes_its_fixed_arguments() -> None:
+    calls = [one for phrase in BOOK.phrases for one in (phrase.call, phrase.then) if one is not None]
+    with opened() as (outputs, _):
+        tools = {tool.name: tool for tool in whole_device(outputs)}
+    assert {one.tool for one in calls} == set(tools)
+    for one in calls:
+        assert {*one.fixed, *one.sums} <= set(tools[one.tool].parameters["properties"])
+
+
 def test_every_tool_and_parameter_is_described_to_the_model() -> None:
     with opened() as (outputs, _):
         for tool in whole_device(outputs):

@@ -10,10 +10,12 @@ from typing import Annotated, Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field
+from openai.types.realtime import RealtimeFunctionTool
+from pydantic import BaseModel, Field, TypeAdapter
 
 from appliance.agents.tools import Tool, tool
 from appliance.errors import ToolError
+from tests.support.oracle import check_client_frame
 
 
 @tool
@@ -63,6 +65,19 @@ def test_the_definition_is_flat_and_strict() -> None:
         },
     }
     json.dumps(paint.definition())
+
+
+def test_the_definition_is_what_the_service_takes() -> None:
+    known = TypeAdapter(RealtimeFunctionTool).validate_python(paint.definition(), strict=True)
+    assert known.model_dump(exclude_unset=True) == paint.definition()
+    check_client_frame({"type": "session.update", "session": {"type": "realtime", "tools": [paint.definition()]}})
+
+
+def test_the_schema_is_a_valid_one_of_its_kind() -> None:
+    schema = paint.definition()["parameters"]
+    assert set(schema) <= {"type", "properties", "required", "additionalProperties", "$defs"}
+    assert schema["additionalProperties"] is False
+    assert set(schema["required"]) <= set(schema["properties"])
 
 
 def test_a_tool_without_parameters_still_says_so() -> None:
@@ -140,6 +155,53 @@ def test_no_text_of_a_model_raises_anything_but_tool_error(text: str) -> None:
     assert set(fits) == {"percent", "color", "note"}
 
 
+@pytest.mark.parametrize("text", ["\ud800", '{"percent": 1, "note": "\ud800"}', '{"percent": 1, "note": "\\ud800"}'])
+def test_half_a_surrogate_is_no_reason_to_raise_anything_else(text: str) -> None:
+    with pytest.raises(ToolError, match="paint: "):
+        paint.validate(text)
+
+
+@pytest.mark.parametrize("text", ['{"percent": ' + "9" * 5000 + "}", "[" * 100_000, '{"percent": 1e999}'])
+def test_numbers_and_depths_beyond_all_measure_are_told_in_a_short_line(text: str) -> None:
+    with pytest.raises(ToolError) as caught:
+        paint.validate(text)
+    assert len(str(caught.value)) < 300
+
+
+def test_many_mistakes_are_told_in_one_line_with_the_first_five() -> None:
+    with pytest.raises(ToolError) as caught:
+        paint.validate(json.dumps({f"key_{number}": 1 for number in range(50)}))
+    assert str(caught.value).count("; ") == 4
+
+
+def test_limits_defaults_and_choices_are_in_the_schema_of_nested_types() -> None:
+    @tool
+    def beep(steps: Annotated[list[Step], Field(min_length=1, max_length=3)]) -> None:
+        """Beep.
+
+        Args:
+            steps: One after the other.
+        """
+
+    schema = beep.parameters["properties"]["steps"]
+    assert (schema["minItems"], schema["maxItems"], schema["description"]) == (1, 3, "One after the other.")
+    step = beep.parameters["$defs"]["Step"]["properties"]
+    assert step["seconds"] == {"type": "integer", "exclusiveMinimum": 0, "maximum": 60}
+    assert step["tone"]["enum"] == ["high", "low"]
+    assert beep.validate('{"steps": [{"seconds": 2}]}') == {"steps": [Step(seconds=2)]}
+    with pytest.raises(ToolError, match=r"steps\.0\.seconds"):
+        beep.validate('{"steps": [{"seconds": 0}]}')
+
+
+def test_a_docstring_of_one_line_is_the_description() -> None:
+    @tool
+    def ping(times: int = 1) -> None:
+        """Knock."""
+
+    assert ping.description == "Knock."
+    assert ping.parameters["properties"]["times"] == {"default": 1, "type": "integer"}
+
+
 def test_a_bound_method_is_a_tool_without_self() -> None:
     class Door:
         def __init__(self) -> None:
@@ -190,6 +252,11 @@ def test_an_object_and_a_partial_can_be_tools() -> None:
     plus_one = tool(name="plus_one")(functools.partial(add, 1))
     assert not plus_one.is_async
     assert plus_one.function(**plus_one.validate('{"b": 2}')) == 3
+
+
+class Step(BaseModel):
+    seconds: Annotated[int, Field(gt=0, le=60)]
+    tone: Literal["high", "low"] = "low"
 
 
 class Book(BaseModel):
