@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from types import TracebackType
 from typing import Any
 
 from appliance.errors import BadPin
 
 __all__ = ["Dimmer", "Lamp", "Outputs", "open_outputs"]
+
+log = logging.getLogger(__name__)
 
 
 class Lamp:
@@ -82,7 +85,10 @@ class Outputs:
     def close(self) -> None:
         for output in (self.lamp, self.dimmer):
             if output is not None:
-                output.close()
+                try:
+                    output.close()
+                except Exception as exc:  # noqa: BLE001 - lgpio.error: the chip is gone, and its pins with it
+                    log.warning("an output cannot be given back: %s", exc)
 
 
 def open_outputs(*, lamp_pin: int | None, dimmer_pin: int | None, active_high: bool, factory: Any) -> Outputs:

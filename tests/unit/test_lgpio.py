@@ -139,6 +139,14 @@ def test_lamp_and_dimmer_are_lines_of_the_chip(chip: FakeChip, factory: Any) -> 
         assert outputs.dimmer.percent == 30
 
 
+def test_outputs_whose_chip_went_are_closed(chip: FakeChip, factory: Any, caplog: pytest.LogCaptureFixture) -> None:
+    outputs = open_outputs(lamp_pin=5, dimmer_pin=6, active_high=True, factory=factory)
+    chip.is_gone = True
+    outputs.close()
+    assert [record.getMessage() for record in caplog.records] == ["an output cannot be given back: bad handle"] * 2
+    chip.is_gone = False
+
+
 def test_a_line_that_another_program_holds_is_named(chip: FakeChip, factory: Any) -> None:
     chip.held = {5, 6}
     with pytest.raises(BadPin, match=r"light: GPIO 5: .*GPIO busy"):

@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from appliance.audio.backends import Consume, Fill
+from appliance.audio.resample import Resampler
 from appliance.audio.ring import Int16
 from appliance.audio.streams import AudioStreams
 from appliance.conversation.events import AudioCaptured, CaptureOverrun, CardFound, CardLost, Event, PlayoutProgress
@@ -401,3 +404,83 @@ async def test_the_end_closes_the_streams_and_the_backend() -> None:
         streams = (one.card.capture, one.card.playback)
     assert [stream.is_closed for stream in streams if stream is not None] == [True, True]
     assert one.card.is_closed
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from([24_000, 48_000, 44_100, 16_000]),
+    st.integers(0, 80),
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("play"), st.integers(1, 3000)),
+            st.tuples(st.just("crank"), st.integers(1, 6)),
+            st.sampled_from([("finish", 0), ("flush", 0), ("earcon", 0), ("say", 700), ("loss", 0)]),
+        ),
+        max_size=25,
+    ),
+)
+def test_whatever_happens_the_frames_heard_add_up(rate: int, prebuffer_ms: int, steps: list[tuple[str, int]]) -> None:
+    one = Hand(rate=rate, prebuffer_ms=prebuffer_ms)
+    playback = one.audio._playback
+    playback.open(one.card)
+    epoch = queued = 0
+
+    def crank(periods: int) -> None:
+        for _ in range(periods):
+            stream = one.card.playback
+            assert stream is not None
+            stream.turn(np.zeros(stream.period, np.int16))
+            if playback.has_work.is_set():  # else the pump sleeps
+                playback.pump()
+
+    for action, amount in [*steps, ("finish", 0), ("crank", 200)]:
+        match action:
+            case "play":
+                one.audio.play(epoch, "a", _pcm(900, amount))
+                queued += amount
+            case "crank":
+                crank(amount)
+            case "finish":
+                one.audio.finish(epoch)
+            case "flush":
+                epoch, queued = epoch + 1, 0
+                one.audio.flush(epoch)
+                del one.events[:]
+            case "earcon":
+                one.audio.earcon(epoch, "start")
+            case "say":
+                one.audio.say(epoch, _pcm(-900, amount))
+            case "loss":
+                playback.stream = None
+                playback.open(one.card)
+        reports = one.told(PlayoutProgress)
+        heard = [report.played_frames for report in reports]
+        assert heard == sorted(heard)
+        assert all(report.epoch == epoch and report.played_frames <= queued for report in reports)
+    if queued:
+        assert one.told(PlayoutProgress)[-1] == PlayoutProgress(epoch, queued, True)
+    assert not playback.has_work.is_set(), "nothing is left to be done"
+
+
+@given(st.sampled_from([24_000, 48_000, 16_000]), st.lists(st.tuples(st.booleans(), st.integers(0, 12)), max_size=20))
+def test_however_the_network_stalls_nothing_that_was_said_is_lost_or_doubled(
+    rate: int, stretches: list[tuple[bool, int]]
+) -> None:
+    one = Hand(rate=rate)
+    capture = one.audio._capture
+    capture.open(one.card)
+    stream = one.card.capture
+    assert stream is not None
+    said = np.zeros(0, np.int16)
+    for has_room, periods in [*stretches, (True, 1)]:
+        one.has_room = has_room
+        for _ in range(periods):
+            block = ((np.arange(len(said), len(said) + stream.period) * 3) % 20_011).astype(np.int16)
+            stream.turn(block)
+            said = np.concatenate([said, block])
+            capture.pump()
+    heard = np.concatenate([np.frombuffer(event.pcm, "<i2") for event in one.told(AudioCaptured)] or [said[:0]])
+    at_once = Resampler(rate, 24_000).process(said)
+    assert len(at_once) - len(heard) < PERIOD
+    assert np.abs(heard.astype(int) - at_once[: len(heard)]).max(initial=0) <= 2, "soxr dithers"
+    assert one.told(CaptureOverrun) == []
