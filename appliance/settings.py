@@ -61,7 +61,14 @@ _HAT_ID_PINS: Final = frozenset({0, 1})  # the firmware reads the HAT's EEPROM h
 _KEY_SHAPE: Final = re.compile(r"\b(?:sk|ek)[-_][A-Za-z0-9_-]{8,}")
 _SECRET_NAME: Final = re.compile(r"key|token|secret|password|sig", re.IGNORECASE)
 _PATH_KEYS: Final = frozenset(
-    {"link.key_file", "assistant.instructions_file", "brain.phrases_dir", "service.state_dir", "service.trace"}
+    {
+        "link.key_file",
+        "assistant.instructions_file",
+        "assistant.agents_file",
+        "brain.phrases_dir",
+        "service.state_dir",
+        "service.trace",
+    }
 )
 _WHERE_KEYS_LIVE: Final = (
     "the systemd credential named by link.credential, a file of its own named by link.key_file, "
@@ -124,6 +131,18 @@ class LinkSettings(_Section):
     backoff_max_s: float = Field(
         default=30.0, ge=0.05, le=3600, description="Longest pause between two attempts, in seconds."
     )
+    fallbacks: str = Field(
+        default="",
+        description="Who answers when the endpoint cannot be reached, in order, with spaces between: addresses as in "
+        "base_url, or offline. They are not given the key. Empty: nobody.",
+        json_schema_extra={"allowed": "addresses with ws://, wss://, http:// or https://, and offline"},
+    )
+    failback_s: float = Field(
+        default=60.0, ge=1, le=86400, description="Seconds between two tries to get back from a fallback."
+    )
+    rotate_after_minutes: float = Field(
+        default=55.0, ge=1, le=1440, description="A connection is replaced in a pause after this; OpenAI ends it at 60."
+    )
 
 
 class AssistantSettings(_Section):
@@ -133,6 +152,9 @@ class AssistantSettings(_Section):
     instructions: str = Field(default=_INSTRUCTIONS, description="What the model is told about its part.")
     instructions_file: str = Field(
         default="", description="Text file (UTF-8) that replaces the instructions above. Empty: none."
+    )
+    agents_file: str = Field(
+        default="", description="TOML file that describes the assistant, instead of the keys above. Empty: none."
     )
     voice: str = Field(default="marin", min_length=1, description="Voice of the remote model.")
     speed: float = Field(default=1.0, ge=0.25, le=1.5, description="Speed of speech; 1.0 is the voice's own.")
@@ -288,6 +310,41 @@ class DeadlineSettings(_Section):
     cancel_s: float = Field(default=3.0, ge=0.5, le=30, description="Until the server confirms a cancelled answer.")
 
 
+class GuardrailSettings(_Section):
+    """Checks of what the model says, for agents that have some."""
+
+    debounce_characters: int = Field(
+        default=100, ge=-1, le=10000, description="New text between two checks of an answer; -1: only the whole text."
+    )
+    timeout_s: float = Field(default=5.0, ge=0.1, le=60, description="A check that takes longer counts as tripped.")
+    hold_audio: bool = Field(
+        default=False, description="Play nothing before its text was checked: answers begin later, none slips through."
+    )
+    parallel: bool = Field(default=True, description="Run several checks side by side; false: one after the other.")
+
+
+class HistorySettings(_Section):
+    """What was said."""
+
+    persist: bool = Field(default=False, description="Keep the conversation over a restart, in service.state_dir.")
+    max_items: int = Field(default=200, ge=1, le=100000, description="Items that are kept, the newest.")
+    max_age_days: float = Field(default=30.0, ge=0.01, le=3650, description="Days that an item is kept.")
+    replay_items: int = Field(
+        default=100, ge=0, le=10000, description="Items that a new connection is told, the newest; they cost tokens."
+    )
+
+
+class BudgetSettings(_Section):
+    """What may be spent a day; at 80 percent a warning, at 100 the offline brain, if it is among the fallbacks."""
+
+    daily_usd: float = Field(
+        default=0.0, ge=0, le=100000, description="US dollars a day, for models with a known price. 0: no limit."
+    )
+    daily_minutes: float = Field(
+        default=0.0, ge=0, le=1440, description="Minutes of speech a day, both ways. 0: no limit."
+    )
+
+
 class ServiceSettings(_Section):
     """The daemon."""
 
@@ -330,6 +387,9 @@ class Settings(BaseModel):
     pins: PinSettings = PinSettings()
     brain: BrainSettings = BrainSettings()
     deadlines: DeadlineSettings = DeadlineSettings()
+    guardrails: GuardrailSettings = GuardrailSettings()
+    history: HistorySettings = HistorySettings()
+    budget: BudgetSettings = BudgetSettings()
     service: ServiceSettings = ServiceSettings()
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
@@ -771,6 +831,9 @@ def _link_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
         yield from _bad_url("link.base_url", link.base_url, ("ws", "wss", "http", "https"))
     elif link.provider == "compatible":
         yield "link.base_url", 'found ""; allowed: an address, because link.provider = "compatible"'
+    for one in link.fallbacks.split():
+        if one != "offline":
+            yield from _bad_url("link.fallbacks", one, ("ws", "wss", "http", "https"))
     if link.backoff_initial_s > link.backoff_max_s:
         limit = f"at most link.backoff_max_s ({link.backoff_max_s:g})"
         yield "link.backoff_initial_s", f"found {link.backoff_initial_s:g}; allowed: {limit}"
@@ -788,6 +851,9 @@ def _assistant_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
     named = settings.assistant.instructions_file
     if named and not Path(named).is_file():
         yield "assistant.instructions_file", f"found {_shown(named)}, which is no file; allowed: a text file, or empty"
+    described = settings.assistant.agents_file
+    if described and not Path(described).is_file():
+        yield "assistant.agents_file", f"found {_shown(described)}, which is no file; allowed: a TOML file, or empty"
 
 
 def _audio_clashes(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -1,32 +1,114 @@
-"""What the assistant is: its name, what it is told, what it can do. Pure."""
+"""What the assistant is: its name, what it is told, what it can do, and to whom it can hand over. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
 
+from appliance.agents.context import InstructionsFunction
+from appliance.agents.guardrails import InputGuardrail, OutputGuardrail
+from appliance.agents.handoffs import Handoff, handoff
+from appliance.agents.hooks import RealtimeAgentHooks
 from appliance.agents.tools import Tool
 from appliance.errors import ToolError
 
-__all__ = ["RealtimeAgent"]
+if TYPE_CHECKING:
+    from appliance.agents.mcp import HostedMcp, McpServer
+
+__all__ = ["RealtimeAgent", "agents_of"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RealtimeAgent:
     """An assistant for a speech-to-speech model.
 
+    Two agents may hand over to each other: give one its `handoffs` as a list, and append to it once both are there.
+    The session reads everything when it starts.
+
     Raises:
-        ToolError: Two tools have the same name.
+        ToolError: Two tools or handoffs have the same name, or the agent has none.
     """
 
     name: str
-    instructions: str = ""
+    instructions: str | InstructionsFunction = ""
+    """A text, or a (sync or async) function of (context, agent) that returns it."""
+    refresh_instructions: Literal["connect", "turn"] = "connect"
+    """When a function is asked again: at each connection and handoff, or also before each answer."""
     tools: Sequence[Tool] = ()
-    voice: str = ""
-    """"" takes the session's voice."""
+    handoffs: Sequence[RealtimeAgent | Handoff] = ()
+    handoff_description: str = ""
+    """When to hand over to this agent, in words for the model of another one."""
+    voice: str | Mapping[str, str] = ""
+    """"" takes the session's voice. The server does not change a voice once a connection has spoken."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Session settings that this agent has otherwise (`RealtimeSessionSettings` by name), such as ``speed``."""
+    output_guardrails: Sequence[OutputGuardrail] = ()
+    input_guardrails: Sequence[InputGuardrail] = ()
+    mcp_servers: Sequence[McpServer | HostedMcp] = ()
+    hooks: RealtimeAgentHooks | None = None
 
     def __post_init__(self) -> None:
-        twice = sorted(name for name, count in Counter(one.name for one in self.tools).items() if count > 1)
+        if not self.name.strip():
+            raise ToolError("an agent without a name: give it one, handoffs are named after it")
+        self.check()
+
+    def __repr__(self) -> str:
+        return f"<RealtimeAgent {self.name!r}: {len(self.tools)} tools, {len(self.handoffs)} handoffs>"
+
+    def check(self) -> None:
+        """Check what a list may have changed since the agent was made.
+
+        Raises:
+            ToolError: Two tools or handoffs have the same name.
+        """
+        names = [one.name for one in self.tools] + [one.tool_name for one in self.transfers()]
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
         if twice:
             raise ToolError(f"agent {self.name!r}: two tools are named {', '.join(twice)}; give each its own name")
+
+    def transfers(self) -> list[Handoff]:
+        """Return the handoffs, those that were given as bare agents made up."""
+        return [one if isinstance(one, Handoff) else handoff(one) for one in self.handoffs]
+
+    def clone(self, **changes: Any) -> RealtimeAgent:
+        """Return a copy with other values; lists are shared unless they are among the changes.
+
+        Raises:
+            TypeError: There is no such field.
+        """
+        return RealtimeAgent(**{f.name: getattr(self, f.name) for f in fields(self)} | changes)
+
+    def as_tool(self, *, tool_name: str = "", tool_description: str = "", timeout_s: float = 30.0) -> Tool:
+        """Return a tool that asks this agent beside the conversation and gives back its answer as text.
+
+        The agent's own tools run too, but for those that need approval. It says nothing aloud: the agent that called
+        the tool does.
+
+        Args:
+            tool_name: Instead of ``ask_<name>``.
+            tool_description: Instead of one made of `handoff_description`.
+            timeout_s: Longest wait for the answer.
+        """
+        from appliance.agents.consult import consult_tool
+
+        return consult_tool(self, tool_name=tool_name, tool_description=tool_description, timeout_s=timeout_s)
+
+
+def agents_of(start: RealtimeAgent) -> dict[str, RealtimeAgent]:
+    """Return every agent that can be reached from `start` by handoffs, by name, `start` first.
+
+    Raises:
+        ToolError: Two agents have the same name, or an agent has two tools of one name.
+    """
+    found: dict[str, RealtimeAgent] = {}
+    waiting = [start]
+    while waiting:
+        agent = waiting.pop(0)
+        known = found.setdefault(agent.name, agent)
+        if known is not agent:
+            raise ToolError(f"two agents are named {agent.name!r}; give each its own name")
+        agent.check()
+        waiting += [one.agent for one in agent.transfers() if found.get(one.agent.name) is not one.agent]
+    return found

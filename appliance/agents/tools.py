@@ -18,21 +18,43 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, get_origin, overload
 
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
 
+from appliance.agents.context import MaybeAwaitable, RunContext, ToolContext
 from appliance.errors import ToolError
 
-__all__ = ["Tool", "tool"]
+if TYPE_CHECKING:
+    from appliance.agents.agent import RealtimeAgent
 
-_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+__all__ = ["TOOL_NAME", "Background", "Tool", "background", "explained", "plain_schema", "tool"]
+
+TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _SECTION = re.compile(r"\n(?:Args|Returns|Raises|Yields|Examples?|Notes?):[ ]*(?:\n|$)")
 _DEFAULT_TIMEOUT_S = 15.0
+
+
+NeedsApproval = bool | Callable[[RunContext[Any], dict[str, Any], str], MaybeAwaitable[bool]]
+Enabled = bool | Callable[[RunContext[Any], "RealtimeAgent"], MaybeAwaitable[bool]]
+ErrorFunction = Callable[[ToolContext[Any], Exception], MaybeAwaitable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """A result that the model is given, but not asked to speak about; made by `background`."""
+
+    result: Any
+
+
+def background(result: Any) -> Background:
+    """Give a result to the model without a new response, for what needs no word: the user sees it happen."""
+    return Background(result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +66,22 @@ class Tool:
     parameters: Mapping[str, Any]
     """JSON schema of the arguments."""
     function: Callable[..., Any]
-    arguments: type[BaseModel]
-    """Validates the arguments; one field for each parameter."""
-    needs_approval: bool = False
+    arguments: type[BaseModel] | None = None
+    """Validates the arguments; one field for each parameter. None: any JSON object will do, another side validates."""
+    needs_approval: NeedsApproval = False
+    """True, or a predicate of (context, arguments, call id): the user must approve the call."""
     timeout_s: float = _DEFAULT_TIMEOUT_S
+    enabled: Enabled = True
+    """Whether it is offered; a predicate of (context, agent) is asked at each connect, handoff and call."""
+    error_function: ErrorFunction | None = None
+    """Tells the model what went wrong, given (context, error)."""
+    cancellable: bool = False
+    """A barge-in cancels the call; else it runs to its end, and its output is still sent."""
+    working_after_ms: int | None = None
+    """A call that takes longer is heard: an earcon, and `filler`."""
+    filler: str = ""
+    context_parameter: str = ""
+    """Name of the parameter that is given the `ToolContext`; "" for none."""
 
     @property
     def is_async(self) -> bool:
@@ -72,14 +106,27 @@ class Tool:
         Raises:
             ToolError: They do not fit; the text tells the model what was wrong.
         """
+        if self.arguments is None:
+            return _object(self.name, arguments)
         try:
             checked = self.arguments.model_validate_json(arguments.strip() or "{}")
         except ValidationError as exc:
-            raise ToolError(f"{self.name}: {_explained(exc)}") from None
+            raise ToolError(f"{self.name}: {explained(exc)}") from None
         return {field.alias or name: getattr(checked, name) for name, field in type(checked).model_fields.items()}
 
 
-def _explained(error: ValidationError) -> str:
+def _object(name: str, arguments: str) -> dict[str, Any]:
+    try:
+        value = json.loads(arguments.strip() or "{}")
+    except (ValueError, RecursionError) as exc:
+        raise ToolError(f"{name}: the arguments are not JSON: {exc}") from None
+    if not isinstance(value, dict):
+        raise ToolError(f"{name}: the arguments are a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def explained(error: ValidationError) -> str:
+    """Say in one line what does not fit, for a model to mend."""
     lines = []
     for one in error.errors(include_url=False, include_context=False)[:5]:
         where = ".".join(str(part) for part in one["loc"])
@@ -91,7 +138,16 @@ def _explained(error: ValidationError) -> str:
 def tool(function: Callable[..., Any], /) -> Tool: ...
 @overload
 def tool(
-    *, name: str = "", description: str = "", needs_approval: bool = False, timeout_s: float = _DEFAULT_TIMEOUT_S
+    *,
+    name: str = "",
+    description: str = "",
+    needs_approval: NeedsApproval = False,
+    timeout_s: float = _DEFAULT_TIMEOUT_S,
+    enabled: Enabled = True,
+    error_function: ErrorFunction | None = None,
+    cancellable: bool = False,
+    working_after_ms: int | None = None,
+    filler: str = "",
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 def tool(
     function: Callable[..., Any] | None = None,
@@ -99,17 +155,28 @@ def tool(
     *,
     name: str = "",
     description: str = "",
-    needs_approval: bool = False,
+    needs_approval: NeedsApproval = False,
     timeout_s: float = _DEFAULT_TIMEOUT_S,
+    enabled: Enabled = True,
+    error_function: ErrorFunction | None = None,
+    cancellable: bool = False,
+    working_after_ms: int | None = None,
+    filler: str = "",
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
     """Make a `Tool` of a function; bare, or with options.
 
     Args:
-        function: Sync (it will run in a thread) or async; bound methods work.
+        function: Sync (it will run in a thread) or async; bound methods work. A parameter annotated `ToolContext` is
+            given the context, and is not shown to the model.
         name: Instead of the function's.
         description: Instead of the first paragraph of its docstring.
-        needs_approval: The user must approve each call.
+        needs_approval: The user must approve each call, or those for which ``(context, arguments, call_id)`` says so.
         timeout_s: Longest run before it is given up and the model told.
+        enabled: Whether the model is offered it; or a predicate ``(context, agent)``.
+        error_function: ``(context, error)`` → what the model is told when it fails or takes too long.
+        cancellable: Cancel it when the user barges in. A sync function cannot be stopped, only ignored.
+        working_after_ms: Let the user hear that it takes longer.
+        filler: What to say then; "" sounds an earcon only.
 
     Raises:
         ToolError: The name or the limit is impossible, or a parameter has no annotation, cannot be passed by its
@@ -119,11 +186,15 @@ def tool(
     def make(function: Callable[..., Any]) -> Tool:
         summary, notes = _docstring(function)
         own_name = name or getattr(function, "__name__", "")
-        if not _NAME.fullmatch(own_name):
+        if not TOOL_NAME.fullmatch(own_name):
             raise ToolError(f"tool {own_name!r}: a name has 1 to 64 letters, digits, '_' or '-'")
         if not timeout_s > 0:
             raise ToolError(f"tool {own_name!r}: timeout_s is {timeout_s}; it must be more than 0 seconds")
-        arguments = _arguments(own_name, function, notes)
+        if working_after_ms is not None and not working_after_ms > 0:
+            raise ToolError(f"tool {own_name!r}: working_after_ms is {working_after_ms}; it must be more than 0")
+        if filler and working_after_ms is None:
+            raise ToolError(f"tool {own_name!r}: a filler is said after working_after_ms; give it too")
+        arguments, context_parameter = _arguments(own_name, function, notes)
         return Tool(
             name=own_name,
             description=description or summary,
@@ -132,13 +203,19 @@ def tool(
             arguments=arguments,
             needs_approval=needs_approval,
             timeout_s=timeout_s,
+            enabled=enabled,
+            error_function=error_function,
+            cancellable=cancellable,
+            working_after_ms=working_after_ms,
+            filler=filler,
+            context_parameter=context_parameter,
         )
 
     return make if function is None else make(function)
 
 
-def _arguments(name: str, function: Callable[..., Any], notes: Mapping[str, str]) -> type[BaseModel]:
-    """Make a model with one field for each parameter.
+def _arguments(name: str, function: Callable[..., Any], notes: Mapping[str, str]) -> tuple[type[BaseModel], str]:
+    """Make a model with one field for each parameter, and find the one that wants the context.
 
     The fields have names of their own and the parameters' as aliases: pydantic reserves some ("copy", "_x", "model_…").
     """
@@ -147,6 +224,7 @@ def _arguments(name: str, function: Callable[..., Any], notes: Mapping[str, str]
     except NameError as exc:
         raise ToolError(f"tool {name!r}: an annotation cannot be read: {exc}") from None
     fields: dict[str, Any] = {}
+    context_parameter = ""
     for index, parameter in enumerate(inspect.signature(function).parameters.values()):
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise ToolError(f"tool {name!r}: *{parameter.name} cannot be described to a model; name each parameter")
@@ -154,6 +232,11 @@ def _arguments(name: str, function: Callable[..., Any], notes: Mapping[str, str]
             raise ToolError(f"tool {name!r}: {parameter.name!r} is positional-only; arguments are passed by name")
         if parameter.name not in hints:
             raise ToolError(f"tool {name!r}: parameter {parameter.name!r} has no annotation")
+        if hints[parameter.name] is ToolContext or get_origin(hints[parameter.name]) is ToolContext:
+            if context_parameter:
+                raise ToolError(f"tool {name!r}: two parameters want the context; one is enough")
+            context_parameter = parameter.name
+            continue
         field: dict[str, Any] = {"alias": parameter.name}
         if parameter.default is not parameter.empty:
             field["default"] = parameter.default
@@ -164,7 +247,7 @@ def _arguments(name: str, function: Callable[..., Any], notes: Mapping[str, str]
         model: type[BaseModel] = create_model(f"{name}_arguments", __config__=ConfigDict(extra="forbid"), **fields)
     except PydanticUserError as exc:
         raise ToolError(f"tool {name!r}: {exc.message}") from None
-    return model
+    return model, context_parameter
 
 
 def _annotated(function: Callable[..., Any]) -> Any:
@@ -179,8 +262,13 @@ def _schema(name: str, arguments: type[BaseModel]) -> dict[str, Any]:
         schema = arguments.model_json_schema()
     except PydanticUserError as exc:
         raise ToolError(f"tool {name!r}: {exc.message}") from None
+    return {"type": "object", "properties": {}, **plain_schema(schema)}
+
+
+def plain_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a JSON schema as a model needs it: without the titles that pydantic gives everything."""
     _drop_titles(schema)
-    return {"type": "object", "properties": {}, **schema}
+    return schema
 
 
 def _drop_titles(node: Any, *, are_names: bool = False) -> None:

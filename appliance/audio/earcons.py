@@ -26,6 +26,7 @@ _NOTES: dict[Earcon, tuple[tuple[float, float], ...]] = {
     "alarm": ((1047.0, 0.12), (0.0, 0.06), (1047.0, 0.12), (0.0, 0.06), (1319.0, 0.2)),
     "approval": ((523.0, 0.09), (0.0, 0.03), (784.0, 0.14)),
     "muted": ((330.0, 0.07), (0.0, 0.03), (330.0, 0.07)),
+    "working": ((494.0, 0.05), (0.0, 0.05), (494.0, 0.05)),
 }
 """Frequency in Hz (0 is a rest) and length in seconds of each note."""
 

@@ -9,12 +9,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from appliance.agents.context import HistoryItem
 from appliance.realtime.protocol import ClientEvent
 
 __all__ = [
+    "AgentEnded",
+    "AgentStarted",
     "Announce",
+    "AnswerAudioEnded",
+    "AnswerInterrupted",
     "AnswerTextReceived",
+    "ApprovalRequested",
+    "AsideEnded",
+    "BudgetReached",
     "CancelTool",
+    "CheckApproval",
+    "CheckText",
     "CloseCapture",
     "Command",
     "Connect",
@@ -23,12 +33,20 @@ __all__ = [
     "Emit",
     "FinishPlay",
     "FlushPlayback",
+    "GuardrailTripped",
+    "HandedOver",
+    "HeardTextGrew",
     "HeardTextReceived",
+    "HistoryAdded",
+    "HistoryRemoved",
+    "HistoryUpdated",
     "LightPattern",
+    "LinkChanged",
     "Notice",
     "OpenCapture",
     "Play",
     "PlayEarcon",
+    "PrepareAgent",
     "RunTool",
     "Send",
     "SilenceAlarm",
@@ -38,9 +56,10 @@ __all__ = [
     "TroubleReported",
     "TurnEnded",
     "TurnStarted",
+    "UsageCounted",
 ]
 
-Earcon: TypeAlias = Literal["start", "end", "error", "offline", "cancel", "alarm", "approval", "muted"]
+Earcon: TypeAlias = Literal["start", "end", "error", "offline", "cancel", "alarm", "approval", "muted", "working"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +85,11 @@ class LightPattern:
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """Open connection `link`; answered by ``LinkUp``, then or instead ``LinkDown``."""
+    """Open connection `link`; answered by ``LinkUp``, then or instead ``LinkDown``. Others stay as they are."""
 
     link: int
+    endpoint: int = 0
+    """Which of the configured endpoints, by its place in the list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +159,41 @@ class RunTool:
     name: str
     arguments: str
     """A JSON object as text, as the model wrote it: not yet validated."""
+    agent: str = ""
+    """Whose tool it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckApproval:
+    """Ask the predicate of a tool whether this call needs approval; answered by ``ApprovalChecked``."""
+
+    call_id: str
+    name: str
+    arguments: str
+    agent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareAgent:
+    """Ask an agent's instructions and predicates; answered by ``AgentPrepared`` with the same `key`."""
+
+    key: str
+    agent: str
+    reason: Literal["connect", "turn", "handoff"]
+    from_agent: str = ""
+    """Of a handoff: who hands over, by which tool, with what. Its ``on_handoff`` is called first."""
+    tool_name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckText:
+    """Run an agent's guardrails on a text; answered by ``GuardrailsChecked`` with the same `key`."""
+
+    key: str
+    agent: str
+    side: Literal["input", "output"]
+    text: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,11 +253,20 @@ class AnswerTextReceived:
 
 
 @dataclass(frozen=True, slots=True)
+class HeardTextGrew:
+    """A piece of what the user said, while it is still being written down."""
+
+    item_id: str
+    delta: str
+
+
+@dataclass(frozen=True, slots=True)
 class ToolStarted:
     turn: str
     call_id: str
     name: str
     arguments: str
+    agent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +276,125 @@ class ToolEnded:
     name: str
     output: str
     is_error: bool
+    agent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRequested:
+    """A call waits for the user; the light asks too."""
+
+    turn: str
+    call_id: str
+    name: str
+    arguments: str
+    agent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStarted:
+    """An agent begins to answer a turn, or has taken over."""
+
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentEnded:
+    """An agent is done with a turn, or has handed over."""
+
+    agent: str
+    output: str
+    """What it said."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """The server has accepted another agent."""
+
+    from_agent: str
+    to_agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class GuardrailTripped:
+    """A guardrail stopped an answer, or kept a turn from being answered."""
+
+    turn: str
+    side: Literal["input", "output"]
+    item_id: str
+    """Of the answer, or of what the user said."""
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerInterrupted:
+    """Something of the answer was queued and will not be heard."""
+
+    item_id: str
+    heard_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerAudioEnded:
+    """All audio of an answer has been handed over for playing."""
+
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryAdded:
+    item: HistoryItem
+    previous_item_id: str
+    """"" at the beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryUpdated:
+    item: HistoryItem
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRemoved:
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AsideEnded:
+    """The answer to ``AskedAside``."""
+
+    key: str
+    items: tuple[HistoryItem, ...]
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UsageCounted:
+    """What one response, or one transcription, has cost."""
+
+    usage: tuple[tuple[str, int], ...]
+    usd: float | None
+    """None where the price is not known."""
+    audio_s: float = 0.0
+    """Audio of the turn that it ends, both ways."""
+    spent_usd: float = 0.0
+    """All of the day so far."""
+    spent_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetReached:
+    """A share of the day's budget is spent: 80 or 100 percent."""
+
+    percent: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkChanged:
+    """The conversation goes on over another connection."""
+
+    link: int
+    endpoint: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +402,7 @@ class TurnEnded:
     """A turn is over: ``answered``, or why not."""
 
     turn: str
-    outcome: Literal["answered", "slip", "silence", "interrupted", "failed", "cancelled"]
+    outcome: Literal["answered", "slip", "silence", "interrupted", "failed", "cancelled", "refused"]
     usage: tuple[tuple[str, int], ...] = ()
     """Tokens of all responses of the turn: (("input_tokens", 12), …), empty where the server gave none."""
 
@@ -232,7 +416,28 @@ class TroubleReported:
 
 
 Notice: TypeAlias = (
-    TurnStarted | HeardTextReceived | AnswerTextReceived | ToolStarted | ToolEnded | TurnEnded | TroubleReported
+    TurnStarted
+    | HeardTextReceived
+    | HeardTextGrew
+    | AnswerTextReceived
+    | ToolStarted
+    | ToolEnded
+    | ApprovalRequested
+    | AgentStarted
+    | AgentEnded
+    | HandedOver
+    | GuardrailTripped
+    | AnswerInterrupted
+    | AnswerAudioEnded
+    | HistoryAdded
+    | HistoryUpdated
+    | HistoryRemoved
+    | AsideEnded
+    | UsageCounted
+    | BudgetReached
+    | LinkChanged
+    | TurnEnded
+    | TroubleReported
 )
 
 
@@ -253,6 +458,9 @@ Command: TypeAlias = (
     | PlayEarcon
     | Announce
     | RunTool
+    | CheckApproval
+    | PrepareAgent
+    | CheckText
     | CancelTool
     | OpenCapture
     | CloseCapture

@@ -9,24 +9,40 @@ Frames in this package are samples of the wire's format: mono int16 at 24 kHz, w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+from appliance.agents.context import HistoryItem
+from appliance.conversation.roster import Brief
 from appliance.realtime.protocol import ServerEvent
 
 __all__ = [
+    "AbortAsked",
+    "AgentPrepared",
     "AlarmRang",
+    "ApprovalAnswered",
+    "ApprovalChecked",
+    "AskedAside",
     "AudioCaptured",
+    "BeginAsked",
     "ButtonEdge",
     "CaptureOverrun",
     "CardFound",
     "CardLost",
+    "CommitAsked",
+    "DayBegan",
     "DeadlinePassed",
     "Direction",
     "Event",
+    "FrameGiven",
     "FrameRefused",
+    "GuardrailsChecked",
+    "HistoryReplaced",
+    "InterruptAsked",
     "LinkDown",
     "LinkUp",
+    "MessageGiven",
     "MuteSwitched",
     "PlayoutProgress",
     "ServerEventReceived",
@@ -153,6 +169,116 @@ class ToolFinished:
     call_id: str
     output: str
     is_error: bool = False
+    is_background: bool = False
+    """The model is told, and not asked to speak about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalChecked:
+    """A tool's predicate has said whether this call needs the user's approval."""
+
+    call_id: str
+    needed: bool
+    problem: str = ""
+    """The arguments do not fit: the call is not made, and the model is told this."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalAnswered:
+    """The program that owns the session has decided on a call; on the appliance, the button does (`ButtonEdge`)."""
+
+    call_id: str
+    approved: bool
+    always: bool = False
+    """From now on for every call of this tool, until the session ends."""
+    message: str = ""
+    """What the model is told of a rejection."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentPrepared:
+    """The answer to ``PrepareAgent``: an agent's instructions and predicates have been asked."""
+
+    key: str
+    brief: Brief | None
+    problem: str = ""
+    """Why there is no brief."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuardrailsChecked:
+    """The answer to ``CheckText``."""
+
+    key: str
+    tripped: str = ""
+    """Name of the guardrail that tripped; "": none did."""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BeginAsked:
+    """The program begins a turn: what is captured from here on belongs to it. Like a press, it barges in."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitAsked:
+    """The program ends the turn that it began, and wants its answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class AbortAsked:
+    """The program takes back the turn that it began: nothing of it is answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class InterruptAsked:
+    """Stop the answer, as a press would, and listen to nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class MessageGiven:
+    """The program says something in writing, or shows an image."""
+
+    item: Mapping[str, Any]
+    """A message item of the Realtime API, with an `id` of ours."""
+    text: str
+    """Its text, for the guardrails."""
+    wants_answer: bool = True
+    """Like a turn, it barges in and is answered; else it is only put into the conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskedAside:
+    """The program asks something beside the conversation; answered by the notice ``AsideEnded``."""
+
+    key: str
+    response: Mapping[str, Any]
+    """The ``response`` object of the request; ``conversation`` and ``metadata`` are filled in."""
+    timeout_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class FrameGiven:
+    """Any frame at all, to be sent as it is."""
+
+    frame: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryReplaced:
+    """The program wants the conversation to be this: what is gone is deleted, what is new created, in this order."""
+
+    items: tuple[HistoryItem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DayBegan:
+    """A new day of the budget, or the first of this process, with what was spent on it already."""
+
+    day: str
+    """ISO date, local time."""
+    spent_usd: float = 0.0
+    spent_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,4 +329,17 @@ Event: TypeAlias = (
     | TimersChanged
     | MuteSwitched
     | TracingFailed
+    | AgentPrepared
+    | ApprovalAnswered
+    | ApprovalChecked
+    | GuardrailsChecked
+    | BeginAsked
+    | CommitAsked
+    | AbortAsked
+    | InterruptAsked
+    | MessageGiven
+    | AskedAside
+    | FrameGiven
+    | HistoryReplaced
+    | DayBegan
 )

@@ -127,6 +127,12 @@ class Sequencer:
         request.give_up_at = give_up_at
         return request.response_id
 
+    def cancelled_by_server(self, give_up_at: float) -> None:
+        """The server cancels the running response by itself: nothing of it counts any more."""
+        if self.request is not None and self.request.response_id is not None:
+            self.request.is_cancelled = True
+            self.request.give_up_at = give_up_at
+
     def done(self, response: Response) -> Request | None:
         """Free the slot at ``response.done``; returns the request that it ends, if it was the one in the slot."""
         is_late = response.id in self._over

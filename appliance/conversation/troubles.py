@@ -25,6 +25,13 @@ SENTENCES = {
     "tool_late": "That took too long.",
     "button_stuck": "My button seems to be stuck.",
     "playout_stalled": "My loudspeaker stopped playing.",
+    "refused": "I would rather not answer that.",
+    "stopped": "I stopped myself there.",
+    "handoff_failed": "I could not hand over.",
+    "instructions_late": "I could not get new instructions in time, and go on with the old ones.",
+    "not_connected": "There is no connection to the model.",
+    "item_refused": "The server refused a part of the conversation.",
+    "budget_spent": "Today's budget is spent.",
     "trace_failed": "I could not write the trace, and go on without it.",
 }
 

@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Literal
 
 from appliance.conversation.endpoint import SpeechEnd
 
-__all__ = ["Call", "Phase", "Policy", "Turn"]
+__all__ = ["Phase", "Policy", "Turn"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,25 +62,40 @@ class Policy:
     """More unreadable frames than this on one connection end it."""
     max_tool_rounds: int = 8
 
+    guardrail_debounce: int = 100
+    """Characters of new text between two checks of an answer; -1: only its whole text."""
+    guardrail_s: float = 5.0
+    """A check that takes longer counts as tripped."""
+    hold_audio: bool = False
+    """Play no audio before its text has passed the guardrails."""
+    max_trips: int = 2
+    """Answers of one turn that a guardrail may stop; after the last the model is not asked again."""
+    transcript_s: float = 10.0
+    """How long input guardrails wait for the words of the user."""
+    prepare_s: float = 5.0
+    """How long instructions and predicates may take; then the last known ones hold."""
+
+    endpoints: int = 1
+    """How many endpoints there are, the best first."""
+    offline_endpoint: int | None = None
+    """The one that costs nothing: it takes over when the budget is spent."""
+    failback_s: float = 60.0
+    """Between two tries to get back to a better endpoint."""
+    rotate_after_s: float = 3300.0
+    """A session is replaced in an idle gap after this; the server ends it at 3600 s."""
+    max_history: int = 500
+    replay_items: int = 100
+    """The newest items of the history that a new connection is told."""
+    budget_usd: float | None = None
+    """Of one day; None: no limit."""
+    budget_s: float | None = None
+    """Seconds of speech, both ways, of one day; None: no limit."""
+
 
 class Phase(Enum):
     LISTENING = auto()
     COMMITTING = auto()
     ANSWERING = auto()
-
-
-@dataclass(slots=True)
-class Call:
-    """A tool call of the model that is not answered yet."""
-
-    call_id: str
-    name: str
-    arguments: str
-    turn: str
-    link: int
-    asked_at: float
-    deadline: float
-    awaits_approval: bool = False
 
 
 @dataclass(slots=True)
@@ -90,6 +105,8 @@ class Turn:
     id: str
     started_at: float
     deadline: float
+    kind: Literal["button", "program", "message", "vad"] = "button"
+    """Who ends it: the button; the program that began it; nobody (a message is whole); the server's ear."""
     phase: Phase = Phase.LISTENING
     audio: bytearray = field(default_factory=bytearray, repr=False)
     """All that was said, in one piece: thousands of small ones among the frames of the wire fragment the memory."""
@@ -110,10 +127,46 @@ class Turn:
 
     open_calls: set[str] = field(default_factory=set)
     seen_calls: set[str] = field(default_factory=set)
+    mcp_calls: set[str] = field(default_factory=set)
+    """Those of `seen_calls` that an MCP server of the far side runs."""
+    background_calls: set[str] = field(default_factory=set)
+    """Those of `seen_calls` whose output the model is not to speak about."""
+    is_background: bool = False
+    """All was done in the background: there is nothing to be heard."""
     rounds: int = 0
+    item_id: str = ""
+    """The user's item on the server, once it is known."""
+    message: Mapping[str, Any] | None = None
+    """What was given in writing, instead of audio."""
+    response: Mapping[str, Any] = field(default_factory=dict)
+    """What the program wants of the response beyond the session's settings."""
+    heard_text: str | None = None
+    """What the user said, once it is written down."""
+    is_briefed: bool = True
+    """The agent's instructions for this turn are in force; an answer is not asked for before."""
+    is_checked: bool = True
+    """The input guardrails have let it pass; an answer is not asked for before."""
+    check_deadline: float | None = None
+    """When the wait for the two ends."""
+    was_let_in: bool = False
+    """The input guardrails have seen it, and it is not checked again on another connection."""
+    trips: int = 0
+    agent: str = ""
+    """Who answers; "" before anybody was asked to."""
+    said: str = ""
+    """What that agent has said."""
+    first_sentence: str = ""
+    """What the next answer begins with."""
+    must_finish: bool = False
+    """Audio was handed over, and the end of it not yet told."""
+    answer_frames: int = 0
+    """Frames of the answer that were received."""
+    was_spoken: bool = False
+    """Its audio was committed: it counts for the budget."""
     has_output: bool = False
     """Something of the answer came: audio, text or a call. From here on a replay would do things twice."""
     has_audio: bool = False
+    has_text: bool = False
     is_response_open: bool = False
     """An answer was asked for and its ``response.done`` has not come."""
     is_answer_done: bool = False
@@ -126,6 +179,11 @@ class Turn:
         self.audio += pcm
         self.frames += len(pcm) // 2
         self.peak = max(self.peak, peak)
+
+    def deadline_of_checks(self, default: float) -> float:
+        """When the wait for instructions or guardrails ends; `default` if there is none."""
+        waits = not (self.is_briefed and self.is_checked)
+        return self.check_deadline if waits and self.check_deadline is not None else default
 
     def forget_link(self) -> None:
         """Nothing of this turn is on the server any more: everything is to be sent again."""

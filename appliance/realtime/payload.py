@@ -1,65 +1,181 @@
-"""What we tell the server: the session's configuration, and the items and requests that we build ourselves.
+"""What we tell the server: the session's settings, and the messages that a program writes.
 
 Pure. One unknown key makes the server discard a whole ``session.update``, so only keys of the GA protocol are named
 here, and every one is checked against the ``openai`` package's types in the tests. The server merges objects in a
 way that is not documented below ``audio.input``: each sub-object that is sent is complete.
 
-Source: Realtime API, session.update, conversation.item.create, response.create.
+**Which setting wins**, from the weakest to the strongest, at each connection and after each handoff alike:
+
+1. the server's own default (a key that nobody set is not sent),
+2. the settings of the session,
+3. `RealtimeAgent.settings` of the agent that talks,
+4. `RealtimeAgent.voice` of that agent, if it has one,
+5. `provider_data`, merged in as it is.
+
+Source: Realtime API, session.update, conversation.item.create.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias
 
-from appliance.errors import LocalProtocolError
-from appliance.realtime.protocol import SAMPLE_RATE, ConversationItemCreate, JsonObject, ResponseCreate, SessionUpdate
+from appliance.errors import SettingsError
+from appliance.realtime.protocol import SAMPLE_RATE, JsonObject
 
 __all__ = [
+    "MAX_IMAGE_BYTES",
     "Modality",
-    "SessionConfig",
-    "assistant_message",
-    "function_call_output",
-    "response_create",
-    "session_update",
-    "user_message",
+    "NoiseReduction",
+    "RealtimeSessionSettings",
+    "RetentionRatio",
+    "SemanticVad",
+    "ServerVad",
+    "Transcription",
+    "image_part",
+    "message_item",
+    "session_object",
 ]
 
 Modality: TypeAlias = Literal["audio", "text"]
 
-_METADATA_PAIRS = 16  # Realtime API, response.create: at most 16 pairs, keys of 64 and values of 512 characters
-_METADATA_KEY_CHARACTERS = 64
-_METADATA_VALUE_CHARACTERS = 512
+MAX_IMAGE_BYTES = 10 * 1024 * 1024  # 13.4 MB as base64, below the 15 MiB of one frame (Realtime API, append)
+_IMAGE_TYPES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+
+
+def _set_keys(**values: Any) -> JsonObject:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _require(holds: bool, name: str, value: Any, expected: str) -> None:
+    if not holds:
+        raise SettingsError(f"session settings: {name} is {value!r}, expected {expected}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SessionConfig:
-    """A session's configuration. None means that the key is not sent, so that the server's default holds.
+class NoiseReduction:
+    """The server's noise filter, before it listens and before it transcribes."""
+
+    type: Literal["near_field", "far_field"]
+    """Speaking into the box, or across a room."""
+    strength: float | None = None
+
+    def wire(self) -> JsonObject:
+        return _set_keys(type=self.type, strength=self.strength)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcription:
+    """What writes down the user's speech."""
+
+    model: str
+    language: str | None = None
+    """ISO 639-1; not together with `languages`."""
+    languages: Sequence[str] | None = None
+    prompt: str | None = None
+    keywords: Sequence[str] | None = None
+    delay: Literal["minimal", "low", "medium", "high", "xhigh"] | None = None
+
+    def __post_init__(self) -> None:
+        _require(not (self.language and self.languages), "transcription.languages", self.languages, "none beside one")
+
+    def wire(self) -> JsonObject:
+        return _set_keys(
+            model=self.model,
+            language=self.language,
+            languages=None if self.languages is None else list(self.languages),
+            prompt=self.prompt,
+            keywords=None if self.keywords is None else list(self.keywords),
+            delay=self.delay,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerVad:
+    """The server ends a turn after a silence."""
+
+    threshold: float | None = None
+    """0 to 1: how loud counts as speech."""
+    prefix_padding_ms: int | None = None
+    silence_duration_ms: int | None = None
+    """The reference says 500, the service is seen to take 200: better said than left out."""
+    create_response: bool = True
+    interrupt_response: bool = True
+    idle_timeout_ms: int | None = None
+    """5,000 to 30,000: the model speaks up after so much silence. Each time costs tokens."""
+
+    def __post_init__(self) -> None:
+        threshold, idle = self.threshold, self.idle_timeout_ms
+        _require(threshold is None or 0 <= threshold <= 1, "turn_detection.threshold", threshold, "0 to 1")
+        _require(idle is None or 5000 <= idle <= 30000, "turn_detection.idle_timeout_ms", idle, "5000 to 30000")
+
+    def wire(self) -> JsonObject:
+        return {"type": "server_vad", **_set_keys(**{f.name: getattr(self, f.name) for f in fields(self)})}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SemanticVad:
+    """The server ends a turn when what was said sounds finished."""
+
+    eagerness: Literal["low", "medium", "high", "auto"] = "auto"
+    create_response: bool = True
+    interrupt_response: bool = True
+
+    def wire(self) -> JsonObject:
+        return {"type": "semantic_vad", **{f.name: getattr(self, f.name) for f in fields(self)}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionRatio:
+    """How much of a context that is full is kept: less than all keeps the cache of the rest useful."""
+
+    retention_ratio: float
+    """0 to 1."""
+    post_instructions: int | None = None
+    """Most tokens beside the instructions."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.retention_ratio <= 1, "truncation.retention_ratio", self.retention_ratio, "0 to 1")
+
+    def wire(self) -> JsonObject:
+        limits = None if self.post_instructions is None else {"post_instructions": self.post_instructions}
+        return {
+            "type": "retention_ratio",
+            "retention_ratio": self.retention_ratio,
+            **_set_keys(token_limits=limits),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RealtimeSessionSettings:
+    """The settings of a session. None means that the key is not sent, so that the server's default holds.
 
     The one exception is `turn_detection`: its default on the server would make it listen by itself.
 
     Raises:
-        LocalProtocolError: A value that the server is known to refuse.
+        SettingsError: A value that the server is known to refuse.
     """
 
-    instructions: str | None = None
-    """"" clears the server's own default text."""
+    model: str = "gpt-realtime-2.1"
+    """Any string; goes into the address, and cannot change on a connection."""
     voice: str | Mapping[str, str] | None = None
-    """A name, or ``{"id": "voice_…"}``; cannot change once the session has spoken."""
+    """A name, or ``{"id": "voice_…"}``; cannot change on a connection that has spoken."""
     speed: float | None = None
     """0.25 to 1.5."""
     output_modalities: Sequence[Modality] = ("audio",)
     """One of the two: audio always brings a transcript."""
-    transcription_model: str | None = None
-    """What writes down the user's speech; None leaves that off."""
-    language: str | None = None
-    """ISO 639-1, a hint for the transcription; means nothing without `transcription_model`."""
-    noise_reduction: Literal["near_field", "far_field"] | None = None
-    turn_detection: Mapping[str, Any] | None = None
-    """None is push to talk (an explicit ``null``); else a whole ``server_vad`` or ``semantic_vad`` object."""
-    tools: Sequence[Mapping[str, Any]] | None = None
-    """Flat function tools, or MCP tools."""
+    input_audio_format: Literal["pcm16", "g711_ulaw", "g711_alaw"] = "pcm16"
+    """Of what the program sends (pcm16: 24 kHz mono little-endian; G.711: 8 kHz). The wire is always pcm16."""
+    output_audio_format: Literal["pcm16", "g711_ulaw", "g711_alaw"] = "pcm16"
+    """Of what the program is given."""
+    noise_reduction: NoiseReduction | Literal["near_field", "far_field"] | None = None
+    transcription: Transcription | str | None = None
+    """The settings, or the model's name; None leaves it off, and the user's words out of the history."""
+    turn_detection: ServerVad | SemanticVad | Mapping[str, Any] | None = None
+    """None is push to talk (an explicit ``null``)."""
     tool_choice: str | Mapping[str, Any] | None = None
     max_output_tokens: int | Literal["inf"] | None = None
     """1 to 4096, or "inf"."""
@@ -67,145 +183,129 @@ class SessionConfig:
     """Models of the 2.x family only; others refuse the whole update."""
     parallel_tool_calls: bool | None = None
     """Reasoning models only."""
-    truncation: str | Mapping[str, Any] | None = None
-    """"auto", "disabled", or a ``retention_ratio`` object."""
+    truncation: RetentionRatio | str | Mapping[str, Any] | None = None
+    """"auto", "disabled", or a ratio."""
     tracing: str | Mapping[str, Any] | None = None
+    include: Sequence[str] | None = None
+    """Such as ``item.input_audio_transcription.logprobs``."""
+    provider_data: Mapping[str, Any] = field(default_factory=dict)
+    """Merged into the ``session`` object as it is, for servers that know more than this class."""
 
     def __post_init__(self) -> None:
-        if self.speed is not None and not 0.25 <= self.speed <= 1.5:
-            raise LocalProtocolError(f"session.update: speed {self.speed}, expected 0.25 to 1.5")
-        if len(self.output_modalities) != 1:
-            raise LocalProtocolError(f"session.update: output_modalities {list(self.output_modalities)}, expected one")
-        if isinstance(self.max_output_tokens, int) and not 1 <= self.max_output_tokens <= 4096:
-            raise LocalProtocolError(f"session.update: max_output_tokens {self.max_output_tokens}, expected 1 to 4096")
+        _require(self.speed is None or 0.25 <= self.speed <= 1.5, "speed", self.speed, "0.25 to 1.5")
+        _require(len(self.output_modalities) == 1, "output_modalities", list(self.output_modalities), "one of them")
+        tokens = self.max_output_tokens
+        _require(not isinstance(tokens, int) or 1 <= tokens <= 4096, "max_output_tokens", tokens, '1 to 4096, or "inf"')
+
+    def of_agent(self, own: Mapping[str, Any], *, voice: str | Mapping[str, str] = "") -> RealtimeSessionSettings:
+        """Return these settings with those of an agent in force.
+
+        Raises:
+            SettingsError: There is no such setting, or the value is out of bounds.
+        """
+        names = [f.name for f in fields(self) if f.name != "model"]
+        for name in own:
+            if name not in names:
+                close = get_close_matches(name, names, n=1)
+                meant = f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(names)}"
+                raise SettingsError(f"an agent's settings: there is no {name!r}{meant}")
+        return replace(self, **{**own, **({"voice": voice} if voice else {})})
 
 
-def session_update(config: SessionConfig, *, event_id: str | None = None) -> SessionUpdate:
-    """Return the ``session.update`` that puts a configuration into force."""
-    return SessionUpdate(session=_session(config), event_id=event_id)
-
-
-def _session(config: SessionConfig) -> JsonObject:
-    return {
-        "type": "realtime",
-        "output_modalities": list(config.output_modalities),
-        "audio": {"input": _audio_input(config), "output": _audio_output(config)},
-        **_set_keys(
-            instructions=config.instructions,
-            tools=None if config.tools is None else [dict(tool) for tool in config.tools],
-            tool_choice=_plain(config.tool_choice),
-            max_output_tokens=config.max_output_tokens,
-            reasoning=None if config.reasoning_effort is None else {"effort": config.reasoning_effort},
-            parallel_tool_calls=config.parallel_tool_calls,
-            truncation=_plain(config.truncation),
-            tracing=_plain(config.tracing),
-        ),
-    }
-
-
-def _audio_input(config: SessionConfig) -> JsonObject:
-    transcription = None
-    if config.transcription_model is not None:
-        transcription = {"model": config.transcription_model, **_set_keys(language=config.language)}
-    return {
-        "format": _audio_format(),
-        "turn_detection": _plain(config.turn_detection),
-        **_set_keys(
-            transcription=transcription,
-            noise_reduction=None if config.noise_reduction is None else {"type": config.noise_reduction},
-        ),
-    }
-
-
-def _audio_output(config: SessionConfig) -> JsonObject:
-    return {"format": _audio_format(), **_set_keys(voice=_plain(config.voice), speed=config.speed)}
-
-
-def _audio_format() -> JsonObject:
-    return {"type": "audio/pcm", "rate": SAMPLE_RATE}
-
-
-def user_message(text: str, *, previous_item_id: str | None = None) -> ConversationItemCreate:
-    """Return the item of a typed message, or of a turn replayed from the history."""
-    content = [{"type": "input_text", "text": text}]
-    return _message("user", content, previous_item_id)
-
-
-def assistant_message(text: str, *, previous_item_id: str | None = None) -> ConversationItemCreate:
-    """Return an answer replayed from the history: a client may write text for the assistant, never audio."""
-    return _message("assistant", [{"type": "output_text", "text": text}], previous_item_id)
-
-
-def _message(role: str, content: list[dict[str, str]], previous_item_id: str | None) -> ConversationItemCreate:
-    item: JsonObject = {"type": "message", "role": role, "content": content}
-    return ConversationItemCreate(item=item, previous_item_id=previous_item_id)
-
-
-def function_call_output(call_id: str, output: str) -> ConversationItemCreate:
-    """Return the item that gives a tool's result to the model."""
-    return ConversationItemCreate(item={"type": "function_call_output", "call_id": call_id, "output": output})
-
-
-def response_create(
-    turn: str,
-    *,
-    event_id: str,
-    instructions: str | None = None,
-    output_modalities: Sequence[Modality] | None = None,
-    tools: Sequence[Mapping[str, Any]] | None = None,
-    tool_choice: str | Mapping[str, Any] | None = None,
-    conversation: Literal["auto", "none"] | None = None,
-    items: Sequence[Mapping[str, Any]] | None = None,
-    metadata: Mapping[str, str] | None = None,
-) -> ResponseCreate:
-    """Ask for an answer; what is not given holds as the session says.
+def session_object(
+    settings: RealtimeSessionSettings, *, instructions: str | None, tools: Sequence[Mapping[str, Any]] | None
+) -> JsonObject:
+    """Return the ``session`` of the ``session.update`` that puts settings into force.
 
     Args:
-        turn: Goes into ``metadata["turn"]``, which the server echoes: the only way to tell a late answer of an old
-            turn from the answer of this one.
-        event_id: Ours, so that an error can be told to be this request's.
-        instructions: For this response only.
-        output_modalities: For this response only.
-        tools: For this response only.
-        tool_choice: "none" forbids another round of calls.
-        conversation: "none" for an answer out of band, which leaves the conversation alone.
-        items: The ``input`` that replaces the conversation as context; empty for no context at all.
-        metadata: Further pairs.
-
-    Raises:
-        LocalProtocolError: More or longer metadata than the server takes.
+        settings: With the agent's own in force.
+        instructions: "" clears the server's own default text; None leaves it.
+        tools: Flat function tools, or MCP tools.
     """
-    pairs = {**(metadata or {}), "turn": turn}
-    _check_metadata(pairs)
-    response = {
-        "metadata": pairs,
+    noise = settings.noise_reduction
+    session = {
+        "type": "realtime",
+        "output_modalities": list(settings.output_modalities),
+        "audio": {
+            "input": {
+                "format": {"type": "audio/pcm", "rate": SAMPLE_RATE},
+                "turn_detection": _plain(settings.turn_detection),
+                **_set_keys(
+                    transcription=_plain(
+                        Transcription(model=settings.transcription)
+                        if isinstance(settings.transcription, str)
+                        else settings.transcription
+                    ),
+                    noise_reduction=_plain(NoiseReduction(type=noise) if isinstance(noise, str) else noise),
+                ),
+            },
+            "output": {
+                "format": {"type": "audio/pcm", "rate": SAMPLE_RATE},
+                **_set_keys(voice=_plain(settings.voice), speed=settings.speed),
+            },
+        },
         **_set_keys(
             instructions=instructions,
-            output_modalities=None if output_modalities is None else list(output_modalities),
             tools=None if tools is None else [dict(tool) for tool in tools],
-            tool_choice=_plain(tool_choice),
-            conversation=conversation,
-            input=None if items is None else [dict(item) for item in items],
+            tool_choice=_plain(settings.tool_choice),
+            max_output_tokens=settings.max_output_tokens,
+            reasoning=None if settings.reasoning_effort is None else {"effort": settings.reasoning_effort},
+            parallel_tool_calls=settings.parallel_tool_calls,
+            truncation=_plain(settings.truncation),
+            tracing=_plain(settings.tracing),
+            include=None if settings.include is None else list(settings.include),
         ),
     }
-    return ResponseCreate(event_id=event_id, response=response)
+    return _merged(session, settings.provider_data)
 
 
-def _check_metadata(pairs: Mapping[str, str]) -> None:
-    if len(pairs) > _METADATA_PAIRS:
-        raise LocalProtocolError(f"response.create: {len(pairs)} pairs of metadata, at most {_METADATA_PAIRS}")
-    for key, value in pairs.items():
-        if len(key) > _METADATA_KEY_CHARACTERS or len(value) > _METADATA_VALUE_CHARACTERS:
-            raise LocalProtocolError(
-                f"response.create: metadata {key[:_METADATA_KEY_CHARACTERS]!r} is too long: "
-                f"at most {_METADATA_KEY_CHARACTERS} characters for a key, {_METADATA_VALUE_CHARACTERS} for a value"
-            )
+def message_item(
+    item_id: str, role: Literal["user", "system"], text: str, images: Sequence[Mapping[str, Any]] = ()
+) -> JsonObject:
+    """Return a message of the user or of the system, as an item to be created.
+
+    Args:
+        item_id: Ours to choose, at most 32 characters.
+        role: Who says it.
+        text: May be empty beside images.
+        images: Parts made by `image_part`; the user's only.
+    """
+    content = [{"type": "input_text", "text": text}] if text else []
+    return {"id": item_id, "type": "message", "role": role, "content": [*content, *images]}
 
 
-def _set_keys(**values: Any) -> JsonObject:
-    return {key: value for key, value in values.items() if value is not None}
+def image_part(image: bytes, *, detail: Literal["auto", "low", "high"] | None = None) -> JsonObject:
+    """Return an image as a content part.
+
+    Args:
+        image: A PNG or JPEG file, at most `MAX_IMAGE_BYTES`.
+        detail: How closely the model is to look; None leaves it to the server.
+
+    Raises:
+        SettingsError: It is neither, or too large.
+    """
+    kind = next((name for magic, name in _IMAGE_TYPES.items() if image.startswith(magic)), None)
+    if kind is None:
+        raise SettingsError(f"an image of {len(image)} bytes is neither PNG nor JPEG: convert it to one of the two")
+    if len(image) > MAX_IMAGE_BYTES:
+        raise SettingsError(
+            f"an image of {len(image)} bytes: at most {MAX_IMAGE_BYTES} fit into one frame; make it smaller, "
+            "640 by 480 as JPEG is usually enough"
+        )
+    url = f"data:{kind};base64,{base64.b64encode(image).decode('ascii')}"
+    return {"type": "input_image", "image_url": url, **_set_keys(detail=detail)}
 
 
 def _plain(value: Any) -> Any:
-    """A copy of a mapping that JSON can write; anything else as it is."""
+    """What JSON can write of a setting; a mapping is copied."""
+    if hasattr(value, "wire"):
+        return value.wire()
     return dict(value) if isinstance(value, Mapping) else value
+
+
+def _merged(base: JsonObject, more: Mapping[str, Any]) -> JsonObject:
+    merged = dict(base)
+    for key, value in more.items():
+        known = merged.get(key)
+        merged[key] = _merged(known, value) if isinstance(known, dict) and isinstance(value, Mapping) else value
+    return merged

@@ -18,20 +18,24 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from appliance.agents.agent import RealtimeAgent
-from appliance.agents.executor import ToolExecutor
+from appliance.agents.context import HistoryItem
+from appliance.agents.crew import Crew
+from appliance.agents.tools import Tool
 from appliance.audio.backends import Backend, open_backend
 from appliance.audio.streams import AudioStreams
 from appliance.conversation.events import CardFound, CardLost, Event, ShutdownRequested, Started, TracingFailed
 from appliance.conversation.machine import Conversation
+from appliance.conversation.roster import Brief
 from appliance.conversation.turn import Policy
 from appliance.errors import ApplianceError, SpeechError, StorageError
 from appliance.hardware.button import Button
 from appliance.hardware.light import Light
 from appliance.hardware.pins import open_pin_factory
-from appliance.realtime.payload import SessionConfig, session_update
+from appliance.realtime.payload import RealtimeSessionSettings, Transcription, session_object
 from appliance.realtime.transports.websocket import Endpoint, WebSocketTransport, endpoint_url
 from appliance.service.announcer import LocalAnnouncer, Voice
 from appliance.service.driver import Driver, Observer
+from appliance.service.store import ConversationStore
 from appliance.service.systemd import Notifier
 from appliance.service.trace import TraceRecorder
 from appliance.service.turnlog import TurnLog
@@ -92,6 +96,7 @@ class Appliance:
         self._state_dir = state_dir
         self._seed = time.monotonic_ns() & 0xFFFF_FFFF if seed is None else seed
         self._driver: Driver | None = None
+        self._conversation: Conversation | None = None
         self._cards_lost: set[str] = set()
         self._trace_problem = ""
         self.audio: AudioStreams | None = None
@@ -153,9 +158,9 @@ class Appliance:
 
     async def _assemble(self, stack: AsyncExitStack) -> tuple[Driver, WebSocketTransport, list[_Runs]]:
         settings = self._settings
-        endpoint = await self._endpoint(stack)
+        endpoints = await self._endpoints(stack)
         transport = WebSocketTransport(
-            endpoint,
+            [one for one, _ in endpoints],
             post=self.post,
             connect_timeout_s=settings.link.connect_timeout_s,
             ping_interval_s=settings.link.ping_interval_s,
@@ -168,38 +173,71 @@ class Appliance:
         device = DeviceParts(
             lamp=outputs.lamp, light=outputs.dimmer, volume=audio, timers=timers, status=StatusReader()
         )
-        agent = RealtimeAgent(
-            name=settings.assistant.name,
-            instructions=read_instructions(settings),
-            tools=device_tools(device),
-            voice=settings.assistant.voice,
+        crew = Crew(
+            self._agent(device_tools(device)),
+            compose=self._compose,
+            post=self.post,
+            history=lambda: self._conversation.history if self._conversation is not None else (),
+            are_guardrails_parallel=settings.guardrails.parallel,
         )
-        executor = ToolExecutor(agent.tools, post=self.post)
+        await stack.enter_async_context(crew)
         button = self._open_button(stack, factory)
         light = self._open_light(stack, factory)
         announcer = LocalAnnouncer(audio, self._voice())
-        conversation, observers = self._open_conversation(stack, agent)
-        observers.append(TurnLog(lambda: audio.xruns.total))
+        offline = next((at for at, (_, is_offline) in enumerate(endpoints) if is_offline), None)
+        policy = policy_from(settings, endpoints=len(endpoints), offline_endpoint=offline)
+        conversation, observers = self._open_conversation(stack, policy, await crew.briefs())
+        observers += [crew.observe, TurnLog(lambda: audio.xruns.total)]
         self._driver = driver = Driver(
             conversation,
             transport=transport,
             audio=audio,
-            tools=executor,
+            tools=crew.tools,
+            agents=crew.briefer,
             light=light,
             announcer=announcer,
             alarms=timers,
             observers=observers,
         )
-        return driver, transport, [transport, audio, executor, button, light, announcer, timers]
+        return driver, transport, [transport, audio, crew, button, light, announcer, timers]
 
-    async def _endpoint(self, stack: AsyncExitStack) -> Endpoint:
-        """Where the model is; with nothing configured, an offline brain inside this process."""
+    async def _endpoints(self, stack: AsyncExitStack) -> list[tuple[Endpoint, bool]]:
+        """Where the model is, the best first, each with whether it is the offline brain inside this process.
+
+        Only the first is given the key: the others are other people's, or nobody's.
+        """
         settings = self._settings
         chosen = settings.endpoint()
-        if chosen.kind == "offline":
-            server = await stack.enter_async_context(offline_brain(settings, self._environ))
-            return Endpoint(url=endpoint_url(server.url, "offline"), headers=dict, name="offline brain")
-        return Endpoint(url=endpoint_url(chosen.url, settings.link.model), headers=self._headers, name=chosen.kind)
+        urls = [chosen.url or "offline", *settings.link.fallbacks.split()]
+        made = []
+        for place, url in enumerate(urls):
+            if url == "offline":
+                server = await stack.enter_async_context(offline_brain(settings, self._environ))
+                endpoint = Endpoint(url=endpoint_url(server.url, "offline"), headers=dict, name="offline brain")
+            elif place == 0:
+                endpoint = Endpoint(endpoint_url(url, settings.link.model), self._headers, chosen.kind)
+            else:
+                endpoint = Endpoint(endpoint_url(url, settings.link.model), dict, f"fallback {place}")
+            made.append((endpoint, url == "offline"))
+        return made
+
+    def _agent(self, tools: Sequence[Tool]) -> RealtimeAgent:
+        """Who begins: described by the settings, or by files of their own."""
+        settings = self._settings
+        if settings.assistant.agents_file:
+            from appliance.agents.described import load_agents
+
+            return load_agents(Path(settings.assistant.agents_file), tools={one.name: one for one in tools})
+        return RealtimeAgent(
+            name=settings.assistant.name,
+            instructions=read_instructions(settings),
+            tools=tools,
+            voice=settings.assistant.voice,
+        )
+
+    def _compose(self, agent: RealtimeAgent, instructions: str, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        own = session_settings(self._settings).of_agent(agent.settings, voice=agent.voice)
+        return session_object(own, instructions=instructions, tools=tools)
 
     def _headers(self) -> dict[str, str]:
         """Headers of a connection; the key is read anew each time, so that a new one needs no restart."""
@@ -261,21 +299,42 @@ class Appliance:
             return None
         return _LazyVoice(self._settings)
 
-    def _open_conversation(self, stack: AsyncExitStack, agent: RealtimeAgent) -> tuple[Conversation, list[Observer]]:
-        policy = policy_from(self._settings)
-        session = session_update(session_config(self._settings, agent)).session
-        approvals = sorted(tool.name for tool in agent.tools if tool.needs_approval)
+    def _open_store(self, stack: AsyncExitStack, observers: list[Observer]) -> Sequence[HistoryItem]:
+        """Open what outlives the process: the conversation and the day's spend; returns what was said before."""
+        history, budget = self._settings.history, self._settings.budget
+        has_budget = budget.daily_usd > 0 or budget.daily_minutes > 0
+        if self._state_dir is None or not (history.persist or has_budget):
+            return ()
+        store = ConversationStore(
+            self._state_dir / "conversation.db",
+            max_items=history.max_items if history.persist else 0,
+            max_age_days=history.max_age_days,
+            post=self.post,
+        )
+        try:
+            store.open()
+        except StorageError as exc:  # the device is worth more than its memory
+            log.warning("%s; going on without it", exc)
+            return ()
+        stack.callback(store.close)
+        observers.append(store)
+        return store.load()
+
+    def _open_conversation(
+        self, stack: AsyncExitStack, policy: Policy, briefs: Sequence[Brief]
+    ) -> tuple[Conversation, list[Observer]]:
         observers = list(self._observers)
+        history = self._open_store(stack, observers)
         trace = self._trace or (Path(self._settings.service.trace) if self._settings.service.trace else None)
         if trace is not None:
             recorder = TraceRecorder(trace, post=self.post)
             try:
-                recorder.open(policy=policy, session=session, approvals=approvals, seed=self._seed)
+                recorder.open(policy=policy, briefs=briefs, history=history, seed=self._seed)
             except StorageError as exc:  # the device is worth more than its record
                 self._trace_problem = str(exc)
             stack.callback(recorder.close)
             observers.append(recorder)
-        conversation = Conversation(policy=policy, session=session, approvals=approvals, seed=self._seed)
+        self._conversation = conversation = Conversation(policy=policy, briefs=briefs, history=history, seed=self._seed)
         return conversation, observers
 
     # --- running ------------------------------------------------------------------------------------------------
@@ -367,7 +426,7 @@ async def _warm_up(pipeline: Any) -> None:
         log.warning("the offline brain: %s", exc)
 
 
-def policy_from(settings: Settings) -> Policy:
+def policy_from(settings: Settings, *, endpoints: int = 1, offline_endpoint: int | None = None) -> Policy:
     """Gather the conversation's figures from the settings."""
     audio, button, deadlines, link = settings.audio, settings.button, settings.deadlines, settings.link
     return Policy(
@@ -390,20 +449,28 @@ def policy_from(settings: Settings) -> Policy:
         cancel_s=deadlines.cancel_s,
         backoff_initial_s=link.backoff_initial_s,
         backoff_max_s=link.backoff_max_s,
+        guardrail_debounce=settings.guardrails.debounce_characters,
+        guardrail_s=settings.guardrails.timeout_s,
+        hold_audio=settings.guardrails.hold_audio,
+        endpoints=endpoints,
+        offline_endpoint=offline_endpoint,
+        failback_s=link.failback_s,
+        rotate_after_s=60.0 * link.rotate_after_minutes,
+        budget_usd=settings.budget.daily_usd or None,
+        budget_s=60.0 * settings.budget.daily_minutes or None,
+        replay_items=settings.history.replay_items,
     )
 
 
-def session_config(settings: Settings, agent: RealtimeAgent) -> SessionConfig:
-    """Gather what the model is told at each connection."""
+def session_settings(settings: Settings) -> RealtimeSessionSettings:
+    """Gather what every agent's session begins from."""
     assistant = settings.assistant
-    return SessionConfig(
-        instructions=agent.instructions,
-        voice=agent.voice or assistant.voice,
+    model = assistant.transcription_model
+    return RealtimeSessionSettings(
+        voice=assistant.voice,
         speed=assistant.speed,
-        transcription_model=assistant.transcription_model or None,
-        language=assistant.language or None,
+        transcription=Transcription(model=model, language=assistant.language or None) if model else None,
         noise_reduction=assistant.noise_reduction or None,
-        tools=[tool.definition() for tool in agent.tools],
         max_output_tokens=assistant.max_output_tokens,
         reasoning_effort=assistant.reasoning_effort or None,
     )

@@ -16,6 +16,8 @@ from typing import Protocol, assert_never
 from appliance.conversation.commands import (
     Announce,
     CancelTool,
+    CheckApproval,
+    CheckText,
     CloseCapture,
     Command,
     Connect,
@@ -28,6 +30,7 @@ from appliance.conversation.commands import (
     OpenCapture,
     Play,
     PlayEarcon,
+    PrepareAgent,
     RunTool,
     Send,
     SilenceAlarm,
@@ -38,7 +41,7 @@ from appliance.conversation.feedback import View, pattern
 from appliance.conversation.machine import Conversation
 from appliance.realtime.protocol import ClientEvent
 
-__all__ = ["Alarms", "Announcer", "Audio", "Driver", "Light", "Observer", "Tools", "Transport"]
+__all__ = ["Agents", "Alarms", "Announcer", "Audio", "Driver", "Light", "Observer", "Tools", "Transport"]
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +55,7 @@ Observer = Callable[[float, Event, Sequence[Command], View], None]
 class Transport(Protocol):
     """The connection to the model. Each method MUST return at once and MUST NOT raise for a link that is gone."""
 
-    def connect(self, link: int) -> None: ...
+    def connect(self, link: int, endpoint: int) -> None: ...
     def disconnect(self, link: int) -> None: ...
     def send(self, link: int, event: ClientEvent) -> None: ...
 
@@ -69,10 +72,22 @@ class Audio(Protocol):
 
 
 class Tools(Protocol):
-    """Runs tools; each ``run_tool`` MUST be answered by exactly one ``ToolFinished``."""
+    """Runs tools.
+
+    Each ``run_tool`` MUST be answered by exactly one ``ToolFinished``, each ``check_approval`` by one
+    ``ApprovalChecked``.
+    """
 
     def run_tool(self, command: RunTool) -> None: ...
+    def check_approval(self, command: CheckApproval) -> None: ...
     def cancel(self, call_id: str) -> None: ...
+
+
+class Agents(Protocol):
+    """Asks the maker's functions; each question MUST be answered by exactly one event of its key."""
+
+    def prepare_agent(self, command: PrepareAgent) -> None: ...
+    def check_text(self, command: CheckText) -> None: ...
 
 
 class Light(Protocol):
@@ -99,6 +114,7 @@ class Driver:
         transport: Transport,
         audio: Audio,
         tools: Tools,
+        agents: Agents,
         light: Light,
         announcer: Announcer,
         alarms: Alarms,
@@ -109,6 +125,7 @@ class Driver:
         self._transport = transport
         self._audio = audio
         self._tools = tools
+        self._agents = agents
         self._light = light
         self._announcer = announcer
         self._alarms = alarms
@@ -212,10 +229,16 @@ class Driver:
                 self._announcer.announce(command)
             case RunTool():
                 self._tools.run_tool(command)
+            case CheckApproval():
+                self._tools.check_approval(command)
+            case PrepareAgent():
+                self._agents.prepare_agent(command)
+            case CheckText():
+                self._agents.check_text(command)
             case CancelTool():
                 self._tools.cancel(command.call_id)
             case Connect():
-                self._transport.connect(command.link)
+                self._transport.connect(command.link, command.endpoint)
             case Disconnect():
                 self._transport.disconnect(command.link)
             case OpenCapture():

@@ -18,12 +18,15 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from appliance.agents.context import HistoryItem
 from appliance.conversation import commands as command_types
 from appliance.conversation import events as event_types
+from appliance.conversation import roster
 from appliance.conversation.commands import Command
 from appliance.conversation.events import Event, TracingFailed
 from appliance.conversation.feedback import View
 from appliance.conversation.machine import Conversation
+from appliance.conversation.roster import Brief
 from appliance.conversation.turn import Policy
 from appliance.errors import SettingsError, StorageError
 from appliance.realtime import protocol as wire
@@ -33,7 +36,7 @@ __all__ = ["Divergence", "TraceRecorder", "replay"]
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 _FLUSH_EVERY = 50  # lines, a second of microphone: a crash loses no more than that
 
 
@@ -41,7 +44,12 @@ def _classes(module: types.ModuleType) -> dict[str, type]:
     return {name: one for name, one in vars(module).items() if isinstance(one, type) and is_dataclass(one)}
 
 
-_TYPES: dict[str, type] = {**_classes(wire), **_classes(event_types), **_classes(command_types)}
+_TYPES: dict[str, type] = {
+    **_classes(wire),
+    **_classes(roster),
+    **_classes(event_types),  # HistoryItem among them
+    **_classes(command_types),
+}
 
 
 def encode(value: Any) -> Any:
@@ -91,16 +99,31 @@ class TraceRecorder:
     def __repr__(self) -> str:
         return f"<TraceRecorder {self._path} {self._lines} lines{'' if self._file else ', closed'}>"
 
-    def open(self, *, policy: Policy, session: Mapping[str, Any], approvals: Sequence[str], seed: int) -> None:
-        """Begin the file.
+    def open(
+        self,
+        *,
+        policy: Policy,
+        briefs: Sequence[Brief],
+        history: Sequence[HistoryItem] = (),
+        seed: int = 0,
+        is_muted: bool = False,
+    ) -> None:
+        """Begin the file with what the `Conversation` was made of.
 
         Raises:
             StorageError: It cannot be written here.
         """
-        head = {"trace": FORMAT, "policy": asdict(policy), "session": session, "approvals": list(approvals)}
+        head = {
+            "trace": FORMAT,
+            "policy": asdict(policy),
+            "briefs": encode(briefs),
+            "history": encode(history),
+            "seed": seed,
+            "is_muted": is_muted,
+        }
         try:
             self._file = self._path.open("w", encoding="utf-8")
-            self._write(head | {"seed": seed})
+            self._write(head)
             self._file.flush()
         except OSError as exc:
             self.close()
@@ -184,7 +207,11 @@ def replay(path: Path) -> tuple[int, list[Divergence]]:
     with _understood(path, 1):
         head = next(lines)
         conversation = Conversation(
-            policy=Policy(**head["policy"]), session=head["session"], approvals=head["approvals"], seed=head["seed"]
+            policy=Policy(**head["policy"]),
+            briefs=decode(head["briefs"]),
+            history=decode(head["history"]),
+            seed=head["seed"],
+            is_muted=head["is_muted"],
         )
     divergences = []
     count = 0

@@ -52,6 +52,7 @@ async def _duplex(url: str, seconds: float) -> dict[str, float]:
     from appliance.audio.streams import AudioStreams
     from appliance.conversation.events import ButtonEdge, Event, ServerEventReceived, Started
     from appliance.conversation.machine import Conversation
+    from appliance.conversation.roster import Brief
     from appliance.conversation.turn import Policy
     from appliance.realtime.protocol import OutputAudioDelta
     from appliance.realtime.transports.websocket import Endpoint, WebSocketTransport
@@ -71,7 +72,7 @@ async def _duplex(url: str, seconds: float) -> dict[str, float]:
     card.loudspeaker.take = lambda at, block: None  # type: ignore[method-assign]  # a real card keeps no recording
     audio = AudioStreams(card, post=post)
     policy = Policy(button_mode="hold", max_turn_s=3600.0, start_guard_s=0.0)
-    conversation = Conversation(policy=policy, session={"type": "realtime"})
+    conversation = Conversation(policy=policy, briefs=[Brief(agent="assistant", session={"type": "realtime"})])
     nothing: Any = _Nothing()
     driver = Driver(
         conversation, transport=transport, audio=audio, tools=nothing, light=nothing, announcer=nothing, alarms=nothing
@@ -96,6 +97,7 @@ async def _duplex(url: str, seconds: float) -> dict[str, float]:
 def _micro() -> dict[str, float]:
     from appliance.conversation.events import AudioCaptured, ButtonEdge, ServerEventReceived, Started
     from appliance.conversation.machine import Conversation
+    from appliance.conversation.roster import Brief
     from appliance.conversation.turn import Policy
     from appliance.realtime import protocol
     from benchmarks.clients.frames import delta_frame
@@ -104,7 +106,8 @@ def _micro() -> dict[str, float]:
 
     def conversation() -> Conversation:
         one = Conversation(
-            policy=Policy(button_mode="hold", pre_roll_ms=0, post_roll_ms=0), session={"type": "realtime"}
+            policy=Policy(button_mode="hold", pre_roll_ms=0, post_roll_ms=0),
+            briefs=[Brief(agent="assistant", session={"type": "realtime"})],
         )
         one.handle(Started(), 0.0)
         one.handle(ServerEventReceived(1, protocol.SessionCreated(session={})), 1.0)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
+from appliance.agents.context import HistoryItem
 from appliance.conversation.commands import (
     Announce,
     Command,
@@ -36,6 +38,7 @@ from appliance.conversation.events import (
     ToolFinished,
 )
 from appliance.conversation.machine import Conversation
+from appliance.conversation.roster import Brief
 from appliance.conversation.turn import Policy
 from appliance.realtime import protocol as wire
 from tests.support.oracle import check_client_frame
@@ -52,9 +55,20 @@ def period(sample: int = 4000, frames: int = 480) -> bytes:
 class Stage:
     """Drives a real `Conversation` as the driver would, and keeps every command."""
 
-    def __init__(self, *, approvals: tuple[str, ...] = (), is_muted: bool = False, **policy: Any) -> None:
+    def __init__(
+        self,
+        *,
+        approvals: tuple[str, ...] = (),
+        briefs: Sequence[Brief] = (),
+        history: Sequence[HistoryItem] = (),
+        is_muted: bool = False,
+        **policy: Any,
+    ) -> None:
         self.conversation = Conversation(
-            policy=Policy(**({"button_mode": "hold"} | policy)), session=SESSION, approvals=approvals, is_muted=is_muted
+            policy=Policy(**({"button_mode": "hold"} | policy)),
+            briefs=briefs or [Brief(agent="assistant", session=SESSION, approvals=approvals)],
+            history=history,
+            is_muted=is_muted,
         )
         self.now = 100.0
         self.commands: list[Command] = []
@@ -89,7 +103,7 @@ class Stage:
 
     @property
     def link(self) -> int:
-        return self.conversation._links
+        return self.conversation._links.made
 
     def lose(self, reason: str = "gone", code: int | None = 1006) -> list[Command]:
         return self.do(LinkDown(self.link, code, reason))

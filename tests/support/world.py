@@ -38,10 +38,12 @@ from appliance.conversation.events import (
 )
 from appliance.conversation.feedback import State, light_state
 from appliance.conversation.machine import Conversation
+from appliance.conversation.roster import Brief
 from appliance.conversation.turn import Policy
 from appliance.realtime import protocol as wire
 from tests.support.oracle import check_client_frame
 
+SESSION = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
 PERIOD = 480
 PERIOD_S = 0.02
 
@@ -86,7 +88,7 @@ class World:
     def __init__(self, conversation: Conversation | None = None) -> None:
         policy = Policy(button_mode="hold", link_wait_s=600.0, commit_s=60.0, answer_s=600.0, connect_s=60.0)
         self.conversation = conversation or Conversation(
-            policy=policy, session={"type": "realtime", "audio": {"input": {"turn_detection": None}}}
+            policy=policy, briefs=[Brief(agent="assistant", session=SESSION)]
         )
         self.now = 50.0
         self.server: Server | None = None

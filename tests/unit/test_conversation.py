@@ -740,7 +740,12 @@ def test_a_tool_call_is_run_answered_and_the_model_asked_to_go_on() -> None:
     assert stage.state == "thinking"
     commands = stage.tool_finished("call_1", '{"lamp":"on"}')
     item, create = stage.sent(commands)
-    assert item["item"] == {"type": "function_call_output", "call_id": "call_1", "output": '{"lamp":"on"}'}
+    assert item["item"] == {
+        "id": "local_1",
+        "type": "function_call_output",
+        "call_id": "call_1",
+        "output": '{"lamp":"on"}',
+    }
     assert create["type"] == "response.create"
     assert create["response"]["metadata"] == {"turn": "turn_1"}
 

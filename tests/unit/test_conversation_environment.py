@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from appliance.conversation.events import AudioCaptured
 from appliance.conversation.machine import Conversation
 from appliance.conversation.playout import Playout
 from appliance.conversation.responses import Arrival, Sequencer
@@ -169,12 +170,15 @@ def test_the_environment_catches_a_client_that_asks_twice() -> None:
 
 
 def test_the_environment_catches_a_client_that_sends_while_nobody_talks() -> None:
-    def keep_nothing_back(self: Conversation, event: object, frames: int) -> None:
-        if self._link is not None and self._link.is_ready:
-            self._send(wire.InputAudioBufferAppend(audio=event.pcm))  # type: ignore[attr-defined]
+    real = Conversation._on_audio
+
+    def keep_nothing_back(self: Conversation, event: AudioCaptured, now: float) -> None:
+        real(self, event, now)
+        if self._turn is None:
+            self._outbox.send(wire.InputAudioBufferAppend(audio=event.pcm))
 
     with (
-        patch.object(Conversation, "_keep_recent", keep_nothing_back),
+        patch.object(Conversation, "_on_audio", keep_nothing_back),
         pytest.raises(AssertionError, match="nobody was talking"),
     ):
         run_state_machine_as_test(Environment, settings=HUNT)

@@ -11,6 +11,8 @@ import pytest
 from appliance.conversation.commands import (
     Announce,
     CancelTool,
+    CheckApproval,
+    CheckText,
     CloseCapture,
     Command,
     Connect,
@@ -22,6 +24,7 @@ from appliance.conversation.commands import (
     OpenCapture,
     Play,
     PlayEarcon,
+    PrepareAgent,
     RunTool,
     Send,
     SilenceAlarm,
@@ -37,6 +40,7 @@ from appliance.conversation.events import (
     Started,
 )
 from appliance.conversation.machine import Conversation
+from appliance.conversation.roster import Brief
 from appliance.conversation.turn import Policy
 from appliance.realtime import protocol as wire
 from appliance.service.driver import Driver
@@ -62,10 +66,13 @@ def _driver(**policy: Any) -> tuple[Driver, Recorder, list[tuple[Event, Any]]]:
     recorder: Any = Recorder()
     seen: list[tuple[Event, Any]] = []
     driver = Driver(
-        Conversation(policy=Policy(button_mode="hold", **policy), session={"type": "realtime"}),
+        Conversation(
+            policy=Policy(button_mode="hold", **policy), briefs=[Brief(agent="assistant", session={"type": "realtime"})]
+        ),
         transport=recorder,
         audio=recorder,
         tools=recorder,
+        agents=recorder,
         light=recorder,
         announcer=recorder,
         alarms=recorder,
@@ -93,7 +100,7 @@ async def test_commands_are_dispatched_in_order_and_stop_ends_the_run() -> None:
         "ShutdownRequested",
     ], "nothing is handled after the stop"
     assert seen[0][1] == [Connect(1)]
-    assert isinstance(seen[2][1][0], Send)
+    assert isinstance(seen[2][1][1], Send)
     assert seen[3][1][-1] == Stop("enough")
 
 
@@ -124,10 +131,11 @@ async def test_the_lag_is_the_age_of_the_oldest_event() -> None:
     now = 100.0
     recorder: Any = Recorder()
     driver = Driver(
-        Conversation(policy=Policy(), session={"type": "realtime"}),
+        Conversation(policy=Policy(), briefs=[Brief(agent="assistant", session={"type": "realtime"})]),
         transport=recorder,
         audio=recorder,
         tools=recorder,
+        agents=recorder,
         light=recorder,
         announcer=recorder,
         alarms=recorder,
@@ -147,7 +155,7 @@ class Scripted(Conversation):
     """Answers each event with the next commands of a list; its deadline is set by the test."""
 
     def __init__(self, *steps: list[Command]) -> None:
-        super().__init__(policy=Policy(), session={"type": "realtime"})
+        super().__init__(policy=Policy(), briefs=[Brief(agent="assistant", session={"type": "realtime"})])
         self.steps = list(steps)
         self.events: list[Event] = []
         self.at: float | None = None
@@ -164,7 +172,7 @@ class Scripted(Conversation):
 def _scripted(*steps: list[Command], **more: Any) -> tuple[Driver, Scripted, Recorder]:
     recorder: Any = Recorder()
     conversation = Scripted(*steps)
-    parts = dict.fromkeys(("transport", "audio", "tools", "light", "announcer", "alarms"), recorder)
+    parts = dict.fromkeys(("transport", "audio", "tools", "agents", "light", "announcer", "alarms"), recorder)
     return Driver(conversation, **parts, **more), conversation, recorder
 
 
@@ -177,8 +185,12 @@ EVERY_COMMAND: list[tuple[Command, list[tuple[Any, ...]]]] = [
     (PlayEarcon(2, "start"), [("earcon", 2, "start")]),
     (Announce(1, "offline"), [("announce", Announce(1, "offline"))]),
     (RunTool("call_1", "set_lamp", "{}"), [("run_tool", RunTool("call_1", "set_lamp", "{}"))]),
+    (CheckApproval("call_1", "set_lamp", "{}"), [("check_approval", CheckApproval("call_1", "set_lamp", "{}"))]),
+    (PrepareAgent("key", "House", "connect"), [("prepare_agent", PrepareAgent("key", "House", "connect"))]),
+    (CheckText("key", "House", "output", "hm"), [("check_text", CheckText("key", "House", "output", "hm"))]),
     (CancelTool("call_1"), [("cancel", "call_1")]),
-    (Connect(5), [("connect", 5)]),
+    (Connect(5), [("connect", 5, 0)]),
+    (Connect(6, 2), [("connect", 6, 2)]),
     (Disconnect(5), [("disconnect", 5)]),
     (OpenCapture(), [("open_capture",)]),
     (CloseCapture(), [("close_capture",)]),
@@ -211,7 +223,7 @@ async def test_the_commands_of_one_event_are_done_in_order_before_the_next_event
 
 async def test_what_an_adapter_posts_at_once_is_handled_behind_what_waits_already() -> None:
     driver, conversation, recorder = _scripted([Connect(1)], [], [Stop("enough")])
-    recorder.connect = lambda link: driver.post(LinkUp(link))  # type: ignore[attr-defined]
+    recorder.connect = lambda link, endpoint: driver.post(LinkUp(link))  # type: ignore[attr-defined]
     driver.post(Started())
     driver.post(ButtonEdge(True))
     await driver.run()
@@ -308,7 +320,7 @@ async def test_a_bug_in_the_conversation_ends_the_run_and_its_timer() -> None:
     recorder: Any = Recorder()
     conversation = Broken()
     conversation.at = asyncio.get_running_loop().time() + 0.02
-    parts = dict.fromkeys(("transport", "audio", "tools", "light", "announcer", "alarms"), recorder)
+    parts = dict.fromkeys(("transport", "audio", "tools", "agents", "light", "announcer", "alarms"), recorder)
     driver = Driver(conversation, **parts)
     driver.post(Started())
     driver.post(Started())

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from appliance.errors import LocalProtocolError
+from appliance.errors import SettingsError
 from appliance.realtime.payload import (
-    SessionConfig,
-    assistant_message,
-    function_call_output,
-    response_create,
-    session_update,
-    user_message,
+    MAX_IMAGE_BYTES,
+    NoiseReduction,
+    RealtimeSessionSettings,
+    RetentionRatio,
+    SemanticVad,
+    ServerVad,
+    Transcription,
+    image_part,
+    message_item,
+    session_object,
 )
-from appliance.realtime.protocol import ClientEvent
+from appliance.realtime.protocol import ConversationItemCreate, SessionUpdate
 from tests.support.oracle import WrongFrame, check_client_frame
 
 TOOL = {
@@ -24,28 +29,33 @@ TOOL = {
     "description": "Switch the lamp.",
     "parameters": {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]},
 }
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(40)
+JPEG = b"\xff\xd8\xff\xe0" + bytes(40)
 
-EVERYTHING = SessionConfig(
-    instructions="Be brief.",
+EVERYTHING = RealtimeSessionSettings(
     voice="cedar",
     speed=1.1,
     output_modalities=["audio"],
-    transcription_model="gpt-live-transcribe",
-    language="en",
-    noise_reduction="far_field",
-    turn_detection={"type": "semantic_vad", "eagerness": "low", "create_response": True, "interrupt_response": True},
-    tools=[TOOL],
+    transcription=Transcription(model="gpt-live-transcribe", language="en", prompt="recipes", delay="low"),
+    noise_reduction=NoiseReduction(type="far_field", strength=0.5),
+    turn_detection=SemanticVad(eagerness="low"),
     tool_choice={"type": "function", "name": "set_lamp"},
     max_output_tokens=800,
     reasoning_effort="low",
     parallel_tool_calls=True,
-    truncation={"type": "retention_ratio", "retention_ratio": 0.8, "token_limits": {"post_instructions": 8000}},
+    truncation=RetentionRatio(retention_ratio=0.8, post_instructions=8000),
     tracing="auto",
+    include=["item.input_audio_transcription.logprobs"],
 )
 
 
-def test_the_bare_configuration_is_push_to_talk_with_explicit_formats_and_nothing_else() -> None:
-    assert session_update(SessionConfig()).to_wire() == {
+def update(settings: RealtimeSessionSettings, **more: Any) -> dict[str, Any]:
+    session = session_object(settings, **({"instructions": None, "tools": None} | more))
+    return SessionUpdate(session=session).to_wire()
+
+
+def test_the_bare_settings_are_push_to_talk_with_explicit_formats_and_nothing_else() -> None:
+    assert update(RealtimeSessionSettings()) == {
         "type": "session.update",
         "session": {
             "type": "realtime",
@@ -59,92 +69,123 @@ def test_the_bare_configuration_is_push_to_talk_with_explicit_formats_and_nothin
 
 
 def test_the_null_of_push_to_talk_survives_the_encoding() -> None:
-    assert '"turn_detection":null' in session_update(SessionConfig()).encode()
+    session = session_object(RealtimeSessionSettings(), instructions=None, tools=None)
+    assert '"turn_detection":null' in SessionUpdate(session=session).encode()
 
 
-def test_the_whole_configuration_lies_where_the_protocol_wants_it() -> None:
-    assert session_update(EVERYTHING, event_id="s1").to_wire() == {
-        "type": "session.update",
-        "event_id": "s1",
-        "session": {
-            "type": "realtime",
-            "output_modalities": ["audio"],
-            "instructions": "Be brief.",
-            "audio": {
-                "input": {
-                    "format": {"type": "audio/pcm", "rate": 24000},
-                    "turn_detection": {
-                        "type": "semantic_vad",
-                        "eagerness": "low",
-                        "create_response": True,
-                        "interrupt_response": True,
-                    },
-                    "transcription": {"model": "gpt-live-transcribe", "language": "en"},
-                    "noise_reduction": {"type": "far_field"},
+def test_every_setting_lies_where_the_protocol_wants_it() -> None:
+    assert update(EVERYTHING, instructions="Be brief.", tools=[TOOL])["session"] == {
+        "type": "realtime",
+        "output_modalities": ["audio"],
+        "instructions": "Be brief.",
+        "audio": {
+            "input": {
+                "format": {"type": "audio/pcm", "rate": 24000},
+                "turn_detection": {
+                    "type": "semantic_vad",
+                    "eagerness": "low",
+                    "create_response": True,
+                    "interrupt_response": True,
                 },
-                "output": {"format": {"type": "audio/pcm", "rate": 24000}, "voice": "cedar", "speed": 1.1},
+                "transcription": {
+                    "model": "gpt-live-transcribe",
+                    "language": "en",
+                    "prompt": "recipes",
+                    "delay": "low",
+                },
+                "noise_reduction": {"type": "far_field", "strength": 0.5},
             },
-            "tools": [TOOL],
-            "tool_choice": {"type": "function", "name": "set_lamp"},
-            "max_output_tokens": 800,
-            "reasoning": {"effort": "low"},
-            "parallel_tool_calls": True,
-            "truncation": {
-                "type": "retention_ratio",
-                "retention_ratio": 0.8,
-                "token_limits": {"post_instructions": 8000},
-            },
-            "tracing": "auto",
+            "output": {"format": {"type": "audio/pcm", "rate": 24000}, "voice": "cedar", "speed": 1.1},
         },
+        "tools": [TOOL],
+        "tool_choice": {"type": "function", "name": "set_lamp"},
+        "max_output_tokens": 800,
+        "reasoning": {"effort": "low"},
+        "parallel_tool_calls": True,
+        "truncation": {"type": "retention_ratio", "retention_ratio": 0.8, "token_limits": {"post_instructions": 8000}},
+        "tracing": "auto",
+        "include": ["item.input_audio_transcription.logprobs"],
     }
 
 
-CONFIGS = [
-    SessionConfig(),
+SETTINGS = [
+    RealtimeSessionSettings(),
     EVERYTHING,
-    SessionConfig(instructions="", tools=[], tool_choice="none", max_output_tokens="inf", truncation="disabled"),
-    SessionConfig(output_modalities=["text"], voice={"id": "voice_123"}),
-    SessionConfig(turn_detection={"type": "server_vad", "threshold": 0.5, "silence_duration_ms": 500}),
-    SessionConfig(tools=[{"type": "mcp", "server_label": "home", "server_url": "https://example.invalid/mcp"}]),
-    SessionConfig(tracing={"workflow_name": "kitchen"}),
-    SessionConfig(language="en"),
+    RealtimeSessionSettings(tool_choice="none", max_output_tokens="inf", truncation="disabled"),
+    RealtimeSessionSettings(output_modalities=["text"], voice={"id": "voice_123"}),
+    RealtimeSessionSettings(turn_detection={"type": "server_vad", "threshold": 0.5, "silence_duration_ms": 500}),
+    RealtimeSessionSettings(
+        turn_detection=ServerVad(
+            threshold=0.6,
+            prefix_padding_ms=300,
+            silence_duration_ms=500,
+            create_response=False,
+            interrupt_response=False,
+            idle_timeout_ms=6000,
+        )
+    ),
+    RealtimeSessionSettings(tracing={"workflow_name": "kitchen"}, transcription="gpt-transcribe"),
+    RealtimeSessionSettings(
+        transcription=Transcription(model="gpt-transcribe", languages=["en", "de"], keywords=["Hue"]),
+        noise_reduction="near_field",
+    ),
 ]
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-def test_every_configuration_is_valid_on_the_wire(config: SessionConfig) -> None:
-    check_client_frame(session_update(config).to_wire())
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_all_settings_are_valid_on_the_wire(settings: RealtimeSessionSettings) -> None:
+    check_client_frame(update(settings, instructions="", tools=[TOOL]))
 
 
 def test_the_oracle_refuses_a_key_of_the_beta() -> None:
-    frame = session_update(SessionConfig()).to_wire()
+    frame = update(RealtimeSessionSettings())
     frame["session"]["modalities"] = ["audio"]
-
     with pytest.raises(WrongFrame):
         check_client_frame(frame)
 
 
-def test_a_language_without_transcription_is_not_sent() -> None:
-    assert "transcription" not in session_update(SessionConfig(language="en")).session["audio"]["input"]
-
-
 def test_an_empty_text_and_an_empty_list_are_sent_for_they_clear() -> None:
-    session = session_update(SessionConfig(instructions="", tools=[])).session
-
-    assert session["instructions"] == ""
-    assert session["tools"] == []
+    session = session_object(RealtimeSessionSettings(), instructions="", tools=[])
+    assert (session["instructions"], session["tools"]) == ("", [])
 
 
 def test_two_updates_share_no_object_that_a_caller_could_change() -> None:
-    first = session_update(EVERYTHING).session
+    first = session_object(EVERYTHING, instructions="", tools=[TOOL])
     first["audio"]["input"]["format"]["rate"] = 8000
     first["tools"][0]["name"] = "changed"
-
-    second = session_update(EVERYTHING).session
-
+    second = session_object(EVERYTHING, instructions="", tools=[TOOL])
     assert second["audio"]["input"]["format"]["rate"] == 24000
-    assert second["audio"]["output"]["format"]["rate"] == 24000
     assert second["tools"][0]["name"] == "set_lamp"
+
+
+def test_what_a_provider_knows_more_is_merged_in_as_it_is() -> None:
+    settings = RealtimeSessionSettings(
+        speed=1.0, provider_data={"temperature": 0.7, "audio": {"output": {"speed": 1.2, "model": "tts-1"}}}
+    )
+    session = session_object(settings, instructions=None, tools=None)
+    assert session["temperature"] == 0.7
+    assert session["audio"]["output"] == {
+        "format": {"type": "audio/pcm", "rate": 24000},
+        "speed": 1.2,
+        "model": "tts-1",
+    }
+
+
+def test_an_agents_settings_win_over_the_sessions_and_its_voice_over_both() -> None:
+    session = RealtimeSessionSettings(voice="marin", speed=1.0, max_output_tokens=100)
+    own = session.of_agent({"speed": 1.2, "voice": "sage"}, voice="cedar")
+    assert (own.voice, own.speed, own.max_output_tokens) == ("cedar", 1.2, 100)
+    assert session.of_agent({}).voice == "marin", "an agent without a voice takes the session's"
+
+
+def test_a_misspelt_setting_of_an_agent_is_refused_with_the_one_that_was_meant() -> None:
+    with pytest.raises(SettingsError, match="'sped'; did you mean 'speed'"):
+        RealtimeSessionSettings().of_agent({"sped": 1.0})
+
+
+def test_an_agent_cannot_change_the_model_of_a_connection() -> None:
+    with pytest.raises(SettingsError, match="model"):
+        RealtimeSessionSettings().of_agent({"model": "another"})
 
 
 @pytest.mark.parametrize(
@@ -159,75 +200,49 @@ def test_two_updates_share_no_object_that_a_caller_could_change() -> None:
     ],
 )
 def test_what_the_server_is_known_to_refuse_is_refused_here(bad: dict[str, Any]) -> None:
-    with pytest.raises(LocalProtocolError, match=next(iter(bad))):
-        SessionConfig(**bad)
-
-
-EVENTS: list[tuple[ClientEvent, dict[str, Any]]] = [
-    (
-        user_message("hello"),
-        {
-            "type": "conversation.item.create",
-            "item": {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hello"}]},
-        },
-    ),
-    (
-        assistant_message("hi", previous_item_id="root"),
-        {
-            "type": "conversation.item.create",
-            "item": {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "hi"}]},
-            "previous_item_id": "root",
-        },
-    ),
-    (
-        function_call_output("call_1", "done"),
-        {
-            "type": "conversation.item.create",
-            "item": {"type": "function_call_output", "call_id": "call_1", "output": "done"},
-        },
-    ),
-    (
-        response_create("turn_1", event_id="r1"),
-        {"type": "response.create", "event_id": "r1", "response": {"metadata": {"turn": "turn_1"}}},
-    ),
-    (
-        response_create(
-            "turn_2",
-            event_id="r2",
-            instructions="Say hello.",
-            output_modalities=["text"],
-            tools=[TOOL],
-            tool_choice="none",
-            conversation="none",
-            items=[],
-            metadata={"topic": "greeting", "turn": "not this"},
-        ),
-        {
-            "type": "response.create",
-            "event_id": "r2",
-            "response": {
-                "metadata": {"topic": "greeting", "turn": "turn_2"},
-                "instructions": "Say hello.",
-                "output_modalities": ["text"],
-                "tools": [TOOL],
-                "tool_choice": "none",
-                "conversation": "none",
-                "input": [],
-            },
-        },
-    ),
-]
-
-
-@pytest.mark.parametrize(("event", "frame"), EVENTS)
-def test_what_we_build_is_what_the_protocol_asks_for(event: ClientEvent, frame: dict[str, Any]) -> None:
-    assert event.to_wire() == frame
-    check_client_frame(frame)
+    with pytest.raises(SettingsError, match=next(iter(bad))):
+        RealtimeSessionSettings(**bad)
 
 
 @pytest.mark.parametrize(
-    "metadata", [{"k" * 65: "v"}, {"k": "v" * 513}, {str(count): "v" for count in range(16)}], ids=["key", "value", "n"]
+    ("kind", "bad", "word"),
+    [
+        (ServerVad, {"threshold": 1.1}, "threshold"),
+        (ServerVad, {"idle_timeout_ms": 4999}, "idle_timeout_ms"),
+        (RetentionRatio, {"retention_ratio": -0.1}, "retention_ratio"),
+        (Transcription, {"model": "m", "language": "en", "languages": ["de"]}, "languages"),
+    ],
 )
-def test_metadata_that_the_server_would_refuse_is_refused_here(metadata: dict[str, str]) -> None:
-    with pytest.raises(LocalProtocolError, match="metadata"):
-        response_create("t", event_id="e", metadata=metadata)
+def test_the_parts_of_the_settings_have_their_limits(kind: Any, bad: dict[str, Any], word: str) -> None:
+    with pytest.raises(SettingsError, match=word):
+        kind(**bad)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        message_item("local_1", "user", "hello"),
+        message_item("local_2", "system", "It is late."),
+        message_item("local_3", "user", "What is this?", [image_part(PNG, detail="low")]),
+        message_item("local_4", "user", "", [image_part(JPEG)]),
+    ],
+)
+def test_messages_are_valid_on_the_wire(item: dict[str, Any]) -> None:
+    check_client_frame(ConversationItemCreate(item=item).to_wire())
+
+
+def test_an_image_goes_as_a_data_address_of_its_kind() -> None:
+    assert image_part(PNG)["image_url"].startswith("data:image/png;base64,iVBORw0KGgo")
+    assert image_part(JPEG)["image_url"].startswith("data:image/jpeg;base64,/9j/")
+
+
+def test_an_image_of_another_kind_and_one_that_is_too_large_are_refused_with_the_limit() -> None:
+    with pytest.raises(SettingsError, match="neither PNG nor JPEG"):
+        image_part(b"GIF89a" + bytes(20))
+    with pytest.raises(SettingsError, match=str(MAX_IMAGE_BYTES)):
+        image_part(PNG + bytes(MAX_IMAGE_BYTES))
+
+
+def test_the_largest_image_fits_into_one_frame_of_the_server() -> None:
+    item = message_item("local_1", "user", "", [image_part(PNG[:8] + bytes(MAX_IMAGE_BYTES - 8))])
+    assert len(json.dumps(item)) < 15 * 1024 * 1024

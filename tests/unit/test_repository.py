@@ -17,8 +17,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "appliance"
 
-PURE_AGENTS = ("agents.agent", "agents.tools", "agents.handoffs", "agents.guardrails")
-SHARED_CONVERSATION = ("conversation.events", "conversation.commands")
+PURE_AGENTS = (
+    "agents.agent",
+    "agents.context",
+    "agents.described",
+    "agents.guardrails",
+    "agents.handoffs",
+    "agents.hooks",
+    "agents.tools",
+)
+SHARED_CONVERSATION = ("conversation.events", "conversation.commands", "conversation.roster")
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,8 @@ TABLE = (
     Row(("errors", "audio.ring"), (), only=("numpy",)),
     Row(("audio.pcm",), ("audio.ring",), only=("numpy",)),
     Row(("realtime.protocol",), ("errors",), never=IMPURE, only=("pydantic",)),
+    # What is asked for lazily: `as_tool`, and the types of MCP servers.
+    Row(("agents.agent",), (*PURE_AGENTS, "agents.consult", "agents.mcp", "errors"), never=IMPURE, only=("pydantic",)),
     Row(
         PURE_AGENTS,
         (*PURE_AGENTS, "errors"),
@@ -70,7 +80,7 @@ TABLE = (
     Row(("service.systemd", "service.journal"), ("errors",)),
 )
 
-SEES_SETTINGS = ("settings", "service.app", "cli", "simulator")
+SEES_SETTINGS = ("settings", "service.app", "session", "cli", "simulator")
 HEAVY = ("openai", "agents", "mcp", "aiortc", "aiomqtt", "scipy", "torch", "hassil", "yaml", "pocketsphinx")
 NEVER_AT_RUN_TIME = ("openai", "agents", "scipy", "torch", "sounddevice", "requests", "httpx")
 

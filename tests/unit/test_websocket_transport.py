@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import importlib.metadata
+import json
 import logging
 import socket
 import ssl
@@ -677,17 +678,50 @@ async def test_a_connect_in_the_instant_of_the_end_is_answered_too() -> None:
     assert inbox.events == [LinkDown(1, 1000, "closed by us")]
 
 
-async def test_a_new_link_closes_and_reports_the_old_one_at_once() -> None:
+async def test_a_spare_link_is_opened_beside_the_old_one_and_each_gets_its_own_frames() -> None:
     inbox = Inbox()
     async with ScriptedServer([hold()], [hold()]) as server, running(server.url, inbox) as transport:
         transport.connect(1)
         await inbox.up(1)
         transport.connect(2)
         await inbox.up(2)
+        transport.send(1, wire.InputAudioBufferClear())
+        transport.send(2, wire.InputAudioBufferCommit())
+        transport.disconnect(1)
         await asyncio.wait_for(server.connections[0].ended.wait(), 10)
+        assert inbox.events == [LinkUp(1), LinkUp(2), LinkDown(1, 1000, "closed by us")]
+        transport.disconnect(2)
+        await asyncio.wait_for(server.connections[1].ended.wait(), 10)
 
-    assert inbox.events[:3] == [LinkUp(1), LinkDown(1, 1000, "closed by us"), LinkUp(2)]
-    assert server.connections[0].close_code == 1000
+    assert [one.types for one in server.connections] == [["input_audio_buffer.clear"], ["input_audio_buffer.commit"]]
+
+
+async def test_a_connect_names_the_endpoint_by_its_place() -> None:
+    inbox = Inbox()
+    async with ScriptedServer([hold()]) as first, ScriptedServer([hold()]) as second:
+        endpoints = [Endpoint(one.url, dict, f"server {place}") for place, one in enumerate((first, second))]
+        transport = WebSocketTransport(endpoints, post=inbox.post)
+        task = asyncio.ensure_future(transport.run())
+        transport.connect(1, 1)
+        await inbox.up(1)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert (len(first.connections), len(second.connections)) == (0, 1)
+
+
+async def test_the_tap_sees_every_frame_as_it_came_also_one_that_cannot_be_read() -> None:
+    inbox, seen = Inbox(), []
+    frames = [{"type": "session.created", "session": {}, "of_the_future": 1}, {"no": "type"}]
+    async with ScriptedServer([send(*frames), hold()]) as server:
+        transport = WebSocketTransport(
+            Endpoint(server.url, dict), post=inbox.post, tap=lambda link, frame: seen.append((link, json.loads(frame)))
+        )
+        task = asyncio.ensure_future(transport.run())
+        transport.connect(7)
+        await inbox.wait(lambda event: isinstance(event, FrameRefused))
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert seen == [(7, frames[0]), (7, frames[1])]
 
 
 async def test_nothing_of_a_link_comes_after_its_end() -> None:

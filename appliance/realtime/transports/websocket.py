@@ -32,7 +32,7 @@ import socket
 import ssl
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -142,8 +142,9 @@ class _Connect(open_websocket):
 class _Link:
     """One connection, from ``Connect`` to ``LinkDown``; on the loop's thread only."""
 
-    def __init__(self, number: int, post: Callable[[Event], None]) -> None:
+    def __init__(self, number: int, endpoint: Endpoint, post: Callable[[Event], None]) -> None:
         self.number = number
+        self.endpoint = endpoint
         self.outbox: deque[ClientEvent] = deque()
         self.audio_bytes = 0
         self.filled = asyncio.Event()
@@ -179,7 +180,7 @@ class WebSocketTransport:
     """A `service.driver.Transport` over WebSockets.
 
     Args:
-        endpoint: Where to connect.
+        endpoints: Where to connect; a ``Connect`` names one by its place.
         post: Takes events; called on the loop's thread.
         connect_timeout_s: From ``Connect`` to an open WebSocket: name, TCP, TLS and upgrade.
         ping_interval_s: Silence before the server is asked whether it is there.
@@ -189,11 +190,12 @@ class WebSocketTransport:
         max_frame_bytes: A longer frame ends the link.
         user_agent: Of the HTTP upgrade.
         tls: For ``wss``; None is the system's trust store.
+        tap: Sees every frame as it came, with the number of its link, before it is read; MUST NOT raise.
     """
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoints: Endpoint | Sequence[Endpoint],
         *,
         post: Callable[[Event], None],
         connect_timeout_s: float = 10.0,
@@ -204,8 +206,9 @@ class WebSocketTransport:
         max_frame_bytes: int = 32 * 1024 * 1024,
         user_agent: str = USER_AGENT,
         tls: ssl.SSLContext | None = None,
+        tap: Callable[[int, str], None] | None = None,
     ) -> None:
-        self._endpoint = endpoint
+        self._endpoints = [endpoints] if isinstance(endpoints, Endpoint) else list(endpoints)
         self._post = post
         self._connect_timeout_s = connect_timeout_s
         self._ping_interval_s = ping_interval_s
@@ -215,31 +218,33 @@ class WebSocketTransport:
         self._max_frame_bytes = max_frame_bytes
         self._user_agent = user_agent
         self._tls = tls
-        self._link: _Link | None = None
+        self._tap = tap
+        self._links: dict[int, _Link] = {}
         self._group: asyncio.TaskGroup | None = None
         self._serving: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
-        state = "no link"
-        if self._link is not None:
-            state = f"link {self._link.number} {'open' if self._link.is_open else 'connecting'}"
-        return f"<WebSocketTransport {self._endpoint!r}, {state}, outbox {self.outbox_audio_s:.2f} s>"
+        links = [f"link {one.number} {'open' if one.is_open else 'connecting'}" for one in self._links.values()]
+        state = ", ".join(links) or "no link"
+        return f"<WebSocketTransport {self._endpoints!r}, {state}, outbox {self.outbox_audio_s:.2f} s>"
 
     # --- called by the driver -----------------------------------------------------------------------------------
 
-    def connect(self, link: int) -> None:
-        """Open link `link`; answered by ``LinkUp`` and ``LinkDown``, or by ``LinkDown`` alone. Ends an older link."""
-        if self._link is not None:
-            self.disconnect(self._link.number)
-        self._link = _Link(link, self._post)
-        self._start(self._link)
+    def connect(self, link: int, endpoint: int = 0) -> None:
+        """Open link `link`; answered by ``LinkUp`` and ``LinkDown``, or by ``LinkDown`` alone.
+
+        Other links stay as they are: a spare one is opened beside the one that is to be replaced.
+        """
+        if link in self._links:
+            self.disconnect(link)
+        self._links[link] = made = _Link(link, self._endpoints[endpoint], self._post)
+        self._start(made)
 
     def disconnect(self, link: int) -> None:
         """Close link `link` after what is in its outbox; ``LinkDown`` comes at once. Harmless for any other link."""
-        current = self._link
-        if current is None or current.number != link:
+        current = self._links.pop(link, None)
+        if current is None:
             return
-        self._link = None
         current.end(1000, "closed by us")
         if current.task is None:
             return
@@ -250,9 +255,9 @@ class WebSocketTransport:
             current.task.cancel()
 
     def send(self, link: int, event: ClientEvent) -> None:
-        """Queue an event behind what is queued already; dropped if `link` is not the current one."""
-        current = self._link
-        if current is None or current.number != link:
+        """Queue an event behind what is queued already; dropped if there is no such link."""
+        current = self._links.get(link)
+        if current is None:
             return
         current.outbox.append(event)
         current.audio_bytes += _audio_bytes(event)
@@ -265,8 +270,8 @@ class WebSocketTransport:
 
     @property
     def outbox_audio_s(self) -> float:
-        """Seconds of audio in the outbox of the current link, the piece that is being written included."""
-        return 0.0 if self._link is None else self._link.audio_bytes / _BYTES_PER_S
+        """Seconds of audio in the outboxes of the links, the piece that is being written included."""
+        return sum(one.audio_bytes for one in self._links.values()) / _BYTES_PER_S
 
     # --- the tasks ----------------------------------------------------------------------------------------------
 
@@ -275,14 +280,14 @@ class WebSocketTransport:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                if self._link is not None:
-                    self._start(self._link)
+                for link in self._links.values():
+                    self._start(link)
                 await asyncio.Event().wait()
         finally:
             self._group = None
-            if self._link is not None:
-                self._link.end(1000, "closed by us")
-                self._link = None
+            for link in self._links.values():
+                link.end(1000, "closed by us")
+            self._links.clear()
 
     async def said_goodbye(self) -> None:
         """Wait until every link that was disconnected has sent its rest and closed; never longer than it may take."""
@@ -303,15 +308,15 @@ class WebSocketTransport:
             if link.is_over:
                 return
             link.is_open = True
-            log.info("link %d: open to %s", link.number, self._endpoint.name or "the endpoint")
+            log.info("link %d: open to %s", link.number, link.endpoint.name or "the endpoint")
             link.post(LinkUp(link.number))
             link.end(*await self._exchange(link, connection))
         except _Refused as refused:
             link.end(refused.code, str(refused))
         finally:
             link.end(1000, "closed by us")  # only a cancelled task comes here without having said so
-            if self._link is link:
-                self._link = None
+            if self._links.get(link.number) is link:
+                del self._links[link.number]
             if connection is not None:
                 await self._close(connection)
 
@@ -338,6 +343,8 @@ class WebSocketTransport:
         try:
             while True:
                 frame = await connection.recv()
+                if self._tap is not None and isinstance(frame, str) and not link.is_over:
+                    self._tap(link.number, frame)
                 try:
                     link.post(ServerEventReceived(link.number, decode(frame)))
                 except RemoteProtocolError as exc:
@@ -384,17 +391,17 @@ class WebSocketTransport:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 headers = self._headers(link)
-                return await self._open(headers)
+                return await self._open(link.endpoint, headers)
         except _Refused:
             raise
         except TimeoutError:
             raise _Refused(None, f"timeout: no WebSocket within {self._connect_timeout_s:g} s") from None
         except (OSError, WebSocketException, EOFError, ImportError) as exc:
-            raise _Refused(*self._refusal(exc)) from None
+            raise _Refused(*self._refusal(exc, link.endpoint.url)) from None
 
     def _headers(self, link: _Link) -> dict[str, str]:
         try:
-            headers = dict(self._endpoint.headers())
+            headers = dict(link.endpoint.headers())
         except (ApplianceError, OSError) as exc:
             raise _Refused(None, f"no_key: {exc}") from None
         link.secrets = tuple(
@@ -405,17 +412,17 @@ class WebSocketTransport:
                 raise _Refused(None, f"no_key: the header {name} holds characters that HTTP does not allow")
         return headers
 
-    async def _open(self, headers: Mapping[str, str]) -> ClientConnection:
-        parts = urlsplit(self._endpoint.url)
+    async def _open(self, endpoint: Endpoint, headers: Mapping[str, str]) -> ClientConnection:
+        parts = urlsplit(endpoint.url)
         host, port = parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
         if parts.scheme not in {"ws", "wss"} or not host:
-            raise _Refused(None, f"bad_address: {_without_secrets(self._endpoint.url)!r} is not a WebSocket address")
+            raise _Refused(None, f"bad_address: {_without_secrets(endpoint.url)!r} is not a WebSocket address")
         options: dict[str, Any] = {"ssl": self._trust()} if parts.scheme == "wss" else {}
         proxy = None if _is_loopback(host) else _proxy_of_the_environment(parts.scheme == "wss", host, port)
         if proxy is None:  # from here on the socket belongs to asyncio, which closes it whatever happens
             options["sock"] = await _open_socket(host, port, unacknowledged_s=self._ping_timeout_s)
         connection = await _Connect(
-            self._endpoint.url,
+            endpoint.url,
             additional_headers=headers,
             user_agent_header=self._user_agent,
             compression=None,  # base64 of PCM shrinks little and costs the Pi's processor
@@ -452,7 +459,7 @@ class WebSocketTransport:
             return None, f"timeout: what we sent was not acknowledged within {self._ping_timeout_s:g} s"
         return 1006, "" if cause is None else _system_text(cause)
 
-    def _refusal(self, exc: Exception) -> _Problem:
+    def _refusal(self, exc: Exception, url: str) -> _Problem:
         """Turn what an opening can raise into a code and a reason; the tags are those of `conversation.retry`."""
         match exc:
             case InvalidStatus():
@@ -462,7 +469,7 @@ class WebSocketTransport:
             case InvalidProxy() | InvalidProxyMessage() | ProxyError() | ImportError():
                 return None, f"proxy: {type(exc).__name__}"
             case InvalidURI():
-                return None, f"bad_address: {_without_secrets(self._endpoint.url)!r} is not a WebSocket address"
+                return None, f"bad_address: {_without_secrets(url)!r} is not a WebSocket address"
             case InvalidMessage() if isinstance(exc.__cause__, EOFError):
                 return None, "lost: the connection was closed during the handshake"
             case InvalidHandshake() | WebSocketException():
@@ -472,7 +479,7 @@ class WebSocketTransport:
             case ssl.SSLError():
                 return None, f"tls: {exc.reason or 'the handshake failed'}"
             case socket.gaierror():
-                return None, f"name_not_found: {urlsplit(self._endpoint.url).hostname}: {_system_text(exc)}"
+                return None, f"name_not_found: {urlsplit(url).hostname}: {_system_text(exc)}"
             case OSError():
                 return None, f"{_TAG_OF_ERRNO.get(exc.errno or 0, 'lost')}: {_system_text(exc)}"
             case _:

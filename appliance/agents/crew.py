@@ -1,0 +1,285 @@
+"""All agents of a session and what calls the maker's code for them, put together once for every driver.
+
+A `Crew` owns the tools' executor, the briefer, the hooks, the questions beside the conversation and the connections
+to MCP servers. The daemon and `RealtimeSession` both take it as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any
+
+from appliance.agents.agent import RealtimeAgent, agents_of
+from appliance.agents.briefing import Briefer, Compose
+from appliance.agents.context import HistoryItem, RunContext
+from appliance.agents.executor import ToolExecutor
+from appliance.agents.hooks import RealtimeRunHooks
+from appliance.agents.mcp import HostedMcp, McpServer
+from appliance.agents.tools import Tool
+from appliance.conversation.commands import (
+    AgentEnded,
+    AgentStarted,
+    AsideEnded,
+    Command,
+    Emit,
+    HandedOver,
+    Notice,
+    ToolEnded,
+    ToolStarted,
+)
+from appliance.conversation.events import AskedAside, Event
+from appliance.conversation.roster import Brief
+from appliance.errors import LinkError, ToolError
+
+__all__ = ["Asker", "Crew"]
+
+log = logging.getLogger(__name__)
+
+
+class Asker:
+    """Asks the model beside the conversation; an `AskAside` for tools, programs and `as_tool`."""
+
+    def __init__(self, post: Callable[[Event], None]) -> None:
+        self._post = post
+        self._numbers = itertools.count(1)
+        self._waiting: dict[str, asyncio.Future[AsideEnded]] = {}
+
+    async def __call__(
+        self,
+        text: str,
+        *,
+        instructions: str = "",
+        tools: Sequence[Mapping[str, Any]] = (),
+        items: Sequence[Mapping[str, Any]] = (),
+        sees_history: bool = False,
+        timeout_s: float = 30.0,
+    ) -> Sequence[HistoryItem]:
+        """Return the items of the answer.
+
+        Args:
+            text: The question; beside `items` it may be empty.
+            instructions: Instead of the session's; "" keeps those.
+            tools: Instead of the session's.
+            items: Wire items that are all the model is to know, instead of `text`.
+            sees_history: Let the model see the conversation; then `text` goes into its instructions.
+            timeout_s: Longest wait.
+
+        Raises:
+            LinkError: There is no connection, or the model gave no answer in time.
+        """
+        response: dict[str, Any] = {"output_modalities": ["text"], "tools": [dict(one) for one in tools]}
+        if sees_history:
+            response["instructions"] = "\n\n".join(one for one in (instructions, text) if one)
+        else:
+            question = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
+            response["input"] = [dict(one) for one in items] or [question]
+            if instructions:
+                response["instructions"] = instructions
+        return await self.ask(response, timeout_s=timeout_s)
+
+    async def ask(self, response: Mapping[str, Any], *, timeout_s: float = 30.0) -> Sequence[HistoryItem]:
+        """Ask with a ``response`` object of the Realtime API, as it is.
+
+        Raises:
+            LinkError: There is no connection, or the model gave no answer in time.
+        """
+        key = f"ask_{next(self._numbers)}"
+        waiting = self._waiting[key] = asyncio.get_running_loop().create_future()
+        self._post(AskedAside(key, response, timeout_s))
+        try:
+            ended: AsideEnded = await waiting
+        finally:
+            del self._waiting[key]
+        if ended.problem:
+            raise LinkError(f"the question beside the conversation was not answered: {ended.problem}")
+        return ended.items
+
+    def take(self, ended: AsideEnded) -> None:
+        waiting = self._waiting.get(ended.key)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(ended)
+
+
+class Crew:
+    """The agents that can be reached from the first one, and what runs for them.
+
+    Args:
+        start: Who begins.
+        compose: See `Briefer`.
+        post: Takes the events; called on the loop's thread.
+        context: The maker's object, handed to every function.
+        hooks: Of the whole session.
+        history: The conversation at this instant.
+        are_guardrails_parallel: See `Briefer`.
+
+    Raises:
+        ToolError: Two agents, or two tools of one agent, have the same name.
+    """
+
+    def __init__(
+        self,
+        start: RealtimeAgent,
+        *,
+        compose: Compose,
+        post: Callable[[Event], None],
+        context: Any = None,
+        hooks: RealtimeRunHooks | None = None,
+        history: Callable[[], Sequence[HistoryItem]] = tuple,
+        are_guardrails_parallel: bool = True,
+    ) -> None:
+        self.agents = agents_of(start)
+        self._start = start
+        self._context = context
+        self._history = history
+        self._hooks = hooks
+        self._mcp_tools: dict[str, list[Tool]] = {}
+        self._open: AsyncExitStack | None = None
+        self._calls: asyncio.Queue[Notice] = asyncio.Queue()
+        self.ask = Asker(post)
+        self.tools = ToolExecutor(
+            self.agents, post=post, context=context, history=history, ask=self.ask, extra_tools=self._extra
+        )
+        self.briefer = Briefer(
+            self.agents,
+            compose=compose,
+            post=post,
+            context=context,
+            history=history,
+            extra_tools=self._extra,
+            is_parallel=are_guardrails_parallel,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Crew {list(self.agents)}>"
+
+    async def __aenter__(self) -> Crew:
+        """Connect the MCP servers.
+
+        Raises:
+            LinkError: One cannot be reached.
+            ToolError: The `mcp` extra is missing, or a tool of a server has a name that is taken.
+        """
+        async with AsyncExitStack() as stack:
+            connected: dict[int, list[Tool]] = {}
+            for agent in self.agents.values():
+                for server in agent.mcp_servers:
+                    if not isinstance(server, HostedMcp):
+                        if id(server) not in connected:
+                            connected[id(server)] = await self._connect(stack, server)
+                        self._add(agent, server, connected[id(server)])
+            self._open = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._open is not None:
+            await self._open.aclose()
+            self._open = None
+
+    async def _connect(self, stack: AsyncExitStack, server: McpServer) -> list[Tool]:
+        await server.connect()
+        stack.push_async_callback(server.close)
+        return list(await server.list_tools())
+
+    def _add(self, agent: RealtimeAgent, server: McpServer, tools: Sequence[Tool]) -> None:
+        known = self._mcp_tools.setdefault(agent.name, [])
+        taken = {one.name for one in (*agent.tools, *known)} | {one.tool_name for one in agent.transfers()}
+        for one in tools:
+            if one.name in taken:
+                raise ToolError(
+                    f"agent {agent.name!r}: the MCP server {server.name!r} has a tool {one.name!r}, and so has "
+                    "another: leave it out by allowed_tools"
+                )
+            known.append(one)
+
+    def _extra(self, agent: str) -> Sequence[Tool]:
+        return self._mcp_tools.get(agent, ())
+
+    async def briefs(self) -> list[Brief]:
+        """Return what the conversation is made of: the first agent's brief.
+
+        Raises:
+            ToolError: Its instructions are no text.
+        """
+        return [await self.briefer.brief(self._start)]
+
+    def tool(self, agent: str, name: str) -> Tool | None:
+        """Find a tool of an agent; None for handoffs, unknown ones and those of the far side."""
+        found = self.agents.get(agent)
+        tools = (*found.tools, *self._extra(agent)) if found is not None else ()
+        return next((one for one in tools if one.name == name), None)
+
+    # --- what happens -------------------------------------------------------------------------------------------
+
+    def observe(self, now: float, event: Event, commands: Sequence[Command], view: object) -> None:
+        """An observer of the driver: answers to questions, and what the hooks are called at."""
+        for command in commands:
+            if not isinstance(command, Emit):
+                continue
+            if isinstance(command.notice, AsideEnded):
+                self.ask.take(command.notice)
+            elif isinstance(command.notice, (AgentStarted, AgentEnded, HandedOver, ToolStarted, ToolEnded)):
+                self._calls.put_nowait(command.notice)
+
+    async def run(self) -> None:
+        """Own the tools, the questions and the hooks until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.tools.run(), name="tools")
+            group.create_task(self.briefer.run(), name="briefer")
+            group.create_task(self._run_hooks(), name="hooks")
+
+    async def hooks_are_done(self) -> None:
+        """Wait until every hook of what has happened so far has returned."""
+        await self._calls.join()
+
+    async def _run_hooks(self) -> None:
+        while True:
+            notice = await self._calls.get()
+            try:
+                await self._call_hooks(notice)
+            except Exception:  # the maker's code: its failure is logged, and ends nothing
+                log.exception("a hook failed at %s", type(notice).__name__)
+            finally:
+                self._calls.task_done()
+
+    async def _call_hooks(self, notice: Notice) -> None:
+        of_session = self._hooks or RealtimeRunHooks()
+        match notice:
+            case AgentStarted(agent=name):
+                agent, context = self._of(name)
+                await of_session.on_agent_start(context, agent)
+                if agent.hooks is not None:
+                    await agent.hooks.on_start(context, agent)
+            case AgentEnded(agent=name, output=output):
+                agent, context = self._of(name)
+                await of_session.on_agent_end(context, agent, output)
+                if agent.hooks is not None:
+                    await agent.hooks.on_end(context, agent, output)
+            case HandedOver(from_agent=before, to_agent=after):
+                agent, context = self._of(after)
+                source = self.agents[before]
+                await of_session.on_handoff(context, source, agent)
+                if agent.hooks is not None:
+                    await agent.hooks.on_handoff(context, agent, source)
+            case ToolStarted(agent=name, name=tool_name):
+                agent, context = self._of(name)
+                if (tool := self.tool(name, tool_name)) is not None:
+                    await of_session.on_tool_start(context, agent, tool)
+                    if agent.hooks is not None:
+                        await agent.hooks.on_tool_start(context, agent, tool)
+            case ToolEnded(agent=name, name=tool_name, output=output):
+                agent, context = self._of(name)
+                if (tool := self.tool(name, tool_name)) is not None:
+                    await of_session.on_tool_end(context, agent, tool, output)
+                    if agent.hooks is not None:
+                        await agent.hooks.on_tool_end(context, agent, tool, output)
+
+    def _of(self, name: str) -> tuple[RealtimeAgent, RunContext[Any]]:
+        agent = self.agents[name]
+        return agent, RunContext(context=self._context, agent=agent, history=self._history())

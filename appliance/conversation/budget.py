@@ -1,0 +1,113 @@
+"""How much of the day's budget is spent, in money and in minutes of audio. Pure: days and costs are handed in.
+
+Each day has a limit in US dollars, one in seconds of audio, both or none; the one that is further spent counts. Two
+shares are told, once a day each: 80 percent as a warning, and 100, from where the budget `is_spent` until a new day
+begins.
+"""
+
+from __future__ import annotations
+
+from appliance.errors import SettingsError
+
+__all__ = ["SHARES", "Budget"]
+
+SHARES = (100, 80)
+"""Percent that are told, the highest first: whoever jumps over both is told of the highest."""
+
+
+class Budget:
+    """The budget of one day.
+
+    Args:
+        limit_usd: US dollars a day; None for no limit.
+        limit_s: Seconds of audio a day, both ways; None for no limit.
+
+    Raises:
+        SettingsError: A limit is not above 0.
+    """
+
+    def __init__(self, *, limit_usd: float | None = None, limit_s: float | None = None) -> None:
+        for name, limit in (("US dollars", limit_usd), ("seconds", limit_s)):
+            if limit is not None and not limit > 0:
+                raise SettingsError(f"a budget of {limit!r} {name} a day: must be above 0; leave it out for no limit")
+        self._limit_usd = limit_usd
+        self._limit_s = limit_s
+        self._told = 0
+        self.day = ""
+        """ISO date; "" before the first day has begun."""
+        self.spent_usd = 0.0
+        self.spent_s = 0.0
+
+    def __repr__(self) -> str:
+        return (
+            f"<Budget {self.day or 'no day'} {self.spent_usd:.4f} US dollars, {self.spent_s:.1f} s, {self.share:.0%}>"
+        )
+
+    @property
+    def share(self) -> float:
+        """What is spent of the limit, 0.0 for nothing and 1.0 for all of it; more is possible. 0.0 without limits."""
+        return max(_part(self.spent_usd, self._limit_usd), _part(self.spent_s, self._limit_s))
+
+    @property
+    def is_spent(self) -> bool:
+        """Nothing is left for today."""
+        return self.share >= 1.0
+
+    def begin_day(self, day: str, spent_usd: float = 0.0, spent_s: float = 0.0) -> None:
+        """Begin a day with what was spent on it already; shares that it has passed are not told again.
+
+        The same day once more takes nothing back of what was counted since.
+
+        Args:
+            day: ISO date, local time.
+            spent_usd: US dollars.
+            spent_s: Seconds of audio.
+        """
+        if day == self.day:
+            spent_usd, spent_s = max(spent_usd, self.spent_usd), max(spent_s, self.spent_s)
+        else:
+            self._told = 0
+        self.day, self.spent_usd, self.spent_s = day, spent_usd, spent_s
+        self._told = max(self._told, self._passed())
+
+    def add(self, usd: float | None, seconds: float) -> int | None:
+        """Add what one response or transcription has cost.
+
+        Args:
+            usd: US dollars; None where the price is not known, which counts as nothing.
+            seconds: Of audio, both ways.
+
+        Returns:
+            80 or 100 when that percentage of the budget is reached for the first time today (both at once: 100), else
+            None.
+        """
+        self.spent_usd += max(0.0, usd or 0.0)
+        self.spent_s += max(0.0, seconds)
+        passed = self._passed()
+        if passed <= self._told:
+            return None
+        self._told = passed
+        return passed
+
+    def sentence(self, percent: int) -> str:
+        """Return what the user is told at this percentage: of the limit that is further spent."""
+        said = f"{percent} percent of today's budget is spent"
+        money, time = _part(self.spent_usd, self._limit_usd), _part(self.spent_s, self._limit_s)
+        if self._limit_usd is not None and money >= time:
+            digits = 2 if self._limit_usd >= 0.1 else 4
+            return f"{said}: {self.spent_usd:.{digits}f} of {self._limit_usd:.{digits}f} US dollars."
+        if self._limit_s is not None:
+            return f"{said}: {_minutes(self.spent_s)} of {_minutes(self._limit_s)} minutes."
+        return f"{said}."
+
+    def _passed(self) -> int:
+        return next((share for share in SHARES if self.share >= share / 100), 0)
+
+
+def _part(spent: float, limit: float | None) -> float:
+    # Rounded: ten times ten cents are a dollar, though not as floats.
+    return 0.0 if limit is None else round(spent / limit, 9)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f}".removesuffix(".0")

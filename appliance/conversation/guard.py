@@ -1,0 +1,179 @@
+"""The watch over one answer: which of its text is to be checked when, and how much of its audio may be played. Pure.
+
+Theory of operation. The transcript of an answer comes in pieces, mostly ahead of the audio, and nothing in the
+protocol says which word a sample belongs to. Checks run outside and take their time. So:
+
+* a text is checked whenever it has grown by `debounce` characters (never before its end, if that is -1), and once
+  more, always, when it is final: replies shorter than the debounce and tails are checked too;
+* with `hold` the audio waits here, and is released as far as checked text reaches *for sure*: nobody speaks faster
+  than `FASTEST_CHARACTERS_PER_S`, so `n` checked characters cover at least ``n / 25`` seconds of audio, whatever the
+  order in which a server sends the two. The rest follows when the final text has passed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from appliance.realtime.protocol import SAMPLE_RATE
+
+__all__ = ["AnswerGuard", "Check", "HeldAudio"]
+
+FASTEST_CHARACTERS_PER_S = 25
+_BYTES_PER_CHARACTER = 2 * SAMPLE_RATE // FASTEST_CHARACTERS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A text that is to be checked, or is being checked."""
+
+    key: str
+    item_id: str
+    text: str = field(repr=False)
+    is_final: bool
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeldAudio:
+    """A piece of audio that may be played now."""
+
+    item_id: str
+    content_index: int
+    pcm: bytes = field(repr=False)
+
+
+@dataclass(slots=True)
+class _Text:
+    """What is known of one item's text."""
+
+    text: str = ""
+    asked: int = 0
+    """Characters of the longest text that is checked or being checked."""
+    passed: int = 0
+    is_final_asked: bool = False
+    is_final_passed: bool = False
+    released_bytes: int = 0
+
+
+class AnswerGuard:
+    """Watches the answer of one turn; `reset` begins the next."""
+
+    def __init__(self, *, debounce: int, hold: bool, check_s: float) -> None:
+        """Create a watch.
+
+        Args:
+            debounce: Characters of new text between two checks; -1 for the final text only.
+            hold: Keep audio back until its text has passed.
+            check_s: How long one check may take.
+        """
+        self._debounce = debounce
+        self._hold = hold
+        self._check_s = check_s
+        self._texts: dict[str, _Text] = {}
+        self._held: deque[HeldAudio] = deque()
+        self._pending: dict[str, Check] = {}
+        self._made = 0
+
+    def __repr__(self) -> str:
+        return f"<AnswerGuard {len(self._pending)} checks pending, {len(self._held)} pieces held>"
+
+    @property
+    def is_busy(self) -> bool:
+        """Something is being checked or held: the answer is not over."""
+        return bool(self._pending or self._held)
+
+    @property
+    def deadline(self) -> float | None:
+        return min((one.deadline for one in self._pending.values()), default=None)
+
+    @property
+    def held_items(self) -> set[str]:
+        """Items of which some audio is kept back."""
+        return {one.item_id for one in self._held}
+
+    def reset(self) -> None:
+        """Forget everything: audio that is held is never played, verdicts that still come mean nothing."""
+        self._texts.clear()
+        self._held.clear()
+        self._pending.clear()
+
+    # --- text ---------------------------------------------------------------------------------------------------
+
+    def grew(self, item_id: str, delta: str, now: float) -> Check | None:
+        """Take a piece of text; returns what is to be checked now, if anything."""
+        text = self._texts.setdefault(item_id, _Text())
+        if text.is_final_asked:
+            return None
+        text.text += delta
+        if self._debounce < 0 or len(text.text) - text.asked < max(1, self._debounce):
+            return None
+        return self._check(item_id, text, now, is_final=False)
+
+    def ended(self, item_id: str, whole: str, now: float) -> Check | None:
+        """The text of an item is whole; returns what is to be checked now: all of it, once."""
+        text = self._texts.setdefault(item_id, _Text())
+        if text.is_final_asked:
+            return None
+        text.text = whole or text.text
+        return self._check(item_id, text, now, is_final=True)
+
+    def all_ended(self, now: float) -> list[Check]:
+        """The answer is over, also where nobody said so of a text: it was cut, or the server says little."""
+        unsaid = {one.item_id for one in self._held}
+        for item_id in unsaid:
+            self._texts.setdefault(item_id, _Text())
+        open_texts = [key for key, one in self._texts.items() if not one.is_final_asked]
+        return [check for key in open_texts if (check := self.ended(key, "", now)) is not None]
+
+    def passed(self, key: str) -> None:
+        """A check has found nothing."""
+        check = self._pending.pop(key, None)
+        if check is not None:
+            text = self._texts[check.item_id]
+            text.passed = max(text.passed, len(check.text))
+            text.is_final_passed = text.is_final_passed or check.is_final
+
+    def pending(self, key: str) -> Check | None:
+        return self._pending.get(key)
+
+    def late(self, now: float) -> Check | None:
+        """Return a check that took too long."""
+        return next((one for one in self._pending.values() if now >= one.deadline), None)
+
+    def _check(self, item_id: str, text: _Text, now: float, *, is_final: bool) -> Check:
+        self._made += 1
+        text.asked = len(text.text)
+        text.is_final_asked = is_final
+        check = Check(f"check_{self._made}", item_id, text.text, is_final, now + self._check_s)
+        self._pending[check.key] = check
+        return check
+
+    # --- audio --------------------------------------------------------------------------------------------------
+
+    def hold(self, item_id: str, content_index: int, pcm: bytes) -> None:
+        """Take a piece of audio; `release` gives it back when it may be played."""
+        self._held.append(HeldAudio(item_id, content_index, pcm))
+
+    def release(self) -> Iterator[HeldAudio]:
+        """Yield the audio that may be played now, in order."""
+        while self._held:
+            piece = self._held[0]
+            free = self._free_bytes(piece.item_id)
+            if free is None or free >= len(piece.pcm):
+                self._held.popleft()
+            elif free > 0:
+                self._held[0] = HeldAudio(piece.item_id, piece.content_index, piece.pcm[free:])
+                piece = HeldAudio(piece.item_id, piece.content_index, piece.pcm[:free])
+            else:
+                return
+            self._texts.setdefault(piece.item_id, _Text()).released_bytes += len(piece.pcm)
+            yield piece
+
+    def _free_bytes(self, item_id: str) -> int | None:
+        """How much more of an item may be played; None: all of it."""
+        text = self._texts.get(item_id, _Text())
+        if not self._hold or text.is_final_passed:
+            return None
+        return text.passed * _BYTES_PER_CHARACTER - text.released_bytes

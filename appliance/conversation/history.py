@@ -1,0 +1,343 @@
+"""The conversation so far: items keyed by id, in the server's order, with what was heard of each. Pure.
+
+Theory of operation. The history is ours: the server's events tell it of items, and a new connection, which is an
+empty conversation to the server, is told all of it (`replay`). Rules that the events alone do not give:
+
+* An item may be told of several times (``committed``, ``item.added``, ``output_item.added``, ``item.done``,
+  ``response.done``, ``retrieved``). What is known is kept where a later event lacks it: a transcript is never lost.
+* ``committed`` makes a placeholder at once; the words of the user come when they come.
+* An answer that was cut is marked with the milliseconds that were heard, and its text is cut to about that; what
+  still comes for it is ignored.
+
+Assistant audio cannot be written by a client, so it goes back as ``output_text`` (Realtime API,
+conversation.item.create).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from difflib import SequenceMatcher
+from typing import TypeAlias
+
+from appliance.agents.context import HistoryItem
+from appliance.conversation.commands import HistoryAdded, HistoryRemoved, HistoryUpdated
+from appliance.realtime import protocol as wire
+
+__all__ = ["Change", "History", "told_item", "wire_item"]
+
+Change: TypeAlias = HistoryAdded | HistoryUpdated | HistoryRemoved
+
+NOT_WRITTEN_DOWN = "(The user said something that was not written down.)"
+_CHARACTERS_PER_S = 20  # speech is hardly ever faster: a bound on how much of a text a cut answer can have said
+_ID = re.compile(r"[A-Za-z0-9_-]{1,32}")  # what a server takes for an id of ours (beta reference: 32 characters)
+_REPLAYED = frozenset({"message", "function_call", "function_call_output"})
+
+
+class History:
+    """The items of one conversation, over all its connections."""
+
+    def __init__(self, items: Iterable[HistoryItem] = (), *, max_items: int = 500) -> None:
+        """Create a history.
+
+        Args:
+            items: What is known of an earlier life.
+            max_items: The oldest beyond this are forgotten, here and at the next connection.
+        """
+        self._items: dict[str, HistoryItem] = {one.id: one for one in items}
+        self._order: list[str] = list(self._items)
+        self._parts: dict[str, dict[int, str]] = {}
+        self._made = 0
+        self._max_items = max_items
+
+    def __repr__(self) -> str:
+        return f"<History of {len(self._order)} items>"
+
+    @property
+    def items(self) -> tuple[HistoryItem, ...]:
+        return tuple(self._items[one] for one in self._order)
+
+    def get(self, item_id: str) -> HistoryItem | None:
+        return self._items.get(item_id)
+
+    def before(self, item_id: str) -> str:
+        """Return the id of the item before one; "" for the first."""
+        at = self._order.index(item_id)
+        return self._order[at - 1] if at > 0 else ""
+
+    def new_id(self) -> str:
+        """Make an id for an item of ours."""
+        while True:
+            self._made += 1
+            made = f"local_{self._made}"
+            if made not in self._items:
+                return made
+
+    # --- what the server says -----------------------------------------------------------------------------------
+
+    def apply(self, event: wire.ServerEvent) -> list[Change]:
+        """Take an event of the conversation; of out-of-band responses the caller passes none."""
+        match event:
+            case wire.InputAudioBufferCommitted():
+                return self._commit(event)
+            case wire.ConversationItemAdded() | wire.ConversationItemDone():
+                is_done = isinstance(event, wire.ConversationItemDone)
+                return self.take(event.item, event.previous_item_id, is_done=is_done)
+            case wire.OutputItemAdded() | wire.OutputItemDone():
+                return self.take(event.item, None, is_done=isinstance(event, wire.OutputItemDone))
+            case wire.ConversationItemRetrieved():
+                return self.take(event.item, None, is_done=True) if event.item.id in self._items else []
+            case wire.ConversationItemDeleted():
+                return self.remove(event.item_id)
+            case wire.ConversationItemTruncated():
+                return self.cut(event.item_id, event.audio_end_ms)
+            case wire.InputTranscriptionDelta():
+                self._grow(event.item_id, event.content_index, event.delta)
+                return []
+            case wire.InputTranscriptionCompleted():
+                return self._transcribed(event.item_id, event.transcript.strip())
+            case wire.InputTranscriptionFailed():
+                return self._transcribed(event.item_id, None)
+            case wire.OutputAudioTranscriptDelta() | wire.OutputTextDelta():
+                self._grow(event.item_id, event.content_index, event.delta)
+                return []
+            case wire.OutputAudioTranscriptDone():
+                return self._say(event.item_id, event.content_index, event.transcript)
+            case wire.OutputTextDone():
+                return self._say(event.item_id, event.content_index, event.text)
+            case wire.ResponseDone():
+                return [change for item in event.response.output for change in self.take(item, None, is_done=True)]
+            case _:
+                return []
+
+    def take(self, item: wire.Item, previous_item_id: str | None, *, is_done: bool) -> list[Change]:
+        """Add an item, or complete what is known of it."""
+        if not item.id:
+            return []
+        told = told_item(item, is_done=is_done)
+        known = self._items.get(item.id)
+        if known is None:
+            return self.insert(told, previous_item_id)
+        merged = _merged(known, told)
+        if merged == known:
+            return []
+        return self._update(merged)
+
+    # --- what we do ---------------------------------------------------------------------------------------------
+
+    def insert(self, item: HistoryItem, previous_item_id: str | None) -> list[Change]:
+        """Put an item behind another; at the end where that is None or unknown, in front for ``root``."""
+        if previous_item_id == "root":
+            at = 0
+        elif previous_item_id in self._items:
+            at = self._order.index(previous_item_id) + 1
+        else:
+            at = len(self._order)
+        self._order.insert(at, item.id)
+        self._items[item.id] = item
+        changes: list[Change] = [HistoryAdded(item, self._order[at - 1] if at > 0 else "")]
+        while len(self._order) > self._max_items:
+            changes += self.remove(self._order[0])
+        return changes
+
+    def remove(self, item_id: str) -> list[Change]:
+        if self._items.pop(item_id, None) is None:
+            return []
+        self._order.remove(item_id)
+        self._parts.pop(item_id, None)
+        return [HistoryRemoved(item_id)]
+
+    def cut(self, item_id: str, heard_ms: int, received_ms: int | None = None) -> list[Change]:
+        """Mark an answer as heard up to a point.
+
+        Args:
+            item_id: An item of the assistant; others are left alone.
+            heard_ms: Milliseconds of it that were heard.
+            received_ms: How long what was received of it is; None if unknown.
+        """
+        item = self._items.get(item_id)
+        if item is None or item.role != "assistant" or item.heard_ms is not None:
+            return []
+        text = _heard_text(item.text, heard_ms, received_ms)
+        return self._update(replace(item, heard_ms=heard_ms, text=text, status="incomplete", is_spoken=True))
+
+    def end_open(self) -> list[Change]:
+        """Nothing more comes for what is in progress: the connection is gone."""
+        return [
+            change
+            for item in self.items
+            if item.status == "in_progress"
+            for change in self._update(replace(item, status="incomplete"))
+        ]
+
+    def replay(self, *, limit: int) -> tuple[list[wire.JsonObject], list[Change]]:
+        """Return the items for a new connection, oldest first, as wire items with their ids.
+
+        What cannot be told to a server (a call without its output, an answer of which nothing was heard, items of
+        MCP servers) is forgotten here too, so that both sides know the same.
+
+        Args:
+            limit: The newest so many items.
+        """
+        answered = {one.call_id for one in self.items if one.type == "function_call_output"}
+        called = {one.call_id for one in self.items if one.type == "function_call"}
+        told: list[wire.JsonObject] = []
+        changes: list[Change] = []
+        for index, item in enumerate(self.items):
+            is_paired = item.call_id in answered and item.call_id in called
+            is_told = index >= len(self._items) - limit or limit >= len(self._items)
+            can_be_told = is_paired if item.type.startswith("function_call") else True
+            frame = wire_item(item) if is_told and can_be_told else None
+            if frame is None:
+                changes += self.remove(item.id)
+                continue
+            if not _ID.fullmatch(item.id):
+                changes += self._rename(item, frame)
+            told.append(frame)
+        return told, changes
+
+    def diff(self, target: Sequence[HistoryItem]) -> tuple[list[str], list[tuple[HistoryItem, str]]]:
+        """Work out how to make the conversation into `target`.
+
+        Returns:
+            The ids to delete, and the items to create in order, each with the id that it follows (``root``: first).
+            An item with other content than the one of its id is created anew under an id of its own.
+        """
+        wanted = [one if self._items.get(one.id) == one else replace(one, id=self.new_id()) for one in target]
+        matcher = SequenceMatcher(None, self._order, [one.id for one in wanted], autojunk=False)
+        kept = {self._order[a + k] for a, _, size in matcher.get_matching_blocks() for k in range(size)}
+        creates = []
+        previous = "root"
+        for item in wanted:
+            if item.id not in kept:
+                item = replace(item, id=self.new_id()) if item.id in self._items else item
+                creates.append((item, previous))
+            previous = item.id
+        return [one for one in self._order if one not in kept], creates
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _update(self, item: HistoryItem) -> list[Change]:
+        self._items[item.id] = item
+        return [HistoryUpdated(item)]
+
+    def _rename(self, item: HistoryItem, frame: wire.JsonObject) -> list[Change]:
+        named = replace(item, id=self.new_id())
+        frame["id"] = named.id
+        at = self._order.index(item.id)
+        previous = self._order[at - 1] if at > 0 else "root"
+        return self.remove(item.id) + self.insert(named, previous)
+
+    def _commit(self, event: wire.InputAudioBufferCommitted) -> list[Change]:
+        if event.item_id in self._items:
+            return []
+        item = HistoryItem(id=event.item_id, role="user", status="in_progress", is_spoken=True, is_transcribed=False)
+        return self.insert(item, event.previous_item_id)
+
+    def _transcribed(self, item_id: str, text: str | None) -> list[Change]:
+        item = self._items.get(item_id)
+        if item is None:
+            return []
+        if text is None:
+            return self._update(replace(item, status="completed", text="", is_transcribed=False))
+        return self._update(replace(item, status="completed", text=text, is_transcribed=True))
+
+    def _grow(self, item_id: str, content_index: int, delta: str) -> None:
+        """Take a piece of a text; no change is told of, for there are ten a second."""
+        item = self._items.get(item_id)
+        if item is None or item.heard_ms is not None:
+            return
+        parts = self._parts.setdefault(item_id, {})
+        parts[content_index] = parts.get(content_index, "") + delta
+        self._items[item_id] = replace(item, text=_joined(parts))
+
+    def _say(self, item_id: str, content_index: int, text: str) -> list[Change]:
+        item = self._items.get(item_id)
+        if item is None or item.heard_ms is not None or not text:
+            return []
+        parts = self._parts.setdefault(item_id, {})
+        parts[content_index] = text
+        return self._update(replace(item, text=_joined(parts)))
+
+
+def wire_item(item: HistoryItem) -> wire.JsonObject | None:
+    """Return an item as a client may create it; None for what it may not, or for what says nothing."""
+    if item.type not in _REPLAYED:
+        return None
+    frame: wire.JsonObject = {"id": item.id, "type": item.type}
+    if item.type == "function_call":
+        return frame | {"name": item.name, "arguments": item.arguments, "call_id": item.call_id}
+    if item.type == "function_call_output":
+        return frame | {"call_id": item.call_id, "output": item.output}
+    text = item.text
+    if item.role == "assistant":
+        content = [{"type": "output_text", "text": text}] if text else []
+    else:
+        if item.is_spoken and not text:
+            text = NOT_WRITTEN_DOWN
+        content = [{"type": "input_text", "text": text}] if text else []
+        content += [{"type": "input_image", "image_url": url} for url in item.images]
+    return frame | {"role": item.role, "content": content} if content else None
+
+
+def told_item(item: wire.Item, *, is_done: bool = True) -> HistoryItem:
+    """Return what one event of the server says of an item."""
+    spoken = [part for part in item.content if part.type in ("input_audio", "output_audio", "audio")]
+    texts = [part.transcript if part.transcript is not None else part.text for part in item.content]
+    is_user_audio = bool(spoken) and item.role == "user"
+    has_transcript = any(part.transcript is not None for part in spoken)
+    status = item.status or ("completed" if is_done else "in_progress")
+    return HistoryItem(
+        id=item.id,
+        type=item.type,
+        role=item.role or "",
+        text=" ".join(text for text in texts if text),
+        status="in_progress" if is_user_audio and not has_transcript and status == "completed" else status,
+        is_spoken=bool(spoken),
+        is_transcribed=not is_user_audio or has_transcript,
+        name=item.name,
+        call_id=item.call_id,
+        arguments=item.arguments,
+        output=item.output or "",
+        server_label=item.server_label,
+    )
+
+
+def _merged(known: HistoryItem, told: HistoryItem) -> HistoryItem:
+    """Complete what is known by what is told; nothing that is known is lost."""
+    is_transcribed = known.is_transcribed or (told.is_transcribed and bool(told.text))
+    if known.role == "user" and known.is_spoken and known.status == "completed":
+        status = known.status  # its transcription is over, whatever a late event says
+    elif known.heard_ms is not None:
+        status = "incomplete"
+    else:
+        status = told.status if known.status == "in_progress" else known.status
+    return replace(
+        known,
+        type=told.type,
+        role=told.role or known.role,
+        text=known.text if known.heard_ms is not None else told.text or known.text,
+        status=status,
+        is_spoken=known.is_spoken or told.is_spoken,
+        is_transcribed=is_transcribed,
+        name=told.name or known.name,
+        call_id=told.call_id or known.call_id,
+        arguments=told.arguments or known.arguments,
+        output=told.output or known.output,
+        server_label=told.server_label or known.server_label,
+    )
+
+
+def _joined(parts: dict[int, str]) -> str:
+    return " ".join(parts[index].strip() for index in sorted(parts) if parts[index].strip())
+
+
+def _heard_text(text: str, heard_ms: int, received_ms: int | None) -> str:
+    """Cut a text to about what was heard of it, at the end of a word."""
+    most = heard_ms * _CHARACTERS_PER_S // 1000
+    if received_ms:
+        most = min(most, round(len(text) * min(1.0, heard_ms / received_ms)))
+    if most >= len(text):
+        return text
+    return text[: most + 1].rpartition(" ")[0].rstrip()

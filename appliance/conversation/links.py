@@ -1,0 +1,241 @@
+"""The connections: one that the conversation speaks on, at times a spare one that is to take over. Pure.
+
+Theory of operation. Endpoints are a list in the order of preference (cloud, a server in the house, the offline
+brain). The *main* link is none (waiting until `retry_at`), connecting (until ``session.created``), or ready.
+
+* **Failover.** A link that could not be made, or did not hold `stable_s`, moves on to the next endpoint at once; when
+  all were tried, the round begins anew after a wait that grows (`retry.Backoff`). A fatal reason (bad key, no credit)
+  blocks its endpoint for `fatal_retry_s`; only when all are blocked the appliance says that it has failed.
+* **Back, and rotation.** On a worse endpoint a better one is tried every `failback_s`; and a session is replaced before
+  the server ends it at its hour. Both open a *spare* beside the main link and only in an idle gap; when it is ready,
+  and the gap still there, it becomes the main link and the old one is closed. If it fails, nothing was lost.
+* A link has a number; events of a number that is neither main nor spare are late, and ignored.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from appliance.conversation.commands import Connect, Disconnect, LinkChanged
+from appliance.conversation.outbox import Outbox
+from appliance.conversation.retry import Backoff, Verdict
+from appliance.conversation.turn import Policy
+
+__all__ = ["Link", "Links"]
+
+
+@dataclass(slots=True)
+class Link:
+    """A connection that was asked for and is not reported down."""
+
+    id: int
+    endpoint: int
+    deadline: float
+    """For the greeting of the server; then for the instructions that it is to be given."""
+    ready_at: float | None = None
+    is_configured: bool = False
+    """The server was told who speaks and what was said so far: turns may be sent."""
+    has_spoken: bool = False
+    """From here on the server keeps the voice."""
+    bad_frames: int = 0
+    last_error: str | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        return self.ready_at is not None
+
+
+class Links:
+    """Which connections there are, and when the next is made."""
+
+    def __init__(self, policy: Policy, outbox: Outbox, *, seed: int) -> None:
+        self._policy = policy
+        self._outbox = outbox
+        self._random = random.Random(seed)
+        self._backoff = Backoff(policy.backoff_initial_s, policy.backoff_max_s)
+        self.main: Link | None = None
+        self.spare: Link | None = None
+        self.made = 0
+        self.failures = 0
+        """Rounds over all endpoints that failed, since a link held."""
+        self.fatal: Verdict | None = None
+        self.retry_at: float | None = None
+        self._tried: set[int] = set()
+        self._blocked_until: dict[int, float] = {}
+        self._only: int | None = None
+        self._has_expired = False
+        self._replace_at: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Links main {self.main}, spare {self.spare}>"
+
+    @property
+    def is_ready(self) -> bool:
+        return self.main is not None and self.main.is_ready
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether turns may be sent."""
+        return self.main is not None and self.main.is_configured
+
+    def deadlines(self, *, is_idle: bool) -> Iterator[float]:
+        """Yield the instants at which `advance` has something to do."""
+        if self.main is not None and not self.main.is_configured:
+            yield self.main.deadline
+        if self.spare is not None and not self.spare.is_ready:
+            yield self.spare.deadline
+        if self.retry_at is not None:
+            yield self.retry_at
+        if is_idle and self.spare is None and self._replace_at is not None:
+            yield self._replace_at
+
+    def restrict(self, endpoint: int | None, now: float) -> None:
+        """Use only one endpoint (the offline brain, when the budget is spent); None: all of them again."""
+        self._only = endpoint
+        if self.main is not None and self.main.is_ready:
+            self._plan_replacement(self.main, now)
+
+    # --- the main link ------------------------------------------------------------------------------------------
+
+    def connect(self, now: float) -> None:
+        """Make the main link, to the best endpoint that was not tried in this round."""
+        self.retry_at = None
+        self.main = self._open(self._next_endpoint(now), now)
+        self._outbox.link = None
+
+    def created(self, link: Link, now: float) -> None:
+        """The server has greeted: the link is there."""
+        link.ready_at = now
+        link.deadline = now + self._policy.prepare_s
+        self._blocked_until.pop(link.endpoint, None)
+        if link is self.main:
+            self._enter(link, now)
+
+    def configured(self, link: Link) -> None:
+        """The server was told everything: turns may be sent."""
+        link.is_configured = True
+        self._outbox.link = link.id
+
+    def lose(self, verdict: Verdict, now: float) -> bool:
+        """The main link is gone.
+
+        Returns:
+            Whether that is a trouble to be told; a session that reached its hour is none.
+        """
+        link, self.main = self.main, None
+        self._outbox.link = None
+        self._replace_at = None
+        if link is None:
+            return False
+        if link.ready_at is not None and now >= link.ready_at + self._policy.stable_s:
+            self.failures = 0
+            self._has_expired = False
+            self._tried.clear()
+        is_normal = verdict.action == "expired" and not self._has_expired  # one expiry right after another is not
+        self._has_expired = self._has_expired or verdict.action == "expired"
+        if self.spare is not None:  # it was to take over, so it does
+            self.main, self.spare = self.spare, None
+            if self.main.is_ready:
+                self._enter(self.main, now)
+        elif is_normal:
+            delay_s = self._wait_s() if self.failures > 0 else 0.0
+            self.retry_at = now + delay_s
+        else:
+            self._plan_retry(link, verdict, now)
+        return not is_normal
+
+    def advance(self, now: float) -> None:
+        """Let time pass for the main link and the spare; the main link's own time-out is the caller's."""
+        spare = self.spare
+        if spare is not None and not spare.is_ready and now >= spare.deadline:
+            self._outbox.do(Disconnect(spare.id))
+            self.lose_spare(now)
+        if self.main is None and self.retry_at is not None and now >= self.retry_at:
+            self.connect(now)
+
+    # --- the spare ----------------------------------------------------------------------------------------------
+
+    def rest(self, now: float) -> Link | None:
+        """Use an idle gap: begin a replacement that is due, or let one that is ready take over.
+
+        Returns:
+            The link that is the main one from now on; None: nothing has changed.
+        """
+        main, spare = self.main, self.spare
+        if main is None or not main.is_configured:
+            return None
+        if spare is not None and spare.is_ready:
+            self.main, self.spare = spare, None
+            self._outbox.do(Disconnect(main.id))
+            self._outbox.link = None
+            self._enter(spare, now)
+            return spare
+        if spare is None and self._replace_at is not None and now >= self._replace_at:
+            self._replace_at = None
+            self.spare = self._open(self._best(now, below=main.endpoint), now)
+        return None
+
+    def lose_spare(self, now: float, verdict: Verdict | None = None) -> None:
+        """The spare came to nothing: the main link goes on, and it is tried again later."""
+        if self.spare is not None and verdict is not None and verdict.action == "fatal":
+            self._blocked_until[self.spare.endpoint] = now + self._policy.fatal_retry_s
+        self.spare = None
+        if self.main is not None and self.main.is_ready:
+            self._replace_at = now + self._policy.failback_s
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _open(self, endpoint: int, now: float) -> Link:
+        self.made += 1
+        self._outbox.do(Connect(self.made, endpoint))
+        return Link(self.made, endpoint, deadline=now + self._policy.connect_s)
+
+    def _enter(self, link: Link, now: float) -> None:
+        self.fatal = None
+        self._plan_replacement(link, now)
+        self._outbox.emit(LinkChanged(link.id, link.endpoint))
+
+    def _plan_replacement(self, link: Link, now: float) -> None:
+        assert link.ready_at is not None
+        self._replace_at = link.ready_at + self._policy.rotate_after_s
+        if link.endpoint != self._allowed()[0]:
+            delay_s = self._policy.failback_s if self._only is None else 0.0
+            self._replace_at = min(self._replace_at, now + delay_s)
+
+    def _plan_retry(self, link: Link, verdict: Verdict, now: float) -> None:
+        self._tried.add(link.endpoint)
+        if verdict.action == "fatal":
+            self._blocked_until[link.endpoint] = now + self._policy.fatal_retry_s
+        allowed = self._allowed()
+        if all(self._is_blocked(one, now) for one in allowed):
+            self.fatal = verdict
+            self.failures += 1
+            self._tried.clear()
+            self.retry_at = min(self._blocked_until[one] for one in allowed)
+        elif any(one not in self._tried and not self._is_blocked(one, now) for one in allowed):
+            self.retry_at = now
+        else:
+            self._tried.clear()
+            self.retry_at = now + self._wait_s()
+            self.failures += 1
+
+    def _wait_s(self) -> float:
+        return self._backoff.delay_s(self.failures, self._random.random())
+
+    def _allowed(self) -> list[int]:
+        return list(range(self._policy.endpoints)) if self._only is None else [self._only]
+
+    def _is_blocked(self, endpoint: int, now: float) -> bool:
+        return now < self._blocked_until.get(endpoint, now)
+
+    def _next_endpoint(self, now: float) -> int:
+        allowed = self._allowed()
+        fresh = [one for one in allowed if one not in self._tried]
+        return next((one for one in fresh if not self._is_blocked(one, now)), (fresh or allowed)[0])
+
+    def _best(self, now: float, *, below: int) -> int:
+        """The best endpoint that is not known to refuse us; the present one, if there is no better."""
+        allowed = self._allowed()
+        return next((one for one in allowed if one == below or not self._is_blocked(one, now)), allowed[0])

@@ -1,0 +1,913 @@
+"""`RealtimeSession`: a conversation for programs that bring their own audio — a phone bridge, a test, a notebook.
+
+::
+
+    async with RealtimeSession(agent) as session:
+        session.turn.begin()
+        session.send_audio(pcm)
+        session.turn.commit()
+        async for event in session:
+            if event.type == "audio":
+                play(event.audio)
+
+It is the asyncio face of the same `Conversation` that runs the appliance, with the same driver: whatever is decided
+is decided there. This module turns calls into events, and notices into `SessionEvent`s. Everything here runs on the
+event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Literal
+
+from appliance.agents.agent import RealtimeAgent
+from appliance.agents.context import HistoryItem
+from appliance.agents.crew import Crew
+from appliance.agents.hooks import RealtimeRunHooks
+from appliance.agents.tools import Tool
+from appliance.audio import pcm as samples
+from appliance.conversation.commands import (
+    AgentEnded,
+    AgentStarted,
+    Announce,
+    AnswerAudioEnded,
+    AnswerInterrupted,
+    AnswerTextReceived,
+    ApprovalRequested,
+    BudgetReached,
+    Command,
+    Earcon,
+    Emit,
+    GuardrailTripped,
+    HandedOver,
+    HeardTextGrew,
+    HeardTextReceived,
+    HistoryAdded,
+    HistoryRemoved,
+    HistoryUpdated,
+    LightPattern,
+    LinkChanged,
+    Notice,
+    Play,
+    ToolEnded,
+    ToolStarted,
+    TroubleReported,
+    TurnEnded,
+    TurnStarted,
+    UsageCounted,
+)
+from appliance.conversation.events import (
+    AbortAsked,
+    ApprovalAnswered,
+    AudioCaptured,
+    BeginAsked,
+    CommitAsked,
+    Event,
+    FrameGiven,
+    HistoryReplaced,
+    InterruptAsked,
+    MessageGiven,
+    PlayoutProgress,
+    ShutdownRequested,
+    Started,
+)
+from appliance.conversation.feedback import State
+from appliance.conversation.machine import Conversation
+from appliance.conversation.turn import Policy
+from appliance.errors import LinkError, SettingsError
+from appliance.realtime.payload import RealtimeSessionSettings, image_part, message_item, session_object
+from appliance.realtime.protocol import SAMPLE_RATE
+from appliance.realtime.transports.websocket import Endpoint, WebSocketTransport, endpoint_url
+from appliance.service.driver import Driver
+
+__all__ = [
+    "AgentEnd",
+    "AgentStart",
+    "Announcement",
+    "AnswerText",
+    "Audio",
+    "AudioEnd",
+    "AudioInterrupted",
+    "BudgetWarning",
+    "Connected",
+    "Error",
+    "Guardrail",
+    "HandoffDone",
+    "HistoryChanged",
+    "HistoryGrew",
+    "InputText",
+    "Raw",
+    "RealtimeSession",
+    "SessionEvent",
+    "ToolApproval",
+    "ToolEnd",
+    "ToolStart",
+    "TurnEnd",
+    "TurnStart",
+    "Usage",
+]
+
+log = logging.getLogger(__name__)
+
+_OPENAI_URL = "wss://api.openai.com/v1"
+_PERIOD_BYTES = 2 * SAMPLE_RATE // 50  # send_audio is cut into periods of 20 ms, as a microphone's are
+_MOST_EVENTS = 10_000  # nobody reads: a minute of answers, then the oldest are dropped, and that is logged
+_TICK_S = 0.02
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Events
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEvent:
+    """Base of what a session yields; `type` is the name to match on."""
+
+    type: ClassVar[str] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Audio(SessionEvent):
+    """A piece of the answer, to be played behind the one before."""
+
+    type: ClassVar[str] = "audio"
+    audio: bytes = field(repr=False)
+    """In the session's `output_audio_format`; pcm16 is 24 kHz mono little-endian."""
+    item_id: str
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class AudioEnd(SessionEvent):
+    """All audio of an answer was given."""
+
+    type: ClassVar[str] = "audio_end"
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AudioInterrupted(SessionEvent):
+    """Stop playing now, and drop what is queued."""
+
+    type: ClassVar[str] = "audio_interrupted"
+    item_id: str
+    heard_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerText(SessionEvent):
+    """A piece of the answer's text, or (`is_final`) the whole of one message."""
+
+    type: ClassVar[str] = "answer_text"
+    text: str
+    is_final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InputText(SessionEvent):
+    """A piece of what the user said, or (`is_final`) all of it."""
+
+    type: ClassVar[str] = "input_text"
+    text: str
+    is_final: bool
+    item_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolStart(SessionEvent):
+    type: ClassVar[str] = "tool_start"
+    agent: RealtimeAgent
+    name: str
+    arguments: str
+    call_id: str
+    tool: Tool | None = None
+    """None for a call that is refused because there is no such tool, and for one that an MCP server runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolEnd(SessionEvent):
+    type: ClassVar[str] = "tool_end"
+    agent: RealtimeAgent
+    name: str
+    output: str
+    call_id: str
+    is_error: bool
+    tool: Tool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolApproval(SessionEvent):
+    """A call waits for `RealtimeSession.approve` or `RealtimeSession.reject`."""
+
+    type: ClassVar[str] = "tool_approval_requested"
+    agent: RealtimeAgent
+    name: str
+    arguments: str
+    call_id: str
+    tool: Tool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HandoffDone(SessionEvent):
+    type: ClassVar[str] = "handoff"
+    from_agent: RealtimeAgent
+    to_agent: RealtimeAgent
+
+
+@dataclass(frozen=True, slots=True)
+class Guardrail(SessionEvent):
+    type: ClassVar[str] = "guardrail_tripped"
+    item_id: str
+    guardrail: str
+    reason: str
+    side: Literal["input", "output"]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryGrew(SessionEvent):
+    type: ClassVar[str] = "history_added"
+    item: HistoryItem
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryChanged(SessionEvent):
+    type: ClassVar[str] = "history_updated"
+    history: tuple[HistoryItem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStart(SessionEvent):
+    type: ClassVar[str] = "agent_start"
+    agent: RealtimeAgent
+
+
+@dataclass(frozen=True, slots=True)
+class AgentEnd(SessionEvent):
+    type: ClassVar[str] = "agent_end"
+    agent: RealtimeAgent
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnStart(SessionEvent):
+    type: ClassVar[str] = "turn_start"
+    turn: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnd(SessionEvent):
+    type: ClassVar[str] = "turn_end"
+    turn: str
+    outcome: str
+    """answered, slip, silence, interrupted, failed, cancelled or refused."""
+    usage: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement(SessionEvent):
+    """What the appliance would say with its own voice: an error, a filler, that the budget is spent."""
+
+    type: ClassVar[str] = "announcement"
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage(SessionEvent):
+    type: ClassVar[str] = "usage"
+    tokens: Mapping[str, int]
+    usd: float | None
+    """None where the model's price is not known."""
+    spent_usd: float
+    spent_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetWarning(SessionEvent):
+    type: ClassVar[str] = "budget"
+    percent: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Connected(SessionEvent):
+    """The conversation goes on over a new connection."""
+
+    type: ClassVar[str] = "connected"
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Error(SessionEvent):
+    """Something went wrong, and the session goes on."""
+
+    type: ClassVar[str] = "error"
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Raw(SessionEvent):
+    """A frame of the server, as it came."""
+
+    type: ClassVar[str] = "raw"
+    data: Mapping[str, Any] = field(repr=False)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The session
+
+
+class RealtimeTurn:
+    """The turn of a session whose program says when the user speaks (push to talk)."""
+
+    def __init__(self, post: Callable[[Event], None]) -> None:
+        self._post = post
+        self.is_open = False
+
+    def begin(self) -> None:
+        """The user begins to speak: an answer that is under way is interrupted. Harmless in an open turn."""
+        if not self.is_open:
+            self.is_open = True
+            self._post(BeginAsked())
+
+    def commit(self) -> None:
+        """The user is done, and waits for an answer. Harmless without a turn."""
+        if self.is_open:
+            self.is_open = False
+            self._post(CommitAsked())
+
+    def abort(self) -> None:
+        """Take it back: nothing of it is answered. Harmless without a turn."""
+        if self.is_open:
+            self.is_open = False
+            self._post(AbortAsked())
+
+
+class RealtimeSession:
+    """A conversation with a speech-to-speech model.
+
+    Args:
+        agent: Who begins.
+        settings: Of the session; an agent's own win (see `realtime.payload`).
+        url: A Realtime server up to ``/v1``; "offline" is the offline brain, inside this process. A list is tried in
+            order, and gone back to. None: OpenAI if there is a key, else the offline brain.
+        api_key: The key, or a function that fetches it for each connection; None takes ``OPENAI_API_KEY``.
+        headers: More headers for the opening handshake.
+        context: Any object; handed to every tool, guardrail, predicate and hook.
+        hooks: Called at what happens.
+        history: What was said before; the model is told.
+        policy: Times and limits of the conversation, guardrails and budget; the defaults suit a program that streams.
+        playback: How much was heard, for truncation: ``paced`` supposes that audio is played as it comes, at once and
+            without a pause; ``reported`` waits for `played`.
+        are_guardrails_parallel: Run several guardrails side by side, or one after the other.
+        observers: See `service.driver`; a `service.store.ConversationStore` is one.
+        connect_timeout_s: How long ``async with`` waits for the model.
+        raw_events: Whether every frame is yielded too, as a `Raw` event.
+
+    Raises:
+        ToolError: Two agents or tools have the same name.
+        SettingsError: A setting is impossible.
+    """
+
+    def __init__(
+        self,
+        agent: RealtimeAgent,
+        settings: RealtimeSessionSettings | None = None,
+        *,
+        url: str | Sequence[str] | None = None,
+        api_key: str | Callable[[], str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        context: Any = None,
+        hooks: RealtimeRunHooks | None = None,
+        history: Sequence[HistoryItem] = (),
+        policy: Policy | None = None,
+        playback: Literal["paced", "reported"] = "paced",
+        are_guardrails_parallel: bool = True,
+        observers: Sequence[Callable[..., None]] = (),
+        connect_timeout_s: float = 30.0,
+        raw_events: bool = True,
+    ) -> None:
+        self.settings = settings or RealtimeSessionSettings()
+        self.turn = RealtimeTurn(self._post)
+        self.context = context
+        self._api_key = api_key
+        self._headers = dict(headers or {})
+        self._urls = [url] if isinstance(url, str) else list(url) if url is not None else [self._usual_url()]
+        self._start_history = tuple(history)
+        self._policy = policy or Policy(pre_roll_ms=0, min_turn_ms=100)
+        self._observers = observers
+        self._connect_timeout_s = connect_timeout_s
+        self._raw_events = raw_events
+        self._crew = Crew(
+            agent,
+            compose=self._compose,
+            post=self._post,
+            context=context,
+            hooks=hooks,
+            history=lambda: self.history,
+            are_guardrails_parallel=are_guardrails_parallel,
+        )
+        for one in self._crew.agents.values():
+            self._check(one)
+        self._events: deque[SessionEvent] = deque()
+        self._arrived = asyncio.Event()
+        self._dropped = 0
+        self._is_over = False
+        self._is_paced = playback == "paced"
+        self._stack: AsyncExitStack | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._conversation: Conversation | None = None
+        self._driver: Driver | None = None
+        self._sink: _Sink | None = None
+        self._decoder, self._encoder = self._codecs()
+        self._items = 0
+        self._connected = asyncio.Event()
+        self._endpoints: list[Endpoint] = []
+        self._trouble = ""
+
+    def __repr__(self) -> str:
+        return f"<RealtimeSession of {list(self._crew.agents)}: {self._conversation!r}>"
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> RealtimeSession:
+        """Connect.
+
+        Raises:
+            LinkError: No endpoint let us in within the time; the text says why.
+        """
+        async with AsyncExitStack() as stack:
+            self._endpoints = [await self._endpoint(stack, one) for one in self._urls]
+            await stack.enter_async_context(self._crew)
+            briefs = await self._crew.briefs()
+            self._running = asyncio.get_running_loop().create_task(self._run(briefs), name="realtime session")
+            stack.push_async_callback(self._stop)
+            await self._until_connected()
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the session: tell the server what was heard, close the connection. Harmless when it is closed."""
+        stack, self._stack = self._stack, None
+        if stack is not None:
+            await stack.aclose()
+
+    async def _stop(self) -> None:
+        self._post(ShutdownRequested("closed"))
+        assert self._running is not None
+        try:
+            await self._running
+        finally:
+            self._end_events()
+
+    async def _until_connected(self) -> None:
+        assert self._running is not None
+        waiting = asyncio.ensure_future(self._connected.wait())
+        try:
+            await asyncio.wait({waiting, self._running}, timeout=self._connect_timeout_s, return_when="FIRST_COMPLETED")
+        finally:
+            waiting.cancel()
+        if self._running.done():
+            await self._running
+        conversation = self._conversation
+        if conversation is None or conversation.state in (State.FAILED, State.OFFLINE, State.CONNECTING):
+            why = self._trouble or f"no connection within {self._connect_timeout_s:g} s"
+            raise LinkError(f"{', '.join(one.name for one in self._endpoints)}: {why}")
+
+    async def _run(self, briefs: Sequence[Any]) -> None:
+        transport = WebSocketTransport(
+            self._endpoints,
+            post=self._post,
+            tap=self._on_raw if self._raw_events else None,
+        )
+        self._conversation = conversation = Conversation(
+            policy=self._policy_for(len(self._endpoints)),
+            briefs=briefs,
+            history=self._start_history,
+            seed=time.monotonic_ns() & 0xFFFF_FFFF,
+        )
+        self._sink = sink = _Sink(self._post, is_paced=self._is_paced)
+        self._driver = driver = Driver(
+            conversation,
+            transport=transport,
+            audio=sink,
+            tools=self._crew.tools,
+            agents=self._crew.briefer,
+            light=_Nothing(),
+            announcer=_Nothing(),
+            alarms=_Nothing(),
+            observers=[self._observe, self._crew.observe, *self._observers],
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one.run()) for one in (transport, sink, self._crew)]
+                driver.post(Started())
+                await driver.run()
+                await transport.said_goodbye()
+                for task in tasks:
+                    task.cancel()
+        finally:
+            self._driver = None
+            self._end_events()
+
+    def _policy_for(self, endpoints: int) -> Policy:
+        from dataclasses import replace
+
+        offline = next((at for at, one in enumerate(self._urls) if one == "offline"), None)
+        return replace(self._policy, endpoints=endpoints, offline_endpoint=offline)
+
+    # --- what the program says ----------------------------------------------------------------------------------
+
+    def send_audio(self, audio: bytes, *, commit: bool = False) -> None:
+        """The user speaks.
+
+        Without server-side turn detection it belongs to the turn that `turn` has begun; outside of one it is dropped.
+
+        Args:
+            audio: In the session's `input_audio_format`, any length of whole samples.
+            commit: End the turn with it, and begin one before if there is none.
+
+        Raises:
+            SettingsError: Half a sample.
+        """
+        if self._decoder is not None:
+            audio = self._decoder.decode(audio)
+        if len(audio) % 2:
+            raise SettingsError(f"send_audio: {len(audio)} bytes are no whole 16-bit samples")
+        if commit:
+            self.turn.begin()
+        for start in range(0, len(audio), _PERIOD_BYTES):
+            piece = audio[start : start + _PERIOD_BYTES]
+            block = samples.from_bytes(piece)
+            self._post(AudioCaptured(piece, samples.peak(block), samples.level_db(block)))
+        if commit:
+            self.turn.commit()
+
+    def send_message(self, text: str, *, role: Literal["user", "system"] = "user", respond: bool = True) -> str:
+        """Say something in writing.
+
+        Args:
+            text: What.
+            role: The user's words, or a word of the system in between.
+            respond: Ask for an answer; one that is under way is interrupted, as by a press.
+
+        Returns:
+            The id of the new item.
+        """
+        return self._give(role, text, [], respond)
+
+    def send_image(
+        self,
+        image: bytes | str | Path,
+        *,
+        text: str = "",
+        detail: Literal["auto", "low", "high"] | None = None,
+        respond: bool = True,
+    ) -> str:
+        """Show an image.
+
+        Args:
+            image: The bytes of a PNG or JPEG file, or its path.
+            text: What to say with it.
+            detail: How closely the model is to look.
+            respond: Ask for an answer.
+
+        Returns:
+            The id of the new item.
+
+        Raises:
+            SettingsError: It is neither PNG nor JPEG, or larger than `realtime.payload.MAX_IMAGE_BYTES`.
+            OSError: The file cannot be read.
+        """
+        content = image if isinstance(image, bytes) else Path(image).read_bytes()
+        return self._give("user", text, [image_part(content, detail=detail)], respond)
+
+    def interrupt(self) -> None:
+        """Stop the answer; what the user is saying goes on."""
+        self._post(InterruptAsked())
+
+    def approve(self, call: ToolApproval | str, *, always: bool = False) -> None:
+        """Let a call be made that waits for approval.
+
+        Args:
+            call: The event, or its call id; one that does not wait is ignored.
+            always: And every later call of this tool in this session.
+        """
+        self._post(ApprovalAnswered(_call_id(call), True, always))
+
+    def reject(self, call: ToolApproval | str, *, always: bool = False, message: str = "") -> None:
+        """Refuse a call that waits for approval.
+
+        Args:
+            call: The event, or its call id; one that does not wait is ignored.
+            always: And every later call of this tool in this session.
+            message: What the model is told instead of a result.
+        """
+        self._post(ApprovalAnswered(_call_id(call), False, always, message))
+
+    def send_event(self, frame: Mapping[str, Any]) -> None:
+        """Send any frame as it is; without a connection it is dropped, with an `error` event.
+
+        Raises:
+            SettingsError: It has no type.
+        """
+        if not isinstance(frame.get("type"), str):
+            raise SettingsError(f"send_event: a frame needs a 'type'; this one has the keys {sorted(frame)}")
+        self._post(FrameGiven(frame))
+
+    @property
+    def ask(self) -> Any:
+        """Ask the model beside the conversation; see `agents.crew.Asker`."""
+        return self._crew.ask
+
+    @property
+    def history(self) -> tuple[HistoryItem, ...]:
+        """The conversation so far."""
+        return self._conversation.history if self._conversation is not None else self._start_history
+
+    def update_history(
+        self,
+        history: Sequence[HistoryItem] | Callable[[Sequence[HistoryItem]], Sequence[HistoryItem]],
+    ) -> None:
+        """Make the conversation into another one: what is missing is deleted, what is new created.
+
+        Args:
+            history: The items in order, or a function from the present ones to them. Items with an empty id are new.
+        """
+        wanted = history(self.history) if callable(history) else history
+        self._post(HistoryReplaced(tuple(wanted)))
+
+    @property
+    def agent(self) -> RealtimeAgent:
+        """Who talks."""
+        agents = self._crew.agents
+        return agents[self._conversation.agent] if self._conversation is not None else next(iter(agents.values()))
+
+    def played(self, frames: int) -> None:
+        """Tell how much has been heard since the last interruption, with ``playback="reported"``.
+
+        Args:
+            frames: All samples at 24 kHz so far, not those since the last report.
+        """
+        if self._sink is not None:
+            self._sink.report(frames)
+
+    # --- what the program hears ---------------------------------------------------------------------------------
+
+    async def __aiter__(self) -> AsyncIterator[SessionEvent]:
+        """Yield events until the session ends; for one reader."""
+        while True:
+            while self._events:
+                yield self._events.popleft()
+            if self._is_over:
+                return
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    def _yield(self, event: SessionEvent) -> None:
+        if len(self._events) >= _MOST_EVENTS:
+            self._events.popleft()
+            self._dropped += 1
+            if self._dropped == 1:
+                log.warning("nobody reads the events of this session: the oldest of %d are dropped", _MOST_EVENTS)
+        self._events.append(event)
+        self._arrived.set()
+
+    def _end_events(self) -> None:
+        self._is_over = True
+        self._arrived.set()
+
+    def _on_raw(self, link: int, frame: str) -> None:
+        try:
+            data = json.loads(frame)
+        except (ValueError, RecursionError):
+            return  # reported as an error by whoever reads it
+        if isinstance(data, dict):
+            self._yield(Raw(data))
+
+    def _observe(self, now: float, event: Event, commands: Sequence[Command], view: Any) -> None:
+        for command in commands:
+            match command:
+                case Play():
+                    audio = self._encoder.encode(command.pcm) if self._encoder is not None else command.pcm
+                    self._yield(Audio(audio, command.item_id, self.agent.name))
+                case Announce():
+                    self._yield(Announcement(command.text))
+                case Emit():
+                    self._on_notice(command.notice)
+        if view.state is State.FAILED:
+            self._connected.set()
+
+    def _on_notice(self, notice: Notice) -> None:
+        made = self._event_of(notice)
+        if made is not None:
+            self._yield(made)
+        match notice:
+            case LinkChanged():
+                self._connected.set()
+            case TurnEnded():
+                self.turn.is_open = False
+            case TroubleReported():
+                self._trouble = notice.message
+
+    def _event_of(self, notice: Notice) -> SessionEvent | None:
+        agents = self._crew.agents
+        match notice:
+            case AnswerAudioEnded():
+                return AudioEnd(notice.item_id)
+            case AnswerInterrupted():
+                return AudioInterrupted(notice.item_id, notice.heard_ms)
+            case AnswerTextReceived():
+                return AnswerText(notice.text, notice.is_final)
+            case HeardTextGrew():
+                return InputText(notice.delta, False, notice.item_id)
+            case HeardTextReceived():
+                return InputText(notice.text, True)
+            case ToolStarted() | ToolEnded() | ApprovalRequested():
+                return self._tool_event(notice)
+            case HandedOver():
+                return HandoffDone(agents[notice.from_agent], agents[notice.to_agent])
+            case GuardrailTripped():
+                return Guardrail(notice.item_id, notice.name, notice.reason, notice.side)
+            case HistoryAdded():
+                return HistoryGrew(notice.item)
+            case HistoryUpdated() | HistoryRemoved():
+                return HistoryChanged(self.history)
+            case AgentStarted():
+                return AgentStart(agents[notice.agent])
+            case AgentEnded():
+                return AgentEnd(agents[notice.agent], notice.output)
+            case TurnStarted():
+                return TurnStart(notice.turn)
+            case TurnEnded():
+                return TurnEnd(notice.turn, notice.outcome, dict(notice.usage))
+            case UsageCounted():
+                return Usage(dict(notice.usage), notice.usd, notice.spent_usd, notice.spent_s)
+            case BudgetReached():
+                return BudgetWarning(notice.percent, notice.message)
+            case LinkChanged():
+                return Connected(self._endpoints[notice.endpoint].name)
+            case TroubleReported():
+                return Error(notice.kind, notice.message)
+            case _:
+                return None
+
+    def _tool_event(self, notice: ToolStarted | ToolEnded | ApprovalRequested) -> SessionEvent | None:
+        agent = self._crew.agents[notice.agent]
+        if any(one.tool_name == notice.name for one in agent.transfers()):
+            return None  # told as a handoff
+        tool = self._crew.tool(notice.agent, notice.name)
+        if isinstance(notice, ToolStarted):
+            return ToolStart(agent, notice.name, notice.arguments, notice.call_id, tool)
+        if isinstance(notice, ApprovalRequested):
+            return ToolApproval(agent, notice.name, notice.arguments, notice.call_id, tool)
+        return ToolEnd(agent, notice.name, notice.output, notice.call_id, notice.is_error, tool)
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _post(self, event: Event) -> None:
+        if self._driver is not None:
+            self._driver.post(event)
+
+    def _give(self, role: Literal["user", "system"], text: str, images: list[dict[str, Any]], respond: bool) -> str:
+        self._items += 1
+        item_id = f"msg_{time.monotonic_ns():x}_{self._items}"
+        self._post(MessageGiven(message_item(item_id, role, text, images), text, respond))
+        return item_id
+
+    def _compose(self, agent: RealtimeAgent, instructions: str, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        own = self.settings.of_agent(agent.settings, voice=agent.voice)
+        return session_object(own, instructions=instructions, tools=tools)
+
+    def _check(self, agent: RealtimeAgent) -> None:
+        """Refuse what cannot work together.
+
+        Raises:
+            SettingsError: Input guardrails need the user's words, and to be asked before the answer.
+        """
+        own = self.settings.of_agent(agent.settings, voice=agent.voice)
+        if not agent.input_guardrails:
+            return
+        if own.transcription is None:
+            raise SettingsError(
+                f"agent {agent.name!r} has input guardrails, but nothing writes down what the user says: "
+                "set transcription in the session's settings"
+            )
+        ear = own.turn_detection
+        creates = (
+            ear.get("create_response", True) if isinstance(ear, Mapping) else getattr(ear, "create_response", False)
+        )
+        if ear is not None and creates:
+            raise SettingsError(
+                f"agent {agent.name!r} has input guardrails, but the server answers by itself: "
+                "set create_response=False in turn_detection"
+            )
+
+    def _usual_url(self) -> str:
+        return _OPENAI_URL if self._api_key is not None or os.environ.get("OPENAI_API_KEY") else "offline"
+
+    async def _endpoint(self, stack: AsyncExitStack, url: str) -> Endpoint:
+        if url != "offline":
+            return Endpoint(endpoint_url(url, self.settings.model), self._handshake, url.partition("?")[0])
+        from appliance.service.app import offline_brain
+        from appliance.settings import Settings
+
+        server = await stack.enter_async_context(offline_brain(Settings(), os.environ))
+        return Endpoint(endpoint_url(server.url, "offline"), dict, "offline brain")
+
+    def _handshake(self) -> dict[str, str]:
+        key = self._api_key() if callable(self._api_key) else self._api_key or os.environ.get("OPENAI_API_KEY")
+        return {**({"Authorization": f"Bearer {key}"} if key else {}), **self._headers}
+
+    def _codecs(self) -> tuple[Any, Any]:
+        law = {"g711_ulaw": "ulaw", "g711_alaw": "alaw"}
+        if self.settings.input_audio_format == self.settings.output_audio_format == "pcm16":
+            return None, None
+        from appliance.brain.g711 import NarrowbandDecoder, NarrowbandEncoder
+
+        decodes, encodes = law.get(self.settings.input_audio_format), law.get(self.settings.output_audio_format)
+        return NarrowbandDecoder(decodes) if decodes else None, NarrowbandEncoder(encodes) if encodes else None  # type: ignore[arg-type]
+
+
+def _call_id(call: ToolApproval | str) -> str:
+    return call if isinstance(call, str) else call.call_id
+
+
+class _Sink:
+    """The loudspeaker of a session: it has none, so it says how much of the answer has been heard by now."""
+
+    def __init__(self, post: Callable[[Event], None], *, is_paced: bool) -> None:
+        self._post = post
+        self._is_paced = is_paced
+        self._epoch = 0
+        self._queued = 0
+        self._played = 0.0
+        self._is_told = 0
+        self._at = 0.0
+        self._filled = asyncio.Event()
+
+    def play(self, epoch: int, item_id: str, pcm: bytes) -> None:
+        if epoch != self._epoch:
+            return
+        if self._played >= self._queued:
+            self._at = asyncio.get_running_loop().time()
+        self._queued += len(pcm) // 2
+        self._filled.set()
+
+    def finish(self, epoch: int) -> None: ...
+
+    def flush(self, epoch: int) -> None:
+        self._epoch = epoch
+        self._queued = self._is_told = 0
+        self._played = 0.0
+
+    def earcon(self, epoch: int, name: Earcon) -> None: ...
+    def open_capture(self) -> None: ...
+    def close_capture(self) -> None: ...
+
+    def report(self, frames: int) -> None:
+        """The program has played so many frames of this epoch."""
+        self._played = float(min(max(0, frames), self._queued))
+        self._tell()
+
+    async def run(self) -> None:
+        """Let the audio be heard in real time, until cancelled."""
+        while True:
+            if not self._is_paced or self._played >= self._queued:
+                self._filled.clear()
+                await self._filled.wait()
+                continue
+            await asyncio.sleep(_TICK_S)
+            now = asyncio.get_running_loop().time()
+            self._played = min(float(self._queued), self._played + (now - self._at) * SAMPLE_RATE)
+            self._at = now
+            self._tell()
+
+    def _tell(self) -> None:
+        played = int(self._played)
+        if played != self._is_told:
+            self._is_told = played
+            self._post(PlayoutProgress(self._epoch, played, played >= self._queued))
+
+
+class _Nothing:
+    """Light, voice and alarms of a session: its program has its own."""
+
+    def show(self, pattern: LightPattern) -> None: ...
+    def announce(self, command: Announce) -> None: ...
+    def silence(self, alarm_id: str) -> None: ...

@@ -1,0 +1,794 @@
+"""Agents described in TOML: the shipped ones with the real device tools, the format, and each mistake in one line."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gpiozero.pins.mock import MockFactory, MockPWMPin
+
+from appliance.agents.agent import RealtimeAgent, agents_of
+from appliance.agents.context import RunContext
+from appliance.agents.described import MOST_BYTES, Prompt, load_agents, prompt_markdown
+from appliance.agents.guardrails import GuardrailFunctionOutput
+from appliance.agents.tools import Tool, tool
+from appliance.errors import SettingsError
+from appliance.toolbox import DeviceParts, device_tools
+from appliance.toolbox.outputs import open_outputs
+from appliance.toolbox.status import StatusReader
+from appliance.toolbox.timers import TimerShelf
+
+SHIPPED = Path(__file__).parents[2] / "config" / "agents"
+DOCUMENTATION = (Path(__file__).parents[2] / "docs" / "agents-in-toml.md").read_text("utf-8")
+SECTIONS = [
+    "Identity",
+    "Task",
+    "Demeanour",
+    "Tone",
+    "Enthusiasm",
+    "Formality",
+    "Emotion",
+    "Filler words",
+    "Pacing",
+    "Other",
+    "Conversation states",
+]
+
+
+@tool
+async def set_lamp(on: bool) -> bool:
+    """Switch the lamp."""
+    return on
+
+
+@tool
+async def run_output() -> str:
+    """Pulse the door opener."""
+    return "open"
+
+
+TOOLS: Mapping[str, Tool] = {"set_lamp": set_lamp, "run_output": run_output}
+ANN = 'name = "Ann"\ninstructions = "You are Ann."\n'
+BOB = 'name = "Bob"\ninstructions = "You are Bob."\n'
+TO_BOB = '[[handoffs]]\nagent = "bob"\n'
+ALL_KEYS = (
+    "name, handoff_description, voice, instructions, instructions_file, tools, needs_approval, first_sentence, "
+    "blocked_words, settings, prompt, handoffs"
+)
+TO_ANN = '[[handoffs]]\nagent = "ann"\n'
+
+
+def write(folder: Path, **files: str) -> Path:
+    """Write ``<stem>.toml`` files; returns the first."""
+    for stem, text in files.items():
+        (folder / f"{stem}.toml").write_text(text, encoding="utf-8")
+    return folder / f"{next(iter(files))}.toml"
+
+
+def load(folder: Path, **files: str) -> RealtimeAgent:
+    return load_agents(write(folder, **files), tools=TOOLS)
+
+
+def mistake(folder: Path, **files: str) -> str:
+    """Return what is said of a mistake, without the folder; it is one line and begins with the file."""
+    with pytest.raises(SettingsError) as caught:
+        load(folder, **files)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.startswith(f"{folder}{os.sep}")
+    return text.replace(f"{folder}{os.sep}", "").replace(str(folder), "<folder>")
+
+
+def tool_names(agent: RealtimeAgent) -> list[str]:
+    return [one.name for one in agent.tools]
+
+
+def instructions(agent: RealtimeAgent) -> str:
+    assert isinstance(agent.instructions, str)
+    return agent.instructions
+
+
+# --- the shipped agents -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Speaker:
+    volume: int = 40
+
+
+@dataclass
+class ShippedAgents:
+    """The shipped agents on a device that has everything."""
+
+    tools: dict[str, Tool] = field(default_factory=dict)
+    agents: dict[str, RealtimeAgent] = field(default_factory=dict)
+
+
+def timers() -> TimerShelf:
+    return TimerShelf(post=lambda event: None, path=None, clock=lambda: 100.0, wall=lambda: 1_800_000_000.0)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> ShippedAgents:
+    factory = MockFactory(pin_class=MockPWMPin)
+    try:
+        with open_outputs(lamp_pin=5, dimmer_pin=6, active_high=True, factory=factory) as outputs:
+            parts = DeviceParts(
+                lamp=outputs.lamp,
+                light=outputs.dimmer,
+                volume=Speaker(),
+                timers=timers(),
+                status=StatusReader(),
+            )
+            tools = {one.name: one for one in device_tools(parts)}
+    finally:
+        factory.close()
+    return ShippedAgents(tools, agents_of(load_agents(SHIPPED / "house.toml", tools=tools)))
+
+
+def test_the_shipped_house_leads_to_the_kitchen_and_to_bed_and_both_lead_back(shipped: ShippedAgents) -> None:
+    assert list(shipped.agents) == ["House", "Kitchen", "Bedtime"]
+    ways = {name: [one.agent.name for one in agent.transfers()] for name, agent in shipped.agents.items()}
+    assert ways == {"House": ["Kitchen", "Bedtime"], "Kitchen": ["House"], "Bedtime": ["House"]}
+
+
+def test_every_shipped_file_belongs_to_an_agent(shipped: ShippedAgents) -> None:
+    described = {one.stem for one in SHIPPED.glob("*.toml")}
+    assert described == {name.lower() for name in shipped.agents}
+    named = {tomllib.loads(one.read_text("utf-8")).get("instructions_file") for one in SHIPPED.glob("*.toml")}
+    assert {one.name for one in SHIPPED.iterdir()} == {f"{one}.toml" for one in described} | (named - {None})
+
+
+def test_the_shipped_house_has_all_tools_of_the_device_and_the_kitchen_its_timers(shipped: ShippedAgents) -> None:
+    assert tool_names(shipped.agents["House"]) == list(shipped.tools)
+    assert tool_names(shipped.agents["Kitchen"]) == ["get_time", "start_timer", "list_timers", "cancel_timer"]
+
+
+def test_the_shipped_agents_load_on_a_device_without_lamp_light_and_status() -> None:
+    tools = {one.name: one for one in device_tools(DeviceParts(volume=Speaker(), timers=timers()))}
+    house = load_agents(SHIPPED / "house.toml", tools=tools)
+    assert tool_names(house) == ["set_volume", "get_volume", "get_time", "start_timer", "list_timers", "cancel_timer"]
+
+
+@pytest.mark.parametrize("name", ["Kitchen", "Bedtime"])
+def test_a_shipped_prompt_has_all_sections_in_order(shipped: ShippedAgents, name: str) -> None:
+    assert re.findall(r"^# (.+)$", instructions(shipped.agents[name]), re.MULTILINE) == SECTIONS
+
+
+@pytest.mark.parametrize("name", ["House", "Kitchen", "Bedtime"])
+def test_what_a_shipped_prompt_names_in_backticks_is_there(shipped: ShippedAgents, name: str) -> None:
+    agent = shipped.agents[name]
+    text = instructions(agent)
+    states = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    known = {*tool_names(agent), *(one.tool_name for one in agent.transfers()), *states}
+    named = set(re.findall(r"`([^`]+)`", text))
+    assert named
+    assert named <= known
+
+
+@pytest.mark.parametrize("name", ["House", "Kitchen", "Bedtime"])
+def test_a_shipped_prompt_has_short_sentences(shipped: ShippedAgents, name: str) -> None:
+    text = re.sub(r"(?m)^#.*$|^- ", "\n\n", instructions(shipped.agents[name]))
+    sentences = re.split(r"[.!?:;]\s|\n\s*\n", text)
+    longest = max((one.split() for one in sentences), key=len)
+    assert len(longest) <= 26, " ".join(longest)
+
+
+def test_a_shipped_agent_that_takes_over_says_its_first_sentence(shipped: ShippedAgents) -> None:
+    for agent in shipped.agents.values():
+        for transfer in agent.transfers():
+            assert transfer.first_sentence
+            assert transfer.description
+            assert transfer.agent.handoff_description
+
+
+# --- the format -------------------------------------------------------------------------------------------------
+
+
+def test_the_smallest_file_is_a_name_and_instructions(tmp_path: Path) -> None:
+    agent = load(tmp_path, ann=ANN)
+    assert (agent.name, agent.instructions, agent.voice) == ("Ann", "You are Ann.", "")
+    assert (list(agent.tools), list(agent.handoffs), dict(agent.settings)) == ([], [], {})
+    assert list(agent.output_guardrails) == []
+
+
+def test_everything_that_a_file_says_reaches_the_agent(tmp_path: Path) -> None:
+    text = ANN + 'handoff_description = "For doors."\nvoice = "cedar"\n[settings]\nspeed = 1.1\nnested = { a = [1] }\n'
+    agent = load(tmp_path, ann=text)
+    assert (agent.voice, agent.handoff_description) == ("cedar", "For doors.")
+    assert agent.settings == {"speed": 1.1, "nested": {"a": [1]}}
+
+
+def test_tools_come_in_the_order_of_the_file(tmp_path: Path) -> None:
+    agent = load(tmp_path, ann=ANN + 'tools = ["run_output", "set_lamp"]\n')
+    assert list(agent.tools) == [run_output, set_lamp]
+
+
+def test_a_star_means_all_tools(tmp_path: Path) -> None:
+    assert list(load(tmp_path, ann=ANN + 'tools = ["*"]\n').tools) == [set_lamp, run_output]
+
+
+def test_a_tool_that_needs_approval_here_is_a_copy_and_the_given_one_stays_as_it_was(tmp_path: Path) -> None:
+    agent = load(tmp_path, ann=ANN + 'tools = ["*"]\nneeds_approval = ["run_output"]\n')
+    assert {one.name: one.needs_approval for one in agent.tools} == {"set_lamp": False, "run_output": True}
+    assert run_output.needs_approval is False
+
+
+def test_two_agents_may_hand_over_to_each_other(tmp_path: Path) -> None:
+    ann = load(tmp_path, ann=ANN + TO_BOB, bob=BOB + TO_ANN)
+    (to_bob,) = ann.transfers()
+    (to_ann,) = to_bob.agent.transfers()
+    assert to_bob.agent.name == "Bob"
+    assert to_ann.agent is ann
+
+
+def test_a_circle_of_three_ends_where_it_began_and_each_file_is_one_agent(tmp_path: Path) -> None:
+    cid = 'name = "Cid"\ninstructions = "You are Cid."\n'
+    to_cid = '[[handoffs]]\nagent = "cid"\n'
+    ann = load(tmp_path, ann=ANN + TO_BOB + to_cid, bob=BOB + to_cid, cid=cid + TO_ANN)
+    assert list(agents_of(ann)) == ["Ann", "Bob", "Cid"]
+
+
+def test_a_file_that_nobody_hands_over_to_is_not_read(tmp_path: Path) -> None:
+    assert load(tmp_path, ann=ANN, other="this is [ no TOML").name == "Ann"
+
+
+def test_a_handoff_has_the_name_the_description_and_the_first_sentence_of_its_file(tmp_path: Path) -> None:
+    more = 'description = "For Bob\'s things."\ntool_name = "call_bob"\nfirst_sentence = "Bob here."\n'
+    (transfer,) = load(tmp_path, ann=ANN + TO_BOB + more, bob=BOB).transfers()
+    assert transfer.tool_name == "call_bob"
+    assert transfer.description == "For Bob's things."
+    assert transfer.first_sentence == "Bob here."
+
+
+def test_a_bare_handoff_takes_what_the_other_agent_says_of_itself(tmp_path: Path) -> None:
+    bob = BOB + 'handoff_description = "Knows doors."\nfirst_sentence = "Hello."\n'
+    (transfer,) = load(tmp_path, ann=ANN + TO_BOB, bob=bob).transfers()
+    assert transfer.tool_name == "transfer_to_bob"
+    assert "Knows doors." in transfer.description
+    assert transfer.first_sentence == "Hello."
+
+
+def test_the_first_sentence_of_a_handoff_wins_over_that_of_the_agent(tmp_path: Path) -> None:
+    bob = BOB + 'first_sentence = "Hello."\n'
+    (transfer,) = load(tmp_path, ann=ANN + TO_BOB + 'first_sentence = "Bob here."\n', bob=bob).transfers()
+    assert transfer.first_sentence == "Bob here."
+
+
+def test_a_link_to_the_first_file_counts_as_the_file_it_leads_to(tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    real.mkdir()
+    write(real, ann=ANN + TO_BOB, bob=BOB + TO_ANN)
+    link = tmp_path / "current.toml"
+    link.symlink_to(real / "ann.toml")
+    assert list(agents_of(load_agents(link, tools=TOOLS))) == ["Ann", "Bob"]
+
+
+def test_a_relative_path_to_the_first_file_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, ann=ANN + TO_BOB, bob=BOB + TO_ANN)
+    monkeypatch.chdir(tmp_path)
+    assert load_agents(Path("ann.toml"), tools=TOOLS).name == "Ann"
+
+
+def test_a_file_may_begin_with_a_byte_order_mark_and_have_windows_line_ends(tmp_path: Path) -> None:
+    (tmp_path / "ann.toml").write_bytes(b"\xef\xbb\xbf" + ANN.replace("\n", "\r\n").encode())
+    assert load_agents(tmp_path / "ann.toml", tools=TOOLS).name == "Ann"
+
+
+# --- instructions -----------------------------------------------------------------------------------------------
+
+
+def with_file(folder: Path, content: bytes | None, named: str = "ann.md") -> dict[str, str]:
+    if content is not None:
+        (folder / named).write_bytes(content)
+    return {"ann": f'name = "Ann"\ninstructions_file = "{named}"\n'}
+
+
+def test_a_markdown_file_is_taken_as_it_is_with_sections_of_any_name(tmp_path: Path) -> None:
+    text = "# Identity\n\nYou are Ann.\n\n# A section of my own\n\n- Grüße\n"
+    assert load(tmp_path, **with_file(tmp_path, text.encode())).instructions == text.strip()
+
+
+def test_a_markdown_file_may_lie_in_a_folder_below(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    assert load(tmp_path, **with_file(tmp_path, b"You are Ann.", "texts/ann.md")).instructions == "You are Ann."
+
+
+def test_a_markdown_file_of_64_kib_is_taken(tmp_path: Path) -> None:
+    assert len(instructions(load(tmp_path, **with_file(tmp_path, b"x" * MOST_BYTES)))) == 65536
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", 'ann.toml: instructions_file: found "ann.md", which is empty; write the instructions in it'),
+        (b" \n\n", 'ann.toml: instructions_file: found "ann.md", which is empty; write the instructions in it'),
+        (
+            b"x" * (MOST_BYTES + 1),
+            'ann.toml: instructions_file: found "ann.md", which is larger than 64 KiB; shorten it, '
+            "all of it goes to the model",
+        ),
+        (
+            b"Gr\xfc\xdfe",
+            'ann.toml: instructions_file: found "ann.md", which is not UTF-8 text (byte 2); save it as UTF-8',
+        ),
+        (
+            None,
+            'ann.toml: instructions_file: found "ann.md", which cannot be read: No such file or directory; '
+            "allowed: a text file",
+        ),
+    ],
+    ids=["empty", "blank", "too large", "not UTF-8", "missing"],
+)
+def test_a_markdown_file_that_cannot_be_used_is_one_line(tmp_path: Path, content: bytes | None, said: str) -> None:
+    assert mistake(tmp_path, **with_file(tmp_path, content)) == said
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "ann.md")
+    assert "is no file of text" in mistake(tmp_path, **with_file(tmp_path, None))
+
+
+@pytest.mark.parametrize("named", ["../secret.md", "texts/../../secret.md"])
+def test_instructions_outside_the_directory_are_refused(tmp_path: Path, named: str) -> None:
+    (tmp_path / "secret.md").write_text("secret")
+    folder = tmp_path / "agents"
+    (folder / "texts").mkdir(parents=True)
+    said = mistake(folder, ann=f'name = "Ann"\ninstructions_file = "{named}"\n')
+    assert said == f'ann.toml: instructions_file: found "{named}"; allowed: a file in <folder>'
+
+
+def test_instructions_by_an_absolute_path_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "ann.md").write_text("You are Ann.")
+    said = mistake(tmp_path, ann=f'name = "Ann"\ninstructions_file = "{tmp_path / "ann.md"}"\n')
+    assert said.endswith("allowed: a file in <folder>")
+
+
+def test_a_link_that_leads_out_of_the_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret.md").write_text("secret")
+    folder = tmp_path / "agents"
+    folder.mkdir()
+    (folder / "ann.md").symlink_to(tmp_path / "secret.md")
+    said = mistake(folder, **with_file(folder, None))
+    assert said.endswith('found "ann.md", which leads out of <folder>; put the file there, not a link')
+
+
+def test_an_agent_behind_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, bob=BOB)
+    folder = tmp_path / "agents"
+    folder.mkdir()
+    (folder / "bob.toml").symlink_to(tmp_path / "bob.toml")
+    assert mistake(folder, ann=ANN + TO_BOB) == "bob.toml: leads out of <folder>; put the file there, not a link"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            'name = "Ann"\n',
+            "ann.toml: instructions: found no instructions; allowed: one of instructions, instructions_file, [prompt]",
+        ),
+        (
+            ANN + 'instructions_file = "ann.md"\n',
+            "ann.toml: instructions_file: found instructions and instructions_file; "
+            "allowed: one of instructions, instructions_file, [prompt]",
+        ),
+        (
+            ANN + '[prompt]\ntask = "x"\n',
+            "ann.toml: [prompt]: found instructions and [prompt]; "
+            "allowed: one of instructions, instructions_file, [prompt]",
+        ),
+        (
+            'name = "Ann"\ninstructions = " "\n',
+            'ann.toml: instructions: found ""; allowed: a text that is not empty',
+        ),
+        (
+            'name = "Ann"\n[prompt]\ntask = ""\n',
+            "ann.toml: prompt: found no section with text; allowed: at least one, such as identity",
+        ),
+    ],
+    ids=["none", "two", "text and prompt", "blank", "prompt without text"],
+)
+def test_instructions_come_from_exactly_one_place(tmp_path: Path, text: str, said: str) -> None:
+    assert mistake(tmp_path, ann=text) == said
+
+
+# --- the prompt -------------------------------------------------------------------------------------------------
+
+STATES = """
+name = "Ann"
+[prompt]
+identity = "You are Ann."
+[[prompt.states]]
+id = "1_greeting"
+description = "Say hello."
+[[prompt.states.transitions]]
+next = "2_ask"
+when = "the user has answered"
+[[prompt.states]]
+id = "2_ask"
+description = "Ask."
+"""
+
+
+def test_sections_are_shown_in_their_order_whatever_the_order_of_the_file() -> None:
+    keys = [one.lower().replace(" ", "_") for one in SECTIONS[:-1]]
+    prompt = Prompt.model_validate({key: f"About {key}." for key in reversed(keys)})
+    expected = "\n\n".join(f"# {title}\n\nAbout {key}." for title, key in zip(SECTIONS, keys, strict=False))
+    assert prompt_markdown(prompt) == expected
+
+
+def test_a_list_becomes_a_markdown_list_and_empty_sections_are_left_out() -> None:
+    prompt = Prompt(identity="", task=["Open doors.", " ", "Close\n  them."], tone=[])
+    assert prompt_markdown(prompt) == "# Task\n\n- Open doors.\n- Close them."
+
+
+def test_states_are_shown_with_their_instructions_examples_and_ways() -> None:
+    prompt = Prompt.model_validate(
+        {
+            "identity": "You are Ann.\n",
+            "states": [
+                {
+                    "id": "1_greeting",
+                    "description": "Say hello.",
+                    "instructions": ["Be short.", "Ask for the name."],
+                    "examples": "Hello, who is it?",
+                    "transitions": [{"next": "2_ask", "when": "When the name is known."}],
+                },
+                {"id": "2_ask", "description": "Ask."},
+            ],
+        }
+    )
+    assert prompt_markdown(prompt) == (
+        "# Identity\n\nYou are Ann.\n\n"
+        "# Conversation states\n\n"
+        "Start in `1_greeting`. Be in one state at a time; go on when a condition holds.\n\n"
+        "## 1_greeting\n\nSay hello.\n\n"
+        "Instructions:\n- Be short.\n- Ask for the name.\n\n"
+        "Examples:\n- Hello, who is it?\n\n"
+        "Next:\n- When the name is known: go to `2_ask`.\n\n"
+        "## 2_ask\n\nAsk."
+    )
+
+
+def test_the_prompt_of_a_file_becomes_the_instructions(tmp_path: Path) -> None:
+    agent = load(tmp_path, ann=STATES)
+    prompt = Prompt.model_validate(tomllib.loads(STATES)["prompt"])
+    assert agent.instructions == prompt_markdown(prompt)
+    assert "go to `2_ask`" in instructions(agent)
+
+
+def test_a_state_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    assert mistake(tmp_path, ann=STATES.replace('next = "2_ask"', 'next = "2_aks"')) == (
+        'ann.toml: prompt.states[1].transitions[1].next: found "2_aks", no state; '
+        "allowed: 1_greeting, 2_ask; did you mean '2_ask'?"
+    )
+
+
+def test_two_states_of_one_id_are_refused(tmp_path: Path) -> None:
+    assert mistake(tmp_path, ann=STATES.replace('id = "2_ask"', 'id = "1_greeting"')) == (
+        'ann.toml: prompt.states[2].id: found "1_greeting", which another state has already; allowed: an id of its own'
+    )
+
+
+# --- blocked words ----------------------------------------------------------------------------------------------
+
+
+async def verdict(agent: RealtimeAgent, text: str) -> GuardrailFunctionOutput:
+    (guardrail,) = agent.output_guardrails
+    assert guardrail.name == "blocked_words"
+    found: Any = guardrail.guardrail_function(RunContext(context=None, agent=agent), agent, text)
+    assert isinstance(found, GuardrailFunctionOutput)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("said", "trips"),
+    [
+        ("The PRICE, please.", True),
+        ("price", True),
+        ("It is priceless.", False),
+        ("A reprice.", False),
+        ("price2", False),
+        ("Das ist eine STRASSE.", True),
+        ("Two  for\none, today!", True),
+        ("two for ones", False),
+        ("That won\N{RIGHT SINGLE QUOTATION MARK}t do.", True),
+        ("In C++ it is short.", True),
+        ("A CAFE\N{COMBINING ACUTE ACCENT}.", True),
+        ("", False),
+    ],
+)
+async def test_blocked_words_trip_as_whole_words_whatever_their_case(tmp_path: Path, said: str, trips: bool) -> None:
+    words = '["Price", "Straße", "two for one", "won\'t", "C++", "caf\N{LATIN SMALL LETTER E WITH ACUTE}"]'
+    agent = load(tmp_path, ann=ANN + f"blocked_words = {words}\n")
+    assert (await verdict(agent, said)).tripwire_triggered is trips
+
+
+async def test_a_verdict_names_the_blocked_word_and_not_what_was_said(tmp_path: Path) -> None:
+    agent = load(tmp_path, ann=ANN + 'blocked_words = ["price"]\n')
+    assert (await verdict(agent, "My name is Eve, the PRICE is 3.")).output_info == "the word 'price' must not be said"
+
+
+def test_a_blocked_word_needs_a_letter(tmp_path: Path) -> None:
+    assert mistake(tmp_path, ann=ANN + 'blocked_words = ["price", "?"]\n') == (
+        'ann.toml: blocked_words[2]: found "?"; '
+        "allowed: a list of words, each in quotes and with a letter or digit in it"
+    )
+
+
+# --- the documentation ------------------------------------------------------------------------------------------
+
+
+def test_the_documentation_names_every_key_and_no_other() -> None:
+    keys = [*ALL_KEYS.split(", "), *Prompt.model_fields, "agent", "description", "tool_name", "first_sentence"]
+    rows = re.findall(r"(?m)^\| `\[{0,2}(\w+)\]{0,2}` \|", DOCUMENTATION)
+    assert sorted(rows) == sorted(keys)
+
+
+def test_the_examples_of_the_documentation_can_be_read(tmp_path: Path) -> None:
+    small, prompt, handoff = re.findall(r"```toml\n(.+?)```", DOCUMENTATION, re.DOTALL)
+    tools = {"set_lamp": set_lamp, "get_time": run_output}
+    house = load_agents(write(tmp_path, house=small + handoff, kitchen='name = "Door"\n' + prompt), tools=tools)
+    (transfer,) = house.transfers()
+    assert "go to `2_way`" in instructions(transfer.agent)
+
+
+def test_the_message_that_the_documentation_shows_is_the_one_that_is_said(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"```\nconfig/agents/(house\.toml: .+)\n```", DOCUMENTATION)
+    path = write(tmp_path, house=ANN + 'tools = ["set_lmap"]\n')
+    with pytest.raises(SettingsError) as caught:
+        load_agents(path, tools={"set_lamp": set_lamp, "get_time": run_output})
+    assert str(caught.value) == f"{tmp_path}{os.sep}{shown}"
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('nam = "Ann"\ninstructions = "x"\n', "ann.toml: nam: unknown key; did you mean 'name'?"),
+        (ANN + 'Tools = ["set_lamp"]\n', "ann.toml: Tools: unknown key; did you mean 'tools'?"),
+        (
+            'name = "Ann"\n[prompt]\ndemeanor = "calm"\n',
+            "ann.toml: prompt.demeanor: unknown key; did you mean 'demeanour'?",
+        ),
+        (
+            'name = "Ann"\n[prompt]\ntask = "x"\nblocked_words = ["y"]\n',
+            "ann.toml: prompt.blocked_words: unknown key; move 'blocked_words' above the first table of the file",
+        ),
+        (ANN + 'pacing = "slow"\n', "ann.toml: pacing: unknown key; 'pacing' belongs under [prompt]"),
+        (
+            ANN + TO_BOB + 'xyzzy = "sk-abcdefghijkl"\n',
+            "ann.toml: handoffs[1].xyzzy: unknown key; allowed: agent, description, tool_name, first_sentence",
+        ),
+        (ANN + '"a\\nb\\u001b" = 1\n', "ann.toml: a b: unknown key; allowed: " + ALL_KEYS),
+        (
+            STATES + "[[prompt.states.transitions]]\nnext = '2_ask'\nif = 'x'\n",
+            "ann.toml: prompt.states[2].transitions[1].if: unknown key; allowed: next, when",
+        ),
+        (
+            ANN + '[settings]\nneeds_approval = ["set_lamp"]\n',
+            "ann.toml: settings.needs_approval: stands under [settings]; move it above the first table of the file",
+        ),
+    ],
+)
+def test_an_unknown_key_is_told_with_the_nearest_one_or_its_place(tmp_path: Path, text: str, said: str) -> None:
+    assert mistake(tmp_path, ann=text) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('instructions = "x"\n', "ann.toml: name: is missing; allowed: a text of 1 to 52 characters"),
+        ('name = " "\ninstructions = "x"\n', 'ann.toml: name: found ""; allowed: a text of 1 to 52 characters'),
+        (
+            f'name = "{"a" * 53}"\ninstructions = "x"\n',
+            f'ann.toml: name: found "{"a" * 39}…"; allowed: a text of 1 to 52 characters',
+        ),
+        ('name = 7\ninstructions = "x"\n', "ann.toml: name: found 7; allowed: a text of 1 to 52 characters"),
+        (ANN + "voice = true\n", "ann.toml: voice: found true; allowed: a text"),
+        (ANN + 'tools = "set_lamp"\n', 'ann.toml: tools: found "set_lamp"; allowed: a list of names, each in quotes'),
+        (ANN + "tools = [1]\n", "ann.toml: tools[1]: found 1; allowed: a list of names, each in quotes"),
+        (ANN + "settings = 1.5\n", "ann.toml: settings: found 1.5; allowed: a table under [settings]"),
+        (ANN + '[handoffs]\nagent = "bob"\n', "ann.toml: handoffs: found a table; allowed: tables under [[handoffs]]"),
+        (
+            'name = "Ann"\n[prompt]\ntask = ["x", 2]\n',
+            "ann.toml: prompt.task: found a list; allowed: a text or a list of texts",
+        ),
+        (
+            ANN + TO_BOB + 'tool_name = "call bob"\n',
+            'ann.toml: handoffs[1].tool_name: found "call bob"; '
+            "allowed: up to 64 letters, digits, '_' or '-'; empty makes one of the agent's name",
+        ),
+        (
+            STATES + "[[prompt.states]]\nid = '3'\n",
+            "ann.toml: prompt.states[3].description: is missing; allowed: a text that is not empty",
+        ),
+        (
+            ANN + 'voice = ["sk-abcdefghijkl"]\n',
+            "ann.toml: voice: found a list; allowed: a text",
+        ),
+        (
+            f'name = "sk-abcdefghijkl{"m" * 60}"\ninstructions = "x"\n',
+            'ann.toml: name: found "***"; allowed: a text of 1 to 52 characters',
+        ),
+    ],
+)
+def test_a_wrong_value_is_told_with_what_is_allowed(tmp_path: Path, text: str, said: str) -> None:
+    assert mistake(tmp_path, ann=text) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            'tools = ["set_lmap"]\n',
+            'tools[1]: found "set_lmap", no tool here; allowed: set_lamp, run_output, or "*" alone; '
+            "did you mean 'set_lamp'?",
+        ),
+        (
+            'tools = ["xyzzy"]\n',
+            'tools[1]: found "xyzzy", no tool here; allowed: set_lamp, run_output, or "*" alone',
+        ),
+        ('tools = ["*", "set_lamp"]\n', 'tools: found "*" and other names; allowed: "*" alone, or names'),
+        ('tools = ["set_lamp", "set_lamp"]\n', 'tools[2]: found "set_lamp" twice; allowed: once'),
+        (
+            'tools = ["set_lamp"]\nneeds_approval = ["run_output"]\n',
+            'needs_approval[1]: found "run_output", none of the agent\'s tools; allowed: set_lamp',
+        ),
+        (
+            'tools = ["*"]\nneeds_approval = ["run_outputs"]\n',
+            'needs_approval[1]: found "run_outputs", none of the agent\'s tools; allowed: set_lamp, run_output; '
+            "did you mean 'run_output'?",
+        ),
+        (
+            'needs_approval = ["set_lamp"]\n',
+            'needs_approval[1]: found "set_lamp", none of the agent\'s tools; allowed: none',
+        ),
+    ],
+)
+def test_tools_that_do_not_fit_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    assert mistake(tmp_path, ann=ANN + text) == f"ann.toml: {said}"
+
+
+def test_a_long_list_of_names_is_cut_in_a_message(tmp_path: Path) -> None:
+    many = {f"tool_{n}": set_lamp for n in range(20)}
+    with pytest.raises(SettingsError, match=r"tool_15 and more, or"):
+        load_agents(write(tmp_path, ann=ANN + 'tools = ["xyzzy"]\n'), tools=many)
+
+
+@pytest.mark.parametrize(
+    ("stem", "said"),
+    [
+        ("bop", "found \"bop\", no TOML file in <folder>; allowed: bob; did you mean 'bob'?"),
+        ("bob.toml", "found \"bob.toml\", no TOML file in <folder>; allowed: bob; did you mean 'bob'?"),
+        ("Bob", "found \"Bob\", no TOML file in <folder>; allowed: bob; did you mean 'bob'?"),
+        ("xyzzy", 'found "xyzzy", no TOML file in <folder>; allowed: bob'),
+        ("ann", 'found "ann", the agent itself; allowed: another one'),
+        ("../bob", 'found "../bob"; allowed: the name of a file in <folder>, without .toml'),
+        ("sub/bob", 'found "sub/bob"; allowed: the name of a file in <folder>, without .toml'),
+        ("..", 'found ".."; allowed: the name of a file in <folder>, without .toml'),
+        ("b\\u0000\\nob", "found \"b ob\", no TOML file in <folder>; allowed: bob; did you mean 'bob'?"),
+    ],
+)
+def test_a_handoff_to_no_file_of_the_directory_is_refused(tmp_path: Path, stem: str, said: str) -> None:
+    assert mistake(tmp_path, ann=f'{ANN}[[handoffs]]\nagent = "{stem}"\n', bob=BOB) == (
+        f"ann.toml: handoffs[1].agent: {said}"
+    )
+
+
+def test_a_file_outside_the_directory_is_refused_also_if_it_is_there(tmp_path: Path) -> None:
+    write(tmp_path, bob=BOB)
+    folder = tmp_path / "agents"
+    folder.mkdir()
+    assert mistake(folder, ann=ANN + '[[handoffs]]\nagent = "../bob"\n').startswith("ann.toml: handoffs[1].agent: ")
+
+
+def test_a_mistake_in_an_agent_further_on_names_its_file(tmp_path: Path) -> None:
+    bad = BOB + 'voise = "cedar"\n'
+    assert mistake(tmp_path, ann=ANN + TO_BOB, bob=bad) == "bob.toml: voise: unknown key; did you mean 'voice'?"
+
+
+def test_two_agents_of_one_name_are_refused(tmp_path: Path) -> None:
+    said = mistake(tmp_path, ann=ANN + TO_BOB, bob=BOB.replace('"Bob"', '" ANN"'))
+    assert said == 'bob.toml: name: found "ANN", which ann.toml has already; allowed: a name of its own, capitals aside'
+
+
+def test_two_handoffs_to_one_agent_need_names_of_their_own(tmp_path: Path) -> None:
+    said = mistake(tmp_path, ann=ANN + TO_BOB + TO_BOB, bob=BOB)
+    assert said == (
+        'ann.toml: handoffs[2].tool_name: found "transfer_to_bob", as handoffs[1] is named; allowed: its own name'
+    )
+    fixed = load(tmp_path, ann=ANN + TO_BOB + TO_BOB + 'tool_name = "bob_at_once"\n', bob=BOB)
+    assert [one.tool_name for one in fixed.transfers()] == ["transfer_to_bob", "bob_at_once"]
+
+
+def test_a_handoff_with_the_name_of_a_tool_is_refused(tmp_path: Path) -> None:
+    said = mistake(tmp_path, ann=ANN + 'tools = ["set_lamp"]\n' + TO_BOB + 'tool_name = "set_lamp"\n', bob=BOB)
+    assert said == (
+        'ann.toml: handoffs[1].tool_name: found "set_lamp", as the tool set_lamp is named; allowed: its own name'
+    )
+
+
+def test_two_tools_that_call_themselves_alike_are_one_line(tmp_path: Path) -> None:
+    path = write(tmp_path, ann=ANN + 'tools = ["*"]\n')
+    with pytest.raises(SettingsError, match=r"ann\.toml: tools: .*two tools are named set_lamp"):
+        load_agents(path, tools={"lamp": set_lamp, "light": set_lamp})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'name = "Ann\n', "ann.toml: is not TOML: "),
+        (b"x = " + b"[" * 5000, "ann.toml: is not TOML: "),
+        (b"x = " + b"1" * 5000, "ann.toml: is not TOML: "),
+        (b'name = "\xff"', "ann.toml: is not UTF-8 text (byte 8); save it as UTF-8"),
+        (b"#" * (MOST_BYTES + 1), "ann.toml: is larger than 64 KiB; shorten it, all of it goes to the model"),
+        (b"", "ann.toml: name: is missing; allowed: a text of 1 to 52 characters"),
+    ],
+    ids=["no end of a text", "too deep", "too long a number", "not UTF-8", "too large", "empty"],
+)
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "bob.toml").write_text(BOB + TO_ANN)
+    (tmp_path / "ann.toml").write_bytes(content)
+    with pytest.raises(SettingsError) as caught:
+        load_agents(tmp_path / "bob.toml", tools=TOOLS)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.startswith(f"{tmp_path}{os.sep}{said}")
+
+
+def test_a_first_file_that_is_missing_is_told_with_its_path(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"ann\.toml: cannot be read: No such file or directory; name the TOML"):
+        load_agents(tmp_path / "ann.toml", tools=TOOLS)
+
+
+def test_a_first_file_that_is_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ann.toml").mkdir()
+    with pytest.raises(SettingsError, match=r"ann\.toml: is no file of text"):
+        load_agents(tmp_path / "ann.toml", tools=TOOLS)
+
+
+def test_a_link_that_leads_to_itself_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "ann.toml").symlink_to(tmp_path / "ann.toml")
+    with pytest.raises(SettingsError, match=r"ann\.toml: cannot be read: "):
+        load_agents(tmp_path / "ann.toml", tools=TOOLS)
+
+
+def test_a_first_file_with_another_ending_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ann.txt").write_text(ANN)
+    with pytest.raises(SettingsError, match=r"ann\.txt: an agent is described in a file that ends in \.toml"):
+        load_agents(tmp_path / "ann.txt", tools=TOOLS)
+
+
+def test_every_field_of_the_format_says_what_it_allows(tmp_path: Path) -> None:
+    """A list where a text belongs, in each place in turn: the message must not fall back on something else."""
+    places = {
+        "name": "name = [1]\ninstructions = 'x'\n",
+        "handoff_description": ANN + "handoff_description = [1]\n",
+        "first_sentence": ANN + "first_sentence = [1]\n",
+        "instructions_file": 'name = "Ann"\ninstructions_file = [1]\n',
+        "prompt": 'name = "Ann"\nprompt = [1]\n',
+        "prompt.states": 'name = "Ann"\n[prompt]\nstates = "x"\n',
+        "prompt.states[1].id": 'name = "Ann"\n[[prompt.states]]\nid = [1]\ndescription = "x"\n',
+        "handoffs[1].description": ANN + TO_BOB + "description = [1]\n",
+    }
+    allowed = {
+        "name": "a text of 1 to 52 characters",
+        "instructions_file": "a text that is not empty",
+        "prompt": "a table under [prompt]",
+        "prompt.states": "tables under [[prompt.states]]",
+        "prompt.states[1].id": "a text that is not empty",
+    }
+    for key, text in places.items():
+        found = '"x"' if key == "prompt.states" else "a list"
+        expected = f"ann.toml: {key}: found {found}; allowed: {allowed.get(key, 'a text')}"
+        assert mistake(tmp_path, ann=text) == expected

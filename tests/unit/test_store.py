@@ -1,0 +1,617 @@
+"""What survives a restart: the conversation and what was spent."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import sqlite3
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.agents.context import HistoryItem
+from appliance.conversation.commands import (
+    Emit,
+    HistoryAdded,
+    HistoryRemoved,
+    HistoryUpdated,
+    Notice,
+    SilenceAlarm,
+    TurnStarted,
+    UsageCounted,
+)
+from appliance.conversation.events import DayBegan, DeadlinePassed, Event
+from appliance.conversation.feedback import View
+from appliance.errors import StorageError
+from appliance.service.store import ConversationStore
+
+DAY_S = 86_400.0
+NOON = 1_795_521_600.0  # 2026-11-24 12:00 UTC
+
+Opened = Callable[..., ConversationStore]
+
+
+class Clock:
+    """Wall time as a variable."""
+
+    def __init__(self, now: float = NOON) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "history.db"
+
+
+@pytest.fixture
+def opened(path: Path) -> Iterator[Opened]:
+    """Open stores on the same file; all are closed at the end."""
+    stores: list[ConversationStore] = []
+
+    def open_one(**options: Any) -> ConversationStore:
+        stores.append(ConversationStore(path, **({"clock": Clock()} | options)))
+        stores[-1].open()
+        return stores[-1]
+
+    yield open_one
+    for store in stores:
+        store.close()
+
+
+def said(item_id: str, text: str = "", **others: Any) -> HistoryItem:
+    return HistoryItem(id=item_id, role="user", text=text or f"text of {item_id}", **others)
+
+
+def step(store: ConversationStore, *notices: Notice) -> None:
+    """Hand one event with these notices to the store, as the driver does."""
+    store(1.0, DeadlinePassed(), [Emit(one) for one in notices], View())
+
+
+def add(store: ConversationStore, *item_ids: str, after: str = "") -> None:
+    """Add items one behind the other, each with an event of its own."""
+    for item_id in item_ids:
+        step(store, HistoryAdded(said(item_id), after))
+        after = item_id
+
+
+def ids(store: ConversationStore) -> list[str]:
+    return [item.id for item in store.load()]
+
+
+def bytes_beside(path: Path) -> bytes:
+    return b"".join(one.read_bytes() for one in sorted(path.parent.iterdir()))
+
+
+# The order
+
+
+def test_items_come_back_in_the_order_of_the_conversation(opened: Opened) -> None:
+    store = opened()
+    add(store, "a", "b", "c")
+    assert store.load() == (said("a"), said("b"), said("c"))
+
+
+def test_an_item_is_put_behind_the_one_that_it_names_or_at_the_beginning(opened: Opened) -> None:
+    store = opened()
+    add(store, "a", "b")
+    step(store, HistoryAdded(said("between"), "a"), HistoryAdded(said("first"), ""))
+    assert ids(store) == ["first", "a", "between", "b"]
+
+
+def test_an_item_behind_one_that_is_not_stored_is_the_last(opened: Opened) -> None:
+    store = opened()
+    add(store, "a", "b")
+    add(store, "c", after="never heard of")
+    assert ids(store) == ["a", "b", "c"]
+
+
+def test_a_hundred_insertions_at_the_same_place_keep_their_order(opened: Opened) -> None:
+    store = opened()
+    add(store, "a", "z")
+    for number in range(100):  # each right behind "a": more than halvings of one gap
+        add(store, f"n{number}", after="a")
+    assert ids(store) == ["a", *(f"n{number}" for number in reversed(range(100))), "z"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(-1, 12), st.booleans()), max_size=40))
+def test_any_sequence_of_additions_and_removals_keeps_the_order_of_a_list(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, int, bool]]
+) -> None:
+    store = ConversationStore(tmp_path_factory.mktemp("order") / "history.db", clock=Clock())
+    store.open()
+    model: list[str] = []
+    for number, behind, is_removal in steps:
+        item_id, previous = f"item_{number}", f"item_{behind}" if behind >= 0 else ""
+        if item_id in model:
+            model.remove(item_id)
+        if is_removal:
+            step(store, HistoryRemoved(item_id))
+        else:
+            place = 0 if not previous else model.index(previous) + 1 if previous in model else len(model)
+            model.insert(place, item_id)
+            step(store, HistoryAdded(said(item_id), previous))
+    found = ids(store)
+    store.close()
+    assert found == model
+
+
+# What is written
+
+
+def test_an_update_replaces_the_item_where_it_stands(opened: Opened) -> None:
+    store = opened()
+    add(store, "a", "b")
+    step(store, HistoryUpdated(said("a", "what was said after all", is_spoken=True, heard_ms=1200)))
+    assert store.load() == (said("a", "what was said after all", is_spoken=True, heard_ms=1200), said("b"))
+
+
+def test_a_removed_item_is_gone_and_an_update_does_not_bring_it_back(opened: Opened) -> None:
+    store = opened()
+    add(store, "a", "b")
+    step(store, HistoryRemoved("a"))
+    step(store, HistoryUpdated(said("a")))
+    assert ids(store) == ["b"]
+
+
+def test_every_field_but_the_images_survives_a_restart(opened: Opened) -> None:
+    call = HistoryItem(
+        id="call",
+        type="mcp_call",
+        status="incomplete",
+        is_transcribed=False,
+        name="weather",
+        call_id="call_1",
+        arguments='{"place": "Köln"}',
+        output="☂\ud83d\0",  # half a surrogate and a zero, as a model may write
+        server_label="sky",
+    )
+    step(opened(), HistoryAdded(call, ""))
+    assert opened().load() == (call,)
+
+
+def test_images_are_not_stored_and_leave_a_remark(opened: Opened, path: Path) -> None:
+    store = opened()
+    shown = said("a", "look", images=("data:image/png;base64,AAAA", "data:image/png;base64,BBBB"))
+    bare = HistoryItem(id="b", role="user", images=("data:image/png;base64,CCCC",))
+    step(store, HistoryAdded(shown, ""), HistoryAdded(bare, "a"))
+    step(store, HistoryUpdated(shown))
+    assert [(item.text, item.images) for item in store.load()] == [
+        ("look (an image was shown)", ()),
+        ("(an image was shown)", ()),
+    ]
+    assert b"base64" not in bytes_beside(path)
+
+
+def test_an_item_in_progress_comes_back_incomplete(opened: Opened) -> None:
+    step(opened(), HistoryAdded(said("a", status="in_progress"), ""))
+    assert opened().load() == (said("a", status="incomplete"),)
+
+
+def test_an_id_that_sqlite_cannot_hold_is_kept(opened: Opened) -> None:
+    store = opened()
+    add(store, "a\ud800", "b")
+    step(store, HistoryUpdated(said("a\ud800", "changed")))
+    assert store.load() == (said("a\ud800", "changed"), said("b"))
+
+
+def test_an_item_that_cannot_be_read_is_left_out(opened: Opened, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = opened()
+    add(store, "a", "b", "c")
+    other = sqlite3.connect(path)
+    with other:
+        other.execute("UPDATE items SET item = '[1]' WHERE id = 'b'")
+    other.close()
+    assert ids(store) == ["a", "c"]
+    assert "item b cannot be read" in caplog.text
+
+
+def test_one_event_is_one_transaction_and_an_event_without_news_is_none(opened: Opened) -> None:
+    store = opened()
+    statements: list[str] = []
+    assert store._connection is not None
+    store._connection.set_trace_callback(statements.append)
+    store(1.0, DeadlinePassed(), [SilenceAlarm("x"), Emit(TurnStarted("turn_1"))], View())
+    assert statements == []
+    step(store, HistoryAdded(said("a"), ""), HistoryAdded(said("b"), "a"), UsageCounted((), 0.1, 2.0))
+    assert [one for one in statements if one in ("BEGIN IMMEDIATE", "COMMIT")] == ["BEGIN IMMEDIATE", "COMMIT"]
+
+
+# How long it is kept
+
+
+def test_only_the_newest_are_kept_while_it_runs_and_after_a_restart(opened: Opened) -> None:
+    store = opened(max_items=3)
+    add(store, "a", "b", "c", "d")
+    assert ids(store) == ["b", "c", "d"]
+    assert ids(opened(max_items=2)) == ["c", "d"]
+    assert ids(opened(max_items=200)) == ["c", "d"]  # what was too much is deleted, not hidden
+
+
+def test_what_is_too_old_is_deleted(opened: Opened) -> None:
+    clock = Clock()
+    store = opened(max_age_days=30.0, clock=clock)
+    add(store, "old")
+    clock.now += 20 * DAY_S
+    add(store, "young", after="old")
+    clock.now += 9.9 * DAY_S
+    assert ids(store) == ["old", "young"]
+    clock.now += 0.2 * DAY_S
+    assert ids(store) == ["young"]
+    clock.now = NOON
+    assert ids(store) == ["young"]
+
+
+def test_an_item_that_is_added_anew_after_a_restart_keeps_its_age(opened: Opened) -> None:
+    clock = Clock()
+    add(opened(clock=clock), "a")
+    clock.now += 29 * DAY_S
+    store = opened(clock=clock)
+    add(store, *ids(store))
+    clock.now += 2 * DAY_S
+    assert ids(store) == []
+
+
+def test_no_item_is_stored_where_none_is_to_be_kept_but_the_spend_is(opened: Opened, path: Path) -> None:
+    store = opened(max_items=0)
+    long = "my secret plan " * 300_000  # more than SQLite keeps in memory before the end of a transaction
+    step(store, HistoryAdded(said("a", long), ""), UsageCounted((), 0.5, 3.0))
+    assert store.load() == ()
+    assert store.spent(store.today()) == (0.5, 3.0)
+    assert b"secret" not in bytes_beside(path)
+
+
+def test_an_endless_age_is_no_error(opened: Opened) -> None:
+    store = opened(max_age_days=float("inf"))
+    add(store, "a")
+    assert ids(store) == ["a"]
+
+
+# Forgetting
+
+
+def test_forgetting_leaves_nothing_of_what_was_said_on_the_disk(opened: Opened, path: Path) -> None:
+    store = opened()
+    step(store, *(HistoryAdded(said(f"i{number}", f"secret plan {number} " * 300), "") for number in range(20)))
+    path.with_name("history.db.broken").write_bytes(b"an older secret plan")
+    assert b"secret plan" in bytes_beside(path)
+    store.forget()
+    assert store.load() == ()
+    assert b"secret plan" not in bytes_beside(path)
+
+
+def test_what_was_forgotten_does_not_come_back_with_an_update_and_new_items_do(opened: Opened) -> None:
+    store = opened()
+    add(store, "a")
+    store.forget()
+    step(store, HistoryUpdated(said("a")), HistoryAdded(said("b"), "a"))
+    assert ids(store) == ["b"]
+
+
+def test_forgetting_does_not_give_back_the_budget(opened: Opened) -> None:
+    store = opened()
+    store.add_spent("2026-11-24", 0.9, 60.0)
+    store.forget()
+    assert store.spent("2026-11-24") == (0.9, 60.0)
+
+
+def test_forgetting_says_when_another_program_keeps_the_log_alive(opened: Opened, path: Path) -> None:
+    store = opened()
+    add(store, "a")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN")
+    other.execute("SELECT * FROM items").fetchall()
+    with pytest.raises(StorageError, match=r"another program reads the file, so that history\.db-wal still holds"):
+        store.forget()
+    other.close()
+    store.forget()
+    assert store.load() == ()
+
+
+# The spend
+
+
+def test_the_usage_of_a_day_adds_up_and_survives_a_restart(opened: Opened) -> None:
+    clock = Clock()
+    store = opened(clock=clock)
+    step(store, UsageCounted((), 0.25, 10.0), UsageCounted((), None, 5.5))
+    clock.now += DAY_S
+    step(store, UsageCounted((), 1.0, 1.0))
+    again = opened(clock=clock)
+    assert [again.spent(day) for day in ("2026-11-24", "2026-11-25", "2026-11-26")] == [
+        (0.25, 15.5),
+        (1.0, 1.0),
+        (0.0, 0.0),
+    ]
+
+
+def test_the_day_is_that_of_the_place_not_of_greenwich(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    monkeypatch.setenv("TZ", "EST5")
+    time.tzset()
+    store = ConversationStore(path, clock=Clock(NOON - 9 * 3600))  # 03:00 UTC, still the evening before over there
+    assert store.today() == "2026-11-23"
+
+
+def test_the_spend_of_long_ago_is_deleted_with_the_items(opened: Opened) -> None:
+    clock = Clock()
+    store = opened(clock=clock, max_age_days=2.0)
+    store.add_spent(store.today(), 1.0, 1.0)
+    clock.now += 3 * DAY_S
+    store.add_spent(store.today(), 2.0, 2.0)
+    store.load()
+    assert (store.spent("2026-11-24"), store.spent("2026-11-27")) == ((0.0, 0.0), (2.0, 2.0))
+
+
+def test_each_new_day_is_posted_once_with_what_was_spent_on_it(opened: Opened) -> None:
+    posted: list[Event] = []
+    clock = Clock()
+    store = opened(clock=clock, post=posted.append)
+    store.add_spent("2026-11-24", 0.5, 30.0)
+    step(store)
+    step(store, UsageCounted((), 0.25, 1.0))
+    clock.now += DAY_S
+    step(store, UsageCounted((), 0.125, 2.0))
+    step(store)
+    assert posted == [DayBegan("2026-11-24", 0.5, 30.0), DayBegan("2026-11-25", 0.125, 2.0)]
+
+
+def test_a_day_that_somebody_else_has_told_is_not_posted(opened: Opened) -> None:
+    posted: list[Event] = []
+    store = opened(post=posted.append)
+    store(1.0, DayBegan("2026-11-24"), [], View())
+    step(store)
+    assert posted == []
+
+
+# The file
+
+
+def test_the_file_and_its_companions_are_for_its_owner_only(opened: Opened, path: Path) -> None:
+    before = os.umask(0)
+    try:
+        add(opened(), "a")
+    finally:
+        os.umask(before)
+    modes = {one.name: stat.S_IMODE(one.stat().st_mode) for one in path.parent.iterdir()}
+    assert modes == {"history.db": 0o600, "history.db-wal": 0o600, "history.db-shm": 0o600}
+
+
+def test_a_file_that_others_may_read_is_closed_to_them(opened: Opened, path: Path) -> None:
+    opened().close()
+    path.chmod(0o644)
+    opened()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_crash_without_close_loses_nothing(opened: Opened, path: Path, tmp_path: Path) -> None:
+    store = opened()
+    add(store, "a", "b")
+    step(store, HistoryAdded(said("c", status="in_progress"), "b"), UsageCounted((), 0.5, 4.0))
+    crashed = tmp_path / "crashed.db"
+    shutil.copy(path, crashed)
+    shutil.copy(path.with_name("history.db-wal"), tmp_path / "crashed.db-wal")
+    survivor = ConversationStore(crashed, clock=Clock())
+    survivor.open()
+    assert survivor.load() == (said("a"), said("b"), said("c", status="incomplete"))
+    assert survivor.spent("2026-11-24") == (0.5, 4.0)
+    survivor.close()
+
+
+def test_a_write_ahead_log_cut_short_loses_the_last_writes_only(opened: Opened, path: Path, tmp_path: Path) -> None:
+    store = opened()
+    add(store, "a")
+    crashed, log_of_it = tmp_path / "crashed.db", tmp_path / "crashed.db-wal"
+    whole = path.with_name("history.db-wal").stat().st_size
+    add(store, "b", after="a")
+    shutil.copy(path, crashed)
+    shutil.copy(path.with_name("history.db-wal"), log_of_it)
+    os.truncate(log_of_it, whole + 100)
+    survivor = ConversationStore(crashed, clock=Clock())
+    survivor.open()
+    assert ids(survivor) == ["a"]
+    survivor.close()
+
+
+@pytest.mark.parametrize("rubbish", [b"this is no database at all. " * 200, b"SQLite format 3\0" + b"\xff" * 5000])
+def test_a_file_that_is_no_database_is_moved_aside(
+    opened: Opened, path: Path, rubbish: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.parent.mkdir()
+    path.write_bytes(rubbish)
+    store = opened()
+    assert store.load() == ()
+    add(store, "a")
+    assert ids(store) == ["a"]
+    broken = path.with_name("history.db.broken")
+    assert broken.read_bytes() == rubbish
+    assert stat.S_IMODE(broken.stat().st_mode) == 0o600
+    (warning,) = caplog.records
+    assert warning.levelname == "WARNING"
+    assert f"it is now {broken}, and the history begins anew" in warning.getMessage()
+
+
+def test_a_database_with_a_torn_page_is_moved_aside_and_so_is_its_log(opened: Opened, path: Path) -> None:
+    store = opened()
+    step(store, *(HistoryAdded(said(f"i{number}", "x" * 3000), "") for number in range(30)))
+    store.close()
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xa5" * 3 * 4096)
+    torn = path.read_bytes()
+    path.with_name("history.db.broken-wal").write_bytes(b"the log of an older one")
+    store = opened()
+    assert store.load() == ()
+    assert path.with_name("history.db.broken").read_bytes() == torn
+    assert not path.with_name("history.db.broken-wal").exists()
+    add(store, "a")
+    store.close()
+    assert ids(opened()) == ["a"]
+
+
+def test_a_database_without_our_tables_is_moved_aside(opened: Opened, path: Path) -> None:
+    opened().close()
+    other = sqlite3.connect(path)
+    other.execute("DROP TABLE items")
+    other.close()
+    assert opened().load() == ()
+    assert path.with_name("history.db.broken").exists()
+
+
+def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(path: Path) -> None:
+    path.parent.mkdir()
+    other = sqlite3.connect(path)
+    other.execute("PRAGMA user_version = 7")
+    other.close()
+    before = path.read_bytes()
+    with pytest.raises(StorageError, match=r"history\.db: schema version 7, this program knows up to 1; install"):
+        ConversationStore(path).open()
+    assert path.read_bytes() == before
+
+
+def test_a_database_of_another_program_is_refused_and_left_as_it_is(path: Path) -> None:
+    path.parent.mkdir()
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE bookmarks (address TEXT)")
+    other.close()
+    before = path.read_bytes()
+    with pytest.raises(StorageError, match=r"history\.db: a database of another program; name another file"):
+        ConversationStore(path).open()
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"), [("a_file/history.db", r"(File exists|Not a directory)"), ("a_folder", "Is a directory")]
+)
+def test_a_place_that_cannot_be_written_is_named_with_the_reason(tmp_path: Path, place: str, reason: str) -> None:
+    (tmp_path / "a_file").write_text("")
+    (tmp_path / "a_folder").mkdir()
+    with pytest.raises(StorageError, match=rf"{place}: the history cannot be stored here: {reason}"):
+        ConversationStore(tmp_path / place).open()
+
+
+# A disk that fails
+
+
+def test_a_full_disk_ends_the_storing_and_is_told_once(opened: Opened, caplog: pytest.LogCaptureFixture) -> None:
+    store = opened()
+    add(store, "a")
+    assert store._connection is not None
+    pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
+    store._connection.execute(f"PRAGMA max_page_count = {pages}")
+    step(store, HistoryAdded(said("b", "x" * 50_000), "a"), UsageCounted((), 1.0, 1.0))
+    add(store, "c", after="b")
+    store.add_spent(store.today(), 1.0, 1.0)
+    (warning,) = caplog.records
+    assert "database or disk is full; the history is not stored any more" in warning.getMessage()
+    assert "xxx" not in caplog.text
+    # All of an event or nothing of it; and what was stored before can still be read.
+    assert ids(store) == ["a"]
+    assert store.spent(store.today()) == (0.0, 0.0)
+
+
+def test_a_disk_that_takes_no_more_bytes_does_not_stop_the_conversation(
+    opened: Opened, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = opened()
+    add(store, "a")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.with_name("history.db-wal").stat().st_size, hard))
+    try:
+        add(store, "b", "c", after="a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert ids(store) == ["a"]
+    assert "failed" in repr(store)
+    store.close()
+    again = opened()
+    add(again, "d", after="a")
+    assert ids(again) == ["a", "d"]
+
+
+def test_a_file_that_became_read_only_is_still_loaded_and_the_spend_known(
+    opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    store = opened(clock=clock)
+    add(store, "old")
+    clock.now += 29 * DAY_S
+    step(store, HistoryAdded(said("new"), "old"), UsageCounted((), 0.5, 1.0))
+    day = store.today()
+    assert store._connection is not None
+    store._connection.execute("PRAGMA query_only = ON")
+    clock.now += 2 * DAY_S
+    assert ids(store) == ["new"]  # too old is too old, even where it cannot be deleted
+    assert store.spent(day) == (0.5, 1.0)
+    with pytest.raises(StorageError, match=r"not everything could be forgotten: .*; stop the appliance and delete"):
+        store.forget()
+    assert len(caplog.records) == 1
+
+
+def test_a_spend_that_cannot_be_read_is_nothing_and_is_told_once(
+    opened: Opened, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = opened()
+    store.add_spent("2026-11-24", 1.0, 1.0)
+    other = sqlite3.connect(path)
+    other.execute("DROP TABLE spend")
+    other.close()
+    assert [store.spent("2026-11-24"), store.spent("2026-11-24")] == [(0.0, 0.0), (0.0, 0.0)]
+    assert len(caplog.records) == 1
+
+
+# Open and closed
+
+
+def test_a_store_that_is_not_open_observes_nothing_and_says_so(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = ConversationStore(path, clock=Clock())
+    step(store, HistoryAdded(said("a"), ""), UsageCounted((), 1.0, 1.0))
+    store.add_spent("2026-11-24", 1.0, 1.0)
+    assert store.spent("2026-11-24") == (0.0, 0.0)
+    for ask in (store.load, store.forget):
+        with pytest.raises(StorageError, match=r"history\.db: the history is not open; call open\(\) first"):
+            ask()
+    assert not path.parent.exists()
+    assert caplog.records == []
+
+
+def test_open_and_close_may_be_called_twice(opened: Opened) -> None:
+    store = opened()
+    store.open()
+    add(store, "a")
+    assert repr(store).endswith("history.db open>")
+    store.close()
+    store.close()
+    assert repr(store).endswith("history.db closed>")
+    store.open()
+    assert ids(store) == ["a"]
+
+
+def test_what_was_loaded_can_be_added_again_as_it_is(opened: Opened) -> None:
+    store = opened()
+    step(store, HistoryAdded(said("a", "look", images=("data:image/png;base64,AAAA",)), ""))
+    before = store.load()
+    previous = ""
+    for item in before:
+        step(store, HistoryAdded(replace(item), previous))
+        previous = item.id
+    assert store.load() == before
