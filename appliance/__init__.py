@@ -3,7 +3,7 @@
 The names that a maker imports are here, each loaded when it is first asked for (PEP 562), so that importing the
 package costs nothing::
 
-    from appliance import RealtimeAgent, tool
+    from appliance import RealtimeAgent, RealtimeSession, tool
 """
 
 from __future__ import annotations
@@ -13,23 +13,80 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from appliance.agents.agent import RealtimeAgent
-    from appliance.agents.tools import Tool, tool
+    from appliance.agents.context import HistoryItem, RunContext, ToolContext
+    from appliance.agents.described import load_agents
+    from appliance.agents.guardrails import GuardrailFunctionOutput, input_guardrail, output_guardrail
+    from appliance.agents.handoffs import Handoff, handoff
+    from appliance.agents.hooks import RealtimeAgentHooks, RealtimeRunHooks
+    from appliance.agents.mcp import HostedMcp, McpServerHttp, McpServerStdio
+    from appliance.agents.tools import Tool, background, tool
     from appliance.errors import ApplianceError
+    from appliance.realtime.payload import (
+        NoiseReduction,
+        RealtimeSessionSettings,
+        RetentionRatio,
+        SemanticVad,
+        ServerVad,
+        Transcription,
+    )
+    from appliance.session import RealtimeSession
 
-__all__ = ["ApplianceError", "RealtimeAgent", "Tool", "tool"]
+__all__ = [
+    "ApplianceError",
+    "GuardrailFunctionOutput",
+    "Handoff",
+    "HistoryItem",
+    "HostedMcp",
+    "McpServerHttp",
+    "McpServerStdio",
+    "NoiseReduction",
+    "RealtimeAgent",
+    "RealtimeAgentHooks",
+    "RealtimeRunHooks",
+    "RealtimeSession",
+    "RealtimeSessionSettings",
+    "RetentionRatio",
+    "RunContext",
+    "SemanticVad",
+    "ServerVad",
+    "Tool",
+    "ToolContext",
+    "Transcription",
+    "background",
+    "handoff",
+    "input_guardrail",
+    "load_agents",
+    "output_guardrail",
+    "tool",
+]
 
 _HOMES = {
-    "ApplianceError": "appliance.errors",
-    "RealtimeAgent": "appliance.agents.agent",
-    "Tool": "appliance.agents.tools",
-    "tool": "appliance.agents.tools",
+    "appliance.agents.agent": ("RealtimeAgent",),
+    "appliance.agents.context": ("HistoryItem", "RunContext", "ToolContext"),
+    "appliance.agents.described": ("load_agents",),
+    "appliance.agents.guardrails": ("GuardrailFunctionOutput", "input_guardrail", "output_guardrail"),
+    "appliance.agents.handoffs": ("Handoff", "handoff"),
+    "appliance.agents.hooks": ("RealtimeAgentHooks", "RealtimeRunHooks"),
+    "appliance.agents.mcp": ("HostedMcp", "McpServerHttp", "McpServerStdio"),
+    "appliance.agents.tools": ("Tool", "background", "tool"),
+    "appliance.errors": ("ApplianceError",),
+    "appliance.realtime.payload": (
+        "NoiseReduction",
+        "RealtimeSessionSettings",
+        "RetentionRatio",
+        "SemanticVad",
+        "ServerVad",
+        "Transcription",
+    ),
+    "appliance.session": ("RealtimeSession",),
 }
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _HOME_OF:
         raise AttributeError(f"module 'appliance' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_HOME_OF[name]), name)
 
 
 def __dir__() -> list[str]:

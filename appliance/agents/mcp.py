@@ -1,45 +1,111 @@
-"""MCP servers: those that the model's side calls, and (with the `mcp` extra) those that we call."""
+"""MCP servers: tools of the Model Context Protocol, called by the model's side (`HostedMcp`) or by the appliance.
+
+Theory of operation of the second kind: the `mcp` package keeps its connection in context managers that must be entered
+and left by one task. So each server has an owner, an asyncio task that enters them, answers `connect`, waits, and
+leaves them when `close` is called or the server is lost. What is called meanwhile goes through the owner's client from
+the caller's own task: requests may overlap, and a caller that is cancelled cancels its request at the server.
+
+``connect()``: no owner → *connecting* → *connected* → no owner, by ``close()`` or a loss. A lost HTTP server is connected
+again by the next call; a program that died is not started again but by ``connect()``.
+
+`mcp` is imported when a server is connected, not before.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import importlib
+import json
+import logging
+import os
+import re
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TextIO
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 
-from appliance.agents.tools import Tool
-from appliance.errors import ToolError
+from appliance.agents.tools import TOOL_NAME, Tool
+from appliance.errors import LinkError, ToolError
 
-__all__ = ["HostedMcp", "McpServer"]
+if TYPE_CHECKING:
+    import httpx2
+    from mcp import Client
+    from mcp.client import Transport
+    from mcp_types import CallToolResult, ContentBlock
+    from mcp_types import Tool as ListedTool
+
+__all__ = ["HostedMcp", "McpServer", "McpServerHttp", "McpServerStdio"]
+
+log = logging.getLogger(__name__)
+
+_LONGEST_NAME = 64  # characters; Realtime API, a function's name
+_SHORTEST_SECRET = 4  # characters; to blank out each "1" or "no" would leave no message readable
+_SSE_READ_S = 300.0  # as the mcp package has it: a server may be silent on an open stream for so long
+_CLOSED = "Connection closed"  # mcp's words, with its code CONNECTION_CLOSED, for a connection that is gone
+
+RequireApproval = Literal["always", "never"] | Mapping[str, Any]
+NeedsApproval = bool | Sequence[str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class HostedMcp:
-    """A server that the model's side calls; its calls are approved by the same path as those of tools.
+    """An MCP server that the model's side calls; the appliance never connects to it. Pure.
 
     Raises:
-        ToolError: Not exactly one of `server_url`, `connector_id` and `tunnel_id` is given.
+        ToolError: Not exactly one of `server_url`, `connector_id` and `tunnel_id` is given, or a value is impossible.
     """
 
     server_label: str
+    """Its name in the tool calls."""
     server_url: str = ""
     connector_id: str = ""
+    """Realtime API: ``connector_gmail`` and so on; deprecated for models after 2026-09-01."""
     tunnel_id: str = ""
     server_description: str = ""
     authorization: str = field(default="", repr=False)
+    """OAuth access token, without ``Bearer``."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     allowed_tools: Sequence[str] = ()
-    require_approval: Literal["always", "never"] | Mapping[str, Any] = "always"
+    """Names; empty offers all."""
+    require_approval: RequireApproval = "always"
+    """Or ``{"always": {"tool_names": […], "read_only": bool}, "never": {…}}``."""
     defer_loading: bool | None = None
+    """Whether the model finds the tools by a search only."""
 
     def __post_init__(self) -> None:
-        if sum(bool(one) for one in (self.server_url, self.connector_id, self.tunnel_id)) != 1:
+        if not self.server_label.strip():
+            raise ToolError("a hosted MCP server has no server_label: give it one, its calls are named after it")
+        given = [name for name in ("server_url", "connector_id", "tunnel_id") if getattr(self, name)]
+        if len(given) != 1:
             raise ToolError(
-                f"MCP server {self.server_label!r}: give exactly one of server_url, connector_id and tunnel_id"
+                f"hosted MCP server {self.server_label!r}: {' and '.join(given) or 'no address'} given; "
+                "it needs exactly one of server_url, connector_id and tunnel_id"
+            )
+        _check_names(f"hosted MCP server {self.server_label!r}", "allowed_tools", self.allowed_tools)
+        self._check_approval()
+
+    def _check_approval(self) -> None:
+        wanted = self.require_approval
+        is_filter = isinstance(wanted, Mapping)
+        if (is_filter and not set(wanted) <= {"always", "never"}) or (
+            not is_filter and wanted not in ("always", "never")
+        ):
+            raise ToolError(
+                f"hosted MCP server {self.server_label!r}: require_approval is {wanted!r}; "
+                'it is "always", "never", or filters under the keys "always" and "never"'
             )
 
+    def __repr__(self) -> str:
+        return f"<HostedMcp {self.server_label!r} at {_shown(self.server_url) or self.connector_id or self.tunnel_id}>"
+
     def definition(self) -> dict[str, Any]:
-        """The server as ``session.tools`` lists it (Realtime API, MCP tool)."""
-        keys: dict[str, Any] = {
+        """Return the tool as ``session.tools`` lists it (Realtime API, MCP tool); it holds the secrets."""
+        approval = self.require_approval
+        optional: dict[str, Any] = {
             "server_url": self.server_url,
             "connector_id": self.connector_id,
             "tunnel_id": self.tunnel_id,
@@ -47,19 +113,526 @@ class HostedMcp:
             "authorization": self.authorization,
             "headers": dict(self.headers),
             "allowed_tools": list(self.allowed_tools),
+            "require_approval": dict(approval) if isinstance(approval, Mapping) else approval,
         }
-        set_keys = {key: value for key, value in keys.items() if value}
+        definition = {"type": "mcp", "server_label": self.server_label} | {k: v for k, v in optional.items() if v}
         if self.defer_loading is not None:
-            set_keys["defer_loading"] = self.defer_loading
-        approval = self.require_approval if isinstance(self.require_approval, str) else dict(self.require_approval)
-        return {"type": "mcp", "server_label": self.server_label, **set_keys, "require_approval": approval}
+            definition["defer_loading"] = self.defer_loading
+        return definition
 
 
 class McpServer(Protocol):
-    """A server that we call."""
+    """An MCP server that the appliance calls; its tools are tools like any other. Used on one event loop."""
 
     name: str
 
-    async def connect(self) -> None: ...
-    async def close(self) -> None: ...
-    async def list_tools(self) -> Sequence[Tool]: ...
+    async def connect(self) -> None:
+        """Connect; nothing for a server that is connected.
+
+        Raises:
+            LinkError: It cannot be reached.
+            ToolError: It needs a package that is not installed.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Leave; MUST be idempotent, MAY be called by another task than `connect`."""
+        ...
+
+    async def list_tools(self) -> Sequence[Tool]:
+        """Return the server's tools.
+
+        Raises:
+            LinkError: It is not connected, or was lost.
+        """
+        ...
+
+
+class _Server(ABC):
+    """What a program and an HTTP server have in common: all but the transport."""
+
+    _is_connected_again: ClassVar[bool]
+    """A loss says little about the server: the next call tries once to connect."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        place: str,
+        secrets: Iterable[str],
+        allowed_tools: Sequence[str],
+        needs_approval: NeedsApproval,
+        timeout_s: float,
+    ) -> None:
+        if not name.strip():
+            raise ToolError("an MCP server without a name: give it one, its errors are told by it")
+        if not timeout_s > 0:
+            raise ToolError(f"MCP server {name!r}: timeout_s is {timeout_s}; it must be more than 0 seconds")
+        _check_names(f"MCP server {name!r}", "allowed_tools", allowed_tools)
+        if not isinstance(needs_approval, bool):
+            _check_names(f"MCP server {name!r}", "needs_approval", needs_approval)
+        self.name = name
+        self.timeout_s = timeout_s
+        self._place = place
+        self._secrets = sorted(_with_parts(secrets), key=len, reverse=True)
+        self._allowed = tuple(allowed_tools)
+        self._needs_approval = needs_approval
+        self._one_at_a_time = asyncio.Lock()
+        self._owner: asyncio.Task[None] | None = None
+        self._leave = asyncio.Event()
+        self._client: Client | None = None
+        self._loss = ""
+
+    def __repr__(self) -> str:
+        state = "connected" if self._client is not None else "lost" if self._loss else "not connected"
+        return f"<{type(self).__name__} {self.name!r}: {self._place}, {state}>"
+
+    @abstractmethod
+    async def _transport(self, stack: AsyncExitStack) -> Transport:
+        """Make the way to the server; what has to be closed after it is left to the stack."""
+
+    # --- the connection -----------------------------------------------------------------------------------------
+
+    async def connect(self) -> None:
+        """Reach the server and shake hands; nothing for a server that is connected.
+
+        A program that hangs is given 4 s beyond `timeout_s` to leave, before it is killed.
+
+        Raises:
+            LinkError: That failed, or took longer than `timeout_s`.
+            ToolError: The `mcp` package is not installed.
+        """
+        async with self._one_at_a_time:
+            if self._client is not None:
+                return
+            await self._import()
+            await self._leave_owner()
+            reached: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            self._leave = asyncio.Event()
+            self._owner = asyncio.create_task(self._own(reached), name=f"MCP server {self.name}")
+            try:
+                problem = await reached
+            except asyncio.CancelledError:
+                await self._leave_owner()
+                raise
+            if problem:
+                raise LinkError(f"MCP server {self.name!r} ({self._place}) cannot be connected: {problem}")
+
+    async def close(self) -> None:
+        """Leave the server, and end it if it is a program; idempotent, from any task of the loop."""
+        await self._leave_owner()
+        self._loss = ""
+
+    async def _import(self) -> None:
+        """Import the package, which is large, beside the loop."""
+        try:
+            mcp = await asyncio.to_thread(importlib.import_module, "mcp")
+            mcp.Client  # noqa: B018 - version 1 had none
+        except (ImportError, AttributeError):
+            raise ToolError(
+                f"MCP server {self.name!r} needs the package mcp 2: pip install 'voice-appliance[mcp]'"
+            ) from None
+
+    async def _leave_owner(self) -> None:
+        owner, self._owner = self._owner, None
+        if owner is None:
+            return
+        if self._client is None and not self._leave.is_set():
+            owner.cancel()  # it is still connecting
+        self._leave.set()
+        await asyncio.wait([owner])
+
+    async def _own(self, reached: asyncio.Future[str]) -> None:
+        """Hold the connection from its beginning to its end; all context managers are entered and left here."""
+        problem = "it was closed meanwhile"
+        limit = asyncio.timeout(self.timeout_s)
+        leave = self._leave
+        try:
+            async with AsyncExitStack() as stack:
+                async with limit:
+                    client = await stack.enter_async_context(self._made(await self._transport(stack)))
+                self._client = client
+                log.debug("MCP server %s is connected", self.name)
+                _settle(reached, "")
+                await leave.wait()
+        except Exception as exc:  # noqa: BLE001 - whatever a transport raises, it is the loss of this server only
+            problem = f"no answer in {self.timeout_s:g} s" if limit.expired() else self._reason(exc)
+            if reached.done() and not leave.is_set():
+                self._lose(problem)
+        finally:
+            self._client = None
+            _settle(reached, problem)
+
+    def _made(self, transport: Transport) -> Client:
+        from mcp import Client, Implementation
+
+        return Client(transport, client_info=Implementation(name="voice-appliance", version=""), cache=None)
+
+    def _lose(self, problem: str) -> None:
+        """Give the connection up; the owner leaves it."""
+        if self._client is None:
+            return
+        self._client = None
+        self._loss = problem
+        self._leave.set()
+        log.warning("MCP server %s was lost: %s", self.name, problem)
+
+    async def _reached(self) -> Client:
+        """Return the client.
+
+        Raises:
+            LinkError: There is no connection.
+        """
+        if self._client is None and self._loss and self._is_connected_again:
+            await self.connect()
+        if self._client is None:
+            why = f"it was lost: {self._loss}" if self._loss else "connect() comes first"
+            raise LinkError(f"MCP server {self.name!r} ({self._place}) is not connected: {why}")
+        return self._client
+
+    # --- its tools ----------------------------------------------------------------------------------------------
+
+    async def list_tools(self) -> list[Tool]:
+        """Return the server's tools, those of `allowed_tools` only if there are any, asked for anew each time.
+
+        A name that is not legal for a model is changed: other letters than a-z, A-Z, 0-9, "_" and "-" become "_".
+
+        Raises:
+            LinkError: The server is not connected, was lost, or did not answer within `timeout_s`.
+            ToolError: `needs_approval` names a tool that the server does not have.
+        """
+        client = await self._reached()
+        limit = asyncio.timeout(self.timeout_s)
+        try:
+            async with limit:
+                listed = await _all_pages(client)
+        except Exception as exc:
+            problem = f"no answer in {self.timeout_s:g} s" if limit.expired() else self._heard(client, exc)
+            raise LinkError(f"MCP server {self.name!r} ({self._place}) did not list its tools: {problem}") from None
+        self._check_listed([one.name for one in listed])
+        wanted = [one for one in listed if not self._allowed or one.name in self._allowed]
+        names = _legal_names([one.name for one in wanted])
+        return [self._tool(name, one) for name, one in zip(names, wanted, strict=True)]
+
+    def _check_listed(self, names: Sequence[str]) -> None:
+        absent = sorted(set(self._allowed) - set(names))
+        if absent:
+            log.warning("MCP server %s has no tools %s, which allowed_tools names", self.name, ", ".join(absent))
+        if isinstance(self._needs_approval, bool):
+            return
+        unknown = sorted(set(self._needs_approval) - set(names))
+        if unknown:  # a typing error here would let a tool run unasked
+            raise ToolError(
+                f"MCP server {self.name!r}: needs_approval names {', '.join(unknown)}; "
+                f"it has the tools {', '.join(names) or 'none'}"
+            )
+
+    def _tool(self, name: str, listed: ListedTool) -> Tool:
+        async def call(**arguments: Any) -> str:
+            return await self._call(listed.name, arguments)
+
+        needed = self._needs_approval
+        return Tool(
+            name=name,
+            description=listed.description or listed.title or "",
+            parameters=listed.input_schema,
+            function=call,
+            arguments=None,
+            needs_approval=needed if isinstance(needed, bool) else listed.name in needed,
+            timeout_s=self.timeout_s,
+        )
+
+    async def _call(self, name: str, arguments: dict[str, Any]) -> str:
+        """Call one tool; without a limit of its own, as `Tool.timeout_s` is one.
+
+        Raises:
+            ToolError: Whatever went wrong, in words for the model.
+        """
+        try:
+            client = await self._reached()
+        except LinkError as exc:
+            raise ToolError(f"{name} cannot be called now: {exc}") from None
+        try:
+            result = await client.call_tool(name, arguments)
+        except Exception as exc:  # whatever it is, the session goes on
+            raise ToolError(f"{name} of the MCP server {self.name!r} failed: {self._heard(client, exc)}") from None
+        text = _text(result)
+        if result.is_error:
+            raise ToolError(self._without_secrets(text) or f"{name} of the MCP server {self.name!r} failed")
+        return text or "(no output)"
+
+    def _heard(self, client: Client, exc: Exception) -> str:
+        """Say why a request failed, and give the connection up if that is gone."""
+        reason = self._reason(exc)
+        if _is_closed(exc):
+            if client is self._client:
+                self._lose("the server closed the connection")
+            return self._loss or reason
+        return reason
+
+    # --- words --------------------------------------------------------------------------------------------------
+
+    def _reason(self, exc: BaseException) -> str:
+        """Put an error into one line without secrets; of several the first that is not just a consequence."""
+        leaves = list(_leaves(exc))
+        cause = next((one for one in leaves if not _is_closed(one)), leaves[0])
+        if _is_closed(cause):
+            return "the server closed the connection"
+        text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
+        line = " ".join(text.split()) or "no reason given"
+        return self._without_secrets(line if _is_of_mcp(cause) else f"{type(cause).__name__}: {line}")
+
+    def _without_secrets(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+class McpServerStdio(_Server):
+    """A program that speaks MCP over its standard input and output; started by `connect`, ended by `close`.
+
+    It inherits HOME, LOGNAME, PATH, SHELL, TERM and USER only; what it writes to its standard error goes to ours.
+
+    Args:
+        name: For errors and logs.
+        command: The program.
+        args: Its arguments; never shown.
+        env: More environment variables; never shown.
+        cwd: Its working directory; None keeps ours.
+        allowed_tools: Names as the server has them; empty offers all.
+        needs_approval: True, or the names, as the server has them, of the tools that the user must approve.
+        timeout_s: Longest wait for the start and handshake, for the tool list, and for each call.
+
+    Raises:
+        ToolError: A value is impossible.
+    """
+
+    _is_connected_again = False
+
+    def __init__(
+        self,
+        name: str,
+        command: str,
+        args: Sequence[str] = (),
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | Path | None = None,
+        allowed_tools: Sequence[str] = (),
+        needs_approval: NeedsApproval = False,
+        timeout_s: float = 15.0,
+    ) -> None:
+        if not command.strip():
+            raise ToolError(f"MCP server {name!r} has no command: name the program to start")
+        _check_names(f"MCP server {name!r}", "args", args)
+        super().__init__(
+            name,
+            place=command,
+            secrets=(env or {}).values(),
+            allowed_tools=allowed_tools,
+            needs_approval=needs_approval,
+            timeout_s=timeout_s,
+        )
+        self._command = command
+        self._args = list(args)
+        self._env = dict(env or {})
+        self._cwd = cwd
+
+    async def _transport(self, stack: AsyncExitStack) -> Transport:
+        from mcp.client.stdio import StdioServerParameters, stdio_client
+
+        program = StdioServerParameters(command=self._command, args=self._args, env=self._env, cwd=self._cwd)
+        return stdio_client(program, errlog=_standard_error(stack))
+
+
+class McpServerHttp(_Server):
+    """A server that speaks MCP over streamable HTTP. A lost connection is made again by the next call.
+
+    Args:
+        name: For errors and logs.
+        url: Of the endpoint, often ending in ``/mcp``; user, password and query are sent, but never shown.
+        headers: Sent with each request; never shown.
+        allowed_tools: Names as the server has them; empty offers all.
+        needs_approval: True, or the names, as the server has them, of the tools that the user must approve.
+        timeout_s: Longest wait for the connection and handshake, for the tool list, and for each call.
+
+    Raises:
+        ToolError: A value is impossible.
+    """
+
+    _is_connected_again = True
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        allowed_tools: Sequence[str] = (),
+        needs_approval: NeedsApproval = False,
+        timeout_s: float = 15.0,
+    ) -> None:
+        parts = _split(url)
+        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ToolError(
+                f"MCP server {name!r}: url is {_shown(url)!r}; it begins with http:// or https:// and a host"
+            )
+        for key, value in (headers or {}).items():
+            if not (key + value).isascii() or not (key + value).isprintable():
+                raise ToolError(f"MCP server {name!r}: header {key!r} has a character that HTTP does not carry")
+        self._user = (unquote(parts.username or ""), unquote(parts.password or ""))
+        self._query = parts.query
+        super().__init__(
+            name,
+            place=_shown(url),
+            secrets=[*(headers or {}).values(), *self._user, self._query, *(v for _, v in parse_qsl(parts.query))],
+            allowed_tools=allowed_tools,
+            needs_approval=needs_approval,
+            timeout_s=timeout_s,
+        )
+        self._headers = dict(headers or {})
+
+    async def _transport(self, stack: AsyncExitStack) -> Transport:
+        import httpx2
+        from mcp.client.streamable_http import streamable_http_client
+
+        # The libraries log the address of each request: user and query are put in where they do not see them.
+        client = httpx2.AsyncClient(
+            headers=self._headers,
+            auth=self._user if any(self._user) else None,
+            transport=_querying(self._query) if self._query else None,
+            timeout=httpx2.Timeout(self.timeout_s, read=max(_SSE_READ_S, self.timeout_s)),
+        )
+        return streamable_http_client(self._place, http_client=await stack.enter_async_context(client))
+
+
+def _querying(query: str) -> httpx2.AsyncBaseTransport:
+    """Make a transport that adds a query to each request, below what logs the requests."""
+    import httpx2
+
+    class Querying(httpx2.AsyncHTTPTransport):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            own = request.url.query.decode("ascii")
+            url = request.url.copy_with(query="&".join(filter(None, (query, own))).encode("ascii"))
+            return await super().handle_async_request(
+                httpx2.Request(
+                    request.method, url, headers=request.headers, stream=request.stream, extensions=request.extensions
+                )
+            )
+
+    return Querying()
+
+
+async def _all_pages(client: Client) -> list[ListedTool]:
+    """Follow a tool list from page to page.
+
+    Raises:
+        LinkError: The server gives a page twice, so that the list would have no end.
+    """
+    tools: list[ListedTool] = []
+    cursor: str | None = None
+    seen: set[str] = set()
+    while True:
+        page = await client.list_tools(cursor=cursor)
+        tools += page.tools
+        cursor = page.next_cursor
+        if not cursor:
+            return tools
+        if cursor in seen:
+            raise LinkError("its list has no end: a page comes twice")
+        seen.add(cursor)
+
+
+def _legal_names(names: Sequence[str]) -> list[str]:
+    """Change names that are not legal for a model, so that all are different; legal ones stay."""
+    taken = {name for name in names if TOOL_NAME.fullmatch(name)}
+    return [name if name in taken else _legal(name, taken) for name in names]
+
+
+def _legal(name: str, taken: set[str]) -> str:
+    stem = re.sub(r"[^a-zA-Z0-9_-]", "_", name) or "tool"
+    legal, number = stem[:_LONGEST_NAME], 1
+    while legal in taken:
+        number += 1
+        legal = f"{stem[: _LONGEST_NAME - len(str(number)) - 1]}_{number}"
+    taken.add(legal)
+    return legal
+
+
+def _text(result: CallToolResult) -> str:
+    """What the model is told of a result."""
+    has_text = any(one.type == "text" for one in result.content)
+    lines = [_line(one) for one in result.content]
+    if not has_text and result.structured_content is not None:
+        lines.insert(0, json.dumps(result.structured_content, ensure_ascii=False, separators=(",", ":")))
+    return "\n".join(lines)
+
+
+def _line(part: ContentBlock) -> str:
+    if part.type == "text":
+        return part.text
+    if part.type == "resource":
+        inner = part.resource
+        return f"[resource {inner.uri}, {inner.mime_type or 'type unknown'}]"
+    if part.type == "resource_link":
+        return f"[resource {part.uri}, {part.mime_type or 'type unknown'}]"
+    return f"[{part.type}, {part.mime_type}]"
+
+
+def _leaves(exc: BaseException) -> Iterator[BaseException]:
+    if isinstance(exc, BaseExceptionGroup):
+        for one in exc.exceptions:
+            yield from _leaves(one)
+    else:
+        yield exc
+
+
+def _is_of_mcp(exc: BaseException) -> bool:
+    """An error whose words are meant for people: what the server answered, or ours."""
+    from mcp import MCPError
+
+    return isinstance(exc, (MCPError, LinkError))
+
+
+def _is_closed(exc: BaseException) -> bool:
+    """The connection is gone; the code alone does not say it, servers use -32000 for anything."""
+    from mcp import MCPError
+    from mcp_types import CONNECTION_CLOSED
+
+    return isinstance(exc, MCPError) and exc.code == CONNECTION_CLOSED and exc.message == _CLOSED
+
+
+def _settle(future: asyncio.Future[str], value: str) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _standard_error(stack: AsyncExitStack) -> TextIO:
+    """Ours, as the process has it; a program needs one with a descriptor."""
+    return sys.__stderr__ if sys.__stderr__ is not None else stack.enter_context(Path(os.devnull).open("w"))
+
+
+def _check_names(whose: str, field_name: str, names: Sequence[str]) -> None:
+    if isinstance(names, str):
+        raise ToolError(f"{whose}: {field_name} is the text {names!r}; give a list of texts")
+
+
+def _with_parts(secrets: Iterable[str]) -> set[str]:
+    """Secrets and their words: a server may quote the token of ``Bearer token`` alone."""
+    return {word for one in secrets for word in (one, *one.split()) if len(word) >= _SHORTEST_SECRET}
+
+
+def _split(url: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises for an impossible one
+    except ValueError:
+        return None
+    return parts
+
+
+def _shown(url: str) -> str:
+    """Return an address without user, password, query and fragment; "" for what is none."""
+    parts = _split(url)
+    if parts is None:
+        return ""
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -44,6 +44,7 @@ __all__ = [
     "LinkChanged",
     "Notice",
     "OpenCapture",
+    "Outcome",
     "Play",
     "PlayEarcon",
     "PrepareAgent",
@@ -58,6 +59,9 @@ __all__ = [
     "TurnStarted",
     "UsageCounted",
 ]
+
+Outcome: TypeAlias = Literal["answered", "slip", "silence", "interrupted", "failed", "cancelled", "refused"]
+"""How a turn ended: ``refused`` by a guardrail, ``cancelled`` by whoever began it."""
 
 Earcon: TypeAlias = Literal["start", "end", "error", "offline", "cancel", "alarm", "approval", "muted", "working"]
 
@@ -402,7 +406,7 @@ class TurnEnded:
     """A turn is over: ``answered``, or why not."""
 
     turn: str
-    outcome: Literal["answered", "slip", "silence", "interrupted", "failed", "cancelled", "refused"]
+    outcome: Outcome
     usage: tuple[tuple[str, int], ...] = ()
     """Tokens of all responses of the turn: (("input_tokens", 12), …), empty where the server gave none."""
 

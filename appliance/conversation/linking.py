@@ -1,0 +1,139 @@
+"""Connections that come and go, and what each new one is told. Pure; a layer of `Conversation` (see `regions`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from appliance.conversation.commands import (
+    Disconnect,
+    PrepareAgent,
+)
+from appliance.conversation.events import (
+    FrameRefused,
+    LinkDown,
+)
+from appliance.conversation.links import Link
+from appliance.conversation.regions import FRAMES_PER_MS, SessionUpdateSent
+from appliance.conversation.retry import Verdict, classify
+from appliance.conversation.roster import Brief
+from appliance.conversation.turn import Phase, Turn
+from appliance.conversation.turns import Turns
+from appliance.realtime import protocol as wire
+
+__all__ = ["Linking"]
+
+
+class Linking(Turns):
+    """The connections."""
+
+    def _on_link_late(self, link: Link, now: float) -> None:
+        if link.is_ready:  # the greeting is here, the agent's own instructions are not
+            self._report("instructions_late", now)
+            self._configure(link)
+        else:
+            self._do(Disconnect(link.id))
+            self._lose_link(classify(None, "timed out waiting for session.created", last_error=link.last_error), now)
+
+    def _on_link_down(self, event: LinkDown, now: float) -> None:
+        main, spare = self._links.main, self._links.spare
+        if main is not None and event.link == main.id:
+            self._lose_link(classify(event.code, event.reason, last_error=main.last_error), now)
+        elif spare is not None and event.link == spare.id:
+            self._links.lose_spare(now, classify(event.code, event.reason, last_error=spare.last_error))
+
+    def _lose_link(self, verdict: Verdict, now: float) -> None:
+        is_trouble = self._links.lose(verdict, now)
+        is_told_by_turn = self._links.fatal is not None and self._turn is not None and not self._turn.is_answer_done
+        if is_trouble and not is_told_by_turn:
+            self._report(verdict.kind, now, detail=verdict.message, flash=False)
+        self._calls.keep_turn(self.turn_id)
+        self._forget_link()
+        if self._turn is not None:
+            self._on_turn_unlinked(self._turn, now)
+        if self._links.main is not None and self._links.main.is_ready:  # a spare stood by
+            self._on_link_ready(self._links.main)
+
+    def _forget_link(self) -> None:
+        """What stood on the old connection stands no more; a new one is an empty conversation."""
+        self._sequencer.reset()
+        self._asides.lose()
+        self._updates.clear()
+        self._unheard.clear()
+        self._tell(self._history.end_open())
+
+    def _on_turn_unlinked(self, turn: Turn, now: float) -> None:
+        """Keep a turn alive over a lost link as long as nothing of its answer has begun."""
+        fatal = self._links.fatal
+        was_asked = turn.is_commit_sent
+        turn.forget_link()
+        if turn.is_answer_done:
+            pass  # all of it is here, and plays on
+        elif fatal is not None:
+            self._fail_turn(fatal.kind, now, said=fatal.message)
+        elif turn.has_output:
+            self._drop_calls(turn)
+            self._mark_heard(turn)
+            self._guard.reset()
+            self._finish_play(turn)
+            turn.is_answer_done = True
+            turn.failure = turn.failure or "answer_cut"
+        elif turn.phase is not Phase.LISTENING or turn.kind == "vad":
+            self._tell(self._history.remove(turn.item_id))  # it is said again, and becomes another item
+            turn.phase = Phase.LISTENING if turn.kind == "vad" else Phase.COMMITTING
+            if was_asked:  # else the wait for a link goes on, and losing another does not prolong it
+                turn.replays += 1
+                turn.deadline = now + self._policy.link_wait_s
+            if turn.replays > self._policy.max_replays:
+                self._fail_turn("no_answer", now)
+
+    def _mark_heard(self, turn: Turn) -> None:
+        """Mark the items of an answer that was cut off by the connection; what came of it is still played."""
+        for one in self._playout.heard():
+            item = self._history.get(one.item_id)
+            if item is not None and item.status == "incomplete":
+                self._tell(self._history.cut(one.item_id, one.received_frames // FRAMES_PER_MS))
+
+    def _on_session_created(self, link: Link, event: wire.SessionCreated, now: float) -> None:
+        if link.is_ready:
+            return
+        self._links.created(link, now)
+        self._model = str(event.session.get("model") or "")
+        self._on_link_ready(link)
+        turn = self._turn
+        if turn is not None and turn.phase is Phase.COMMITTING:
+            turn.deadline = now + self._policy.commit_s + self._policy.prepare_s * self._brief.is_asked_at_connect
+
+    def _on_link_ready(self, link: Link) -> None:
+        self._trouble = ""
+        if self._brief.is_asked_at_connect:
+            self._do(PrepareAgent(f"connect_{link.id}", self._brief.agent, "connect"))
+        else:
+            self._configure(link)
+
+    def _configure(self, link: Link) -> None:
+        """Tell the new connection who talks, and what was said so far."""
+        self._links.configured(link)
+        self._update_session(SessionUpdateSent(f"session_{link.id}", "connect", self._brief.session, self._brief))
+        frames, changes = self._history.replay(limit=self._policy.replay_items)
+        self._tell(changes)
+        for frame in frames:
+            self._outbox.send(wire.ConversationItemCreate(event_id=f"item_{frame['id']}", item=frame))
+
+    def _update_session(self, update: SessionUpdateSent) -> None:
+        self._updates.append(update)
+        self._outbox.send(wire.SessionUpdate(event_id=update.event_id, session=dict(update.session)))
+
+    def _session_of(self, brief: Brief) -> Mapping[str, Any]:
+        link = self._links.main
+        return brief.without_voice() if link is not None and link.has_spoken else brief.session
+
+    def _on_bad_frame(self, event: FrameRefused, now: float) -> None:
+        link = self._links.main
+        if link is None or event.link != link.id:
+            return
+        link.bad_frames += 1
+        self._report("bad_frame", now, detail=event.problem)
+        if link.bad_frames > self._policy.max_bad_frames:
+            self._do(Disconnect(link.id))
+            self._lose_link(classify(None, f"{link.bad_frames} unreadable frames"), now)
