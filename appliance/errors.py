@@ -24,7 +24,11 @@ Errors are raised where the cause is known and reported once, where somebody can
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 __all__ = [
+    "KEY_SHAPE",
     "ApplianceError",
     "AudioError",
     "BadPin",
@@ -42,6 +46,10 @@ __all__ = [
     "StorageError",
     "ToolError",
 ]
+
+
+KEY_SHAPE: Final = re.compile(r"\b(sk|ek|rk)[-_][\w*.-]{6,}")
+"""What API keys of OpenAI and its kin look like; whoever prints foreign text masks this in it."""
 
 
 class ApplianceError(Exception):

@@ -27,7 +27,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
 
-from appliance.errors import SettingsError
+from appliance.errors import KEY_SHAPE, SettingsError
 
 __all__ = [
     "OPENAI_URL",
@@ -58,7 +58,6 @@ SYSTEM_FILE: Final = Path("/etc/voice-appliance/appliance.toml")
 
 _I2S_PINS: Final = frozenset({18, 19, 20, 21})  # bit clock, frame clock, input, output on every model
 _HAT_ID_PINS: Final = frozenset({0, 1})  # the firmware reads the HAT's EEPROM here
-_KEY_SHAPE: Final = re.compile(r"\b(?:sk|ek)[-_][A-Za-z0-9_-]{8,}")
 _SECRET_NAME: Final = re.compile(r"key|token|secret|password|sig", re.IGNORECASE)
 _PATH_KEYS: Final = frozenset(
     {
@@ -730,7 +729,7 @@ def _validated(found: Mapping[str, _Found]) -> tuple[Settings | None, list[str]]
     problems = [
         _line(item, key, f"found what looks like a secret; a key belongs in {_WHERE_KEYS_LIVE}")
         for key, item in found.items()
-        if isinstance(item.value, str) and _KEY_SHAPE.search(item.value)
+        if isinstance(item.value, str) and KEY_SHAPE.search(item.value)
     ]
     tables: dict[str, dict[str, object]] = {}
     for dotted, item in found.items():
@@ -806,7 +805,7 @@ def _shown(value: object) -> str:
 
 
 def _mask(value: object) -> object:
-    return _KEY_SHAPE.sub("***", value) if isinstance(value, str) else value
+    return KEY_SHAPE.sub("***", value) if isinstance(value, str) else value
 
 
 # Checks across keys. Each yields the dotted key to change and the sentence.

@@ -39,13 +39,12 @@ from appliance.agents.context import RunContext
 from appliance.agents.guardrails import GuardrailFunctionOutput, OutputGuardrail
 from appliance.agents.handoffs import Handoff, handoff
 from appliance.agents.tools import Tool
-from appliance.errors import SettingsError, ToolError
+from appliance.errors import KEY_SHAPE, SettingsError, ToolError
 
 __all__ = ["Prompt", "PromptState", "PromptTransition", "load_agents", "prompt_markdown"]
 
 MOST_BYTES: Final = 64 * 1024  # instructions go to the model with each session: more than this is a wrong file
 _ALL: Final = "*"
-_KEY_SHAPE: Final = re.compile(r"\b(?:sk|ek)[-_][A-Za-z0-9_-]{8,}")
 _MOST_NAMED: Final = 16  # names that a message lists before it says "and more"
 _NEVER_A_SESSION_SETTING: Final = (
     "name",
@@ -554,6 +553,6 @@ def _shown(value: object) -> str:
 
 def _tidy(text: str) -> str:
     """Make a text of the file fit for a message."""
-    plain = "".join(one if one.isprintable() else " " for one in _KEY_SHAPE.sub("***", text))
+    plain = "".join(one if one.isprintable() else " " for one in KEY_SHAPE.sub("***", text))
     short = " ".join(plain.split())
     return short if len(short) <= 40 else short[:39] + "…"

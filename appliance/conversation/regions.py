@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, assert_never
 
 from appliance.agents.context import HistoryItem
@@ -60,7 +60,7 @@ class SessionUpdateSent:
 
     event_id: str
     kind: Literal["connect", "turn", "handoff", "rollback", "raw"]
-    session: Mapping[str, Any]
+    session: Mapping[str, Any] = field(repr=False)
     brief: Brief | None = None
     call_id: str = ""
 

@@ -8,7 +8,7 @@ so a trace records it and a replay needs none of the maker's code.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 __all__ = ["Brief", "HandoffCard", "ToolCard"]
@@ -44,7 +44,7 @@ class Brief:
     """One agent, ready to talk."""
 
     agent: str
-    session: Mapping[str, Any]
+    session: Mapping[str, Any] = field(repr=False)
     """The whole ``session`` object of its ``session.update``."""
     tools: tuple[ToolCard, ...] | None = None
     """None: unknown here; every call is passed on to whoever runs tools."""

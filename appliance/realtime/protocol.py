@@ -22,12 +22,11 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, TypeAlias
 
-from appliance.errors import LocalProtocolError, RemoteProtocolError
+from appliance.errors import KEY_SHAPE, LocalProtocolError, RemoteProtocolError
 
 __all__ = [
     "SAMPLE_RATE",
@@ -153,7 +152,7 @@ class SessionCreated(ServerEvent):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionUpdated(ServerEvent):
     type: ClassVar[str] = "session.updated"
-    session: JsonObject
+    session: JsonObject = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -608,18 +607,15 @@ def _items(value: Any, where: str) -> tuple[Item, ...]:
     return tuple(_item(one, where) for one in _objects(value, where))
 
 
-_KEY = re.compile(r"\b(sk|ek|rk)[-_][\w*.-]{4,}")
-
-
 def _error(value: Any, where: str) -> ErrorDetail:
     """Read an error; the live service quotes the key in it ("Incorrect API key provided: sk-…"), we do not."""
     if isinstance(value, str):  # seen from third-party servers
-        return ErrorDetail(message=_KEY.sub(r"\1-…", value))
+        return ErrorDetail(message=KEY_SHAPE.sub(r"\1-…", value))
     raw = {  # a number as code, seen from gateways, must not hide the error behind another one
         key: str(one) if isinstance(one, (int, float)) else one for key, one in _object(value, where).items()
     }
     if isinstance(raw.get("message"), str):
-        raw["message"] = _KEY.sub(r"\1-…", raw["message"])
+        raw["message"] = KEY_SHAPE.sub(r"\1-…", raw["message"])
     detail: ErrorDetail = _build(ErrorDetail, raw, where)
     return detail
 
@@ -703,7 +699,8 @@ class SessionUpdate(ClientEvent):
     """Change the keys that are present; ``session.type`` is always needed, and one unknown key refuses them all."""
 
     type: ClassVar[str] = "session.update"
-    session: JsonObject
+    session: JsonObject = field(repr=False)
+    """Not in the repr: it may hold the keys of MCP servers."""
 
     def __post_init__(self) -> None:
         if "type" not in self.session:

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Mapping
 from typing import Final, TextIO
 
+from appliance.errors import KEY_SHAPE
+
 __all__ = ["is_journal", "mask_secrets", "set_up_logging"]
 
 _PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
@@ -22,7 +24,7 @@ _DEBUG_PRIORITY: Final = 7
 _TOO_TALKATIVE: Final = ("websockets", "openai", "httpx", "mcp")
 
 _SECRETS: Final = (
-    re.compile(r"(?P<keep>)\b(?:sk|ek)[-_][A-Za-z0-9_-]{6,}"),
+    re.compile(rf"(?P<keep>){KEY_SHAPE.pattern}"),
     re.compile(r"(?P<keep>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE),
     re.compile(
         r"(?P<keep>\b(?:authorization|(?:x-)?api[-_]?key|client[-_]secret|access[-_]token|token)[\"']?\s*[:=]\s*[\"']?)"

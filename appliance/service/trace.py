@@ -37,6 +37,7 @@ __all__ = ["Divergence", "TraceRecorder", "replay"]
 log = logging.getLogger(__name__)
 
 FORMAT = 2
+_SECRETS_OF_MCP = ("authorization", "headers")  # of a server that the model's side calls
 _FLUSH_EVERY = 50  # lines, a second of microphone: a crash loses no more than that
 
 
@@ -59,7 +60,8 @@ def encode(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {"@": type(value).__name__} | {f.name: encode(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): encode(one) for key, one in value.items()}
+        hidden = _SECRETS_OF_MCP if value.get("type") == "mcp" else ()
+        return {str(key): "***" if key in hidden else encode(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [encode(one) for one in value]
     return value

@@ -56,7 +56,7 @@ from websockets.exceptions import (
 )
 
 from appliance.conversation.events import Event, FrameRefused, LinkDown, LinkUp, ServerEventReceived
-from appliance.errors import ApplianceError, LinkError, RemoteProtocolError, SettingsError
+from appliance.errors import KEY_SHAPE, ApplianceError, LinkError, RemoteProtocolError, SettingsError
 from appliance.realtime.protocol import SAMPLE_RATE, ClientEvent, InputAudioBufferAppend, decode
 
 __all__ = ["USER_AGENT", "Endpoint", "WebSocketTransport", "endpoint_url"]
@@ -172,7 +172,7 @@ class _Link:
         """Return one printable line without a secret in it."""
         for secret in self.secrets:
             text = text.replace(secret, "…")
-        text = re.sub(r"\b(sk|ek|rk)[-_][\w*-]{6,}", r"\1-…", text)
+        text = KEY_SHAPE.sub(r"\1-…", text)
         return "".join(ch if ch.isprintable() else " " for ch in text)[:_REASON_CHARACTERS]
 
 

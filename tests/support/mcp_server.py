@@ -1,0 +1,175 @@
+"""A small real MCP server: over standard input and output as a program, over streamable HTTP on loopback in the test.
+
+::
+
+    McpServerStdio("house", sys.executable, [str(mcp_server.PROGRAM)])
+
+    async with mcp_server.over_http() as address: ...
+
+Its tools come in pages of three. Started with ``--silent``, it reads and never answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import mcp_types as types
+import uvicorn
+from mcp.server.lowlevel import Server
+from mcp.server.stdio import stdio_server
+from mcp.shared.exceptions import MCPError
+
+__all__ = ["PROGRAM", "TOOLS", "House", "over_http"]
+
+PROGRAM = Path(__file__)
+
+_PAGE = 3
+_NUMBERS = {
+    "type": "object",
+    "properties": {"a": {"type": "integer"}, "b": {"type": "integer", "description": "Added to a."}},
+    "required": ["a", "b"],
+}
+_NOTHING: dict[str, Any] = {"type": "object", "properties": {}}
+_PIXEL = "iVBORw0KGgo="
+
+TOOLS = {
+    "add": "Add two numbers.",
+    "say_lines": "Say two lines.",
+    "house/lamp": "Of the house.",
+    "house lamp": "Of the house, too.",
+    "house_lamp": "A legal name.",
+    "measure": "Structured content only.",
+    "show": "An image, a link, a resource and a sound.",
+    "nothing": "No content.",
+    "refuse": "Fails, as tools do.",
+    "break": "Fails, as servers do.",
+    "betray": "Fails and quotes the secret that came with the call.",
+    "die": "Ends the program.",
+    "hang": "Never answers.",
+}
+
+
+class House:
+    """The server. `ended_calls` has an item for each call of ``hang`` that its caller gave up."""
+
+    def __init__(self) -> None:
+        self.hanging = asyncio.Event()
+        self.given_up = asyncio.Event()
+        self.queries: list[str] = []
+        self.server = Server("house", on_list_tools=self._list, on_call_tool=self._call)
+
+    async def _list(self, context: Any, params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
+        first = int(params.cursor) if params is not None and params.cursor else 0
+        names = list(TOOLS)[first : first + _PAGE]
+        return types.ListToolsResult(
+            tools=[
+                types.Tool(name=one, description=TOOLS[one], input_schema=_NUMBERS if one == "add" else _NOTHING)
+                for one in names
+            ],
+            next_cursor=str(first + _PAGE) if first + _PAGE < len(TOOLS) else None,
+        )
+
+    async def _call(self, context: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
+        arguments = params.arguments or {}
+        if context.request is not None:
+            self.queries.append(context.request.url.query)
+        match params.name:
+            case "add":
+                return _said(str(arguments["a"] + arguments["b"]))
+            case "say_lines":
+                return _said("one", "two")
+            case "measure":
+                return types.CallToolResult(content=[], structured_content={"celsius": 21.5, "room": "Küche"})
+            case "show":
+                return _shown()
+            case "nothing":
+                return types.CallToolResult(content=[])
+            case "refuse":
+                return types.CallToolResult(content=_said("The lamp is broken.").content, is_error=True)
+            case "break":
+                raise MCPError(code=-32000, message="out of order")
+            case "betray":
+                return types.CallToolResult(content=_said(f"Wrong token: {_secret(context)}").content, is_error=True)
+            case "die":
+                os._exit(3)
+            case "hang":
+                return await self._hang()
+            case _:
+                return _said(f"called {params.name}")
+
+    async def _hang(self) -> types.CallToolResult:
+        self.hanging.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.given_up.set()
+        raise AssertionError("nobody sets it")
+
+
+def _said(*lines: str) -> types.CallToolResult:
+    return types.CallToolResult(content=[types.TextContent(text=line) for line in lines])
+
+
+def _shown() -> types.CallToolResult:
+    return types.CallToolResult(
+        content=[
+            types.ImageContent(data=_PIXEL, mime_type="image/png"),
+            types.ResourceLink(name="plan", uri="house://plan"),
+            types.EmbeddedResource(
+                resource=types.TextResourceContents(uri="house://note", mime_type="text/plain", text="Buy bread.")
+            ),
+            types.EmbeddedResource(resource=types.BlobResourceContents(uri="house://photo", blob=_PIXEL)),
+            types.AudioContent(data="UklGRg==", mime_type="audio/wav"),
+        ]
+    )
+
+
+def _secret(context: Any) -> str:
+    """What must be shown nowhere: the header, or the variable of the environment."""
+    if context.request is not None:
+        return str(context.request.headers.get("authorization", ""))
+    return os.environ.get("HOUSE_TOKEN", "")
+
+
+@asynccontextmanager
+async def over_http(house: House, *, port: int = 0) -> AsyncIterator[int]:
+    """Serve on loopback at ``/mcp``.
+
+    Yields:
+        The port.
+    """
+    app = house.server.streamable_http_app()
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        config = uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=0)
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        while not server.started:
+            await asyncio.sleep(0)
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = server.force_exit = True
+            await serving
+
+
+async def _serve_stdio() -> None:
+    house = House()
+    async with stdio_server() as (read, write):
+        await house.server.run(read, write, house.server.create_initialization_options())
+
+
+if __name__ == "__main__":
+    if "--silent" in sys.argv:
+        for _ in sys.stdin:
+            pass
+    else:
+        asyncio.run(_serve_stdio())
