@@ -5,8 +5,9 @@ and left by one task. So each server has an owner, an asyncio task that enters t
 leaves them when `close` is called or the server is lost. What is called meanwhile goes through the owner's client from
 the caller's own task: requests may overlap, and a caller that is cancelled cancels its request at the server.
 
-``connect()``: no owner → *connecting* → *connected* → no owner, by ``close()`` or a loss. A lost HTTP server is connected
-again by the next call; a program that died is not started again but by ``connect()``.
+The states: *not connected* → ``connect()`` → *connected* → ``close()`` → *not connected*; a connection that breaks
+leaves the server *lost*. A lost HTTP server is connected again by the next call, a program that died only by
+``connect()``.
 
 `mcp` is imported when a server is connected, not before.
 """
@@ -21,9 +22,11 @@ import os
 import re
 import sys
 from abc import ABC, abstractmethod
+from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TextIO
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
@@ -45,6 +48,8 @@ log = logging.getLogger(__name__)
 _LONGEST_NAME = 64  # characters; Realtime API, a function's name
 _SHORTEST_SECRET = 4  # characters; to blank out each "1" or "no" would leave no message readable
 _SSE_READ_S = 300.0  # as the mcp package has it: a server may be silent on an open stream for so long
+_LONGEST_LEAVE_S = 10.0  # more than a program that hangs takes: 0.5 s for its input, 2 s to leave, 2 s to be killed
+_GONE = "the server closed the connection"
 _CLOSED = "Connection closed"  # mcp's words, with its code CONNECTION_CLOSED, for a connection that is gone
 
 RequireApproval = Literal["always", "never"] | Mapping[str, Any]
@@ -203,25 +208,27 @@ class _Server(ABC):
             ToolError: The `mcp` package is not installed.
         """
         async with self._one_at_a_time:
-            if self._client is not None:
-                return
-            await self._import()
-            await self._leave_owner()
-            reached: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-            self._leave = asyncio.Event()
-            self._owner = asyncio.create_task(self._own(reached), name=f"MCP server {self.name}")
-            try:
-                problem = await reached
-            except asyncio.CancelledError:
-                await self._leave_owner()
-                raise
-            if problem:
-                raise LinkError(f"MCP server {self.name!r} ({self._place}) cannot be connected: {problem}")
+            if self._client is None:
+                await self._open()
 
     async def close(self) -> None:
         """Leave the server, and end it if it is a program; idempotent, from any task of the loop."""
-        await self._leave_owner()
         self._loss = ""
+        await self._end_owner()
+
+    async def _open(self) -> None:
+        await self._import()
+        await self._end_owner()
+        reached: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._leave = asyncio.Event()
+        self._owner = asyncio.create_task(self._own(reached, self._leave), name=f"MCP server {self.name}")
+        try:
+            problem = await reached
+        except asyncio.CancelledError:
+            await self._end_owner()
+            raise
+        if problem:
+            raise LinkError(f"MCP server {self.name!r} ({self._place}) cannot be connected: {problem}")
 
     async def _import(self) -> None:
         """Import the package, which is large, beside the loop."""
@@ -233,49 +240,50 @@ class _Server(ABC):
                 f"MCP server {self.name!r} needs the package mcp 2: pip install 'voice-appliance[mcp]'"
             ) from None
 
-    async def _leave_owner(self) -> None:
+    async def _end_owner(self) -> None:
         owner, self._owner = self._owner, None
         if owner is None:
             return
         if self._client is None and not self._leave.is_set():
             owner.cancel()  # it is still connecting
+        self._client = None
         self._leave.set()
         await asyncio.wait([owner])
 
-    async def _own(self, reached: asyncio.Future[str]) -> None:
-        """Hold the connection from its beginning to its end; all context managers are entered and left here."""
+    async def _own(self, reached: asyncio.Future[str], leave: asyncio.Event) -> None:
+        """Hold the connection from its beginning to its end; all context managers are entered and left here.
+
+        Args:
+            reached: Is given "" when the server is connected, or why it is not.
+            leave: Is set when the connection is to end.
+        """
         problem = "it was closed meanwhile"
-        limit = asyncio.timeout(self.timeout_s)
-        leave = self._leave
+        limit = asyncio.timeout(self.timeout_s)  # no cancel scope of anyio: those must end in the order they began
+        is_connected = False
         try:
             async with AsyncExitStack() as stack:
                 async with limit:
                     client = await stack.enter_async_context(self._made(await self._transport(stack)))
-                self._client = client
-                log.debug("MCP server %s is connected", self.name)
+                self._client, self._loss, is_connected = client, "", True
                 _settle(reached, "")
                 await leave.wait()
+                async with asyncio.timeout(_LONGEST_LEAVE_S):
+                    await stack.aclose()
         except Exception as exc:  # noqa: BLE001 - whatever a transport raises, it is the loss of this server only
             problem = f"no answer in {self.timeout_s:g} s" if limit.expired() else self._reason(exc)
-            if reached.done() and not leave.is_set():
-                self._lose(problem)
+            if is_connected and (self._loss or not leave.is_set()):
+                self._loss = problem
         finally:
+            leave.set()
             self._client = None
+            if is_connected and self._loss:
+                log.warning("MCP server %s was lost: %s", self.name, self._loss)
             _settle(reached, problem)
 
     def _made(self, transport: Transport) -> Client:
         from mcp import Client, Implementation
 
-        return Client(transport, client_info=Implementation(name="voice-appliance", version=""), cache=None)
-
-    def _lose(self, problem: str) -> None:
-        """Give the connection up; the owner leaves it."""
-        if self._client is None:
-            return
-        self._client = None
-        self._loss = problem
-        self._leave.set()
-        log.warning("MCP server %s was lost: %s", self.name, problem)
+        return Client(transport, client_info=Implementation(name="voice-appliance", version=_version()), cache=None)
 
     async def _reached(self) -> Client:
         """Return the client.
@@ -283,8 +291,10 @@ class _Server(ABC):
         Raises:
             LinkError: There is no connection.
         """
-        if self._client is None and self._loss and self._is_connected_again:
-            await self.connect()
+        if self._loss and self._is_connected_again:
+            async with self._one_at_a_time:
+                if self._loss and self._client is None:
+                    await self._open()
         if self._client is None:
             why = f"it was lost: {self._loss}" if self._loss else "connect() comes first"
             raise LinkError(f"MCP server {self.name!r} ({self._place}) is not connected: {why}")
@@ -306,7 +316,7 @@ class _Server(ABC):
         try:
             async with limit:
                 listed = await _all_pages(client)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the list is not there
             problem = f"no answer in {self.timeout_s:g} s" if limit.expired() else self._heard(client, exc)
             raise LinkError(f"MCP server {self.name!r} ({self._place}) did not list its tools: {problem}") from None
         self._check_listed([one.name for one in listed])
@@ -354,7 +364,7 @@ class _Server(ABC):
             raise ToolError(f"{name} cannot be called now: {exc}") from None
         try:
             result = await client.call_tool(name, arguments)
-        except Exception as exc:  # whatever it is, the session goes on
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the session goes on
             raise ToolError(f"{name} of the MCP server {self.name!r} failed: {self._heard(client, exc)}") from None
         text = _text(result)
         if result.is_error:
@@ -362,13 +372,11 @@ class _Server(ABC):
         return text or "(no output)"
 
     def _heard(self, client: Client, exc: Exception) -> str:
-        """Say why a request failed, and give the connection up if that is gone."""
-        reason = self._reason(exc)
-        if _is_closed(exc):
-            if client is self._client:
-                self._lose("the server closed the connection")
-            return self._loss or reason
-        return reason
+        """Say why a request failed; if the connection is gone, the owner leaves it, and learns more about the cause."""
+        if _is_closed(exc) and client is self._client:
+            self._client, self._loss = None, _GONE
+            self._leave.set()
+        return self._reason(exc)
 
     # --- words --------------------------------------------------------------------------------------------------
 
@@ -377,7 +385,7 @@ class _Server(ABC):
         leaves = list(_leaves(exc))
         cause = next((one for one in leaves if not _is_closed(one)), leaves[0])
         if _is_closed(cause):
-            return "the server closed the connection"
+            return _GONE
         text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
         line = " ".join(text.split()) or "no reason given"
         return self._without_secrets(line if _is_of_mcp(cause) else f"{type(cause).__name__}: {line}")
@@ -473,9 +481,7 @@ class McpServerHttp(_Server):
     ) -> None:
         parts = _split(url)
         if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ToolError(
-                f"MCP server {name!r}: url is {_shown(url)!r}; it begins with http:// or https:// and a host"
-            )
+            raise ToolError(f"MCP server {name!r}: url is {_shown(url)!r}; it must begin with http:// or https://")
         for key, value in (headers or {}).items():
             if not (key + value).isascii() or not (key + value).isprintable():
                 raise ToolError(f"MCP server {name!r}: header {key!r} has a character that HTTP does not carry")
@@ -484,7 +490,7 @@ class McpServerHttp(_Server):
         super().__init__(
             name,
             place=_shown(url),
-            secrets=[*(headers or {}).values(), *self._user, self._query, *(v for _, v in parse_qsl(parts.query))],
+            secrets=[*(headers or {}).values(), *_of_user(*self._user), self._query, *_of_query(self._query)],
             allowed_tools=allowed_tools,
             needs_approval=needs_approval,
             timeout_s=timeout_s,
@@ -568,11 +574,14 @@ def _text(result: CallToolResult) -> str:
 
 
 def _line(part: ContentBlock) -> str:
+    from mcp_types import TextResourceContents
+
     if part.type == "text":
         return part.text
     if part.type == "resource":
         inner = part.resource
-        return f"[resource {inner.uri}, {inner.mime_type or 'type unknown'}]"
+        note = f"[resource {inner.uri}, {inner.mime_type or 'type unknown'}]"
+        return f"{note}\n{inner.text}" if isinstance(inner, TextResourceContents) else note
     if part.type == "resource_link":
         return f"[resource {part.uri}, {part.mime_type or 'type unknown'}]"
     return f"[{part.type}, {part.mime_type}]"
@@ -606,6 +615,13 @@ def _settle(future: asyncio.Future[str], value: str) -> None:
         future.set_result(value)
 
 
+def _version() -> str:
+    try:
+        return metadata.version("voice-appliance")
+    except metadata.PackageNotFoundError:  # run from a source tree
+        return ""
+
+
 def _standard_error(stack: AsyncExitStack) -> TextIO:
     """Ours, as the process has it; a program needs one with a descriptor."""
     return sys.__stderr__ if sys.__stderr__ is not None else stack.enter_context(Path(os.devnull).open("w"))
@@ -619,6 +635,14 @@ def _check_names(whose: str, field_name: str, names: Sequence[str]) -> None:
 def _with_parts(secrets: Iterable[str]) -> set[str]:
     """Secrets and their words: a server may quote the token of ``Bearer token`` alone."""
     return {word for one in secrets for word in (one, *one.split()) if len(word) >= _SHORTEST_SECRET}
+
+
+def _of_user(name: str, password: str) -> list[str]:
+    return [name, password, b64encode(f"{name}:{password}".encode()).decode()]
+
+
+def _of_query(query: str) -> list[str]:
+    return [part.partition("=")[2] for part in query.split("&")] + [value for _, value in parse_qsl(query)]
 
 
 def _split(url: str) -> SplitResult | None:

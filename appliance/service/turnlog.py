@@ -1,11 +1,25 @@
-"""The log of the conversation: one line for each turn and one for each trouble. Never what was said."""
+"""The log of the conversation: a line for each turn, trouble, handoff, tripwire and connection; never what was said."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
 
-from appliance.conversation.commands import Command, Emit, Play, Send, TroubleReported, TurnEnded, TurnStarted
+from appliance.conversation.commands import (
+    BudgetReached,
+    Command,
+    Emit,
+    GuardrailTripped,
+    HandedOver,
+    LinkChanged,
+    Notice,
+    Play,
+    Send,
+    TroubleReported,
+    TurnEnded,
+    TurnStarted,
+    UsageCounted,
+)
 from appliance.conversation.events import Event
 from appliance.conversation.feedback import View
 from appliance.realtime.protocol import InputAudioBufferCommit
@@ -26,24 +40,43 @@ class TurnLog:
         self._xruns = xruns
         self._xruns_before = 0
         self._marks: dict[str, float] = {}
+        self._usd: float | None = None
 
     def __call__(self, now: float, event: Event, commands: Sequence[Command], view: View) -> None:
         """Take one step."""
         for command in commands:
             match command:
-                case Emit(notice=TurnStarted()):
-                    self._marks = {"press": now}
-                    self._xruns_before = self._xruns()
                 case Send(event=InputAudioBufferCommit()):
                     self._marks["commit"] = now
                 case Play():
                     self._marks.setdefault("answer", now)
-                case Emit(notice=TurnEnded() as ended):
-                    self._tell(ended, now)
-                case Emit(notice=TroubleReported(kind=kind, message=message)):
-                    log.warning("%s: %s", kind, message)
+                case Emit(notice=notice):
+                    self._take(notice, now)
                 case _:
                     pass
+
+    def _take(self, notice: Notice, now: float) -> None:
+        match notice:
+            case TurnStarted():
+                self._marks = {"press": now}
+                self._xruns_before = self._xruns()
+                self._usd = None
+            case TurnEnded():
+                self._tell(notice, now)
+            case TroubleReported(kind=kind, message=message):
+                log.warning("%s: %s", kind, message)
+            case UsageCounted(usd=float(usd)):
+                self._usd = (self._usd or 0.0) + usd
+            case HandedOver(from_agent=before, to_agent=after):
+                log.info("handoff: %s to %s", before, after)
+            case GuardrailTripped(turn=turn, side=side, name=name):
+                log.warning("%s: the guardrail %s tripped on the %s", turn, name, side)
+            case LinkChanged(link=link, endpoint=endpoint):
+                log.info("link %d: ready, endpoint %d", link, endpoint)
+            case BudgetReached(message=message):
+                log.warning("budget: %s", message)
+            case _:
+                pass
 
     def _tell(self, ended: TurnEnded, now: float) -> None:
         start = self._marks.get("press", now)
@@ -51,7 +84,7 @@ class TurnLog:
         waited = self._marks["answer"] - self._marks["commit"] if {"answer", "commit"} <= set(self._marks) else 0.0
         tokens = dict(ended.usage).get("total_tokens", 0)
         log.info(
-            "%s %s: spoke %.1f s, waited %.2f s, took %.1f s, %d xruns, %d tokens",
+            "%s %s: spoke %.1f s, waited %.2f s, took %.1f s, %d xruns, %d tokens%s",
             ended.turn,
             ended.outcome,
             spoken,
@@ -59,4 +92,5 @@ class TurnLog:
             now - start,
             self._xruns() - self._xruns_before,
             tokens,
+            "" if self._usd is None else f", {self._usd:.4f} US dollars",
         )

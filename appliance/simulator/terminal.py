@@ -16,8 +16,12 @@ from typing import TextIO
 
 from appliance.conversation.commands import (
     AnswerTextReceived,
+    ApprovalRequested,
+    BudgetReached,
     Command,
     Emit,
+    GuardrailTripped,
+    HandedOver,
     HeardTextReceived,
     LightPattern,
     ToolEnded,
@@ -169,6 +173,14 @@ class _Session:
                 self._screen.say(f"  tool       {notice.name} {notice.arguments}")
             case ToolEnded():
                 self._screen.say(f"  result     {notice.output}")
+            case ApprovalRequested():
+                self._screen.say(f"  approval   {notice.name} {notice.arguments}: tap for yes, hold a second for no")
+            case HandedOver():
+                self._screen.say(f"  handoff    {notice.from_agent} to {notice.to_agent}")
+            case GuardrailTripped():
+                self._screen.say(f"  guardrail  {notice.name}: {notice.reason or 'tripped'}")
+            case BudgetReached():
+                self._screen.say(f"  budget     {notice.message}")
             case TroubleReported():
                 self._screen.say(f"  trouble    {notice.kind}: {notice.message}")
             case TurnEnded(outcome=outcome) if outcome != "answered":

@@ -4,7 +4,8 @@
 
     McpServerStdio("house", sys.executable, [str(mcp_server.PROGRAM)])
 
-    async with mcp_server.over_http() as address: ...
+    async with over_http(House()) as port:
+        McpServerHttp("house", f"http://127.0.0.1:{port}/mcp")
 
 Its tools come in pages of three. Started with ``--silent``, it reads and never answers.
 """
@@ -57,7 +58,7 @@ TOOLS = {
 
 
 class House:
-    """The server. `ended_calls` has an item for each call of ``hang`` that its caller gave up."""
+    """The server; knows when ``hang`` was called, when that call was given up, and the query of each HTTP call."""
 
     def __init__(self) -> None:
         self.hanging = asyncio.Event()
@@ -140,7 +141,7 @@ def _secret(context: Any) -> str:
 
 @asynccontextmanager
 async def over_http(house: House, *, port: int = 0) -> AsyncIterator[int]:
-    """Serve on loopback at ``/mcp``.
+    """Serve on loopback at ``/mcp``; open calls are cut off at the end.
 
     Yields:
         The port.
@@ -149,7 +150,7 @@ async def over_http(house: House, *, port: int = 0) -> AsyncIterator[int]:
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
-        config = uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=0)
+        config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=0)
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started:
@@ -157,7 +158,7 @@ async def over_http(house: House, *, port: int = 0) -> AsyncIterator[int]:
         try:
             yield listener.getsockname()[1]
         finally:
-            server.should_exit = server.force_exit = True
+            server.should_exit = True
             await serving
 
 

@@ -8,14 +8,19 @@ import pytest
 
 from appliance.conversation.commands import (
     AnswerTextReceived,
+    BudgetReached,
     Command,
     Emit,
+    GuardrailTripped,
+    HandedOver,
     HeardTextReceived,
+    LinkChanged,
     Play,
     Send,
     TroubleReported,
     TurnEnded,
     TurnStarted,
+    UsageCounted,
 )
 from appliance.conversation.events import DeadlinePassed
 from appliance.conversation.feedback import View
@@ -43,3 +48,40 @@ def test_a_turn_is_one_line_with_its_durations_and_never_what_was_said(caplog: p
 def test_a_trouble_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     TurnLog(lambda: 0)(1.0, DeadlinePassed(), [Emit(TroubleReported("no_link", "I cannot reach it."))], View())
     assert [(one.levelname, one.getMessage()) for one in caplog.records] == [("WARNING", "no_link: I cannot reach it.")]
+
+
+def test_what_a_turn_costs_stands_in_its_line_if_the_price_is_known(caplog: pytest.LogCaptureFixture) -> None:
+    turnlog = TurnLog(lambda: 0)
+    notices = [
+        TurnStarted("turn_1"),
+        UsageCounted((), 0.01),
+        UsageCounted((), None),
+        UsageCounted((), 0.0025),
+        TurnEnded("turn_1", "answered"),
+        TurnStarted("turn_2"),
+        TurnEnded("turn_2", "answered"),
+    ]
+    with caplog.at_level(logging.INFO):
+        turnlog(1.0, DeadlinePassed(), [Emit(one) for one in notices], View())
+    first, second = [one.getMessage() for one in caplog.records]
+    assert first.endswith("0 tokens, 0.0125 US dollars")
+    assert second.endswith("0 tokens")
+
+
+def test_handoffs_tripwires_connections_and_the_budget_are_lines_without_what_was_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    notices = [
+        HandedOver("House", "Kitchen"),
+        GuardrailTripped("turn_1", "output", "item_1", "no_prices", "it said 9 dollars"),
+        LinkChanged(2, 1),
+        BudgetReached(80, "80 percent of today's budget is spent."),
+    ]
+    with caplog.at_level(logging.INFO):
+        TurnLog(lambda: 0)(1.0, DeadlinePassed(), [Emit(one) for one in notices], View())
+    assert [one.getMessage() for one in caplog.records] == [
+        "handoff: House to Kitchen",
+        "turn_1: the guardrail no_prices tripped on the output",
+        "link 2: ready, endpoint 1",
+        "budget: 80 percent of today's budget is spent.",
+    ]
