@@ -360,7 +360,8 @@ class RealtimeSession:
         agent: Who begins.
         settings: Of the session; an agent's own win (see `realtime.payload`).
         url: A Realtime server up to ``/v1``; "offline" is the offline brain, inside this process. A list is tried in
-            order, and gone back to. None: OpenAI if there is a key, else the offline brain.
+            order, and gone back to. None: OpenAI if there is a key, else the offline brain. Only the first server is
+            given the key and the headers.
         api_key: The key, or a function that fetches it for each connection; None takes ``OPENAI_API_KEY``.
         headers: More headers for the opening handshake.
         context: Any object; handed to every tool, guardrail, predicate and hook.
@@ -447,7 +448,8 @@ class RealtimeSession:
             LinkError: No endpoint let us in within the time; the text says why.
         """
         async with AsyncExitStack() as stack:
-            self._endpoints = [await self._endpoint(stack, one) for one in self._urls]
+            first = next((one for one in self._urls if one != "offline"), None)
+            self._endpoints = [await self._endpoint(stack, one, has_key=one is first) for one in self._urls]
             await stack.enter_async_context(self._crew)
             briefs = await self._crew.briefs()
             self._running = asyncio.get_running_loop().create_task(self._run(briefs), name="realtime session")
@@ -821,9 +823,10 @@ class RealtimeSession:
     def _usual_url(self) -> str:
         return _OPENAI_URL if self._api_key is not None or os.environ.get("OPENAI_API_KEY") else "offline"
 
-    async def _endpoint(self, stack: AsyncExitStack, url: str) -> Endpoint:
+    async def _endpoint(self, stack: AsyncExitStack, url: str, *, has_key: bool) -> Endpoint:
         if url != "offline":
-            return Endpoint(endpoint_url(url, self.settings.model), self._handshake, url.partition("?")[0])
+            headers = self._handshake if has_key else dict
+            return Endpoint(endpoint_url(url, self.settings.model), headers, url.partition("?")[0])
         from appliance.service.app import offline_brain
         from appliance.settings import Settings
 
