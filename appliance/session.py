@@ -435,6 +435,7 @@ class RealtimeSession:
         self._connected = asyncio.Event()
         self._endpoints: list[Endpoint] = []
         self._trouble = ""
+        self._open_turn = ""
 
     def __repr__(self) -> str:
         return f"<RealtimeSession of {list(self._crew.agents)}: {self._conversation!r}>"
@@ -722,7 +723,9 @@ class RealtimeSession:
         match notice:
             case LinkChanged():
                 self._connected.set()
-            case TurnEnded():
+            case TurnStarted():
+                self._open_turn = notice.turn if self.turn.is_open else ""
+            case TurnEnded() if notice.turn == self._open_turn:
                 self.turn.is_open = False
             case TroubleReported():
                 self._trouble = notice.message

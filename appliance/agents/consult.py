@@ -1,9 +1,14 @@
-"""An agent as a tool of another: asked beside the conversation, in writing, with its own instructions and tools."""
+"""An agent as a tool of another: asked beside the conversation, in writing, with its own instructions and tools.
+
+Theory of operation. The question is one out-of-band response. While its answer holds calls, the agent's tools are run
+as the conversation's are (`executor.called`), and the model is asked again with the question, the calls and their
+outputs: it keeps nothing of a response beside the conversation.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -11,20 +16,33 @@ from pydantic import Field
 
 from appliance.agents.agent import RealtimeAgent
 from appliance.agents.context import HistoryItem, RunContext, ToolContext
-from appliance.agents.executor import called
+from appliance.agents.executor import called, find_tool, is_enabled
 from appliance.agents.handoffs import transfer_name
 from appliance.agents.tools import Tool, tool
-from appliance.errors import ToolError
+from appliance.errors import ApplianceError, ToolError
 
 __all__ = ["consult_tool"]
 
-_MOST_ROUNDS = 4  # of calls before the answer has to come
+_MOST_ROUNDS = 4  # of calls; an agent that has not come to an answer by then goes round in circles
 
 
 def consult_tool(
     agent: RealtimeAgent, *, tool_name: str = "", tool_description: str = "", timeout_s: float = 30.0
 ) -> Tool:
-    """See `RealtimeAgent.as_tool`."""
+    """Make a tool that asks `agent` a question and gives back its answer as text.
+
+    Of the agent's own tools those run that are enabled and never need approval. Its handoffs, and the tools of its MCP
+    servers, are not offered.
+
+    Args:
+        agent: Who is asked.
+        tool_name: Instead of ``ask_<name>``.
+        tool_description: Instead of one made of the agent's ``handoff_description``.
+        timeout_s: Longest wait for the answer, the agent's tools included.
+
+    Raises:
+        ToolError: The name or the limit is impossible.
+    """
 
     async def ask(
         context: ToolContext[Any],
@@ -32,65 +50,74 @@ def consult_tool(
             str, Field(description="The whole question; the other agent does not hear the conversation.")
         ],
     ) -> str:
-        return await _asked(agent, context, question)
+        return await _answer(agent, context, question)
 
     return tool(
-        name=tool_name or transfer_name(agent.name).replace("transfer_to_", "ask_", 1),
+        name=tool_name or "ask_" + transfer_name(agent.name).removeprefix("transfer_to_"),
         description=tool_description or f"Ask the {agent.name} agent. {agent.handoff_description}".strip(),
         timeout_s=timeout_s,
     )(ask)
 
 
-async def _asked(agent: RealtimeAgent, context: ToolContext[Any], question: str) -> str:
+async def _answer(agent: RealtimeAgent, context: ToolContext[Any], question: str) -> str:
     """Ask, run what the agent calls, and ask again with the results.
 
     Raises:
         ToolError: Nobody can be asked here, or the agent came to no answer.
-        LinkError: There is no connection, or no answer came in time.
     """
-    if context.ask is None:
-        raise ToolError(f"The {agent.name} agent cannot be asked: there is no connection to a model here.")
-    own = RunContext(context=context.context, agent=agent, history=context.history)
-    instructions = await _text(agent, own)
-    tools = {one.name: one for one in agent.tools if one.needs_approval is False and await _is_enabled(one, own)}
-    items: list[Mapping[str, Any]] = [
-        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": question}]}
-    ]
-    for _ in range(_MOST_ROUNDS):
-        answer = await context.ask(
-            question, instructions=instructions, tools=[one.definition() for one in tools.values()], items=items
-        )
+    own = replace(context, agent=agent)
+    if own.ask is None:
+        raise ToolError(f"The {agent.name} agent cannot be asked: there is no model to ask here.")
+    instructions = await _instructions(agent, own)
+    tools = [one for one in agent.tools if one.needs_approval is False and await is_enabled(one, own)]
+    definitions = [one.definition() for one in tools]
+    items: list[Mapping[str, Any]] = []
+    for left in reversed(range(_MOST_ROUNDS + 1)):
+        try:
+            answer = await own.ask(question, instructions=instructions, tools=definitions, items=tuple(items))
+        except ApplianceError as exc:
+            raise ToolError(f"The {agent.name} agent could not be asked: {exc}") from exc
         calls = [one for one in answer if one.type == "function_call"]
         if not calls:
-            return " ".join(one.text for one in answer if one.type == "message" and one.text)
+            return _said(agent, answer)
+        if not left:
+            break
+        if not items:
+            items.append({"type": "message", "role": "user", "content": [{"type": "input_text", "text": question}]})
         for call in calls:
-            items += await _run(call, tools, replace(context, agent=agent))
-    raise ToolError(f"The {agent.name} agent called tools {_MOST_ROUNDS} times and came to no answer.")
+            items += await _run(call, tools, own)
+    raise ToolError(f"The {agent.name} agent called tools {_MOST_ROUNDS} times over and came to no answer.")
 
 
-async def _run(call: HistoryItem, tools: Mapping[str, Tool], context: ToolContext[Any]) -> list[Mapping[str, Any]]:
-    """Run one call of the agent that is asked; returns the call and its output as items."""
-    found = tools.get(call.name)
-    if found is None:
-        output = f"There is no tool {call.name!r}; there are: {', '.join(sorted(tools)) or 'none'}."
-    else:
-        own = replace(context, tool_name=call.name, call_id=call.call_id, arguments=call.arguments)
-        output, _, _ = await called(found, own)
+def _said(agent: RealtimeAgent, answer: Sequence[HistoryItem]) -> str:
+    text = "\n".join(one.text for one in answer if one.type == "message" and one.text)
+    if not text:
+        raise ToolError(f"The {agent.name} agent gave no answer.")
+    return text
+
+
+async def _run(call: HistoryItem, tools: Sequence[Tool], context: ToolContext[Any]) -> list[Mapping[str, Any]]:
+    """Run one call of the agent that is asked; returns the call and its output as wire items."""
+    own = replace(context, tool_name=call.name, call_id=call.call_id, arguments=call.arguments)
+    try:
+        output = (await called(find_tool(call.name, tools), own)).text
+    except ToolError as exc:  # there is no such tool
+        output = str(exc)
     return [
-        {"type": "function_call", "name": call.name, "arguments": call.arguments, "call_id": call.call_id},
+        {"type": "function_call", "name": call.name, "call_id": call.call_id, "arguments": call.arguments},
         {"type": "function_call_output", "call_id": call.call_id, "output": output},
     ]
 
 
-async def _text(agent: RealtimeAgent, context: RunContext[Any]) -> str:
+async def _instructions(agent: RealtimeAgent, context: RunContext[Any]) -> str:
     if isinstance(agent.instructions, str):
         return agent.instructions
-    text = agent.instructions(context, agent)
-    return str(await text if inspect.isawaitable(text) else text)
-
-
-async def _is_enabled(one: Tool, context: RunContext[Any]) -> bool:
-    if not callable(one.enabled):
-        return one.enabled
-    enabled = one.enabled(context, context.agent)
-    return bool(await enabled if inspect.isawaitable(enabled) else enabled)
+    try:
+        text = agent.instructions(context, agent)
+        if inspect.isawaitable(text):
+            text = await text
+    except Exception as exc:
+        raise ToolError(f"The {agent.name} agent cannot be asked: its instructions failed: {exc}") from exc
+    if not isinstance(text, str):
+        raise ToolError(f"The {agent.name} agent cannot be asked: its instructions are {type(text).__name__}, not text")
+    return text

@@ -18,6 +18,7 @@ import asyncio
 import importlib
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -35,6 +36,7 @@ from appliance.agents.tools import TOOL_NAME, Tool
 from appliance.errors import LinkError, ToolError
 
 if TYPE_CHECKING:
+    import anyio
     import httpx2
     from mcp import Client
     from mcp.client import Transport
@@ -50,7 +52,10 @@ _SHORTEST_SECRET = 4  # characters; to blank out each "1" or "no" would leave no
 _SSE_READ_S = 300.0  # as the mcp package has it: a server may be silent on an open stream for so long
 _LONGEST_LEAVE_S = 10.0  # more than a program that hangs takes: 0.5 s for its input, 2 s to leave, 2 s to be killed
 _GONE = "the server closed the connection"
-_CLOSED = "Connection closed"  # mcp's words, with its code CONNECTION_CLOSED, for a connection that is gone
+_FORGOTTEN = "the server does not know the session any more"
+# The words of the mcp package; its codes alone do not tell, servers use -32000 for anything.
+_CLOSED = "Connection closed"
+_REFUSED = "Server returned an error response"
 
 RequireApproval = Literal["always", "never"] | Mapping[str, Any]
 NeedsApproval = bool | Sequence[str]
@@ -181,12 +186,16 @@ class _Server(ABC):
         self._place = place
         self._secrets = sorted(_with_parts(secrets), key=len, reverse=True)
         self._allowed = tuple(allowed_tools)
-        self._needs_approval = needs_approval
+        self._needs_approval = needs_approval if isinstance(needs_approval, bool) else tuple(needs_approval)
         self._one_at_a_time = asyncio.Lock()
         self._owner: asyncio.Task[None] | None = None
-        self._leave = asyncio.Event()
+        self._scope: anyio.CancelScope | None = None
+        self._leave: asyncio.Future[str] | None = None
         self._client: Client | None = None
         self._loss = ""
+        self._status = ""
+        """Of the last HTTP answer that was an error."""
+        self._is_session_over = False
 
     def __repr__(self) -> str:
         state = "connected" if self._client is not None else "lost" if self._loss else "not connected"
@@ -219,9 +228,14 @@ class _Server(ABC):
     async def _open(self) -> None:
         await self._import()
         await self._end_owner()
-        reached: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._leave = asyncio.Event()
-        self._owner = asyncio.create_task(self._own(reached, self._leave), name=f"MCP server {self.name}")
+        import anyio
+
+        loop = asyncio.get_running_loop()
+        reached: asyncio.Future[str] = loop.create_future()
+        leave: asyncio.Future[str] = loop.create_future()
+        scope = anyio.CancelScope(deadline=anyio.current_time() + self.timeout_s)
+        self._leave, self._scope = leave, scope
+        self._owner = asyncio.create_task(self._own(scope, reached, leave), name=f"MCP server {self.name}")
         try:
             problem = await reached
         except asyncio.CancelledError:
@@ -242,43 +256,52 @@ class _Server(ABC):
 
     async def _end_owner(self) -> None:
         owner, self._owner = self._owner, None
-        if owner is None:
+        leave, self._leave = self._leave, None
+        scope, self._scope = self._scope, None
+        if owner is None or leave is None or scope is None:
             return
-        if self._client is None and not self._leave.is_set():
-            owner.cancel()  # it is still connecting
+        is_connecting = self._client is None and not leave.done()
         self._client = None
-        self._leave.set()
+        _settle(leave, "")
+        if is_connecting:
+            scope.cancel()
         await asyncio.wait([owner])
 
-    async def _own(self, reached: asyncio.Future[str], leave: asyncio.Event) -> None:
+    async def _own(self, scope: anyio.CancelScope, reached: asyncio.Future[str], leave: asyncio.Future[str]) -> None:
         """Hold the connection from its beginning to its end; all context managers are entered and left here.
 
         Args:
+            scope: Around all of it, and cancelled by its deadline, which is that of the handshake. A timeout of asyncio
+                would also cut off the end of a program, which mcp shields from anyio's cancellation only.
             reached: Is given "" when the server is connected, or why it is not.
-            leave: Is set when the connection is to end.
+            leave: Is given "" when the connection is to end, or why it is lost.
         """
-        problem = "it was closed meanwhile"
-        limit = asyncio.timeout(self.timeout_s)  # no cancel scope of anyio: those must end in the order they began
-        is_connected = False
+        problem, loss, is_connected = "", "", False
         try:
-            async with AsyncExitStack() as stack:
-                async with limit:
+            with scope:
+                async with AsyncExitStack() as stack:
                     client = await stack.enter_async_context(self._made(await self._transport(stack)))
-                self._client, self._loss, is_connected = client, "", True
-                _settle(reached, "")
-                await leave.wait()
-                async with asyncio.timeout(_LONGEST_LEAVE_S):
-                    await stack.aclose()
+                    scope.deadline = math.inf
+                    is_connected, self._client, self._loss, self._is_session_over = True, client, "", False
+                    _settle(reached, "")
+                    await asyncio.wait([leave])
+                    loss = leave.result()
+                    scope.deadline = asyncio.get_running_loop().time() + _LONGEST_LEAVE_S
         except Exception as exc:  # noqa: BLE001 - whatever a transport raises, it is the loss of this server only
-            problem = f"no answer in {self.timeout_s:g} s" if limit.expired() else self._reason(exc)
-            if is_connected and (self._loss or not leave.is_set()):
-                self._loss = problem
+            problem = self._reason(exc)
+            if is_connected and (loss or not leave.done() or leave.result()):
+                loss = problem
         finally:
-            leave.set()
+            silence = "it was closed meanwhile" if leave.done() else f"no answer in {self.timeout_s:g} s"
+            self._own_no_more(loss)
+            _settle(reached, problem or silence)
+
+    def _own_no_more(self, loss: str) -> None:
+        if loss:
+            log.warning("MCP server %s was lost: %s", self.name, loss)
+        if self._owner is asyncio.current_task():  # else it was closed, or is connected again
             self._client = None
-            if is_connected and self._loss:
-                log.warning("MCP server %s was lost: %s", self.name, self._loss)
-            _settle(reached, problem)
+            self._loss = loss or self._loss  # what failed to be connected again is still lost
 
     def _made(self, transport: Transport) -> Client:
         from mcp import Client, Implementation
@@ -373,9 +396,10 @@ class _Server(ABC):
 
     def _heard(self, client: Client, exc: Exception) -> str:
         """Say why a request failed; if the connection is gone, the owner leaves it, and learns more about the cause."""
-        if _is_closed(exc) and client is self._client:
-            self._client, self._loss = None, _GONE
-            self._leave.set()
+        if client is self._client and (_is_closed(exc) or self._is_session_over):
+            self._client, self._loss = None, _FORGOTTEN if self._is_session_over else _GONE
+            if self._leave is not None:
+                _settle(self._leave, self._loss)
         return self._reason(exc)
 
     # --- words --------------------------------------------------------------------------------------------------
@@ -388,6 +412,8 @@ class _Server(ABC):
             return _GONE
         text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
         line = " ".join(text.split()) or "no reason given"
+        if line == _REFUSED and self._status:
+            line = self._status
         return self._without_secrets(line if _is_of_mcp(cause) else f"{type(cause).__name__}: {line}")
 
     def _without_secrets(self, text: str) -> str:
@@ -507,8 +533,18 @@ class McpServerHttp(_Server):
             auth=self._user if any(self._user) else None,
             transport=_querying(self._query) if self._query else None,
             timeout=httpx2.Timeout(self.timeout_s, read=max(_SSE_READ_S, self.timeout_s)),
+            event_hooks={"response": [self._note_status]},
         )
         return streamable_http_client(self._place, http_client=await stack.enter_async_context(client))
+
+    async def _note_status(self, response: httpx2.Response) -> None:
+        """Keep what the mcp package leaves out of its errors."""
+        if response.is_error:
+            self._status = f"HTTP status {response.status_code} {response.reason_phrase}".strip()
+        # MCP, streamable HTTP, session management: with this the server asks for a new session.
+        request = response.request
+        if response.status_code == 404 and request.method == "POST" and "mcp-session-id" in request.headers:
+            self._is_session_over = True
 
 
 def _querying(query: str) -> httpx2.AsyncBaseTransport:
@@ -603,7 +639,6 @@ def _is_of_mcp(exc: BaseException) -> bool:
 
 
 def _is_closed(exc: BaseException) -> bool:
-    """The connection is gone; the code alone does not say it, servers use -32000 for anything."""
     from mcp import MCPError
     from mcp_types import CONNECTION_CLOSED
 

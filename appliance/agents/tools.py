@@ -23,9 +23,10 @@ import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_origin, overload
+from typing import TYPE_CHECKING, Any, get_args, get_origin, overload
 
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
+from pydantic_core import PydanticSerializationError
 
 from appliance.agents.context import MaybeAwaitable, RunContext, ToolContext
 from appliance.errors import ToolError
@@ -38,6 +39,8 @@ __all__ = ["TOOL_NAME", "Background", "Tool", "background", "explained", "plain_
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _SECTION = re.compile(r"\n(?:Args|Returns|Raises|Yields|Examples?|Notes?):[ ]*(?:\n|$)")
 _DEFAULT_TIMEOUT_S = 15.0
+_NAMES = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})  # of schemas
+_VALUES = frozenset({"default", "const", "enum", "examples"})  # what they hold is no schema
 
 
 NeedsApproval = bool | Callable[[RunContext[Any], dict[str, Any], str], MaybeAwaitable[bool]]
@@ -59,7 +62,11 @@ def background(result: Any) -> Background:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One function that the model may call."""
+    """One function that the model may call.
+
+    Raises:
+        ToolError: The name, `timeout_s` or `working_after_ms` is impossible, or a `filler` has no time to be said at.
+    """
 
     name: str
     description: str
@@ -82,6 +89,16 @@ class Tool:
     filler: str = ""
     context_parameter: str = ""
     """Name of the parameter that is given the `ToolContext`; "" for none."""
+
+    def __post_init__(self) -> None:
+        if not TOOL_NAME.fullmatch(self.name):
+            raise ToolError(f"tool {self.name!r}: a name has 1 to 64 letters, digits, '_' or '-'")
+        if not self.timeout_s > 0:
+            raise ToolError(f"tool {self.name!r}: timeout_s is {self.timeout_s}; it must be more than 0 seconds")
+        if self.working_after_ms is not None and not self.working_after_ms > 0:
+            raise ToolError(f"tool {self.name!r}: working_after_ms is {self.working_after_ms}; it must be more than 0")
+        if self.filler and self.working_after_ms is None:
+            raise ToolError(f"tool {self.name!r}: a filler is said after working_after_ms; give it too")
 
     @property
     def is_async(self) -> bool:
@@ -112,16 +129,21 @@ class Tool:
             checked = self.arguments.model_validate_json(arguments.strip() or "{}")
         except ValidationError as exc:
             raise ToolError(f"{self.name}: {explained(exc)}") from None
+        except Exception as exc:  # a validator of the maker's that raises what pydantic does not expect
+            raise ToolError(f"{self.name}: the arguments cannot be checked: {type(exc).__name__}: {exc}") from exc
         return {field.alias or name: getattr(checked, name) for name, field in type(checked).model_fields.items()}
 
 
 def _object(name: str, arguments: str) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no number to JSON")
+
     try:
-        value = json.loads(arguments.strip() or "{}")
+        value = json.loads(arguments.strip() or "{}", parse_constant=refuse)
     except (ValueError, RecursionError) as exc:
         raise ToolError(f"{name}: the arguments are not JSON: {exc}") from None
     if not isinstance(value, dict):
-        raise ToolError(f"{name}: the arguments are a JSON {type(value).__name__}, expected an object")
+        raise ToolError(f"{name}: the arguments should be a JSON object, not {json.dumps(value)[:40]}")
     return value
 
 
@@ -186,14 +208,6 @@ def tool(
     def make(function: Callable[..., Any]) -> Tool:
         summary, notes = _docstring(function)
         own_name = name or getattr(function, "__name__", "")
-        if not TOOL_NAME.fullmatch(own_name):
-            raise ToolError(f"tool {own_name!r}: a name has 1 to 64 letters, digits, '_' or '-'")
-        if not timeout_s > 0:
-            raise ToolError(f"tool {own_name!r}: timeout_s is {timeout_s}; it must be more than 0 seconds")
-        if working_after_ms is not None and not working_after_ms > 0:
-            raise ToolError(f"tool {own_name!r}: working_after_ms is {working_after_ms}; it must be more than 0")
-        if filler and working_after_ms is None:
-            raise ToolError(f"tool {own_name!r}: a filler is said after working_after_ms; give it too")
         arguments, context_parameter = _arguments(own_name, function, notes)
         return Tool(
             name=own_name,
@@ -221,33 +235,46 @@ def _arguments(name: str, function: Callable[..., Any], notes: Mapping[str, str]
     """
     try:
         hints = typing.get_type_hints(_annotated(function), include_extras=True)
-    except NameError as exc:
+        parameters = inspect.signature(function).parameters.values()
+    except Exception as exc:  # noqa: BLE001 - to read an annotation that is a text is to run it
         raise ToolError(f"tool {name!r}: an annotation cannot be read: {exc}") from None
     fields: dict[str, Any] = {}
     context_parameter = ""
-    for index, parameter in enumerate(inspect.signature(function).parameters.values()):
+    for index, parameter in enumerate(parameters):
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise ToolError(f"tool {name!r}: *{parameter.name} cannot be described to a model; name each parameter")
         if parameter.kind is parameter.POSITIONAL_ONLY:
             raise ToolError(f"tool {name!r}: {parameter.name!r} is positional-only; arguments are passed by name")
         if parameter.name not in hints:
             raise ToolError(f"tool {name!r}: parameter {parameter.name!r} has no annotation")
-        if hints[parameter.name] is ToolContext or get_origin(hints[parameter.name]) is ToolContext:
+        hint = hints[parameter.name]
+        if hint is ToolContext or get_origin(hint) is ToolContext:
             if context_parameter:
                 raise ToolError(f"tool {name!r}: two parameters want the context; one is enough")
             context_parameter = parameter.name
             continue
+        if _mentions_context(hint):
+            raise ToolError(f"tool {name!r}: annotate {parameter.name!r} as plain ToolContext to be given the context")
         field: dict[str, Any] = {"alias": parameter.name}
         if parameter.default is not parameter.empty:
             field["default"] = parameter.default
         if parameter.name in notes:
             field["description"] = notes[parameter.name]
-        fields[f"argument_{index}"] = (hints[parameter.name], Field(**field))
+        fields[f"argument_{index}"] = (hint, Field(**field))
     try:
         model: type[BaseModel] = create_model(f"{name}_arguments", __config__=ConfigDict(extra="forbid"), **fields)
     except PydanticUserError as exc:
         raise ToolError(f"tool {name!r}: {exc.message}") from None
+    except Exception as exc:  # noqa: BLE001 - a limit that its type cannot have is a TypeError, a RuntimeError, …
+        raise ToolError(f"tool {name!r}: a parameter cannot be described: {' '.join(str(exc).split())}") from None
     return model, context_parameter
+
+
+def _mentions_context(hint: Any) -> bool:
+    origin = get_origin(hint) or hint
+    if isinstance(origin, type) and issubclass(origin, RunContext):
+        return True
+    return any(_mentions_context(one) for one in get_args(hint))
 
 
 def _annotated(function: Callable[..., Any]) -> Any:
@@ -260,27 +287,25 @@ def _annotated(function: Callable[..., Any]) -> Any:
 def _schema(name: str, arguments: type[BaseModel]) -> dict[str, Any]:
     try:
         schema = arguments.model_json_schema()
-    except PydanticUserError as exc:
-        raise ToolError(f"tool {name!r}: {exc.message}") from None
+    except (PydanticUserError, PydanticSerializationError) as exc:
+        raise ToolError(f"tool {name!r}: a parameter cannot be described as JSON: {exc}") from None
     return {"type": "object", "properties": {}, **plain_schema(schema)}
 
 
-def plain_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a JSON schema as a model needs it: without the titles that pydantic gives everything."""
-    _drop_titles(schema)
-    return schema
+def plain_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a JSON schema without the titles that pydantic gives everything: to a model they are noise.
+
+    A property that is named "title" stays, and so does what a default or a choice holds.
+    """
+    return {key: _plain(key, value) for key, value in schema.items() if key != "title"}
 
 
-def _drop_titles(node: Any, *, are_names: bool = False) -> None:
-    """pydantic titles everything; to a model that is noise. Keys of ``properties`` are names, not keywords."""
-    if isinstance(node, dict):
-        if not are_names:
-            node.pop("title", None)
-        for key, value in node.items():
-            _drop_titles(value, are_names=key in ("properties", "$defs") and not are_names)
-    elif isinstance(node, list):
-        for value in node:
-            _drop_titles(value)
+def _plain(key: str, value: Any) -> Any:
+    if key in _VALUES:
+        return value
+    if isinstance(value, Mapping):
+        return {name: _plain("", one) for name, one in value.items()} if key in _NAMES else plain_schema(value)
+    return [_plain("", one) for one in value] if isinstance(value, list) else value
 
 
 def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:

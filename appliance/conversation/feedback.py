@@ -73,7 +73,7 @@ def light_state(view: View) -> str:
         (view.has_error, "error"),
         (view.is_muted, "muted"),
         (view.state is State.BOOTING, "booting"),
-        (view.state is State.CONNECTING, "connecting"),
+        (view.state in (State.CONNECTING, State.OFFLINE), "connecting"),
         (view.timers_running > 0, "timer"),
     )
     return next((name for applies, name in candidates if applies), "ready")

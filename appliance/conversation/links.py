@@ -215,7 +215,7 @@ class Links:
             self._tried.clear()
             self.retry_at = min(self._blocked_until[one] for one in allowed)
         elif any(one not in self._tried and not self._is_blocked(one, now) for one in allowed):
-            self.retry_at = now
+            self.connect(now)
         else:
             self._tried.clear()
             self.retry_at = now + self._wait_s()

@@ -82,10 +82,17 @@ class Listening(Answering):
             self._refuse_press("budget_spent", now, "error")
         elif self._brief.ear is not None:
             self._interrupt(now)  # the server listens by itself
-        elif turn is not None and turn.phase is Phase.COMMITTING and not turn.is_commit_sent and turn.message is None:
+        elif turn is not None and turn.is_unsent_speech:
             self._resume(turn, now)
         else:
             self._start_turn(now)
+
+    def _begin_by_program(self, now: float) -> None:
+        turn = self._turn
+        if turn is not None and turn.is_unsent_speech:
+            self._resume(turn, now)
+        elif turn is None or turn.phase is not Phase.LISTENING:
+            self._start_turn(now, kind="program")
 
     def _refuse_press(self, kind: str, now: float, fallback: Earcon) -> None:
         self._stop_answer(now)
@@ -126,7 +133,8 @@ class Listening(Answering):
         turn.deadline = now + max(1.0, self._policy.max_turn_s - turn.frames / wire.SAMPLE_RATE)
         if self._links.main is None:
             self._links.connect(now)
-        self._do(PlayEarcon(self._playout.epoch, "start"))
+        if turn.kind == "button":
+            self._do(PlayEarcon(self._playout.epoch, "start"))
 
     def _on_audio(self, event: AudioCaptured, now: float) -> None:
         frames = len(event.pcm) // 2
@@ -200,10 +208,13 @@ class Listening(Answering):
             self._end_capture(turn, now)
 
     def _on_message(self, event: MessageGiven, now: float) -> None:
-        is_busy_listening = self._turn is not None and self._turn.phase is Phase.LISTENING
-        if not event.wants_answer or is_busy_listening:
-            self._create_item(event.item, text=event.text)  # a turn that is being spoken answers for it
+        before = self._turn
+        is_spoken = before is not None and (before.phase is Phase.LISTENING or before.is_unsent_speech)
+        if not event.wants_answer or is_spoken:
+            self._create_item(event.item, text=event.text)  # the turn that is being spoken answers for it
             return
+        if before is not None and before.message is not None and not before.is_commit_sent:
+            self._create_item(before.message, text=before.heard_text or "")  # not lost: one answer for both
         turn = self._start_turn(now, kind="message")
         turn.phase = Phase.COMMITTING
         turn.deadline = now + self._policy.link_wait_s

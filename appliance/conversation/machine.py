@@ -174,8 +174,7 @@ class Conversation(Listening):
             case GuardrailsChecked():
                 self._on_guardrails_checked(event, now)
             case BeginAsked():
-                if self._turn is None or self._turn.phase is not Phase.LISTENING:
-                    self._start_turn(now, kind="program")
+                self._begin_by_program(now)
             case CommitAsked():
                 if self._turn is not None and self._turn.phase is Phase.LISTENING:
                     self._end_capture(self._turn, now)
@@ -209,7 +208,7 @@ class Conversation(Listening):
             self._on_link_ready(link)
 
     def _send_turn(self, turn: Turn, now: float) -> None:
-        if turn.message is not None:
+        if turn.kind == "message":
             self._send_message(turn, now)
             return
         if not turn.is_cleared:
@@ -228,9 +227,9 @@ class Conversation(Listening):
             self._sequencer.want(turn.id)
 
     def _send_message(self, turn: Turn, now: float) -> None:
-        assert turn.message is not None
         turn.is_commit_sent = True
-        self._create_item(turn.message, text=turn.heard_text or "")
+        if turn.message is not None:
+            self._create_item(turn.message, text=turn.heard_text or "")
         self._begin_checks(turn, now)
         self._to_answering(turn, now)
         self._sequencer.want(turn.id)

@@ -82,6 +82,8 @@ class Sequencer:
         return self._wish
 
     def asked(self, turn: str, event_id: str) -> None:
+        if self.request is not None and self.request.response_id is not None:
+            self._over.append(self.request.response_id)  # the server began another without waiting for its end
         self.request = Request(turn, event_id)
         self._wish = None
         self._blocked_until = None

@@ -175,6 +175,11 @@ class Turn:
     failure_detail: str = ""
     usage: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def is_unsent_speech(self) -> bool:
+        """It was spoken and waits for a connection: another press goes on with it, nothing else may replace it."""
+        return self.phase is Phase.COMMITTING and not self.is_commit_sent and self.kind != "message"
+
     def add_audio(self, pcm: bytes, peak: int) -> None:
         self.audio += pcm
         self.frames += len(pcm) // 2

@@ -56,8 +56,14 @@ class Stand:
         self.backend: SimulatedBackend | None = None
         if settings.audio.backend == "simulated":
             self.backend = SimulatedBackend(rate=settings.audio.rate, period_ms=settings.audio.period_ms)
+        state_dir = settings.service.state_dir  # only one that was asked for: a simulation leaves nothing behind
         self.appliance = Appliance(
-            settings, environ=environ, backend=self.backend, pin_factory=self.factory, trace=trace
+            settings,
+            environ=environ,
+            backend=self.backend,
+            pin_factory=self.factory,
+            trace=trace,
+            state_dir=Path(state_dir) if state_dir else None,
         )
         self.finger = Finger(self.factory, settings.button.pin, active_low=settings.button.active_low)
         outputs = settings.outputs

@@ -1,0 +1,149 @@
+"""What outlives a connection, a server and the process: the turn, the history, the agent. Whole appliances, in real time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.rig import COMMITTED, SPOKEN_MS, Rig, answer, created, running, spoken_ms
+from tests.support.scripted_server import (
+    SESSION_CREATED,
+    Connection,
+    Frame,
+    ScriptedServer,
+    Step,
+    abort,
+    expect,
+    reply,
+    send,
+)
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+OPENED: list[Step] = [send(SESSION_CREATED), expect("session.update")]
+HEARD: Frame = {
+    "type": "conversation.item.input_audio_transcription.completed",
+    "event_id": "e_heard",
+    "item_id": "item_user",
+    "content_index": 0,
+    "transcript": "my name is Ada",
+    "usage": {"type": "duration", "seconds": 1.0},
+}
+TOLD_TURN: list[Step] = [
+    expect("input_audio_buffer.commit"),
+    send(COMMITTED, HEARD),
+    expect("response.create"),
+    reply(answer),
+]
+
+
+def items(connection: Connection) -> list[dict[str, Any]]:
+    """The items that a connection was told, without their ids."""
+    return [
+        {key: value for key, value in frame["item"].items() if key != "id"}
+        for frame in connection.of_type("conversation.item.create")
+    ]
+
+
+async def test_a_house_server_takes_over_in_mid_turn_and_the_words_are_not_said_twice() -> None:
+    dying = [*OPENED, expect("input_audio_buffer.commit"), send(COMMITTED), expect("response.create"), abort()]
+    async with ScriptedServer(dying) as cloud, ScriptedServer([*OPENED, *TOLD_TURN]) as house:
+        rig = Rig(cloud.base_url, link__fallbacks=house.base_url)
+        async with running(rig):
+            await rig.at_rest()
+            assert await rig.turn() == "answered"
+        assert spoken_ms(house.connections[0]) >= SPOKEN_MS - 20, "all that was said goes to the next server"
+        assert "authorization" not in {name.lower() for name in house.connections[0].headers}
+
+
+async def test_with_no_server_at_all_the_offline_brain_answers() -> None:
+    rig = Rig("ws://127.0.0.1:9/v1", link__fallbacks="offline", deadlines__answer_s=20.0)
+    async with running(rig):
+        await rig.at_rest()
+        await rig.talk()
+        await rig.until(lambda: bool(rig.outcomes))
+        assert rig.outcomes == ["answered"]
+        assert rig.troubles == ["refused"]
+        assert "no_link" not in rig.lights, "the next endpoint was tried at once"
+
+
+async def test_what_was_said_goes_along_to_the_next_connection() -> None:
+    first = [*OPENED, *TOLD_TURN, expect("input_audio_buffer.commit"), abort()]
+    async with ScriptedServer(first, [*OPENED, *TOLD_TURN]) as server:
+        rig = Rig(server.base_url)
+        async with running(rig):
+            await rig.at_rest()
+            assert await rig.turn() == "answered"
+            assert await rig.turn() == "answered"
+        said = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "my name is Ada"}]}
+        assert items(server.connections[1])[0] == said
+
+
+async def test_a_conversation_survives_a_restart_if_it_is_to(tmp_path: Path) -> None:
+    for persist, expected in ((True, ["my name is Ada"]), (False, [])):
+        folder = tmp_path / str(persist)
+        folder.mkdir()
+        async with ScriptedServer([*OPENED, *TOLD_TURN], [*OPENED, *TOLD_TURN]) as server:
+            for _ in range(2):
+                rig = Rig(server.base_url, history__persist=persist, service__state_dir=str(folder))
+                async with running(rig):
+                    await rig.at_rest()
+                    assert await rig.turn() == "answered"
+            texts = [item["content"][0]["text"] for item in items(server.connections[1])]
+            assert texts == expected
+            assert (folder / "conversation.db").exists() is persist
+
+
+async def test_an_agent_from_a_file_hands_over_on_a_whole_appliance(tmp_path: Path) -> None:
+    (tmp_path / "house.toml").write_text(
+        'name = "House"\ninstructions = "You are the house."\n[[handoffs]]\nagent = "kitchen"\n', encoding="utf-8"
+    )
+    (tmp_path / "kitchen.toml").write_text(
+        'name = "Kitchen"\ninstructions = "You are the kitchen."\ntools = ["start_timer"]\n', encoding="utf-8"
+    )
+
+    def handed(connection: Connection) -> list[Frame]:
+        call = {
+            "id": "item_call",
+            "type": "function_call",
+            "status": "completed",
+            "name": "transfer_to_kitchen",
+            "call_id": "call_1",
+            "arguments": "{}",
+        }
+        response = created(connection)["response"] | {"id": "resp_handoff"}
+        ended = response | {"status": "completed", "output": [call]}
+        return [
+            {"type": "response.created", "event_id": "e_1", "response": response},
+            {"type": "response.done", "event_id": "e_2", "response": ended},
+        ]
+
+    def accepted(connection: Connection) -> Frame:
+        session = connection.last("session.update")["session"]
+        return {"type": "session.updated", "event_id": "e_updated", "session": session}
+
+    script = [
+        send(SESSION_CREATED),
+        expect("session.update"),
+        reply(accepted),
+        expect("input_audio_buffer.commit"),
+        send(COMMITTED),
+        expect("response.create"),
+        reply(handed),
+        expect("session.update"),
+        reply(accepted),
+        expect("response.create"),
+        reply(answer),
+    ]
+    async with ScriptedServer(script) as server:
+        rig = Rig(server.base_url, assistant__agents_file=str(tmp_path / "house.toml"))
+        async with running(rig):
+            await rig.at_rest()
+            assert await rig.turn() == "answered"
+        first, second = (frame["session"] for frame in server.connections[0].of_type("session.update"))
+        assert [first["instructions"], second["instructions"]] == ["You are the house.", "You are the kitchen."]
+        assert [tool["name"] for tool in second["tools"]] == ["start_timer"]
+        (output,) = [item for item in items(server.connections[0]) if item["type"] == "function_call_output"]
+        assert output["output"] == '{"assistant": "Kitchen"}'
