@@ -35,7 +35,6 @@ from appliance.realtime.payload import RealtimeSessionSettings, Transcription, s
 from appliance.realtime.transports.websocket import Endpoint, WebSocketTransport, endpoint_url
 from appliance.service.announcer import LocalAnnouncer, Voice
 from appliance.service.driver import Driver, Observer
-from appliance.service.store import ConversationStore
 from appliance.service.systemd import Notifier
 from appliance.service.trace import TraceRecorder
 from appliance.service.turnlog import TurnLog
@@ -305,6 +304,8 @@ class Appliance:
         has_budget = budget.daily_usd > 0 or budget.daily_minutes > 0
         if self._state_dir is None or not (history.persist or has_budget):
             return ()
+        from appliance.service.store import ConversationStore  # SQLite, for those who want it
+
         store = ConversationStore(
             self._state_dir / "conversation.db",
             max_items=history.max_items if history.persist else 0,
