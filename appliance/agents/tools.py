@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args, get_origin, overload
 
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
-from pydantic_core import PydanticSerializationError
 
 from appliance.agents.context import MaybeAwaitable, RunContext, ToolContext
 from appliance.errors import ToolError
@@ -287,7 +286,7 @@ def _annotated(function: Callable[..., Any]) -> Any:
 def _schema(name: str, arguments: type[BaseModel]) -> dict[str, Any]:
     try:
         schema = arguments.model_json_schema()
-    except (PydanticUserError, PydanticSerializationError) as exc:
+    except (PydanticUserError, ValueError) as exc:  # ValueError: a value of a choice that JSON cannot hold
         raise ToolError(f"tool {name!r}: a parameter cannot be described as JSON: {exc}") from None
     return {"type": "object", "properties": {}, **plain_schema(schema)}
 

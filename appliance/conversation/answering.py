@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from appliance.conversation.calling import Calling
 from appliance.conversation.commands import (
@@ -27,6 +27,9 @@ from appliance.realtime import protocol as wire
 
 __all__ = ["Answering"]
 
+_OutputText: TypeAlias = (
+    wire.OutputAudioTranscriptDelta | wire.OutputAudioTranscriptDone | wire.OutputTextDelta | wire.OutputTextDone
+)
 _REMEMBERED_ITEMS = 64  # user items whose transcript may still come
 
 
@@ -81,12 +84,13 @@ class Answering(Calling):
         if turn is not None and turn.item_id == event.item_id:
             turn.heard_text = text
             if not turn.is_checked:
-                self._do(CheckText(f"input_{turn.id}", self._brief.agent, "input", text))
+                self._check_input(turn, text, now)
 
     def _on_response_created(self, response: wire.Response, now: float) -> None:
         match self._sequencer.created(response):
             case Arrival.ACCEPT:
                 if self._turn is not None and self._turn.phase is not Phase.LISTENING:
+                    self._turn.first_sentence = ""
                     self._to_answering(self._turn, now)
             case Arrival.CANCEL:
                 self._outbox.send(wire.ResponseCancel(response_id=response.id))
@@ -111,15 +115,11 @@ class Answering(Calling):
         turn.audio.clear()
         turn.sent_bytes = 0
         turn.answer_frames += len(event.delta) // 2
-        if self._is_guarded and self._policy.hold_audio:
+        if turn.guarded_by and self._policy.hold_audio:
             self._guard.hold(event.item_id, event.content_index, event.delta)
             self._release(turn, now)
         else:
             self._play(turn, event.item_id, event.content_index, event.delta, now)
-
-    @property
-    def _is_guarded(self) -> bool:
-        return self._brief.has_output_guardrails
 
     def _play(self, turn: Turn, item_id: str, content_index: int, pcm: bytes, now: float) -> None:
         if not self._playout.is_pending:
@@ -136,8 +136,8 @@ class Answering(Calling):
         if not turn.is_response_open and not self._guard.held_items:
             self._finish_play(turn)
 
-    def _on_output_text(self, response_id: str, item_id: str, text: str, now: float, *, is_final: bool) -> None:
-        turn = self._answering(response_id)
+    def _on_output_text(self, event: _OutputText, text: str, now: float, *, is_final: bool) -> None:
+        turn = self._answering(event.response_id)
         if turn is None or not (text or is_final):
             return
         self._to_answering(turn, now)
@@ -146,14 +146,16 @@ class Answering(Calling):
             if is_final:
                 turn.said = f"{turn.said} {text.strip()}".strip()
             self._outbox.emit(AnswerTextReceived(turn.id, text, is_final))
-        if self._is_guarded:
+        if turn.guarded_by:
             grew = self._guard.ended if is_final else self._guard.grew
-            self._check(grew(item_id, text, now))
+            self._check(turn, grew(event.item_id, event.content_index, text, now))
 
     def _on_output_item_done(self, event: wire.OutputItemDone, now: float) -> None:
         turn = self._answering(event.response_id)
-        if turn is not None:
+        if turn is not None or event.item.type == "mcp_call":  # a call of an MCP server may outlast its response
             self._on_output_item(event.item, now)
+        elif event.item.type == "function_call":
+            self._dismiss(event.item)
         elif event.item.id in self._unheard or self._is_never_heard(event.item):
             self._forget_unheard(event.item.id)
 
@@ -171,15 +173,17 @@ class Answering(Calling):
             response_usd(self._model, response.usage), response.usage or {}, 0.0, now, is_free=not response.usage
         )
         if turn is None or request is None or request.is_cancelled:
+            for item in response.output:
+                self._dismiss(item)
             return
+        turn.first_sentence = ""
         self._to_answering(turn, now)
         turn.is_response_open = False
         turn.add_usage(response.usage)
         for item in response.output:
             self._on_output_item(item, now)
-        if self._is_guarded:
-            for check in self._guard.all_ended(now):
-                self._check(check)
+        if turn.guarded_by:
+            self._check_rest(turn, response, now)
         self._release(turn, now)
         if response.status == "failed":
             turn.failure = "answer_failed"
@@ -195,11 +199,11 @@ class Answering(Calling):
             turn.is_answer_done = True
 
     def _on_checks_late(self, turn: Turn, now: float) -> None:
-        if not turn.is_checked:
-            self._refuse_input(turn, "guardrail", "what you said could not be checked in time", now)
-        elif not turn.is_briefed:
+        if not turn.is_briefed and now >= turn.brief_deadline:
             self._report("instructions_late", now)
             turn.is_briefed = True
+        if not turn.is_checked and now >= turn.check_deadline:
+            self._refuse_input(turn, "guardrail", "what you said could not be checked in time", now)
 
     def _refuse_input(self, turn: Turn, name: str, reason: str, now: float) -> None:
         """What the user said is not to be answered: the model is not to know it either."""
@@ -223,13 +227,26 @@ class Answering(Calling):
                 self._configure(link)
         elif turn is not None and event.key == f"turn_{turn.id}_{turn.replays}" and not turn.is_briefed:
             turn.is_briefed = True
-            if event.brief is not None and event.brief != self._brief and event.brief.agent == self._brief.agent:
-                self._brief = event.brief
-                self._update_session(SessionUpdateSent(f"turn_{turn.id}", "turn", self._session_of(event.brief)))
+            hands_over = any(one.kind == "handoff" for one in self._updates)  # that agent has its own instructions
+            is_news = event.brief is not None and event.brief != self._brief and event.brief.agent == self._brief.agent
+            if event.brief is not None and is_news and not hands_over:
+                before, self._brief = self._brief, event.brief
+                session = self._session_of(event.brief)
+                self._update_session(SessionUpdateSent(f"turn_{turn.id}", "turn", session, before))
 
-    def _check(self, check: Check | None) -> None:
+    def _check(self, turn: Turn, check: Check | None) -> None:
         if check is not None:
-            self._do(CheckText(check.key, self._brief.agent, "output", check.text))
+            self._do(CheckText(check.key, turn.guarded_by, "output", check.text))
+
+    def _check_rest(self, turn: Turn, response: wire.Response, now: float) -> None:
+        """The answer is over: check every text that nobody has called whole, also one that only comes now."""
+        for item in response.output:
+            if item.type == "message":
+                for index, part in enumerate(item.content):
+                    text = part.transcript if part.transcript is not None else part.text
+                    self._check(turn, self._guard.ended(item.id, index, text or "", now))
+        for check in self._guard.all_ended(now):
+            self._check(turn, check)
 
     def _on_guardrails_checked(self, event: GuardrailsChecked, now: float) -> None:
         turn = self._turn

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from appliance.conversation.calls import Call, Stage
 from appliance.conversation.commands import (
@@ -34,6 +36,8 @@ from appliance.realtime import protocol as wire
 
 __all__ = ["Calling"]
 
+_LOOK_AGAIN_S = 0.5
+_MCP_ITEM_S = 1.0  # between the end of a call of an MCP server and its item
 _TOOL_GRACE_S = 2.0  # a tool's own time-out comes first: it has the better words
 
 
@@ -47,7 +51,7 @@ class Calling(Linking):
         if item.type == "mcp_approval_request":
             self._on_mcp_approval(item, turn, link, now)
         elif item.type == "mcp_call":
-            self._on_mcp_call_ended(item.id, now)
+            self._on_mcp_call_ended(item, now)
         if item.type != "function_call" or item.status in ("incomplete", "in_progress"):
             return
         if not item.call_id or item.call_id in self._calls or item.call_id in turn.seen_calls:
@@ -75,6 +79,12 @@ class Calling(Linking):
             self._begin_tool(call, now)
         else:
             self._refuse_call(call, f"There is no tool {item.name!r}; there are: {self._tool_names()}.", now)
+
+    def _dismiss(self, item: wire.Item) -> None:
+        """Answer a call of a response that was interrupted: it is not made, and the model must know that."""
+        is_whole = item.type == "function_call" and item.status not in ("incomplete", "in_progress")
+        if is_whole and self._calls.is_new(item.call_id):
+            self._send_output(item.call_id, "The user interrupted, so this call was not made.")
 
     def _open_call(self, turn: Turn, call: Call) -> None:
         turn.has_output = True
@@ -124,10 +134,12 @@ class Calling(Linking):
         message = event.message or "The user rejected this call."
         if event.always:
             self._calls.decide_always(call, event.approved, message)
-        if event.approved:
-            self._approve(call, now)
-        else:
-            self._reject(call, message, now)
+        alike = [one for one in self._calls if one.awaits_approval and (one.agent, one.name) == (call.agent, call.name)]
+        for one in alike if event.always else [call]:
+            if event.approved:
+                self._approve(one, now)
+            else:
+                self._reject(one, message, now)
 
     def _approve(self, call: Call, now: float) -> None:
         if call.kind == "mcp":
@@ -157,9 +169,12 @@ class Calling(Linking):
         self._outbox.emit(ToolStarted(call.turn, call.call_id, call.name, call.arguments, call.agent))
         self._do(RunTool(call.call_id, call.name, call.arguments, call.agent))
 
-    def _on_call_working(self, call: Call) -> None:
-        """A tool takes a while: the user hears that something goes on, unless there is something to hear anyway."""
-        if call.turn != self.turn_id or self._playout.is_pending:
+    def _on_call_working(self, call: Call, now: float) -> None:
+        """A tool takes a while: the user hears that something goes on, as soon as there is nothing else to hear."""
+        if call.turn != self.turn_id:
+            return
+        if self._playout.is_pending:
+            call.working_at = now + _LOOK_AGAIN_S
             return
         self._do(PlayEarcon(self._playout.epoch, "working"))
         if call.card is not None and call.card.filler:
@@ -173,8 +188,9 @@ class Calling(Linking):
         elif call.kind == "handoff":
             self._fail_handoff(call.call_id, "it took too long", now)
         elif call.kind == "mcp":
-            self._report("tool_late", now, detail=f"the MCP server's {call.name} took too long")
-            self._on_mcp_call_ended(call.call_id, now)
+            if not call.is_over:
+                self._report("tool_late", now, detail=f"the MCP server's {call.name} took too long")
+            self._end_mcp_call(call, "", now, is_error=call.is_error or not call.is_over)
         else:
             self._do(CancelTool(call.call_id))
             self._report("tool_late", now, detail=f"{call.name} took longer than {now - call.asked_at:.0f} s")
@@ -236,15 +252,39 @@ class Calling(Linking):
         call = self._mcp_call(item, turn, link, now)
         self._open_call(turn, call)
         turn.mcp_calls.add(item.id)
-        self._outbox.emit(ToolStarted(call.turn, call.call_id, call.name, call.arguments, call.agent))
 
-    def _on_mcp_call_ended(self, item_id: str, now: float) -> None:
+    def _on_mcp_arguments(self, event: wire.McpCallArgumentsDone) -> None:
+        call = self._calls.get(event.item_id)
+        if call is not None and call.kind == "mcp" and not call.is_told:
+            call.arguments = event.arguments
+            self._tell_mcp_start(call)
+
+    def _tell_mcp_start(self, call: Call) -> None:
+        if not call.is_told:
+            call.is_told = True
+            self._outbox.emit(ToolStarted(call.turn, call.call_id, call.name, call.arguments, call.agent))
+
+    def _on_mcp_call_over(self, item_id: str, now: float, *, is_error: bool) -> None:
+        """The server has run it; what came of it stands in the item, which follows."""
         call = self._calls.get(item_id)
+        if call is not None and call.kind == "mcp" and not call.awaits_approval:
+            call.is_over, call.is_error = True, is_error
+            call.deadline = now + _MCP_ITEM_S
+
+    def _on_mcp_call_ended(self, item: wire.Item, now: float) -> None:
+        call = self._calls.get(item.id)
         if call is None or call.kind != "mcp" or call.awaits_approval:
             return
-        self._calls.pop(item_id)
-        item = self._history.get(item_id)
-        self._outbox.emit(ToolEnded(call.turn, call.call_id, call.name, item.output if item else "", False, call.agent))
+        if item.status == "in_progress" and not call.is_over and item.output is None and item.error is None:
+            return  # listed by a response that ended before the call did
+        call.arguments = call.arguments or item.arguments
+        output = item.output if item.output is not None else _told_error(item.error)
+        self._end_mcp_call(call, output, now, is_error=call.is_error or item.error is not None)
+
+    def _end_mcp_call(self, call: Call, output: str, now: float, *, is_error: bool) -> None:
+        self._calls.pop(call.call_id)
+        self._tell_mcp_start(call)
+        self._outbox.emit(ToolEnded(call.turn, call.call_id, call.name, output, is_error, call.agent))
         self._settle_call(call, now)
 
     def _begin_handoff(self, call: Call, now: float) -> None:
@@ -264,6 +304,7 @@ class Calling(Linking):
         if call is None or call.kind != "handoff" or call.brief is not None:
             return
         if event.brief is None:
+            self._report("handoff_failed", now, detail=f"{call.name}: {event.problem}")
             self._close_call(call, event.problem or "The handoff failed.", now, is_error=True)
             return
         call.brief = event.brief
@@ -297,4 +338,10 @@ class Calling(Linking):
         if sent:  # nobody knows what holds on the server now
             self._updates = deque(replace(one, kind="rollback") if one in sent else one for one in self._updates)
             self._update_session(SessionUpdateSent(f"rollback_{call_id}", "rollback", self._session_of(self._brief)))
-        self._close_call(call, f"The handoff failed: {reason}. You are still {call.agent}.", now, is_error=True)
+        said = f"The handoff failed: {reason.rstrip('.')}. You are still {call.agent}."
+        self._close_call(call, said, now, is_error=True)
+
+
+def _told_error(error: Any) -> str:
+    """``{"type": "tool_execution_error", "message": …}`` in one line."""
+    return str(error.get("message") or error.get("type") or "") if isinstance(error, Mapping) else str(error or "")

@@ -12,6 +12,7 @@ MCP server waits in APPROVAL only; the server runs it. Each stage has a deadline
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -20,6 +21,8 @@ from typing import Literal
 from appliance.conversation.roster import Brief, HandoffCard, ToolCard
 
 __all__ = ["Call", "Calls", "Stage"]
+
+_REMEMBERED = 256  # ids of calls; one is told of up to three times within its response
 
 
 class Stage(Enum):
@@ -49,6 +52,11 @@ class Call:
     """Of a handoff: the agent that the server is being asked to take."""
     working_at: float | None = None
     """When the user is to hear that it takes a while."""
+    is_told: bool = False
+    """Of a call of an MCP server: ``ToolStarted`` was told, when its arguments were there."""
+    is_over: bool = False
+    """Of a call of an MCP server: it ended, and its item with the output is awaited."""
+    is_error: bool = False
 
     @property
     def awaits_approval(self) -> bool:
@@ -60,6 +68,7 @@ class Calls:
 
     def __init__(self) -> None:
         self._open: dict[str, Call] = {}
+        self._known: deque[str] = deque(maxlen=_REMEMBERED)
         self._always: dict[tuple[str, str], tuple[bool, str]] = {}
 
     def __repr__(self) -> str:
@@ -76,6 +85,13 @@ class Calls:
 
     def add(self, call: Call) -> None:
         self._open[call.call_id] = call
+        self._known.append(call.call_id)
+
+    def is_new(self, call_id: str) -> bool:
+        """Whether a call was never seen; it counts as seen from here on."""
+        is_new = bool(call_id) and call_id not in self._known
+        self._known.append(call_id)
+        return is_new
 
     def pop(self, call_id: str) -> Call | None:
         return self._open.pop(call_id, None)

@@ -30,6 +30,7 @@ class Check:
 
     key: str
     item_id: str
+    content_index: int
     text: str = field(repr=False)
     is_final: bool
     deadline: float
@@ -46,7 +47,7 @@ class HeldAudio:
 
 @dataclass(slots=True)
 class _Text:
-    """What is known of one item's text."""
+    """What is known of one text."""
 
     text: str = ""
     asked: int = 0
@@ -71,7 +72,8 @@ class AnswerGuard:
         self._debounce = debounce
         self._hold = hold
         self._check_s = check_s
-        self._texts: dict[str, _Text] = {}
+        self._texts: dict[tuple[str, int], _Text] = {}
+        """By item and content part: each is a text of its own."""
         self._held: deque[HeldAudio] = deque()
         self._pending: dict[str, Check] = {}
         self._made = 0
@@ -93,6 +95,10 @@ class AnswerGuard:
         """Items of which some audio is kept back."""
         return {one.item_id for one in self._held}
 
+    def held_frames(self, item_id: str) -> int:
+        """Frames of an item that are kept back."""
+        return sum(len(one.pcm) // 2 for one in self._held if one.item_id == item_id)
+
     def reset(self) -> None:
         """Forget everything: audio that is held is never played, verdicts that still come mean nothing."""
         self._texts.clear()
@@ -101,37 +107,36 @@ class AnswerGuard:
 
     # --- text ---------------------------------------------------------------------------------------------------
 
-    def grew(self, item_id: str, delta: str, now: float) -> Check | None:
+    def grew(self, item_id: str, content_index: int, delta: str, now: float) -> Check | None:
         """Take a piece of text; returns what is to be checked now, if anything."""
-        text = self._texts.setdefault(item_id, _Text())
+        text = self._texts.setdefault((item_id, content_index), _Text())
         if text.is_final_asked:
             return None
         text.text += delta
         if self._debounce < 0 or len(text.text) - text.asked < max(1, self._debounce):
             return None
-        return self._check(item_id, text, now, is_final=False)
+        return self._check((item_id, content_index), text, now, is_final=False)
 
-    def ended(self, item_id: str, whole: str, now: float) -> Check | None:
-        """The text of an item is whole; returns what is to be checked now: all of it, once."""
-        text = self._texts.setdefault(item_id, _Text())
+    def ended(self, item_id: str, content_index: int, whole: str, now: float) -> Check | None:
+        """A text is whole; returns what is to be checked now: all of it, once."""
+        text = self._texts.setdefault((item_id, content_index), _Text())
         if text.is_final_asked:
             return None
         text.text = whole or text.text
-        return self._check(item_id, text, now, is_final=True)
+        return self._check((item_id, content_index), text, now, is_final=True)
 
     def all_ended(self, now: float) -> list[Check]:
         """The answer is over, also where nobody said so of a text: it was cut, or the server says little."""
-        unsaid = {one.item_id for one in self._held}
-        for item_id in unsaid:
-            self._texts.setdefault(item_id, _Text())
-        open_texts = [key for key, one in self._texts.items() if not one.is_final_asked]
-        return [check for key in open_texts if (check := self.ended(key, "", now)) is not None]
+        for piece in self._held:
+            self._texts.setdefault((piece.item_id, piece.content_index), _Text())
+        open_texts = [part for part, one in self._texts.items() if not one.is_final_asked]
+        return [check for part in open_texts if (check := self.ended(*part, "", now)) is not None]
 
     def passed(self, key: str) -> None:
         """A check has found nothing."""
         check = self._pending.pop(key, None)
         if check is not None:
-            text = self._texts[check.item_id]
+            text = self._texts[check.item_id, check.content_index]
             text.passed = max(text.passed, len(check.text))
             text.is_final_passed = text.is_final_passed or check.is_final
 
@@ -142,11 +147,11 @@ class AnswerGuard:
         """Return a check that took too long."""
         return next((one for one in self._pending.values() if now >= one.deadline), None)
 
-    def _check(self, item_id: str, text: _Text, now: float, *, is_final: bool) -> Check:
+    def _check(self, part: tuple[str, int], text: _Text, now: float, *, is_final: bool) -> Check:
         self._made += 1
         text.asked = len(text.text)
         text.is_final_asked = is_final
-        check = Check(f"check_{self._made}", item_id, text.text, is_final, now + self._check_s)
+        check = Check(f"check_{self._made}", *part, text.text, is_final, now + self._check_s)
         self._pending[check.key] = check
         return check
 
@@ -160,7 +165,8 @@ class AnswerGuard:
         """Yield the audio that may be played now, in order."""
         while self._held:
             piece = self._held[0]
-            free = self._free_bytes(piece.item_id)
+            part = (piece.item_id, piece.content_index)
+            free = self._free_bytes(part)
             if free is None or free >= len(piece.pcm):
                 self._held.popleft()
             elif free > 0:
@@ -168,12 +174,12 @@ class AnswerGuard:
                 piece = HeldAudio(piece.item_id, piece.content_index, piece.pcm[:free])
             else:
                 return
-            self._texts.setdefault(piece.item_id, _Text()).released_bytes += len(piece.pcm)
+            self._texts.setdefault(part, _Text()).released_bytes += len(piece.pcm)
             yield piece
 
-    def _free_bytes(self, item_id: str) -> int | None:
-        """How much more of an item may be played; None: all of it."""
-        text = self._texts.get(item_id, _Text())
+    def _free_bytes(self, part: tuple[str, int]) -> int | None:
+        """How much more of a part may be played; None: all of it."""
+        text = self._texts.get(part, _Text())
         if not self._hold or text.is_final_passed:
             return None
         return text.passed * _BYTES_PER_CHARACTER - text.released_bytes

@@ -246,7 +246,6 @@ class Conversation(Listening):
         if turn.first_sentence:
             own = self._brief.session.get("instructions", "")
             response["instructions"] = f"{own}\n\nBegin your answer with exactly this sentence: {turn.first_sentence}"
-            turn.first_sentence = ""
         self._sequencer.asked(turn.id, event_id)
         self._begin_answer(turn, now)
         self._outbox.send(wire.ResponseCreate(event_id=event_id, response=response))
@@ -278,7 +277,7 @@ class Conversation(Listening):
             self._on_link_late(link, now)
         self._links.advance(now)
         for call in self._calls.working(now):
-            self._on_call_working(call)
+            self._on_call_working(call, now)
         for call in self._calls.late(now):
             self._on_call_late(call, now)
         if (check := self._guard.late(now)) is not None and self._turn is not None:
@@ -369,18 +368,20 @@ class Conversation(Listening):
             case wire.OutputAudioDelta():
                 self._on_output_audio(link, event, now)
             case wire.OutputAudioTranscriptDelta() | wire.OutputTextDelta():
-                self._on_output_text(event.response_id, event.item_id, event.delta, now, is_final=False)
+                self._on_output_text(event, event.delta, now, is_final=False)
             case wire.OutputAudioTranscriptDone():
-                self._on_output_text(event.response_id, event.item_id, event.transcript, now, is_final=True)
+                self._on_output_text(event, event.transcript, now, is_final=True)
             case wire.OutputTextDone():
-                self._on_output_text(event.response_id, event.item_id, event.text, now, is_final=True)
+                self._on_output_text(event, event.text, now, is_final=True)
             case wire.OutputItemAdded():
                 if event.item.type == "mcp_call" and self._answering(event.response_id) is not None:
                     self._on_mcp_call(event.item, now)
             case wire.OutputItemDone():
                 self._on_output_item_done(event, now)
+            case wire.McpCallArgumentsDone():
+                self._on_mcp_arguments(event)
             case wire.McpCallCompleted() | wire.McpCallFailed():
-                self._on_mcp_call_ended(event.item_id, now)
+                self._on_mcp_call_over(event.item_id, now, is_error=isinstance(event, wire.McpCallFailed))
             case wire.McpListToolsFailed():
                 self._report("server_error", now, detail="the list of an MCP server's tools could not be read")
             case wire.ResponseDone():
@@ -394,8 +395,9 @@ class Conversation(Listening):
         self._transcriber = str(transcription.get("model") or "")
         instructions = event.session.get("instructions")
         fits = [one for one in self._updates if one.session.get("instructions", instructions) == instructions]
-        if not self._updates:
-            return
+        is_old = instructions is not None and instructions == self._brief.session.get("instructions")
+        if not self._updates or (is_old and not fits):
+            return  # of an update that is answered already
         accepted = fits[0] if fits else self._updates[0]
         while self._updates.popleft() is not accepted:
             pass
@@ -432,6 +434,8 @@ class Conversation(Listening):
         elif update.kind == "handoff":
             self._fail_handoff(update.call_id, error.message, now)
         else:
+            if update.kind == "turn" and update.brief is not None:
+                self._brief = update.brief  # the one before holds on
             self._report("server_error", now, detail=error.message)
 
     def _on_item_refused(self, error: wire.ErrorDetail, now: float) -> None:

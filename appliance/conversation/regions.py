@@ -62,6 +62,7 @@ class SessionUpdateSent:
     kind: Literal["connect", "turn", "handoff", "rollback", "raw"]
     session: Mapping[str, Any] = field(repr=False)
     brief: Brief | None = None
+    """The agent to come into force with it; of kind ``turn`` the one to go back to if it is refused."""
     call_id: str = ""
 
 

@@ -146,8 +146,12 @@ class Turn:
     """The agent's instructions for this turn are in force; an answer is not asked for before."""
     is_checked: bool = True
     """The input guardrails have let it pass; an answer is not asked for before."""
-    check_deadline: float | None = None
-    """When the wait for the two ends."""
+    brief_deadline: float = 0.0
+    """When the wait for the instructions ends."""
+    check_deadline: float = 0.0
+    """When the wait for the user's words, then for their check, ends."""
+    guarded_by: str = ""
+    """The agent whose guardrails watch the response that is under way; "" for none."""
     was_let_in: bool = False
     """The input guardrails have seen it, and it is not checked again on another connection."""
     trips: int = 0
@@ -186,9 +190,9 @@ class Turn:
         self.peak = max(self.peak, peak)
 
     def deadline_of_checks(self, default: float) -> float:
-        """When the wait for instructions or guardrails ends; `default` if there is none."""
-        waits = not (self.is_briefed and self.is_checked)
-        return self.check_deadline if waits and self.check_deadline is not None else default
+        """When the wait for instructions or guardrails ends, whichever is first; `default` if there is none."""
+        waits = [self.brief_deadline] * (not self.is_briefed) + [self.check_deadline] * (not self.is_checked)
+        return min(waits, default=default)
 
     def forget_link(self) -> None:
         """Nothing of this turn is on the server any more: everything is to be sent again."""

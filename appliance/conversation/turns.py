@@ -38,6 +38,7 @@ class Turns(Regions):
     def _begin_answer(self, turn: Turn, now: float) -> None:
         turn.is_response_open = True
         turn.is_answer_done = False
+        turn.guarded_by = self._brief.agent if self._brief.has_output_guardrails else ""
         if turn.phase is Phase.ANSWERING:
             turn.deadline = now + self._policy.answer_s
         if not turn.agent:
@@ -89,16 +90,13 @@ class Turns(Regions):
         self._stop_answer(now)
         self._end_turn("interrupted", now)
 
-    def _stop_answer(self, now: float, *, must_cancel: bool = True) -> None:
-        """Flush, truncate what was not heard whole, cancel: the one path of interruption.
-
-        Args:
-            now: Monotonic seconds.
-            must_cancel: False where the server is known to cancel by itself.
-        """
+    def _stop_answer(self, now: float) -> None:
+        """Flush, truncate what was not heard whole, cancel: the one path of interruption."""
         was_playing = self._playout.is_pending
-        queued = {one.item_id for one in self._playout.heard()}
-        cut = self._playout.flush()
+        queued = self._playout.heard()
+        held = self._guard.held_items
+        cut = [one for one in queued if not one.is_whole or one.item_id in held]
+        self._playout.flush()
         self._do(FlushPlayback(self._playout.epoch))
         if was_playing and cut:
             self._outbox.emit(AnswerInterrupted(cut[0].item_id, cut[0].heard_ms))
@@ -110,12 +108,13 @@ class Turns(Regions):
                     )
                 )
         for one in cut:
-            self._tell(self._history.cut(one.item_id, one.heard_ms, one.received_frames // FRAMES_PER_MS))
-        for item_id in self._guard.held_items - queued:
+            received = one.received_frames + self._guard.held_frames(one.item_id)
+            self._tell(self._history.cut(one.item_id, one.heard_ms, received // FRAMES_PER_MS))
+        for item_id in held - {one.item_id for one in queued}:
             self._forget_unheard(item_id)
         self._guard.reset()
         response_id = self._sequencer.cancel(now + self._policy.cancel_s)
-        if response_id is not None and must_cancel:
+        if response_id is not None:
             self._outbox.send(wire.ResponseCancel(response_id=response_id))
 
     def _forget_unheard(self, item_id: str) -> None:
@@ -176,8 +175,11 @@ class Turns(Regions):
 
     def _drop_calls(self, turn: Turn) -> None:
         for call_id in turn.open_calls:
-            self._calls.pop(call_id)
+            call = self._calls.pop(call_id)
             self._do(CancelTool(call_id))
+            if call is not None and call.stage is Stage.RUNNING:
+                lost = "The connection was lost before this call was answered."
+                self._outbox.emit(ToolEnded(call.turn, call.call_id, call.name, lost, True, call.agent))
         turn.open_calls.clear()
 
     def _to_answering(self, turn: Turn, now: float) -> None:
@@ -210,13 +212,17 @@ class Turns(Regions):
         brief = self._brief
         if brief.is_asked_at_turn:
             turn.is_briefed = False
+            turn.brief_deadline = now + self._policy.prepare_s
             self._do(PrepareAgent(f"turn_{turn.id}_{turn.replays}", brief.agent, "turn"))
         if brief.has_input_guardrails and turn.is_checked and turn.trips == 0 and not turn.was_let_in:
             turn.is_checked = False
+            turn.check_deadline = now + self._policy.transcript_s
             if turn.heard_text is not None:
-                self._do(CheckText(f"input_{turn.id}", brief.agent, "input", turn.heard_text))
-        wait_s = self._policy.prepare_s if turn.is_checked else self._policy.transcript_s + self._policy.guardrail_s
-        turn.check_deadline = now + wait_s
+                self._check_input(turn, turn.heard_text, now)
+
+    def _check_input(self, turn: Turn, text: str, now: float) -> None:
+        turn.check_deadline = now + self._policy.guardrail_s
+        self._do(CheckText(f"input_{turn.id}", self._brief.agent, "input", text))
 
     def _say_as_system(self, text: str) -> None:
         item = {
@@ -236,11 +242,14 @@ class Turns(Regions):
             return
         self._outbox.emit(ToolEnded(call.turn, call.call_id, call.name, output, is_error, call.agent))
         if self._links.main is not None and self._links.main.id == call.link:
-            item_id = self._history.new_id()
-            item = {"id": item_id, "type": "function_call_output", "call_id": call.call_id, "output": output}
-            told = HistoryItem(id=item_id, type="function_call_output", call_id=call.call_id, output=output)
-            self._tell(self._history.insert(told, None))
-            self._outbox.send(wire.ConversationItemCreate(event_id=f"item_{item_id}", item=item))
+            self._send_output(call.call_id, output)
+
+    def _send_output(self, call_id: str, output: str) -> None:
+        item_id = self._history.new_id()
+        item = {"id": item_id, "type": "function_call_output", "call_id": call_id, "output": output}
+        told = HistoryItem(id=item_id, type="function_call_output", call_id=call_id, output=output)
+        self._tell(self._history.insert(told, None))
+        self._outbox.send(wire.ConversationItemCreate(event_id=f"item_{item_id}", item=item))
 
     def _send_mcp_verdict(self, call: Call, *, approved: bool, reason: str) -> None:
         if self._links.main is None or self._links.main.id != call.link:

@@ -88,6 +88,8 @@ class Item:
     output: str | None = None
     server_label: str = ""
     approval_request_id: str | None = None
+    error: Any = None
+    """Of a call of an MCP server: an object by the reference, a text from others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -573,6 +575,10 @@ def _object(value: Any, where: str) -> JsonObject:
     return value
 
 
+def _anything(value: Any, where: str) -> Any:
+    return value
+
+
 def _objects(value: Any, where: str) -> list[JsonObject]:
     if not isinstance(value, list):
         raise _wrong(value, where, "a list of objects")
@@ -649,6 +655,7 @@ _READERS: dict[str, _Reader] = {
     "list[JsonObject]": _objects,
     "tuple[ContentPart, ...]": _parts,
     "ContentPart | None": _part,
+    "Any": _anything,
     "Item": _item,
     "tuple[Item, ...]": _items,
     "ErrorDetail": _error,

@@ -1,4 +1,4 @@
-"""`ToolExecutor`: every call is answered exactly once, and no tool ends the session."""
+"""`ToolExecutor`: every call is answered exactly once, and no tool ends the session. An agent as a tool of another."""
 
 from __future__ import annotations
 
@@ -6,37 +6,50 @@ import asyncio
 import contextlib
 import json
 import logging
+import selectors
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from pydantic import BaseModel, model_serializer
 
-from appliance.agents.executor import ToolExecutor
-from appliance.agents.tools import Tool, tool
-from appliance.conversation.commands import RunTool
-from appliance.conversation.events import Event, ToolFinished
-from appliance.errors import HardwareError, ToolError
+from appliance.agents.agent import RealtimeAgent
+from appliance.agents.context import HistoryItem, RunContext, ToolContext
+from appliance.agents.executor import ToolExecutor, ToolTimeout
+from appliance.agents.tools import Tool, background, tool
+from appliance.conversation.commands import CheckApproval, RunTool
+from appliance.conversation.events import ApprovalChecked, Event, ToolFinished
+from appliance.errors import HardwareError, LinkError, ToolError
+from tests.support.oracle import check_client_frame
+
+T = TypeVar("T")
 
 
 @dataclass
 class Inbox:
-    """Takes what is posted; `next` waits for it."""
+    """Takes what is posted; `next` and `next_check` wait for it."""
 
-    events: asyncio.Queue[ToolFinished] = field(default_factory=asyncio.Queue)
+    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     thread: int = field(default_factory=threading.get_ident)
 
     def post(self, event: Event) -> None:
-        assert isinstance(event, ToolFinished)
         assert threading.get_ident() == self.thread
         self.events.put_nowait(event)
 
     async def next(self) -> ToolFinished:
         async with asyncio.timeout(20):
-            return await self.events.get()
+            event = await self.events.get()
+        assert isinstance(event, ToolFinished)
+        return event
+
+    async def next_check(self) -> ApprovalChecked:
+        async with asyncio.timeout(20):
+            event = await self.events.get()
+        assert isinstance(event, ApprovalChecked)
+        return event
 
     async def nothing_more(self) -> None:
         for _ in range(5):
@@ -45,15 +58,49 @@ class Inbox:
 
 
 @contextlib.asynccontextmanager
-async def running(*tools: Tool) -> AsyncIterator[tuple[ToolExecutor, Inbox]]:
+async def serving(
+    agents: Mapping[str, RealtimeAgent] | Sequence[Tool], **options: Any
+) -> AsyncIterator[tuple[ToolExecutor, Inbox]]:
     inbox = Inbox()
-    executor = ToolExecutor(tools, post=inbox.post)
+    executor = ToolExecutor(agents, post=inbox.post, **options)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(executor.run())
         await asyncio.sleep(0)
         yield executor, inbox
         assert not task.done()
         task.cancel()
+
+
+def running(*tools: Tool) -> contextlib.AbstractAsyncContextManager[tuple[ToolExecutor, Inbox]]:
+    return serving(tools)
+
+
+class LeapingSelector(selectors.SelectSelector):
+    """Does not wait for what is due later: the clock leaps there."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(timeout and 0)
+        if not ready and timeout:
+            self.now += timeout
+        return ready
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """A loop whose time passes only when nothing else is left to do."""
+
+    def __init__(self) -> None:
+        self._clock = LeapingSelector()
+        super().__init__(self._clock)
+
+    def time(self) -> float:
+        return self._clock.now
+
+
+def in_virtual_time(scene: Coroutine[Any, Any, T]) -> T:
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(scene)
 
 
 async def answer(made: Tool, arguments: str = "{}") -> ToolFinished:
@@ -364,3 +411,705 @@ async def test_no_tools_at_all_are_said_to_be_none() -> None:
     async with running() as (executor, inbox):
         executor.run_tool(RunTool("call_1", "ping", "{}"))
         assert await inbox.next() == ToolFinished("call_1", "There is no tool 'ping'; there are: none.", True)
+
+
+def test_a_hanging_call_is_given_up_when_its_time_is_over_each_time() -> None:
+    async def scene() -> None:
+        @tool
+        async def hang() -> None:
+            await asyncio.Event().wait()
+
+        async with running(hang) as (executor, inbox):
+            for _ in range(2):
+                began = asyncio.get_running_loop().time()
+                executor.run_tool(RunTool("call_1", "hang", "{}"))
+                assert (await inbox.next()).output == "The tool hang took longer than 15 s and was given up."
+                assert asyncio.get_running_loop().time() - began == pytest.approx(15.0)
+
+    in_virtual_time(scene())
+
+
+def test_an_async_tool_that_ignores_its_end_is_answered_and_left_behind() -> None:
+    async def scene() -> None:
+        release = asyncio.Event()
+        ended = asyncio.Event()
+
+        @tool(timeout_s=3.0)
+        async def stubborn() -> str:
+            while not release.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await release.wait()
+            ended.set()
+            return "too late"
+
+        async with running(stubborn, tool(name="ping")(ping)) as (executor, inbox):
+            executor.run_tool(RunTool("call_1", "stubborn", "{}"))
+            finished = await inbox.next()
+            assert finished == ToolFinished("call_1", "The tool stubborn took longer than 3 s and was given up.", True)
+            assert asyncio.get_running_loop().time() < 3.0 + 2.0  # by then the conversation has given it up
+            executor.run_tool(RunTool("call_2", "stubborn", "{}"))
+            for _ in range(3):
+                await asyncio.sleep(0)
+            executor.cancel("call_2")
+            assert await inbox.next() == ToolFinished("call_2", "The call of stubborn was cancelled.", True)
+            executor.run_tool(RunTool("call_3", "ping", "{}"))
+            assert await inbox.next() == ToolFinished("call_3", "pong")
+            release.set()
+            await ended.wait()
+            await inbox.nothing_more()
+
+    in_virtual_time(scene())
+
+
+async def test_an_error_after_the_time_is_up_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    @tool(timeout_s=0.01)
+    async def hang() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ValueError("while cleaning up")
+
+    assert (await answer(hang)).output == "The tool hang took longer than 0.01 s and was given up."
+    assert "never retrieved" not in caplog.text
+
+
+# --- agents ---------------------------------------------------------------------------------------------------------
+
+
+async def ping() -> str:
+    return "pong"
+
+
+def says(text: str, name: str = "ping") -> Tool:
+    async def say() -> str:
+        return text
+
+    return tool(name=name)(say)
+
+
+def crew(**tools: Sequence[Tool]) -> dict[str, RealtimeAgent]:
+    return {name: RealtimeAgent(name=name, tools=own) for name, own in tools.items()}
+
+
+async def output_of(executor: ToolExecutor, inbox: Inbox, name: str, agent: str = "", arguments: str = "{}") -> str:
+    executor.run_tool(RunTool("call_1", name, arguments, agent))
+    return (await inbox.next()).output
+
+
+async def test_a_tool_is_looked_up_in_the_agent_that_called_it() -> None:
+    async with serving(crew(kitchen=[says("soup")], garden=[says("leek")])) as (executor, inbox):
+        assert await output_of(executor, inbox, "ping", "garden") == "leek"
+        assert await output_of(executor, inbox, "ping", "kitchen") == "soup"
+        assert await output_of(executor, inbox, "ping") == "soup"
+
+
+async def test_a_tool_of_another_agent_is_not_there() -> None:
+    agents = crew(kitchen=[says("soup", "cook")], garden=[says("leek", "dig"), says("beet", "all")])
+    async with serving(agents) as (executor, inbox):
+        assert await output_of(executor, inbox, "cook", "garden") == "There is no tool 'cook'; there are: all, dig."
+
+
+async def test_an_unknown_agent_is_answered_with_those_that_exist() -> None:
+    async with serving(crew(kitchen=[], garden=[])) as (executor, inbox):
+        told = "There is no agent 'cellar'; there are: garden, kitchen."
+        assert await output_of(executor, inbox, "ping", "cellar") == told
+    async with serving({}) as (executor, inbox):
+        assert await output_of(executor, inbox, "ping") == "There is no agent ''; there are: none."
+
+
+async def test_extra_tools_are_looked_up_at_each_call() -> None:
+    extra: dict[str, list[Tool]] = {"kitchen": [], "garden": []}
+    async with serving(crew(kitchen=[says("soup")], garden=[]), extra_tools=extra.__getitem__) as (executor, inbox):
+        extra["garden"].append(says("leek"))
+        assert await output_of(executor, inbox, "ping", "garden") == "leek"
+        extra["garden"].clear()
+        assert await output_of(executor, inbox, "ping", "garden") == "There is no tool 'ping'; there are: none."
+        extra["kitchen"].append(says("other"))
+        assert await output_of(executor, inbox, "ping", "kitchen") == "soup"  # the agent's own comes first
+
+
+@pytest.mark.parametrize("broken", ["history", "extra_tools"])
+async def test_what_surrounds_a_call_may_break_and_the_call_is_answered(broken: str) -> None:
+    is_broken = True
+
+    def surroundings(*_: Any) -> Sequence[Any]:
+        if is_broken:
+            raise ValueError("odd")
+        return ()
+
+    options: dict[str, Any] = {broken: surroundings}
+    async with serving([says("pong")], **options) as (executor, inbox):
+        assert await output_of(executor, inbox, "ping") == "The tool ping could not be called: ValueError: odd"
+        executor.check_approval(CheckApproval("call_1", "ping", "{}"))
+        assert await inbox.next_check() == ApprovalChecked("call_1", needed=True)
+        is_broken = False
+        assert await output_of(executor, inbox, "ping") == "pong"
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_a_tool_that_asks_for_the_context_is_given_it(is_async: bool) -> None:
+    seen: list[tuple[ToolContext[Any], int]] = []
+
+    async def look(shelf: int, where: ToolContext[dict[str, str]]) -> str:
+        seen.append((where, shelf))
+        return where.context["owner"]
+
+    def look_beside(shelf: int, where: ToolContext[dict[str, str]]) -> str:
+        seen.append((where, shelf))
+        return where.context["owner"]
+
+    agents = crew(kitchen=[], garden=[tool(name="look")(look if is_async else look_beside)])
+    history = [HistoryItem(id="item_1", text="Look!")]
+    ask = Asked()
+    options = {"context": {"owner": "Ada"}, "history": lambda: tuple(history), "ask": ask}
+    async with serving(agents, **options) as (executor, inbox):
+        executor.run_tool(RunTool("call_7", "look", '{"shelf": 2}', "garden"))
+        assert await inbox.next() == ToolFinished("call_7", "Ada")
+    ((context, shelf),) = seen
+    assert shelf == 2
+    assert context.agent is agents["garden"]
+    assert tuple(context.history) == tuple(history)
+    assert (context.tool_name, context.call_id, context.arguments) == ("look", "call_7", '{"shelf": 2}')
+    assert context.ask is ask
+
+
+async def test_a_tool_without_a_signature_is_called_with_what_the_model_wrote() -> None:
+    async def read(**arguments: Any) -> Any:
+        return arguments
+
+    listed = Tool(name="read", description="", parameters={"type": "object"}, function=read)
+    assert (await answer(listed, '{"path": "a", "line no": [1]}')).output == '{"path":"a","line no":[1]}'
+    refused = await answer(listed, "[]")
+    assert refused.is_error
+    assert refused.output.startswith("read: ")
+
+
+async def test_a_background_result_is_marked_and_told_like_any_other() -> None:
+    assert await answer(tool(name="give")(lambda: background({"on": True}))) == ToolFinished(
+        "call_1", '{"on":true}', is_background=True
+    )
+    assert await answer(tool(name="give")(lambda: background("done"))) == ToolFinished(
+        "call_1", "done", is_background=True
+    )
+
+
+async def test_a_background_result_that_cannot_be_told_is_an_error_to_speak_about() -> None:
+    finished = await answer(tool(name="give")(lambda: background(object())))
+    assert (finished.is_error, finished.is_background) == (True, False)
+
+
+# --- enabled --------------------------------------------------------------------------------------------------------
+
+NOT_NOW = ToolFinished("call_1", "The tool lamp is not available now.", True)
+
+
+def predicate(result: Any) -> Callable[..., Any]:
+    """A predicate, sync: returns or raises."""
+
+    def ask(*_: Any) -> Any:
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    return ask
+
+
+def async_predicate(result: Any) -> Callable[..., Any]:
+    async def ask(*_: Any) -> Any:
+        await asyncio.sleep(0)
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    return ask
+
+
+async def hanging(*_: Any) -> Any:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+BROKEN = [ValueError("odd"), ToolError("odd"), SystemExit(3), asyncio.CancelledError(), TimeoutError()]
+
+
+@pytest.mark.parametrize("make", [predicate, async_predicate])
+@pytest.mark.parametrize("result", [False, 0, None, *BROKEN])
+async def test_a_tool_that_is_not_enabled_is_not_called(make: Callable[[Any], Any], result: Any) -> None:
+    calls: list[str] = []
+    lamp = tool(name="lamp", enabled=make(result), error_function=lambda *_: "never said")(lambda: calls.append("lit"))
+    async with running(lamp, says("pong")) as (executor, inbox):
+        executor.run_tool(RunTool("call_1", "lamp", "{}"))
+        assert await inbox.next() == NOT_NOW
+        assert calls == []
+        assert await output_of(executor, inbox, "ping") == "pong"
+
+
+async def test_a_tool_that_is_never_enabled_is_not_called() -> None:
+    assert await answer(tool(name="lamp", enabled=False)(lambda: "lit")) == NOT_NOW
+
+
+def test_a_predicate_that_hangs_disables_once_the_tools_time_is_over() -> None:
+    async def scene() -> None:
+        assert await answer(tool(name="lamp", enabled=hanging, timeout_s=4.0)(ping)) == NOT_NOW
+        assert asyncio.get_running_loop().time() == pytest.approx(4.0)
+
+    in_virtual_time(scene())
+
+
+async def test_whether_a_tool_is_enabled_is_asked_at_each_call_on_the_loop() -> None:
+    states = [True, False, True]
+    seen: list[tuple[Any, str, int]] = []
+
+    def is_enabled(context: RunContext[Any], agent: RealtimeAgent) -> bool:
+        seen.append((context.context, agent.name, threading.get_ident()))
+        return states.pop(0)
+
+    agents = crew(kitchen=[tool(name="lamp", enabled=is_enabled)(ping)])
+    async with serving(agents, context="mine") as (executor, inbox):
+        outputs = [await output_of(executor, inbox, "lamp") for _ in range(3)]
+    assert outputs == ["pong", NOT_NOW.output, "pong"]
+    assert seen == [("mine", "kitchen", threading.get_ident())] * 3
+
+
+# --- error functions ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+@pytest.mark.parametrize("make", [raises, raises_on_loop])
+@pytest.mark.parametrize("error", [ValueError("no such shelf"), ToolError("Say which."), HardwareError("GPIO 5")])
+async def test_an_error_function_has_the_words(
+    make: Callable[[BaseException], Callable[[], Any]], is_async: bool, error: Exception
+) -> None:
+    seen: list[tuple[ToolContext[Any], Exception]] = []
+
+    def excuse(context: ToolContext[Any], error: Exception) -> str:
+        seen.append((context, error))
+        return "Sorry \ud800."
+
+    async def excuse_later(context: ToolContext[Any], error: Exception) -> str:
+        await asyncio.sleep(0)
+        return excuse(context, error)
+
+    bad = tool(name="bad", error_function=excuse_later if is_async else excuse)(make(error))
+    assert await answer(bad) == ToolFinished("call_1", "Sorry ?.", True)
+    ((context, given),) = seen
+    assert (context.tool_name, context.call_id) == ("bad", "call_1")
+    assert given is error
+
+
+async def test_an_error_function_is_told_of_a_tool_that_wants_to_end_the_process() -> None:
+    seen: list[Exception] = []
+
+    def excuse(_: ToolContext[Any], error: Exception) -> str:
+        seen.append(error)
+        return "Sorry."
+
+    bad = tool(name="bad", error_function=excuse)(raises_on_loop(SystemExit(3)))
+    assert (await answer(bad)).output == "Sorry."
+    assert "SystemExit: 3" in str(seen[0])
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_an_error_function_is_given_a_timeout_as_such(is_async: bool) -> None:
+    release = threading.Event()
+    seen: list[Exception] = []
+
+    def excuse(_: ToolContext[Any], error: Exception) -> str:
+        seen.append(error)
+        return "It takes too long."
+
+    make = tool(name="hang", timeout_s=0.01, error_function=excuse)
+    assert (await answer(make(hanging_tool if is_async else lambda: release.wait(20)))).output == "It takes too long."
+    release.set()
+    assert isinstance(seen[0], ToolTimeout)
+    assert isinstance(seen[0], TimeoutError)
+    assert str(seen[0]) == "The tool hang took longer than 0.01 s and was given up."
+
+
+async def hanging_tool() -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("make", [predicate, async_predicate])
+@pytest.mark.parametrize("broken", BROKEN)
+async def test_an_error_function_that_breaks_leaves_the_usual_words(
+    make: Callable[[Any], Any], broken: BaseException
+) -> None:
+    bad = tool(name="bad", error_function=make(broken))(raises_on_loop(ValueError("no such shelf")))
+    assert await answer(bad) == ToolFinished("call_1", "The tool bad failed: ValueError: no such shelf", True)
+
+
+def test_an_error_function_that_hangs_leaves_the_usual_words_in_time() -> None:
+    async def scene() -> None:
+        bad = tool(name="bad", timeout_s=5.0, error_function=hanging)(hanging_tool)
+        assert (await answer(bad)).output == "The tool bad took longer than 5 s and was given up."
+        assert asyncio.get_running_loop().time() < 5.0 + 2.0  # by then the conversation has given it up
+
+    in_virtual_time(scene())
+
+
+async def test_arguments_that_do_not_fit_are_told_as_they_are() -> None:
+    @tool(error_function=lambda *_: "Sorry.")
+    async def count(step: int) -> None: ...
+
+    assert (await answer(count, "{}")).output == "count: step: Field required"
+
+
+async def test_a_result_that_json_cannot_hold_is_the_error_functions_too() -> None:
+    assert await answer(tool(name="give", error_function=lambda *_: "Sorry.")(lambda: object())) == ToolFinished(
+        "call_1", "Sorry.", True
+    )
+
+
+class UnspeakableToolError(ToolError):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+async def test_a_tool_error_without_words_is_told_by_its_name() -> None:
+    assert "UnspeakableToolError" in (await answer(tool(name="bad")(raises(UnspeakableToolError())))).output
+
+
+# --- approval -------------------------------------------------------------------------------------------------------
+
+
+async def check(made: Tool, arguments: str = "{}") -> ApprovalChecked:
+    async with running(made) as (executor, inbox):
+        executor.check_approval(CheckApproval("call_1", made.name, arguments))
+        checked = await inbox.next_check()
+        await inbox.nothing_more()
+        assert checked.call_id == "call_1"
+        return checked
+
+
+@pytest.mark.parametrize("make", [predicate, async_predicate])
+@pytest.mark.parametrize(("result", "needed"), [(True, True), (False, False), (1, True), (None, False)])
+async def test_a_predicate_says_whether_approval_is_needed(
+    make: Callable[[Any], Any], result: Any, needed: bool
+) -> None:
+    assert await check(tool(name="ping", needs_approval=make(result))(ping)) == ApprovalChecked("call_1", needed)
+
+
+@pytest.mark.parametrize("needed", [True, False])
+async def test_without_a_predicate_the_tool_says_it_itself(needed: bool) -> None:
+    assert await check(tool(name="ping", needs_approval=needed)(ping)) == ApprovalChecked("call_1", needed)
+
+
+async def test_a_predicate_is_asked_on_the_loop_with_the_checked_arguments() -> None:
+    seen: list[Any] = []
+    calls: list[int] = []
+
+    def is_dear(context: RunContext[Any], arguments: dict[str, Any], call_id: str) -> bool:
+        seen.append((context.context, context.agent.name, arguments, call_id, threading.get_ident()))
+        return int(arguments["price"]) > 10
+
+    @tool(needs_approval=is_dear)
+    async def buy(price: int, where: ToolContext[Any], note: str = "") -> None:
+        calls.append(price)
+
+    async with serving(crew(shop=[buy]), context="mine") as (executor, inbox):
+        executor.check_approval(CheckApproval("call_1", "buy", '{"price": "11"}', "shop"))
+        assert await inbox.next_check() == ApprovalChecked("call_1", needed=True)
+        executor.check_approval(CheckApproval("call_2", "buy", '{"price": 9, "note": "x"}', "shop"))
+        assert await inbox.next_check() == ApprovalChecked("call_2", needed=False)
+    own = threading.get_ident()
+    assert seen == [
+        ("mine", "shop", {"price": 11, "note": ""}, "call_1", own),
+        ("mine", "shop", {"price": 9, "note": "x"}, "call_2", own),
+    ]
+    assert calls == []
+
+
+async def test_arguments_that_do_not_fit_are_a_problem_and_the_predicate_is_not_asked() -> None:
+    @tool(needs_approval=predicate(AssertionError("asked")))
+    async def buy(price: int) -> None: ...
+
+    assert await check(buy, '{"price": "\\u00e4"}') == ApprovalChecked(
+        "call_1", True, "buy: price: Input should be a valid integer, unable to parse string as an integer"
+    )
+
+
+async def test_a_call_that_cannot_be_made_is_a_problem() -> None:
+    lamp = tool(name="lamp", needs_approval=predicate(False), enabled=False)(ping)
+    async with serving(crew(kitchen=[lamp])) as (executor, inbox):
+        for name, agent, problem in (
+            ("oven", "kitchen", "There is no tool 'oven'; there are: lamp."),
+            ("lamp", "cellar", "There is no agent 'cellar'; there are: kitchen."),
+            ("lamp", "", "The tool lamp is not available now."),
+        ):
+            executor.check_approval(CheckApproval("call_1", name, "{}", agent))
+            assert await inbox.next_check() == ApprovalChecked("call_1", True, problem)
+
+
+@pytest.mark.parametrize("make", [predicate, async_predicate])
+@pytest.mark.parametrize("broken", BROKEN)
+async def test_a_predicate_that_breaks_leaves_it_to_the_user(
+    make: Callable[[Any], Any], broken: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert await check(tool(name="ping", needs_approval=make(broken))(ping)) == ApprovalChecked("call_1", needed=True)
+    assert "whether ping needs approval could not be asked" in caplog.text
+
+
+def test_a_predicate_that_hangs_leaves_it_to_the_user_once_the_tools_time_is_over() -> None:
+    async def scene() -> None:
+        checked = await check(tool(name="ping", needs_approval=hanging, timeout_s=4.0)(ping))
+        assert checked == ApprovalChecked("call_1", needed=True)
+        assert asyncio.get_running_loop().time() == pytest.approx(4.0)
+
+    in_virtual_time(scene())
+
+
+async def test_a_check_before_run_waits_for_it_and_is_answered_once_whatever_is_cancelled() -> None:
+    inbox = Inbox()
+    executor = ToolExecutor([tool(name="ping", needs_approval=predicate(False))(ping)], post=inbox.post)
+    executor.check_approval(CheckApproval("call_1", "ping", "{}"))
+    executor.cancel("call_1")
+    await inbox.nothing_more()
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(executor.run())
+        assert await inbox.next_check() == ApprovalChecked("call_1", needed=False)
+        executor.cancel("call_1")
+        await inbox.nothing_more()
+        task.cancel()
+
+
+async def test_a_check_that_the_end_of_the_session_cuts_off_says_that_approval_is_needed() -> None:
+    async with running(tool(name="ping", needs_approval=hanging)(ping)) as (executor, inbox):
+        executor.check_approval(CheckApproval("call_1", "ping", "{}"))
+        for _ in range(3):
+            await asyncio.sleep(0)
+    assert await inbox.next_check() == ApprovalChecked("call_1", needed=True)
+
+
+# --- an agent as a tool ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Asked:
+    """A model that is asked beside the conversation: answers as it was told to, and keeps the questions."""
+
+    answers: list[Sequence[HistoryItem] | Exception] = field(default_factory=list)
+    questions: list[dict[str, Any]] = field(default_factory=list)
+
+    async def __call__(
+        self,
+        text: str,
+        *,
+        instructions: str = "",
+        tools: Sequence[Mapping[str, Any]] = (),
+        items: Sequence[Mapping[str, Any]] = (),
+    ) -> Sequence[HistoryItem]:
+        self.questions.append(
+            {"text": text, "instructions": instructions, "tools": list(tools), "items": json.loads(json.dumps(items))}
+        )
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def assert_complete(self) -> None:
+        assert self.answers == []
+
+
+def message(text: str) -> HistoryItem:
+    return HistoryItem(id="item_m", role="assistant", text=text)
+
+
+def function_call(name: str, arguments: str = "{}", call_id: str = "call_a") -> HistoryItem:
+    return HistoryItem(id="item_c", type="function_call", name=name, call_id=call_id, arguments=arguments)
+
+
+async def consult(
+    agent: RealtimeAgent, *answers: Sequence[HistoryItem] | Exception, **options: Any
+) -> tuple[ToolFinished, list[dict[str, Any]]]:
+    ask = Asked(list(answers))
+    made = agent.as_tool()
+    async with serving([made], ask=ask, **options) as (executor, inbox):
+        executor.run_tool(RunTool("call_1", made.name, '{"question": "How long do eggs boil?"}'))
+        finished = await inbox.next()
+    ask.assert_complete()
+    return finished, ask.questions
+
+
+@tool
+async def minutes(dish: str) -> int:
+    """Look up how long it boils."""
+    return {"eggs": 6}[dish]
+
+
+def test_a_consulted_agent_is_a_tool_with_one_question() -> None:
+    agent = RealtimeAgent(name="Head Chef", handoff_description="Knows recipes.")
+    made = agent.as_tool()
+    assert made.definition() == {
+        "type": "function",
+        "name": "ask_head_chef",
+        "description": "Ask the Head Chef agent. Knows recipes.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "question": {
+                    "type": "string",
+                    "description": "The whole question; the other agent does not hear the conversation.",
+                }
+            },
+            "required": ["question"],
+            "additionalProperties": False,
+        },
+    }
+    assert made.timeout_s == 30.0
+    other = agent.as_tool(tool_name="cook", tool_description="Ask the cook.", timeout_s=5.0)
+    assert (other.name, other.description, other.timeout_s) == ("cook", "Ask the cook.", 5.0)
+
+
+async def test_the_answer_of_a_consulted_agent_is_the_tools_result() -> None:
+    agent = RealtimeAgent(name="Chef", instructions="Be brief.", tools=[minutes])
+    finished, questions = await consult(agent, [message("Six minutes."), message("Then cold water.")])
+    assert finished == ToolFinished("call_1", "Six minutes.\nThen cold water.")
+    assert questions == [
+        {
+            "text": "How long do eggs boil?",
+            "instructions": "Be brief.",
+            "tools": [minutes.definition()],
+            "items": [],
+        }
+    ]
+
+
+async def test_what_a_consulted_agent_calls_is_run_and_told() -> None:
+    agent = RealtimeAgent(name="Chef", tools=[minutes])
+    finished, questions = await consult(
+        agent,
+        [message("I look it up."), function_call("minutes", '{"dish": "eggs"}')],
+        [function_call("minutes", '{"dish": "rice"}', "call_b"), function_call("minutes", "{}", "call_c")],
+        [message("Six.")],
+    )
+    assert finished == ToolFinished("call_1", "Six.")
+    first = [
+        {
+            "type": "message",
+            "role": "user",
+            "content": [{"type": "input_text", "text": "How long do eggs boil?"}],
+        },
+        {"type": "function_call", "name": "minutes", "call_id": "call_a", "arguments": '{"dish": "eggs"}'},
+        {"type": "function_call_output", "call_id": "call_a", "output": "6"},
+    ]
+    second = [
+        {"type": "function_call", "name": "minutes", "call_id": "call_b", "arguments": '{"dish": "rice"}'},
+        {"type": "function_call_output", "call_id": "call_b", "output": "The tool minutes failed: KeyError: 'rice'"},
+        {"type": "function_call", "name": "minutes", "call_id": "call_c", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "call_c", "output": "minutes: dish: Field required"},
+    ]
+    assert [one["items"] for one in questions] == [[], first, first + second]
+    assert {one["text"] for one in questions} == {"How long do eggs boil?"}
+    check_client_frame({"type": "response.create", "response": {"conversation": "none", "input": first + second}})
+
+
+async def test_only_tools_that_may_run_unasked_are_offered_and_run() -> None:
+    calls: list[str] = []
+
+    def made(name: str, **options: Any) -> Tool:
+        return tool(name=name, **options)(lambda: calls.append(name))
+
+    agent = RealtimeAgent(
+        name="Chef",
+        tools=[
+            made("always", needs_approval=True),
+            made("maybe", needs_approval=predicate(False)),
+            made("off", enabled=False),
+            made("off_now", enabled=async_predicate(False)),
+            made("broken", enabled=predicate(ValueError("odd"))),
+            made("free", enabled=async_predicate(True)),
+        ],
+    )
+    names = ["always", "maybe", "off", "off_now", "broken"]
+    finished, questions = await consult(agent, [function_call(name) for name in names], [message("No.")])
+    assert finished == ToolFinished("call_1", "No.")
+    assert [one["name"] for one in questions[0]["tools"]] == ["free"]
+    outputs = [one["output"] for one in questions[1]["items"] if one["type"] == "function_call_output"]
+    assert outputs == [f"There is no tool {name!r}; there are: free." for name in names]
+    assert calls == []
+
+
+async def test_a_consulted_agents_functions_see_that_agent_and_the_same_context() -> None:
+    seen: list[Any] = []
+
+    async def instructions(context: RunContext[Any], agent: RealtimeAgent) -> str:
+        seen.append((context.context, context.agent, agent))
+        return "Be brief."
+
+    @tool
+    async def look(where: ToolContext[Any]) -> str:
+        seen.append((where.context, where.agent, where.tool_name, where.call_id))
+        return "seen"
+
+    agent = RealtimeAgent(name="Chef", instructions=instructions, tools=[look])
+    _, questions = await consult(agent, [function_call("look")], [message("Six.")], context="mine")
+    assert questions[0]["instructions"] == "Be brief."
+    assert seen == [("mine", agent, agent), ("mine", agent, "look", "call_a")]
+
+
+async def test_an_agent_that_goes_on_calling_is_stopped_after_four_rounds() -> None:
+    calls: list[str] = []
+    agent = RealtimeAgent(name="Chef", tools=[tool(name="look")(lambda: calls.append("look"))])
+    finished, questions = await consult(agent, *[[function_call("look")]] * 5)
+    assert finished == ToolFinished("call_1", "The Chef agent called tools 4 times over and came to no answer.", True)
+    assert (len(questions), len(calls)) == (5, 4)
+
+
+async def test_four_rounds_of_calls_may_still_come_to_an_answer() -> None:
+    agent = RealtimeAgent(name="Chef", tools=[says("pong")])
+    finished, _ = await consult(agent, *[[function_call("ping")]] * 4, [message("At last.")])
+    assert finished == ToolFinished("call_1", "At last.")
+
+
+async def test_without_a_model_to_ask_the_agent_is_named() -> None:
+    async with serving([RealtimeAgent(name="Chef").as_tool()]) as (executor, inbox):
+        executor.run_tool(RunTool("call_1", "ask_chef", '{"question": "?"}'))
+        assert await inbox.next() == ToolFinished(
+            "call_1", "The Chef agent cannot be asked: there is no model to ask here.", True
+        )
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (LinkError("there is no connection"), "The Chef agent could not be asked: there is no connection"),
+        ([], "The Chef agent gave no answer."),
+        ([message("")], "The Chef agent gave no answer."),
+        (ValueError("odd"), "The tool ask_chef failed: ValueError: odd"),
+    ],
+)
+async def test_no_answer_is_told_with_the_agents_name(answer: Sequence[HistoryItem] | Exception, told: str) -> None:
+    finished, _ = await consult(RealtimeAgent(name="Chef"), answer)
+    assert finished == ToolFinished("call_1", told, True)
+
+
+@pytest.mark.parametrize(
+    ("instructions", "told"),
+    [
+        (predicate(ValueError("odd")), "its instructions failed: odd"),
+        (async_predicate(ValueError("odd")), "its instructions failed: odd"),
+        (predicate(None), "its instructions are NoneType, not text"),
+    ],
+)
+async def test_instructions_that_break_are_told_with_the_agents_name(
+    instructions: Callable[..., Any], told: str
+) -> None:
+    finished, questions = await consult(RealtimeAgent(name="Chef", instructions=instructions))
+    assert finished == ToolFinished("call_1", f"The Chef agent cannot be asked: {told}", True)
+    assert questions == []
+
+
+def test_an_agent_that_is_never_answered_is_given_up() -> None:
+    async def scene() -> None:
+        async with serving([RealtimeAgent(name="Chef").as_tool(timeout_s=8.0)], ask=hanging_ask) as (executor, inbox):
+            executor.run_tool(RunTool("call_1", "ask_chef", '{"question": "?"}'))
+            assert (await inbox.next()).output == "The tool ask_chef took longer than 8 s and was given up."
+            assert asyncio.get_running_loop().time() == pytest.approx(8.0)
+
+    in_virtual_time(scene())
+
+
+async def hanging_ask(text: str, **_: Any) -> Sequence[HistoryItem]:
+    await asyncio.Event().wait()
+    raise AssertionError

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.realtime import RealtimeFunctionTool
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from appliance.agents.tools import Tool, tool
+from appliance.agents.context import RunContext, ToolContext
+from appliance.agents.tools import Background, Tool, background, explained, plain_schema, tool
 from appliance.errors import ToolError
 from tests.support.oracle import check_client_frame
 
@@ -263,19 +266,43 @@ class Book(BaseModel):
     title: str
 
 
+class Color(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Exact(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    size: int
+
+
+@dataclass
+class Place:
+    shelf: int
+    row: str = "top"
+
+
+def looked_up(text: str) -> str:
+    return {"known": "here"}[text]
+
+
 def unannotated(a) -> None: ...  # type: ignore[no-untyped-def]
 def star(*a: int) -> None: ...
 def positional(a: int, /) -> None: ...
 def uncheckable(a: Door) -> None: ...
 def wordless(a: Callable[[], int]) -> None: ...
 def unknown(a: Missing) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+def unlimited(a: Annotated[str, Field(pattern="(")]) -> None: ...
+def unchosen(a: Literal[1:2]) -> None: ...  # type: ignore[valid-type]
 
 
 class Door:
     """Something that pydantic knows nothing of."""
 
 
-@pytest.mark.parametrize("function", [unannotated, star, positional, uncheckable, wordless, unknown])
+@pytest.mark.parametrize(
+    "function", [unannotated, star, positional, uncheckable, wordless, unknown, unlimited, unchosen]
+)
 def test_what_cannot_be_described_is_refused_by_name(function: Callable[..., Any]) -> None:
     with pytest.raises(ToolError, match=rf"tool '{function.__name__}': "):
         tool(function)
@@ -284,16 +311,302 @@ def test_what_cannot_be_described_is_refused_by_name(function: Callable[..., Any
 @pytest.mark.parametrize("name", ["with space", "ä", "x" * 65])
 def test_a_name_that_the_protocol_refuses_is_refused_here(name: str) -> None:
     with pytest.raises(ToolError, match="1 to 64"):
-        tool(name=name)(star)
+        tool(name=name)(paint.function)
 
 
 @pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("nan")])
 def test_a_limit_of_no_time_is_refused(timeout_s: float) -> None:
     with pytest.raises(ToolError, match="more than 0"):
-        tool(timeout_s=timeout_s)(positional)
+        tool(timeout_s=timeout_s)(paint.function)
 
 
 def test_a_tool_is_a_value() -> None:
     assert isinstance(paint, Tool)
     with pytest.raises(AttributeError):
         paint.name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("hint", "schema", "arguments", "value"),
+    [
+        (Color, {"enum": ["red", "blue"], "type": "string"}, '"blue"', Color.BLUE),
+        (Literal[1, "two"], {"enum": [1, "two"]}, '"two"', "two"),
+        (Annotated[float, Field(gt=0, le=1)], {"type": "number", "exclusiveMinimum": 0, "maximum": 1}, "0.5", 0.5),
+        (Annotated[str, Field(min_length=1)], {"type": "string", "minLength": 1}, '"a"', "a"),
+        (Annotated[str, Field(description="Why.")], {"type": "string", "description": "Why."}, '"a"', "a"),
+        (int | None, {"anyOf": [{"type": "integer"}, {"type": "null"}]}, "null", None),
+        (list[int], {"type": "array", "items": {"type": "integer"}}, "[1, 2]", [1, 2]),
+        (dict[str, bool], {"type": "object", "additionalProperties": {"type": "boolean"}}, '{"a": true}', {"a": True}),
+        (
+            Exact,
+            {
+                "type": "object",
+                "properties": {"size": {"type": "integer"}},
+                "required": ["size"],
+                "additionalProperties": False,
+            },
+            '{"size": 2}',
+            Exact(size=2),
+        ),
+        (
+            Book,
+            {"type": "object", "properties": {"title": {"type": "string"}}, "required": ["title"]},
+            '{"title": "a", "left over": 1}',
+            Book(title="a"),
+        ),
+        (
+            Place,
+            {
+                "type": "object",
+                "properties": {"shelf": {"type": "integer"}, "row": {"type": "string", "default": "top"}},
+                "required": ["shelf"],
+                "additionalProperties": False,
+            },
+            '{"shelf": 3}',
+            Place(shelf=3),
+        ),
+    ],
+)
+def test_a_type_has_its_schema_and_gives_its_value(
+    hint: Any, schema: dict[str, Any], arguments: str, value: Any
+) -> None:
+    def give(thing: Any) -> None: ...
+
+    give.__annotations__["thing"] = hint
+    made = tool(give)
+    found = dict(made.parameters["properties"]["thing"])
+    if "$ref" in found:
+        found = made.parameters["$defs"][found["$ref"].removeprefix("#/$defs/")]
+    assert found == schema
+    assert (made.parameters["required"], made.parameters["additionalProperties"]) == (["thing"], False)
+    assert made.validate(f'{{"thing": {arguments}}}') == {"thing": value}
+    assert type(made.validate(f'{{"thing": {arguments}}}')["thing"]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("hint", "arguments"),
+    [
+        (Color, '"green"'),
+        (Literal[1, "two"], "2"),
+        (Annotated[float, Field(gt=0, lt=1)], "1"),
+        (int | None, '"many"'),
+        (list[int], '[1, "x"]'),
+        (Exact, '{"size": 2, "more": 1}'),
+        (Place, '{"row": "top"}'),
+    ],
+)
+def test_what_a_type_does_not_hold_is_refused_by_the_parameters_name(hint: Any, arguments: str) -> None:
+    def give(thing: Any) -> None: ...
+
+    give.__annotations__["thing"] = hint
+    with pytest.raises(ToolError, match=r"^give: thing"):
+        tool(give).validate(f'{{"thing": {arguments}}}')
+
+
+def test_a_default_of_a_nested_type_is_told_whole() -> None:
+    @tool
+    def lend(book: Book = Book(title="a")) -> None: ...  # noqa: B008
+
+    assert lend.parameters["properties"]["book"]["default"] == {"title": "a"}
+    assert lend.validate("{}") == {"book": Book(title="a")}
+
+
+def test_a_schema_loses_its_titles_and_nothing_else() -> None:
+    schema = {
+        "title": "Loan",
+        "type": "object",
+        "properties": {
+            "title": {"title": "Title", "type": "string", "enum": ["title"]},
+            "properties": {"title": "P", "properties": {"title": {"title": "T"}}},
+            "book": {"anyOf": [{"title": "B", "const": {"title": "b"}}, {"title": "N", "type": "null"}]},
+        },
+        "$defs": {"title": {"title": "D", "examples": [{"title": "e"}]}},
+    }
+    before = json.dumps(schema)
+    assert plain_schema(schema) == {
+        "type": "object",
+        "properties": {
+            "title": {"type": "string", "enum": ["title"]},
+            "properties": {"properties": {"title": {}}},
+            "book": {"anyOf": [{"const": {"title": "b"}}, {"type": "null"}]},
+        },
+        "$defs": {"title": {"examples": [{"title": "e"}]}},
+    }
+    assert json.dumps(schema) == before
+
+
+def test_a_validation_error_is_explained_with_its_places() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Step.model_validate({"seconds": 0, "tone": "loud"})
+    assert explained(caught.value) == ("seconds: Input should be greater than 0; tone: Input should be 'high' or 'low'")
+
+
+def test_a_validator_of_the_makers_that_breaks_is_told_to_the_model() -> None:
+    @tool
+    def find(key: Annotated[str, AfterValidator(looked_up)]) -> None: ...
+
+    assert find.validate('{"key": "known"}') == {"key": "here"}
+    with pytest.raises(ToolError, match="find: the arguments cannot be checked: KeyError"):
+        find.validate('{"key": "lost"}')
+
+
+# --- the context ----------------------------------------------------------------------------------------------------
+
+
+def test_a_parameter_for_the_context_is_not_shown_to_the_model() -> None:
+    @tool
+    def plain(where: ToolContext[Any], shelf: int) -> None:
+        """Look.
+
+        Args:
+            where: Not for the model.
+            shelf: Which.
+        """
+
+    @tool
+    def with_type(shelf: int, *, where: ToolContext[dict[str, int]]) -> None: ...
+
+    for made in (plain, with_type):
+        assert made.context_parameter == "where"
+        assert list(made.parameters["properties"]) == made.parameters["required"] == ["shelf"]
+        assert made.validate('{"shelf": 1}') == {"shelf": 1}
+        with pytest.raises(ToolError, match="where: Extra inputs are not permitted"):
+            made.validate('{"shelf": 1, "where": {}}')
+    assert paint.context_parameter == ""
+
+
+def test_the_bare_name_of_the_context_is_enough() -> None:
+    def look(where: Any) -> None: ...
+
+    look.__annotations__["where"] = "ToolContext"
+    made = tool(look)
+    assert made.context_parameter == "where"
+    assert made.definition()["parameters"] == {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+def test_one_context_is_enough() -> None:
+    def look(here: ToolContext[Any], there: ToolContext[Any]) -> None: ...
+
+    with pytest.raises(ToolError, match="two parameters want the context"):
+        tool(look)
+
+
+@pytest.mark.parametrize(
+    "hint", [ToolContext | None, Annotated[ToolContext[Any], "x"], list[ToolContext[Any]], RunContext]
+)
+def test_what_is_almost_the_context_is_refused_with_the_remedy(hint: Any) -> None:
+    def look(where: Any) -> None: ...
+
+    look.__annotations__["where"] = hint
+    with pytest.raises(ToolError, match="annotate 'where' as plain ToolContext"):
+        tool(look)
+
+
+def test_an_annotation_that_is_no_expression_is_refused() -> None:
+    def look(where: Any) -> None: ...
+
+    look.__annotations__["where"] = "int |"
+    with pytest.raises(ToolError, match="tool 'look': an annotation cannot be read"):
+        tool(look)
+
+
+# --- options --------------------------------------------------------------------------------------------------------
+
+
+def test_options_are_kept_as_they_are_given() -> None:
+    def needs(context: RunContext[Any], arguments: dict[str, Any], call_id: str) -> bool:
+        return True
+
+    def is_open(context: RunContext[Any], agent: Any) -> bool:
+        return True
+
+    def excuse(context: ToolContext[Any], error: Exception) -> str:
+        return "sorry"
+
+    made = tool(
+        needs_approval=needs,
+        enabled=is_open,
+        error_function=excuse,
+        cancellable=True,
+        working_after_ms=800,
+        filler="One moment.",
+    )(paint.function)
+    assert (made.needs_approval, made.enabled, made.error_function) == (needs, is_open, excuse)
+    assert (made.cancellable, made.working_after_ms, made.filler) == (True, 800, "One moment.")
+    assert made.definition() == paint.definition()
+
+
+def test_without_options_a_tool_is_enabled_silent_and_runs_to_its_end() -> None:
+    assert (paint.needs_approval, paint.enabled, paint.error_function) == (False, True, None)
+    assert (paint.cancellable, paint.working_after_ms, paint.filler) == (False, None, "")
+
+
+def test_a_filler_without_a_time_is_refused() -> None:
+    with pytest.raises(ToolError, match="tool 'paint': a filler is said after working_after_ms"):
+        tool(filler="One moment.")(paint.function)
+    with pytest.raises(ToolError, match="a filler is said after working_after_ms"):
+        replace(paint, filler="One moment.")
+
+
+@pytest.mark.parametrize("working_after_ms", [0, -1])
+def test_a_tool_that_is_heard_at_once_is_refused(working_after_ms: int) -> None:
+    with pytest.raises(ToolError, match=f"working_after_ms is {working_after_ms}; it must be more than 0"):
+        tool(working_after_ms=working_after_ms)(paint.function)
+
+
+def test_a_background_result_is_the_result_with_a_mark() -> None:
+    assert background({"on": True}) == Background({"on": True})
+
+
+# --- without a signature --------------------------------------------------------------------------------------------
+
+LISTED = {"type": "object", "properties": {"path": {"type": "string", "title": "Path"}}}
+listed = Tool(name="read", description="Read a file.", parameters=LISTED, function=print)
+
+
+def test_a_tool_without_a_signature_shows_its_schema_as_it_is() -> None:
+    assert listed.definition() == {
+        "type": "function",
+        "name": "read",
+        "description": "Read a file.",
+        "parameters": LISTED,
+    }
+
+
+@given(st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.integers())))
+def test_a_tool_without_a_signature_takes_any_object(value: dict[str, Any]) -> None:
+    assert listed.validate(json.dumps(value)) == value
+
+
+def test_no_text_is_no_arguments() -> None:
+    assert listed.validate("") == listed.validate("  ") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[1]", "should be a JSON object, not [1]"),
+        ("null", "should be a JSON object, not null"),
+        ('"' + "x" * 1000 + '"', "should be a JSON object"),
+        ("{", "not JSON"),
+        ("path=1", "not JSON"),
+        ('{"path": NaN}', "NaN is no number to JSON"),
+        ('{"path": -Infinity}', "-Infinity is no number to JSON"),
+        ("[" * 100_000, "not JSON"),
+        ('{"path": ' + "9" * 5000 + "}", "not JSON"),
+    ],
+)
+def test_what_is_no_object_is_refused_without_a_signature_too(text: str, told: str) -> None:
+    with pytest.raises(ToolError) as caught:
+        listed.validate(text)
+    assert str(caught.value).startswith("read: the arguments ")
+    assert told in str(caught.value)
+    assert len(str(caught.value)) < 250
+
+
+@given(st.text())
+def test_no_text_raises_anything_but_tool_error_without_a_signature(text: str) -> None:
+    try:
+        assert isinstance(listed.validate(text), dict)
+    except ToolError as exc:
+        assert str(exc).startswith("read: ")

@@ -1,0 +1,2077 @@
+"""The conversation core with agents: tools, approvals, handoffs, guardrails, instructions; literal frames in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from appliance.conversation.commands import (
+    AgentEnded,
+    AgentStarted,
+    Announce,
+    ApprovalRequested,
+    CancelTool,
+    CheckApproval,
+    CheckText,
+    Command,
+    FinishPlay,
+    GuardrailTripped,
+    HandedOver,
+    PlayEarcon,
+    PrepareAgent,
+    ToolEnded,
+    ToolStarted,
+    TroubleReported,
+    TurnEnded,
+)
+from appliance.conversation.events import (
+    AgentPrepared,
+    ApprovalAnswered,
+    ApprovalChecked,
+    BeginAsked,
+    FrameGiven,
+    GuardrailsChecked,
+    InterruptAsked,
+    MessageGiven,
+    ToolFinished,
+)
+from appliance.conversation.feedback import light_state
+from appliance.conversation.roster import Brief, HandoffCard, ToolCard
+from tests.support.stage import Stage
+
+AUDIO_SESSION = {
+    "type": "realtime",
+    "instructions": "Greet.",
+    "audio": {"input": {"turn_detection": None}, "output": {"voice": "marin"}},
+}
+GREETER = Brief(
+    agent="greeter",
+    session=AUDIO_SESSION,
+    tools=(),
+    handoffs=(HandoffCard(name="transfer_to_billing", agent="billing", first_sentence="Billing here."),),
+)
+BILLING = Brief(
+    agent="billing",
+    session={
+        "type": "realtime",
+        "instructions": "Bill.",
+        "audio": {"input": {"turn_detection": None}, "output": {"voice": "cedar"}},
+    },
+    tools=(ToolCard(name="refund"),),
+)
+
+
+def greeter(*cards: ToolCard, **more: Any) -> Brief:
+    """An agent with these tools."""
+    return Brief(agent="greeter", session=AUDIO_SESSION, tools=cards, **more)
+
+
+class Scene(Stage):
+    """A stage with agents: what they are asked comes out, and the test answers for them."""
+
+    def asked(self) -> Scene:
+        """A turn was spoken, and its response is created."""
+        self.say()
+        self.committed()
+        self.created()
+        return self
+
+    def of(self, kind: type, commands: list[Command] | None = None) -> list[Any]:
+        return [one for one in (self.commands if commands is None else commands) if isinstance(one, kind)]
+
+    def outputs(self) -> dict[str, list[str]]:
+        """The outputs that the model was given, by call."""
+        found: dict[str, list[str]] = {}
+        for frame in self.sent():
+            item = frame.get("item", {})
+            if item.get("type") == "function_call_output":
+                found.setdefault(item["call_id"], []).append(item["output"])
+        return found
+
+    def asks(self) -> list[dict[str, Any]]:
+        """The responses that were asked for."""
+        return [frame["response"] for frame in self.sent() if frame["type"] == "response.create"]
+
+    def updates(self) -> list[dict[str, Any]]:
+        """The updates of the session that were sent."""
+        return [frame for frame in self.sent() if frame["type"] == "session.update"]
+
+    def ended(self) -> list[tuple[str, bool]]:
+        """The calls that ended, and whether with an error."""
+        return [(one.call_id, one.is_error) for one in self.notices(ToolEnded)]
+
+    def tap(self) -> list[Command]:
+        return self.press() + self.advance(0.1) + self.release()
+
+    def finished(self, call_id: str, output: str = "{}", **more: Any) -> list[Command]:
+        return self.do(ToolFinished(call_id, output, **more))
+
+    def wrote(
+        self, text: str, *, is_final: bool = False, response_id: str = "resp_1", item_id: str = "item_a", part: int = 0
+    ) -> list[Command]:
+        """A piece of an answer's transcript, or the whole of it."""
+        kind, key = ("done", "transcript") if is_final else ("delta", "delta")
+        return self.server(
+            {
+                "type": f"response.output_audio_transcript.{kind}",
+                "response_id": response_id,
+                "item_id": item_id,
+                "output_index": 0,
+                "content_index": part,
+                key: text,
+            }
+        )
+
+    def checks(self, commands: list[Command] | None = None) -> list[CheckText]:
+        return self.of(CheckText, commands)
+
+    def passed(self, check: CheckText) -> list[Command]:
+        return self.do(GuardrailsChecked(check.key))
+
+    def tripped(self, check: CheckText, name: str = "no_numbers", reason: str = "a number") -> list[Command]:
+        return self.do(GuardrailsChecked(check.key, name, reason))
+
+    def played_frames_of(self, item_id: str) -> int:
+        """Frames of an item that were handed over for playing."""
+        return sum(len(one.pcm) // 2 for one in self.plays() if one.item_id == item_id)
+
+    def session_updated(self, session: dict[str, Any] | None = None) -> list[Command]:
+        return self.server({"type": "session.updated", "session": session or {"type": "realtime"}})
+
+    def heard(self, text: str, item_id: str = "item_user") -> list[Command]:
+        """The words of the user are written down."""
+        return self.server(
+            {
+                "type": "conversation.item.input_audio_transcription.completed",
+                "item_id": item_id,
+                "content_index": 0,
+                "transcript": text,
+            }
+        )
+
+
+# --- tools: the barrier ------------------------------------------------------------------------------------------
+
+
+def test_two_calls_are_answered_in_any_order_and_the_model_asked_once() -> None:
+    scene = Scene(briefs=[greeter(ToolCard(name="a"), ToolCard(name="b"))]).ready().asked()
+    scene.called("a", "call_1")
+    scene.called("b", "call_2")
+    scene.done()
+    scene.finished("call_2", "2")
+    assert len(scene.asks()) == 1, "one is still running"
+    scene.finished("call_1", "1")
+    assert scene.outputs() == {"call_1": ["1"], "call_2": ["2"]}
+    assert len(scene.asks()) == 2
+
+
+def test_a_late_tool_does_not_hold_up_the_answer_beyond_its_deadline() -> None:
+    scene = Scene(tool_s=5.0, briefs=[greeter(ToolCard(name="a"), ToolCard(name="b"))]).ready().asked()
+    scene.called("a", "call_1")
+    scene.called("b", "call_2")
+    scene.done()
+    scene.finished("call_1", "1")
+    scene.advance(4.9)
+    assert len(scene.asks()) == 1
+    scene.advance(0.2)
+    assert "took too long" in scene.outputs()["call_2"][0]
+    assert len(scene.asks()) == 2
+    assert scene.of(CancelTool) == [CancelTool("call_2")]
+
+
+def test_the_result_of_a_tool_that_was_given_up_is_not_sent_as_a_second_output() -> None:
+    scene = Scene(tool_s=5.0, briefs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene.called("a", "call_1")
+    scene.done()
+    scene.advance(5.1)
+    assert scene.finished("call_1", "late") == []
+    assert len(scene.outputs()["call_1"]) == 1
+
+
+def test_a_tool_may_run_as_long_as_its_own_card_says() -> None:
+    scene = Scene(tool_s=5.0, briefs=[greeter(ToolCard(name="a", timeout_s=30.0))]).ready().asked()
+    scene.called("a", "call_1")
+    scene.done()
+    scene.advance(30.0)
+    scene.finished("call_1", "slow but fine")
+    assert scene.outputs() == {"call_1": ["slow but fine"]}
+    assert scene.ended() == [("call_1", False)]
+
+
+def test_a_tool_with_a_time_limit_of_its_own_is_given_up_soon_after_it() -> None:
+    scene = Scene(tool_s=60.0, briefs=[greeter(ToolCard(name="a", timeout_s=1.0))]).ready().asked()
+    scene.called("a", "call_1")
+    scene.done()
+    scene.advance(5.0)
+    assert scene.ended() == [("call_1", True)]
+
+
+def test_a_rejected_call_beside_one_that_runs_is_one_ask() -> None:
+    scene = Scene(briefs=[greeter(ToolCard(name="a"), ToolCard(name="open", approval="always"))]).ready().asked()
+    scene.called("a", "call_1")
+    scene.called("open", "call_2")
+    scene.done()
+    scene.do(ApprovalAnswered("call_2", approved=False))
+    assert len(scene.asks()) == 1
+    scene.finished("call_1", "1")
+    assert len(scene.asks()) == 2
+    assert [call.call_id for call in scene.tool_runs()] == ["call_1"]
+
+
+@pytest.mark.parametrize("name", ["nothing_like_it", "asleep"])
+def test_a_call_that_cannot_be_made_beside_one_that_runs_is_one_ask(name: str) -> None:
+    scene = Scene(briefs=[greeter(ToolCard(name="a"), ToolCard(name="asleep"), disabled=("asleep",))]).ready().asked()
+    scene.called(name, "call_1")
+    scene.called("a", "call_2")
+    scene.done()
+    assert len(scene.asks()) == 1
+    scene.finished("call_2", "2")
+    assert len(scene.asks()) == 2
+    assert set(scene.outputs()) == {"call_1", "call_2"}
+
+
+def test_calls_that_all_end_before_response_done_are_one_ask_after_it() -> None:
+    scene = Scene(briefs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene.called("a", "call_1")
+    scene.finished("call_1", "1")
+    scene.called("unknown", "call_2")
+    assert len(scene.asks()) == 1
+    scene.done()
+    assert len(scene.asks()) == 2
+
+
+def test_an_unknown_tool_is_answered_with_those_that_there_are_and_the_turn_goes_on() -> None:
+    brief = greeter(ToolCard(name="clock"), ToolCard(name="asleep"), handoffs=GREETER.handoffs, disabled=("asleep",))
+    scene = Scene(briefs=[brief]).ready().asked()
+    scene.called("weather", "call_1")
+    scene.done()
+    assert scene.outputs() == {"call_1": ["There is no tool 'weather'; there are: clock, transfer_to_billing."]}
+    assert scene.tool_runs() == []
+    assert len(scene.asks()) == 2
+    scene.created("resp_2")
+    scene.audio("resp_2", "item_b")
+    scene.done("resp_2")
+    scene.play(4800, drained=True)
+    assert scene.outcomes() == ["answered"]
+
+
+def test_a_disabled_tool_is_not_run_and_the_model_told_so() -> None:
+    scene = Scene(briefs=[greeter(ToolCard(name="clock"), disabled=("clock",))]).ready().asked()
+    scene.called("clock", "call_1")
+    scene.done()
+    assert scene.tool_runs() == []
+    assert "not available" in scene.outputs()["call_1"][0]
+    assert len(scene.asks()) == 2
+
+
+def test_a_disabled_handoff_is_not_made() -> None:
+    brief = Brief(agent="greeter", session=AUDIO_SESSION, handoffs=GREETER.handoffs, disabled=("transfer_to_billing",))
+    scene = Scene(briefs=[brief]).ready().asked()
+    scene.called("transfer_to_billing", "call_1")
+    assert scene.of(PrepareAgent) == []
+    assert "not available" in scene.outputs()["call_1"][0]
+
+
+def test_a_tool_that_failed_answers_the_model_and_the_turn_goes_on() -> None:
+    scene = Scene(briefs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene.called("a", "call_1")
+    scene.done()
+    scene.finished("call_1", "ValueError: no such city", is_error=True)
+    assert scene.outputs() == {"call_1": ["ValueError: no such city"]}
+    assert scene.ended() == [("call_1", True)]
+    assert len(scene.asks()) == 2
+
+
+def test_a_tool_run_names_the_agent_whose_tool_it_is() -> None:
+    scene = Scene(briefs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene.called("a", "call_1", '{"x":1}')
+    (run,) = scene.tool_runs()
+    assert (run.agent, run.name, run.arguments) == ("greeter", "a", '{"x":1}')
+    assert scene.notices(ToolStarted) == [ToolStarted("turn_1", "call_1", "a", '{"x":1}', "greeter")]
+
+
+def test_a_call_that_the_model_did_not_finish_writing_is_not_run() -> None:
+    scene = Scene(briefs=[greeter(ToolCard(name="a"))]).ready().asked()
+    item = {
+        "id": "item_call_1",
+        "type": "function_call",
+        "status": "incomplete",
+        "name": "a",
+        "call_id": "call_1",
+        "arguments": '{"x":',
+    }
+    scene.server({"type": "response.output_item.done", "response_id": "resp_1", "output_index": 0, "item": item})
+    assert scene.tool_runs() == []
+    assert scene.outputs() == {}
+
+
+# --- tools: in the background ------------------------------------------------------------------------------------
+
+
+def test_a_background_result_is_told_and_not_spoken_about() -> None:
+    scene = Scene(briefs=[greeter(ToolCard(name="note"))]).ready().asked()
+    scene.called("note", "call_1")
+    scene.done()
+    scene.finished("call_1", "noted", is_background=True)
+    assert scene.outputs() == {"call_1": ["noted"]}
+    assert len(scene.asks()) == 1, "only that of the turn itself"
+    assert scene.outcomes() == ["answered"]
+    assert scene.state == "ready"
+    assert scene.announced() == []
+
+
+def test_a_background_result_before_response_done_ends_the_turn_at_response_done() -> None:
+    scene = Scene(briefs=[greeter(ToolCard(name="note"))]).ready().asked()
+    scene.called("note", "call_1")
+    scene.finished("call_1", "noted", is_background=True)
+    assert scene.outcomes() == []
+    scene.done()
+    assert scene.outcomes() == ["answered"]
+    assert len(scene.asks()) == 1
+
+
+def test_a_background_result_beside_a_sentence_lets_the_sentence_play_out() -> None:
+    scene = Scene(briefs=[greeter(ToolCard(name="note"))]).ready().asked()
+    scene.audio(ms=200)
+    scene.called("note", "call_1")
+    scene.done()
+    scene.finished("call_1", "noted", is_background=True)
+    assert scene.outcomes() == []
+    scene.play(4800, drained=True)
+    assert scene.outcomes() == ["answered"]
+
+
+@pytest.mark.parametrize("background_first", [True, False])
+def test_a_background_result_beside_an_ordinary_one_is_one_ask(background_first: bool) -> None:
+    scene = Scene(briefs=[greeter(ToolCard(name="note"), ToolCard(name="clock"))]).ready().asked()
+    scene.called("note", "call_1")
+    scene.called("clock", "call_2")
+    scene.done()
+    order = [("call_1", True), ("call_2", False)]
+    for call_id, is_background in order if background_first else reversed(order):
+        scene.finished(call_id, "x", is_background=is_background)
+    assert len(scene.asks()) == 2
+    assert set(scene.outputs()) == {"call_1", "call_2"}
+
+
+# --- tools: barge-in ---------------------------------------------------------------------------------------------
+
+
+def _running(**card: Any) -> Scene:
+    """A tool runs, its response is done."""
+    scene = Scene(briefs=[greeter(ToolCard(name="slow", **card))]).ready().asked()
+    scene.called("slow", "call_1")
+    scene.done()
+    scene.commands.clear()
+    return scene
+
+
+def test_after_a_barge_in_the_output_of_a_running_tool_is_sent_and_nothing_asked() -> None:
+    scene = _running()
+    scene.press()
+    scene.hear(200)
+    commands = scene.finished("call_1", "done")
+    (frame,) = scene.sent(commands)
+    assert frame["item"]["output"] == "done"
+    assert scene.of(CancelTool) == []
+    assert scene.asks() == []
+
+
+def test_an_output_that_comes_while_the_next_turn_is_thought_about_brings_no_second_answer() -> None:
+    scene = _running()
+    scene.say()
+    scene.committed("item_user_2")
+    scene.created("resp_2", "turn_2")
+    scene.finished("call_1", "done")
+    scene.audio("resp_2", "item_b")
+    scene.done("resp_2", "turn_2")
+    scene.play(4800, drained=True)
+    assert scene.outputs() == {"call_1": ["done"]}
+    assert [ask["metadata"] for ask in scene.asks()] == [{"turn": "turn_2"}]
+    assert scene.outcomes() == ["interrupted", "answered"]
+
+
+def test_a_cancellable_tool_is_cancelled_by_a_barge_in_and_answered() -> None:
+    scene = _running(is_cancellable=True)
+    scene.press()
+    assert scene.of(CancelTool) == [CancelTool("call_1")]
+    assert "cancelled" in scene.outputs()["call_1"][0]
+    assert scene.ended() == [("call_1", True)]
+    assert scene.finished("call_1", "late") == []
+    assert scene.asks() == []
+
+
+def test_an_interruption_by_the_program_treats_tools_as_a_press_does() -> None:
+    scene = _running(is_cancellable=True)
+    scene.do(InterruptAsked())
+    assert scene.of(CancelTool) == [CancelTool("call_1")]
+    assert set(scene.outputs()) == {"call_1"}
+    assert scene.outcomes() == ["interrupted"]
+
+
+def test_a_tool_that_hangs_after_a_barge_in_is_answered_by_its_deadline() -> None:
+    scene = _running()
+    scene.do(InterruptAsked())
+    scene.advance(19.9)
+    assert scene.outputs() == {}
+    scene.advance(0.2)
+    assert "took too long" in scene.outputs()["call_1"][0]
+
+
+def test_a_whole_call_that_arrives_after_the_barge_in_is_not_run_and_still_answered_once() -> None:
+    """The server had finished writing it when our cancel came: without an output it stays open for ever."""
+    scene = Scene(briefs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene.press()
+    scene.called("a", "call_1")
+    scene.done(status="cancelled")
+    assert scene.tool_runs() == []
+    assert len(scene.outputs().get("call_1", [])) == 1
+
+
+def test_a_tool_whose_connection_is_gone_is_not_answered_on_the_next_one() -> None:
+    scene = _running()
+    scene.lose()
+    scene.advance(1.0)
+    scene.link_ready()
+    assert scene.finished("call_1", "done") == []
+
+
+# --- tools that take a while -------------------------------------------------------------------------------------
+
+
+def test_a_tool_that_takes_a_while_is_heard_working_at_its_instant_and_once() -> None:
+    scene = _running(working_after_s=1.5)
+    scene.advance(1.499)
+    assert scene.earcons() == []
+    scene.advance(0.002)
+    assert scene.earcons() == ["working"]
+    scene.advance(10)
+    assert scene.earcons() == ["working"]
+
+
+def test_the_filler_is_said_with_the_earcon() -> None:
+    scene = _running(working_after_s=1.5, filler="One moment, I am looking.")
+    scene.advance(1.51)
+    epoch = scene.conversation.epoch
+    assert [one for one in scene.commands if isinstance(one, PlayEarcon | Announce)] == [
+        PlayEarcon(epoch, "working"),
+        Announce(epoch, "One moment, I am looking.", "working"),
+    ]
+
+
+def test_a_quick_tool_is_not_heard_working() -> None:
+    scene = _running(working_after_s=1.5, filler="One moment.")
+    scene.advance(1.4)
+    scene.finished("call_1")
+    scene.advance(5)
+    assert "working" not in scene.earcons()
+    assert scene.announced() == []
+
+
+def test_no_working_sound_while_a_sentence_is_still_being_played() -> None:
+    scene = Scene(briefs=[greeter(ToolCard(name="slow", working_after_s=1.0, filler="Wait."))]).ready().asked()
+    scene.audio(ms=2000)
+    scene.play(2400)
+    scene.called("slow", "call_1")
+    scene.done()
+    scene.advance(1.1)
+    assert "working" not in scene.earcons()
+    assert scene.announced() == []
+
+
+def test_no_working_sound_into_the_next_turn() -> None:
+    scene = _running(working_after_s=1.0)
+    scene.press()
+    scene.hear(2000)
+    assert "working" not in scene.earcons()
+
+
+def test_the_wait_for_an_approval_does_not_count_as_working() -> None:
+    scene = _running(approval="always", working_after_s=1.0)
+    scene.advance(5)
+    assert "working" not in scene.earcons()
+    scene.do(ApprovalAnswered("call_1", approved=True))
+    scene.advance(0.99)
+    assert "working" not in scene.earcons()
+    scene.advance(0.02)
+    assert scene.earcons().count("working") == 1
+
+
+# --- approval ----------------------------------------------------------------------------------------------------
+
+
+def _asking(approval: str = "always", **policy: Any) -> Scene:
+    """The model wants to open the door."""
+    scene = Scene(briefs=[greeter(ToolCard(name="open_door", approval=approval))], **policy).ready().asked()
+    scene.called("open_door", "call_1", '{"door":"front"}')
+    scene.done()
+    return scene
+
+
+def test_a_tool_that_always_needs_approval_asks_light_ear_and_program() -> None:
+    scene = _asking()
+    assert light_state(scene.conversation.view) == "approval"
+    assert scene.earcons()[-1] == "approval"
+    assert scene.notices(ApprovalRequested) == [
+        ApprovalRequested("turn_1", "call_1", "open_door", '{"door":"front"}', "greeter")
+    ]
+    assert scene.tool_runs() == []
+
+
+def test_the_program_approves() -> None:
+    scene = _asking()
+    scene.do(ApprovalAnswered("call_1", approved=True))
+    assert [run.call_id for run in scene.tool_runs()] == ["call_1"]
+    assert scene.state == "thinking"
+
+
+def test_a_rejection_tells_the_model_why_and_asks_it_to_go_on() -> None:
+    scene = _asking()
+    scene.do(ApprovalAnswered("call_1", approved=False, message="Not after ten."))
+    assert scene.tool_runs() == []
+    assert scene.outputs() == {"call_1": ["Not after ten."]}
+    assert scene.ended() == [("call_1", True)]
+    assert len(scene.asks()) == 2
+
+
+def test_a_second_answer_to_the_same_question_means_nothing() -> None:
+    scene = _asking()
+    scene.do(ApprovalAnswered("call_1", approved=False))
+    assert scene.do(ApprovalAnswered("call_1", approved=True)) == []
+    assert scene.tool_runs() == []
+
+
+def test_approving_a_tool_that_runs_already_does_not_run_it_twice() -> None:
+    scene = _asking()
+    scene.do(ApprovalAnswered("call_1", approved=True))
+    assert scene.do(ApprovalAnswered("call_1", approved=True)) == []
+    assert scene.do(ApprovalAnswered("call_1", approved=False)) == []
+    assert len(scene.tool_runs()) == 1
+
+
+def _calls_again(scene: Scene) -> None:
+    """The model calls the same tool in its next response."""
+    scene.created("resp_2")
+    scene.called("open_door", "call_2", response_id="resp_2")
+    scene.done("resp_2")
+
+
+def test_an_approval_for_good_is_not_asked_for_again() -> None:
+    scene = _asking()
+    scene.do(ApprovalAnswered("call_1", approved=True, always=True))
+    scene.finished("call_1")
+    _calls_again(scene)
+    assert [run.call_id for run in scene.tool_runs()] == ["call_1", "call_2"]
+    assert len(scene.notices(ApprovalRequested)) == 1
+
+
+def test_a_rejection_for_good_is_answered_with_the_same_words_without_asking() -> None:
+    scene = _asking()
+    scene.do(ApprovalAnswered("call_1", approved=False, always=True, message="Never this door."))
+    _calls_again(scene)
+    assert scene.tool_runs() == []
+    assert scene.outputs() == {"call_1": ["Never this door."], "call_2": ["Never this door."]}
+    assert len(scene.notices(ApprovalRequested)) == 1
+
+
+def test_an_approval_of_one_call_is_for_that_call_only() -> None:
+    scene = _asking()
+    scene.do(ApprovalAnswered("call_1", approved=True))
+    scene.finished("call_1")
+    _calls_again(scene)
+    assert [run.call_id for run in scene.tool_runs()] == ["call_1"]
+    assert scene.state == "awaiting_approval"
+
+
+def test_an_approval_for_good_holds_for_no_other_tool() -> None:
+    cards = (ToolCard(name="open_door", approval="always"), ToolCard(name="open_safe", approval="always"))
+    scene = Scene(briefs=[greeter(*cards)]).ready().asked()
+    scene.called("open_door", "call_1")
+    scene.done()
+    scene.do(ApprovalAnswered("call_1", approved=True, always=True))
+    scene.finished("call_1")
+    scene.created("resp_2")
+    scene.called("open_safe", "call_2", response_id="resp_2")
+    assert [run.name for run in scene.tool_runs()] == ["open_door"]
+
+
+def test_a_predicate_is_asked_before_anybody_else_is() -> None:
+    scene = _asking("asked")
+    assert scene.of(CheckApproval) == [CheckApproval("call_1", "open_door", '{"door":"front"}', "greeter")]
+    assert scene.tool_runs() == []
+    assert scene.notices(ApprovalRequested) == []
+
+
+def test_a_predicate_that_says_no_need_lets_the_tool_run() -> None:
+    scene = _asking("asked")
+    scene.do(ApprovalChecked("call_1", needed=False))
+    assert [run.call_id for run in scene.tool_runs()] == ["call_1"]
+
+
+def test_a_predicate_that_says_needed_asks_the_user() -> None:
+    scene = _asking("asked")
+    scene.do(ApprovalChecked("call_1", needed=True))
+    assert scene.tool_runs() == []
+    assert scene.state == "awaiting_approval"
+
+
+def test_arguments_that_do_not_parse_are_not_run_and_the_model_is_told() -> None:
+    scene = _asking("asked")
+    scene.do(ApprovalChecked("call_1", needed=False, problem="door: field required"))
+    assert scene.tool_runs() == []
+    assert scene.outputs() == {"call_1": ["door: field required"]}
+    assert len(scene.asks()) == 2
+
+
+def test_a_predicate_that_never_answers_counts_as_needed() -> None:
+    scene = _asking("asked", tool_s=20.0)
+    scene.advance(20.1)
+    assert scene.tool_runs() == []
+    assert scene.state == "awaiting_approval"
+    scene.do(ApprovalChecked("call_1", needed=False))
+    assert scene.tool_runs() == [], "it came too late to open the door"
+
+
+def test_a_question_nobody_answers_is_rejected_at_its_deadline() -> None:
+    scene = _asking(approval_s=30.0)
+    scene.advance(29.9)
+    assert scene.outputs() == {}
+    scene.advance(0.2)
+    assert "did not answer" in scene.outputs()["call_1"][0]
+    assert scene.tool_runs() == []
+    assert len(scene.asks()) == 2
+
+
+def test_the_time_that_a_tool_may_run_begins_with_its_approval() -> None:
+    scene = _asking(approval_s=30.0, tool_s=20.0)
+    scene.advance(25)
+    scene.do(ApprovalAnswered("call_1", approved=True))
+    scene.advance(19)
+    scene.finished("call_1", "open")
+    assert scene.outputs() == {"call_1": ["open"]}
+
+
+def test_a_tap_approves_one_call_at_a_time() -> None:
+    scene = Scene(briefs=[greeter(ToolCard(name="open_door", approval="always"))]).ready().asked()
+    scene.called("open_door", "call_1")
+    scene.called("open_door", "call_2")
+    scene.done()
+    scene.tap()
+    assert [run.call_id for run in scene.tool_runs()] == ["call_1"]
+    scene.tap()
+    assert [run.call_id for run in scene.tool_runs()] == ["call_1", "call_2"]
+
+
+def test_a_hold_of_a_second_rejects_and_its_release_approves_nothing() -> None:
+    scene = _asking()
+    scene.press()
+    scene.advance(0.99)
+    assert scene.outputs() == {}
+    scene.advance(0.02)
+    assert "rejected" in scene.outputs()["call_1"][0]
+    scene.release()
+    assert scene.tool_runs() == []
+
+
+def test_a_press_neither_tap_nor_hold_decides_nothing() -> None:
+    scene = _asking()
+    scene.press()
+    scene.advance(0.6)
+    scene.release()
+    assert scene.state == "awaiting_approval"
+    assert scene.tool_runs() == []
+    assert scene.outputs() == {}
+
+
+def test_a_press_while_the_predicate_is_still_asked_is_a_barge_in_and_approves_nothing() -> None:
+    scene = _asking("asked")
+    scene.press()
+    scene.do(ApprovalChecked("call_1", needed=True))
+    scene.release()
+    assert scene.tool_runs() == []
+    assert len(scene.outputs()["call_1"]) == 1
+
+
+def test_a_tap_is_for_the_question_that_was_there_when_it_began() -> None:
+    """The finger goes down for the first question; the second comes while it is down, and is not approved."""
+    scene = Scene(briefs=[greeter(ToolCard(name="open_door", approval="always"))]).ready().asked()
+    scene.called("open_door", "call_1")
+    scene.press()
+    scene.advance(0.05)
+    scene.do(ApprovalAnswered("call_1", approved=False))
+    scene.called("open_door", "call_2")
+    scene.release()
+    assert scene.tool_runs() == []
+
+
+def test_a_hold_is_for_the_question_that_was_there_when_it_began() -> None:
+    scene = Scene(briefs=[greeter(ToolCard(name="open_door", approval="always"))]).ready().asked()
+    scene.called("open_door", "call_1")
+    scene.press()
+    scene.advance(0.5)
+    scene.do(ApprovalAnswered("call_1", approved=False))
+    scene.called("open_door", "call_2")
+    scene.advance(0.6)
+    assert set(scene.outputs()) == {"call_1"}
+    assert scene.state == "awaiting_approval"
+
+
+def test_what_is_said_while_a_call_waits_approves_nothing() -> None:
+    scene = _asking()
+    scene.press()
+    scene.hear(600)
+    scene.release()
+    scene.heard("Yes, open it.")
+    assert scene.tool_runs() == []
+    assert scene.state == "awaiting_approval"
+
+
+def test_a_turn_of_the_program_withdraws_the_question_and_approves_nothing() -> None:
+    scene = _asking()
+    scene.do(BeginAsked())
+    assert scene.tool_runs() == []
+    assert "did not approve" in scene.outputs()["call_1"][0]
+    scene.do(ApprovalAnswered("call_1", approved=True))
+    assert scene.tool_runs() == []
+
+
+def test_a_written_yes_approves_nothing() -> None:
+    scene = _asking()
+    item = {"id": "m1", "type": "message", "role": "user", "content": [{"type": "input_text", "text": "Yes!"}]}
+    scene.do(MessageGiven(item, "Yes!"))
+    assert scene.tool_runs() == []
+    assert len(scene.outputs()["call_1"]) == 1
+
+
+def test_a_voice_that_the_server_hears_approves_nothing() -> None:
+    ear = {"type": "realtime", "audio": {"input": {"turn_detection": {"type": "server_vad"}}}}
+    brief = Brief(agent="greeter", session=ear, tools=(ToolCard(name="open_door", approval="always"),))
+    scene = Scene(briefs=[brief]).ready()
+    scene.server({"type": "input_audio_buffer.speech_started", "item_id": "item_user", "audio_start_ms": 0})
+    scene.committed()
+    scene.created(turn=None)
+    scene.called("open_door", "call_1")
+    scene.done(turn=None)
+    assert scene.state == "awaiting_approval"
+    scene.server({"type": "input_audio_buffer.speech_started", "item_id": "item_user_2", "audio_start_ms": 900})
+    scene.heard("Yes", "item_user_2")
+    assert scene.tool_runs() == []
+    assert "did not approve" in scene.outputs()["call_1"][0]
+
+
+def test_an_interruption_withdraws_a_question_and_the_model_is_told() -> None:
+    scene = _asking()
+    scene.do(InterruptAsked())
+    assert "did not approve" in scene.outputs()["call_1"][0]
+    assert scene.state == "ready"
+    assert len(scene.asks()) == 1
+
+
+# --- MCP servers on the far side ---------------------------------------------------------------------------------
+
+
+def _mcp_asked(scene: Scene, item_id: str = "mcpr_1") -> list[Command]:
+    """The server asks whether it may call a tool of an MCP server."""
+    item = {
+        "id": item_id,
+        "type": "mcp_approval_request",
+        "server_label": "files",
+        "name": "delete",
+        "arguments": '{"path":"/a"}',
+    }
+    return scene.server({"type": "response.output_item.done", "response_id": "resp_1", "output_index": 0, "item": item})
+
+
+def _mcp_item(**more: Any) -> dict[str, Any]:
+    return {"id": "mcp_1", "type": "mcp_call", "server_label": "files", "name": "list", "arguments": "{}"} | more
+
+
+def _mcp_called(scene: Scene) -> list[Command]:
+    """The server calls a tool of an MCP server by itself."""
+    return scene.server(
+        {
+            "type": "response.output_item.added",
+            "response_id": "resp_1",
+            "output_index": 0,
+            "item": _mcp_item(arguments=""),
+        }
+    )
+
+
+def _mcp_ended(scene: Scene, *, failed: bool = False, **result: Any) -> None:
+    """The call is over: the two frames in the order of the reference."""
+    kind = "failed" if failed else "completed"
+    scene.server({"type": f"response.mcp_call.{kind}", "item_id": "mcp_1", "output_index": 0})
+    scene.server(
+        {
+            "type": "response.output_item.done",
+            "response_id": "resp_1",
+            "output_index": 0,
+            "item": _mcp_item(**result),
+        }
+    )
+
+
+def _verdicts(scene: Scene) -> list[dict[str, Any]]:
+    items = [frame.get("item", {}) for frame in scene.sent()]
+    return [{**item, "id": "…"} for item in items if item.get("type") == "mcp_approval_response"]
+
+
+def test_a_call_of_an_mcp_server_that_needs_approval_asks_the_user_as_any_other() -> None:
+    scene = Scene(briefs=[GREETER]).ready().asked()
+    _mcp_asked(scene)
+    scene.done()
+    assert scene.state == "awaiting_approval"
+    assert scene.earcons()[-1] == "approval"
+    assert scene.notices(ApprovalRequested) == [
+        ApprovalRequested("turn_1", "mcpr_1", "files.delete", '{"path":"/a"}', "greeter")
+    ]
+    assert _verdicts(scene) == []
+    assert len(scene.asks()) == 1
+
+
+def test_a_tap_approves_the_call_of_an_mcp_server_and_the_model_is_asked_to_go_on() -> None:
+    scene = Scene(briefs=[GREETER]).ready().asked()
+    _mcp_asked(scene)
+    scene.done()
+    scene.tap()
+    assert _verdicts(scene) == [
+        {"id": "…", "type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True}
+    ]
+    assert scene.tool_runs() == [], "the server runs it"
+    assert scene.outputs() == {}
+    assert len(scene.asks()) == 2
+
+
+def test_the_call_of_an_mcp_server_is_rejected_with_the_reason() -> None:
+    scene = Scene(briefs=[GREETER]).ready().asked()
+    _mcp_asked(scene)
+    scene.done()
+    scene.do(ApprovalAnswered("mcpr_1", approved=False, message="Delete nothing."))
+    (verdict,) = _verdicts(scene)
+    assert (verdict["approve"], verdict["reason"]) == (False, "Delete nothing.")
+    assert len(scene.asks()) == 2
+
+
+def test_the_call_of_an_mcp_server_that_nobody_approves_is_rejected_at_the_deadline() -> None:
+    scene = Scene(approval_s=30.0, briefs=[GREETER]).ready().asked()
+    _mcp_asked(scene)
+    scene.done()
+    scene.advance(29.9)
+    assert _verdicts(scene) == []
+    scene.advance(0.2)
+    assert [one["approve"] for one in _verdicts(scene)] == [False]
+
+
+def test_an_interruption_rejects_the_call_of_an_mcp_server() -> None:
+    scene = Scene(briefs=[GREETER]).ready().asked()
+    _mcp_asked(scene)
+    scene.done()
+    scene.do(InterruptAsked())
+    assert [one["approve"] for one in _verdicts(scene)] == [False]
+    assert len(scene.asks()) == 1
+
+
+@pytest.mark.parametrize("approved", [True, False])
+def test_a_decision_for_good_answers_the_next_call_of_that_mcp_tool(approved: bool) -> None:
+    scene = Scene(briefs=[GREETER]).ready().asked()
+    _mcp_asked(scene)
+    scene.do(ApprovalAnswered("mcpr_1", approved=approved, always=True))
+    _mcp_asked(scene, "mcpr_2")
+    assert [(one["approval_request_id"], one["approve"]) for one in _verdicts(scene)] == [
+        ("mcpr_1", approved),
+        ("mcpr_2", approved),
+    ]
+    assert len(scene.notices(ApprovalRequested)) == 1
+
+
+def test_an_approval_request_told_twice_is_asked_once() -> None:
+    scene = Scene(briefs=[GREETER]).ready().asked()
+    _mcp_asked(scene)
+    item = {
+        "id": "mcpr_1",
+        "type": "mcp_approval_request",
+        "server_label": "files",
+        "name": "delete",
+        "arguments": '{"path":"/a"}',
+    }
+    scene.done(output=[item])
+    assert len(scene.notices(ApprovalRequested)) == 1
+
+
+def test_the_turn_waits_for_a_call_that_the_server_runs_and_then_asks_once() -> None:
+    scene = Scene(briefs=[GREETER]).ready().asked()
+    _mcp_called(scene)
+    scene.done()
+    assert len(scene.asks()) == 1
+    assert scene.state == "thinking"
+    _mcp_ended(scene, output="a.txt")
+    assert len(scene.asks()) == 2
+    assert scene.outputs() == {}, "the server has the output already"
+
+
+def test_a_model_that_has_spoken_about_the_mcp_call_is_not_asked_again() -> None:
+    scene = Scene(briefs=[GREETER]).ready().asked()
+    _mcp_called(scene)
+    _mcp_ended(scene, output="a.txt")
+    scene.audio()
+    message = {
+        "id": "item_a",
+        "type": "message",
+        "role": "assistant",
+        "status": "completed",
+        "content": [{"type": "output_audio", "transcript": "There is one file."}],
+    }
+    scene.done(output=[_mcp_item(output="a.txt"), message])
+    scene.play(4800, drained=True)
+    assert len(scene.asks()) == 1
+    assert scene.outcomes() == ["answered"]
+
+
+def test_whoever_watches_is_told_the_output_of_an_mcp_call() -> None:
+    scene = Scene(briefs=[GREETER]).ready().asked()
+    _mcp_called(scene)
+    _mcp_ended(scene, output="a.txt")
+    assert scene.notices(ToolEnded) == [ToolEnded("turn_1", "mcp_1", "files.list", "a.txt", False, "greeter")]
+
+
+def test_whoever_watches_is_told_that_an_mcp_call_failed() -> None:
+    scene = Scene(briefs=[GREETER]).ready().asked()
+    _mcp_called(scene)
+    _mcp_ended(scene, failed=True, error={"type": "tool_execution_error", "message": "no such folder"})
+    assert scene.ended() == [("mcp_1", True)]
+
+
+def test_an_mcp_call_that_never_ends_is_given_up_and_the_model_asked() -> None:
+    scene = Scene(tool_s=20.0, briefs=[GREETER]).ready().asked()
+    _mcp_called(scene)
+    scene.done()
+    scene.advance(20.1)
+    assert scene.troubles() == ["tool_late"]
+    assert len(scene.asks()) == 2
+
+
+def test_an_mcp_call_beside_one_of_ours_is_one_ask() -> None:
+    scene = Scene(briefs=[greeter(ToolCard(name="a"))]).ready().asked()
+    _mcp_called(scene)
+    scene.called("a", "call_1")
+    scene.done()
+    scene.finished("call_1")
+    assert len(scene.asks()) == 1
+    _mcp_ended(scene, output="a.txt")
+    assert len(scene.asks()) == 2
+
+
+def test_a_list_of_mcp_tools_that_cannot_be_read_is_reported_and_ends_nothing() -> None:
+    scene = Scene(briefs=[GREETER]).ready()
+    scene.server({"type": "mcp_list_tools.failed", "item_id": "mcpl_1"})
+    assert scene.troubles() == ["server_error"]
+    assert scene.state == "ready"
+
+
+# --- handoffs ----------------------------------------------------------------------------------------------------
+
+
+def _handing(briefs: tuple[Brief, ...] = (GREETER, BILLING), **policy: Any) -> Scene:
+    """The greeter wants to hand over to billing; its response is done."""
+    scene = Scene(briefs=briefs, **policy).ready()
+    scene.session_updated()
+    scene.asked()
+    scene.commands.clear()
+    scene.called("transfer_to_billing", "call_1", '{"why":"money"}')
+    scene.done()
+    return scene
+
+
+def _prepared(scene: Scene, brief: Brief | None = BILLING, problem: str = "") -> list[Command]:
+    return scene.do(AgentPrepared("handoff_call_1", brief, problem))
+
+
+def _accepted(scene: Scene) -> list[Command]:
+    return scene.session_updated({"type": "realtime", "instructions": "Bill."})
+
+
+def test_a_handoff_prepares_the_agent_with_who_hands_over_and_why() -> None:
+    scene = _handing()
+    assert scene.of(PrepareAgent) == [
+        PrepareAgent("handoff_call_1", "billing", "handoff", "greeter", "transfer_to_billing", '{"why":"money"}')
+    ]
+    assert scene.tool_runs() == []
+    assert scene.updates() == []
+
+
+def test_the_server_is_asked_to_take_the_new_agent_with_an_event_id() -> None:
+    scene = _handing()
+    (frame,) = scene.sent(_prepared(scene))
+    assert frame == {"type": "session.update", "event_id": "handoff_call_1", "session": BILLING.session}
+
+
+def test_the_agent_is_swapped_only_when_the_server_has_accepted_it() -> None:
+    scene = _handing()
+    _prepared(scene)
+    assert scene.conversation.agent == "greeter"
+    assert scene.outputs() == {}
+    _accepted(scene)
+    assert scene.conversation.agent == "billing"
+    assert scene.outputs() == {"call_1": ['{"assistant": "billing"}']}
+    assert scene.ended() == [("call_1", False)]
+
+
+def test_the_new_agent_is_asked_to_speak_once_it_was_accepted() -> None:
+    scene = _handing()
+    _prepared(scene)
+    assert scene.asks() == []
+    _accepted(scene)
+    assert len(scene.asks()) == 1
+
+
+def test_the_new_agent_begins_with_its_first_sentence_and_says_it_once() -> None:
+    scene = _handing()
+    _prepared(scene)
+    _accepted(scene)
+    (ask,) = scene.asks()
+    assert ask["instructions"] == "Bill.\n\nBegin your answer with exactly this sentence: Billing here."
+    scene.created("resp_2")
+    scene.called("refund", "call_2", response_id="resp_2")
+    scene.done("resp_2")
+    scene.finished("call_2")
+    assert "instructions" not in scene.asks()[1]
+
+
+def test_a_first_sentence_is_not_lost_when_the_server_was_still_busy() -> None:
+    scene = _handing()
+    _prepared(scene)
+    commands = _accepted(scene)
+    (create,) = [frame for frame in scene.sent(commands) if frame["type"] == "response.create"]
+    scene.error("conversation_already_has_active_response", event_id=create["event_id"])
+    scene.advance(1.1)
+    assert [ask.get("instructions", "") for ask in scene.asks()][-1].endswith("Billing here.")
+
+
+def test_a_handoff_without_a_first_sentence_leaves_the_instructions_to_the_session() -> None:
+    brief = Brief(
+        agent="greeter", session=AUDIO_SESSION, handoffs=(HandoffCard(name="transfer_to_billing", agent="billing"),)
+    )
+    scene = _handing((brief,))
+    _prepared(scene)
+    _accepted(scene)
+    (ask,) = scene.asks()
+    assert ask == {"metadata": {"turn": "turn_1"}}
+
+
+def test_agents_and_handoff_are_told_in_order() -> None:
+    scene = Scene(briefs=[GREETER]).ready()
+    scene.session_updated()
+    scene.asked()
+    scene.wrote("I hand you over.", is_final=True)
+    scene.called("transfer_to_billing", "call_1")
+    scene.done()
+    _prepared(scene)
+    _accepted(scene)
+    scene.created("resp_2")
+    scene.audio("resp_2", "item_b")
+    scene.wrote("Billing here.", is_final=True, response_id="resp_2", item_id="item_b")
+    scene.done("resp_2")
+    scene.play(4800, drained=True)
+    kinds = (AgentStarted, AgentEnded, HandedOver, TurnEnded)
+    told = [getattr(one, "notice", None) for one in scene.commands]
+    assert [one for one in told if isinstance(one, kinds)] == [
+        AgentStarted("greeter"),
+        AgentEnded("greeter", "I hand you over."),
+        HandedOver("greeter", "billing"),
+        AgentStarted("billing"),
+        AgentEnded("billing", "Billing here."),
+        TurnEnded("turn_1", "answered"),
+    ]
+
+
+def test_the_voice_is_left_out_once_the_connection_has_spoken() -> None:
+    scene = Scene(briefs=[GREETER]).ready()
+    scene.session_updated()
+    scene.asked()
+    scene.audio()
+    scene.called("transfer_to_billing", "call_1")
+    (frame,) = scene.sent(_prepared(scene))
+    assert frame["session"] == {
+        "type": "realtime",
+        "instructions": "Bill.",
+        "audio": {"input": {"turn_detection": None}, "output": {}},
+    }
+
+
+def test_a_new_connection_is_told_the_voice_again() -> None:
+    scene = Scene(briefs=[GREETER]).ready()
+    scene.session_updated()
+    scene.answering(ms=200)
+    scene.lose()
+    scene.advance(1.0)
+    scene.commands.clear()
+    scene.link_ready()
+    assert [one["session"] for one in scene.updates()] == [AUDIO_SESSION]
+
+
+def test_an_earlier_update_that_is_confirmed_only_now_swaps_nobody() -> None:
+    scene = Scene(briefs=[GREETER]).ready().asked()  # the first session.update is not confirmed yet
+    scene.called("transfer_to_billing", "call_1")
+    scene.done()
+    _prepared(scene)
+    scene.session_updated()
+    assert scene.conversation.agent == "greeter"
+    scene.session_updated()
+    assert scene.conversation.agent == "billing"
+
+
+def test_an_update_of_the_program_that_is_confirmed_swaps_nobody() -> None:
+    scene = _handing()
+    scene.do(FrameGiven({"type": "session.update", "session": {"type": "realtime", "max_output_tokens": 500}}))
+    _prepared(scene)
+    scene.session_updated({"type": "realtime", "instructions": "Greet.", "max_output_tokens": 500})
+    assert scene.conversation.agent == "greeter"
+    _accepted(scene)
+    assert scene.conversation.agent == "billing"
+
+
+def test_a_confirmation_that_names_the_old_agents_instructions_swaps_nobody() -> None:
+    scene = _handing()
+    _prepared(scene)
+    scene.session_updated({"type": "realtime", "instructions": "Greet."})
+    assert scene.conversation.agent == "greeter"
+
+
+def test_a_refused_handoff_is_rolled_back_reported_and_the_model_told() -> None:
+    scene = _handing()
+    _prepared(scene)
+    scene.error("invalid_value", event_id="handoff_call_1", message="Unknown voice 'cedar'.")
+    assert scene.conversation.agent == "greeter"
+    (trouble,) = scene.notices(TroubleReported)
+    assert (trouble.kind, trouble.message) == ("handoff_failed", "transfer_to_billing: Unknown voice 'cedar'.")
+    assert "Unknown voice 'cedar'" in scene.outputs()["call_1"][0]
+    assert "You are still greeter." in scene.outputs()["call_1"][0]
+    assert scene.ended() == [("call_1", True)]
+    assert scene.notices(HandedOver) == []
+    assert len(scene.asks()) == 1, "the old agent goes on"
+    assert "instructions" not in scene.asks()[0]
+
+
+def test_an_error_of_another_event_does_not_roll_the_handoff_back() -> None:
+    scene = _handing()
+    _prepared(scene)
+    scene.error("invalid_value", event_id="ev_999", message="Something else.")
+    scene.error(None, message="And something without an id.")
+    assert scene.ended() == []
+    _accepted(scene)
+    assert scene.conversation.agent == "billing"
+
+
+def test_a_handoff_whose_agent_cannot_be_prepared_is_not_made_and_the_model_is_told_why() -> None:
+    scene = _handing()
+    _prepared(scene, None, "why: field required")
+    assert scene.updates() == []
+    assert scene.outputs() == {"call_1": ["why: field required"]}
+    assert scene.conversation.agent == "greeter"
+    assert len(scene.asks()) == 1
+
+
+def test_a_handoff_that_the_server_never_confirms_is_rolled_back_at_its_deadline() -> None:
+    scene = _handing(tool_s=20.0)
+    _prepared(scene)
+    scene.advance(20.1)
+    assert scene.conversation.agent == "greeter"
+    assert scene.troubles() == ["handoff_failed"]
+    assert [one["session"]["instructions"] for one in scene.updates()] == ["Bill.", "Greet."], (
+        "what holds on the server is unknown, so it is told again"
+    )
+    assert "too long" in scene.outputs()["call_1"][0]
+    assert len(scene.asks()) == 1
+
+
+def test_a_confirmation_after_the_roll_back_swaps_nobody() -> None:
+    scene = _handing(tool_s=20.0)
+    _prepared(scene)
+    scene.advance(20.1)
+    _accepted(scene)
+    assert scene.conversation.agent == "greeter"
+    assert scene.notices(HandedOver) == []
+    assert len(scene.outputs()["call_1"]) == 1
+
+
+def test_an_agent_that_is_never_prepared_is_given_up_at_the_deadline_without_an_update() -> None:
+    scene = _handing(tool_s=20.0)
+    scene.advance(20.1)
+    assert scene.updates() == []
+    assert scene.troubles() == ["handoff_failed"]
+    assert _prepared(scene) == [], "it comes too late"
+
+
+def test_a_second_handoff_in_the_same_response_is_refused() -> None:
+    brief = Brief(
+        agent="greeter",
+        session=AUDIO_SESSION,
+        handoffs=(*GREETER.handoffs, HandoffCard(name="transfer_to_sales", agent="sales")),
+    )
+    scene = Scene(briefs=[brief]).ready()
+    scene.session_updated()
+    scene.asked()
+    scene.called("transfer_to_billing", "call_1")
+    scene.called("transfer_to_sales", "call_2")
+    scene.done()
+    assert [one.agent for one in scene.of(PrepareAgent)] == ["billing"]
+    assert "not made" in scene.outputs()["call_2"][0]
+    _prepared(scene)
+    _accepted(scene)
+    assert scene.conversation.agent == "billing"
+    assert len(scene.asks()) == 2
+
+
+def test_a_handoff_beside_a_tool_is_one_ask() -> None:
+    brief = Brief(agent="greeter", session=AUDIO_SESSION, tools=(ToolCard(name="a"),), handoffs=GREETER.handoffs)
+    scene = Scene(briefs=[brief]).ready()
+    scene.session_updated()
+    scene.asked()
+    scene.called("transfer_to_billing", "call_1")
+    scene.called("a", "call_2")
+    scene.done()
+    _prepared(scene)
+    _accepted(scene)
+    assert len(scene.asks()) == 1
+    scene.finished("call_2")
+    assert len(scene.asks()) == 2
+
+
+def test_the_calls_of_the_new_agent_go_to_its_own_tools() -> None:
+    scene = _handing()
+    _prepared(scene)
+    _accepted(scene)
+    scene.created("resp_2")
+    scene.called("refund", "call_2", response_id="resp_2")
+    scene.called("transfer_to_billing", "call_3", response_id="resp_2")
+    assert [(run.name, run.agent) for run in scene.tool_runs()] == [("refund", "billing")]
+    assert "There is no tool" in scene.outputs()["call_3"][0]
+
+
+def test_a_barge_in_before_the_server_has_accepted_does_not_stop_the_handoff() -> None:
+    scene = _handing()
+    _prepared(scene)
+    scene.press()
+    scene.hear(200)
+    _accepted(scene)
+    assert scene.conversation.agent == "billing"
+    assert scene.outputs() == {"call_1": ['{"assistant": "billing"}']}
+    assert scene.asks() == [], "the user is speaking"
+
+
+def test_a_turn_after_a_barge_in_into_a_handoff_is_answered_without_the_first_sentence() -> None:
+    scene = _handing()
+    _prepared(scene)
+    scene.press()
+    scene.hear(200)
+    _accepted(scene)
+    scene.release()
+    scene.hear(260)
+    (ask,) = scene.asks()
+    assert ask == {"metadata": {"turn": "turn_2"}}
+    assert scene.notices(AgentStarted)[-1] == AgentStarted("billing")
+
+
+def test_instructions_for_a_turn_do_not_undo_a_handoff_that_is_under_way() -> None:
+    """After all confirmations, the server and we must mean the same agent."""
+    first = Brief(agent="greeter", session=AUDIO_SESSION, handoffs=GREETER.handoffs, is_asked_at_turn=True)
+    scene = Scene(briefs=[first]).ready()
+    scene.session_updated()
+    scene.say()
+    scene.do(AgentPrepared("turn_turn_1_0", first))
+    scene.committed()
+    scene.created()
+    scene.called("transfer_to_billing", "call_1")
+    scene.done()
+    _prepared(scene)
+    scene.say()  # a barge-in: its instructions are asked for while the server has not confirmed the handoff
+    at_noon = Brief(agent="greeter", session={**AUDIO_SESSION, "instructions": "Greet. It is noon."})
+    scene.do(AgentPrepared("turn_turn_2_0", at_noon))
+    for update in scene.updates():
+        scene.session_updated(update["session"])
+    told = {"Bill.": "billing", "Greet.": "greeter", "Greet. It is noon.": "greeter"}
+    assert told[scene.updates()[-1]["session"]["instructions"]] == scene.conversation.agent
+
+
+def test_a_connection_lost_in_a_handoff_leaves_the_old_agent_in_charge() -> None:
+    scene = _handing()
+    _prepared(scene)
+    scene.lose()
+    scene.advance(1.0)
+    scene.commands.clear()
+    scene.link_ready()
+    assert scene.conversation.agent == "greeter"
+    assert [one["session"]["instructions"] for one in scene.updates()] == ["Greet."]
+    assert _prepared(scene) == [], "its preparation means nothing any more"
+    scene.session_updated()
+    assert scene.conversation.agent == "greeter"
+
+
+def test_a_turn_whose_connection_is_lost_in_a_handoff_ends_and_says_so() -> None:
+    scene = _handing()
+    scene.lose()
+    scene.advance(1.0)
+    assert scene.outcomes() == ["failed"]
+    assert scene.announced() == ["I lost the connection in the middle of my answer."]
+
+
+def test_a_new_connection_after_a_handoff_is_told_of_the_new_agent() -> None:
+    scene = _handing()
+    _prepared(scene)
+    _accepted(scene)
+    scene.lose()
+    scene.advance(1.0)
+    scene.commands.clear()
+    scene.link_ready()
+    assert [one["session"] for one in scene.updates()] == [BILLING.session]
+
+
+# --- guardrails on the answer: what is checked, and when ---------------------------------------------------------
+
+
+def guarded(**more: Any) -> Brief:
+    return Brief(agent="greeter", session=AUDIO_SESSION, tools=(), has_output_guardrails=True, **more)
+
+
+def _watched(**policy: Any) -> Scene:
+    """A watched answer has begun."""
+    return Scene(briefs=[guarded()], **policy).ready().asked()
+
+
+def test_a_text_is_checked_whenever_it_has_grown_by_a_hundred_characters() -> None:
+    scene = _watched()
+    assert scene.checks(scene.wrote("a" * 99)) == []
+    (first,) = scene.checks(scene.wrote("b"))
+    assert (first.agent, first.side, first.text) == ("greeter", "output", "a" * 99 + "b")
+    assert scene.checks(scene.wrote("c" * 99)) == []
+    (second,) = scene.checks(scene.wrote("d"))
+    assert second.text == "a" * 99 + "b" + "c" * 99 + "d"
+    assert second.key != first.key
+
+
+def test_the_debounce_is_a_setting() -> None:
+    scene = _watched(guardrail_debounce=10)
+    assert scene.checks(scene.wrote("a" * 9)) == []
+    assert [one.text for one in scene.checks(scene.wrote("b"))] == ["aaaaaaaaab"]
+
+
+def test_with_a_debounce_of_minus_one_only_the_whole_text_is_checked() -> None:
+    scene = _watched(guardrail_debounce=-1)
+    for _ in range(20):
+        assert scene.checks(scene.wrote("a" * 50)) == []
+    assert [one.text for one in scene.checks(scene.wrote("whole", is_final=True))] == ["whole"]
+
+
+def test_a_reply_shorter_than_the_debounce_is_checked() -> None:
+    scene = _watched()
+    scene.wrote("Forty-two.")
+    assert [one.text for one in scene.checks(scene.wrote("Forty-two.", is_final=True))] == ["Forty-two."]
+
+
+def test_the_tail_of_a_long_answer_is_checked() -> None:
+    scene = _watched()
+    scene.wrote("a" * 150)
+    scene.wrote("tail")
+    (check,) = scene.checks(scene.wrote("a" * 150 + "tail", is_final=True))
+    assert check.text.endswith("tail")
+
+
+def test_a_text_that_nobody_says_is_whole_is_checked_at_the_end_of_the_answer() -> None:
+    scene = _watched()
+    scene.wrote("Forty-two.")
+    assert [one.text for one in scene.checks(scene.done())] == ["Forty-two."]
+
+
+def test_the_whole_text_is_checked_once() -> None:
+    scene = _watched()
+    scene.wrote("Forty-two.")
+    scene.wrote("Forty-two.", is_final=True)
+    assert scene.checks(scene.done()) == []
+
+
+def test_a_written_answer_is_checked_too() -> None:
+    scene = _watched()
+    of_part = {"response_id": "resp_1", "item_id": "item_a", "output_index": 0, "content_index": 0}
+    commands = scene.server({"type": "response.output_text.done", **of_part, "text": "Forty-two."})
+    assert [one.text for one in scene.checks(commands)] == ["Forty-two."]
+
+
+def test_each_item_of_an_answer_is_checked() -> None:
+    scene = _watched()
+    scene.wrote("One.", is_final=True)
+    assert [one.text for one in scene.checks(scene.wrote("Two.", is_final=True, item_id="item_b"))] == ["Two."]
+
+
+def test_each_part_of_an_item_is_checked() -> None:
+    scene = _watched()
+    scene.wrote("One.", is_final=True)
+    (check,) = scene.checks(scene.wrote("Two.", is_final=True, part=1))
+    assert "Two." in check.text
+
+
+def test_without_guardrails_nothing_is_checked() -> None:
+    scene = Scene(briefs=[GREETER]).ready().asked()
+    scene.wrote("a" * 200)
+    scene.wrote("a" * 200, is_final=True)
+    assert scene.checks() == []
+
+
+def test_what_an_agent_says_after_its_handoff_was_accepted_is_checked_by_its_own_guardrails() -> None:
+    """The call comes before the sentence in the same response, and the server is quick to take the new agent."""
+    brief = Brief(agent="greeter", session=AUDIO_SESSION, handoffs=GREETER.handoffs, has_output_guardrails=True)
+    scene = Scene(briefs=[brief]).ready()
+    scene.session_updated()
+    scene.asked()
+    scene.called("transfer_to_billing", "call_1")
+    _prepared(scene)
+    _accepted(scene)
+    commands = scene.wrote("The password is swordfish.", is_final=True)
+    assert [(one.agent, one.text) for one in scene.checks(commands)] == [("greeter", "The password is swordfish.")]
+
+
+def test_the_turn_does_not_end_before_its_last_check_is_answered() -> None:
+    scene = _watched()
+    scene.audio(ms=200)
+    (check,) = scene.checks(scene.wrote("Fine.", is_final=True))
+    scene.done()
+    scene.play(4800, drained=True)
+    assert scene.outcomes() == []
+    assert scene.state == "thinking"
+    scene.passed(check)
+    assert scene.outcomes() == ["answered"]
+
+
+# --- guardrails on the answer: a trip ----------------------------------------------------------------------------
+
+
+def _tripping(**policy: Any) -> tuple[Scene, CheckText]:
+    """Two seconds of an answer are received, 100 ms heard, and its text is being checked."""
+    scene = _watched(**policy)
+    scene.audio(ms=2000)
+    scene.play(2400)
+    (check,) = scene.checks(scene.wrote("My number is 4711. " * 6))
+    scene.commands.clear()
+    return scene, check
+
+
+def test_a_trip_flushes_truncates_and_cancels() -> None:
+    scene, check = _tripping()
+    epoch = scene.conversation.epoch
+    commands = scene.tripped(check)
+    assert [one.epoch for one in scene.flushes()] == [epoch + 1]
+    truncate, cancel = scene.sent(commands)[:2]
+    assert (truncate["type"], truncate["item_id"], truncate["audio_end_ms"]) == (
+        "conversation.item.truncate",
+        "item_a",
+        100,
+    )
+    assert (cancel["type"], cancel["response_id"]) == ("response.cancel", "resp_1")
+
+
+def test_nothing_of_a_tripped_answer_is_played_or_told_any_more() -> None:
+    scene, check = _tripping()
+    scene.tripped(check)
+    assert scene.audio() == []
+    assert scene.wrote("more") == []
+    assert scene.plays() == []
+
+
+def test_a_trip_names_the_item_the_guardrail_and_the_reason() -> None:
+    scene, check = _tripping()
+    scene.tripped(check, "no_numbers", "4711")
+    assert scene.notices(GuardrailTripped) == [GuardrailTripped("turn_1", "output", "item_a", "no_numbers", "4711")]
+
+
+def test_the_model_is_told_why_as_a_system_message() -> None:
+    scene, check = _tripping()
+    scene.tripped(check, "no_numbers", "4711")
+    (told,) = [frame["item"] for frame in scene.sent() if frame["type"] == "conversation.item.create"]
+    assert (told["type"], told["role"]) == ("message", "system")
+    assert "'no_numbers' (4711)" in told["content"][0]["text"]
+
+
+def test_the_model_is_asked_again_once_the_stopped_answer_is_over() -> None:
+    scene, check = _tripping()
+    scene.tripped(check)
+    assert scene.asks() == [], "the server still has the stopped response"
+    scene.done(status="cancelled")
+    assert scene.asks() == [{"metadata": {"turn": "turn_1"}}]
+    assert scene.outcomes() == []
+
+
+def test_a_trip_after_response_done_asks_again_at_once_and_cancels_nothing() -> None:
+    scene = _watched()
+    scene.audio(ms=200)
+    (check,) = scene.checks(scene.wrote("4711", is_final=True))
+    scene.done()
+    scene.commands.clear()
+    scene.tripped(check)
+    assert scene.sent_types() == ["conversation.item.truncate", "conversation.item.create", "response.create"]
+
+
+def test_the_second_answer_is_watched_played_and_ends_the_turn() -> None:
+    scene, check = _tripping()
+    scene.tripped(check)
+    scene.done(status="cancelled")
+    scene.created("resp_2")
+    scene.audio("resp_2", "item_b", ms=200)
+    (second,) = scene.checks(scene.wrote("Fine.", is_final=True, response_id="resp_2", item_id="item_b"))
+    scene.passed(second)
+    scene.done("resp_2")
+    scene.played_frames = 0  # of the new epoch
+    scene.play(4800, drained=True)
+    assert scene.played_frames_of("item_b") == 4800
+    assert scene.outcomes() == ["answered"]
+
+
+def test_the_last_allowed_trip_ends_the_turn_refused_and_says_so() -> None:
+    scene, check = _tripping(max_trips=2)
+    scene.tripped(check)
+    scene.done(status="cancelled")
+    scene.created("resp_2")
+    (second,) = scene.checks(scene.wrote("4711", is_final=True, response_id="resp_2", item_id="item_b"))
+    scene.commands.clear()
+    scene.tripped(second)
+    scene.done("resp_2", status="cancelled")
+    assert scene.outcomes() == ["refused"]
+    assert scene.announced() == ["I stopped myself there."]
+    assert scene.asks() == []
+
+
+def test_only_so_many_trips_as_allowed() -> None:
+    scene, check = _tripping(max_trips=1)
+    scene.tripped(check)
+    assert scene.outcomes() == ["refused"]
+    assert scene.asks() == []
+
+
+def test_the_trips_of_one_turn_do_not_count_for_the_next() -> None:
+    scene, check = _tripping(max_trips=2)
+    scene.tripped(check)
+    scene.say()
+    scene.done(status="cancelled")
+    scene.committed("item_user_2")
+    scene.created("resp_2", "turn_2")
+    (second,) = scene.checks(scene.wrote("4711", is_final=True, response_id="resp_2", item_id="item_b"))
+    scene.tripped(second)
+    assert scene.outcomes() == ["interrupted"], "the second turn may try again"
+
+
+def test_the_verdict_on_an_interrupted_answer_means_nothing() -> None:
+    scene, check = _tripping()
+    scene.press()
+    assert scene.tripped(check) == []
+    assert scene.passed(check) == []
+    assert scene.notices(GuardrailTripped) == []
+
+
+def test_the_verdict_on_the_stopped_answer_means_nothing_for_the_next() -> None:
+    scene = _watched()
+    scene.audio(ms=2000)
+    (first,) = scene.checks(scene.wrote("a" * 100))
+    (second,) = scene.checks(scene.wrote("b" * 100))
+    scene.tripped(second)
+    scene.done(status="cancelled")
+    scene.created("resp_2")
+    scene.wrote("Fine.", response_id="resp_2", item_id="item_b")
+    assert scene.tripped(first) == []
+    assert len(scene.notices(GuardrailTripped)) == 1
+
+
+def test_a_check_that_takes_too_long_counts_as_tripped() -> None:
+    scene, check = _tripping(guardrail_s=5.0)
+    scene.advance(4.9)
+    assert scene.notices(GuardrailTripped) == []
+    scene.advance(0.2)
+    (trip,) = scene.notices(GuardrailTripped)
+    assert (trip.side, trip.item_id, trip.reason) == ("output", "item_a", "it took too long")
+    assert scene.tripped(check) == []
+
+
+def test_checks_run_beside_each_other_and_a_later_one_may_trip_first() -> None:
+    scene = _watched()
+    scene.audio(ms=2000)
+    (first,) = scene.checks(scene.wrote("a" * 100))
+    (second,) = scene.checks(scene.wrote("b" * 100))
+    scene.tripped(second)
+    assert scene.passed(first) == []
+    assert len(scene.flushes()) >= 1
+
+
+def test_a_call_of_a_tripped_answer_that_waits_for_approval_is_never_made() -> None:
+    brief = greeter(ToolCard(name="open_door", approval="always"), has_output_guardrails=True)
+    scene = Scene(briefs=[brief]).ready().asked()
+    scene.audio()
+    (check,) = scene.checks(scene.wrote("4711", is_final=True))
+    scene.called("open_door", "call_1")
+    scene.tripped(check)
+    assert len(scene.outputs()["call_1"]) == 1
+    scene.do(ApprovalAnswered("call_1", approved=True))
+    scene.tap()
+    assert scene.tool_runs() == []
+
+
+def test_a_tool_that_runs_when_its_answer_trips_is_answered_and_brings_no_ask_of_its_own() -> None:
+    brief = greeter(ToolCard(name="slow"), has_output_guardrails=True)
+    scene = Scene(briefs=[brief]).ready().asked()
+    scene.audio()
+    (check,) = scene.checks(scene.wrote("4711", is_final=True))
+    scene.called("slow", "call_1")
+    scene.commands.clear()
+    scene.tripped(check)
+    scene.done(status="cancelled")
+    scene.finished("call_1", "done")
+    assert scene.outputs() == {"call_1": ["done"]}
+    assert len(scene.asks()) == 1, "only the second try"
+    scene.created("resp_2")
+    scene.audio("resp_2", "item_b", ms=200)
+    scene.done("resp_2")
+    assert len(scene.asks()) == 1, "the calls of the stopped answer are not spoken about again"
+
+
+# --- guardrails on the answer: audio that is held ----------------------------------------------------------------
+
+FRAMES_PER_CHARACTER = 24_000 // 25
+
+
+def _held(**policy: Any) -> Scene:
+    """Eight seconds of an answer are received and held."""
+    scene = Scene(briefs=[guarded()], hold_audio=True, **policy).ready().asked()
+    scene.audio(ms=8000)
+    return scene
+
+
+def test_held_audio_is_not_played_before_its_text_has_passed() -> None:
+    scene = _held()
+    scene.wrote("a" * 100)
+    assert scene.plays() == []
+    assert scene.state == "thinking"
+
+
+def test_checked_text_releases_a_twenty_fifth_of_a_second_a_character_and_no_more() -> None:
+    scene = _held()
+    (first,) = scene.checks(scene.wrote("a" * 100))
+    scene.passed(first)
+    assert scene.played_frames_of("item_a") == 100 * FRAMES_PER_CHARACTER
+    (second,) = scene.checks(scene.wrote("b" * 50 + "c" * 50))
+    assert scene.played_frames_of("item_a") == 100 * FRAMES_PER_CHARACTER, "the second check is not answered"
+    scene.passed(second)
+    assert scene.played_frames_of("item_a") == 200 * FRAMES_PER_CHARACTER
+
+
+def test_audio_that_comes_after_its_text_has_passed_is_released_as_far_as_that_reaches() -> None:
+    scene = Scene(briefs=[guarded()], hold_audio=True).ready().asked()
+    (check,) = scene.checks(scene.wrote("a" * 100))
+    scene.passed(check)
+    scene.audio(ms=3000)
+    assert scene.played_frames_of("item_a") == 3000 * 24
+    scene.audio(ms=3000)
+    assert scene.played_frames_of("item_a") == 100 * FRAMES_PER_CHARACTER
+
+
+def test_the_rest_is_released_when_the_final_text_has_passed() -> None:
+    scene = _held()
+    (check,) = scene.checks(scene.wrote("Short.", is_final=True))
+    assert scene.plays() == []
+    scene.passed(check)
+    assert scene.played_frames_of("item_a") == 8000 * 24
+
+
+def test_what_is_released_is_all_of_what_was_held_in_order() -> None:
+    scene = Scene(briefs=[guarded()], hold_audio=True).ready().asked()
+    scene.audio(ms=3000)
+    scene.audio(ms=3000)
+    (first,) = scene.checks(scene.wrote("a" * 100))
+    scene.passed(first)
+    (final,) = scene.checks(scene.wrote("a" * 100 + ".", is_final=True))
+    scene.passed(final)
+    scene.audio(item_id="item_b", ms=1000)
+    (last,) = scene.checks(scene.wrote("b", is_final=True, item_id="item_b"))
+    scene.passed(last)
+    assert scene.played_frames_of("item_a") == 6000 * 24
+    assert [one.item_id for one in scene.plays()] == ["item_a", "item_a", "item_a", "item_b"]
+
+
+def test_the_end_of_the_audio_is_told_only_when_all_of_it_was_released() -> None:
+    scene = _held()
+    (first,) = scene.checks(scene.wrote("a" * 100))
+    scene.passed(first)
+    (check,) = scene.checks(scene.wrote("a" * 100 + ".", is_final=True))
+    scene.done()
+    assert scene.of(FinishPlay) == [], "only half of it was released"
+    commands = scene.passed(check)
+    assert len(scene.of(FinishPlay, commands)) == 1
+
+
+def test_the_audio_of_one_item_is_not_released_by_the_text_of_another() -> None:
+    scene = _held()
+    (other,) = scene.checks(scene.wrote("fine", is_final=True, item_id="item_b"))
+    scene.passed(other)
+    assert scene.plays() == []
+
+
+def test_held_audio_of_which_no_text_ever_came_is_checked_as_nothing_and_ends_the_turn() -> None:
+    scene = _held()
+    (check,) = scene.checks(scene.done())
+    assert check.text == ""
+    scene.passed(check)
+    scene.play(8000 * 24, drained=True)
+    assert scene.outcomes() == ["answered"]
+
+
+def test_a_transcript_that_only_response_done_has_is_checked() -> None:
+    scene = _held()
+    message = {
+        "id": "item_a",
+        "type": "message",
+        "role": "assistant",
+        "status": "completed",
+        "content": [{"type": "output_audio", "transcript": "My number is 4711."}],
+    }
+    assert [one.text for one in scene.checks(scene.done(output=[message]))] == ["My number is 4711."]
+
+
+def test_nothing_held_is_played_after_a_trip() -> None:
+    scene = _held()
+    (check,) = scene.checks(scene.wrote("a" * 100))
+    (second,) = scene.checks(scene.wrote("b" * 100))
+    scene.tripped(second)
+    scene.passed(check)
+    scene.done(status="cancelled")
+    scene.advance(3)
+    assert scene.plays() == []
+
+
+def test_nothing_held_is_played_after_a_barge_in() -> None:
+    scene = _held()
+    (check,) = scene.checks(scene.wrote("a" * 100))
+    scene.press()
+    scene.passed(check)
+    scene.hear(200)
+    scene.done(status="cancelled")
+    assert scene.plays() == []
+
+
+def test_an_answer_of_which_nothing_was_released_is_deleted_not_truncated() -> None:
+    scene = _held()
+    item = {"id": "item_a", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+    scene.server({"type": "conversation.item.added", "previous_item_id": None, "item": item})
+    (check,) = scene.checks(scene.wrote("a" * 100))
+    scene.tripped(check)
+    scene.server(
+        {
+            "type": "response.output_item.done",
+            "response_id": "resp_1",
+            "output_index": 0,
+            "item": item | {"status": "incomplete"},
+        }
+    )
+    assert "conversation.item.truncate" not in scene.sent_types()
+    assert [frame["item_id"] for frame in scene.sent() if frame["type"] == "conversation.item.delete"] == ["item_a"]
+    assert "item_a" not in [one.id for one in scene.conversation.history]
+
+
+def test_an_answer_of_which_the_released_part_was_heard_is_truncated_there() -> None:
+    """All that was handed over was heard; the model must not believe that the held rest was heard too."""
+    scene = _held()
+    (check,) = scene.checks(scene.wrote("a" * 100))
+    scene.passed(check)
+    (second,) = scene.checks(scene.wrote("b" * 100))
+    scene.play(100 * FRAMES_PER_CHARACTER)
+    commands = scene.tripped(second)
+    truncates = [frame for frame in scene.sent(commands) if frame["type"] == "conversation.item.truncate"]
+    assert [(one["item_id"], one["audio_end_ms"]) for one in truncates] == [("item_a", 4000)]
+
+
+def test_without_guardrails_no_audio_is_held() -> None:
+    scene = Scene(briefs=[GREETER], hold_audio=True).ready().asked()
+    scene.audio(ms=200)
+    assert scene.played_frames_of("item_a") == 4800
+
+
+# --- guardrails on what the user said ----------------------------------------------------------------------------
+
+
+def _screened(**policy: Any) -> Scene:
+    """A turn was spoken to an agent that checks it first."""
+    brief = Brief(agent="greeter", session=AUDIO_SESSION, tools=(), has_input_guardrails=True)
+    scene = Scene(briefs=[brief], **policy).ready()
+    scene.say()
+    scene.committed()
+    return scene
+
+
+def test_an_answer_is_asked_for_only_when_the_words_of_the_user_have_passed() -> None:
+    scene = _screened()
+    scene.advance(2)
+    assert scene.asks() == []
+    (check,) = scene.checks(scene.heard("What is the weather?"))
+    assert (check.agent, check.side, check.text) == ("greeter", "input", "What is the weather?")
+    assert scene.asks() == []
+    scene.passed(check)
+    assert scene.asks() == [{"metadata": {"turn": "turn_1"}}]
+
+
+def test_refused_words_are_deleted_told_and_never_answered() -> None:
+    scene = _screened()
+    (check,) = scene.checks(scene.heard("Something bad."))
+    scene.commands.clear()
+    scene.tripped(check, "no_bad_words", "a bad word")
+    assert scene.sent() == [{"type": "conversation.item.delete", "event_id": "item_item_user", "item_id": "item_user"}]
+    assert scene.notices(GuardrailTripped) == [
+        GuardrailTripped("turn_1", "input", "item_user", "no_bad_words", "a bad word")
+    ]
+    assert scene.announced() == ["I would rather not answer that."]
+    assert scene.outcomes() == ["refused"]
+    assert scene.conversation.history == ()
+    scene.advance(30)
+    assert scene.asks() == []
+
+
+def test_words_that_could_not_be_written_down_are_refused() -> None:
+    scene = _screened()
+    scene.server(
+        {
+            "type": "conversation.item.input_audio_transcription.failed",
+            "item_id": "item_user",
+            "content_index": 0,
+            "error": {"type": "server_error", "message": "?"},
+        }
+    )
+    assert scene.outcomes() == ["refused"]
+    assert scene.asks() == []
+    assert "conversation.item.delete" in scene.sent_types()
+
+
+def test_a_failed_transcript_is_no_obstacle_where_nobody_checks() -> None:
+    scene = Scene(briefs=[GREETER]).ready().asked()
+    scene.server(
+        {
+            "type": "conversation.item.input_audio_transcription.failed",
+            "item_id": "item_user",
+            "content_index": 0,
+            "error": {"type": "server_error", "message": "?"},
+        }
+    )
+    assert scene.outcomes() == []
+
+
+def test_words_that_never_come_are_refused_at_the_deadline() -> None:
+    scene = _screened(transcript_s=10.0, guardrail_s=5.0)
+    scene.advance(9.5)
+    assert scene.outcomes() == []
+    scene.advance(1.0)
+    assert scene.outcomes() == ["refused"]
+    assert [one.side for one in scene.notices(GuardrailTripped)] == ["input"]
+    assert scene.asks() == []
+
+
+def test_a_check_of_the_users_words_that_never_answers_is_a_refusal() -> None:
+    scene = _screened(transcript_s=10.0, guardrail_s=5.0)
+    scene.advance(3.0)
+    scene.heard("What is the weather?")
+    scene.advance(4.9)
+    assert scene.outcomes() == []
+    scene.advance(0.2)
+    assert scene.outcomes() == ["refused"]
+    assert scene.asks() == []
+
+
+def test_the_words_of_a_turn_that_was_interrupted_are_not_judged_any_more() -> None:
+    scene = _screened()
+    (check,) = scene.checks(scene.heard("Something bad."))
+    scene.press()
+    assert scene.tripped(check) == []
+    assert scene.outcomes() == ["interrupted"]
+
+
+def test_the_transcript_of_another_item_is_not_checked_for_this_turn() -> None:
+    scene = _screened()
+    assert scene.checks(scene.heard("From before.", "item_old")) == []
+    assert scene.asks() == []
+
+
+def test_a_message_is_checked_by_its_text_and_deleted_when_refused() -> None:
+    brief = Brief(agent="greeter", session=AUDIO_SESSION, has_input_guardrails=True)
+    scene = Scene(briefs=[brief]).ready()
+    item = {"id": "m1", "type": "message", "role": "user", "content": [{"type": "input_text", "text": "bad"}]}
+    (check,) = scene.checks(scene.do(MessageGiven(item, "bad")))
+    assert check.text == "bad"
+    assert scene.asks() == []
+    scene.tripped(check)
+    assert scene.sent_types() == ["conversation.item.create", "conversation.item.delete"]
+    assert scene.outcomes() == ["refused"]
+
+
+def test_words_that_have_passed_are_not_checked_again_for_a_second_round() -> None:
+    brief = greeter(ToolCard(name="a"), has_input_guardrails=True)
+    scene = Scene(briefs=[brief]).ready()
+    scene.say()
+    scene.committed()
+    (check,) = scene.checks(scene.heard("What time is it?"))
+    scene.passed(check)
+    scene.created()
+    scene.called("a", "call_1")
+    scene.done()
+    scene.finished("call_1")
+    assert len(scene.asks()) == 2
+    assert len(scene.checks()) == 1
+
+
+def test_a_turn_said_again_on_another_connection_is_still_checked_before_it_is_answered() -> None:
+    scene = _screened()
+    scene.lose()
+    scene.advance(1.0)
+    scene.link_ready()
+    scene.committed("item_again")
+    assert scene.asks() == []
+    (check,) = scene.checks(scene.heard("What is the weather?", "item_again"))
+    scene.passed(check)
+    assert len(scene.asks()) == 1
+
+
+# --- instructions that are made anew -----------------------------------------------------------------------------
+
+MORNING = Brief(agent="greeter", session={**AUDIO_SESSION, "instructions": "Greet. It is morning."})
+
+
+def test_instructions_are_asked_for_when_a_connection_is_made_and_told_to_it() -> None:
+    scene = Scene(briefs=[Brief(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)]).start()
+    scene.link_ready()
+    assert scene.of(PrepareAgent) == [PrepareAgent("connect_1", "greeter", "connect")]
+    assert scene.sent() == [], "nothing is told before they are there"
+    scene.do(AgentPrepared("connect_1", MORNING))
+    assert [one["session"]["instructions"] for one in scene.updates()] == ["Greet. It is morning."]
+
+
+def test_instructions_that_come_too_late_for_a_connection_leave_the_old_ones() -> None:
+    brief = Brief(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)
+    scene = Scene(briefs=[brief], prepare_s=5.0).start()
+    scene.link_ready()
+    scene.advance(4.9)
+    assert scene.updates() == []
+    scene.advance(0.2)
+    assert [one["session"]["instructions"] for one in scene.updates()] == ["Greet."]
+    assert scene.troubles() == ["instructions_late"]
+    assert scene.do(AgentPrepared("connect_1", MORNING)) == []
+
+
+def test_instructions_that_fail_at_a_connection_leave_the_old_ones_and_are_reported() -> None:
+    scene = Scene(briefs=[Brief(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)]).start()
+    scene.link_ready()
+    scene.do(AgentPrepared("connect_1", None, "KeyError: 'name'"))
+    assert [one["session"]["instructions"] for one in scene.updates()] == ["Greet."]
+    assert [(one.kind, one.message) for one in scene.notices(TroubleReported)] == [
+        ("instructions_late", "KeyError: 'name'")
+    ]
+
+
+def test_instructions_of_an_old_connection_are_not_told_to_the_next() -> None:
+    brief = Brief(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)
+    scene = Scene(briefs=[brief]).start()
+    scene.link_ready()
+    scene.lose()
+    scene.advance(1.0)
+    scene.link_ready()
+    assert scene.do(AgentPrepared("connect_1", MORNING)) == []
+    assert [one.key for one in scene.of(PrepareAgent)] == ["connect_1", "connect_2"]
+
+
+def test_a_turn_spoken_while_a_connection_waits_for_its_instructions_is_sent_after_them() -> None:
+    scene = Scene(briefs=[Brief(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)]).start()
+    scene.advance(2.0)
+    scene.link_ready()
+    scene.say()
+    assert scene.sent() == []
+    scene.do(AgentPrepared("connect_1", MORNING))
+    assert scene.sent_types() == [
+        "session.update",
+        "input_audio_buffer.clear",
+        "input_audio_buffer.append",
+        "input_audio_buffer.commit",
+        "response.create",
+    ]
+
+
+def _turn_by_turn(**policy: Any) -> Scene:
+    """An agent whose instructions are made at each turn; one was spoken."""
+    scene = Scene(briefs=[Brief(agent="greeter", session=AUDIO_SESSION, is_asked_at_turn=True)], **policy).ready()
+    scene.session_updated()
+    scene.say()
+    scene.committed()
+    return scene
+
+
+def test_the_instructions_of_a_turn_are_told_before_its_answer_is_asked_for() -> None:
+    scene = _turn_by_turn()
+    assert scene.of(PrepareAgent) == [PrepareAgent("turn_turn_1_0", "greeter", "turn")]
+    assert scene.asks() == []
+    commands = scene.do(AgentPrepared("turn_turn_1_0", MORNING))
+    update, create = scene.sent(commands)
+    assert update["session"]["instructions"] == "Greet. It is morning."
+    assert create["type"] == "response.create"
+
+
+def test_instructions_that_have_not_changed_are_not_told_again() -> None:
+    scene = _turn_by_turn()
+    commands = scene.do(
+        AgentPrepared("turn_turn_1_0", Brief(agent="greeter", session=AUDIO_SESSION, is_asked_at_turn=True))
+    )
+    assert scene.sent_types(commands) == ["response.create"]
+
+
+def test_instructions_that_come_too_late_for_a_turn_leave_the_old_ones() -> None:
+    scene = _turn_by_turn(prepare_s=5.0)
+    scene.advance(4.5)
+    assert scene.asks() == []
+    scene.advance(1.0)
+    assert len(scene.asks()) == 1
+    assert scene.troubles() == ["instructions_late"]
+    assert scene.do(AgentPrepared("turn_turn_1_0", MORNING)) == []
+    assert scene.updates() == []
+
+
+def test_instructions_that_fail_at_a_turn_leave_the_old_ones() -> None:
+    scene = _turn_by_turn()
+    scene.do(AgentPrepared("turn_turn_1_0", None, "KeyError: 'name'"))
+    assert scene.updates() == []
+    assert len(scene.asks()) == 1
+    assert scene.troubles() == ["instructions_late"]
+
+
+def test_instructions_of_an_interrupted_turn_are_not_told() -> None:
+    scene = _turn_by_turn()
+    scene.press()
+    assert scene.do(AgentPrepared("turn_turn_1_0", MORNING)) == []
+
+
+def test_instructions_are_asked_for_at_each_turn() -> None:
+    scene = _turn_by_turn()
+    scene.do(InterruptAsked())
+    scene.say()
+    assert [one.key for one in scene.of(PrepareAgent)] == ["turn_turn_1_0", "turn_turn_2_0"]
+
+
+def test_a_turn_that_needs_instructions_and_a_check_waits_for_both() -> None:
+    brief = Brief(agent="greeter", session=AUDIO_SESSION, is_asked_at_turn=True, has_input_guardrails=True)
+    scene = Scene(briefs=[brief]).ready()
+    scene.say()
+    scene.committed()
+    (check,) = scene.checks(scene.heard("Hello"))
+    scene.passed(check)
+    assert scene.asks() == []
+    scene.do(AgentPrepared("turn_turn_1_0", brief))
+    assert len(scene.asks()) == 1
+
+
+def test_late_instructions_do_not_wait_for_as_long_as_a_transcript_may_take() -> None:
+    brief = Brief(agent="greeter", session=AUDIO_SESSION, is_asked_at_turn=True, has_input_guardrails=True)
+    scene = Scene(briefs=[brief], prepare_s=5.0, transcript_s=10.0).ready()
+    scene.say()
+    scene.committed()
+    (check,) = scene.checks(scene.heard("Hello"))
+    scene.passed(check)
+    scene.advance(5.5)
+    assert len(scene.asks()) == 1
