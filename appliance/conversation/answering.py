@@ -79,7 +79,8 @@ class Answering(Calling):
         turn_id = self._turn_of_item.get(event.item_id)
         if turn_id is not None:
             self._outbox.emit(HeardTextReceived(turn_id, text))
-        self._count(transcription_usd(self._transcriber, event.usage), {}, 0.0, now, is_free=event.usage is None)
+        usd = transcription_usd(self._transcriber, event.usage)
+        self._count(usd, event.usage or {}, 0.0, now, is_free=event.usage is None)
         turn = self._turn
         if turn is not None and turn.item_id == event.item_id:
             turn.heard_text = text
@@ -170,7 +171,7 @@ class Answering(Calling):
         turn = self._answering(response.id)
         request = self._sequencer.done(response)
         self._count(
-            response_usd(self._model, response.usage), response.usage or {}, 0.0, now, is_free=not response.usage
+            response_usd(self._links.model, response.usage), response.usage or {}, 0.0, now, is_free=not response.usage
         )
         if turn is None or request is None or request.is_cancelled:
             for item in response.output:
@@ -224,7 +225,7 @@ class Answering(Calling):
         if kind == "connect":
             if link is not None and rest == str(link.id) and not link.is_configured:
                 self._brief = event.brief or self._brief
-                self._configure(link)
+                self._configure(link, now)
         elif turn is not None and event.key == f"turn_{turn.id}_{turn.replays}" and not turn.is_briefed:
             turn.is_briefed = True
             hands_over = any(one.kind == "handoff" for one in self._updates)  # that agent has its own instructions
@@ -232,7 +233,7 @@ class Answering(Calling):
             if event.brief is not None and is_news and not hands_over:
                 before, self._brief = self._brief, event.brief
                 session = self._session_of(event.brief)
-                self._update_session(SessionUpdateSent(f"turn_{turn.id}", "turn", session, before))
+                self._update_session(SessionUpdateSent(f"turn_{turn.id}", "turn", session, before), now)
 
     def _check(self, turn: Turn, check: Check | None) -> None:
         if check is not None:

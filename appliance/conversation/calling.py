@@ -309,7 +309,7 @@ class Calling(Linking):
             return
         call.brief = event.brief
         update = SessionUpdateSent(f"handoff_{call_id}", "handoff", self._session_of(event.brief), event.brief, call_id)
-        self._update_session(update)
+        self._update_session(update, now)
 
     def _hand_over(self, update: SessionUpdateSent, now: float) -> None:
         """The server has accepted the new agent: from here on it talks."""
@@ -337,7 +337,9 @@ class Calling(Linking):
         sent = [one for one in self._updates if one.call_id == call_id]
         if sent:  # nobody knows what holds on the server now
             self._updates = deque(replace(one, kind="rollback") if one in sent else one for one in self._updates)
-            self._update_session(SessionUpdateSent(f"rollback_{call_id}", "rollback", self._session_of(self._brief)))
+            self._update_session(
+                SessionUpdateSent(f"rollback_{call_id}", "rollback", self._session_of(self._brief)), now
+            )
         said = f"The handoff failed: {reason.rstrip('.')}. You are still {call.agent}."
         self._close_call(call, said, now, is_error=True)
 

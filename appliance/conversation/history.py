@@ -45,7 +45,7 @@ class History:
             items: What is known of an earlier life.
             max_items: The oldest beyond this are forgotten, here and at the next connection.
         """
-        self._items: dict[str, HistoryItem] = {one.id: one for one in items}
+        self._items: dict[str, HistoryItem] = {one.id: one for one in list(items)[-max_items:]}
         self._order: list[str] = list(self._items)
         self._parts: dict[str, dict[int, str]] = {}
         self._made = 0
@@ -120,9 +120,8 @@ class History:
         if known is None:
             return self.insert(told, previous_item_id)
         merged = _merged(known, told)
-        if merged == known:
-            return []
-        return self._update(merged)
+        moved = self._move(item.id, previous_item_id)
+        return moved if merged == known else [*moved, *self._update(merged)]
 
     # --- what we do ---------------------------------------------------------------------------------------------
 
@@ -180,15 +179,13 @@ class History:
         Args:
             limit: The newest so many items.
         """
-        answered = {one.call_id for one in self.items if one.type == "function_call_output"}
-        called = {one.call_id for one in self.items if one.type == "function_call"}
         told: list[wire.JsonObject] = []
         changes: list[Change] = []
+        first = max(0, len(self._items) - limit)
+        pairs = _paired(self.items[first:])
         for index, item in enumerate(self.items):
-            is_paired = item.call_id in answered and item.call_id in called
-            is_told = index >= len(self._items) - limit or limit >= len(self._items)
-            can_be_told = is_paired if item.type.startswith("function_call") else True
-            frame = wire_item(item) if is_told and can_be_told else None
+            can_be_told = item.id in pairs or not item.type.startswith("function_call")
+            frame = wire_item(item) if index >= first and can_be_told else None
             if frame is None:
                 changes += self.remove(item.id)
                 continue
@@ -204,7 +201,7 @@ class History:
             The ids to delete, and the items to create in order, each with the id that it follows (``root``: first).
             An item with other content than the one of its id is created anew under an id of its own.
         """
-        wanted = [one if self._items.get(one.id) == one else replace(one, id=self.new_id()) for one in target]
+        wanted = [one if self._may_keep_id(one) else replace(one, id=self.new_id()) for one in target]
         matcher = SequenceMatcher(None, self._order, [one.id for one in wanted], autojunk=False)
         kept = {self._order[a + k] for a, _, size in matcher.get_matching_blocks() for k in range(size)}
         creates = []
@@ -217,6 +214,19 @@ class History:
         return [one for one in self._order if one not in kept], creates
 
     # --- inside -------------------------------------------------------------------------------------------------
+
+    def _may_keep_id(self, item: HistoryItem) -> bool:
+        known = self._items.get(item.id)
+        return known == item if known is not None else _ID.fullmatch(item.id) is not None
+
+    def _move(self, item_id: str, previous_item_id: str | None) -> list[Change]:
+        """The server says behind which item one stands; it may be another than we thought."""
+        if previous_item_id not in self._items or self.before(item_id) == previous_item_id:
+            return []
+        item = self._items[item_id]
+        self._order.remove(item_id)
+        self._order.insert(self._order.index(previous_item_id) + 1, item_id)
+        return [HistoryRemoved(item_id), HistoryAdded(item, previous_item_id)]
 
     def _update(self, item: HistoryItem) -> list[Change]:
         self._items[item.id] = item
@@ -327,6 +337,18 @@ def _merged(known: HistoryItem, told: HistoryItem) -> HistoryItem:
         output=told.output or known.output,
         server_label=told.server_label or known.server_label,
     )
+
+
+def _paired(items: Sequence[HistoryItem]) -> set[str]:
+    """Return the ids of calls that are answered behind them, and of those answers."""
+    calls: dict[str, str] = {}
+    pairs: set[str] = set()
+    for item in items:
+        if item.type == "function_call":
+            calls[item.call_id] = item.id
+        elif item.type == "function_call_output" and item.call_id in calls:
+            pairs |= {calls.pop(item.call_id), item.id}
+    return pairs
 
 
 def _joined(parts: dict[int, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from appliance.conversation.commands import (
@@ -14,7 +15,7 @@ from appliance.conversation.events import (
     LinkDown,
 )
 from appliance.conversation.links import Link
-from appliance.conversation.regions import FRAMES_PER_MS, SessionUpdateSent
+from appliance.conversation.regions import SessionUpdateSent
 from appliance.conversation.retry import Verdict, classify
 from appliance.conversation.roster import Brief
 from appliance.conversation.turn import Phase, Turn
@@ -30,7 +31,7 @@ class Linking(Turns):
     def _on_link_late(self, link: Link, now: float) -> None:
         if link.is_ready:  # the greeting is here, the agent's own instructions are not
             self._report("instructions_late", now)
-            self._configure(link)
+            self._configure(link, now)
         else:
             self._do(Disconnect(link.id))
             self._lose_link(classify(None, "timed out waiting for session.created", last_error=link.last_error), now)
@@ -52,7 +53,7 @@ class Linking(Turns):
         if self._turn is not None:
             self._on_turn_unlinked(self._turn, now)
         if self._links.main is not None and self._links.main.is_ready:  # a spare stood by
-            self._on_link_ready(self._links.main)
+            self._on_link_ready(self._links.main, now)
 
     def _forget_link(self) -> None:
         """What stood on the old connection stands no more; a new one is an empty conversation."""
@@ -73,7 +74,6 @@ class Linking(Turns):
             self._fail_turn(fatal.kind, now, said=fatal.message)
         elif turn.has_output:
             self._drop_calls(turn)
-            self._mark_heard(turn)
             self._guard.reset()
             self._finish_play(turn)
             turn.is_answer_done = True
@@ -87,41 +87,35 @@ class Linking(Turns):
             if turn.replays > self._policy.max_replays:
                 self._fail_turn("no_answer", now)
 
-    def _mark_heard(self, turn: Turn) -> None:
-        """Mark the items of an answer that was cut off by the connection; what came of it is still played."""
-        for one in self._playout.heard():
-            item = self._history.get(one.item_id)
-            if item is not None and item.status == "incomplete":
-                self._tell(self._history.cut(one.item_id, one.received_frames // FRAMES_PER_MS))
-
     def _on_session_created(self, link: Link, event: wire.SessionCreated, now: float) -> None:
         if link.is_ready:
             return
-        self._links.created(link, now)
-        self._model = str(event.session.get("model") or "")
-        self._on_link_ready(link)
+        self._links.created(link, now, model=str(event.session.get("model") or ""))
+        self._on_link_ready(link, now)
         turn = self._turn
         if turn is not None and turn.phase is Phase.COMMITTING:
             turn.deadline = now + self._policy.commit_s + self._policy.prepare_s * self._brief.is_asked_at_connect
 
-    def _on_link_ready(self, link: Link) -> None:
+    def _on_link_ready(self, link: Link, now: float) -> None:
         self._trouble = ""
         if self._brief.is_asked_at_connect:
+            link.deadline = now + self._policy.prepare_s
             self._do(PrepareAgent(f"connect_{link.id}", self._brief.agent, "connect"))
         else:
-            self._configure(link)
+            self._configure(link, now)
 
-    def _configure(self, link: Link) -> None:
+    def _configure(self, link: Link, now: float) -> None:
         """Tell the new connection who talks, and what was said so far."""
         self._links.configured(link)
-        self._update_session(SessionUpdateSent(f"session_{link.id}", "connect", self._brief.session, self._brief))
+        self._update_session(SessionUpdateSent(f"session_{link.id}", "connect", self._brief.session, self._brief), now)
         frames, changes = self._history.replay(limit=self._policy.replay_items)
         self._tell(changes)
         for frame in frames:
             self._outbox.send(wire.ConversationItemCreate(event_id=f"item_{frame['id']}", item=frame))
 
-    def _update_session(self, update: SessionUpdateSent) -> None:
-        self._updates.append(update)
+    def _update_session(self, update: SessionUpdateSent, now: float) -> None:
+        wait_s = self._policy.commit_s + self._policy.tool_s * (update.kind == "handoff")  # its call gives up before
+        self._updates.append(replace(update, deadline=now + wait_s))
         self._outbox.send(wire.SessionUpdate(event_id=update.event_id, session=dict(update.session)))
 
     def _session_of(self, brief: Brief) -> Mapping[str, Any]:

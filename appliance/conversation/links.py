@@ -39,6 +39,8 @@ class Link:
     """The server was told who speaks and what was said so far: turns may be sent."""
     has_spoken: bool = False
     """From here on the server keeps the voice."""
+    model: str = ""
+    """As the server names it."""
     bad_frames: int = 0
     last_error: str | None = None
 
@@ -63,6 +65,7 @@ class Links:
         self.fatal: Verdict | None = None
         self.retry_at: float | None = None
         self._tried: set[int] = set()
+        self._tried_as_spare: set[int] = set()
         self._blocked_until: dict[int, float] = {}
         self._only: int | None = None
         self._has_expired = False
@@ -79,6 +82,11 @@ class Links:
     def is_usable(self) -> bool:
         """Whether turns may be sent."""
         return self.main is not None and self.main.is_configured
+
+    @property
+    def model(self) -> str:
+        """The model that talks on the main link; "" where there is none."""
+        return self.main.model if self.main is not None else ""
 
     def deadlines(self, *, is_idle: bool) -> Iterator[float]:
         """Yield the instants at which `advance` has something to do."""
@@ -105,9 +113,10 @@ class Links:
         self.main = self._open(self._next_endpoint(now), now)
         self._outbox.link = None
 
-    def created(self, link: Link, now: float) -> None:
+    def created(self, link: Link, now: float, *, model: str = "") -> None:
         """The server has greeted: the link is there."""
         link.ready_at = now
+        link.model = model
         link.deadline = now + self._policy.prepare_s
         self._blocked_until.pop(link.endpoint, None)
         if link is self.main:
@@ -129,7 +138,8 @@ class Links:
         self._replace_at = None
         if link is None:
             return False
-        if link.ready_at is not None and now >= link.ready_at + self._policy.stable_s:
+        has_held = link.ready_at is not None and now >= link.ready_at + self._policy.stable_s
+        if has_held:
             self.failures = 0
             self._has_expired = False
             self._tried.clear()
@@ -143,7 +153,7 @@ class Links:
             delay_s = self._wait_s() if self.failures > 0 else 0.0
             self.retry_at = now + delay_s
         else:
-            self._plan_retry(link, verdict, now)
+            self._plan_retry(link, verdict, now, has_held=has_held)
         return not is_normal
 
     def advance(self, now: float) -> None:
@@ -157,33 +167,47 @@ class Links:
 
     # --- the spare ----------------------------------------------------------------------------------------------
 
-    def rest(self, now: float) -> Link | None:
-        """Use an idle gap: begin a replacement that is due, or let one that is ready take over.
-
-        Returns:
-            The link that is the main one from now on; None: nothing has changed.
-        """
+    def rest(self, now: float) -> None:
+        """Use an idle gap: begin a replacement that is due, or let one that is ready take over."""
         main, spare = self.main, self.spare
         if main is None or not main.is_configured:
-            return None
-        if spare is not None and spare.is_ready:
+            return
+        if self._only is not None and main.endpoint != self._only:
+            self._outbox.do(Disconnect(main.id))  # nothing more may be asked of it
+            self.connect(now)
+        elif spare is not None and spare.is_ready:
             self.main, self.spare = spare, None
             self._outbox.do(Disconnect(main.id))
             self._outbox.link = None
             self._enter(spare, now)
-            return spare
-        if spare is None and self._replace_at is not None and now >= self._replace_at:
-            self._replace_at = None
-            self.spare = self._open(self._best(now, below=main.endpoint), now)
-        return None
+        elif spare is None and self._replace_at is not None and now >= self._replace_at:
+            self._replace(main, now)
+
+    def _replace(self, main: Link, now: float) -> None:
+        """Open a spare to a better endpoint, or to the same one if its hour is near; else look again later."""
+        assert main.ready_at is not None
+        better = self._better(main, now)
+        is_old = now >= main.ready_at + self._policy.rotate_after_s
+        self._replace_at = None
+        if better is not None or is_old:
+            self.spare = self._open(main.endpoint if better is None else better, now)
+        else:
+            self._plan_replacement(main, now)
 
     def lose_spare(self, now: float, verdict: Verdict | None = None) -> None:
         """The spare came to nothing: the main link goes on, and it is tried again later."""
         if self.spare is not None and verdict is not None and verdict.action == "fatal":
             self._blocked_until[self.spare.endpoint] = now + self._policy.fatal_retry_s
+        if self.spare is not None:
+            self._tried_as_spare.add(self.spare.endpoint)
         self.spare = None
-        if self.main is not None and self.main.is_ready:
+        if self.main is None or not self.main.is_ready:
+            return
+        if self._better(self.main, now) is None:
+            self._tried_as_spare.clear()
             self._replace_at = now + self._policy.failback_s
+        else:
+            self._replace_at = now  # the next better one may be there
 
     # --- inside -------------------------------------------------------------------------------------------------
 
@@ -204,8 +228,9 @@ class Links:
             delay_s = self._policy.failback_s if self._only is None else 0.0
             self._replace_at = min(self._replace_at, now + delay_s)
 
-    def _plan_retry(self, link: Link, verdict: Verdict, now: float) -> None:
-        self._tried.add(link.endpoint)
+    def _plan_retry(self, link: Link, verdict: Verdict, now: float, *, has_held: bool) -> None:
+        if not has_held:  # else it is as good as any, and the best comes first
+            self._tried.add(link.endpoint)
         if verdict.action == "fatal":
             self._blocked_until[link.endpoint] = now + self._policy.fatal_retry_s
         allowed = self._allowed()
@@ -214,7 +239,7 @@ class Links:
             self.failures += 1
             self._tried.clear()
             self.retry_at = min(self._blocked_until[one] for one in allowed)
-        elif any(one not in self._tried and not self._is_blocked(one, now) for one in allowed):
+        elif not has_held and any(one not in self._tried and not self._is_blocked(one, now) for one in allowed):
             self.connect(now)
         else:
             self._tried.clear()
@@ -235,7 +260,9 @@ class Links:
         fresh = [one for one in allowed if one not in self._tried]
         return next((one for one in fresh if not self._is_blocked(one, now)), (fresh or allowed)[0])
 
-    def _best(self, now: float, *, below: int) -> int:
-        """The best endpoint that is not known to refuse us; the present one, if there is no better."""
+    def _better(self, main: Link, now: float) -> int | None:
+        """The best endpoint above the present one that is not known to refuse us and was not tried just now."""
         allowed = self._allowed()
-        return next((one for one in allowed if one == below or not self._is_blocked(one, now)), allowed[0])
+        above = allowed[: allowed.index(main.endpoint)] if main.endpoint in allowed else allowed
+        fresh = (one for one in above if not self._is_blocked(one, now) and one not in self._tried_as_spare)
+        return next(fresh, None)

@@ -78,7 +78,7 @@ class Listening(Answering):
             self._refuse_press("muted", now, "muted")
         elif "capture" in self._cards_lost:
             self._refuse_press("no_microphone", now, "error")
-        elif self._budget.is_spent and self._policy.offline_endpoint is None:
+        elif self._is_broke:
             self._refuse_press("budget_spent", now, "error")
         elif self._brief.ear is not None:
             self._interrupt(now)  # the server listens by itself
@@ -89,7 +89,9 @@ class Listening(Answering):
 
     def _begin_by_program(self, now: float) -> None:
         turn = self._turn
-        if turn is not None and turn.is_unsent_speech:
+        if self._is_broke:
+            self._refuse_press("budget_spent", now, "error")
+        elif turn is not None and turn.is_unsent_speech:
             self._resume(turn, now)
         elif turn is None or turn.phase is not Phase.LISTENING:
             self._start_turn(now, kind="program")
@@ -142,7 +144,7 @@ class Listening(Answering):
         turn = self._turn
         if turn is None or turn.phase is not Phase.LISTENING:
             self._recent.keep(event)
-            if self._brief.ear is not None:
+            if self._brief.ear is not None and not self._is_broke:
                 self._outbox.send(wire.InputAudioBufferAppend(audio=event.pcm))
             return
         turn.add_audio(event.pcm, event.peak)
@@ -213,6 +215,10 @@ class Listening(Answering):
         if not event.wants_answer or is_spoken:
             self._create_item(event.item, text=event.text)  # the turn that is being spoken answers for it
             return
+        if self._is_broke:
+            self._create_item(event.item, text=event.text)
+            self._refuse_press("budget_spent", now, "error")
+            return
         if before is not None and before.message is not None and not before.is_commit_sent:
             self._create_item(before.message, text=before.heard_text or "")  # not lost: one answer for both
         turn = self._start_turn(now, kind="message")
@@ -227,16 +233,14 @@ class Listening(Answering):
         for item_id in deletes:
             self._tell(self._history.remove(item_id))
             self._outbox.send(wire.ConversationItemDelete(event_id=f"item_{item_id}", item_id=item_id))
-        for item, previous in creates:
-            frame = wire_item(item)
-            if frame is None:
-                continue
-            self._tell(self._history.insert(item, previous))
-            # The one before may be an item that cannot be written; then the order is kept by what is there.
-            at = self._history.before(item.id)
-            self._outbox.send(
-                wire.ConversationItemCreate(event_id=f"item_{item.id}", item=frame, previous_item_id=at or "root")
-            )
+        instead: dict[str, str] = {}
+        for item, before in creates:
+            previous = instead.get(before, before)
+            if wire_item(item) is None:
+                instead[item.id] = previous  # it cannot be written: what follows it follows the one before it
+            else:
+                self._tell(self._history.insert(item, previous))
+                self._write(item, previous)
 
     def _on_card_lost(self, event: CardLost, now: float) -> None:
         kind = "no_microphone" if event.direction == "capture" else "no_speaker"

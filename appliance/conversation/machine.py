@@ -203,9 +203,18 @@ class Conversation(Listening):
             self._ask(now)
         if turn is not None and turn is self._turn and turn.phase is Phase.ANSWERING:
             self._finish(turn, now)
-        if self._is_idle and (link := self._links.rest(now)) is not None:
+        if self._is_idle:
+            self._rest(now)
+
+    def _rest(self, now: float) -> None:
+        """Use a gap: another connection may take over."""
+        before = self._links.main
+        self._links.rest(now)
+        link = self._links.main
+        if link is not before:
             self._forget_link()
-            self._on_link_ready(link)
+            if link is not None and link.is_ready:
+                self._on_link_ready(link, now)
 
     def _send_turn(self, turn: Turn, now: float) -> None:
         if turn.kind == "message":
@@ -256,6 +265,7 @@ class Conversation(Listening):
         if not turn.is_answer_done or self._playout.is_pending:
             return
         if turn.failure:
+            self._mark_heard()
             self._fail_turn(turn.failure, now, detail=turn.failure_detail)
         elif not (turn.has_audio or (turn.has_text and self._brief.is_written) or turn.is_background):
             self._fail_turn("empty_answer", now)
@@ -267,6 +277,8 @@ class Conversation(Listening):
         if self._is_stopped:
             return
         self._sequencer.advance(now)
+        while self._updates and now >= self._updates[0].deadline:
+            self._updates.popleft()  # some servers never say that they have accepted one
         self._asides.advance(now)
         if self._error_until is not None and now >= self._error_until:
             self._error_until = None
@@ -316,7 +328,7 @@ class Conversation(Listening):
             self._on_server_event(main, event.event, now)
         elif spare is not None and event.link == spare.id:
             if isinstance(event.event, wire.SessionCreated) and not spare.is_ready:
-                self._links.created(spare, now)
+                self._links.created(spare, now, model=str(event.event.session.get("model") or ""))
             elif isinstance(event.event, wire.ErrorEvent):
                 spare.last_error = event.event.error.code or event.event.error.type
 
@@ -337,7 +349,8 @@ class Conversation(Listening):
             return
         if frame.get("type") == "session.update":
             event_id = str(frame.setdefault("event_id", self._outbox.next_event_id()))
-            self._updates.append(SessionUpdateSent(event_id, "raw", frame.get("session") or {}))
+            deadline = now + self._policy.commit_s
+            self._updates.append(SessionUpdateSent(event_id, "raw", frame.get("session") or {}, deadline=deadline))
         self._outbox.send(wire.RawClientEvent(frame=frame))
 
     def _on_server_event(self, link: Link, event: wire.ServerEvent, now: float) -> None:

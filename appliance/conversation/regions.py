@@ -64,6 +64,8 @@ class SessionUpdateSent:
     brief: Brief | None = None
     """The agent to come into force with it; of kind ``turn`` the one to go back to if it is refused."""
     call_id: str = ""
+    deadline: float = 0.0
+    """When its answer is waited for no more."""
 
 
 class Regions:
@@ -122,7 +124,6 @@ class Regions:
         self._turn_of_item: OrderedDict[str, str] = OrderedDict()
 
         self._budget = Budget(limit_usd=policy.budget_usd, limit_s=policy.budget_s)
-        self._model = ""
         self._transcriber = ""
 
         self._is_muted = is_muted
@@ -199,6 +200,7 @@ class Regions:
             yield self._turn_deadline(turn)
         yield from self._calls.deadlines()
         yield from self._asides.deadlines()
+        yield from (one.deadline for one in self._updates)
         candidates = (
             self._gestures.deadline,
             self._sequencer.deadline,
@@ -247,14 +249,13 @@ class Regions:
     def _count_response(self, event: wire.ServerEvent, now: float) -> None:
         if isinstance(event, wire.ResponseDone):
             usage = event.response.usage
-            self._count(response_usd(self._model, usage), usage or {}, 0.0, now, is_free=not usage)
+            self._count(response_usd(self._links.model, usage), usage or {}, 0.0, now, is_free=not usage)
 
     def _count(
         self, usd: float | None, usage: Mapping[str, Any], audio_s: float, now: float, *, is_free: bool = False
     ) -> None:
         """Add to the day's account; what the offline brain does costs nothing."""
-        link = self._links.main
-        if is_free or (link is not None and link.endpoint == self._policy.offline_endpoint):
+        if is_free or self._is_free:
             return
         percent = self._budget.add(usd, audio_s)
         counted = Turn("", 0.0, 0.0)
@@ -271,6 +272,17 @@ class Regions:
                 takes_over = self._policy.offline_endpoint is not None
                 self._do(Announce(self._playout.epoch, message + " I go on offline." * takes_over, "offline"))
                 self._restrict_links(now)
+
+    @property
+    def _is_free(self) -> bool:
+        """The offline brain answers, which costs nothing."""
+        link = self._links.main
+        return link is not None and link.endpoint == self._policy.offline_endpoint
+
+    @property
+    def _is_broke(self) -> bool:
+        """The budget is spent, and there is no offline brain to take over."""
+        return self._budget.is_spent and self._policy.offline_endpoint is None
 
     def _restrict_links(self, now: float) -> None:
         """With the budget spent, only the offline brain may answer."""

@@ -165,6 +165,8 @@ class Turn:
     """Audio was handed over, and the end of it not yet told."""
     answer_frames: int = 0
     """Frames of the answer that were received."""
+    is_free: bool = False
+    """The offline brain answers it."""
     was_spoken: bool = False
     """Its audio was committed: it counts for the budget."""
     has_output: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from appliance.agents.context import HistoryItem
@@ -24,6 +25,7 @@ from appliance.conversation.commands import (
     TurnEnded,
     TurnStarted,
 )
+from appliance.conversation.history import wire_item
 from appliance.conversation.regions import FRAMES_PER_MS, Regions
 from appliance.conversation.troubles import sentence
 from appliance.conversation.turn import Phase, Turn
@@ -38,6 +40,7 @@ class Turns(Regions):
     def _begin_answer(self, turn: Turn, now: float) -> None:
         turn.is_response_open = True
         turn.is_answer_done = False
+        turn.is_free = self._is_free
         turn.guarded_by = self._brief.agent if self._brief.has_output_guardrails else ""
         if turn.phase is Phase.ANSWERING:
             turn.deadline = now + self._policy.answer_s
@@ -109,13 +112,44 @@ class Turns(Regions):
                 )
         for one in cut:
             received = one.received_frames + self._guard.held_frames(one.item_id)
-            self._tell(self._history.cut(one.item_id, one.heard_ms, received // FRAMES_PER_MS))
+            self._cut(one.item_id, one.heard_ms, received // FRAMES_PER_MS)
         for item_id in held - {one.item_id for one in queued}:
             self._forget_unheard(item_id)
         self._guard.reset()
         response_id = self._sequencer.cancel(now + self._policy.cancel_s)
         if response_id is not None:
             self._outbox.send(wire.ResponseCancel(response_id=response_id))
+
+    def _cut(self, item_id: str, heard_ms: int, received_ms: int) -> None:
+        """Mark an answer as heard up to a point; a newer connection, which was told all of it, is told that too."""
+        changes = self._history.cut(item_id, heard_ms, received_ms)
+        self._tell(changes)
+        item = self._history.get(item_id)
+        is_elsewhere = self._links.main is not None and self._playout_link != self._links.main.id
+        if not changes or item is None or not is_elsewhere or self._outbox.link is None:
+            return
+        previous = self._history.before(item_id)
+        self._tell(self._history.remove(item_id))
+        self._outbox.send(wire.ConversationItemDelete(event_id=f"item_{item_id}", item_id=item_id))
+        if wire_item(item) is not None:
+            anew = replace(item, id=self._history.new_id())
+            self._tell(self._history.insert(anew, previous or "root"))
+            self._write(anew, previous or "root")
+
+    def _write(self, item: HistoryItem, previous: str) -> None:
+        """Create an item of the history on the server, behind another (``root``: first)."""
+        frame = wire_item(item)
+        if frame is not None:
+            self._outbox.send(
+                wire.ConversationItemCreate(event_id=f"item_{item.id}", item=frame, previous_item_id=previous)
+            )
+
+    def _mark_heard(self) -> None:
+        """Mark the items of an answer that the connection cut off, when what came of it has been played."""
+        for one in self._playout.heard():
+            item = self._history.get(one.item_id)
+            if item is not None and item.status == "incomplete" and one.is_whole:
+                self._cut(one.item_id, one.received_frames // FRAMES_PER_MS, one.received_frames // FRAMES_PER_MS)
 
     def _forget_unheard(self, item_id: str) -> None:
         """Nobody heard a word of it: the model is not to believe that it was said."""
@@ -161,7 +195,7 @@ class Turns(Regions):
         if turn.agent:
             self._outbox.emit(AgentEnded(turn.agent, turn.said))
         spoken = turn.frames * turn.was_spoken + turn.answer_frames
-        if spoken:
+        if spoken and not turn.is_free:
             self._count(None, {}, spoken / wire.SAMPLE_RATE, now)
         self._outbox.emit(TurnEnded(turn.id, outcome, tuple(sorted(turn.usage.items()))))
 

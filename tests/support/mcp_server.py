@@ -7,7 +7,7 @@
     async with over_http(House()) as port:
         McpServerHttp("house", f"http://127.0.0.1:{port}/mcp")
 
-Its tools come in pages of three. Started with ``--silent``, it reads and never answers.
+Its tools come in pages of three.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -52,35 +51,49 @@ TOOLS = {
     "refuse": "Fails, as tools do.",
     "break": "Fails, as servers do.",
     "betray": "Fails and quotes the secret that came with the call.",
+    "get_pid": "Number of the process.",
     "die": "Ends the program.",
     "hang": "Never answers.",
 }
 
 
 class House:
-    """The server; knows when ``hang`` was called, when that call was given up, and the query of each HTTP call."""
+    """The server; knows when ``hang`` was called, when that call was given up, and what came with each HTTP call.
 
-    def __init__(self) -> None:
+    Args:
+        is_endless: The list of tools comes back to its first page for ever.
+        is_old: It does not know ``server/discover``: clients shake hands and have a session, as before 2026.
+        token: HTTP requests must have it as their ``Authorization``.
+    """
+
+    def __init__(self, *, is_endless: bool = False, is_old: bool = False, token: str = "") -> None:
         self.hanging = asyncio.Event()
         self.given_up = asyncio.Event()
         self.queries: list[str] = []
+        self.authorizations: list[str] = []
+        self.token = token
+        self._is_endless = is_endless
         self.server = Server("house", on_list_tools=self._list, on_call_tool=self._call)
+        if is_old:
+            self.server.add_request_handler("server/discover", types.RequestParams, _not_found)
 
     async def _list(self, context: Any, params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
         first = int(params.cursor) if params is not None and params.cursor else 0
         names = list(TOOLS)[first : first + _PAGE]
+        following = (first + _PAGE) % len(TOOLS) if self._is_endless else first + _PAGE
         return types.ListToolsResult(
             tools=[
                 types.Tool(name=one, description=TOOLS[one], input_schema=_NUMBERS if one == "add" else _NOTHING)
                 for one in names
             ],
-            next_cursor=str(first + _PAGE) if first + _PAGE < len(TOOLS) else None,
+            next_cursor=str(following) if following < len(TOOLS) or self._is_endless else None,
         )
 
     async def _call(self, context: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
         arguments = params.arguments or {}
         if context.request is not None:
             self.queries.append(context.request.url.query)
+            self.authorizations.append(context.request.headers.get("authorization", ""))
         match params.name:
             case "add":
                 return _said(str(arguments["a"] + arguments["b"]))
@@ -98,6 +111,8 @@ class House:
                 raise MCPError(code=-32000, message="out of order")
             case "betray":
                 return types.CallToolResult(content=_said(f"Wrong token: {_secret(context)}").content, is_error=True)
+            case "get_pid":
+                return _said(str(os.getpid()))
             case "die":
                 os._exit(3)
             case "hang":
@@ -112,6 +127,10 @@ class House:
         finally:
             self.given_up.set()
         raise AssertionError("nobody sets it")
+
+
+async def _not_found(context: Any, params: Any) -> types.EmptyResult:
+    raise MCPError(code=types.METHOD_NOT_FOUND, message="Method not found")
 
 
 def _said(*lines: str) -> types.CallToolResult:
@@ -139,6 +158,17 @@ def _secret(context: Any) -> str:
     return os.environ.get("HOUSE_TOKEN", "")
 
 
+def _guarded(app: Any, token: str) -> Any:
+    async def guarded(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and token and dict(scope["headers"]).get(b"authorization") != token.encode():
+            await send({"type": "http.response.start", "status": 401, "headers": []})
+            await send({"type": "http.response.body", "body": b"no"})
+        else:
+            await app(scope, receive, send)
+
+    return guarded
+
+
 @asynccontextmanager
 async def over_http(house: House, *, port: int = 0) -> AsyncIterator[int]:
     """Serve on loopback at ``/mcp``; open calls are cut off at the end.
@@ -146,7 +176,7 @@ async def over_http(house: House, *, port: int = 0) -> AsyncIterator[int]:
     Yields:
         The port.
     """
-    app = house.server.streamable_http_app()
+    app = _guarded(house.server.streamable_http_app(), house.token)
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
@@ -169,8 +199,4 @@ async def _serve_stdio() -> None:
 
 
 if __name__ == "__main__":
-    if "--silent" in sys.argv:
-        for _ in sys.stdin:
-            pass
-    else:
-        asyncio.run(_serve_stdio())
+    asyncio.run(_serve_stdio())

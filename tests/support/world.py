@@ -1,8 +1,13 @@
 """The world around a conversation, with `brain.model` as the server: everything late, nothing lost, or lost for real.
 
-Frames wait in two channels (up: client to server, down: server to client) until somebody delivers them; the server
-generates only when told to; the loudspeaker plays only when time passes. Each response speaks samples whose value is
-the number of the turn it answers, so whatever is played says where it came from.
+Frames wait in two channels a connection (up: client to server, down: server to client) until somebody delivers them;
+the server generates only when told to; functions of the maker (tools, predicates, instructions, guardrails) answer
+when told to; the loudspeaker plays only when time passes. There may be two connections at once, a spare beside the
+one that is spoken on.
+
+Each response speaks 40 ms of audio for each character of its text, which is as fast as the guard believes possible.
+The samples of such a block are in turn the number of the turn that is answered, and the number of the block; so
+whatever is played says where it came from, and which character it is.
 """
 
 from __future__ import annotations
@@ -10,27 +15,43 @@ from __future__ import annotations
 import json
 from array import array
 from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
 
 from appliance.brain import model as server_side
 from appliance.conversation.commands import (
+    ApprovalRequested,
+    CheckApproval,
+    CheckText,
     Command,
     Connect,
     Disconnect,
     Emit,
     FlushPlayback,
+    GuardrailTripped,
+    LinkChanged,
+    Notice,
     Play,
+    PrepareAgent,
     RunTool,
     Send,
     TurnEnded,
 )
 from appliance.conversation.events import (
+    AgentPrepared,
+    ApprovalAnswered,
+    ApprovalChecked,
     AudioCaptured,
     ButtonEdge,
     DeadlinePassed,
     Event,
+    GuardrailsChecked,
+    InterruptAsked,
     LinkDown,
     LinkUp,
+    MessageGiven,
     PlayoutProgress,
     ServerEventReceived,
     Started,
@@ -38,14 +59,16 @@ from appliance.conversation.events import (
 )
 from appliance.conversation.feedback import State, light_state
 from appliance.conversation.machine import Conversation
-from appliance.conversation.roster import Brief
+from appliance.conversation.roster import Brief, HandoffCard, ToolCard
 from appliance.conversation.turn import Policy
 from appliance.realtime import protocol as wire
 from tests.support.oracle import check_client_frame
 
-SESSION = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
 PERIOD = 480
 PERIOD_S = 0.02
+BLOCK = 960
+"""Frames of one character: the guard believes that nobody speaks more than 25 in a second."""
+TAP_S = 0.3
 
 LIGHT_OF_STATE = {
     State.BOOTING: {"booting"},
@@ -55,16 +78,105 @@ LIGHT_OF_STATE = {
     State.COMMITTING: {"thinking", "no_link"},
     State.THINKING: {"thinking", "no_link"},
     State.SPEAKING: {"speaking", "no_link"},
+    State.AWAITING_APPROVAL: {"approval"},
     State.OFFLINE: {"no_link", "connecting", "error"},
     State.FAILED: {"failed"},
 }
 """Written down a second time, by hand: what the light may show in each state of these runs."""
 
 BENIGN_ERRORS = {"response_cancel_not_active", "conversation_already_has_active_response"}
+COMPARED = ("message", "function_call", "function_call_output")
+FILLER = "so it goes on and on "
 
 
 def samples(value: int, frames: int = PERIOD) -> bytes:
     return array("h", [value] * frames).tobytes()
+
+
+# --- who talks ---------------------------------------------------------------------------------------------------
+
+APPROVALS = {
+    "ann": {"note": "never", "unlock": "always", "pay": "asked", "search": "never"},
+    "bob": {"note": "always", "unlock": "always", "pay": "asked", "search": "never"},
+}
+"""Who must ask the user before which tool; written down a second time for the checks. One name, two rules: "note"."""
+OTHER = {"ann": "bob", "bob": "ann"}
+GUARDED = {"ann"}
+
+
+def brief(agent: str, version: int = 1) -> Brief:
+    """Return one of the two agents: bob's instructions are made by a function, ann's answers are guarded."""
+    names = [*APPROVALS[agent], f"transfer_to_{OTHER[agent]}"]
+    tools = [{"type": "function", "name": name, "parameters": {"type": "object"}} for name in names]
+    session = {
+        "type": "realtime",
+        "instructions": f"You are {agent}. Version {version}.",
+        "tools": tools,
+        "audio": {
+            "input": {"turn_detection": None, "transcription": {"model": "whisper-1"}},
+            "output": {"voice": {"ann": "marin", "bob": "cedar"}[agent]},
+        },
+    }
+    cards = (
+        ToolCard(name=name, approval=approval, is_cancellable=name == "search")  # type: ignore[arg-type]
+        for name, approval in APPROVALS[agent].items()
+    )
+    first = "Bob here." if agent == "ann" else ""
+    return Brief(
+        agent=agent,
+        session=session,
+        tools=tuple(cards),
+        handoffs=(HandoffCard(name=names[-1], agent=OTHER[agent], first_sentence=first),),
+        has_output_guardrails=agent in GUARDED,
+        is_asked_at_connect=agent == "bob",
+        is_asked_at_turn=agent == "bob",
+    )
+
+
+def agent_of(instructions: str) -> str:
+    return instructions.removeprefix("You are ").partition(".")[0]
+
+
+# --- the far side ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Speech:
+    """One message of a response: what it will have said, and how much of it is out."""
+
+    response: Response
+    plan: str
+    told: int = 0
+    voiced: int = 0
+
+    @property
+    def bad_at(self) -> int:
+        """The first character that nobody may hear."""
+        found = self.plan.find("BAD")
+        return found if found >= 0 else len(self.plan)
+
+
+@dataclass
+class Response:
+    """What the world knows of one response."""
+
+    id: str
+    turn: int
+    agent: str
+    tools: list[str]
+    open_speech: Speech | None = None
+    calls: list[str] = field(default_factory=list)
+    is_tripped: bool = False
+    status: str = ""
+
+
+@dataclass
+class Call:
+    """A function call that the server has told the client of."""
+
+    name: str
+    agent: str
+    response: Response
 
 
 @dataclass
@@ -73,38 +185,60 @@ class Server:
 
     link: int
     model: server_side.ServerModel
-    up: deque[str] = field(default_factory=deque)
-    down: deque[str] = field(default_factory=deque)
-    generating: dict[str, int] = field(default_factory=dict)
-    """response id → number of the turn it answers."""
+    up: deque[str] = field(default_factory=deque, repr=False)
+    down: deque[str] = field(default_factory=deque, repr=False)
+    responses: dict[str, Response] = field(default_factory=dict)
+    generating: dict[str, Response] = field(default_factory=dict)
     unheard: list[str] = field(default_factory=list)
-    created: Counter[str] = field(default_factory=Counter)
-    is_greeted: bool = False
+    calls: dict[str, Call] = field(default_factory=dict)
+    outputs: Counter[str] = field(default_factory=Counter)
+    open_updates: list[str] = field(default_factory=list)
+    """Ids of the updates that the client has no answer to."""
+    agent: str = ""
+    """Whose update the client was last told to be accepted."""
 
 
 class World:
     """Drives a real `Conversation` against real `ServerModel`s and checks what must always hold."""
 
-    def __init__(self, conversation: Conversation | None = None) -> None:
-        policy = Policy(button_mode="hold", link_wait_s=600.0, commit_s=60.0, answer_s=600.0, connect_s=60.0)
-        self.conversation = conversation or Conversation(
-            policy=policy, briefs=[Brief(agent="assistant", session=SESSION)]
-        )
+    def __init__(self, **policy: Any) -> None:
+        waits = {"link_wait_s": 600.0, "commit_s": 60.0, "answer_s": 600.0, "connect_s": 60.0}
+        self.policy = Policy(**{"button_mode": "hold"} | waits | policy)
+        self.conversation = Conversation(policy=self.policy, briefs=[brief("ann"), brief("bob")])
         self.now = 50.0
-        self.server: Server | None = None
-        self.asked_link: int | None = None
+        self._numbers = count(1)
+        self.servers: dict[int, Server] = {}
+        self.asked_links: deque[int] = deque()
+        self.main_link: int | None = None
+        self.leaving: deque[tuple[int, deque[str]]] = deque()
+        """Connections that the client has closed, with what still comes of them."""
         self.is_pressed = False
+        self.pressed_at = 0.0
+        self.taps: list[tuple[float, float]] = []
+        """Begin and end of each short press that has approved nothing."""
         self.epoch = 0
-        self.queue: deque[int] = deque()
+        self.queue: deque[tuple[int, Response]] = deque()
         """Frames of each Play of this epoch that are not played yet."""
         self.played = 0
         self.capture_count = 0
         self.may_be_sent: set[int] = set()
         """Numbers of the captured periods that were heard while listening, or just before a press."""
         self.recent: deque[int] = deque(maxlen=16)
+        self.blocks: dict[int, tuple[Speech, int]] = {}
+        """What each block of audio says: which character of what."""
+        self.speeches: list[Speech] = []
+        self.response_of_item: dict[str, Response] = {}
+        self.calls: dict[str, Call] = {}
+        self.started_tools: set[str] = set()
         self.running_tools: list[str] = []
+        self.approval_checks: list[str] = []
+        self.requested: dict[str, float] = {}
+        """Call id → when the user was asked."""
+        self.approved: set[str] = set()
+        self.always: set[tuple[str, str]] = set()
+        self.text_checks: list[CheckText] = []
+        self.preparations: list[PrepareAgent] = []
         self.outcomes: list[str] = []
-        self.played_turns: list[str] = []
         self.do(Started())
         self.advance(2.0)
 
@@ -122,7 +256,7 @@ class World:
     def _take(self, command: Command) -> None:
         match command:
             case Connect():
-                self.asked_link = command.link
+                self.asked_links.append(command.link)
             case Disconnect():
                 self._drop(command.link)
             case Send():
@@ -134,35 +268,91 @@ class World:
                 self.queue.clear()
                 self.played = 0
             case RunTool():
-                self.running_tools.append(command.call_id)
-            case Emit(notice=TurnEnded(outcome=outcome)):
-                self.outcomes.append(outcome)
+                self._run(command)
+            case CheckApproval():
+                self.approval_checks.append(command.call_id)
+            case CheckText():
+                self.text_checks.append(command)
+            case PrepareAgent():
+                self.preparations.append(command)
+            case Emit():
+                self._note(command.notice)
+            case _:
+                pass
+
+    def _note(self, notice: Notice) -> None:
+        match notice:
+            case TurnEnded():
+                self.outcomes.append(notice.outcome)
+            case LinkChanged():
+                self.main_link = notice.link
+            case ApprovalRequested():
+                self.requested[notice.call_id] = self.now
+            case GuardrailTripped():
+                self.response_of_item[notice.item_id].is_tripped = True
             case _:
                 pass
 
     def _send(self, command: Send) -> None:
-        server = self.server
-        assert server is not None and command.link == server.link, "sent on a link that is not there"
+        assert command.link == self.main_link and command.link in self.servers, "sent on a link that is not there"
+        server = self.servers[command.link]
         if isinstance(command.event, wire.InputAudioBufferAppend):
             number = int.from_bytes(command.event.audio[:2], "little")
             assert number in self.may_be_sent, f"period {number} was sent though nobody was talking"
         else:
             check_client_frame(command.event.to_wire())
+        match command.event:
+            case wire.SessionUpdate():
+                server.open_updates.append(command.event.event_id or "")
+            case wire.ConversationItemCreate(item={"type": "function_call_output", "call_id": call_id}):
+                server.outputs[call_id] += 1
+                assert server.outputs[call_id] == 1, f"{call_id} is answered twice"
+            case _:
+                pass
         server.up.append(command.event.encode())
 
     def _play(self, command: Play) -> None:
         if command.epoch != self.epoch:
             return
-        turn = f"turn_{int.from_bytes(command.pcm[:2], 'little')}"
-        assert turn == self.conversation.turn_id, f"audio of {turn} is played in {self.conversation.turn_id}"
-        self.played_turns.append(turn)
-        self.queue.append(len(command.pcm) // 2)
+        heard = array("h", command.pcm)
+        assert len(heard) % BLOCK == 0
+        for at in range(0, len(heard), BLOCK):
+            turn, (speech, index) = f"turn_{heard[at]}", self.blocks[heard[at + 1]]
+            assert turn == self.conversation.turn_id, f"audio of {turn} is played in {self.conversation.turn_id}"
+            self._check_heard(speech.response)
+            if self.policy.hold_audio and speech.response.agent in GUARDED:
+                assert index < speech.bad_at, f"{speech.plan[index:]!r} is played, though it was to be held"
+            self.queue.append((BLOCK, speech.response))
+
+    def _check_heard(self, response: Response) -> None:
+        assert not response.is_tripped, f"{response.id} is played on after a guardrail has tripped"
+
+    def _run(self, command: RunTool) -> None:
+        call_id, call = command.call_id, self.calls[command.call_id]
+        assert call_id not in self.started_tools, f"{call_id} is run twice"
+        assert command.agent == call.agent, f"{call.agent} wanted {call.name}, it is run for {command.agent}"
+        rule = APPROVALS[call.agent][call.name]
+        if rule != "never":
+            assert self._is_approved(call_id, call), f"{call.name} is run without approval"
+        self.started_tools.add(call_id)
+        self.running_tools.append(call_id)
+
+    def _is_approved(self, call_id: str, call: Call) -> bool:
+        if call_id in self.approved or (call.agent, call.name) in self.always:
+            return True
+        asked_at = self.requested.get(call_id, float("inf"))
+        tap = next((one for one in self.taps if one[0] >= asked_at and one[1] > self.now - 0.05), None)
+        if tap is not None:
+            self.taps.remove(tap)
+        return tap is not None
 
     def _drop(self, link: int) -> None:
-        if self.server is not None and self.server.link == link:
-            self.server = None
-        if self.asked_link == link:
-            self.asked_link = None
+        server = self.servers.pop(link, None)
+        if link in self.asked_links:
+            self.asked_links.remove(link)
+        if link == self.main_link:
+            self.main_link = None
+        self.leaving.append((link, server.down if server else deque()))
 
     # --- invariants ----------------------------------------------------------------------------------------------
 
@@ -171,20 +361,56 @@ class World:
         if not state.is_resting:
             assert self.conversation.deadline is not None, f"{state} has no deadline"
         light = light_state(self.conversation.view)
-        assert light in LIGHT_OF_STATE[state], f"the light shows {light} in state {state}"
-        if self.server is not None:
-            for turn, count in self.server.created.items():
-                assert count == 1, f"{count} responses were begun for {turn} on one connection"
+        is_stuck = self.now >= self.pressed_at + self.policy.max_turn_s + self.policy.stuck_s
+        assert light in LIGHT_OF_STATE[state] or (is_stuck and light == "button_stuck"), f"the light shows {light} in state {state}"
+        main = self.main
+        if main is not None and main.agent and not main.open_updates:
+            named = self.conversation.agent
+            assert named == main.agent, f"the conversation names {named}, the server has {main.agent}"
 
-    # --- actions -------------------------------------------------------------------------------------------------
+    def check_at_rest(self) -> None:
+        """What holds when everything was delivered and answered."""
+        server = self.main
+        assert server is not None
+        for call_id, call in server.calls.items():
+            if call.response.status == "completed":
+                assert server.outputs[call_id] == 1, f"{call_id} ({call.name}) was never answered"
+        agent = agent_of(server.model._session["instructions"])
+        assert self.conversation.agent == agent, f"the conversation names {self.conversation.agent}, not {agent}"
+        theirs = [item["id"] for item in server.model.items if item["type"] in COMPARED]
+        ours = [item.id for item in self.conversation.history if item.type in COMPARED]
+        assert ours == theirs, f"the history is {ours}, the server's {theirs}"
+
+    @property
+    def main(self) -> Server | None:
+        """The connection that the conversation speaks on."""
+        return None if self.main_link is None else self.servers.get(self.main_link)
+
+    # --- time, finger, microphone, loudspeaker --------------------------------------------------------------------
 
     def press(self) -> None:
-        self.is_pressed = True
+        self.is_pressed, self.pressed_at = True, self.now
         self.do(ButtonEdge(True))
 
     def release(self) -> None:
         self.is_pressed = False
+        if self.now - self.pressed_at <= TAP_S + 1e-6:
+            self.taps.append((self.pressed_at, self.now))
         self.do(ButtonEdge(False))
+
+    def press_for(self, seconds: float) -> None:
+        if self.is_pressed:
+            self.release()
+            self.hear(5)
+        self.press()
+        self.hear(round(seconds / PERIOD_S))
+        self.release()
+        self.hear(3)
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass with the least of a microphone: its last period is never older than the moment."""
+        self.advance(seconds - PERIOD_S)
+        self.hear(1)
 
     def hear(self, periods: int) -> None:
         for _ in range(periods):
@@ -202,7 +428,7 @@ class World:
         for _ in range(100_000):
             self._play_some(min(seconds, PERIOD_S))
             at = self.conversation.deadline
-            step = min(end, self.now + PERIOD_S)
+            step = min(end, self.now + PERIOD_S) if self.queue else end
             if at is not None and at <= step:
                 self.now = max(self.now, at)
                 self.do(DeadlinePassed())
@@ -216,58 +442,84 @@ class World:
         budget = int(seconds * wire.SAMPLE_RATE)
         played = self.played
         while budget and self.queue:
-            part = min(budget, self.queue[0])
-            self.queue[0] -= part
+            frames, response = self.queue.popleft()
+            self._check_heard(response)
+            part = min(budget, frames)
             budget -= part
             self.played += part
-            if not self.queue[0]:
-                self.queue.popleft()
+            if part < frames:
+                self.queue.appendleft((frames - part, response))
         if self.played != played:
             self.do(PlayoutProgress(self.epoch, self.played, not self.queue))
 
+    # --- the connections -----------------------------------------------------------------------------------------
+
     def accept(self) -> None:
-        """The server accepts the connection that was asked for."""
-        if self.asked_link is None:
+        """The server accepts the connection that was asked for first."""
+        if not self.asked_links:
             return
-        model = server_side.ServerModel(session_id="sess_1", model="any", now=self.now, wait_for_transcripts=False)
-        self.server = Server(self.asked_link, model)
-        self.asked_link = None
-        self.do(LinkUp(self.server.link))
-        if self.server is not None:
-            self._effects(self.server, model.connect(self.now))
+        link = self.asked_links.popleft()
+        model = server_side.ServerModel(
+            session_id=f"sess_{link}", model="any", now=self.now, ids=self._new_id, wait_for_transcripts=False
+        )
+        self.servers[link] = server = Server(link, model)
+        self.do(LinkUp(link))
+        if link in self.servers:
+            self._effects(server, model.connect(self.now))
+
+    def _new_id(self, prefix: str) -> str:
+        return f"{prefix}_{next(self._numbers):06d}"
 
     def refuse(self) -> None:
-        if self.asked_link is not None:
-            link, self.asked_link = self.asked_link, None
-            self.do(LinkDown(link, None, "connection refused"))
+        if self.asked_links:
+            self.do(LinkDown(self.asked_links.popleft(), None, "connection refused"))
 
-    def lose(self) -> None:
-        if self.server is not None:
-            link, self.server = self.server.link, None
+    def lose(self, newest: bool = False) -> None:
+        """A connection breaks, and what is under way on it is gone: the oldest, or the newest (a spare)."""
+        if self.servers:
+            link = list(self.servers)[-1 if newest else 0]
+            del self.servers[link]
+            if link == self.main_link:
+                self.main_link = None
             self.do(LinkDown(link, 1006, ""))
 
+    def leave(self) -> None:
+        """What is left of a connection that the client has closed arrives, then its end."""
+        if self.leaving:
+            link, frames = self.leaving.popleft()
+            for frame in frames:
+                self.do(ServerEventReceived(link, wire.decode(frame)))
+            self.do(LinkDown(link, 1000, ""))
+
     def deliver_up(self, count: int) -> None:
-        for _ in range(count):
-            server = self.server
-            if server is None or not server.up:
-                return
-            self._effects(server, server.model.receive(server.up.popleft(), self.now))
+        for server in list(self.servers.values()):
+            for _ in range(min(count, len(server.up))):
+                self._effects(server, server.model.receive(server.up.popleft(), self.now))
 
     def deliver_down(self, count: int) -> None:
-        for _ in range(count):
-            server = self.server
-            if server is None or not server.down:
-                return
-            self.do(ServerEventReceived(server.link, wire.decode(server.down.popleft())))
+        for server in list(self.servers.values()):
+            for _ in range(count):
+                if not server.down or server.link not in self.servers:
+                    break
+                self._deliver(server, server.down.popleft())
+
+    def _deliver(self, server: Server, raw: str) -> None:
+        frame = json.loads(raw)
+        if frame["type"] == "session.updated":
+            server.open_updates.pop(0)
+            server.agent = agent_of(frame["session"]["instructions"])
+        elif frame["type"] == "error" and frame["error"]["event_id"] in server.open_updates:
+            server.open_updates.remove(frame["error"]["event_id"])
+        self.do(ServerEventReceived(server.link, wire.decode(raw)))
 
     def _effects(self, server: Server, effects: list[server_side.Effect]) -> None:
         for effect in effects:
             match effect:
                 case server_side.Emit():
                     self._emitted(server, effect.frame)
+                    server.down.append(json.dumps(effect.frame))
                 case server_side.Generate():
-                    turn = effect.request.metadata["turn"]
-                    server.generating[effect.response_id] = int(turn.removeprefix("turn_"))
+                    self._begin(server, effect.response_id, effect.request)
                 case server_side.StopGenerating():
                     server.generating.pop(effect.response_id, None)
                 case server_side.Transcribe():
@@ -275,59 +527,190 @@ class World:
                 case server_side.Close():
                     raise AssertionError(f"the server closes: {effect}")
 
-    def _emitted(self, server: Server, frame: dict[str, object]) -> None:
-        if frame["type"] == "response.created":
-            response = frame["response"]
-            assert isinstance(response, dict)
-            server.created[response["metadata"]["turn"]] += 1
-        if frame["type"] == "error":
-            error = frame["error"]
-            assert isinstance(error, dict)
-            assert error["code"] in BENIGN_ERRORS, f"the client broke the protocol: {error}"
-        server.down.append(json.dumps(frame))
+    def _emitted(self, server: Server, frame: dict[str, Any]) -> None:
+        match frame:
+            case {"type": "error", "error": error}:
+                is_late_voice = error["code"] == "cannot_update_voice" and error["event_id"].startswith("handoff_")
+                is_benign = error["code"] in BENIGN_ERRORS or is_late_voice
+                assert is_benign, f"the client broke the protocol: {error}"
+            case {"type": "response.output_item.added", "response_id": response_id, "item": item}:
+                self.response_of_item[item["id"]] = server.responses[response_id]
+            case {
+                "type": "response.output_item.done",
+                "response_id": response_id,
+                "item": {"call_id": call_id} as item,
+            }:
+                response = server.responses[response_id]
+                response.calls.append(call_id)
+                server.calls[call_id] = self.calls[call_id] = Call(item["name"], response.agent, response)
+            case {"type": "response.done", "response": response} if response["id"] in server.responses:
+                server.responses[response["id"]].status = response["status"]
+            case _:
+                pass
 
-    def generate(self, periods: int) -> None:
-        """The oldest response speaks so many periods more."""
-        server = self.server
-        if server is not None and server.generating:
-            response_id, turn = next(iter(server.generating.items()))
-            self._effects(server, server.model.response_audio(response_id, "word ", samples(turn, PERIOD * periods)))
+    # --- the model: what it says and wants -------------------------------------------------------------------------
+
+    def _begin(self, server: Server, response_id: str, request: server_side.GenerationRequest) -> None:
+        turn = request.metadata["turn"]
+        number = int(turn.removeprefix("turn_"))
+        for other in server.responses.values():
+            has_reason = other.turn != number or other.calls or other.is_tripped
+            assert has_reason, f"another response is begun for {turn} on one connection"
+        tools = [] if request.tool_choice == "none" else [tool["name"] for tool in request.tools]
+        response = Response(response_id, number, agent_of(request.instructions), tools)
+        server.responses[response_id] = server.generating[response_id] = response
+
+    def _speaking(self) -> tuple[Server, Response] | None:
+        """The oldest response that is being generated."""
+        return next(((one, item) for one in self.servers.values() for item in one.generating.values()), None)
+
+    def speak(self, characters: int, *, order: str = "both", is_bad: bool = False) -> None:
+        """The oldest response says more.
+
+        Args:
+            characters: How many.
+            order: What goes out: ``text`` or ``audio`` only, or ``both``; the other follows with the next.
+            is_bad: Begin with the word that the guardrail is there for.
+        """
+        if (found := self._speaking()) is None:
+            return
+        server, response = found
+        if response.open_speech is None:
+            response.open_speech = Speech(response, f"no {next(self._numbers)}: ")
+            self.speeches.append(response.open_speech)
+        speech = response.open_speech
+        speech.plan += "BAD " * is_bad + "".join(FILLER[i % len(FILLER)] for i in range(characters))
+        self._say(server, speech, text=order != "audio", audio=order != "text")
+
+    def _say(self, server: Server, speech: Speech, *, text: bool = True, audio: bool = True) -> None:
+        words, pcm = "", b""
+        if text:
+            words, speech.told = speech.plan[speech.told :], len(speech.plan)
+        if audio:
+            pcm = b"".join(self._voice(speech))
+        self._effects(server, server.model.response_audio(speech.response.id, words, pcm))
+
+    def _voice(self, speech: Speech) -> Iterator[bytes]:
+        for index in range(speech.voiced, len(speech.plan)):
+            number = len(self.blocks) + 1
+            self.blocks[number] = speech, index
+            yield array("h", [speech.response.turn, number] * (BLOCK // 2)).tobytes()
+        speech.voiced = len(speech.plan)
+
+    def _end_speech(self, server: Server, response: Response) -> None:
+        if response.open_speech is not None:
+            self._say(server, response.open_speech)
+            response.open_speech = None
+
+    def call(self, name: str) -> None:
+        """The oldest response calls a tool; ``handoff`` stands for the one there is."""
+        if (found := self._speaking()) is None:
+            return
+        server, response = found
+        name = f"transfer_to_{OTHER[response.agent]}" if name == "handoff" else name
+        if response.tools:
+            self._end_speech(server, response)
+            self._effects(server, server.model.response_call(response.id, name, "{}"))
 
     def finish_generation(self) -> None:
-        server = self.server
-        if server is not None and server.generating:
-            response_id = next(iter(server.generating))
-            server.generating.pop(response_id)
-            self._effects(server, server.model.finish_response(response_id, now=self.now))
+        if (found := self._speaking()) is not None:
+            server, response = found
+            self._end_speech(server, response)
+            del server.generating[response.id]
+            self._effects(server, server.model.finish_response(response.id, now=self.now))
 
     def transcribe(self) -> None:
-        server = self.server
-        if server is not None and server.unheard:
-            self._effects(server, server.model.transcribed(server.unheard.pop(0), "some words"))
+        for server in self.servers.values():
+            if server.unheard:
+                self._effects(server, server.model.transcribed(server.unheard.pop(0), "some words"))
+                return
 
-    def finish_tool(self) -> None:
+    # --- the program: tools, predicates, instructions, guardrails, wishes -------------------------------------------
+
+    def finish_tool(self, which: int = 0) -> None:
         if self.running_tools:
-            self.do(ToolFinished(self.running_tools.pop(0), "{}"))
+            self.do(ToolFinished(self.running_tools.pop(which % len(self.running_tools)), "{}"))
+
+    def answer_predicate(self, verdict: str, which: int = 0) -> None:
+        """The predicate of a tool says that approval is ``needed``, ``free``, or that there is a ``problem``."""
+        if self.approval_checks:
+            call_id = self.approval_checks.pop(which % len(self.approval_checks))
+            if verdict == "free":
+                self.approved.add(call_id)
+            problem = "no such amount" if verdict == "problem" else ""
+            self.do(ApprovalChecked(call_id, verdict == "needed", problem))
+
+    def answer_approval(self, *, approved: bool, always: bool = False, which: int = 0) -> None:
+        """The program decides on a call that the user was asked about; it may be too late."""
+        if self.requested:
+            call_id = list(self.requested)[-1 - which % len(self.requested)]
+            call = self.calls[call_id]
+            is_open = self.conversation.state is State.AWAITING_APPROVAL
+            if approved and is_open:
+                self.approved.add(call_id)
+                if always:
+                    self.always.add((call.agent, call.name))
+            self.do(ApprovalAnswered(call_id, approved, always))
+
+    def answer_check(self, which: int = 0) -> None:
+        """A guardrail says what it thinks of a text."""
+        if self.text_checks:
+            check = self.text_checks.pop(which % len(self.text_checks))
+            is_bad = "BAD" in check.text
+            if is_bad:
+                self._response_that_said(check.text).is_tripped = True
+            self.do(GuardrailsChecked(check.key, "politeness" if is_bad else ""))
+
+    def _response_that_said(self, text: str) -> Response:
+        return next(one.response for one in self.speeches if one.plan.startswith(text))
+
+    def prepare(self, *, fails: bool = False) -> None:
+        """An agent's functions answer."""
+        if self.preparations:
+            asked = self.preparations.pop(0)
+            if fails:
+                self.do(AgentPrepared(asked.key, None, "the library is down"))
+            else:
+                self.do(AgentPrepared(asked.key, brief(asked.agent, next(self._numbers))))
+
+    def interrupt(self) -> None:
+        self.do(InterruptAsked())
+
+    def give_message(self, *, wants_answer: bool) -> None:
+        content = [{"type": "input_text", "text": "hello"}]
+        item = {"id": self._new_id("msg"), "type": "message", "role": "user", "content": content}
+        self.do(MessageGiven(item, "hello", wants_answer))
 
     # --- the end -------------------------------------------------------------------------------------------------
 
     def quiesce(self) -> None:
-        """Deliver everything and let time pass: the appliance must come to rest, ready."""
+        """Deliver and answer everything and let time pass: the appliance must come to rest, ready."""
         if self.is_pressed:
             self.release()
         for _ in range(400):
-            self.accept()
-            self.deliver_up(10_000)
-            self.transcribe()
-            self.generate(3)
-            self.finish_generation()
-            self.deliver_down(10_000)
+            self._answer_all()
             self.hear(5)
             if self.conversation.state is State.READY and self._is_idle():
+                self.check_at_rest()
                 return
-        raise AssertionError(f"not ready in the end: {self.conversation!r}, server {self.server}")
+        raise AssertionError(f"not ready in the end: {self.conversation!r}, servers {self.servers}")
+
+    def _answer_all(self) -> None:
+        self.accept()
+        self.leave()
+        self.deliver_up(10_000)
+        self.transcribe()
+        self.prepare()
+        self.speak(2)
+        self.finish_generation()
+        self.deliver_down(10_000)
+        self.finish_tool()
+        self.answer_predicate("needed")
+        self.answer_check()
 
     def _is_idle(self) -> bool:
-        server = self.server
-        is_quiet = server is not None and not (server.up or server.down or server.generating)
-        return is_quiet and light_state(self.conversation.view) == "ready"
+        server = self.main
+        is_alone = len(self.servers) == 1 and not (self.asked_links or self.leaving)
+        is_answered = not (self.running_tools or self.approval_checks or self.text_checks or self.preparations)
+        is_quiet = server is not None and not (server.up or server.down or server.generating or server.unheard)
+        return is_alone and is_answered and is_quiet and light_state(self.conversation.view) == "ready"

@@ -4,17 +4,24 @@ Free random events do not find the races that matter, for the server then never 
 environment is `brain.model`, an independent state machine that shares no code with the client. The invariants are
 in `tests/support/world.py`:
 
-* a response is begun at most once for each turn on a connection;
+* a response is begun once for each turn on a connection, and again only for calls or a trip in the one before;
 * no audio of another turn is played;
 * no period of the microphone is sent that was not heard while listening (or in the pre-roll of a press);
 * every state that is not a resting state has a deadline;
 * the light is right for the state;
-* the client never provokes an error of the server but the two benign ones;
-* deliver everything and let time pass → ready.
+* the client never provokes an error of the server but the benign ones;
+* no call is run or answered twice, nor for another agent than the one that made it;
+* no tool that needs approval is run before somebody has approved this very call;
+* nothing of a response is played after a guardrail has tripped, and with held audio nothing at or behind the word
+  that trips it;
+* the agent that the conversation names is the one that the server has accepted last;
+* deliver everything and let time pass → ready; each call of a completed response has its output, and the history is
+  the server's, in its order.
 """
 
 from __future__ import annotations
 
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -22,27 +29,40 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from appliance.conversation.calls import Call
 from appliance.conversation.events import AudioCaptured
+from appliance.conversation.guard import Check
+from appliance.conversation.history import History
 from appliance.conversation.machine import Conversation
 from appliance.conversation.playout import Playout
 from appliance.conversation.responses import Arrival, Sequencer
+from appliance.conversation.turn import Turn
 from appliance.realtime import protocol as wire
 from tests.support.world import World
 
 SOME = st.integers(1, 6)
+ORDERS = st.sampled_from(["both", "both", "text", "audio"])
+WISHES = st.sampled_from(["note", "unlock", "pay", "search", "handoff"])
+ALL = 10_000
 
 
 class Environment(RuleBasedStateMachine):
-    """Random talk, release, barge-in, delays and losses."""
+    """Random talk, release, barge-in, calls, approvals, handoffs, guardrails, delays and losses."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.world = World()
+    world: World
 
-    @initialize(connected=st.sampled_from([True, True, True, False]))
-    def begin(self, connected: bool) -> None:
-        if connected:
+    @initialize(
+        is_connected=st.sampled_from([True, True, True, False]),
+        hold_audio=st.booleans(),
+        debounce=st.sampled_from([-1, 5, 20]),
+        rotate_after_s=st.sampled_from([3300.0, 3.0]),
+    )
+    def begin(self, is_connected: bool, hold_audio: bool, debounce: int, rotate_after_s: float) -> None:
+        self.world = World(hold_audio=hold_audio, guardrail_debounce=debounce, rotate_after_s=rotate_after_s)
+        if is_connected:
             self.connect_whole()
+
+    # --- the user ------------------------------------------------------------------------------------------------
 
     @rule()
     def press(self) -> None:
@@ -53,6 +73,10 @@ class Environment(RuleBasedStateMachine):
     def release(self) -> None:
         if self.world.is_pressed:
             self.world.release()
+
+    @rule(seconds=st.sampled_from([0.1, 0.2, 1.1]))
+    def tap_or_hold(self, seconds: float) -> None:
+        self.world.press_for(seconds)
 
     @rule(periods=st.integers(6, 20))
     def talk(self, periods: int) -> None:
@@ -67,23 +91,18 @@ class Environment(RuleBasedStateMachine):
     def talk_and_be_answered(self, periods: int, generated: int) -> None:
         """A turn reaches the server, which begins to speak; the client knows nothing of it yet."""
         self.talk(periods)
-        self.world.deliver_up(10_000)
-        self.world.generate(generated)
-
-    @rule(periods=st.sampled_from([10, 50]))
-    def answer(self, periods: int) -> None:
-        """The server says more, and all of it arrives; how much was heard is up to time."""
-        self.world.deliver_up(10_000)
-        self.world.generate(periods)
-        self.world.deliver_down(10_000)
+        self.world.deliver_up(ALL)
+        self.world.speak(generated)
 
     @rule(periods=SOME)
     def hear(self, periods: int) -> None:
         self.world.hear(periods)
 
-    @rule(seconds=st.sampled_from([0.02, 0.5, 4.0]))
+    @rule(seconds=st.sampled_from([0.02, 0.5, 4.0, 21.0]))
     def wait(self, seconds: float) -> None:
-        self.world.advance(seconds)
+        self.world.wait(seconds)
+
+    # --- the wire ------------------------------------------------------------------------------------------------
 
     @rule()
     def accept(self) -> None:
@@ -98,9 +117,13 @@ class Environment(RuleBasedStateMachine):
     def refuse(self) -> None:
         self.world.refuse()
 
+    @rule(newest=st.booleans())
+    def lose(self, newest: bool) -> None:
+        self.world.lose(newest)
+
     @rule()
-    def lose(self) -> None:
-        self.world.lose()
+    def leave(self) -> None:
+        self.world.leave()
 
     @rule(count=st.sampled_from([1, 3, 50, 1000]))
     def deliver_up(self, count: int) -> None:
@@ -110,9 +133,31 @@ class Environment(RuleBasedStateMachine):
     def deliver_down(self, count: int) -> None:
         self.world.deliver_down(count)
 
-    @rule(periods=SOME)
-    def generate(self, periods: int) -> None:
-        self.world.generate(periods)
+    # --- the model -----------------------------------------------------------------------------------------------
+
+    @rule(characters=st.sampled_from([5, 25]))
+    def answer(self, characters: int) -> None:
+        """The server says more, and all of it arrives; how much was heard is up to time."""
+        self.world.deliver_up(ALL)
+        self.world.speak(characters)
+        self.world.deliver_down(ALL)
+
+    @rule(characters=SOME, order=ORDERS, is_bad=st.sampled_from([False, False, True]))
+    def speak(self, characters: int, order: str, is_bad: bool) -> None:
+        self.world.speak(characters, order=order, is_bad=is_bad)
+
+    @rule(wish=WISHES)
+    def call(self, wish: str) -> None:
+        self.world.call(wish)
+
+    @rule(wishes=st.lists(WISHES, min_size=1, max_size=3), is_done=st.booleans())
+    def answer_with_calls(self, wishes: list[str], is_done: bool) -> None:
+        self.world.deliver_up(ALL)
+        for wish in wishes:
+            self.world.call(wish)
+        if is_done:
+            self.world.finish_generation()
+        self.world.deliver_down(ALL)
 
     @rule()
     def finish_generation(self) -> None:
@@ -122,8 +167,39 @@ class Environment(RuleBasedStateMachine):
     def transcribe(self) -> None:
         self.world.transcribe()
 
+    # --- the program ---------------------------------------------------------------------------------------------
+
+    @rule(which=SOME)
+    def finish_tool(self, which: int) -> None:
+        self.world.finish_tool(which)
+
+    @rule(verdict=st.sampled_from(["needed", "free", "problem"]), which=SOME)
+    def answer_predicate(self, verdict: str, which: int) -> None:
+        self.world.answer_predicate(verdict, which)
+
+    @rule(approved=st.booleans(), always=st.sampled_from([False, False, True]), which=st.integers(0, 2))
+    def answer_approval(self, approved: bool, always: bool, which: int) -> None:
+        self.world.answer_approval(approved=approved, always=always, which=which)
+
+    @rule(which=SOME)
+    def answer_check(self, which: int) -> None:
+        self.world.answer_check(which)
+
+    @rule(fails=st.sampled_from([False, False, False, True]))
+    def prepare(self, fails: bool) -> None:
+        self.world.prepare(fails=fails)
+
+    @rule()
+    def interrupt(self) -> None:
+        self.world.interrupt()
+
+    @rule(wants_answer=st.booleans())
+    def give_message(self, wants_answer: bool) -> None:
+        self.world.give_message(wants_answer=wants_answer)
+
     def teardown(self) -> None:
-        self.world.quiesce()
+        if hasattr(self, "world"):
+            self.world.quiesce()
 
 
 THOROUGH = settings(
@@ -193,4 +269,52 @@ def test_the_environment_catches_a_truncation_beyond_what_was_received() -> None
         return [replace(one, heard_frames=one.received_frames + 24_000) for one in real(self)]
 
     with patch.object(Playout, "flush", exaggerate), pytest.raises(AssertionError, match="broke the protocol"):
+        run_state_machine_as_test(Environment, settings=HUNT)
+
+
+def test_the_environment_catches_a_client_that_runs_a_tool_without_approval() -> None:
+    def run_at_once(self: Conversation, call: Call, now: float) -> None:
+        self._run(call, now)
+
+    with (
+        patch.object(Conversation, "_request_approval", run_at_once),
+        pytest.raises(AssertionError, match="run without approval"),
+    ):
+        run_state_machine_as_test(Environment, settings=HUNT)
+
+
+def test_the_environment_catches_a_client_that_answers_a_call_twice() -> None:
+    real = Conversation._answer_call
+
+    def answer_twice(self: Conversation, call: Call, output: str, *, is_error: bool) -> None:
+        real(self, call, output, is_error=is_error)
+        real(self, call, output, is_error=is_error)
+
+    with (
+        patch.object(Conversation, "_answer_call", answer_twice),
+        pytest.raises(AssertionError, match="is answered twice"),
+    ):
+        run_state_machine_as_test(Environment, settings=HUNT)
+
+
+def test_the_environment_catches_a_client_that_plays_on_after_a_trip() -> None:
+    def play_on(self: Conversation, turn: Turn, check: Check, name: str, reason: str, now: float) -> None:
+        self._guard.passed(check.key)
+        self._release(turn, now)
+
+    with (
+        patch.object(Conversation, "_trip", play_on),
+        pytest.raises(AssertionError, match=r"played on after a guardrail|was to be held"),
+    ):
+        run_state_machine_as_test(Environment, settings=HUNT)
+
+
+def test_the_environment_catches_a_client_that_forgets_to_tell_a_new_connection_the_history() -> None:
+    def tell_nothing(self: History, *, limit: int) -> tuple[list[Any], list[Any]]:
+        return [], []
+
+    with (
+        patch.object(History, "replay", tell_nothing),
+        pytest.raises(AssertionError, match="the history is"),
+    ):
         run_state_machine_as_test(Environment, settings=HUNT)

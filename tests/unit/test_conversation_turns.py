@@ -1,0 +1,1437 @@
+"""The conversation core: turns of the program, messages, asides, raw frames, the server's ear, interruption, responses.
+
+Literal frames in, commands out, time a variable. What the button does is in `test_conversation`.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+
+from appliance.agents.context import HistoryItem
+from appliance.conversation.commands import (
+    AnswerInterrupted,
+    AnswerTextReceived,
+    AsideEnded,
+    CheckText,
+    Command,
+    HeardTextGrew,
+    TurnStarted,
+)
+from appliance.conversation.events import (
+    AbortAsked,
+    AskedAside,
+    BeginAsked,
+    CommitAsked,
+    FrameGiven,
+    GuardrailsChecked,
+    InterruptAsked,
+    MessageGiven,
+    PlayoutProgress,
+    ShutdownRequested,
+)
+from appliance.conversation.roster import Brief
+from tests.support.stage import SESSION, Stage, period
+
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
+
+
+def message(
+    text: str = "What time is it?", item_id: str = "note_1", *, wants_answer: bool = True, image: str = ""
+) -> MessageGiven:
+    """Something in writing, with or without an image, that is answered or not."""
+    content: list[dict[str, Any]] = [{"type": "input_text", "text": text}] if text else []
+    content += [{"type": "input_image", "image_url": image}] if image else []
+    item = {"id": item_id, "type": "message", "role": "user", "content": content}
+    return MessageGiven(item, text, wants_answer=wants_answer)
+
+
+def aside(key: str = "k1", *, timeout_s: float = 30.0, **response: Any) -> AskedAside:
+    return AskedAside(key, {"output_modalities": ["text"], **response}, timeout_s)
+
+
+def of_part(part: int, *, ms: int) -> dict[str, Any]:
+    """Audio of one part of an item."""
+    return {
+        "type": "response.output_audio.delta",
+        "response_id": "resp_1",
+        "item_id": "item_a",
+        "output_index": 0,
+        "content_index": part,
+        "delta": base64.b64encode(period(frames=24 * ms)).decode(),
+    }
+
+
+def listening_server(**detection: Any) -> Brief:
+    """An agent of a session in which the server finds the turns by itself."""
+    turn_detection = {"type": "server_vad"} | detection
+    return Brief(agent="ada", session={"type": "realtime", "audio": {"input": {"turn_detection": turn_detection}}})
+
+
+class Scene(Stage):
+    """A stage whose program and whose server's ear act too."""
+
+    def given(self, commands: list[Command] | None = None) -> list[str]:
+        """The ids of the items that the server was given."""
+        return [one["item"]["id"] for one in self.sent(commands) if one["type"] == "conversation.item.create"]
+
+    def asks(self, commands: list[Command] | None = None) -> list[dict[str, Any]]:
+        """Every response that was asked for, as the frame that asked for it."""
+        return [one for one in self.sent(commands) if one["type"] == "response.create"]
+
+    def known(self) -> list[str]:
+        return [one.id for one in self.conversation.history]
+
+    def relink(self) -> list[Command]:
+        """Lose the connection and make the next; returns what the next is told."""
+        self.lose()
+        self.advance(5)
+        before = len(self.commands)
+        self.link_ready()
+        return self.commands[before:]
+
+    def asides(self) -> list[AsideEnded]:
+        return self.notices(AsideEnded)
+
+    def aside_created(self, key: str = "k1", response_id: str = "resp_k") -> list[Command]:
+        response = {"id": response_id, "status": "in_progress", "output": [], "metadata": {"aside": key}}
+        return self.server({"type": "response.created", "response": response})
+
+    def aside_done(
+        self, text: str = "Rain.", key: str = "k1", response_id: str = "resp_k", status: str = "completed", **more: Any
+    ) -> list[Command]:
+        item = {
+            "id": "item_k",
+            "type": "message",
+            "role": "assistant",
+            "status": "completed",
+            "content": [{"type": "output_text", "text": text}],
+        }
+        response = {"id": response_id, "status": status, "output": [item] if text else [], "metadata": {"aside": key}}
+        return self.server({"type": "response.done", "response": response | more})
+
+    def wrote(self, text: str, *, is_final: bool = False, response_id: str = "resp_1", item_id: str = "item_a") -> None:
+        kind, key = ("done", "transcript") if is_final else ("delta", "delta")
+        place = {"response_id": response_id, "item_id": item_id, "output_index": 0, "content_index": 0}
+        self.server({"type": f"response.output_audio_transcript.{kind}", **place, key: text})
+
+    def item_added(self, item_id: str = "item_a", response_id: str = "resp_1") -> list[Command]:
+        item = {"id": item_id, "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+        place = {"response_id": response_id, "output_index": 0}
+        return self.server({"type": "response.output_item.added", **place, "item": item})
+
+    def item_done(
+        self, text: str, item_id: str = "item_a", response_id: str = "resp_1", status: str = "incomplete"
+    ) -> list[Command]:
+        content = [{"type": "output_audio", "transcript": text}]
+        item = {"id": item_id, "type": "message", "role": "assistant", "status": status, "content": content}
+        place = {"response_id": response_id, "output_index": 0}
+        return self.server({"type": "response.output_item.done", **place, "item": item})
+
+    def speech_started(self, item_id: str = "item_user") -> list[Command]:
+        return self.server({"type": "input_audio_buffer.speech_started", "item_id": item_id, "audio_start_ms": 0})
+
+    def speech_stopped(self, item_id: str = "item_user") -> list[Command]:
+        return self.server({"type": "input_audio_buffer.speech_stopped", "item_id": item_id, "audio_end_ms": 900})
+
+    def spoke_to_server(self, item_id: str = "item_user", ms: int = 400) -> list[Command]:
+        """The server's ear hears a whole turn."""
+        commands = self.hear(100) + self.speech_started(item_id) + self.hear(ms)
+        return commands + self.speech_stopped(item_id) + self.committed(item_id)
+
+    def answered(self, response_id: str = "resp_1", turn: str | None = "turn_1", item_id: str = "item_a") -> None:
+        """The whole of an answer, received and heard."""
+        self.created(response_id, turn)
+        self.audio(response_id, item_id, ms=100)
+        self.done(response_id, turn)
+        self.play(2400, drained=True)
+
+
+# --- turns of the program ----------------------------------------------------------------------------------------
+
+
+def test_a_turn_that_the_program_begins_and_commits_is_sent_and_asked_for() -> None:
+    scene = Scene(pre_roll_ms=0).ready()
+    commands = scene.do(BeginAsked()) + scene.hear(200, sample=1234)
+    assert scene.state == "listening"
+    commands += scene.do(CommitAsked())
+    assert scene.sent_types(commands) == [
+        "input_audio_buffer.clear",
+        "input_audio_buffer.append",
+        "input_audio_buffer.commit",
+        "response.create",
+    ]
+    assert scene.sent_audio(commands) == period(1234, frames=24 * 200)
+    scene.committed()
+    scene.answered()
+    assert scene.outcomes() == ["answered"]
+
+
+def test_a_commit_of_the_program_takes_no_post_roll() -> None:
+    scene = Scene().ready()
+    scene.do(BeginAsked())
+    scene.hear(200)
+    scene.do(CommitAsked())
+    assert scene.state == "committing"
+    assert scene.hear(100) == [], "what is said after it is not of this turn"
+
+
+def test_a_turn_of_the_program_makes_no_sound_of_the_button() -> None:
+    scene = Scene().ready()
+    scene.do(BeginAsked())
+    scene.hear(200)
+    scene.do(CommitAsked())
+    scene.do(BeginAsked())
+    scene.do(AbortAsked())
+    assert scene.earcons() == []
+
+
+def test_a_turn_of_the_program_that_is_shorter_than_the_minimum_is_a_slip() -> None:
+    scene = Scene(pre_roll_ms=0).ready()
+    scene.do(BeginAsked())
+    scene.hear(80)
+    commands = scene.do(CommitAsked())
+    assert scene.sent_types(commands) == ["input_audio_buffer.clear"]
+    assert scene.outcomes() == ["slip"]
+
+
+def test_an_aborted_turn_is_cleared_and_never_asked_for() -> None:
+    scene = Scene().ready()
+    scene.do(BeginAsked())
+    scene.hear(200)
+    commands = scene.do(AbortAsked())
+    assert scene.sent_types(commands) == ["input_audio_buffer.clear"]
+    assert scene.outcomes() == ["cancelled"]
+    assert scene.state == "ready"
+
+
+def test_an_abort_after_the_commit_takes_nothing_back() -> None:
+    scene = Scene().ready()
+    scene.do(BeginAsked())
+    scene.hear(200)
+    scene.do(CommitAsked())
+    assert scene.do(AbortAsked()) == []
+    scene.committed()
+    scene.answered()
+    assert scene.outcomes() == ["answered"]
+
+
+@pytest.mark.parametrize("event", [CommitAsked(), AbortAsked(), InterruptAsked()])
+def test_without_a_turn_the_program_ends_nothing_and_sends_nothing(event: Any) -> None:
+    scene = Scene().ready()
+    assert scene.sent(scene.do(event)) == []
+    assert scene.outcomes() == []
+
+
+def test_begin_in_a_turn_that_is_being_spoken_does_not_begin_another() -> None:
+    scene = Scene().ready()
+    scene.do(BeginAsked())
+    scene.hear(100)
+    assert scene.do(BeginAsked()) == []
+    assert scene.notices(TurnStarted) == [TurnStarted("turn_1")]
+
+
+def test_begin_barges_into_an_answer_like_a_press() -> None:
+    scene = Scene(pre_roll_ms=0).ready()
+    scene.answering()
+    commands = scene.do(BeginAsked())
+    assert scene.sent_types(commands) == [
+        "conversation.item.truncate",
+        "response.cancel",
+        "input_audio_buffer.clear",
+    ]
+    assert scene.outcomes() == ["interrupted"]
+    assert scene.state == "listening"
+
+
+def test_silence_does_not_end_a_turn_of_the_program() -> None:
+    scene = Scene(silence_ms=1200).ready()
+    scene.do(BeginAsked())
+    scene.hear(400)
+    scene.hear(3000, sample=20, level_db=-70.0)
+    assert scene.state == "listening"
+
+
+def test_a_turn_that_the_program_never_ends_is_committed_at_the_limit_and_told() -> None:
+    scene = Scene(max_turn_s=2.0).ready()
+    scene.do(BeginAsked())
+    scene.hear(2000)
+    scene.advance(0.1)
+    assert scene.sent_types()[-2:] == ["input_audio_buffer.commit", "response.create"]
+    assert scene.troubles() == ["too_long"]
+
+
+def test_a_button_does_not_end_the_turn_of_the_program_by_its_release() -> None:
+    """A press in a turn that is being spoken ends it; the release of it must not end, or begin, anything else."""
+    scene = Scene().ready()
+    scene.do(BeginAsked())
+    scene.hear(300)
+    scene.press()
+    scene.hear(260)
+    scene.release()
+    assert scene.sent_types().count("input_audio_buffer.commit") == 1
+    assert scene.notices(TurnStarted) == [TurnStarted("turn_1")]
+
+
+def test_a_turn_of_the_program_begun_offline_is_sent_when_the_session_is_there() -> None:
+    scene = Scene(pre_roll_ms=0).ready()
+    scene.lose()
+    scene.do(BeginAsked())
+    scene.hear(200, sample=77)
+    scene.do(CommitAsked())
+    assert scene.sent() == []
+    scene.link_ready()
+    assert scene.sent_audio() == period(77, frames=24 * 200)
+    assert scene.sent_types()[-2:] == ["input_audio_buffer.commit", "response.create"]
+
+
+def test_speaking_again_while_offline_goes_on_with_the_turn_of_the_program() -> None:
+    scene = Scene(pre_roll_ms=0).ready()
+    scene.lose()
+    for sample in (11, 22):
+        scene.do(BeginAsked())
+        scene.hear(200, sample=sample)
+        scene.do(CommitAsked())
+    scene.link_ready()
+    assert scene.sent_audio() == period(11, frames=24 * 200) + period(22, frames=24 * 200)
+    assert scene.notices(TurnStarted) == [TurnStarted("turn_1")]
+
+
+# --- messages ----------------------------------------------------------------------------------------------------
+
+
+def test_a_message_is_an_item_and_a_response_under_its_turn() -> None:
+    scene = Scene().ready()
+    given = message()
+    create, ask = scene.sent(scene.do(given))
+    assert create == {"type": "conversation.item.create", "event_id": "item_note_1", "item": given.item}
+    assert (ask["type"], ask["response"]) == ("response.create", {"metadata": {"turn": "turn_1"}})
+    assert scene.state == "thinking"
+    scene.answered()
+    assert scene.outcomes() == ["answered"]
+
+
+def test_a_message_that_wants_no_answer_is_an_item_and_no_turn() -> None:
+    scene = Scene().ready()
+    commands = scene.do(message(wants_answer=False))
+    assert scene.sent_types(commands) == ["conversation.item.create"]
+    assert scene.state == "ready"
+    assert scene.notices(TurnStarted) == []
+
+
+def test_a_message_that_wants_no_answer_leaves_the_answer_alone() -> None:
+    scene = Scene().ready()
+    scene.answering()
+    commands = scene.do(message(wants_answer=False))
+    assert scene.sent_types(commands) == ["conversation.item.create"]
+    assert scene.flushes() == []
+    assert scene.state == "speaking"
+
+
+def test_a_message_that_wants_an_answer_barges_in() -> None:
+    scene = Scene().ready()
+    scene.answering()
+    commands = scene.do(message())
+    assert scene.sent_types(commands) == [
+        "conversation.item.truncate",
+        "response.cancel",
+        "conversation.item.create",
+    ], "the new response waits until the cancelled one is done"
+    assert scene.sent_types(scene.done("resp_1", status="cancelled")) == ["response.create"]
+
+
+def test_a_message_in_a_turn_that_is_being_spoken_is_answered_with_it() -> None:
+    scene = Scene().ready()
+    scene.press()
+    scene.hear(300)
+    commands = scene.do(message(image=PIXEL))
+    assert scene.sent_types(commands) == ["conversation.item.create"]
+    assert scene.state == "listening"
+    scene.release()
+    scene.hear(260)
+    assert len(scene.asks()) == 1
+    assert scene.notices(TurnStarted) == [TurnStarted("turn_1")]
+
+
+def test_two_messages_one_after_the_other_are_both_there_and_the_second_is_answered() -> None:
+    scene = Scene().ready()
+    scene.do(message("Hi!", "note_1"))
+    scene.do(message("And the weather?", "note_2"))
+    scene.created("resp_1", turn="turn_1")
+    scene.done("resp_1", turn="turn_1", status="cancelled")
+    assert scene.given() == ["note_1", "note_2"]
+    assert [one["response"]["metadata"]["turn"] for one in scene.asks()] == ["turn_1", "turn_2"]
+
+
+@pytest.mark.parametrize("wants_answer", [True, False])
+def test_a_message_given_offline_is_told_once_when_the_connection_is_there(wants_answer: bool) -> None:
+    scene = Scene().ready()
+    scene.lose()
+    scene.do(message(wants_answer=wants_answer))
+    assert scene.sent() == []
+    scene.advance(5)
+    scene.link_ready()
+    assert scene.given() == ["note_1"]
+    assert len(scene.asks()) == wants_answer
+    assert scene.known() == ["note_1"]
+
+
+def test_a_message_given_offline_stands_behind_what_was_said_before() -> None:
+    scene = Scene(history=[HistoryItem(id="item_old", role="user", text="Good morning.")]).ready()
+    scene.lose()
+    scene.do(message())
+    scene.advance(5)
+    scene.link_ready()
+    assert scene.given() == ["item_old", "note_1"]
+    assert scene.sent_types()[-1] == "response.create"
+
+
+def test_two_messages_given_offline_are_both_told_and_one_answer_asked_for() -> None:
+    scene = Scene().ready()
+    scene.lose()
+    scene.do(message("Hi!", "note_1"))
+    scene.do(message("And the weather?", "note_2"))
+    scene.advance(5)
+    scene.link_ready()
+    assert scene.given() == ["note_1", "note_2"]
+    assert len(scene.asks()) == 1
+
+
+def test_a_message_waits_for_the_end_of_the_greeting() -> None:
+    scene = Scene().start()
+    scene.do(message())
+    assert scene.sent() == []
+    scene.link_ready()
+    assert scene.sent_types() == ["session.update", "conversation.item.create", "response.create"]
+
+
+def test_a_message_that_no_connection_ever_takes_is_told_and_over() -> None:
+    scene = Scene(link_wait_s=30.0).ready()
+    scene.lose()
+    scene.do(message())
+    scene.advance(30.1)
+    assert scene.outcomes() == ["failed"]
+    assert "no_link" in scene.troubles()
+
+
+@pytest.mark.parametrize("moment", ["asked", "created"])
+def test_a_message_whose_answer_has_not_begun_is_given_again_on_the_next_connection(moment: str) -> None:
+    scene = Scene().ready()
+    scene.do(message())
+    if moment == "created":
+        scene.created()
+    commands = scene.relink()
+    assert scene.sent_types(commands) == ["session.update", "conversation.item.create", "response.create"]
+    assert scene.given(commands) == ["note_1"]
+    scene.answered("resp_2")
+    assert scene.outcomes() == ["answered"]
+
+
+def test_a_message_whose_answer_has_begun_is_not_answered_twice() -> None:
+    scene = Scene().ready()
+    scene.do(message())
+    scene.created()
+    scene.audio(ms=200)
+    commands = scene.relink()
+    assert scene.asks(commands) == []
+    assert scene.given(commands)[:1] == ["note_1"], "what was asked is told as history"
+
+
+def test_a_message_that_the_server_refuses_ends_its_turn_and_is_not_in_the_history() -> None:
+    scene = Scene().ready()
+    scene.do(message())
+    scene.error("invalid_value", event_id="item_note_1", message="Invalid image.")
+    assert scene.outcomes() == ["failed"]
+    assert scene.known() == []
+    assert "item_refused" in scene.troubles()
+
+
+# --- images ------------------------------------------------------------------------------------------------------
+
+
+def test_an_image_is_sent_as_it_was_given_and_known_in_the_history() -> None:
+    scene = Scene().ready()
+    scene.do(message("What is this?", image=PIXEL))
+    (create,) = [one for one in scene.sent() if one["type"] == "conversation.item.create"]
+    assert create["item"]["content"] == [
+        {"type": "input_text", "text": "What is this?"},
+        {"type": "input_image", "image_url": PIXEL},
+    ]
+    (item,) = scene.conversation.history
+    assert (item.text, item.images) == ("What is this?", (PIXEL,))
+
+
+def test_an_image_without_words_is_told_again_on_the_next_connection() -> None:
+    scene = Scene().ready()
+    scene.do(message("", image=PIXEL, wants_answer=False))
+    (create,) = [one for one in scene.sent(scene.relink()) if one["type"] == "conversation.item.create"]
+    assert create["item"]["content"] == [{"type": "input_image", "image_url": PIXEL}]
+
+
+# --- the words of the user ---------------------------------------------------------------------------------------
+
+
+def test_what_the_user_says_is_told_in_pieces_as_it_is_written_down() -> None:
+    scene = Scene().ready()
+    scene.say()
+    scene.committed()
+    for piece in ("What ", "time?"):
+        scene.server(
+            {
+                "type": "conversation.item.input_audio_transcription.delta",
+                "item_id": "item_user",
+                "content_index": 0,
+                "delta": piece,
+            }
+        )
+    assert scene.notices(HeardTextGrew) == [HeardTextGrew("item_user", "What "), HeardTextGrew("item_user", "time?")]
+
+
+# --- questions beside the conversation ---------------------------------------------------------------------------
+
+
+def test_a_question_beside_the_conversation_is_sent_out_of_band_under_its_own_name() -> None:
+    scene = Scene().ready()
+    commands = scene.do(aside("k1", instructions="Sum it up.", metadata={"topic": "summary"}))
+    assert scene.sent(commands) == [
+        {
+            "type": "response.create",
+            "event_id": "aside_k1",
+            "response": {
+                "output_modalities": ["text"],
+                "instructions": "Sum it up.",
+                "conversation": "none",
+                "metadata": {"topic": "summary", "aside": "k1"},
+            },
+        }
+    ]
+    assert scene.state == "ready", "it is no turn"
+
+
+def test_the_answer_to_such_a_question_is_told_once_with_its_items() -> None:
+    scene = Scene().ready()
+    scene.do(aside())
+    scene.aside_created()
+    scene.aside_done("Rain.")
+    scene.aside_done("Rain.")
+    (ended,) = scene.asides()
+    assert (ended.key, [one.text for one in ended.items], ended.problem) == ("k1", ["Rain."], "")
+    scene.advance(60)
+    scene.lose()
+    assert len(scene.asides()) == 1
+
+
+def test_a_question_beside_an_answer_disturbs_it_in_nothing() -> None:
+    scene = Scene().ready()
+    scene.answering()
+    assert scene.sent_types(scene.do(aside())) == ["response.create"], "it does not wait for the slot"
+    scene.aside_created()
+    scene.aside_done()
+    scene.audio(ms=100)
+    assert [one.item_id for one in scene.plays()] == ["item_a"]
+    scene.done()
+    scene.play(24 * 2100, drained=True)
+    assert scene.outcomes() == ["answered"]
+    assert scene.flushes() == []
+
+
+def test_an_answer_may_be_asked_for_while_such_a_question_is_open() -> None:
+    scene = Scene().ready()
+    scene.do(aside())
+    scene.aside_created()
+    scene.do(message())
+    assert len(scene.asks()) == 2
+    scene.answered()
+    assert scene.outcomes() == ["answered"]
+    assert scene.asides() == []
+
+
+def test_a_barge_in_does_not_cancel_such_a_question() -> None:
+    scene = Scene().ready()
+    scene.answering()
+    scene.do(aside())
+    scene.aside_created()
+    commands = scene.press()
+    assert [one["response_id"] for one in scene.sent(commands) if one["type"] == "response.cancel"] == ["resp_1"]
+    scene.aside_done("Rain.")
+    assert [one.problem for one in scene.asides()] == [""]
+
+
+def test_nothing_of_such_an_answer_is_heard_told_as_the_answer_or_kept_in_the_history() -> None:
+    scene = Scene().ready()
+    scene.say()
+    scene.committed()
+    scene.created()
+    before = scene.known()
+    scene.do(aside())
+    scene.aside_created()
+    scene.item_added("item_k", "resp_k")
+    scene.audio("resp_k", "item_k", ms=200)
+    scene.wrote("Rain.", response_id="resp_k", item_id="item_k")
+    scene.wrote("Rain.", is_final=True, response_id="resp_k", item_id="item_k")
+    scene.item_done("Rain.", "item_k", "resp_k", status="completed")
+    scene.aside_done("Rain.")
+    assert scene.plays() == []
+    assert scene.notices(AnswerTextReceived) == []
+    assert scene.known() == before
+    assert scene.state == "thinking"
+
+
+def test_what_still_comes_of_such_an_answer_after_its_end_means_nothing() -> None:
+    scene = Scene().ready()
+    scene.do(aside())
+    scene.aside_created()
+    scene.aside_done()
+    scene.do(message())
+    scene.audio("resp_k", "item_k", ms=200)
+    assert scene.plays() == []
+    scene.answered()
+    assert scene.outcomes() == ["answered"]
+
+
+def test_two_such_questions_are_told_apart() -> None:
+    scene = Scene().ready()
+    scene.do(aside("k1"))
+    scene.do(aside("k2"))
+    scene.aside_created("k1", "resp_k1")
+    scene.aside_created("k2", "resp_k2")
+    scene.aside_done("Two.", "k2", "resp_k2")
+    scene.aside_done("One.", "k1", "resp_k1")
+    assert [(one.key, one.items[0].text) for one in scene.asides()] == [("k2", "Two."), ("k1", "One.")]
+
+
+def test_a_refused_question_ends_with_the_words_of_the_server_and_is_no_trouble_of_the_turn() -> None:
+    scene = Scene().ready()
+    scene.do(message())
+    scene.do(aside())
+    scene.error("invalid_value", event_id="aside_k1", message="Unknown modality.")
+    assert scene.asides() == [AsideEnded("k1", (), "Unknown modality.")]
+    assert scene.troubles() == []
+    scene.answered()
+    assert scene.outcomes() == ["answered"]
+
+
+def test_a_question_whose_response_failed_says_why() -> None:
+    scene = Scene().ready()
+    scene.do(aside())
+    scene.aside_created()
+    details = {"type": "failed", "error": {"type": "server_error", "code": "oops", "message": "Out of order."}}
+    scene.aside_done("", status="failed", status_details=details)
+    assert [(one.items, one.problem) for one in scene.asides()] == [((), "Out of order.")]
+
+
+def test_a_question_without_an_answer_is_cancelled_by_its_id_at_its_deadline() -> None:
+    scene = Scene().ready()
+    scene.do(aside(timeout_s=8.0))
+    assert scene.conversation.deadline == scene.now + 8.0
+    scene.aside_created()
+    commands = scene.advance(8.0)
+    assert scene.sent(commands) == [{"type": "response.cancel", "response_id": "resp_k"}]
+    assert scene.asides() == [AsideEnded("k1", (), "no answer within 8 s")]
+    scene.aside_done()
+    assert len(scene.asides()) == 1, "the late answer is not a second one"
+
+
+def test_the_deadline_of_a_question_leaves_the_answer_of_the_conversation_running() -> None:
+    scene = Scene().ready()
+    scene.do(aside(timeout_s=8.0))
+    scene.do(message())
+    scene.created()
+    commands = scene.advance(8.0)
+    assert scene.sent(commands) == [], "there is no id to cancel yet, and the running response is another"
+    scene.answered()
+    assert scene.outcomes() == ["answered"]
+
+
+def test_a_question_given_up_before_its_response_was_created_is_cancelled_on_arrival() -> None:
+    scene = Scene().ready()
+    scene.do(aside(timeout_s=8.0))
+    scene.advance(8.0)
+    assert scene.sent(scene.aside_created()) == [{"type": "response.cancel", "response_id": "resp_k"}]
+
+
+def test_a_question_ends_with_its_connection_and_is_not_asked_again() -> None:
+    scene = Scene().ready()
+    scene.do(aside())
+    scene.aside_created()
+    commands = scene.relink()
+    assert scene.asks(commands) == []
+    assert scene.asides() == [AsideEnded("k1", (), "the connection to the model was lost")]
+
+
+def test_a_question_without_a_connection_is_answered_at_once() -> None:
+    scene = Scene().ready()
+    scene.lose()
+    commands = scene.do(aside())
+    assert scene.sent(commands) == []
+    assert scene.asides() == [AsideEnded("k1", (), "there is no connection to the model")]
+
+
+def test_a_question_that_is_open_at_the_end_of_the_session_ends_with_it() -> None:
+    scene = Scene().ready()
+    scene.do(aside())
+    scene.do(ShutdownRequested("bye"))
+    assert [one.key for one in scene.asides()] == ["k1"]
+
+
+# --- any frame ---------------------------------------------------------------------------------------------------
+
+
+def test_any_frame_is_sent_as_it_is() -> None:
+    scene = Scene().ready()
+    frame = {"type": "conversation.item.retrieve", "event_id": "mine", "item_id": "item_7"}
+    assert scene.sent(scene.do(FrameGiven(frame))) == [frame]
+
+
+def test_a_response_asked_for_by_a_frame_is_a_wish_and_keeps_what_it_asked_for() -> None:
+    scene = Scene().ready()
+    response = {"instructions": "In French.", "metadata": {"mine": "1"}}
+    (ask,) = scene.sent(scene.do(FrameGiven({"type": "response.create", "response": response})))
+    assert ask["response"] == {"instructions": "In French.", "metadata": {"mine": "1", "turn": "turn_1"}}
+    scene.answered()
+    assert scene.outcomes() == ["answered"]
+
+
+def test_a_response_asked_for_by_a_frame_waits_for_the_slot() -> None:
+    scene = Scene().ready()
+    scene.answering()
+    commands = scene.do(FrameGiven({"type": "response.create"}))
+    assert scene.sent_types(commands) == ["conversation.item.truncate", "response.cancel"]
+    assert scene.sent_types(scene.done("resp_1", status="cancelled")) == ["response.create"]
+
+
+def test_a_response_asked_for_by_a_frame_does_not_take_the_word_from_the_user() -> None:
+    scene = Scene().ready()
+    scene.press()
+    scene.hear(500, sample=3210)
+    scene.do(FrameGiven({"type": "response.create"}))
+    assert scene.state == "listening"
+    scene.release()
+    scene.hear(260)
+    assert "input_audio_buffer.commit" in scene.sent_types()
+
+
+def test_an_out_of_band_response_by_a_frame_takes_no_slot_and_is_no_turn() -> None:
+    scene = Scene().ready()
+    scene.answering()
+    frame = {"type": "response.create", "response": {"conversation": "none", "metadata": {"mine": "1"}}}
+    assert scene.sent(scene.do(FrameGiven(frame))) == [frame]
+    assert scene.state == "speaking"
+    created = {"id": "resp_mine", "status": "in_progress", "output": [], "metadata": {"mine": "1"}}
+    assert scene.sent(scene.server({"type": "response.created", "response": created})) == []
+    scene.audio("resp_mine", "item_mine")
+    assert scene.plays() == []
+    assert scene.flushes() == []
+
+
+def test_a_session_update_by_a_frame_gets_an_id_by_which_its_refusal_is_known() -> None:
+    scene = Scene().ready()
+    frame = {"type": "session.update", "session": {"type": "realtime", "tool_choice": "none"}}
+    (sent,) = scene.sent(scene.do(FrameGiven(frame)))
+    assert {key: sent[key] for key in frame} == frame
+    scene.error("invalid_value", event_id=sent["event_id"], message="No.")
+    assert scene.troubles() == ["server_error"]
+    assert scene.state == "ready", "the session that was configured before still stands"
+
+
+def test_a_session_update_by_a_frame_keeps_its_own_id() -> None:
+    scene = Scene().ready()
+    frame = {"type": "session.update", "event_id": "mine", "session": {"type": "realtime"}}
+    assert scene.sent(scene.do(FrameGiven(frame))) == [frame]
+
+
+def test_a_frame_without_a_connection_is_reported_and_not_kept() -> None:
+    scene = Scene().ready()
+    scene.lose()
+    scene.do(FrameGiven({"type": "response.cancel"}))
+    assert "not_connected" in scene.troubles()
+    scene.advance(5)
+    scene.link_ready()
+    assert "response.cancel" not in scene.sent_types()
+
+
+# --- the server's ear --------------------------------------------------------------------------------------------
+
+
+def test_the_servers_ear_hears_everything_without_a_turn() -> None:
+    scene = Scene(briefs=[listening_server()]).ready()
+    commands = scene.hear(200, sample=1234)
+    assert scene.sent_audio(commands) == period(1234, frames=24 * 200)
+    assert scene.state == "ready"
+
+
+def test_speech_begins_a_turn_that_the_servers_commit_ends() -> None:
+    scene = Scene(briefs=[listening_server()]).ready()
+    scene.hear(100)
+    scene.speech_started()
+    assert scene.state == "listening"
+    scene.hear(400)
+    scene.speech_stopped()
+    assert scene.state == "listening"
+    scene.committed()
+    assert scene.state == "thinking"
+    assert scene.notices(TurnStarted) == [TurnStarted("turn_1")]
+
+
+def test_what_the_servers_ear_has_heard_is_neither_cleared_sent_twice_nor_committed_by_us() -> None:
+    scene = Scene(briefs=[listening_server()]).ready()
+    for sample, speak in ((1, lambda: None), (2, scene.speech_started), (3, scene.speech_stopped)):
+        scene.hear(100, sample=sample)
+        speak()
+    scene.committed()
+    assert scene.sent_audio() == b"".join(period(sample, frames=2400) for sample in (1, 2, 3))
+    assert scene.sent_types() == ["input_audio_buffer.append"]
+
+
+def test_the_servers_own_response_is_played() -> None:
+    scene = Scene(briefs=[listening_server()]).ready()
+    scene.spoke_to_server()
+    scene.answered(turn=None)
+    assert [one.item_id for one in scene.plays()] == ["item_a"]
+    assert scene.asks() == []
+    assert scene.outcomes() == ["answered"]
+
+
+def test_where_the_server_asks_for_nothing_we_ask_once() -> None:
+    scene = Scene(briefs=[listening_server(create_response=False)]).ready()
+    scene.spoke_to_server()
+    assert [one["response"] for one in scene.asks()] == [{"metadata": {"turn": "turn_1"}}]
+    scene.answered()
+    assert scene.outcomes() == ["answered"]
+
+
+def test_speech_into_an_answer_stops_it_and_the_server_cancels_it_by_itself() -> None:
+    scene = Scene(briefs=[listening_server(interrupt_response=True)]).ready()
+    scene.spoke_to_server()
+    scene.created(turn=None)
+    scene.audio(ms=2000)
+    scene.play(2400)
+    commands = scene.speech_started("item_2")
+    assert [one for one in scene.sent(commands) if one["type"] != "input_audio_buffer.append"] == [
+        {"type": "conversation.item.truncate", "item_id": "item_a", "content_index": 0, "audio_end_ms": 100}
+    ]
+    assert len(scene.flushes()) >= 1
+    assert scene.notices(AnswerInterrupted) == [AnswerInterrupted("item_a", 100)]
+    assert scene.state == "listening"
+
+
+def test_where_the_server_does_not_cancel_by_itself_we_do() -> None:
+    scene = Scene(briefs=[listening_server(interrupt_response=False)]).ready()
+    scene.spoke_to_server()
+    scene.created(turn=None)
+    scene.audio(ms=2000)
+    scene.play(2400)
+    commands = scene.speech_started("item_2")
+    assert scene.sent_types(commands) == ["conversation.item.truncate", "response.cancel"]
+
+
+def test_the_next_answer_of_the_server_is_played_after_one_that_was_interrupted() -> None:
+    scene = Scene(briefs=[listening_server()]).ready()
+    scene.spoke_to_server()
+    scene.created(turn=None)
+    scene.audio(ms=2000)
+    scene.play(2400)
+    scene.spoke_to_server("item_2")
+    scene.audio("resp_1", "item_a", ms=200)
+    scene.done("resp_1", turn=None, status="cancelled", status_details={"type": "cancelled", "reason": "turn_detected"})
+    scene.played_frames = 0
+    scene.created("resp_2", turn=None)
+    scene.audio("resp_2", "item_b", ms=100)
+    assert [one.item_id for one in scene.plays()] == ["item_a", "item_b"], "nothing late of the first"
+    scene.done("resp_2", turn=None)
+    scene.play(2400, drained=True)
+    assert scene.outcomes() == ["interrupted", "answered"]
+
+
+def test_a_response_that_the_server_itself_cancels_before_it_said_anything_is_an_interruption() -> None:
+    scene = Scene(briefs=[listening_server()]).ready()
+    scene.spoke_to_server()
+    scene.created(turn=None)
+    scene.done(turn=None, status="cancelled", status_details={"type": "cancelled", "reason": "turn_detected"})
+    assert scene.outcomes() == ["interrupted"]
+    assert scene.troubles() == []
+
+
+def test_a_press_with_the_servers_ear_stops_the_answer_and_begins_no_turn() -> None:
+    scene = Scene(briefs=[listening_server()]).ready()
+    scene.spoke_to_server()
+    scene.created(turn=None)
+    scene.audio(ms=2000)
+    scene.play(2400)
+    commands = scene.press()
+    assert scene.sent_types(commands) == ["conversation.item.truncate", "response.cancel"]
+    assert scene.state == "ready"
+
+
+def test_a_user_who_says_nothing_for_long_is_prompted_by_the_server() -> None:
+    scene = Scene(briefs=[listening_server(idle_timeout_ms=6000)]).ready()
+    scene.hear(100)
+    scene.server(
+        {
+            "type": "input_audio_buffer.timeout_triggered",
+            "item_id": "item_idle",
+            "audio_start_ms": 0,
+            "audio_end_ms": 6000,
+        }
+    )
+    scene.committed("item_idle")
+    scene.answered(turn=None)
+    assert [one.item_id for one in scene.plays()] == ["item_a"]
+    assert scene.outcomes() == ["answered"]
+
+
+def test_without_such_an_ear_what_the_server_says_of_speech_begins_nothing() -> None:
+    scene = Scene().ready()
+    scene.answering()
+    assert scene.speech_started() == []
+    assert scene.state == "speaking"
+
+
+def test_a_connection_lost_in_mid_sentence_is_told_the_sentence_again() -> None:
+    scene = Scene(briefs=[listening_server()], pre_roll_ms=100).ready()
+    scene.hear(100, sample=1)
+    scene.speech_started()
+    scene.hear(100, sample=2)
+    scene.lose()
+    scene.hear(100, sample=3)
+    scene.advance(5)
+    before = len(scene.commands)
+    scene.link_ready()
+    again = scene.commands[before:]
+    assert scene.sent_types(again) == ["session.update", "input_audio_buffer.clear", "input_audio_buffer.append"]
+    assert scene.sent_audio(again) == b"".join(period(sample, frames=2400) for sample in (1, 2, 3))
+    scene.speech_started("item_again")
+    scene.committed("item_again")
+    scene.answered(turn=None)
+    assert scene.outcomes() == ["answered"]
+    assert scene.notices(TurnStarted) == [TurnStarted("turn_1")]
+
+
+def test_a_connection_lost_before_the_servers_answer_has_begun_is_told_the_turn_again() -> None:
+    scene = Scene(briefs=[listening_server()], pre_roll_ms=0).ready()
+    scene.speech_started()
+    scene.hear(200, sample=5)
+    scene.committed()
+    scene.created(turn=None)
+    again = scene.relink()
+    assert scene.sent_audio(again) == period(5, frames=4800)
+    assert scene.known() == [], "it becomes another item"
+
+
+def test_a_turn_that_the_servers_ear_never_ends_is_given_up_and_told() -> None:
+    scene = Scene(briefs=[listening_server()], max_turn_s=10.0).ready()
+    scene.speech_started()
+    scene.hear(200)
+    scene.advance(10.0)
+    assert scene.outcomes() == ["failed"]
+    assert "no_answer" in scene.troubles()
+
+
+# --- interruption: one path --------------------------------------------------------------------------------------
+
+CUT = [
+    {"type": "conversation.item.truncate", "item_id": "item_a", "content_index": 0, "audio_end_ms": 100},
+    {"type": "response.cancel", "response_id": "resp_1"},
+]
+GUARDED = Brief(agent="ada", session=SESSION, has_output_guardrails=True)
+WAYS = ["button", "program", "interrupt", "message", "frame", "ear", "tripwire"]
+
+
+def interrupted(way: str, *, is_done: bool = False) -> tuple[Scene, list[Command]]:
+    """Let one of those who may interrupt an answer of 2 s, of which 100 ms were heard; returns what comes of it."""
+    brief = listening_server(interrupt_response=False) if way == "ear" else GUARDED
+    scene = Scene(briefs=[brief], pre_roll_ms=0).ready()
+    if way == "ear":
+        scene.spoke_to_server()
+    else:
+        scene.say()
+        scene.committed()
+    scene.created(turn=None)
+    scene.audio(ms=2000)
+    scene.play(2400)
+    scene.wrote("My password is swordfish.", is_final=True)
+    if is_done:
+        scene.done(turn=None)
+    scene.commands.clear()
+    return scene, _interrupt(scene, way)
+
+
+def _interrupt(scene: Scene, way: str) -> list[Command]:
+    match way:
+        case "button":
+            return scene.press()
+        case "program":
+            return scene.do(BeginAsked())
+        case "interrupt":
+            return scene.do(InterruptAsked())
+        case "message":
+            return scene.do(message("Stop!"))
+        case "frame":
+            return scene.do(FrameGiven({"type": "response.create"}))
+        case "ear":
+            return scene.speech_started("item_2")
+        case _:
+            return scene.do(GuardrailsChecked("check_1", "no_secrets", "a password"))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_whoever_interrupts_the_same_frames_are_sent_after_the_sound_has_stopped(way: str) -> None:
+    scene, commands = interrupted(way)
+    assert scene.sent(commands)[:2] == CUT
+    kinds = [type(one).__name__ for one in commands]
+    assert kinds.index("FlushPlayback") < kinds.index("Send")
+    assert scene.notices(AnswerInterrupted) == [AnswerInterrupted("item_a", 100)]
+    assert len(scene.flushes()) == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_whoever_interrupts_nothing_late_of_the_answer_is_played_told_or_run(way: str) -> None:
+    scene, _ = interrupted(way)
+    scene.audio(ms=200)
+    scene.wrote(" And there is more.")
+    scene.wrote("All of it.", is_final=True)
+    scene.called("open_door", "call_1")
+    assert scene.plays() == []
+    assert scene.notices(AnswerTextReceived) == []
+    assert scene.tool_runs() == []
+    assert [one for one in scene.commands if isinstance(one, CheckText)] == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_answer_that_is_all_here_and_still_plays_is_cut_without_a_cancel(way: str) -> None:
+    scene, commands = interrupted(way, is_done=True)
+    assert scene.sent(commands)[0] == CUT[0]
+    assert "response.cancel" not in scene.sent_types(commands)
+    assert scene.notices(AnswerInterrupted) == [AnswerInterrupted("item_a", 100)]
+
+
+@pytest.mark.parametrize("way", ["button", "program", "interrupt", "message", "frame"])
+def test_an_interruption_before_the_response_is_created_cancels_it_on_arrival(way: str) -> None:
+    scene = Scene(pre_roll_ms=0).ready()
+    scene.say()
+    scene.committed()
+    assert "response.cancel" not in scene.sent_types(_interrupt(scene, way)), "there is nothing to cancel yet"
+    assert scene.sent(scene.created()) == [{"type": "response.cancel", "response_id": "resp_1"}]
+    scene.audio()
+    assert scene.plays() == []
+
+
+def test_speech_before_the_servers_own_response_is_created_keeps_that_from_being_played() -> None:
+    scene = Scene(briefs=[listening_server(interrupt_response=False)]).ready()
+    scene.spoke_to_server()
+    scene.speech_started("item_2")
+    assert scene.sent(scene.created(turn=None)) == [{"type": "response.cancel", "response_id": "resp_1"}]
+    scene.audio()
+    assert scene.plays() == []
+
+
+def test_an_interruption_while_the_user_speaks_leaves_the_turn_alone() -> None:
+    scene = Scene().ready()
+    scene.press()
+    scene.hear(300)
+    assert scene.do(InterruptAsked()) == []
+    assert scene.state == "listening"
+
+
+def test_an_interruption_is_told_once_however_often_it_is_asked_for() -> None:
+    scene = Scene().ready()
+    scene.answering()
+    scene.do(InterruptAsked())
+    commands = scene.do(InterruptAsked())
+    assert scene.sent(commands) == []
+    assert len(scene.notices(AnswerInterrupted)) == 1
+    assert scene.outcomes() == ["interrupted"]
+
+
+def test_after_an_interruption_the_next_turn_is_answered() -> None:
+    scene = Scene().ready()
+    scene.answering()
+    scene.do(InterruptAsked())
+    scene.done("resp_1", status="cancelled")
+    scene.played_frames = 0
+    scene.say()
+    scene.committed("item_2")
+    scene.answered("resp_2", "turn_2", "item_b")
+    assert scene.outcomes() == ["interrupted", "answered"]
+
+
+# --- interruption: what is truncated -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("frames", "heard_ms"), [(0, 0), (23, 0), (24, 1), (2423, 100), (4799, 199)])
+def test_a_truncation_is_in_whole_milliseconds_that_were_heard(frames: int, heard_ms: int) -> None:
+    scene = Scene().ready()
+    scene.say()
+    scene.committed()
+    scene.created()
+    scene.audio(ms=200)
+    scene.play(frames)
+    (truncate, _) = scene.sent(scene.do(InterruptAsked()))
+    assert (truncate["audio_end_ms"], type(truncate["audio_end_ms"])) == (heard_ms, int)
+
+
+def test_a_loudspeaker_that_claims_more_than_it_was_given_is_believed_no_further() -> None:
+    scene = Scene().ready()
+    scene.say()
+    scene.committed()
+    scene.created()
+    scene.audio(ms=200)
+    scene.play(24 * 5000)
+    scene.audio(ms=300)
+    (truncate, _) = scene.sent(scene.do(InterruptAsked()))
+    assert truncate["audio_end_ms"] == 200
+
+
+def test_each_queued_item_is_truncated_once_and_no_other() -> None:
+    scene = Scene().ready()
+    scene.say()
+    scene.committed()
+    scene.created()
+    for item_id in ("item_a", "item_a", "item_b", "item_b", "item_c"):
+        scene.audio(item_id=item_id, ms=100)
+    scene.play(24 * 250)
+    cuts = [one for one in scene.sent(scene.do(InterruptAsked())) if one["type"] == "conversation.item.truncate"]
+    assert [(one["item_id"], one["audio_end_ms"]) for one in cuts] == [("item_b", 50), ("item_c", 0)]
+
+
+def test_each_part_of_an_item_is_truncated_where_it_was_heard() -> None:
+    scene = Scene().ready()
+    scene.say()
+    scene.committed()
+    scene.created()
+    scene.audio(ms=100)
+    scene.server(of_part(1, ms=100))
+    scene.play(24 * 130)
+    cuts = [one for one in scene.sent(scene.do(InterruptAsked())) if one["type"] == "conversation.item.truncate"]
+    assert [(one["content_index"], one["audio_end_ms"]) for one in cuts] == [(1, 30)]
+
+
+def test_where_all_was_heard_nothing_is_truncated_and_no_interruption_told() -> None:
+    scene = Scene().ready()
+    scene.say()
+    scene.committed()
+    scene.created()
+    scene.audio(ms=200)
+    scene.play(4800, drained=True)
+    commands = scene.do(InterruptAsked())
+    assert scene.sent(commands) == [{"type": "response.cancel", "response_id": "resp_1"}]
+    assert scene.notices(AnswerInterrupted) == []
+
+
+def test_an_interruption_of_thinking_is_no_interruption_of_an_answer() -> None:
+    scene = Scene().ready()
+    scene.say()
+    scene.committed()
+    scene.created()
+    commands = scene.do(InterruptAsked())
+    assert scene.sent(commands) == [{"type": "response.cancel", "response_id": "resp_1"}]
+    assert scene.notices(AnswerInterrupted) == []
+    assert scene.outcomes() == ["interrupted"]
+
+
+def test_what_the_loudspeaker_says_of_the_old_answer_is_not_heard_of_the_new_one() -> None:
+    scene = Scene().ready()
+    scene.answering()
+    old = scene.conversation.epoch
+    scene.do(message())
+    scene.done("resp_1", status="cancelled")
+    scene.created("resp_2", "turn_2")
+    scene.audio("resp_2", "item_b", ms=500)
+    scene.do(PlayoutProgress(old, 24 * 400, False))
+    (truncate, _) = scene.sent(scene.do(InterruptAsked()))
+    assert (truncate["item_id"], truncate["audio_end_ms"]) == ("item_b", 0)
+
+
+# --- interruption: what was never heard --------------------------------------------------------------------------
+
+
+def test_an_answer_that_came_too_late_to_be_heard_is_taken_out_of_the_conversation() -> None:
+    scene = Scene().ready()
+    scene.say()
+    scene.committed()
+    scene.do(InterruptAsked())
+    scene.created()
+    scene.item_added()
+    scene.audio(ms=200)
+    commands = scene.item_done("It is noon.")
+    assert scene.sent(commands) == [
+        {"type": "conversation.item.delete", "event_id": "item_item_a", "item_id": "item_a"}
+    ]
+    assert scene.known() == ["item_user"]
+
+
+def test_an_answer_that_was_heard_in_part_is_kept_with_that_part() -> None:
+    scene = Scene().ready()
+    scene.say()
+    scene.committed()
+    scene.created()
+    scene.item_added()
+    scene.audio(ms=2000)
+    scene.play(24 * 1000)
+    scene.wrote("It is noon, and the sun is shining.", is_final=True)
+    scene.do(InterruptAsked())
+    commands = scene.item_done("It is noon, and the sun is shining.")
+    assert "conversation.item.delete" not in scene.sent_types(commands)
+    item = scene.conversation.history[-1]
+    assert (item.id, item.heard_ms, item.status) == ("item_a", 1000, "incomplete")
+    assert item.text == "It is noon, and"
+
+
+def test_an_item_that_began_only_after_the_interruption_is_taken_out_too() -> None:
+    """The first message of the answer was heard in part; the second was made before the cancel arrived."""
+    scene = Scene().ready()
+    scene.say()
+    scene.committed()
+    scene.created()
+    scene.item_added("item_a")
+    scene.audio(ms=2000)
+    scene.play(2400)
+    scene.do(InterruptAsked())
+    scene.item_done("One.", "item_a")
+    scene.item_added("item_b")
+    scene.audio(item_id="item_b", ms=100)
+    commands = scene.item_done("Two.", "item_b")
+    assert [one["item_id"] for one in scene.sent(commands)] == ["item_b"]
+    assert scene.known() == ["item_user", "item_a"]
+
+
+def test_an_unheard_answer_that_only_response_done_tells_of_is_not_kept() -> None:
+    scene = Scene().ready()
+    scene.say()
+    scene.committed()
+    scene.do(InterruptAsked())
+    scene.created()
+    content = [{"type": "output_audio", "transcript": "It is noon."}]
+    item = {"id": "item_a", "type": "message", "role": "assistant", "status": "incomplete", "content": content}
+    commands = scene.done(status="cancelled", output=[item])
+    assert scene.sent_types(commands) == ["conversation.item.delete"]
+    assert scene.known() == ["item_user"]
+
+
+# --- responses: one at a time ------------------------------------------------------------------------------------
+
+
+def test_of_several_wishes_that_wait_only_the_newest_is_asked_for() -> None:
+    scene = Scene().ready()
+    scene.answering()
+    for number in (1, 2, 3):
+        scene.do(message(f"Number {number}.", f"note_{number}"))
+    assert scene.asks() == []
+    scene.done("resp_1", status="cancelled")
+    assert [one["response"]["metadata"]["turn"] for one in scene.asks()] == ["turn_4"]
+    assert scene.given() == ["note_1", "note_2", "note_3"], "what was said is all there"
+
+
+def test_a_wish_that_is_refused_because_another_response_runs_is_kept_until_that_is_done() -> None:
+    scene = Scene().ready()
+    scene.do(message())
+    (ask,) = scene.asks()
+    scene.error("conversation_already_has_active_response", event_id=ask["event_id"])
+    assert len(scene.asks()) == 1
+    assert scene.troubles() == [], "it is a race of the protocol, not a trouble"
+    commands = scene.done("resp_other", turn=None)
+    assert [one["response"] for one in scene.asks(commands)] == [ask["response"]]
+    scene.answered("resp_2")
+    assert scene.outcomes() == ["answered"]
+
+
+def test_a_refused_wish_whose_other_response_never_ends_is_tried_again_at_its_deadline() -> None:
+    scene = Scene(refused_retry_s=1.0).ready()
+    scene.do(message())
+    scene.error("conversation_already_has_active_response", event_id=scene.asks()[0]["event_id"])
+    assert scene.conversation.deadline == scene.now + 1.0
+    assert scene.asks(scene.advance(0.9)) == []
+    assert len(scene.asks(scene.advance(0.1))) == 1
+
+
+def test_a_refused_wish_is_tried_again_as_often_as_it_is_refused() -> None:
+    scene = Scene(refused_retry_s=1.0).ready()
+    scene.do(message())
+    for _ in range(5):
+        scene.error("conversation_already_has_active_response", event_id=scene.asks()[-1]["event_id"])
+        scene.advance(1.0)
+    assert len(scene.asks()) == 6
+    scene.answered("resp_2")
+    assert scene.outcomes() == ["answered"]
+
+
+def test_a_refusal_that_names_no_event_is_taken_for_the_one_that_waits() -> None:
+    scene = Scene().ready()
+    scene.do(message())
+    scene.error("conversation_already_has_active_response")
+    assert len(scene.asks(scene.done("resp_other", turn=None))) == 1
+
+
+def test_a_refused_wish_of_a_turn_that_was_interrupted_meanwhile_is_not_asked_for() -> None:
+    scene = Scene().ready()
+    scene.do(message())
+    ask = scene.asks()[0]
+    scene.do(InterruptAsked())
+    scene.error("conversation_already_has_active_response", event_id=ask["event_id"])
+    scene.done("resp_other", turn=None)
+    scene.advance(60)
+    assert len(scene.asks()) == 1
+    assert scene.state == "ready"
+
+
+def test_a_refused_request_frees_the_slot_for_the_next_turn() -> None:
+    scene = Scene().ready()
+    scene.do(message())
+    scene.error("invalid_value", event_id=scene.asks()[0]["event_id"], message="No such voice.")
+    assert scene.outcomes() == ["failed"]
+    commands = scene.do(message("Again.", "note_2"))
+    assert len(scene.asks(commands)) == 1
+
+
+ERRORS = [("server_error", None), (None, None), ("unknown_parameter", "somebody_elses")]
+
+
+@pytest.mark.parametrize("moment", ["asked", "created"])
+@pytest.mark.parametrize(("code", "event_id"), ERRORS)
+def test_an_error_that_means_something_else_costs_no_answer(
+    moment: str, code: str | None, event_id: str | None
+) -> None:
+    scene = Scene().ready()
+    scene.do(message())
+    if moment == "created":
+        scene.created()
+    scene.error(code, event_id=event_id, message="Something else.")
+    scene.answered()
+    assert scene.outcomes() == ["answered"]
+    assert len(scene.asks()) == 1
+
+
+@pytest.mark.parametrize(("code", "event_id"), ERRORS)
+def test_an_error_that_means_something_else_does_not_free_or_wedge_a_slot_that_is_waited_for(
+    code: str | None, event_id: str | None
+) -> None:
+    scene = Scene().ready()
+    scene.answering()
+    scene.do(message())
+    assert scene.asks(scene.error(code, event_id=event_id, message="Something else.")) == []
+    assert len(scene.asks(scene.done("resp_1", status="cancelled"))) == 1
+
+
+def test_a_request_of_which_only_a_nameless_error_tells_does_not_hold_up_the_next_turn() -> None:
+    """The server never answers the request: nobody can know that the error meant it, but the wait has an end."""
+    scene = Scene(answer_s=20.0, cancel_s=3.0).ready()
+    scene.do(message())
+    scene.error("server_error", message="The server had an error while processing your request.")
+    scene.advance(20.0)
+    assert scene.outcomes() == ["failed"]
+    scene.do(message("Again.", "note_2"))
+    assert len(scene.asks()) == 1
+    assert len(scene.asks(scene.advance(3.0))) == 1
+    scene.answered("resp_2", "turn_2")
+    assert scene.outcomes() == ["failed", "answered"]
+
+
+def test_a_cancel_that_comes_too_late_is_no_trouble_and_wedges_nothing() -> None:
+    scene = Scene().ready()
+    scene.answering()
+    scene.do(InterruptAsked())
+    scene.done("resp_1")
+    scene.error("response_cancel_not_active", message="Cancellation failed: no active response found")
+    assert scene.troubles() == []
+    assert len(scene.asks(scene.do(message()))) == 1
+
+
+# --- responses: a deadline on every wait -------------------------------------------------------------------------
+
+
+def _quiet(**policy: Any) -> Scene:
+    """A scene in which no deadline but that of the wait under test is near."""
+    return Scene(post_roll_ms=0, pre_roll_ms=0, **policy).ready()
+
+
+def test_the_wait_for_the_commit_ends_on_another_connection() -> None:
+    scene = _quiet(commit_s=5.0)
+    scene.do(BeginAsked())
+    scene.hear(500)
+    scene.do(CommitAsked())
+    assert scene.conversation.deadline == pytest.approx(scene.now + 5.5)
+    link = scene.link
+    scene.advance(10.0)
+    assert scene.link > link
+
+
+@pytest.mark.parametrize("moment", ["asked", "created", "begun"])
+def test_the_wait_for_the_answer_ends_with_what_there_is_and_a_word_about_it(moment: str) -> None:
+    scene = _quiet(answer_s=20.0)
+    scene.do(message())
+    if moment != "asked":
+        scene.advance(7.0)
+        scene.created()
+    if moment == "begun":
+        scene.advance(7.0)
+        scene.audio(ms=100)
+        scene.play(2400)
+    assert scene.conversation.deadline == pytest.approx(scene.now + 20.0)
+    scene.advance(20.0)
+    assert scene.outcomes() == ["failed"]
+    assert scene.troubles() == ["no_answer"]
+    assert len(scene.announced()) == 1
+
+
+def test_an_answer_that_still_comes_is_waited_for() -> None:
+    scene = _quiet(answer_s=20.0)
+    scene.do(message())
+    scene.created()
+    for _ in range(4):
+        scene.advance(15.0)
+        scene.audio(ms=100)
+        scene.play(2400)
+    scene.done()
+    assert scene.outcomes() == ["answered"]
+
+
+def test_the_wait_for_the_loudspeaker_ends() -> None:
+    scene = _quiet(answer_s=20.0, playout_stall_s=30.0)
+    scene.do(message())
+    scene.created()
+    scene.audio(ms=2000)
+    scene.done()
+    scene.play(2400)
+    assert scene.conversation.deadline == pytest.approx(scene.now + 30.0)
+    scene.advance(30.0)
+    assert scene.troubles() == ["playout_stalled"]
+
+
+def test_the_wait_for_a_cancelled_response_ends() -> None:
+    scene = _quiet(cancel_s=3.0)
+    scene.answering()
+    scene.do(message())
+    assert scene.conversation.deadline == pytest.approx(scene.now + 3.0)
+    assert len(scene.asks(scene.advance(3.0))) == 1
+
+
+def test_the_wait_for_a_response_that_was_cancelled_before_it_was_created_ends() -> None:
+    scene = _quiet(cancel_s=3.0)
+    scene.do(message())
+    scene.do(message("Again.", "note_2"))
+    assert scene.conversation.deadline == pytest.approx(scene.now + 3.0)
+    assert [one["response"]["metadata"]["turn"] for one in scene.asks(scene.advance(3.0))] == ["turn_2"]
+
+
+def test_a_response_that_was_given_up_and_still_comes_is_cancelled_and_not_played() -> None:
+    scene = _quiet(cancel_s=3.0)
+    scene.do(message())
+    scene.do(message("Again.", "note_2"))
+    scene.advance(3.0)
+    assert scene.sent(scene.created("resp_1", "turn_1")) == [{"type": "response.cancel", "response_id": "resp_1"}]
+    scene.audio("resp_1")
+    assert scene.plays() == []
+    scene.answered("resp_2", "turn_2")
+    assert scene.outcomes() == ["interrupted", "answered"]
+
+
+def test_no_wait_is_left_when_nothing_is_waited_for() -> None:
+    scene = _quiet(rotate_after_s=3300.0)
+    scene.server({"type": "session.updated", "session": SESSION})
+    scene.do(message())
+    scene.answered()
+    at = scene.conversation.deadline
+    assert at is not None
+    assert at > scene.now + 3000, "the next is the rotation of the session"

@@ -1,0 +1,733 @@
+"""Agents on duty: what is asked of the maker's functions, when, with what, and what becomes of their mistakes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import pytest
+from pydantic import BaseModel, Field
+
+from appliance.agents.agent import RealtimeAgent
+from appliance.agents.briefing import Briefer
+from appliance.agents.context import HistoryItem, RunContext
+from appliance.agents.crew import Crew
+from appliance.agents.guardrails import GuardrailFunctionOutput, input_guardrail, output_guardrail
+from appliance.agents.handoffs import handoff
+from appliance.agents.tools import tool
+from appliance.conversation.commands import CheckText, PrepareAgent
+from appliance.conversation.events import AgentPrepared, Event, GuardrailsChecked
+from appliance.conversation.roster import Brief
+from appliance.conversation.turn import Policy
+from appliance.errors import ToolError
+from appliance.realtime.payload import RealtimeSessionSettings
+from appliance.session import Connected, HandoffDone, RealtimeSession, SessionEvent, ToolEnd, TurnEnd
+from tests.support.scripted_server import (
+    SESSION_CREATED,
+    Connection,
+    Frame,
+    ScriptedServer,
+    close,
+    expect,
+    hold,
+    reply,
+    send,
+)
+
+E = TypeVar("E", bound=SessionEvent)
+
+
+# --- one briefer ------------------------------------------------------------------------------------------------
+
+
+def compose(agent: RealtimeAgent, instructions: str, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {"type": "realtime", "instructions": instructions, "tools": [dict(one) for one in tools]}
+
+
+class Desk:
+    """A briefer with its inbox."""
+
+    def __init__(self, *agents: RealtimeAgent, **options: Any) -> None:
+        self.answers: asyncio.Queue[Event] = asyncio.Queue()
+        self.briefer = Briefer(
+            {one.name: one for one in agents}, compose=compose, post=self.answers.put_nowait, **options
+        )
+
+    async def prepared(self, agent: str, reason: Any = "connect", **of_handoff: str) -> AgentPrepared:
+        self.briefer.prepare_agent(PrepareAgent("key", agent, reason, **of_handoff))
+        answer = await asyncio.wait_for(self.answers.get(), 10)
+        assert isinstance(answer, AgentPrepared)
+        assert answer.key == "key"
+        return answer
+
+    async def brief(self, agent: str, reason: Any = "connect", **of_handoff: str) -> Brief:
+        answer = await self.prepared(agent, reason, **of_handoff)
+        assert answer.brief is not None, answer.problem
+        return answer.brief
+
+    async def checked(self, text: str, agent: str = "Ada", side: Any = "output") -> tuple[str, str]:
+        self.briefer.check_text(CheckText("key", agent, side, text))
+        answer = await asyncio.wait_for(self.answers.get(), 10)
+        assert isinstance(answer, GuardrailsChecked)
+        assert answer.key == "key"
+        return answer.tripped, answer.reason
+
+
+@asynccontextmanager
+async def at_desk(*agents: RealtimeAgent, **options: Any) -> AsyncIterator[Desk]:
+    desk = Desk(*agents, **options)
+    task = asyncio.create_task(desk.briefer.run())
+    try:
+        yield desk
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _sync(context: RunContext[Any], agent: RealtimeAgent) -> str:
+    return f"{agent.name} knows {context.context} and {len(context.history)} items."
+
+
+async def _async(context: RunContext[Any], agent: RealtimeAgent) -> str:
+    await asyncio.sleep(0)
+    return _sync(context, agent)
+
+
+class _Object:
+    async def __call__(self, context: RunContext[Any], agent: RealtimeAgent) -> str:
+        return _sync(context, agent)
+
+
+@pytest.mark.parametrize("instructions", [_sync, _async, _Object()])
+async def test_instructions_are_a_function_of_context_and_agent_sync_or_async(instructions: Any) -> None:
+    agent = RealtimeAgent(name="Ada", instructions=instructions)
+    async with at_desk(agent, context="Eve", history=lambda: (HistoryItem(id="1"),)) as desk:
+        brief = await desk.brief("Ada")
+    assert brief.session["instructions"] == "Ada knows Eve and 1 items."
+    assert brief.is_asked_at_connect
+
+
+async def test_a_text_is_not_asked_for_again() -> None:
+    async with at_desk(RealtimeAgent(name="Ada", instructions="Be brief.")) as desk:
+        brief = await desk.brief("Ada")
+    assert brief.session["instructions"] == "Be brief."
+    assert (brief.is_asked_at_connect, brief.is_asked_at_turn) == (False, False)
+
+
+def _raises(*_: Any) -> Any:
+    raise KeyError("weather")
+
+
+@pytest.mark.parametrize(
+    ("instructions", "problem"),
+    [
+        (_raises, "the agent 'Ada' could not be prepared: KeyError: 'weather'"),
+        (lambda context, agent: 7, "agent 'Ada': its instructions are int, expected a text"),
+    ],
+)
+async def test_instructions_that_fail_are_told_and_the_next_question_is_answered(
+    instructions: Any, problem: str
+) -> None:
+    agents = RealtimeAgent(name="Ada", instructions=instructions), RealtimeAgent(name="Bob")
+    async with at_desk(*agents) as desk:
+        answer = await desk.prepared("Ada")
+        assert (answer.brief, answer.problem) == (None, problem)
+        assert (await desk.brief("Bob")).agent == "Bob"
+
+
+async def test_instructions_that_hang_are_given_up_with_the_limit_in_words() -> None:
+    async def hangs(context: RunContext[Any], agent: RealtimeAgent) -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    async with at_desk(RealtimeAgent(name="Ada", instructions=hangs), timeout_s=0.01) as desk:
+        answer = await desk.prepared("Ada")
+    assert answer.problem == "the agent 'Ada' was not ready within 0.01 s"
+
+
+async def test_a_question_before_the_briefer_runs_waits_for_it() -> None:
+    desk = Desk(RealtimeAgent(name="Ada"))
+    desk.briefer.prepare_agent(PrepareAgent("early", "Ada", "connect"))
+    assert desk.answers.empty()
+    task = asyncio.create_task(desk.briefer.run())
+    answer = await asyncio.wait_for(desk.answers.get(), 10)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert isinstance(answer, AgentPrepared)
+    assert answer.key == "early"
+
+
+# --- predicates -------------------------------------------------------------------------------------------------
+
+
+def _says(value: Any) -> Callable[..., Any]:
+    return lambda context, agent: value
+
+
+async def _later(context: RunContext[Any], agent: RealtimeAgent) -> bool:
+    await asyncio.sleep(0)
+    return bool(context.context["night"]) and agent.name == "Ada"
+
+
+@pytest.mark.parametrize(
+    ("enabled", "is_offered"),
+    [(True, True), (False, False), (_says(True), True), (_says(0), False), (_later, True), (_raises, False)],
+)
+async def test_a_tool_is_offered_where_its_predicate_says_so_and_a_failing_one_says_no(
+    enabled: Any, is_offered: bool
+) -> None:
+    @tool(enabled=enabled)
+    def ping() -> str:
+        return "pong"
+
+    async with at_desk(RealtimeAgent(name="Ada", tools=[ping]), context={"night": True}) as desk:
+        brief = await desk.brief("Ada")
+    assert [one["name"] for one in brief.session["tools"]] == (["ping"] if is_offered else [])
+    assert brief.disabled == (() if is_offered else ("ping",))
+    assert brief.tool("ping") is not None, "a call of a disabled tool is answered, so its card is needed"
+    assert brief.is_asked_at_connect == callable(enabled)
+
+
+@pytest.mark.parametrize(("enabled", "is_offered"), [(_says(True), True), (_says(False), False), (_raises, False)])
+async def test_a_handoff_is_offered_where_its_predicate_says_so(enabled: Any, is_offered: bool) -> None:
+    bob = RealtimeAgent(name="Bob")
+    async with at_desk(RealtimeAgent(name="Ada", handoffs=[handoff(bob, enabled=enabled)]), bob) as desk:
+        brief = await desk.brief("Ada")
+    assert [one["name"] for one in brief.session["tools"]] == (["transfer_to_bob"] if is_offered else [])
+    assert brief.disabled == (() if is_offered else ("transfer_to_bob",))
+
+
+async def test_the_card_of_a_tool_tells_how_its_calls_are_treated() -> None:
+    @tool(needs_approval=True, cancellable=True, working_after_ms=700, filler="Wait.", timeout_s=3)
+    def slow() -> None: ...
+
+    @tool(needs_approval=lambda context, arguments, call_id: True)
+    def asked() -> None: ...
+
+    async with at_desk(RealtimeAgent(name="Ada", tools=[slow, asked])) as desk:
+        brief = await desk.brief("Ada")
+    card, other = brief.tool("slow"), brief.tool("asked")
+    assert card is not None
+    assert other is not None
+    assert (card.approval, card.is_cancellable, card.working_after_s) == ("always", True, 0.7)
+    assert (card.filler, card.timeout_s, other.approval) == ("Wait.", 3, "asked")
+
+
+# --- handoffs ---------------------------------------------------------------------------------------------------
+
+
+class Order(BaseModel):
+    dish: str
+    servings: int = Field(ge=1)
+
+
+async def _hand_over(arguments: str, **options: Any) -> tuple[AgentPrepared, list[Any]]:
+    given: list[Any] = []
+    bob = RealtimeAgent(name="Bob", instructions="Cook.")
+    ada = RealtimeAgent(
+        name="Ada",
+        handoffs=[handoff(bob, on_handoff=lambda context, order: given.append((context.agent.name, order)), **options)],
+    )
+    async with at_desk(ada, bob) as desk:
+        answer = await desk.prepared(
+            "Bob", "handoff", from_agent="Ada", tool_name="transfer_to_bob", arguments=arguments
+        )
+    return answer, given
+
+
+async def test_on_handoff_is_given_what_the_model_told_with_it() -> None:
+    answer, given = await _hand_over('{"dish":"soup","servings":2}', input_type=Order)
+    assert given == [("Ada", Order(dish="soup", servings=2))]
+    assert answer.brief is not None
+    assert answer.brief.session["instructions"] == "Cook."
+
+
+async def test_what_the_model_must_tell_with_a_handoff_is_in_the_tools_schema() -> None:
+    bob = RealtimeAgent(name="Bob")
+    ada = RealtimeAgent(name="Ada", handoffs=[handoff(bob, on_handoff=lambda c, o: None, input_type=Order)])
+    async with at_desk(ada, bob) as desk:
+        (definition,) = (await desk.brief("Ada")).session["tools"]
+    assert definition["parameters"]["properties"] == {
+        "dish": {"type": "string"},
+        "servings": {"type": "integer", "minimum": 1},
+    }
+    assert definition["parameters"]["required"] == ["dish", "servings"]
+
+
+@pytest.mark.parametrize("arguments", ['{"dish":"soup","servings":0}', "{}", "soup"])
+async def test_a_handoff_with_arguments_that_do_not_fit_does_not_happen_and_says_what_was_wrong(
+    arguments: str,
+) -> None:
+    answer, given = await _hand_over(arguments, input_type=Order)
+    assert given == []
+    assert answer.brief is None
+    assert answer.problem.startswith("transfer_to_bob: ")
+
+
+async def test_a_handoff_that_is_not_offered_now_does_not_happen() -> None:
+    answer, given = await _hand_over('{"dish":"soup","servings":2}', input_type=Order, enabled=False)
+    assert given == []
+    assert answer.problem == "The handoff transfer_to_bob is not available now."
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_an_on_handoff_that_raises_keeps_the_old_agent(is_async: bool) -> None:
+    async def refuses(context: RunContext[Any]) -> None:
+        raise PermissionError("the kitchen is closed")
+
+    def refuses_at_once(context: RunContext[Any]) -> None:
+        raise PermissionError("the kitchen is closed")
+
+    bob = RealtimeAgent(name="Bob")
+    ada = RealtimeAgent(name="Ada", handoffs=[handoff(bob, on_handoff=refuses if is_async else refuses_at_once)])
+    async with at_desk(ada, bob) as desk:
+        answer = await desk.prepared("Bob", "handoff", from_agent="Ada", tool_name="transfer_to_bob")
+    assert answer.brief is None
+    assert "the kitchen is closed" in answer.problem
+
+
+# --- guardrails -------------------------------------------------------------------------------------------------
+
+
+class Watch:
+    """Guardrails that write down when they began and ended."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def guardrail(self, name: str, *, trips: bool = False) -> Any:
+        @output_guardrail(name=name)
+        async def look(context: RunContext[Any], agent: RealtimeAgent, text: str) -> GuardrailFunctionOutput:
+            self.lines.append(f"{name} begins")
+            await asyncio.sleep(0)
+            self.lines.append(f"{name} ends")
+            return GuardrailFunctionOutput(output_info=f"{name} saw {text!r}", tripwire_triggered=trips)
+
+        return look
+
+
+async def test_parallel_guardrails_run_side_by_side_and_the_first_in_the_list_that_trips_is_named() -> None:
+    watch = Watch()
+    rails = [watch.guardrail("one"), watch.guardrail("two", trips=True), watch.guardrail("three", trips=True)]
+    async with at_desk(RealtimeAgent(name="Ada", output_guardrails=rails), is_parallel=True) as desk:
+        assert await desk.checked("hm") == ("two", "two saw 'hm'")
+    assert watch.lines == ["one begins", "two begins", "three begins", "one ends", "two ends", "three ends"]
+
+
+async def test_sequential_guardrails_run_one_after_the_other_up_to_the_first_that_trips() -> None:
+    watch = Watch()
+    rails = [watch.guardrail("one"), watch.guardrail("two", trips=True), watch.guardrail("three", trips=True)]
+    async with at_desk(RealtimeAgent(name="Ada", output_guardrails=rails), is_parallel=False) as desk:
+        assert await desk.checked("hm") == ("two", "two saw 'hm'")
+    assert watch.lines == ["one begins", "one ends", "two begins", "two ends"]
+
+
+@pytest.mark.parametrize("is_parallel", [True, False])
+async def test_a_text_that_no_guardrail_minds_passes(is_parallel: bool) -> None:
+    rails = [Watch().guardrail("one"), Watch().guardrail("two")]
+    async with at_desk(RealtimeAgent(name="Ada", output_guardrails=rails), is_parallel=is_parallel) as desk:
+        assert await desk.checked("hm") == ("", "")
+
+
+@pytest.mark.parametrize("is_parallel", [True, False])
+async def test_a_guardrail_that_raises_counts_as_tripped(is_parallel: bool) -> None:
+    agent = RealtimeAgent(name="Ada", output_guardrails=[output_guardrail(name="broken")(_raises)])
+    async with at_desk(agent, is_parallel=is_parallel) as desk:
+        assert await desk.checked("hm") == ("broken", "it failed: KeyError")
+        assert (await desk.brief("Ada")).agent == "Ada", "the desk is still open"
+
+
+async def test_a_guardrail_that_hangs_counts_as_tripped() -> None:
+    @output_guardrail
+    async def asleep(context: RunContext[Any], agent: RealtimeAgent, text: str) -> bool:
+        return await asyncio.Event().wait()
+
+    async with at_desk(RealtimeAgent(name="Ada", output_guardrails=[asleep]), timeout_s=0.01) as desk:
+        assert await desk.checked("hm") == ("asleep", "it failed: TimeoutError")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "told"),
+    [
+        (True, ("rail", "")),
+        (False, ("", "")),
+        (GuardrailFunctionOutput({"word": "naïve"}, True), ("rail", '{"word": "naïve"}')),
+        (GuardrailFunctionOutput(None, True), ("rail", "")),
+        (GuardrailFunctionOutput("why", False), ("", "")),
+    ],
+)
+async def test_a_verdict_is_a_bool_or_an_output_with_the_reason(verdict: Any, told: tuple[str, str]) -> None:
+    agent = RealtimeAgent(name="Ada", output_guardrails=[output_guardrail(name="rail")(lambda *_: verdict)])
+    async with at_desk(agent) as desk:
+        assert await desk.checked("hm") == told
+
+
+async def test_input_and_output_guardrails_are_kept_apart() -> None:
+    agent = RealtimeAgent(
+        name="Ada",
+        input_guardrails=[input_guardrail(name="ear")(lambda *_: True)],
+        output_guardrails=[output_guardrail(name="mouth")(lambda *_: True)],
+    )
+    async with at_desk(agent) as desk:
+        assert (await desk.checked("hm", side="input"))[0] == "ear"
+        assert (await desk.checked("hm", side="output"))[0] == "mouth"
+        brief = await desk.brief("Ada")
+    assert (brief.has_input_guardrails, brief.has_output_guardrails) == (True, True)
+
+
+# --- the crew ---------------------------------------------------------------------------------------------------
+
+
+def crew_of(start: RealtimeAgent) -> Crew:
+    return Crew(start, compose=compose, post=lambda event: None)
+
+
+def test_everyone_who_can_be_reached_by_handoffs_is_in_the_crew_also_in_a_circle() -> None:
+    back: list[Any] = []
+    eve = RealtimeAgent(name="Eve", handoffs=back)
+    bob = RealtimeAgent(name="Bob", handoffs=[handoff(eve)])
+    ada = RealtimeAgent(name="Ada", handoffs=[bob])
+    back.append(ada)
+    assert list(crew_of(ada).agents) == ["Ada", "Bob", "Eve"]
+
+
+def test_two_agents_of_one_name_are_refused_wherever_they_are() -> None:
+    bob = RealtimeAgent(name="Bob", handoffs=[RealtimeAgent(name="Eve", handoffs=[RealtimeAgent(name="Ada")])])
+    with pytest.raises(ToolError, match="two agents are named 'Ada'"):
+        crew_of(RealtimeAgent(name="Ada", handoffs=[bob]))
+
+
+def test_a_name_that_a_list_took_twice_after_the_agent_was_made_is_refused_at_the_start() -> None:
+    @tool
+    def ping() -> None: ...
+
+    tools = [ping]
+    agent = RealtimeAgent(name="Ada", tools=tools)
+    tools.append(ping)
+    with pytest.raises(ToolError, match="two tools are named ping"):
+        crew_of(agent)
+
+
+def test_a_tool_with_the_name_of_a_handoff_is_refused() -> None:
+    @tool(name="transfer_to_bob")
+    def mine() -> None: ...
+
+    with pytest.raises(ToolError, match="transfer_to_bob"):
+        RealtimeAgent(name="Ada", tools=[mine], handoffs=[RealtimeAgent(name="Bob")])
+
+
+def test_two_agents_whose_names_make_one_tool_are_refused_until_one_tool_is_named() -> None:
+    twins = RealtimeAgent(name="The Bob"), RealtimeAgent(name="the bob")
+    with pytest.raises(ToolError, match="transfer_to_the_bob"):
+        RealtimeAgent(name="Ada", handoffs=twins)
+    named = RealtimeAgent(name="Ada", handoffs=[twins[0], handoff(twins[1], tool_name="other_bob")])
+    assert [one.tool_name for one in named.transfers()] == ["transfer_to_the_bob", "other_bob"]
+
+
+async def test_the_first_brief_is_the_first_agents() -> None:
+    crew = crew_of(RealtimeAgent(name="Ada", handoffs=[RealtimeAgent(name="Bob")]))
+    assert [one.agent for one in await crew.briefs()] == ["Ada"]
+
+
+# --- when they are asked, over a whole session ------------------------------------------------------------------
+
+
+def created(response_id: str) -> Frame:
+    response = {"id": response_id, "object": "realtime.response", "status": "in_progress", "output": []}
+    return {"type": "response.created", "event_id": "event_c", "response": response}
+
+
+def written(text: str, response_id: str = "resp_1") -> list[Frame]:
+    """A whole answer in writing."""
+    item = {
+        "id": f"item_{response_id}",
+        "type": "message",
+        "role": "assistant",
+        "status": "completed",
+        "content": [{"type": "output_text", "text": text}],
+    }
+    place = {"response_id": response_id, "output_index": 0}
+    inside = {**place, "item_id": f"item_{response_id}", "content_index": 0}
+    response = {"id": response_id, "object": "realtime.response", "status": "completed", "output": [item]}
+    return [
+        created(response_id),
+        {"type": "response.output_text.done", "event_id": "event_1", **inside, "text": text},
+        {"type": "response.output_item.done", "event_id": "event_2", **place, "item": item},
+        {"type": "response.done", "event_id": "event_3", "response": response},
+    ]
+
+
+def function_call(name: str, arguments: str, call_id: str) -> Frame:
+    return {
+        "id": f"item_{call_id}",
+        "type": "function_call",
+        "status": "completed",
+        "name": name,
+        "call_id": call_id,
+        "arguments": arguments,
+    }
+
+
+def calling(name: str, arguments: str = "{}", response_id: str = "resp_1") -> list[Frame]:
+    """A whole answer that calls one tool."""
+    item = function_call(name, arguments, "call_1")
+    response = {"id": response_id, "object": "realtime.response", "status": "completed", "output": [item]}
+    return [
+        created(response_id),
+        {
+            "type": "response.output_item.done",
+            "event_id": "event_1",
+            "response_id": response_id,
+            "output_index": 0,
+            "item": item,
+        },
+        {"type": "response.done", "event_id": "event_2", "response": response},
+    ]
+
+
+def updated(connection: Connection) -> Frame:
+    """The server takes the latest ``session.update``."""
+    session = {"object": "realtime.session", "id": "sess_1", **connection.last("session.update")["session"]}
+    return {"type": "session.updated", "event_id": "event_u", "session": session}
+
+
+READY = [send(SESSION_CREATED), expect("session.update"), reply(updated)]
+WRITTEN = RealtimeSessionSettings(output_modalities=("text",))
+QUICK = Policy(pre_roll_ms=0, backoff_initial_s=0.01, stable_s=0.0)
+
+
+async def until(session: RealtimeSession, kind: type[E]) -> E:
+    """Wait for the next event of a kind."""
+    async with asyncio.timeout(10):
+        async for event in session:
+            if isinstance(event, kind):
+                return event
+    raise AssertionError(f"the session ended without {kind.__name__}")
+
+
+def told(connection: Connection) -> list[str]:
+    """The instructions that the server was told, one after the other."""
+    return [one["session"]["instructions"] for one in connection.of_type("session.update")]
+
+
+class Weather:
+    """Instructions that say something else each time they are asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, context: RunContext[Any], agent: RealtimeAgent) -> str:
+        self.asked += 1
+        return f"{agent.name}, day {self.asked}."
+
+
+async def test_instructions_are_asked_again_at_each_connection() -> None:
+    agent = RealtimeAgent(name="Ada", instructions=Weather())
+    async with ScriptedServer([*READY, close(1001)], [*READY, hold()]) as server:
+        async with RealtimeSession(agent, WRITTEN, url=server.base_url, policy=QUICK, raw_events=False) as session:
+            await until(session, Connected)
+            await until(session, Connected)
+            second = await server.connection(1)
+            async with asyncio.timeout(10):
+                while "session.update" not in second.types:
+                    await asyncio.sleep(0.001)
+        first = server.connections[0]
+    days = [told(one)[-1] for one in (first, second)]
+    assert days == sorted(set(days)), "each connection is told something newer"
+
+
+async def test_instructions_are_asked_again_before_each_answer_where_the_agent_wants_it() -> None:
+    agent = RealtimeAgent(name="Ada", instructions=Weather(), refresh_instructions="turn")
+    turn = [expect("session.update"), reply(updated), expect("response.create", is_next=True)]
+    script = [
+        *READY,
+        expect("conversation.item.create"),
+        *turn,
+        send(*written("One.")),
+        expect("conversation.item.create"),
+        *turn,
+        send(*written("Two.", "resp_2")),
+    ]
+    async with ScriptedServer(script) as server:
+        async with RealtimeSession(agent, WRITTEN, url=server.base_url) as session:
+            for _ in range(2):
+                session.send_message("Hi!")
+                assert (await until(session, TurnEnd)).outcome == "answered"
+        server.assert_complete()
+        days = told(server.connections[0])
+    assert len(days) == 3
+    assert days == sorted(set(days)), "each turn is told something newer"
+
+
+async def test_without_that_wish_instructions_are_not_asked_again_for_an_answer() -> None:
+    weather = Weather()
+    agent = RealtimeAgent(name="Ada", instructions=weather)
+    script = [*READY, expect("response.create"), send(*written("One."))]
+    async with ScriptedServer(script) as server:
+        async with RealtimeSession(agent, WRITTEN, url=server.base_url) as session:
+            async with asyncio.timeout(10):
+                while "session.update" not in server.connections[0].types:
+                    await asyncio.sleep(0.001)
+            asked = weather.asked
+            session.send_message("Hi!")
+            await until(session, TurnEnd)
+        server.assert_complete()
+    assert weather.asked == asked
+
+
+async def test_instructions_are_asked_at_the_handoff_after_on_handoff_with_the_context_that_it_changed() -> None:
+    box: dict[str, Any] = {}
+
+    async def note(context: RunContext[dict[str, Any]], order: Order) -> None:
+        context.context["order"] = order.dish
+
+    bob = RealtimeAgent(name="Bob", instructions=lambda context, agent: f"Cook {context.context['order']}.")
+    ada = RealtimeAgent(name="Ada", handoffs=[handoff(bob, on_handoff=note, input_type=Order)])
+    script = [
+        *READY,
+        expect("response.create"),
+        send(*calling("transfer_to_bob", '{"dish":"soup","servings":2}')),
+        expect("session.update"),
+        reply(updated),
+        expect("response.create"),
+        send(*written("Soup!", "resp_2")),
+    ]
+    async with ScriptedServer(script) as server:
+        async with RealtimeSession(ada, WRITTEN, url=server.base_url, context=box) as session:
+            session.send_message("Soup for two.")
+            handed = await until(session, HandoffDone)
+            await until(session, TurnEnd)
+        server.assert_complete()
+        assert told(server.connections[0]) == ["", "Cook soup."]
+    assert (handed.from_agent, handed.to_agent) == (ada, bob)
+
+
+async def test_a_handoff_that_on_handoff_refuses_is_told_to_the_model_and_the_old_agent_answers() -> None:
+    def closed(context: RunContext[Any]) -> None:
+        raise PermissionError("the kitchen is closed")
+
+    ada = RealtimeAgent(name="Ada", handoffs=[handoff(RealtimeAgent(name="Bob"), on_handoff=closed)])
+    script = [
+        *READY,
+        expect("response.create"),
+        send(*calling("transfer_to_bob")),
+        expect("response.create"),
+        send(*written("It is closed.", "resp_2")),
+    ]
+    async with ScriptedServer(script) as server:
+        async with RealtimeSession(ada, WRITTEN, url=server.base_url) as session:
+            session.send_message("Soup.")
+            assert (await until(session, TurnEnd)).outcome == "answered"
+            assert session.agent is ada
+        server.assert_complete()
+        connection = server.connections[0]
+    output = connection.last("conversation.item.create")["item"]
+    assert (output["type"], output["call_id"]) == ("function_call_output", "call_1")
+    assert "the kitchen is closed" in output["output"]
+    assert len(told(connection)) == 1
+
+
+# --- an agent as a tool -----------------------------------------------------------------------------------------
+
+
+def aside(*items: Frame) -> Callable[[Connection], Frame]:
+    """The answer to a question beside the conversation: a response that bears its mark."""
+
+    def answer(connection: Connection) -> Frame:
+        metadata = connection.last("response.create")["response"]["metadata"]
+        response = {
+            "id": f"resp_{len(connection.arrivals)}",
+            "object": "realtime.response",
+            "status": "completed",
+            "output": list(items),
+            "metadata": metadata,
+        }
+        return {"type": "response.done", "event_id": "event_x", "response": response}
+
+    return answer
+
+
+SAYS_SUNNY: Frame = {
+    "id": "item_x",
+    "type": "message",
+    "role": "assistant",
+    "status": "completed",
+    "content": [{"type": "output_text", "text": "Sunny."}],
+}
+
+
+@tool
+def look_outside(window: str) -> str:
+    """Look out of a window."""
+    return f"sun in the {window}"
+
+
+async def _consulted(expert: RealtimeAgent, *answers: Callable[[Connection], Frame]) -> tuple[ToolEnd, Connection]:
+    ada = RealtimeAgent(name="Ada", tools=[expert.as_tool()])
+    asides = [step for one in answers for step in (expect("response.create"), reply(one))]
+    script = [
+        *READY,
+        expect("response.create"),
+        send(*calling("ask_expert", '{"question":"Will it rain?"}')),
+        *asides,
+        expect("response.create"),
+        send(*written("No.", "resp_2")),
+    ]
+    async with ScriptedServer(script) as server:
+        async with RealtimeSession(ada, WRITTEN, url=server.base_url) as session:
+            session.send_message("Rain?")
+            ended = await until(session, ToolEnd)
+            assert (await until(session, TurnEnd)).outcome == "answered"
+            assert "Sunny." not in [one.text for one in session.history], "it is beside the conversation"
+        server.assert_complete()
+        return ended, server.connections[0]
+
+
+async def test_an_agent_as_a_tool_is_asked_beside_the_conversation_with_its_own_instructions() -> None:
+    expert = RealtimeAgent(name="Expert", instructions=lambda context, agent: f"You are the {agent.name}.")
+    ended, connection = await _consulted(expert, aside(SAYS_SUNNY))
+    assert (ended.name, ended.output, ended.is_error) == ("ask_expert", "Sunny.", False)
+    _, asked, _ = (one["response"] for one in connection.of_type("response.create"))
+    assert asked["conversation"] == "none"
+    assert asked["instructions"] == "You are the Expert."
+    assert asked["input"] == [
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Will it rain?"}]}
+    ]
+
+
+async def test_an_agent_as_a_tool_runs_its_own_tools_and_is_asked_again_with_their_outputs() -> None:
+    expert = RealtimeAgent(name="Expert", tools=[look_outside])
+    call = function_call("look_outside", '{"window":"east"}', "call_9")
+    ended, connection = await _consulted(expert, aside(call), aside(SAYS_SUNNY))
+    assert ended.output == "Sunny."
+    again = connection.of_type("response.create")[2]["response"]
+    assert [one["name"] for one in again["tools"]] == ["look_outside"]
+    assert again["input"][1:] == [
+        {
+            "type": "function_call",
+            "name": "look_outside",
+            "arguments": '{"window":"east"}',
+            "call_id": "call_9",
+        },
+        {"type": "function_call_output", "call_id": "call_9", "output": "sun in the east"},
+    ]
+
+
+async def test_an_agent_as_a_tool_is_not_offered_what_needs_approval() -> None:
+    @tool(needs_approval=True)
+    def open_window() -> None: ...
+
+    expert = RealtimeAgent(name="Expert", tools=[look_outside, open_window])
+    _, connection = await _consulted(expert, aside(SAYS_SUNNY))
+    asked = connection.of_type("response.create")[1]["response"]
+    assert [one["name"] for one in asked["tools"]] == ["look_outside"]
+
+
+async def test_an_agent_as_a_tool_that_only_calls_is_given_up_and_the_model_is_told() -> None:
+    expert = RealtimeAgent(name="Expert", tools=[look_outside])
+    call = function_call("look_outside", '{"window":"east"}', "call_9")
+    ended, _ = await _consulted(expert, *[aside(call)] * 5)
+    assert ended.is_error
+    assert "came to no answer" in ended.output

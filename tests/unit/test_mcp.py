@@ -1,0 +1,595 @@
+"""MCP servers: what the model's side is told of them, and real ones over stdio and streamable HTTP on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import subprocess
+import sys
+import types
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai.types.realtime.realtime_tools_config_union import Mcp
+
+from appliance.agents.mcp import HostedMcp, McpServer, McpServerHttp, McpServerStdio
+from appliance.agents.tools import TOOL_NAME, Tool
+from appliance.errors import LinkError, ToolError
+from tests.support.mcp_server import PROGRAM, TOOLS, House, over_http
+from tests.support.oracle import check_client_frame
+
+TOKEN = "hush-hush-42"
+OF_THE_SERVER = ("uvicorn", "mcp.server", "sse_starlette")
+
+
+def program(**options: Any) -> McpServerStdio:
+    return McpServerStdio("house", sys.executable, [str(PROGRAM)], **options)
+
+
+@asynccontextmanager
+async def running(server: McpServerStdio | McpServerHttp) -> AsyncIterator[dict[str, Tool]]:
+    await server.connect()
+    try:
+        yield {one.name: one for one in await server.list_tools()}
+    finally:
+        await server.close()
+
+
+@asynccontextmanager
+async def over_loopback(house: House | None = None, **options: Any) -> AsyncIterator[dict[str, Tool]]:
+    async with over_http(house or House()) as port:
+        async with running(McpServerHttp("house", f"http://127.0.0.1:{port}/mcp", **options)) as tools:
+            yield tools
+
+
+async def call(tool: Tool, arguments: str = "{}") -> str:
+    said = await tool.function(**tool.validate(arguments))
+    assert isinstance(said, str)
+    return said
+
+
+# --- servers that the model's side calls ----------------------------------------------------------------------------
+
+
+def test_a_hosted_server_is_a_tool_of_the_session_without_the_keys_that_are_not_set() -> None:
+    hosted = HostedMcp(server_label="docs", server_url="https://example.com/mcp")
+    assert hosted.definition() == {
+        "type": "mcp",
+        "server_label": "docs",
+        "server_url": "https://example.com/mcp",
+        "require_approval": "always",
+    }
+
+
+@pytest.mark.parametrize(
+    "hosted",
+    [
+        HostedMcp(server_label="docs", server_url="https://example.com/mcp", require_approval="never"),
+        HostedMcp(server_label="mail", connector_id="connector_gmail", authorization="ya29.secret"),
+        HostedMcp(server_label="home", tunnel_id="tunnel_1", defer_loading=False),
+        HostedMcp(
+            server_label="shop",
+            server_url="https://example.com/mcp",
+            server_description="Groceries",
+            headers={"X-Key": "secret"},
+            allowed_tools=("order", "list"),
+            require_approval={"always": {"tool_names": ["order"]}, "never": {"read_only": True}},
+            defer_loading=True,
+        ),
+    ],
+    ids=lambda one: one.server_label,
+)
+def test_a_hosted_server_fits_the_protocol(hosted: HostedMcp) -> None:
+    definition = hosted.definition()
+    assert Mcp.model_validate(definition, strict=True).model_extra == {}
+    check_client_frame({"type": "session.update", "session": {"type": "realtime", "tools": [definition]}})
+
+
+def test_a_hosted_server_sends_all_that_is_set() -> None:
+    hosted = HostedMcp(
+        server_label="shop",
+        tunnel_id="tunnel_1",
+        server_description="Groceries",
+        authorization="ya29",
+        headers={"X-Key": "secret"},
+        allowed_tools=("order",),
+        require_approval={"never": {"tool_names": ["list"]}},
+        defer_loading=False,
+    )
+    assert hosted.definition() == {
+        "type": "mcp",
+        "server_label": "shop",
+        "tunnel_id": "tunnel_1",
+        "server_description": "Groceries",
+        "authorization": "ya29",
+        "headers": {"X-Key": "secret"},
+        "allowed_tools": ["order"],
+        "require_approval": {"never": {"tool_names": ["list"]}},
+        "defer_loading": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "no address"),
+        ({"server_url": "https://example.com", "tunnel_id": "t"}, "server_url and tunnel_id"),
+        ({"server_url": "https://example.com", "connector_id": "c"}, "server_url and connector_id"),
+        ({"server_url": "https://example.com", "require_approval": "sometimes"}, "sometimes"),
+        ({"server_url": "https://example.com", "require_approval": {"ask": {}}}, "require_approval"),
+        ({"server_url": "https://example.com", "allowed_tools": "order"}, "list"),
+        ({"server_url": "https://example.com", "server_label": " "}, "server_label"),
+    ],
+)
+def test_a_hosted_server_that_cannot_be_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ToolError, match=message):
+        HostedMcp(**{"server_label": "docs", **values})
+
+
+def test_a_hosted_server_shows_no_secret() -> None:
+    hosted = HostedMcp(
+        server_label="docs",
+        server_url=f"https://me:{TOKEN}@example.com/mcp?key={TOKEN}#{TOKEN}",
+        authorization=TOKEN,
+        headers={"X-Key": TOKEN},
+    )
+    assert repr(hosted) == "<HostedMcp 'docs' at https://example.com/mcp>"
+
+
+# --- the package ----------------------------------------------------------------------------------------------------
+
+
+def test_importing_the_module_does_not_import_the_package() -> None:
+    script = (
+        "import sys, appliance.agents.mcp\n"
+        "print([one for one in sys.modules if one.partition('.')[0] in ('mcp', 'mcp_types', 'httpx2', 'anyio')])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("found", [None, types.ModuleType("mcp")], ids=["missing", "version 1"])
+async def test_without_the_package_a_server_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, found: types.ModuleType | None
+) -> None:
+    monkeypatch.setitem(sys.modules, "mcp", found)
+    with pytest.raises(ToolError, match=r"pip install 'voice-appliance\[mcp\]'"):
+        await program().connect()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: McpServerStdio("", "run"),
+        lambda: McpServerStdio("house", " "),
+        lambda: McpServerStdio("house", "run", "one text"),
+        lambda: McpServerStdio("house", "run", timeout_s=0),
+        lambda: McpServerStdio("house", "run", needs_approval="add"),
+        lambda: McpServerStdio("house", "run", allowed_tools="add"),
+        lambda: McpServerHttp("house", "house.local/mcp"),
+        lambda: McpServerHttp("house", "ftp://house.local/mcp"),
+        lambda: McpServerHttp("house", "http://house.local:hush/mcp"),
+    ],
+)
+def test_a_server_that_cannot_be_is_refused(make: Any) -> None:
+    with pytest.raises(ToolError):
+        make()
+
+
+@pytest.mark.parametrize("value", [f"{TOKEN}\nX-Other: 1", f"{TOKEN}ü"])
+def test_a_header_that_http_does_not_carry_is_refused_without_its_value(value: str) -> None:
+    with pytest.raises(ToolError) as caught:
+        McpServerHttp("house", "https://house.local/mcp", headers={"X-Key": value})
+    assert "X-Key" in str(caught.value)
+    assert TOKEN not in str(caught.value)
+
+
+# --- tools ----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_tools_of_a_program_are_listed_and_called() -> None:
+    server: McpServer = program()
+    await server.connect()
+    tools = {one.name: one for one in await server.list_tools()}
+    assert len(tools) == len(TOOLS)  # the server gives pages of three
+    assert tools["add"].definition() == {
+        "type": "function",
+        "name": "add",
+        "description": "Add two numbers.",
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "integer"}, "b": {"type": "integer", "description": "Added to a."}},
+            "required": ["a", "b"],
+        },
+    }
+    assert tools["add"].is_async
+    assert await call(tools["add"], '{"a": 19, "b": 23}') == "42"
+    await server.close()
+
+
+async def test_the_tools_of_an_http_server_are_listed_and_called() -> None:
+    async with over_loopback() as tools:
+        assert len(tools) == len(TOOLS)
+        assert await call(tools["add"], '{"a": 19, "b": 23}') == "42"
+
+
+async def test_a_server_from_before_2026_is_understood() -> None:
+    async with over_loopback(House(is_old=True)) as tools:
+        assert await call(tools["add"], '{"a": 19, "b": 23}') == "42"
+
+
+async def test_names_that_are_not_legal_are_changed_and_call_the_right_tool() -> None:
+    async with over_loopback() as tools:
+        assert all(TOOL_NAME.fullmatch(name) for name in tools)
+        said = {name: await call(tools[name]) for name in ("house_lamp", "house_lamp_2", "house_lamp_3")}
+    assert said == {
+        "house_lamp": "called house_lamp",
+        "house_lamp_2": "called house/lamp",
+        "house_lamp_3": "called house lamp",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("say_lines", "one\ntwo"),
+        ("measure", '{"celsius":21.5,"room":"Küche"}'),
+        (
+            "show",
+            "[image, image/png]\n[resource house://plan, type unknown]\n[resource house://note, text/plain]\n"
+            "Buy bread.\n[resource house://photo, type unknown]\n[audio, audio/wav]",
+        ),
+        ("nothing", "(no output)"),
+    ],
+)
+async def test_the_model_is_told_a_result_as_text(name: str, said: str) -> None:
+    async with over_loopback(allowed_tools=[name]) as tools:
+        assert await call(tools[name]) == said
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("refuse", "The lamp is broken."),
+        ("break", "break of the MCP server 'house' failed: out of order"),
+    ],
+)
+async def test_a_call_that_fails_is_told_to_the_model_and_the_server_stays(name: str, said: str) -> None:
+    async with over_loopback() as tools:
+        with pytest.raises(ToolError) as caught:
+            await call(tools[name])
+        assert str(caught.value) == said
+        assert await call(tools["add"], '{"a": 1, "b": 2}') == "3"
+
+
+async def test_only_allowed_tools_are_listed(caplog: pytest.LogCaptureFixture) -> None:
+    async with over_loopback(allowed_tools=["house/lamp", "add", "fly"]) as tools:
+        assert list(tools) == ["add", "house_lamp"]
+    assert "has no tools fly, which allowed_tools names" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("needs_approval", "those"),
+    [(False, []), (True, ["add", "house_lamp"]), (["house/lamp"], ["house_lamp"])],
+)
+async def test_the_user_approves_the_tools_that_need_it(needs_approval: Any, those: list[str]) -> None:
+    async with over_loopback(needs_approval=needs_approval, allowed_tools=["add", "house/lamp"]) as tools:
+        assert [name for name, one in tools.items() if one.needs_approval] == those
+
+
+async def test_an_approval_for_a_tool_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ToolError, match=r"needs_approval names unlock; it has the tools add, .*hang"):
+        async with over_loopback(needs_approval=["unlock"]):
+            pass
+
+
+async def test_the_time_limit_of_a_server_is_that_of_its_calls() -> None:
+    async with over_loopback(timeout_s=7.5) as tools:
+        assert {one.timeout_s for one in tools.values()} == {7.5}
+
+
+async def test_a_list_without_an_end_is_an_error() -> None:
+    with pytest.raises(LinkError, match="its list has no end"):
+        async with over_loopback(House(is_endless=True)):
+            pass
+
+
+async def test_calls_overlap_and_a_caller_that_leaves_ends_its_call_only() -> None:
+    house = House()
+    async with over_loopback(house) as tools:
+        hanging = asyncio.create_task(call(tools["hang"]))
+        await house.hanging.wait()
+        assert await call(tools["add"], '{"a": 1, "b": 2}') == "3"
+        hanging.cancel()
+        await house.given_up.wait()
+        assert await call(tools["add"], '{"a": 3, "b": 4}') == "7"
+
+
+# --- the connection -------------------------------------------------------------------------------------------------
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def ends(pid: int) -> bool:
+    """Wait for the end of a process: one that is killed while it starts is reaped a little later."""
+    while is_running(pid):
+        await asyncio.sleep(0.01)
+    return True
+
+
+async def test_a_server_is_closed_by_another_task_and_twice_and_its_program_ends() -> None:
+    server = program(allowed_tools=["get_pid"])
+    await asyncio.create_task(server.connect())
+    (get_pid,) = await server.list_tools()
+    pid = int(await call(get_pid))
+    assert is_running(pid)
+    await asyncio.create_task(server.close())
+    await server.close()
+    assert not is_running(pid)
+    with pytest.raises(LinkError, match=r"connect\(\) comes first"):
+        await server.list_tools()
+    with pytest.raises(ToolError, match="cannot be called now"):
+        await call(get_pid)
+
+
+async def test_connecting_a_connected_server_keeps_its_program() -> None:
+    server = program(allowed_tools=["get_pid"])
+    async with running(server) as tools:
+        pid = await call(tools["get_pid"])
+        await asyncio.gather(server.connect(), server.connect())
+        assert await call(tools["get_pid"]) == pid
+
+
+async def test_closing_a_server_that_was_never_connected_does_nothing() -> None:
+    server = program()
+    await server.close()
+    assert repr(server) == f"<McpServerStdio 'house': {sys.executable}, not connected>"
+
+
+async def test_a_program_that_dies_fails_its_calls_and_its_list_and_nothing_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = program()
+    async with running(server) as tools:
+        hanging = asyncio.create_task(call(tools["hang"]))
+        for dying in (call(tools["die"]), hanging):
+            with pytest.raises(ToolError, match="the server closed the connection"):
+                await dying
+        with pytest.raises(ToolError, match=r"add cannot be called now: .* it was lost"):
+            await call(tools["add"], '{"a": 1, "b": 2}')
+        with pytest.raises(LinkError, match=r"'house'.* it was lost"):
+            await server.list_tools()
+        assert repr(server).endswith("lost>")
+    assert "MCP server house was lost" in caplog.text
+
+
+async def test_a_list_that_meets_the_death_of_its_program_is_a_link_error() -> None:
+    server = program()
+    async with running(server) as tools:
+        dying = asyncio.create_task(call(tools["die"]))
+        with pytest.raises(LinkError, match="'house'"):
+            while True:
+                await server.list_tools()
+        with pytest.raises(ToolError):
+            await dying
+
+
+async def test_a_program_that_died_is_started_again_by_connect() -> None:
+    server = program()
+    async with running(server) as tools:
+        with pytest.raises(ToolError):
+            await call(tools["die"])
+        await server.connect()
+        assert await call(tools["add"], '{"a": 1, "b": 2}') == "3"
+
+
+@pytest.mark.parametrize("is_old", [False, True], ids=["without a session", "with a session"])
+async def test_an_http_server_that_comes_back_is_connected_by_a_later_call(is_old: bool) -> None:
+    async with over_http(House(is_old=is_old)) as port:
+        server = McpServerHttp("house", f"http://127.0.0.1:{port}/mcp", allowed_tools=["add"])
+        await server.connect()
+        (add,) = await server.list_tools()
+    for _ in range(2):
+        with pytest.raises(ToolError):
+            await call(add, '{"a": 1, "b": 2}')
+    with pytest.raises(LinkError):
+        await server.list_tools()
+    async with over_http(House(is_old=is_old), port=port):
+        assert await call(add, '{"a": 1, "b": 2}') == "3"
+        await server.close()
+
+
+async def test_an_http_server_that_forgot_the_session_is_given_a_new_one_by_the_next_call() -> None:
+    async with over_http(House(is_old=True)) as port:
+        server = McpServerHttp("house", f"http://127.0.0.1:{port}/mcp", allowed_tools=["add"])
+        await server.connect()
+        (add,) = await server.list_tools()
+    async with over_http(House(is_old=True), port=port):
+        with pytest.raises(ToolError):
+            await call(add, '{"a": 1, "b": 2}')
+        assert await call(add, '{"a": 1, "b": 2}') == "3"
+        await server.close()
+
+
+async def test_a_server_that_was_closed_is_not_connected_again_by_a_call() -> None:
+    async with over_http(House()) as port:
+        server = McpServerHttp("house", f"http://127.0.0.1:{port}/mcp", allowed_tools=["add"])
+        async with running(server) as tools:
+            pass
+        with pytest.raises(ToolError, match=r"connect\(\) comes first"):
+            await call(tools["add"], '{"a": 1, "b": 2}')
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [("no-such-program", "No such file or directory"), ("false", "the server closed the connection")],
+)
+async def test_a_program_that_does_not_work_is_named_with_the_reason(command: str, reason: str) -> None:
+    with pytest.raises(LinkError) as caught:
+        await McpServerStdio("house", command, ["--token", TOKEN], env={"KEY": TOKEN}).connect()
+    message = str(caught.value)
+    assert message.startswith(f"MCP server 'house' ({command}) cannot be connected: ")
+    assert reason in message
+    assert TOKEN not in message
+
+
+SILENT = "exec sed d"  # it leaves at the end of its input
+STUBBORN = "exec sleep 1000"
+
+
+def silent(note: Path, manner: str = SILENT, *, timeout_s: float = 100) -> McpServerStdio:
+    """A program that writes its process's number down and never answers."""
+    return McpServerStdio("house", "sh", ["-c", f'echo $$ > "$0"; {manner}', str(note)], timeout_s=timeout_s)
+
+
+async def test_a_program_that_does_not_answer_is_given_up_and_ended(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    with pytest.raises(LinkError, match=r"'house' \(sh\) cannot be connected: no answer in 0\.5 s"):
+        await silent(note, timeout_s=0.5).connect()
+    assert not written(note) or await ends(int(written(note)))
+
+
+def written(note: Path) -> str:
+    text = note.read_text() if note.exists() else ""
+    return text if text.endswith("\n") else ""
+
+
+async def begun(server: McpServerStdio, note: Path) -> tuple[asyncio.Task[None], int]:
+    connecting = asyncio.create_task(server.connect())
+    while not written(note) and not connecting.done():
+        await asyncio.sleep(0.01)
+    return connecting, int(written(note))
+
+
+async def test_a_caller_that_gives_up_connecting_ends_the_program(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    server = silent(note)
+    connecting, pid = await begun(server, note)
+    connecting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await connecting
+    assert await ends(pid)
+
+
+@pytest.mark.parametrize("manner", [SILENT, STUBBORN])
+async def test_closing_while_connecting_ends_both(tmp_path: Path, manner: str) -> None:
+    note = tmp_path / "pid"
+    server = silent(note, manner)
+    connecting, pid = await begun(server, note)
+    await server.close()
+    with pytest.raises(LinkError, match="it was closed meanwhile"):
+        await connecting
+    assert await ends(pid)
+
+
+async def test_a_stubborn_program_is_ended_although_the_time_to_connect_is_over(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    server = silent(note, STUBBORN, timeout_s=1)
+    connecting, pid = await begun(server, note)
+    with pytest.raises(LinkError, match="no answer in 1 s"):
+        await connecting
+    assert await ends(pid)
+
+
+async def test_closing_at_once_ends_a_connection_that_has_hardly_begun() -> None:
+    async with over_http(House()) as port:
+        server = McpServerHttp("house", f"http://127.0.0.1:{port}/mcp")
+        await server.connect()  # the package is imported
+        await server.close()
+        outcomes: set[str] = set()
+        for steps in range(40):
+            connecting = asyncio.create_task(server.connect())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            await server.close()
+            try:
+                await connecting
+                await server.close()
+                outcomes.add("connected")
+            except LinkError as exc:
+                outcomes.add(str(exc).rpartition(": ")[2])
+        assert outcomes <= {"connected", "it was closed meanwhile"}
+        assert "it was closed meanwhile" in outcomes
+
+
+async def test_an_http_server_that_is_not_there_is_named_with_the_reason() -> None:
+    async with over_http(House()) as port:
+        pass
+    with pytest.raises(LinkError) as caught:
+        await McpServerHttp("house", f"http://me:{TOKEN}@127.0.0.1:{port}/mcp?key={TOKEN}").connect()
+    message = str(caught.value)
+    assert message.startswith(f"MCP server 'house' (http://127.0.0.1:{port}/mcp) cannot be connected: ConnectError: ")
+    assert TOKEN not in message
+
+
+async def test_an_http_server_that_wants_another_token_is_told_by_its_status() -> None:
+    async with over_http(House(token="Bearer right")) as port:
+        with pytest.raises(LinkError, match="HTTP status 401 Unauthorized"):
+            await McpServerHttp(
+                "house", f"http://127.0.0.1:{port}/mcp", headers={"Authorization": "Bearer wrong"}
+            ).connect()
+
+
+# --- secrets --------------------------------------------------------------------------------------------------------
+
+
+def ours(caplog: pytest.LogCaptureFixture) -> str:
+    return "\n".join(one.getMessage() for one in caplog.records if not one.name.startswith(OF_THE_SERVER))
+
+
+async def test_the_secrets_of_an_http_server_are_sent_and_shown_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    house = House(token=f"Bearer {TOKEN}")
+    async with over_http(house) as port:
+        server = McpServerHttp(
+            "house", f"http://127.0.0.1:{port}/mcp?key={TOKEN}-2", headers={"Authorization": f"Bearer {TOKEN}"}
+        )
+        async with running(server) as tools:
+            with pytest.raises(ToolError, match=r"Wrong token: \*\*\*$") as caught:
+                await call(tools["betray"])
+            shown = f"{caught.value} {server!r} {tools!r}"
+    assert house.queries == [f"key={TOKEN}-2"]
+    assert house.authorizations == [f"Bearer {TOKEN}"]
+    assert TOKEN not in shown
+    assert "HTTP Request: POST" in ours(caplog)  # the client's libraries did log
+    assert TOKEN not in ours(caplog)
+
+
+async def test_user_and_password_of_an_address_are_sent_and_shown_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    house = House(token="Basic bWU6aHVzaC1odXNoLTQy")
+    async with over_http(house) as port:
+        server = McpServerHttp("house", f"http://me:{TOKEN}@127.0.0.1:{port}/mcp")
+        async with running(server) as tools:
+            with pytest.raises(ToolError, match=r"Wrong token: Basic \*\*\*$"):
+                await call(tools["betray"])
+        assert repr(server) == f"<McpServerHttp 'house': http://127.0.0.1:{port}/mcp, not connected>"
+    assert TOKEN not in ours(caplog)
+    assert "bWU6aHVzaC1odXNoLTQy" not in ours(caplog)
+
+
+async def test_the_environment_of_a_program_is_given_and_shown_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    server = program(env={"HOUSE_TOKEN": TOKEN})
+    async with running(server) as tools:
+        with pytest.raises(ToolError, match=r"Wrong token: \*\*\*$"):
+            await call(tools["betray"])
+        assert TOKEN not in repr(server)
+    assert TOKEN not in ours(caplog)
+
+
+async def test_a_program_does_not_inherit_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOUSE_TOKEN", TOKEN)
+    async with running(program()) as tools:
+        with pytest.raises(ToolError, match=r"^Wrong token: $"):
+            await call(tools["betray"])
