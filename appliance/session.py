@@ -44,6 +44,7 @@ from appliance.conversation.commands import (
     AnswerInterrupted,
     AnswerTextReceived,
     ApprovalRequested,
+    AsideEnded,
     BudgetReached,
     Command,
     Earcon,
@@ -69,6 +70,7 @@ from appliance.conversation.commands import (
 from appliance.conversation.events import (
     AbortAsked,
     ApprovalAnswered,
+    AskedAside,
     AudioCaptured,
     BeginAsked,
     CommitAsked,
@@ -362,8 +364,9 @@ class RealtimeSession:
         url: A Realtime server up to ``/v1``; "offline" is the offline brain, inside this process. A list is tried in
             order, and gone back to. None: OpenAI if there is a key, else the offline brain. Only the first server is
             given the key and the headers.
-        api_key: The key, or a function that fetches it for each connection; None takes ``OPENAI_API_KEY``.
-        headers: More headers for the opening handshake.
+        api_key: The key for the first server, or a function that fetches it for each connection; None takes
+            ``OPENAI_API_KEY``.
+        headers: More headers for the opening handshake with the first server.
         context: Any object; handed to every tool, guardrail, predicate and hook.
         hooks: Called at what happens.
         history: What was said before; the model is told.
@@ -405,7 +408,7 @@ class RealtimeSession:
         self._headers = dict(headers or {})
         self._urls = [url] if isinstance(url, str) else list(url) if url is not None else [self._usual_url()]
         self._start_history = tuple(history)
-        self._policy = policy or Policy(pre_roll_ms=0, min_turn_ms=100)
+        self._policy = policy or Policy(pre_roll_ms=0, silence_peak=-1)  # what a program sends is its own business
         self._observers = observers
         self._connect_timeout_s = connect_timeout_s
         self._raw_events = raw_events
@@ -788,6 +791,8 @@ class RealtimeSession:
     def _post(self, event: Event) -> None:
         if self._driver is not None:
             self._driver.post(event)
+        elif isinstance(event, AskedAside):
+            self._crew.ask.take(AsideEnded(event.key, (), "the session is not running"))
 
     def _give(self, role: Literal["user", "system"], text: str, images: list[dict[str, Any]], respond: bool) -> str:
         self._items += 1
@@ -841,13 +846,13 @@ class RealtimeSession:
         return {**({"Authorization": f"Bearer {key}"} if key else {}), **self._headers}
 
     def _codecs(self) -> tuple[Any, Any]:
-        law = {"g711_ulaw": "ulaw", "g711_alaw": "alaw"}
         if self.settings.input_audio_format == self.settings.output_audio_format == "pcm16":
             return None, None
-        from appliance.brain.g711 import NarrowbandDecoder, NarrowbandEncoder
+        from appliance.brain.g711 import Law, NarrowbandDecoder, NarrowbandEncoder
 
-        decodes, encodes = law.get(self.settings.input_audio_format), law.get(self.settings.output_audio_format)
-        return NarrowbandDecoder(decodes) if decodes else None, NarrowbandEncoder(encodes) if encodes else None  # type: ignore[arg-type]
+        laws: dict[str, Law] = {"g711_ulaw": "audio/pcmu", "g711_alaw": "audio/pcma"}
+        decodes, encodes = laws.get(self.settings.input_audio_format), laws.get(self.settings.output_audio_format)
+        return NarrowbandDecoder(decodes) if decodes else None, NarrowbandEncoder(encodes) if encodes else None
 
 
 def _call_id(call: ToolApproval | str) -> str:

@@ -176,6 +176,8 @@ class Answering(Calling):
         if turn is None or request is None or request.is_cancelled:
             for item in response.output:
                 self._dismiss(item)
+                if item.id in self._unheard or self._is_never_heard(item):
+                    self._forget_unheard(item.id)
             return
         turn.first_sentence = ""
         self._to_answering(turn, now)
@@ -210,7 +212,7 @@ class Answering(Calling):
         """What the user said is not to be answered: the model is not to know it either."""
         self._outbox.emit(GuardrailTripped(turn.id, "input", turn.item_id, name, reason))
         if turn.item_id and self._history.get(turn.item_id) is not None:
-            self._tell(self._history.remove(turn.item_id))
+            self._tell(self._history.delete(turn.item_id))
             self._outbox.send(wire.ConversationItemDelete(event_id=f"item_{turn.item_id}", item_id=turn.item_id))
         self._fail_turn("refused", now, detail=f"{name}: {reason}", outcome="refused")
 
@@ -277,6 +279,7 @@ class Answering(Calling):
         self._stop_answer(now)
         turn.trips += 1
         turn.said = ""
+        turn.has_audio = turn.has_text = False
         turn.is_response_open = False
         turn.seen_calls.clear()
         self._say_as_system(

@@ -93,6 +93,8 @@ class Asides:
         aside = self._open.get(key)
         if aside is not None:
             aside.response_id = response.id
+        else:  # given up before it was begun
+            self._outbox.send(wire.ResponseCancel(response_id=response.id))
         return True
 
     def _done(self, response: wire.Response) -> bool:

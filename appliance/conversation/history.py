@@ -48,6 +48,8 @@ class History:
         self._items: dict[str, HistoryItem] = {one.id: one for one in list(items)[-max_items:]}
         self._order: list[str] = list(self._items)
         self._parts: dict[str, dict[int, str]] = {}
+        self._gone: set[str] = set()
+        """Ids that we have deleted on this connection: what the server still tells of them was on its way."""
         self._made = 0
         self._max_items = max_items
 
@@ -113,7 +115,7 @@ class History:
 
     def take(self, item: wire.Item, previous_item_id: str | None, *, is_done: bool) -> list[Change]:
         """Add an item, or complete what is known of it."""
-        if not item.id:
+        if not item.id or item.id in self._gone:
             return []
         told = told_item(item, is_done=is_done)
         known = self._items.get(item.id)
@@ -135,10 +137,16 @@ class History:
             at = len(self._order)
         self._order.insert(at, item.id)
         self._items[item.id] = item
+        self._gone.discard(item.id)
         changes: list[Change] = [HistoryAdded(item, self._order[at - 1] if at > 0 else "")]
         while len(self._order) > self._max_items:
             changes += self.remove(self._order[0])
         return changes
+
+    def delete(self, item_id: str) -> list[Change]:
+        """Remove an item that we delete on the server too: late events do not bring it back."""
+        self._gone.add(item_id)
+        return self.remove(item_id)
 
     def remove(self, item_id: str) -> list[Change]:
         if self._items.pop(item_id, None) is None:
@@ -163,6 +171,7 @@ class History:
 
     def end_open(self) -> list[Change]:
         """Nothing more comes for what is in progress: the connection is gone."""
+        self._gone.clear()
         return [
             change
             for item in self.items

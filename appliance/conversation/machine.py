@@ -340,6 +340,10 @@ class Conversation(Listening):
         response = frame.get("response") or {}
         if frame.get("type") == "response.create" and response.get("conversation") != "none":
             # It would take the slot: it is a wish like any other, and gets what it asked for.
+            speaking = self._turn
+            if speaking is not None and (speaking.phase is Phase.LISTENING or speaking.is_unsent_speech):
+                speaking.response = response  # the user has the word; the answer will be this one
+                return
             turn = self._start_turn(now, kind="message")
             turn.phase = Phase.ANSWERING
             turn.is_commit_sent = True

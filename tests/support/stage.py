@@ -93,6 +93,7 @@ class Stage:
         """Start, connect, and let the session be created; then forget what was said so far."""
         self.start()
         self.link_ready()
+        self.server({"type": "session.updated", "session": SESSION})
         self.advance(2.0)
         self.commands.clear()
         return self

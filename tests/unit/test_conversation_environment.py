@@ -203,9 +203,16 @@ class Environment(RuleBasedStateMachine):
 
 
 THOROUGH = settings(
-    max_examples=300, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=300,
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize=True,
+    report_multiple_bugs=False,
+    database=None,
+    phases=[Phase.generate],  # a whole run is replayed in a blink, while Hypothesis shrinks it for five minutes
 )
-HUNT = settings(THOROUGH, max_examples=300, report_multiple_bugs=False, database=None, phases=[Phase.generate])
+HUNT = THOROUGH
 
 
 def test_whatever_happens_the_conversation_keeps_its_promises() -> None:

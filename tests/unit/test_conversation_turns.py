@@ -706,11 +706,12 @@ def test_a_response_asked_for_by_a_frame_does_not_take_the_word_from_the_user() 
     scene = Scene().ready()
     scene.press()
     scene.hear(500, sample=3210)
-    scene.do(FrameGiven({"type": "response.create"}))
+    scene.do(FrameGiven({"type": "response.create", "response": {"instructions": "In French."}}))
     assert scene.state == "listening"
     scene.release()
     scene.hear(260)
-    assert "input_audio_buffer.commit" in scene.sent_types()
+    assert scene.sent_types().count("input_audio_buffer.commit") == 1
+    assert [one["response"]["instructions"] for one in scene.asks()] == ["In French."], "one answer for both"
 
 
 def test_an_out_of_band_response_by_a_frame_takes_no_slot_and_is_no_turn() -> None:
@@ -1429,7 +1430,6 @@ def test_a_response_that_was_given_up_and_still_comes_is_cancelled_and_not_playe
 
 def test_no_wait_is_left_when_nothing_is_waited_for() -> None:
     scene = _quiet(rotate_after_s=3300.0)
-    scene.server({"type": "session.updated", "session": SESSION})
     scene.do(message())
     scene.answered()
     at = scene.conversation.deadline

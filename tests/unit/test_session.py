@@ -1427,6 +1427,14 @@ async def test_of_several_urls_the_next_is_taken_where_one_refuses() -> None:
         assert connected.endpoint == second.base_url
 
 
+async def test_the_key_is_shown_to_the_first_server_only() -> None:
+    async with ScriptedServer(every_other=[refuse(503)]) as first, ScriptedServer([*READY, hold()]) as second:
+        async with talking([first.base_url, second.base_url], policy=QUICK, api_key="sk-cloud"):
+            pass
+        shown = [one.connections[0].headers.get("Authorization") for one in (first, second)]
+    assert shown == ["Bearer sk-cloud", None]
+
+
 async def test_where_no_server_lets_us_in_the_offline_brain_answers() -> None:
     async with ScriptedServer(every_other=[refuse(503)]) as server:
         async with talking([server.base_url, "offline"], policy=QUICK, settings=WRITTEN) as (session, reader):

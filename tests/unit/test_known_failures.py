@@ -1,0 +1,631 @@
+"""Ten failures known of the reference SDK, each as a test that we pass, and each shown of that SDK as well.
+
+The reference is `openai-agents` 0.24.0, ``agents/realtime/session.py`` (the session) and ``openai_realtime.py`` (the
+model). What a docstring says of it, the test behind it proves: it runs the installed classes against a scripted
+server. Those proofs are of that one version; with another they are skipped, and the docstrings are to be read again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from array import array
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+import pytest
+
+from appliance.agents.agent import RealtimeAgent
+from appliance.agents.tools import tool
+from appliance.conversation.commands import AnswerInterrupted, CheckText, GuardrailTripped
+from appliance.conversation.events import GuardrailsChecked, InterruptAsked, MessageGiven
+from appliance.conversation.roster import Brief, ToolCard
+from appliance.conversation.turn import Policy
+from appliance.session import Connected, Error, RealtimeSession, SessionEvent, ToolEnd, TurnEnd
+from tests.support.scripted_server import (
+    SESSION_CREATED,
+    Connection,
+    Frame,
+    ScriptedServer,
+    Step,
+    close,
+    expect,
+    reply,
+    send,
+    send_raw,
+)
+from tests.support.stage import SESSION, Stage
+
+REFERENCE = "0.24.0"
+reference = pytest.mark.skipif(
+    version("openai-agents") != REFERENCE, reason=f"said of openai-agents {REFERENCE}; read its sources again"
+)
+
+E = TypeVar("E", bound=SessionEvent)
+
+QUICK = Policy(pre_roll_ms=0, backoff_initial_s=0.01, backoff_max_s=0.01)
+MARK: Frame = {"type": "rate_limits.updated", "event_id": "event_mark", "rate_limits": []}
+"""Means nothing: whoever has seen it has seen all that was sent before."""
+
+
+# --- frames of the server ----------------------------------------------------------------------------------------
+
+
+def created(response_id: str = "resp_1") -> Frame:
+    response = {"id": response_id, "object": "realtime.response", "status": "in_progress", "output": []}
+    return {"type": "response.created", "event_id": "event_c", "response": response}
+
+
+def done(response_id: str = "resp_1", status: str = "completed") -> Frame:
+    response = {"id": response_id, "object": "realtime.response", "status": status, "output": []}
+    return {"type": "response.done", "event_id": "event_d", "response": response}
+
+
+def audio(ms: int = 20, sample: int = 4000, response_id: str = "resp_1", item_id: str = "item_a") -> Frame:
+    return {
+        "type": "response.output_audio.delta",
+        "event_id": "event_a",
+        "response_id": response_id,
+        "item_id": item_id,
+        "output_index": 0,
+        "content_index": 0,
+        "delta": base64.b64encode(pcm(ms, sample)).decode(),
+    }
+
+
+def words(text: str, response_id: str = "resp_1", item_id: str = "item_a") -> Frame:
+    place = {"response_id": response_id, "item_id": item_id, "output_index": 0, "content_index": 0}
+    return {"type": "response.output_audio_transcript.delta", "event_id": "event_w", **place, "delta": text}
+
+
+def all_words(text: str, response_id: str = "resp_1", item_id: str = "item_a") -> Frame:
+    place = {"response_id": response_id, "item_id": item_id, "output_index": 0, "content_index": 0}
+    return {"type": "response.output_audio_transcript.done", "event_id": "event_x", **place, "transcript": text}
+
+
+def call(name: str, call_id: str, response_id: str = "resp_1") -> Frame:
+    item = {
+        "id": f"item_{call_id}",
+        "type": "function_call",
+        "status": "completed",
+        "name": name,
+        "call_id": call_id,
+        "arguments": "{}",
+    }
+    place = {"response_id": response_id, "output_index": 0}
+    return {"type": "response.output_item.done", "event_id": "event_f", **place, "item": item}
+
+
+def error(code: str | None, *, event_id: str | None = None, message: str = "Something.") -> Frame:
+    told = {"type": "invalid_request_error", "code": code, "message": message, "param": None, "event_id": event_id}
+    return {"type": "error", "event_id": "event_e", "error": told}
+
+
+SPEECH_STARTED: Frame = {
+    "type": "input_audio_buffer.speech_started",
+    "event_id": "event_s",
+    "item_id": "item_2",
+    "audio_start_ms": 0,
+}
+
+
+def pcm(ms: int, sample: int = 4000) -> bytes:
+    return array("h", [sample] * 24 * ms).tobytes()
+
+
+# --- ours --------------------------------------------------------------------------------------------------------
+
+
+def message(text: str = "Hi!", item_id: str = "note_1") -> MessageGiven:
+    content = [{"type": "input_text", "text": text}]
+    return MessageGiven({"id": item_id, "type": "message", "role": "user", "content": content}, text)
+
+
+def asks(stage: Stage) -> list[str]:
+    """The turns that an answer was asked for."""
+    return [one["response"]["metadata"]["turn"] for one in stage.sent() if one["type"] == "response.create"]
+
+
+def with_tools(*names: str, **more: Any) -> Brief:
+    return Brief(agent="ada", session=SESSION, tools=tuple(ToolCard(name=one) for one in names), **more)
+
+
+class Reader:
+    """Reads a session's events, and waits for the one that a test is about."""
+
+    def __init__(self, session: RealtimeSession) -> None:
+        self.events: list[SessionEvent] = []
+        self._iterator = aiter(session)
+
+    async def until(self, kind: type[E]) -> E:
+        async with asyncio.timeout(20):
+            async for event in self._iterator:
+                self.events.append(event)
+                if isinstance(event, kind):
+                    return event
+        raise AssertionError(f"the session is over; it yielded {[one.type for one in self.events]}")
+
+
+@asynccontextmanager
+async def talking(server: ScriptedServer, *tools: Any) -> AsyncIterator[tuple[RealtimeSession, Reader]]:
+    agent = RealtimeAgent(name="Ada", instructions="Be brief.", tools=list(tools))
+    async with RealtimeSession(agent, url=server.base_url, api_key="sk-test", policy=QUICK, raw_events=False) as one:
+        yield one, Reader(one)
+
+
+def answering(response_id: str = "resp_1") -> list[Step]:
+    """Wait for the ask, then answer in 20 ms of audio."""
+    item_id = f"item_{response_id}"
+    frames = [created(response_id), audio(response_id=response_id, item_id=item_id), done(response_id)]
+    return [expect("response.create"), send(*frames)]
+
+
+async def played(server: ScriptedServer) -> None:
+    """Wait until the last script is at its end; whoever connects more often than there are scripts is a failure."""
+    async with asyncio.timeout(20):
+        await server.connections[-1].done.wait()
+    server.assert_complete()
+
+
+READY: list[Step] = [send(SESSION_CREATED), expect("session.update")]
+
+
+# --- the reference -----------------------------------------------------------------------------------------------
+
+
+class Reference:
+    """A session of the reference against the scripted server."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.events: list[Any] = []
+        self._iterator = aiter(session)
+
+    async def until(self, is_it: Callable[[Any], bool]) -> Any:
+        async with asyncio.timeout(20):
+            async for event in self._iterator:
+                self.events.append(event)
+                if is_it(event):
+                    return event
+        raise AssertionError(f"the session is over; it yielded {self.types}")
+
+    async def until_mark(self) -> None:
+        """Wait until everything before `MARK` has been handled."""
+        await self.until(lambda one: one.type == "raw_model_event" and getattr(one.data, "data", None) == MARK)
+
+    async def signal(self) -> None:
+        """Let the script go on at ``expect("conversation.item.retrieve")``."""
+        from agents.realtime.model_inputs import RealtimeModelSendRawMessage
+
+        raw: Any = {"type": "conversation.item.retrieve", "other_data": {"item_id": "item_signal"}}
+        await self.session.model.send_event(RealtimeModelSendRawMessage(message=raw))
+
+    def of(self, kind: str) -> list[Any]:
+        return [one for one in self.events if one.type == kind]
+
+    @property
+    def types(self) -> list[str]:
+        return [one.type for one in self.events if one.type != "raw_model_event"]
+
+
+SIGNALLED = expect("conversation.item.retrieve")
+"""The reference has been given the time to do what it does by itself."""
+
+
+@asynccontextmanager
+async def referring(server: ScriptedServer, **agent: Any) -> AsyncIterator[Reference]:
+    import agents.realtime
+
+    runner = agents.realtime.RealtimeRunner(agents.realtime.RealtimeAgent(name="Ada", **agent))
+    config: Any = {"url": server.url, "api_key": "sk-test"}
+    async with await runner.run(model_config=config) as session:
+        yield Reference(session)
+
+
+# --- 1: late audio after an interruption -------------------------------------------------------------------------
+
+
+def test_late_audio_after_an_interruption_is_not_played() -> None:
+    """The reference yields it: `interrupt()` names no response, so its model does not know which audio to drop.
+
+    ``_send_interrupt`` adds to ``_interrupted_audio_response_ids`` only where the event has a ``response_id``, which
+    only a tripped guardrail gives; ``_handle_audio_delta`` passes every other delta on.
+    """
+    stage = Stage().ready()
+    stage.answering()
+    stage.do(InterruptAsked())
+    commands = stage.audio(ms=200)
+    assert stage.plays(commands) == []
+    assert stage.notices(AnswerInterrupted) == [AnswerInterrupted("item_a", 100)]
+
+
+@reference
+async def test_the_reference_yields_late_audio_after_an_interruption() -> None:
+    script = [*READY, expect("response.create"), send(created(), audio(200)), expect("response.cancel")]
+    script += [send(audio(20, sample=99), MARK)]
+    async with ScriptedServer(script) as server, referring(server) as theirs:
+        await theirs.session.send_message("Hi!")
+        await theirs.until(lambda one: one.type == "audio")
+        await theirs.session.interrupt()
+        await theirs.until_mark()
+        await played(server)
+    after = theirs.types[theirs.types.index("audio_interrupted") :]
+    assert "audio" in after
+    assert theirs.of("audio")[-1].audio.data == pcm(20, sample=99)
+
+
+# --- 2: interruption before response.created ---------------------------------------------------------------------
+
+
+def test_an_interruption_before_response_created_cancels_the_answer_when_it_comes() -> None:
+    """The reference forgets it: nothing is cancelled, and the answer is played in full.
+
+    ``_cancel_response`` returns where ``_ongoing_response`` is False, which it is until ``response.created``, and
+    keeps no note for later.
+    """
+    stage = Stage().ready()
+    stage.do(message())
+    stage.do(InterruptAsked())
+    commands = stage.created()
+    assert stage.sent(commands) == [{"type": "response.cancel", "response_id": "resp_1"}]
+    stage.audio()
+    assert stage.plays() == []
+
+
+@reference
+async def test_the_reference_forgets_an_interruption_before_response_created() -> None:
+    script = [*READY, expect("response.create"), send(MARK), SIGNALLED, send(created(), audio(), done(), MARK)]
+    async with ScriptedServer(script) as server, referring(server) as theirs:
+        await theirs.session.send_message("Hi!")
+        await theirs.until_mark()
+        await theirs.session.interrupt()
+        await theirs.signal()
+        await theirs.until_mark()
+        await played(server)
+        assert "response.cancel" not in server.connections[0].types
+    assert len(theirs.of("audio")) == 1
+
+
+# --- 3: a create wedged by an unrelated error --------------------------------------------------------------------
+
+
+def test_an_error_that_says_nothing_of_the_request_never_wedges_the_next_one() -> None:
+    """The reference waits for ever: its sequencer has no deadline.
+
+    After ``response.create`` it is in "create_requested" until ``response.created``, ``response.done`` or an error
+    that has an ``event_id``, the code "bad_response_create" or "response.create" in its message
+    (``_error_matches_pending_response_create``). A server that answers the request with any other error leaves every
+    later request waiting in ``wait_for_response_create_slot``.
+    """
+    stage = Stage().ready()
+    stage.do(message())
+    stage.error("server_error", message="The server had an error while processing your request.")
+    stage.do(message("Still there?", "note_2"))
+    stage.advance(3.0)
+    assert asks(stage) == ["turn_1", "turn_2"]
+
+
+@reference
+async def test_the_reference_is_wedged_by_an_error_that_says_nothing_of_the_request() -> None:
+    nameless = error("server_error", message="The server had an error while processing your request.")
+    script = [*READY, expect("response.create"), send(nameless, MARK), expect("conversation.item.create"), SIGNALLED]
+    async with ScriptedServer([*script, send(MARK)]) as server, referring(server) as theirs:
+        await theirs.session.send_message("Hi!")
+        await theirs.until_mark()
+        await theirs.session.send_message("Still there?")
+        await theirs.signal()
+        await theirs.until_mark()
+        await played(server)
+        assert server.connections[0].types.count("response.create") == 1
+        assert theirs.session.model._response_control == "create_requested"
+
+
+# --- 4: the lost wish after "already has an active response" -----------------------------------------------------
+
+
+def test_a_wish_that_met_another_response_is_asked_for_again_when_that_is_done() -> None:
+    """The reference loses it: the user has asked, and is never answered.
+
+    ``mark_response_create_sent`` strikes the wish off when the frame is sent. The refusal finds nothing to keep: with
+    the other response running it is passed on as an "error" event and that is all; without, the pending request is
+    cleared (``clear_pending_response_create``) and not asked for again.
+    """
+    stage = Stage().ready()
+    stage.do(message())
+    event_id = stage.sent()[-1]["event_id"]
+    stage.error("conversation_already_has_active_response", event_id=event_id)
+    assert asks(stage) == ["turn_1"]
+    stage.done("resp_other", turn=None)
+    assert asks(stage) == ["turn_1", "turn_1"]
+
+
+def _refused(connection: Connection) -> Frame:
+    event_id = connection.last("response.create")["event_id"]
+    return error("conversation_already_has_active_response", event_id=event_id)
+
+
+@reference
+async def test_the_reference_loses_a_wish_that_met_another_response() -> None:
+    script = [*READY, expect("response.create"), send(created("resp_other")), reply(_refused)]
+    script += [send(done("resp_other"), MARK), SIGNALLED, send(MARK)]
+    async with ScriptedServer(script) as server, referring(server) as theirs:
+        await theirs.session.send_message("Hi!")
+        await theirs.until_mark()
+        await theirs.signal()
+        await theirs.until_mark()
+        await played(server)
+        assert server.connections[0].types.count("response.create") == 1
+
+
+# --- 5: speaking over the user after a tool interrupted ----------------------------------------------------------
+
+
+def test_the_output_of_a_tool_that_was_interrupted_is_sent_and_no_answer_asked_for() -> None:
+    """The reference speaks into the user's sentence.
+
+    ``_handle_tool_call`` always sends the output with ``start_response=True``, whoever speaks meanwhile.
+    """
+    stage = Stage(briefs=[with_tools("look_up")]).ready()
+    stage.do(message())
+    stage.created()
+    stage.called("look_up", "call_1")
+    stage.done()
+    stage.press()
+    stage.hear(200)
+    commands = stage.tool_finished("call_1", '"rain"')
+    (output,) = stage.sent(commands)
+    assert (output["item"]["type"], output["item"]["output"]) == ("function_call_output", '"rain"')
+    assert asks(stage) == ["turn_1"]
+    assert stage.state == "listening"
+
+
+@reference
+async def test_the_reference_asks_for_an_answer_while_the_user_speaks() -> None:
+    import agents
+
+    interrupted = asyncio.Event()
+
+    @agents.function_tool
+    async def look_up() -> str:
+        await interrupted.wait()
+        return "rain"
+
+    script = [*READY, expect("response.create"), send(created(), call("look_up", "call_1"), done(), SPEECH_STARTED)]
+    script += [send(MARK), expect("conversation.item.create"), expect("response.create")]
+    async with ScriptedServer(script) as server, referring(server, tools=[look_up]) as theirs:
+        await theirs.session.send_message("Hi!")
+        await theirs.until_mark()
+        interrupted.set()
+        await theirs.until(lambda one: one.type == "tool_end")
+        await played(server)
+        assert server.connections[0].types.count("response.create") == 2
+
+
+# --- 6: short replies and tails unguarded ------------------------------------------------------------------------
+
+SECRET = "It is swordfish."
+HARMLESS = "I am glad that you have asked me this, for there are many things that one may say of a good password. "
+
+
+def _checks(stage: Stage) -> list[CheckText]:
+    return [one for one in stage.commands if isinstance(one, CheckText)]
+
+
+@pytest.mark.parametrize("before", ["", HARMLESS], ids=["short reply", "tail"])
+def test_a_short_reply_and_the_tail_of_a_long_one_are_checked(before: str) -> None:
+    """The reference checks only whole hundreds of characters, and at the end of the answer nothing.
+
+    ``_record_output_guardrail_delta`` runs the guardrails when the text has passed the next multiple of
+    ``debounce_text_length`` (100); "turn_ended" clears the texts without another run.
+    """
+    stage = Stage(briefs=[with_tools(has_output_guardrails=True)]).ready()
+    stage.do(message())
+    stage.created()
+    if before:
+        stage.server(words(before))
+        stage.do(GuardrailsChecked(_checks(stage)[-1].key))
+    stage.server(words(SECRET))
+    stage.audio(ms=2000)
+    stage.server(all_words(before + SECRET))
+    check = _checks(stage)[-1]
+    assert check.text == before + SECRET
+    stage.do(GuardrailsChecked(check.key, "no_secrets", "a password"))
+    assert [one.name for one in stage.notices(GuardrailTripped)] == ["no_secrets"]
+    assert stage.flushes() != []
+
+
+@pytest.mark.parametrize("before", ["", HARMLESS], ids=["short reply", "tail"])
+@reference
+async def test_the_reference_checks_neither_short_replies_nor_tails(before: str) -> None:
+    import agents
+
+    checked: list[str] = []
+
+    async def no_secrets(context: Any, agent: Any, text: str) -> Any:
+        checked.append(text)
+        return agents.GuardrailFunctionOutput(output_info=None, tripwire_triggered="swordfish" in text)
+
+    pieces = [words(one) for one in (before, SECRET) if one]
+    answer = [created(), *pieces, audio(), all_words(before + SECRET), done(), MARK]
+    script = [*READY, expect("response.create"), send(*answer), SIGNALLED, send(MARK)]
+    guardrail = agents.OutputGuardrail(guardrail_function=no_secrets)
+    async with ScriptedServer(script) as server, referring(server, output_guardrails=[guardrail]) as theirs:
+        await theirs.session.send_message("Hi!")
+        await theirs.until_mark()
+        await theirs.signal()
+        await theirs.until_mark()
+    assert checked == [before][: bool(before)]
+    assert theirs.of("guardrail_tripped") == []
+    assert len(theirs.of("audio")) == 1
+
+
+# --- 7: a tool exception ending the session ----------------------------------------------------------------------
+
+
+async def test_a_tool_that_raises_answers_the_model_and_the_session_goes_on() -> None:
+    """The reference ends: a tool that raises (``failure_error_function=None``, or one made by hand) is fatal.
+
+    ``_on_tool_call_task_done`` stores the exception, and the iteration closes the session and raises it. The call is
+    left without an output.
+    """
+
+    @tool
+    def look_up() -> str:
+        """Look it up."""
+        raise ValueError("no such city")
+
+    script = [*READY, expect("response.create"), send(created(), call("look_up", "call_1"), done())]
+    script += [expect("conversation.item.create"), *answering("resp_2"), *answering("resp_3")]
+    async with ScriptedServer(script) as server, talking(server, look_up) as (session, reader):
+        session.send_message("Hi!")
+        assert (await reader.until(TurnEnd)).outcome == "answered"
+        output = server.connections[0].of_type("conversation.item.create")[-1]["item"]
+        session.send_message("And now?")
+        assert (await reader.until(TurnEnd)).outcome == "answered"
+    assert (output["type"], output["call_id"]) == ("function_call_output", "call_1")
+    assert "no such city" in output["output"]
+    assert [one.is_error for one in reader.events if isinstance(one, ToolEnd)] == [True]
+
+
+@reference
+async def test_the_reference_ends_the_session_with_the_exception_of_a_tool() -> None:
+    import agents
+
+    @agents.function_tool(failure_error_function=None)
+    def look_up() -> str:
+        raise ValueError("no such city")
+
+    script = [*READY, expect("response.create"), send(created(), call("look_up", "call_1"), done())]
+    async with ScriptedServer(script) as server, referring(server, tools=[look_up]) as theirs:
+        await theirs.session.send_message("Hi!")
+        with pytest.raises(ValueError, match="no such city"):
+            await theirs.until(lambda one: False)
+        connection = server.connections[0]
+        await asyncio.wait_for(connection.ended.wait(), 20)
+    items = [one["item"]["type"] for one in connection.of_type("conversation.item.create")]
+    assert "function_call_output" not in items
+
+
+# --- 8: two answers for two calls --------------------------------------------------------------------------------
+
+
+def test_two_calls_of_one_response_bring_one_answer_when_both_are_done() -> None:
+    """The reference asks after the first: an answer that does not know the second output, then another one.
+
+    Each call sends its output with ``start_response=True`` (``_send_tool_output``); only wishes that wait at the same
+    time are made into one.
+    """
+    stage = Stage(briefs=[with_tools("weather", "traffic")]).ready()
+    stage.do(message())
+    stage.created()
+    stage.called("weather", "call_1")
+    stage.called("traffic", "call_2")
+    stage.done()
+    stage.tool_finished("call_1", '"rain"')
+    assert asks(stage) == ["turn_1"]
+    stage.tool_finished("call_2", '"none"')
+    assert asks(stage) == ["turn_1", "turn_1"]
+    stage.created("resp_2")
+    stage.audio("resp_2", ms=100)
+    stage.done("resp_2")
+    stage.play(2400, drained=True)
+    assert stage.outcomes() == ["answered"]
+    assert asks(stage) == ["turn_1", "turn_1"]
+
+
+@reference
+async def test_the_reference_brings_two_answers_for_two_calls() -> None:
+    import agents
+
+    is_first_answered = asyncio.Event()
+
+    @agents.function_tool
+    async def weather() -> str:
+        return "rain"
+
+    @agents.function_tool
+    async def traffic() -> str:
+        await is_first_answered.wait()
+        return "none"
+
+    calls = [created(), call("weather", "call_1"), call("traffic", "call_2"), done()]
+    script = [*READY, expect("response.create"), send(*calls), expect("response.create")]
+    script += [send(created("resp_2"), audio(response_id="resp_2"), done("resp_2"), MARK)]
+    script += [expect("conversation.item.create"), expect("response.create")]
+    async with ScriptedServer(script) as server, referring(server, tools=[weather, traffic]) as theirs:
+        await theirs.session.send_message("Hi!")
+        await theirs.until_mark()
+        is_first_answered.set()
+        await theirs.until(lambda one: one.type == "tool_end")
+        await played(server)
+        assert server.connections[0].types.count("response.create") == 3
+
+
+# --- 9: one malformed frame ending the session -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frame", ["{", "5", "[]", '{"type": 7}', '{"type": "response.done"}', b"\x00\xff"])
+async def test_one_malformed_frame_is_an_error_event_and_the_session_goes_on(frame: str | bytes) -> None:
+    """The reference ends: JSON that does not parse becomes an "exception" event of its model.
+
+    The session stores that (``on_event``), and the iteration closes the session and raises it.
+    """
+    async with ScriptedServer([*READY, send_raw(frame), *answering()]) as server:
+        async with talking(server) as (session, reader):
+            await reader.until(Error)
+            session.send_message("Hi!")
+            assert (await reader.until(TurnEnd)).outcome == "answered"
+        assert len(server.connections) == 1
+
+
+@reference
+async def test_the_reference_ends_the_session_with_one_malformed_frame() -> None:
+    async with ScriptedServer([*READY, send_raw("{")]) as server, referring(server) as theirs:
+        with pytest.raises(json.JSONDecodeError):
+            await theirs.until(lambda one: False)
+        await asyncio.wait_for(server.connections[0].ended.wait(), 20)
+
+
+# --- 10: a clean close ending it in silence ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [1000, 1001])
+async def test_a_clean_close_is_followed_by_another_connection_that_is_told_of(code: int) -> None:
+    """The reference's iteration just ends, as if the program had closed the session: no event, no exception.
+
+    ``_emit_normal_disconnect`` sends a "connection_status" that the session drops and an "end_of_stream" that ends
+    the iteration; nobody connects again.
+    """
+    scripts = [[*READY, expect("response.create"), close(code)], [*READY, *answering()]]
+    async with ScriptedServer(*scripts) as server, talking(server) as (session, reader):
+        await reader.until(Connected)
+        session.send_message("Hi!")
+        await reader.until(Connected)
+        assert (await reader.until(TurnEnd)).outcome == "answered"
+        await played(server)
+
+
+@pytest.mark.parametrize("code", [1000, 1001])
+async def test_a_clean_close_between_two_turns_is_told_and_the_next_turn_answered(code: int) -> None:
+    """As above, where nothing was going on."""
+    scripts = [[*READY, close(code)], [*READY, *answering()]]
+    async with ScriptedServer(*scripts) as server, talking(server) as (session, reader):
+        await reader.until(Connected)
+        await reader.until(Connected)
+        session.send_message("Hi!")
+        assert (await reader.until(TurnEnd)).outcome == "answered"
+
+
+@pytest.mark.parametrize("code", [1000, 1001])
+@reference
+async def test_the_reference_ends_in_silence_with_a_clean_close(code: int) -> None:
+    script = [*READY, expect("response.create"), close(code)]
+    async with ScriptedServer(script) as server, referring(server) as theirs:
+        await theirs.session.send_message("Hi!")
+        with pytest.raises(AssertionError, match="the session is over"):
+            await theirs.until(lambda one: False)
+        assert len(server.connections) == 1
+    assert set(theirs.types) <= {"history_updated", "history_added"}
