@@ -1114,6 +1114,7 @@ def test_a_new_connection_is_told_the_voice_again() -> None:
 def test_an_earlier_update_that_is_confirmed_only_now_swaps_nobody() -> None:
     scene = Scene(briefs=[GREETER]).start()
     scene.link_ready()  # the first session.update is not confirmed yet
+    scene.advance(2.0)
     scene.asked()
     scene.called("transfer_to_billing", "call_1")
     scene.done()

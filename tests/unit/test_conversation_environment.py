@@ -94,6 +94,13 @@ class Environment(RuleBasedStateMachine):
         self.world.deliver_up(ALL)
         self.world.speak(generated)
 
+    @rule(periods=st.integers(6, 20), characters=st.sampled_from([5, 25]), is_bad=st.booleans())
+    def converse(self, periods: int, characters: int, is_bad: bool) -> None:
+        """A turn is spoken, and the beginning of its answer arrives."""
+        self.talk(periods)
+        self.answer(2, False)
+        self.answer(characters, is_bad)
+
     @rule(periods=SOME)
     def hear(self, periods: int) -> None:
         self.world.hear(periods)
@@ -135,11 +142,11 @@ class Environment(RuleBasedStateMachine):
 
     # --- the model -----------------------------------------------------------------------------------------------
 
-    @rule(characters=st.sampled_from([5, 25]))
-    def answer(self, characters: int) -> None:
+    @rule(characters=st.sampled_from([5, 25]), is_bad=st.sampled_from([False, False, True]))
+    def answer(self, characters: int, is_bad: bool) -> None:
         """The server says more, and all of it arrives; how much was heard is up to time."""
         self.world.deliver_up(ALL)
-        self.world.speak(characters)
+        self.world.speak(characters, is_bad=is_bad)
         self.world.deliver_down(ALL)
 
     @rule(characters=SOME, order=ORDERS, is_bad=st.sampled_from([False, False, True]))
@@ -180,6 +187,11 @@ class Environment(RuleBasedStateMachine):
     @rule(approved=st.booleans(), always=st.sampled_from([False, False, True]), which=st.integers(0, 2))
     def answer_approval(self, approved: bool, always: bool, which: int) -> None:
         self.world.answer_approval(approved=approved, always=always, which=which)
+
+    @rule()
+    def answer_all_checks(self) -> None:
+        while self.world.text_checks:
+            self.world.answer_check()
 
     @rule(which=SOME)
     def answer_check(self, which: int) -> None:

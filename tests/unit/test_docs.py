@@ -21,7 +21,10 @@ OF_FILES = {"agents-in-toml.md"}
 def test_the_python_of_a_page_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType(f"docs_{page.stem}")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # pydantic and dataclasses look there for names
-    for block in BLOCK.findall(page.read_text(encoding="utf-8")):
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"environ\W+(\w+)", text):
+        monkeypatch.setenv(name, "of the test")
+    for block in BLOCK.findall(text):
         exec(compile(block, str(page), "exec", dont_inherit=True), module.__dict__)
 
 
