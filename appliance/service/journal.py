@@ -21,7 +21,7 @@ _PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNIN
 _DEBUG_PRIORITY: Final = 7
 
 # The client's own library logs headers and whole frames at DEBUG: keys, audio, and what was said.
-_TOO_TALKATIVE: Final = ("websockets", "openai", "httpx", "mcp")
+_TOO_TALKATIVE: Final = ("websockets", "openai", "httpx", "httpx2", "httpcore2", "mcp")
 
 _SECRETS: Final = (
     re.compile(rf"(?P<keep>){KEY_SHAPE.pattern}"),

@@ -1,4 +1,4 @@
-"""What outlives a connection, a server and the process: the turn, the history, the agent. Whole appliances, in real time."""
+"""What outlives a connection, a server and the process: the turn, the history, the agent. In real time."""
 
 from __future__ import annotations
 
