@@ -92,6 +92,7 @@ class Answering(Calling):
             case Arrival.ACCEPT:
                 if self._turn is not None and self._turn.phase is not Phase.LISTENING:
                     self._turn.first_sentence = ""
+                    self._turn.brief = self._brief  # as the server sees it: its events are in order
                     self._to_answering(self._turn, now)
             case Arrival.CANCEL:
                 self._outbox.send(wire.ResponseCancel(response_id=response.id))

@@ -31,6 +31,7 @@ from appliance.conversation.events import (
 from appliance.conversation.linking import Linking
 from appliance.conversation.links import Link
 from appliance.conversation.regions import SessionUpdateSent
+from appliance.conversation.roster import Brief
 from appliance.conversation.turn import Turn
 from appliance.realtime import protocol as wire
 
@@ -56,29 +57,30 @@ class Calling(Linking):
             return
         if not item.call_id or item.call_id in self._calls or item.call_id in turn.seen_calls:
             return
+        brief = turn.brief or self._brief
         call = Call(
             call_id=item.call_id,
             kind="tool",
             name=item.name,
             arguments=item.arguments,
-            agent=self._brief.agent,
+            agent=brief.agent,
             turn=turn.id,
             link=link.id,
             asked_at=now,
             deadline=now + self._policy.tool_s,
         )
         self._open_call(turn, call)
-        handoff = self._brief.handoff(item.name)
-        if item.name in self._brief.disabled:
+        handoff = brief.handoff(item.name)
+        if item.name in brief.disabled:
             self._refuse_call(call, f"The tool {item.name} is not available now.", now)
         elif handoff is not None:
             call.kind, call.handoff = "handoff", handoff
             self._begin_handoff(call, now)
-        elif (card := self._brief.tool(item.name)) is not None:
+        elif (card := brief.tool(item.name)) is not None:
             call.card = card
             self._begin_tool(call, now)
         else:
-            self._refuse_call(call, f"There is no tool {item.name!r}; there are: {self._tool_names()}.", now)
+            self._refuse_call(call, f"There is no tool {item.name!r}; there are: {_names(brief)}.", now)
 
     def _dismiss(self, item: wire.Item) -> None:
         """Answer a call of a response that was interrupted: it is not made, and the model must know that."""
@@ -91,10 +93,6 @@ class Calling(Linking):
         turn.seen_calls.add(call.call_id)
         turn.open_calls.add(call.call_id)
         self._calls.add(call)
-
-    def _tool_names(self) -> str:
-        names = [one.name for one in self._brief.tools or ()] + [one.name for one in self._brief.handoffs]
-        return ", ".join(sorted(set(names) - set(self._brief.disabled))) or "none"
 
     def _begin_tool(self, call: Call, now: float) -> None:
         assert call.card is not None
@@ -221,7 +219,7 @@ class Calling(Linking):
             kind="mcp",
             name=f"{item.server_label}.{item.name}",
             arguments=item.arguments,
-            agent=self._brief.agent,
+            agent=(turn.brief or self._brief).agent,
             turn=turn.id,
             link=link.id,
             asked_at=now,
@@ -289,7 +287,7 @@ class Calling(Linking):
 
     def _begin_handoff(self, call: Call, now: float) -> None:
         assert call.handoff is not None
-        if self._calls.handoff is not call:
+        if self._calls.handoff is not call or call.agent != self._brief.agent:
             self._refuse_call(call, "Another handoff is under way; this one was not made.", now)
             return
         self._outbox.emit(ToolStarted(call.turn, call.call_id, call.name, call.arguments, call.agent))
@@ -342,6 +340,12 @@ class Calling(Linking):
             )
         said = f"The handoff failed: {reason.rstrip('.')}. You are still {call.agent}."
         self._close_call(call, said, now, is_error=True)
+
+
+def _names(brief: Brief) -> str:
+    """Name what an agent may call."""
+    names = [one.name for one in brief.tools or ()] + [one.name for one in brief.handoffs]
+    return ", ".join(sorted(set(names) - set(brief.disabled))) or "none"
 
 
 def _told_error(error: Any) -> str:

@@ -13,6 +13,7 @@ from enum import Enum, auto
 from typing import Any, Literal
 
 from appliance.conversation.endpoint import SpeechEnd
+from appliance.conversation.roster import Brief
 
 __all__ = ["Phase", "Policy", "Turn"]
 
@@ -150,8 +151,8 @@ class Turn:
     """When the wait for the instructions ends."""
     check_deadline: float = 0.0
     """When the wait for the user's words, then for their check, ends."""
-    guarded_by: str = ""
-    """The agent whose guardrails watch the response that is under way; "" for none."""
+    brief: Brief | None = None
+    """Who gives the response that is under way: its tools are called, its guardrails watch."""
     was_let_in: bool = False
     """The input guardrails have seen it, and it is not checked again on another connection."""
     trips: int = 0
@@ -190,6 +191,11 @@ class Turn:
         self.audio += pcm
         self.frames += len(pcm) // 2
         self.peak = max(self.peak, peak)
+
+    @property
+    def guarded_by(self) -> str:
+        """The agent whose guardrails watch the response that is under way; "" for none."""
+        return self.brief.agent if self.brief is not None and self.brief.has_output_guardrails else ""
 
     def deadline_of_checks(self, default: float) -> float:
         """When the wait for instructions or guardrails ends, whichever is first; `default` if there is none."""

@@ -41,7 +41,7 @@ class Turns(Regions):
         turn.is_response_open = True
         turn.is_answer_done = False
         turn.is_free = self._is_free
-        turn.guarded_by = self._brief.agent if self._brief.has_output_guardrails else ""
+        turn.brief = self._brief
         if turn.phase is Phase.ANSWERING:
             turn.deadline = now + self._policy.answer_s
         if not turn.agent:

@@ -35,7 +35,7 @@ from appliance.conversation.events import AudioCaptured
 from appliance.conversation.guard import Check
 from appliance.conversation.history import History
 from appliance.conversation.machine import Conversation
-from appliance.conversation.playout import Playout
+from appliance.conversation.playout import Heard
 from appliance.conversation.responses import Arrival, Sequencer
 from appliance.conversation.turn import Turn
 from appliance.realtime import protocol as wire
@@ -281,14 +281,13 @@ def test_the_environment_catches_a_client_that_sends_while_nobody_talks() -> Non
 
 
 def test_the_environment_catches_a_truncation_beyond_what_was_received() -> None:
-    real = Playout.flush
+    def exaggerate(self: Heard) -> int:
+        return (self.received_frames + 24_000) * 1000 // wire.SAMPLE_RATE
 
-    def exaggerate(self: Playout) -> list[object]:
-        from dataclasses import replace
-
-        return [replace(one, heard_frames=one.received_frames + 24_000) for one in real(self)]
-
-    with patch.object(Playout, "flush", exaggerate), pytest.raises(AssertionError, match="broke the protocol"):
+    with (
+        patch.object(Heard, "heard_ms", property(exaggerate)),
+        pytest.raises(AssertionError, match="broke the protocol"),
+    ):
         run_state_machine_as_test(Environment, settings=HUNT)
 
 
