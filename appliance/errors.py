@@ -25,6 +25,8 @@ Errors are raised where the cause is known and reported once, where somebody can
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "SpeechError",
     "StorageError",
     "ToolError",
+    "first_error",
 ]
 
 
@@ -114,3 +117,21 @@ class SpeechError(ApplianceError):
 
 class StorageError(ApplianceError, OSError):
     """A file could not be written: the disk is full, or the place is not ours."""
+
+
+@contextmanager
+def first_error() -> Iterator[None]:
+    """Raise the first of a group of errors of ours alone: one line for the user instead of a tree.
+
+    Not by ``except*``: what is raised in there comes out in a group again.
+    """
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        ours, others = group.split(ApplianceError)
+        if ours is None or others is not None:
+            raise
+        error: BaseException = ours
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None

@@ -122,6 +122,7 @@ class Briefer:
         hosted = [one.definition() for one in agent.mcp_servers if isinstance(one, HostedMcp)]
         definitions = [one.definition() for one in tools] + [one.definition() for one in handoffs] + hosted
         predicates = [one.enabled for one in self._tools(agent)] + [one.enabled for one in agent.transfers()]
+        is_asked = callable(agent.instructions) or any(callable(one) for one in predicates)
         return Brief(
             agent=agent.name,
             session=self._compose(agent, await self._instructions(agent), definitions),
@@ -132,8 +133,8 @@ class Briefer:
             ),
             has_output_guardrails=bool(agent.output_guardrails),
             has_input_guardrails=bool(agent.input_guardrails),
-            is_asked_at_connect=callable(agent.instructions) or any(callable(one) for one in predicates),
-            is_asked_at_turn=agent.refresh_instructions == "turn",
+            is_asked_at_connect=is_asked,
+            is_asked_at_turn=is_asked and agent.refresh_instructions == "turn",
             disabled=tuple([one.name for one in disabled_tools] + [one.tool_name for one in disabled_handoffs]),
         )
 

@@ -27,7 +27,7 @@ from appliance.conversation.events import CardFound, CardLost, Event, ShutdownRe
 from appliance.conversation.machine import Conversation
 from appliance.conversation.roster import Brief
 from appliance.conversation.turn import Policy
-from appliance.errors import ApplianceError, SpeechError, StorageError
+from appliance.errors import ApplianceError, SpeechError, StorageError, first_error
 from appliance.hardware.button import Button
 from appliance.hardware.light import Light
 from appliance.hardware.pins import open_pin_factory
@@ -131,22 +131,21 @@ class Appliance:
             driver, transport, parts = await self._assemble(stack)
             notifier = Notifier(self._environ)
             try:
-                async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(_named(part), name=type(part).__name__) for part in parts]
-                    tasks.append(group.create_task(self._watch(driver, notifier), name="watchdog"))
-                    self._install_signals()
-                    driver.post(Started())
-                    if self._trace_problem:
-                        driver.post(TracingFailed(self._trace_problem))
-                    _tune()
-                    notifier.ready("waiting for a press")
-                    reason = await driver.run()
-                    notifier.stopping()
-                    await transport.said_goodbye()
-                    for task in tasks:
-                        task.cancel()
-            except* ApplianceError as group_error:
-                raise _first(group_error) from None
+                with first_error():
+                    async with asyncio.TaskGroup() as group:
+                        tasks = [group.create_task(_named(part), name=type(part).__name__) for part in parts]
+                        tasks.append(group.create_task(self._watch(driver, notifier), name="watchdog"))
+                        self._install_signals()
+                        driver.post(Started())
+                        if self._trace_problem:
+                            driver.post(TracingFailed(self._trace_problem))
+                        _tune()
+                        notifier.ready("waiting for a press")
+                        reason = await driver.run()
+                        notifier.stopping()
+                        await transport.said_goodbye()
+                        for task in tasks:
+                            task.cancel()
             finally:
                 self._remove_signals()
                 self._driver = None
@@ -179,6 +178,8 @@ class Appliance:
             history=lambda: self._conversation.history if self._conversation is not None else (),
             are_guardrails_parallel=settings.guardrails.parallel,
         )
+        for agent in crew.agents.values():  # a wrong setting is told at the start, not at the handoff
+            session_settings(settings).of_agent(agent.settings, voice=agent.voice)
         await stack.enter_async_context(crew)
         button = self._open_button(stack, factory)
         light = self._open_light(stack, factory)
@@ -486,12 +487,3 @@ def _tune() -> None:
 
 def _named(part: _Runs) -> Coroutine[Any, Any, None]:
     return part.run()
-
-
-def _first(group: BaseExceptionGroup[ApplianceError]) -> ApplianceError:
-    """The first error of a group, however deep."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, ApplianceError)
-    return error

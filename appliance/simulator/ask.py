@@ -13,6 +13,7 @@ from typing import Any
 from appliance.conversation.commands import Command
 from appliance.conversation.events import AudioCaptured, Event
 from appliance.conversation.feedback import State, View
+from appliance.errors import first_error
 from appliance.settings import Settings
 from appliance.simulator.report import TurnReport
 from appliance.simulator.stand import Stand, read_speech
@@ -139,16 +140,17 @@ async def partner(
     async def talk(speech: bytes) -> Answer:
         return await _hold_turn(stand, milestones, speech)
 
-    async with asyncio.TaskGroup() as group:
-        running = group.create_task(stand.run())
-        try:
-            await _wait(milestones.ready, _READY_WAIT_S)
-            yield talk
-        finally:
-            stand.stop("asked")
-            await running
-            if save is not None and stand.loudspeaker is not None:
-                stand.loudspeaker.save(save)
+    with first_error():
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(stand.run())
+            try:
+                await _wait(milestones.ready, _READY_WAIT_S)
+                yield talk
+            finally:
+                stand.stop("asked")
+                await running
+                if save is not None and stand.loudspeaker is not None:
+                    stand.loudspeaker.save(save)
 
 
 async def _hold_turn(stand: Stand, milestones: _Milestones, speech: bytes) -> Answer:

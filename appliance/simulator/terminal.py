@@ -31,7 +31,7 @@ from appliance.conversation.commands import (
 )
 from appliance.conversation.events import AudioCaptured, Event, MuteSwitched
 from appliance.conversation.feedback import View, light_state, pattern
-from appliance.errors import ApplianceError
+from appliance.errors import ApplianceError, first_error
 from appliance.settings import Settings
 from appliance.simulator.keyboard import ENABLE, Key, KeyParser, raw_terminal
 from appliance.simulator.stand import Stand
@@ -136,15 +136,16 @@ class _Session:
 
     async def run(self) -> None:
         self._screen.say("The appliance starts. " + (HELP if self._keyboard.isatty() else ""))
-        async with asyncio.TaskGroup() as group:
-            extra = [group.create_task(self._redraw()), group.create_task(self._speak())]
-            extra.append(group.create_task(self._read_keys() if self._keyboard.isatty() else self._read_lines()))
-            try:
-                await self._stand.run()
-            finally:
-                for task in extra:
-                    task.cancel()
-                self._screen.close()
+        with first_error():
+            async with asyncio.TaskGroup() as group:
+                extra = [group.create_task(self._redraw()), group.create_task(self._speak())]
+                extra.append(group.create_task(self._read_keys() if self._keyboard.isatty() else self._read_lines()))
+                try:
+                    await self._stand.run()
+                finally:
+                    for task in extra:
+                        task.cancel()
+                    self._screen.close()
         self._screen.say("Goodbye.")
 
     # --- what happens, as lines ---------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +149,20 @@ async def test_an_agent_from_a_file_hands_over_on_a_whole_appliance(tmp_path: Pa
         assert [tool["name"] for tool in second["tools"]] == ["start_timer"]
         (output,) = [item for item in items(server.connections[0]) if item["type"] == "function_call_output"]
         assert output["output"] == '{"assistant": "Kitchen"}'
+
+
+@pytest.mark.parametrize(
+    ("mistake", "line"),
+    [
+        ("[settings]\nsped = 1.0", "an agent's settings: there is no 'sped'; did you mean 'speed'?"),
+        ("tool = []", "tool: unknown key; did you mean 'tools'?"),
+    ],
+)
+def test_a_mistake_in_an_agents_file_is_one_line_and_exit_status_2(mistake: str, line: str, tmp_path: Path) -> None:
+    house = tmp_path / "house.toml"
+    house.write_text(f'name = "House"\ninstructions = "You are the house."\n{mistake}\n', encoding="utf-8")
+    command = [sys.executable, "-m", "appliance.cli", "ask", "--set", f"assistant.agents_file={house}", "hello"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.strip().endswith(line)
+    assert len(ended.stderr.strip().splitlines()) == 1

@@ -216,7 +216,7 @@ class Environment(RuleBasedStateMachine):
 
 
 THOROUGH = settings(
-    max_examples=500,
+    max_examples=1200,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -337,3 +337,99 @@ def test_the_environment_catches_a_client_that_forgets_to_tell_a_new_connection_
         pytest.raises(AssertionError, match="the history is"),
     ):
         run_state_machine_as_test(Environment, settings=HUNT)
+
+
+# --- what it has found, as told by hand ----------------------------------------------------------------------------
+
+
+def _connected(**policy: Any) -> World:
+    world = World(**policy)
+    world.accept()
+    world.deliver_down(ALL)
+    _exchange(world)
+    return world
+
+
+def _exchange(world: World) -> None:
+    world.deliver_up(ALL)
+    world.deliver_down(ALL)
+
+
+def _ask(world: World) -> None:
+    """One turn is spoken and reaches the server, which has begun to generate."""
+    world.press()
+    world.hear(10)
+    world.release()
+    world.hear(15)
+    _exchange(world)
+
+
+def _hand_over(world: World) -> None:
+    world.call("handoff")
+    world.deliver_down(ALL)
+    world.prepare()
+    _exchange(world)
+
+
+def test_a_call_behind_a_handoff_in_the_same_response_is_run_for_the_agent_that_made_it() -> None:
+    world = _connected()
+    _ask(world)
+    _hand_over(world)
+    assert world.conversation.agent == "bob"
+
+    world.call("search")
+    world.deliver_down(ALL)
+
+    assert len(world.running_tools) == 1
+
+
+def test_nothing_is_played_on_after_a_trip_whose_connection_is_lost() -> None:
+    world = _connected(guardrail_debounce=5)
+    _ask(world)
+    world.speak(25, is_bad=True)
+    world.deliver_down(ALL)
+    world.lose()
+
+    world.answer_check()
+
+    assert not world.queue
+
+
+def test_a_message_whose_answer_was_cut_by_the_connection_is_told_once_to_the_next() -> None:
+    world = _connected()
+    world.give_message(wants_answer=True)
+    _exchange(world)
+    world.speak(25)
+    world.deliver_down(ALL)
+    world.lose()
+
+    world.give_message(wants_answer=True)
+
+    world.quiesce()
+
+
+def test_a_rotation_that_is_due_waits_for_the_instructions_of_the_connection_and_does_not_spin() -> None:
+    world = _connected(rotate_after_s=3.0)
+    _ask(world)
+    _hand_over(world)
+    world.quiesce()
+    world.lose()
+    world.wait(1.0)
+    world.accept()
+    world.deliver_down(ALL)
+
+    world.advance(4.0)
+
+    assert world.preparations
+
+
+def test_an_item_that_the_server_put_first_is_first_in_the_history() -> None:
+    world = _connected()
+    world.press()
+    world.hear(10)
+    world.release()
+    world.hear(15)
+
+    world.give_message(wants_answer=False)
+
+    world.quiesce()
