@@ -145,14 +145,6 @@ class BrainServer:
             server.close()
             await server.wait_closed()
 
-    async def serve_forever(self) -> None:
-        """Serve until cancelled; listens first if it does not yet."""
-        if self._server is not None:
-            await self._server.wait_closed()
-            return
-        async with self:
-            await self.serve_forever()
-
     @property
     def url(self) -> str:
         """Where clients connect: ``ws://127.0.0.1:PORT/v1/realtime``, without the model."""

@@ -53,10 +53,6 @@ class Playout:
         """Some of what was queued has not been heard yet."""
         return self._played < self._total
 
-    @property
-    def has_sounded(self) -> bool:
-        return self._played > 0
-
     def queue(self, item_id: str, content_index: int, frames: int) -> None:
         """Account for audio handed to the playback side.
 

@@ -340,6 +340,348 @@ async def test_closing_the_server_ends_sessions_in_the_middle_of_an_answer() -> 
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+"The offline brain on a real loopback socket."
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Subprotocol
+
+from appliance.brain import model as brain_model
+from appliance.brain.server import BrainServer
+from appliance.brain.stages import Part, ResponseRequest, SpokenPart, Transcript
+from appliance.errors import ApplianceError, SpeechError
+from tests.support.oracle import check_server_frame
+from tests.support.scripted import ScriptedPipeline, sine
+
+PUSH_TO_TALK = {"type": "realtime", "audio": {"input": {"turn_detection": None, "transcription": {"model": "m"}}}}
+
+
+class Caller:
+    """A client that sends literal events and reads checked frames."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+
+    async def send(self, name: str, **keys: Any) -> None:
+        await self.socket.send(json.dumps({"type": name, **keys}))
+
+    async def next(self) -> dict[str, Any]:
+        async with asyncio.timeout(10):
+            frame: dict[str, Any] = json.loads(await self.socket.recv())
+        check_server_frame(frame)
+        return frame
+
+    async def until(self, name: str) -> list[dict[str, Any]]:
+        """Read up to the first frame of this type."""
+        frames = [await self.next()]
+        while frames[-1]["type"] != name:
+            frames.append(await self.next())
+        return frames
+
+    async def ask(self, text: str, **response: Any) -> None:
+        item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
+        await self.send("conversation.item.create", item=item)
+        await self.send("response.create", response=response)
+
+    async def closed(self) -> tuple[int, str]:
+        """Read to the end; return how the server closed."""
+        with pytest.raises(ConnectionClosed):
+            while True:
+                await self.next()
+        assert self.socket.close_code is not None
+        return self.socket.close_code, self.socket.close_reason or ""
+
+
+@contextlib.asynccontextmanager
+async def calling(server: BrainServer, query: str = "?model=gpt-realtime-2.1", **how: Any) -> AsyncIterator[Caller]:
+    async with connect(server.url + query, compression=None, **how) as socket:
+        yield Caller(socket)
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if holds():
+            return
+        await asyncio.sleep(0.005)
+    pytest.fail("it never came to hold")
+
+
+async def test_a_push_to_talk_turn_over_a_socket() -> None:
+    pipeline = ScriptedPipeline(hears="good morning")
+    async with BrainServer(pipeline) as server, calling(server) as caller:
+        assert (await caller.next())["type"] == "session.created"
+        await caller.send("session.update", session=PUSH_TO_TALK)
+        await caller.send("input_audio_buffer.append", audio=base64.b64encode(sine(300)).decode())
+        await caller.send("input_audio_buffer.commit")
+        await caller.send("response.create", response={"metadata": {"turn": "1"}})
+        frames = await caller.until("response.done")
+    assert pipeline.utterances == [sine(300)]
+    heard = [one["transcript"] for one in frames if one["type"].endswith("transcription.completed")]
+    assert heard == ["good morning"]
+    audio = b"".join(base64.b64decode(one["delta"]) for one in frames if one["type"] == "response.output_audio.delta")
+    assert audio == sine(1000)
+    done = frames[-1]["response"]
+    assert (done["status"], done["metadata"]) == ("completed", {"turn": "1"})
+    assert done["output"][0]["content"][0]["transcript"] == "You said good morning."
+
+
+async def test_the_workflow_gets_words_where_no_transcription_was_asked_for() -> None:
+    pipeline = ScriptedPipeline(hears="quietly")
+    session = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
+    async with BrainServer(pipeline) as server, calling(server) as caller:
+        await caller.send("session.update", session=session)
+        await caller.send("input_audio_buffer.append", audio=base64.b64encode(sine(200)).decode())
+        await caller.send("input_audio_buffer.commit")
+        await caller.send("response.create")
+        frames = await caller.until("response.done")
+    assert not [one for one in frames if "input_audio_transcription" in one["type"]]
+    assert frames[-1]["response"]["output"][0]["content"][0]["transcript"] == "You said quietly."
+
+
+async def test_the_model_of_the_query_is_the_session_s() -> None:
+    async with BrainServer(ScriptedPipeline()) as server, calling(server, "?model=whatever") as caller:
+        assert (await caller.next())["session"]["model"] == "whatever"
+
+
+# --- who may connect ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}])
+async def test_a_wrong_key_is_refused_in_the_form_of_the_live_service(headers: dict[str, str]) -> None:
+    async with (
+        BrainServer(ScriptedPipeline(), token="secret") as server,
+        calling(server, additional_headers=headers) as caller,
+    ):
+        frame = await caller.next()
+        assert (frame["type"], frame["error"]["code"]) == ("error", "invalid_api_key")
+        assert "secret" not in json.dumps(frame)
+        assert await caller.closed() == (3000, "invalid_request_error.invalid_api_key")
+
+
+async def test_the_right_key_is_let_in_from_a_header_or_from_a_browser_s_subprotocol() -> None:
+    async with BrainServer(ScriptedPipeline(), token="secret") as server:
+        async with calling(server, additional_headers={"Authorization": "Bearer secret"}) as caller:
+            assert (await caller.next())["type"] == "session.created"
+            assert caller.socket.subprotocol is None
+        offered = [Subprotocol("realtime"), Subprotocol("openai-insecure-api-key.secret")]
+        async with calling(server, subprotocols=offered) as caller:
+            assert (await caller.next())["type"] == "session.created"
+            assert caller.socket.subprotocol == "realtime"
+
+
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [
+        ("", "missing_model"),
+        ("?model=", "missing_model"),
+        ("?intent=transcription", "unsupported_intent"),
+        ("?call_id=rtc_1", "unsupported_call_id"),
+    ],
+)
+async def test_a_session_that_cannot_be_served_is_refused_by_name(query: str, code: str) -> None:
+    async with BrainServer(ScriptedPipeline()) as server, calling(server, query) as caller:
+        assert (await caller.next())["error"]["code"] == code
+        assert await caller.closed() == (4000, f"invalid_request_error.{code}")
+
+
+async def test_the_beta_shape_is_refused() -> None:
+    headers = {"OpenAI-Beta": "realtime=v1"}
+    async with BrainServer(ScriptedPipeline()) as server, calling(server, additional_headers=headers) as caller:
+        assert (await caller.next())["error"]["code"] == "beta_api_shape_disabled"
+        assert await caller.closed() == (4000, "invalid_request_error.beta_api_shape_disabled")
+
+
+async def test_another_path_is_not_found_and_a_foreign_page_is_forbidden() -> None:
+    async with BrainServer(ScriptedPipeline()) as server:
+        with pytest.raises(InvalidStatus) as lost:
+            async with connect(server.url.replace("/v1/realtime", "/v1/live/sessions")):
+                pass
+        assert lost.value.response.status_code == 404
+        with pytest.raises(InvalidStatus) as foreign:
+            async with connect(server.url + "?model=x", additional_headers={"Origin": "https://example.com"}):
+                pass
+        assert foreign.value.response.status_code == 403
+        async with calling(server, additional_headers={"Origin": "http://localhost:8080"}) as caller:
+            assert (await caller.next())["type"] == "session.created"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.com", ""])
+def test_a_network_address_needs_a_token(host: str) -> None:
+    with pytest.raises(ApplianceError, match="token"):
+        BrainServer(ScriptedPipeline(), host=host)
+    BrainServer(ScriptedPipeline(), host=host, token="secret")
+
+
+async def test_a_taken_port_is_one_clear_line() -> None:
+    async with BrainServer(ScriptedPipeline()) as server:
+        with pytest.raises(ApplianceError, match=rf"cannot listen on 127.0.0.1:{server.port} .*another port"):
+            async with BrainServer(ScriptedPipeline(), port=server.port):
+                pass
+
+
+async def test_sessions_are_limited() -> None:
+    async with BrainServer(ScriptedPipeline(), max_sessions=1) as server, calling(server) as first:
+        assert (await first.next())["type"] == "session.created"
+        async with calling(server) as second:
+            assert (await second.next())["error"]["code"] == "too_many_sessions"
+            assert await second.closed() == (1013, "server_error.too_many_sessions")
+        await first.ask("still there")
+        await first.until("response.done")
+
+
+# --- generating --------------------------------------------------------------------------------------------------
+
+
+class Endless(ScriptedPipeline):
+    """Speaks a sentence, then thinks until it is cancelled."""
+
+    async def respond(self, request: ResponseRequest, *, spoken: bool, voice: str, speed: float) -> AsyncIterator[Part]:
+        try:
+            yield SpokenPart("Once upon a time", sine(200))
+            await asyncio.Event().wait()
+        finally:
+            self.closed += 1
+
+
+async def test_a_cancel_closes_the_generator_at_once() -> None:
+    pipeline = Endless()
+    async with BrainServer(pipeline) as server, calling(server) as caller:
+        await caller.ask("a story")
+        await caller.until("response.output_audio.delta")
+        await caller.send("response.cancel")
+        done = (await caller.until("response.done"))[-1]["response"]
+        assert (done["status"], pipeline.closed) == ("cancelled", 1)
+        await caller.send("response.create")
+        await caller.until("response.output_audio.delta")
+
+
+async def test_out_of_band_responses_run_beside_the_default_one() -> None:
+    pipeline = ScriptedPipeline(sentences=2)
+    async with BrainServer(pipeline) as server, calling(server) as caller:
+        await caller.ask("hi")
+        await caller.send("response.create", response={"conversation": "none", "output_modalities": ["text"]})
+        done = [(await caller.until("response.done"))[-1]["response"] for _ in range(2)]
+    assert {one["conversation_id"] is None for one in done} == {True, False}
+    assert {one["status"] for one in done} == {"completed"}
+
+
+async def test_a_client_that_does_not_read_pauses_the_generator() -> None:
+    pipeline = ScriptedPipeline(sentences=400)
+    async with BrainServer(pipeline) as server, calling(server, max_queue=4) as caller:
+        await caller.ask("a long story")
+        produced = -1
+        while produced != pipeline.produced or not produced:
+            produced = pipeline.produced
+            await asyncio.sleep(0.1)
+        assert produced < 400, "26 MB of audio must not pile up in the server"
+        await caller.until("response.done")
+        assert pipeline.produced == 400
+
+
+class Broken(ScriptedPipeline):
+    """Its engines are missing."""
+
+    async def transcribe(self, pcm: bytes, *, tools: Sequence[Mapping[str, Any]]) -> Transcript:
+        raise SpeechError("no recogniser: install the extra 'offline'")
+
+    async def respond(self, request: ResponseRequest, *, spoken: bool, voice: str, speed: float) -> AsyncIterator[Part]:
+        if request.metadata.get("bug"):
+            raise RuntimeError("a bug in a stage")
+        yield SpokenPart("One.", sine(100))
+        raise SpeechError("no voice: install the Debian package flite")
+
+
+async def test_a_failing_engine_fails_the_response_and_not_the_session() -> None:
+    async with BrainServer(Broken()) as server, calling(server) as caller:
+        await caller.send("session.update", session=PUSH_TO_TALK)
+        await caller.send("input_audio_buffer.append", audio=base64.b64encode(sine(200)).decode())
+        await caller.send("input_audio_buffer.commit")
+        failed = (await caller.until("conversation.item.input_audio_transcription.failed"))[-1]
+        assert failed["error"]["message"] == "no recogniser: install the extra 'offline'"
+        for _ in range(2):
+            await caller.send("response.create")
+            done = (await caller.until("response.done"))[-1]["response"]
+            assert done["status"] == "failed"
+            assert done["status_details"]["error"]["message"] == "no voice: install the Debian package flite"
+
+
+async def test_a_bug_in_a_stage_ends_its_own_session_only(caplog: pytest.LogCaptureFixture) -> None:
+    async with BrainServer(Broken()) as server, calling(server) as other, calling(server) as caller:
+        await caller.send("response.create", response={"metadata": {"bug": "1"}})
+        assert (await caller.closed())[0] == 1011
+        assert "a bug in a stage" in caplog.text
+        await other.ask("still there")
+        assert (await other.until("response.done"))[-1]["response"]["status"] == "failed"
+
+
+# --- bad input and the end ---------------------------------------------------------------------------------------
+
+
+async def test_malformed_and_binary_frames_are_answered_and_the_session_lives() -> None:
+    async with BrainServer(ScriptedPipeline()) as server, calling(server) as caller:
+        await caller.next()
+        await caller.socket.send("{")
+        assert (await caller.next())["error"]["code"] == "invalid_json"
+        await caller.socket.send(b"\x00\x01")
+        assert (await caller.next())["error"]["code"] == "invalid_event"
+        await caller.ask("still there")
+        assert (await caller.until("response.done"))[-1]["response"]["status"] == "completed"
+
+
+async def test_a_frame_beyond_16_mib_ends_the_connection_and_not_the_server() -> None:
+    async with BrainServer(ScriptedPipeline()) as server:
+        socket = await connect(server.url + "?model=x", compression=None)
+        with contextlib.suppress(ConnectionClosed):
+            await socket.send("x" * (16 * 2**20 + 1))
+        await socket.wait_closed()
+        assert socket.close_code == 1009
+        async with calling(server) as caller:
+            assert (await caller.next())["type"] == "session.created"
+
+
+async def test_a_session_expires_with_an_error_and_1001(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(brain_model, "MAX_SESSION_S", 0.05)
+    async with BrainServer(ScriptedPipeline()) as server, calling(server) as caller:
+        assert (await caller.until("error"))[-1]["error"]["code"] == "session_expired"
+        assert await caller.closed() == (1001, "Your session hit the maximum duration of 60 minutes.")
+
+
+async def test_many_sequential_sessions_leave_no_task_behind() -> None:
+    async with BrainServer(ScriptedPipeline()) as server:
+        async with calling(server) as caller:
+            await caller.next()
+        await eventually(lambda: not server.sessions)
+        before = len(asyncio.all_tasks())
+        for _ in range(25):
+            async with calling(server) as caller:
+                await caller.ask("hi")
+                await caller.until("response.output_audio.delta")
+        await eventually(lambda: not server.sessions)
+        await eventually(lambda: len(asyncio.all_tasks()) <= before)
+
+
+async def test_closing_the_server_ends_sessions_in_the_middle_of_an_answer() -> None:
+    pipeline = Endless()
+    server = BrainServer(pipeline)
+    async with server, calling(server) as caller:
+        await caller.ask("a story")
+        await caller.until("response.output_audio.delta")
+        await asyncio.gather(server.close(), caller.closed())
+        assert (caller.socket.close_code, pipeline.closed, server.sessions) == (1001, 1, 0)
+        await server.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 async def test_serve_forever_serves_until_it_is_cancelled() -> None:
     server = BrainServer(ScriptedPipeline())
     serving = asyncio.ensure_future(server.serve_forever())

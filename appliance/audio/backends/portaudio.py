@@ -201,7 +201,11 @@ class PortAudioBackend:
             )
         stream.attach(opened, opened.get_input_latency() if is_capture else opened.get_output_latency())
         stream.last_callback_at = time.monotonic()
-        opened.start_stream()
+        try:
+            opened.start_stream()
+        except BaseException:
+            opened.close()  # else the card stays busy, for us too
+            raise
         log.info("%s: %s at %d Hz, %d channel(s), %d frames", direction, card["name"], rate, channels, period)
         return stream
 
