@@ -288,7 +288,7 @@ class Answering(Calling):
             + (f" ({reason})" if reason else "")
             + ". The user has not heard the rest of it. Do not repeat it; answer in another way."
         )
-        if turn.trips >= self._policy.max_trips:
+        if turn.trips >= self._policy.max_trips or turn.failure:
             self._fail_turn("stopped", now, detail=f"{name}: {reason}", outcome="refused")
         else:
             turn.deadline = now + self._policy.answer_s

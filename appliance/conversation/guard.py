@@ -99,6 +99,10 @@ class AnswerGuard:
         """Frames of an item that are kept back."""
         return sum(len(one.pcm) // 2 for one in self._held if one.item_id == item_id)
 
+    def drop_held(self) -> None:
+        """Audio that is held is never played; what was released plays on, and is still watched."""
+        self._held.clear()
+
     def reset(self) -> None:
         """Forget everything: audio that is held is never played, verdicts that still come mean nothing."""
         self._texts.clear()

@@ -48,8 +48,11 @@ class History:
         self._items: dict[str, HistoryItem] = {one.id: one for one in list(items)[-max_items:]}
         self._order: list[str] = list(self._items)
         self._parts: dict[str, dict[int, str]] = {}
-        self._gone: set[str] = set()
-        """Ids that we have deleted on this connection: what the server still tells of them was on its way."""
+        self._gone: dict[str, str] = {}
+        """Ids that we have deleted on this connection, each with the one before it (``root``: none).
+
+        What the server still tells of them was on its way; and it may still place others behind them.
+        """
         self._made = 0
         self._max_items = max_items
 
@@ -129,6 +132,7 @@ class History:
 
     def insert(self, item: HistoryItem, previous_item_id: str | None) -> list[Change]:
         """Put an item behind another; at the end where that is None or unknown, in front for ``root``."""
+        previous_item_id = self._known_before(previous_item_id)
         if previous_item_id == "root":
             at = 0
         elif previous_item_id in self._items:
@@ -137,7 +141,7 @@ class History:
             at = len(self._order)
         self._order.insert(at, item.id)
         self._items[item.id] = item
-        self._gone.discard(item.id)
+        self._gone.pop(item.id, None)
         changes: list[Change] = [HistoryAdded(item, self._order[at - 1] if at > 0 else "")]
         while len(self._order) > self._max_items:
             changes += self.remove(self._order[0])
@@ -145,7 +149,7 @@ class History:
 
     def delete(self, item_id: str) -> list[Change]:
         """Remove an item that we delete on the server too: late events do not bring it back."""
-        self._gone.add(item_id)
+        self._gone[item_id] = (self.before(item_id) or "root") if item_id in self._items else "root"
         return self.remove(item_id)
 
     def remove(self, item_id: str) -> list[Change]:
@@ -230,12 +234,22 @@ class History:
 
     def _move(self, item_id: str, previous_item_id: str | None) -> list[Change]:
         """The server says behind which item one stands; it may be another than we thought."""
-        if previous_item_id not in self._items or self.before(item_id) == previous_item_id:
+        previous = self._known_before(previous_item_id)
+        at = "" if previous == "root" else previous
+        if at is None or (at and at not in self._items) or self.before(item_id) == at:
             return []
         item = self._items[item_id]
         self._order.remove(item_id)
-        self._order.insert(self._order.index(previous_item_id) + 1, item_id)
-        return [HistoryRemoved(item_id), HistoryAdded(item, previous_item_id)]
+        self._order.insert(self._order.index(at) + 1 if at else 0, item_id)
+        return [HistoryRemoved(item_id), HistoryAdded(item, at)]
+
+    def _known_before(self, item_id: str | None) -> str | None:
+        """The item itself, or the one that stood before it if we have deleted it."""
+        seen: set[str] = set()
+        while item_id in self._gone and item_id not in self._items and item_id not in seen:
+            seen.add(item_id)
+            item_id = self._gone[item_id]
+        return item_id
 
     def _update(self, item: HistoryItem) -> list[Change]:
         self._items[item.id] = item

@@ -74,7 +74,7 @@ class Linking(Turns):
             self._fail_turn(fatal.kind, now, said=fatal.message)
         elif turn.has_output:
             self._drop_calls(turn)
-            self._guard.reset()
+            self._guard.drop_held()
             self._finish_play(turn)
             turn.is_answer_done = True
             turn.failure = turn.failure or "answer_cut"

@@ -96,7 +96,7 @@ class Links:
             yield self.spare.deadline
         if self.retry_at is not None:
             yield self.retry_at
-        if is_idle and self.spare is None and self._replace_at is not None:
+        if is_idle and self.is_usable and self.spare is None and self._replace_at is not None:
             yield self._replace_at
 
     def restrict(self, endpoint: int | None, now: float) -> None:

@@ -219,7 +219,7 @@ class Listening(Answering):
             self._create_item(event.item, text=event.text)
             self._refuse_press("budget_spent", now, "error")
             return
-        if before is not None and before.message is not None and not before.is_commit_sent:
+        if before is not None and before.message is not None and before.is_unsent_message:
             self._create_item(before.message, text=before.heard_text or "")  # not lost: one answer for both
         turn = self._start_turn(now, kind="message")
         turn.phase = Phase.COMMITTING

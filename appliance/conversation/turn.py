@@ -187,6 +187,11 @@ class Turn:
         """It was spoken and waits for a connection: another press goes on with it, nothing else may replace it."""
         return self.phase is Phase.COMMITTING and not self.is_commit_sent and self.kind != "message"
 
+    @property
+    def is_unsent_message(self) -> bool:
+        """It was given in writing and waits for a connection."""
+        return self.phase is Phase.COMMITTING and not self.is_commit_sent and self.message is not None
+
     def add_audio(self, pcm: bytes, peak: int) -> None:
         self.audio += pcm
         self.frames += len(pcm) // 2

@@ -564,6 +564,10 @@ class World:
         response = Response(response_id, number, agent_of(request.instructions), tools)
         server.responses[response_id] = server.generating[response_id] = response
 
+    @property
+    def is_generating(self) -> bool:
+        return self._speaking() is not None
+
     def _speaking(self) -> tuple[Server, Response] | None:
         """The oldest response that is being generated."""
         return next(((one, item) for one in self.servers.values() for item in one.generating.values()), None)
