@@ -549,6 +549,8 @@ def ours(caplog: pytest.LogCaptureFixture) -> str:
 
 async def test_the_secrets_of_an_http_server_are_sent_and_shown_nowhere(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
+    for name in ("httpx2", "httpcore2", "mcp"):  # the appliance's own logging quietens them, also in a test before
+        caplog.set_level(logging.DEBUG, logger=name)
     house = House(token=f"Bearer {TOKEN}")
     async with over_http(house) as port:
         server = McpServerHttp(

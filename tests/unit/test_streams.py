@@ -253,6 +253,7 @@ async def test_a_muted_microphone_is_closed_and_says_nothing() -> None:
         one.audio.open_capture()
         await _until(lambda: one.card.capture is not stream)
         await one.hear(5)
+        await _until(lambda: one.told(AudioCaptured))
         assert len(one.told(AudioCaptured)) == 1
         assert one.told(CardLost) == []
 
