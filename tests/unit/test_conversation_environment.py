@@ -263,7 +263,7 @@ class Environment(RuleBasedStateMachine):
 
 
 THOROUGH = settings(
-    max_examples=1200,
+    max_examples=600,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),
