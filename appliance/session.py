@@ -28,7 +28,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from appliance.agents.agent import RealtimeAgent
 from appliance.agents.context import HistoryItem
@@ -97,6 +97,7 @@ __all__ = [
     "AgentStart",
     "Announcement",
     "AnswerText",
+    "AnyEvent",
     "Audio",
     "AudioEnd",
     "AudioInterrupted",
@@ -142,7 +143,7 @@ class SessionEvent:
 class Audio(SessionEvent):
     """A piece of the answer, to be played behind the one before."""
 
-    type: ClassVar[str] = "audio"
+    type: ClassVar[Literal["audio"]] = "audio"
     audio: bytes = field(repr=False)
     """In the session's `output_audio_format`; pcm16 is 24 kHz mono little-endian."""
     item_id: str
@@ -153,7 +154,7 @@ class Audio(SessionEvent):
 class AudioEnd(SessionEvent):
     """All audio of an answer was given."""
 
-    type: ClassVar[str] = "audio_end"
+    type: ClassVar[Literal["audio_end"]] = "audio_end"
     item_id: str
 
 
@@ -161,7 +162,7 @@ class AudioEnd(SessionEvent):
 class AudioInterrupted(SessionEvent):
     """Stop playing now, and drop what is queued."""
 
-    type: ClassVar[str] = "audio_interrupted"
+    type: ClassVar[Literal["audio_interrupted"]] = "audio_interrupted"
     item_id: str
     heard_ms: int
 
@@ -170,7 +171,7 @@ class AudioInterrupted(SessionEvent):
 class AnswerText(SessionEvent):
     """A piece of the answer's text, or (`is_final`) the whole of one message."""
 
-    type: ClassVar[str] = "answer_text"
+    type: ClassVar[Literal["answer_text"]] = "answer_text"
     text: str
     is_final: bool
 
@@ -179,7 +180,7 @@ class AnswerText(SessionEvent):
 class InputText(SessionEvent):
     """A piece of what the user said, or (`is_final`) all of it."""
 
-    type: ClassVar[str] = "input_text"
+    type: ClassVar[Literal["input_text"]] = "input_text"
     text: str
     is_final: bool
     item_id: str = ""
@@ -187,7 +188,7 @@ class InputText(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class ToolStart(SessionEvent):
-    type: ClassVar[str] = "tool_start"
+    type: ClassVar[Literal["tool_start"]] = "tool_start"
     agent: RealtimeAgent
     name: str
     arguments: str
@@ -198,7 +199,7 @@ class ToolStart(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class ToolEnd(SessionEvent):
-    type: ClassVar[str] = "tool_end"
+    type: ClassVar[Literal["tool_end"]] = "tool_end"
     agent: RealtimeAgent
     name: str
     output: str
@@ -211,7 +212,7 @@ class ToolEnd(SessionEvent):
 class ToolApproval(SessionEvent):
     """A call waits for `RealtimeSession.approve` or `RealtimeSession.reject`."""
 
-    type: ClassVar[str] = "tool_approval_requested"
+    type: ClassVar[Literal["tool_approval_requested"]] = "tool_approval_requested"
     agent: RealtimeAgent
     name: str
     arguments: str
@@ -221,14 +222,14 @@ class ToolApproval(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class HandoffDone(SessionEvent):
-    type: ClassVar[str] = "handoff"
+    type: ClassVar[Literal["handoff"]] = "handoff"
     from_agent: RealtimeAgent
     to_agent: RealtimeAgent
 
 
 @dataclass(frozen=True, slots=True)
 class Guardrail(SessionEvent):
-    type: ClassVar[str] = "guardrail_tripped"
+    type: ClassVar[Literal["guardrail_tripped"]] = "guardrail_tripped"
     item_id: str
     guardrail: str
     reason: str
@@ -237,38 +238,38 @@ class Guardrail(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class HistoryGrew(SessionEvent):
-    type: ClassVar[str] = "history_added"
+    type: ClassVar[Literal["history_added"]] = "history_added"
     item: HistoryItem
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryChanged(SessionEvent):
-    type: ClassVar[str] = "history_updated"
+    type: ClassVar[Literal["history_updated"]] = "history_updated"
     history: tuple[HistoryItem, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class AgentStart(SessionEvent):
-    type: ClassVar[str] = "agent_start"
+    type: ClassVar[Literal["agent_start"]] = "agent_start"
     agent: RealtimeAgent
 
 
 @dataclass(frozen=True, slots=True)
 class AgentEnd(SessionEvent):
-    type: ClassVar[str] = "agent_end"
+    type: ClassVar[Literal["agent_end"]] = "agent_end"
     agent: RealtimeAgent
     output: str
 
 
 @dataclass(frozen=True, slots=True)
 class TurnStart(SessionEvent):
-    type: ClassVar[str] = "turn_start"
+    type: ClassVar[Literal["turn_start"]] = "turn_start"
     turn: str
 
 
 @dataclass(frozen=True, slots=True)
 class TurnEnd(SessionEvent):
-    type: ClassVar[str] = "turn_end"
+    type: ClassVar[Literal["turn_end"]] = "turn_end"
     turn: str
     outcome: str
     """answered, slip, silence, interrupted, failed, cancelled or refused."""
@@ -279,13 +280,13 @@ class TurnEnd(SessionEvent):
 class Announcement(SessionEvent):
     """What the appliance would say with its own voice: an error, a filler, that the budget is spent."""
 
-    type: ClassVar[str] = "announcement"
+    type: ClassVar[Literal["announcement"]] = "announcement"
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Usage(SessionEvent):
-    type: ClassVar[str] = "usage"
+    type: ClassVar[Literal["usage"]] = "usage"
     tokens: Mapping[str, int]
     usd: float | None
     """None where the model's price is not known."""
@@ -295,7 +296,7 @@ class Usage(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class BudgetWarning(SessionEvent):
-    type: ClassVar[str] = "budget"
+    type: ClassVar[Literal["budget"]] = "budget"
     percent: int
     message: str
 
@@ -304,7 +305,7 @@ class BudgetWarning(SessionEvent):
 class Connected(SessionEvent):
     """The conversation goes on over a new connection."""
 
-    type: ClassVar[str] = "connected"
+    type: ClassVar[Literal["connected"]] = "connected"
     endpoint: str
 
 
@@ -312,7 +313,7 @@ class Connected(SessionEvent):
 class Error(SessionEvent):
     """Something went wrong, and the session goes on."""
 
-    type: ClassVar[str] = "error"
+    type: ClassVar[Literal["error"]] = "error"
     kind: str
     message: str
 
@@ -321,8 +322,35 @@ class Error(SessionEvent):
 class Raw(SessionEvent):
     """A frame of the server, as it came."""
 
-    type: ClassVar[str] = "raw"
+    type: ClassVar[Literal["raw"]] = "raw"
     data: Mapping[str, Any] = field(repr=False)
+
+
+AnyEvent: TypeAlias = (
+    Audio
+    | AudioEnd
+    | AudioInterrupted
+    | AnswerText
+    | InputText
+    | ToolStart
+    | ToolEnd
+    | ToolApproval
+    | HandoffDone
+    | Guardrail
+    | HistoryGrew
+    | HistoryChanged
+    | AgentStart
+    | AgentEnd
+    | TurnStart
+    | TurnEnd
+    | Announcement
+    | Usage
+    | BudgetWarning
+    | Connected
+    | Error
+    | Raw
+)
+"""Every event of a session; `event.type` tells them apart, for a type checker too."""
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -423,7 +451,7 @@ class RealtimeSession:
         )
         for one in self._crew.agents.values():
             self._check(one)
-        self._events: deque[SessionEvent] = deque()
+        self._events: deque[AnyEvent] = deque()
         self._arrived = asyncio.Event()
         self._dropped = 0
         self._is_over = False
@@ -675,7 +703,7 @@ class RealtimeSession:
 
     # --- what the program hears ---------------------------------------------------------------------------------
 
-    async def __aiter__(self) -> AsyncIterator[SessionEvent]:
+    async def __aiter__(self) -> AsyncIterator[AnyEvent]:
         """Yield events until the session ends; for one reader."""
         while True:
             while self._events:
@@ -685,7 +713,7 @@ class RealtimeSession:
             self._arrived.clear()
             await self._arrived.wait()
 
-    def _yield(self, event: SessionEvent) -> None:
+    def _yield(self, event: AnyEvent) -> None:
         if len(self._events) >= _MOST_EVENTS:
             self._events.popleft()
             self._dropped += 1
@@ -733,7 +761,7 @@ class RealtimeSession:
             case TroubleReported():
                 self._trouble = notice.message
 
-    def _event_of(self, notice: Notice) -> SessionEvent | None:
+    def _event_of(self, notice: Notice) -> AnyEvent | None:
         agents = self._crew.agents
         match notice:
             case AnswerAudioEnded():
@@ -775,7 +803,7 @@ class RealtimeSession:
             case _:
                 return None
 
-    def _tool_event(self, notice: ToolStarted | ToolEnded | ApprovalRequested) -> SessionEvent | None:
+    def _tool_event(self, notice: ToolStarted | ToolEnded | ApprovalRequested) -> AnyEvent | None:
         agent = self._crew.agents[notice.agent]
         if any(one.tool_name == notice.name for one in agent.transfers()):
             return None  # told as a handoff

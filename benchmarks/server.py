@@ -105,7 +105,7 @@ async def _main() -> None:
         await Script(connection).serve()
 
     async with serve(handle, "127.0.0.1", 0, compression=None, max_size=None) as server:
-        print(server.sockets[0].getsockname()[1], flush=True)
+        print(next(iter(server.sockets)).getsockname()[1], flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 

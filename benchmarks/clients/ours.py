@@ -75,7 +75,14 @@ async def _duplex(url: str, seconds: float) -> dict[str, float]:
     conversation = Conversation(policy=policy, briefs=[Brief(agent="assistant", session={"type": "realtime"})])
     nothing: Any = _Nothing()
     driver = Driver(
-        conversation, transport=transport, audio=audio, tools=nothing, light=nothing, announcer=nothing, alarms=nothing
+        conversation,
+        transport=transport,
+        audio=audio,
+        tools=nothing,
+        agents=nothing,
+        light=nothing,
+        announcer=nothing,
+        alarms=nothing,
     )
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(part.run()) for part in (transport, audio, driver)]
