@@ -82,7 +82,7 @@ class Bench:
 
 async def measure(url: str, log: Path) -> dict[str, list[float]]:
     """Hold `TURNS` turns; every second one is interrupted in the middle of its answer."""
-    streams.earcon = lambda name: b""  # type: ignore[attr-defined]
+    streams.earcon = lambda name: b""  # type: ignore[attr-defined, assignment]
     bench = Bench(url, log)
     rows: dict[str, list[float]] = {"press": [], "release": [], "delta": [], "barge": []}
     async with asyncio.TaskGroup() as group:
