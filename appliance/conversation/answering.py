@@ -108,11 +108,11 @@ class Answering(Calling):
         return turn if self._sequencer.is_current(response_id) else None
 
     def _on_output_audio(self, link: Link, event: wire.OutputAudioDelta, now: float) -> None:
+        link.has_spoken = True  # whoever hears it: the server keeps the voice from here on
         turn = self._answering(event.response_id)
         if turn is None or not event.delta:
             return
         self._to_answering(turn, now)
-        link.has_spoken = True
         turn.has_output = turn.has_audio = True
         turn.audio.clear()
         turn.sent_bytes = 0

@@ -2078,3 +2078,19 @@ def test_late_instructions_do_not_wait_for_as_long_as_a_transcript_may_take() ->
     scene.passed(check)
     scene.advance(5.5)
     assert len(scene.asks()) == 1
+
+
+def test_the_voice_is_kept_too_when_the_server_spoke_only_to_an_answer_that_was_cut() -> None:
+    scene = Scene(briefs=[GREETER]).ready().asked()
+    scene.press()  # a barge-in, before any audio came
+    scene.audio()
+    assert scene.plays() == []
+    scene.done(status="cancelled")
+    scene.hear(500)
+    scene.release()
+    scene.hear(260, 30, -60.0)
+    scene.committed("item_user_2")
+    scene.created("resp_2", "turn_2")
+    scene.called("transfer_to_billing", "call_1", response_id="resp_2")
+    (update,) = [one for one in scene.sent(_prepared(scene)) if one["type"] == "session.update"]
+    assert "voice" not in update["session"].get("audio", {}).get("output", {})
