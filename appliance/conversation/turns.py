@@ -113,7 +113,7 @@ class Turns(Regions):
         for one in cut:
             received = one.received_frames + self._guard.held_frames(one.item_id)
             self._cut(one.item_id, one.heard_ms, received // FRAMES_PER_MS)
-        for item_id in held - {one.item_id for one in queued}:
+        for item_id in sorted(held - {one.item_id for one in queued}):
             self._forget_unheard(item_id)
         self._guard.reset()
         response_id = self._sequencer.cancel(now + self._policy.cancel_s)
@@ -208,7 +208,7 @@ class Turns(Regions):
             self._answer_call(call, "The user interrupted, so this call was cancelled.", is_error=True)
 
     def _drop_calls(self, turn: Turn) -> None:
-        for call_id in turn.open_calls:
+        for call_id in sorted(turn.open_calls):  # in one order, whatever the hashes: a replay compares
             call = self._calls.pop(call_id)
             self._do(CancelTool(call_id))
             if call is not None and call.stage is Stage.RUNNING:
