@@ -56,8 +56,13 @@ class Answering(Calling):
         if ear is not None and (turn is None or turn.kind == "vad"):
             turn = turn or self._start_turn(now, kind="vad")  # an idle user is prompted without having spoken
             self._on_committed_by_server(turn, ear, now)
-        elif turn is None or not turn.is_commit_sent or turn.phase is not Phase.COMMITTING:
-            return
+        else:
+            of_turn = self._commits.popleft() if self._commits else self.turn_id or ""
+            self._turn_of_item[event.item_id] = of_turn
+            if of_turn in self._unlet:
+                self._delete_item(event.item_id)
+            if turn is None or turn.id != of_turn or turn.phase is not Phase.COMMITTING or not turn.is_commit_sent:
+                return
         turn.item_id = event.item_id
         self._turn_of_item[event.item_id] = turn.id
         while len(self._turn_of_item) > _REMEMBERED_ITEMS:
@@ -127,9 +132,14 @@ class Answering(Calling):
         if not self._playout.is_pending:
             self._played_at = now
         turn.must_finish = True
+        self._note_sounded(item_id)
         self._playout_link = self._links.main.id if self._links.main else 0
         self._playout.queue(item_id, content_index, len(pcm) // 2)
         self._do(Play(self._playout.epoch, item_id, pcm))
+
+    def _note_sounded(self, item_id: str) -> None:
+        if item_id not in self._sounded:
+            self._sounded.append(item_id)
 
     def _release(self, turn: Turn, now: float) -> None:
         """Play what the guardrails have let pass."""
@@ -145,6 +155,8 @@ class Answering(Calling):
         self._to_answering(turn, now)
         if text:
             turn.has_output = turn.has_text = True
+            if turn.is_written:
+                self._note_sounded(event.item_id)
             if is_final:
                 turn.said = f"{turn.said} {text.strip()}".strip()
             self._outbox.emit(AnswerTextReceived(turn.id, text, is_final))
@@ -166,7 +178,7 @@ class Answering(Calling):
         known = self._history.get(item.id)
         if item.type != "message" or item.role != "assistant" or known is None or known.heard_ms is not None:
             return False
-        return all(one.item_id != item.id for one in self._playout.heard())
+        return item.id not in self._sounded
 
     def _on_response_done(self, response: wire.Response, now: float) -> None:
         turn = self._answering(response.id)
@@ -195,7 +207,8 @@ class Answering(Calling):
         elif response.status == "cancelled" and self._brief.ear is not None and not turn.has_output:
             self._end_turn("interrupted", now)  # the server's ear heard the user again
             return
-        if any(item.type == "message" and item.role == "assistant" for item in response.output):
+        kinds = [item.type for item in response.output]
+        if "message" in kinds[max((at for at, kind in enumerate(kinds) if kind == "mcp_call"), default=-1) + 1 :]:
             turn.seen_calls -= turn.mcp_calls  # the model has spoken about them already
         if turn.seen_calls and not turn.failure:
             self._ask_again(turn)
@@ -212,9 +225,6 @@ class Answering(Calling):
     def _refuse_input(self, turn: Turn, name: str, reason: str, now: float) -> None:
         """What the user said is not to be answered: the model is not to know it either."""
         self._outbox.emit(GuardrailTripped(turn.id, "input", turn.item_id, name, reason))
-        if turn.item_id and self._history.get(turn.item_id) is not None:
-            self._tell(self._history.delete(turn.item_id))
-            self._outbox.send(wire.ConversationItemDelete(event_id=f"item_{turn.item_id}", item_id=turn.item_id))
         self._fail_turn("refused", now, detail=f"{name}: {reason}", outcome="refused")
 
     def _on_agent_prepared(self, event: AgentPrepared, now: float) -> None:
@@ -276,7 +286,10 @@ class Answering(Calling):
     def _trip(self, turn: Turn, check: Check, name: str, reason: str, now: float) -> None:
         """An answer must not go on: stop it, tell the model why, and let it try again, but not for ever."""
         self._outbox.emit(GuardrailTripped(turn.id, "output", check.item_id, name, reason))
-        self._drop_calls_of_trip(turn)
+        for call in self._calls:  # none begins any more; what runs is answered, and not spoken about
+            if call.turn == turn.id:
+                self._release_call(call, "A guardrail stopped the answer, so this call was cancelled.")
+        turn.open_calls.clear()
         self._stop_answer(now)
         turn.trips += 1
         turn.said = ""
@@ -293,10 +306,3 @@ class Answering(Calling):
         else:
             turn.deadline = now + self._policy.answer_s
             self._sequencer.want(turn.id)
-
-    def _drop_calls_of_trip(self, turn: Turn) -> None:
-        """Calls of the stopped answer: none begins any more; what runs is answered, and not spoken about."""
-        for call in self._calls:
-            if call.turn == turn.id:
-                self._release_call(call)
-        turn.open_calls.clear()

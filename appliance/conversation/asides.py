@@ -38,6 +38,7 @@ class Asides:
         self._outbox = outbox
         self._open: dict[str, _Aside] = {}
         self._ids: deque[str] = deque(maxlen=_REMEMBERED)
+        self._given: deque[dict[str, Any]] = deque(maxlen=_REMEMBERED)
 
     def __bool__(self) -> bool:
         return bool(self._open)
@@ -54,6 +55,11 @@ class Asides:
         metadata = {**asked.response.get("metadata", {}), "aside": asked.key}
         response: dict[str, Any] = {**asked.response, "conversation": "none", "metadata": metadata}
         self._outbox.send(wire.ResponseCreate(event_id=f"aside_{asked.key}", response=response))
+
+    def given(self, response: Mapping[str, Any]) -> None:
+        """The program has sent such a question as a frame of its own: it is told apart by what it carries."""
+        metadata = response.get("metadata")
+        self._given.append(dict(metadata) if isinstance(metadata, Mapping) else {})
 
     def owns(self, event: wire.ServerEvent) -> bool:
         """Whether an event belongs to such a response, open or over; takes what it says."""
@@ -84,9 +90,15 @@ class Asides:
         for aside in list(self._open.values()):
             self._end(aside, (), "the connection to the model was lost")
         self._ids.clear()
+        self._given.clear()
 
     def _created(self, response: wire.Response) -> bool:
         key = _key(response.metadata)
+        metadata = dict(response.metadata or {})
+        if key is None and metadata in self._given:
+            self._given.remove(metadata)
+            self._ids.append(response.id)
+            return True
         if key is None:
             return False
         self._ids.append(response.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
@@ -324,7 +325,7 @@ class Calling(Linking):
         if call is not None:
             if turn is not None and turn.id == call.turn and call.handoff is not None:
                 turn.first_sentence = call.handoff.first_sentence
-            self._close_call(call, f'{{"assistant": "{self._brief.agent}"}}', now, is_error=False)
+            self._close_call(call, json.dumps({"assistant": self._brief.agent}), now, is_error=False)
 
     def _fail_handoff(self, call_id: str, reason: str, now: float) -> None:
         """The server did not take the new agent: the old one goes on."""

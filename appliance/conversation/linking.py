@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from appliance.conversation.commands import (
+    CancelTool,
     Disconnect,
     PrepareAgent,
 )
@@ -48,20 +49,16 @@ class Linking(Turns):
         is_told_by_turn = self._links.fatal is not None and self._turn is not None and not self._turn.is_answer_done
         if is_trouble and not is_told_by_turn:
             self._report(verdict.kind, now, detail=verdict.message, flash=False)
+        for call in self._calls:
+            if call.turn != self.turn_id:
+                self._do(CancelTool(call.call_id))
+                self._tell_lost(call)
         self._calls.keep_turn(self.turn_id)
-        self._forget_link()
+        self._on_link_left()
         if self._turn is not None:
             self._on_turn_unlinked(self._turn, now)
         if self._links.main is not None and self._links.main.is_ready:  # a spare stood by
             self._on_link_ready(self._links.main, now)
-
-    def _forget_link(self) -> None:
-        """What stood on the old connection stands no more; a new one is an empty conversation."""
-        self._sequencer.reset()
-        self._asides.lose()
-        self._updates.clear()
-        self._unheard.clear()
-        self._tell(self._history.end_open())
 
     def _on_turn_unlinked(self, turn: Turn, now: float) -> None:
         """Keep a turn alive over a lost link as long as nothing of its answer has begun."""
@@ -69,11 +66,12 @@ class Linking(Turns):
         was_asked = turn.is_commit_sent
         turn.forget_link()
         if turn.is_answer_done:
-            pass  # all of it is here, and plays on
+            self._drop_calls(turn)  # all of the answer is here, and plays on
         elif fatal is not None:
             self._fail_turn(fatal.kind, now, said=fatal.message)
         elif turn.has_output:
             self._drop_calls(turn)
+            self._forget_unsounded(turn)
             self._guard.drop_held()
             self._finish_play(turn)
             turn.is_answer_done = True
@@ -86,6 +84,13 @@ class Linking(Turns):
                 turn.deadline = now + self._policy.link_wait_s
             if turn.replays > self._policy.max_replays:
                 self._fail_turn("no_answer", now)
+
+    def _forget_unsounded(self, turn: Turn) -> None:
+        """What the connection took before a word of it was heard was not said."""
+        for item in self._history.items:
+            is_cut = item.role == "assistant" and item.status == "incomplete" and item.heard_ms is None
+            if is_cut and item.id not in self._sounded and not turn.is_written:
+                self._tell(self._history.remove(item.id))
 
     def _on_session_created(self, link: Link, event: wire.SessionCreated, now: float) -> None:
         if link.is_ready:

@@ -213,14 +213,15 @@ class Listening(Answering):
         before = self._turn
         is_spoken = before is not None and (before.phase is Phase.LISTENING or before.is_unsent_speech)
         if not event.wants_answer or is_spoken:
-            self._create_item(event.item, text=event.text)  # the turn that is being spoken answers for it
+            self._create_item(event.item, text=event.text)
+            if before is not None and is_spoken:  # it answers for it, and is checked for it
+                before.side_items.append(str(event.item["id"]))
+                before.side_texts.append(event.text)
             return
         if self._is_broke:
             self._create_item(event.item, text=event.text)
             self._refuse_press("budget_spent", now, "error")
             return
-        if before is not None and before.message is not None and before.is_unsent_message:
-            self._create_item(before.message, text=before.heard_text or "")  # not lost: one answer for both
         turn = self._start_turn(now, kind="message")
         turn.phase = Phase.COMMITTING
         turn.deadline = now + self._policy.link_wait_s

@@ -32,9 +32,12 @@ which is what `appliance replay` relies on. Randomness (the jitter of the backof
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Mapping
 from typing import Any, assert_never
 
 from appliance.conversation.commands import (
+    AsideEnded,
     CloseCapture,
     Command,
     Disconnect,
@@ -186,7 +189,10 @@ class Conversation(Listening):
             case MessageGiven():
                 self._on_message(event, now)
             case AskedAside():
-                self._asides.ask(event, now)
+                if self._may_ask:
+                    self._asides.ask(event, now)
+                else:
+                    self._outbox.emit(AsideEnded(event.key, (), sentence("budget_spent")))
             case FrameGiven():
                 self._on_frame_given(event, now)
             case HistoryReplaced():
@@ -212,7 +218,7 @@ class Conversation(Listening):
         self._links.rest(now)
         link = self._links.main
         if link is not before:
-            self._forget_link()
+            self._on_link_left()
             if link is not None and link.is_ready:
                 self._on_link_ready(link, now)
 
@@ -231,6 +237,7 @@ class Conversation(Listening):
             turn.is_commit_sent = turn.was_spoken = True
             # A turn may take as long to upload as it took to say.
             turn.deadline = now + self._policy.commit_s + turn.frames / wire.SAMPLE_RATE
+            self._commits.append(turn.id)
             self._outbox.send(wire.InputAudioBufferCommit(event_id=f"commit_{turn.id}_{turn.replays}"))
             self._begin_checks(turn, now)
             self._sequencer.want(turn.id)
@@ -249,7 +256,10 @@ class Conversation(Listening):
         if wish is None or turn is None or turn.id != wish or not (turn.is_briefed and turn.is_checked):
             return
         event_id = self._outbox.next_event_id()
-        response: dict[str, Any] = {**turn.response, "metadata": {**turn.response.get("metadata", {}), "turn": turn.id}}
+        wanted = turn.response
+        if turn.rounds or turn.trips:  # what it began from, and must call, holds for the first one
+            wanted = {key: value for key, value in wanted.items() if key not in ("tool_choice", "input")}
+        response: dict[str, Any] = {**wanted, "metadata": {**_mapping(wanted.get("metadata")), "turn": turn.id}}
         if turn.rounds >= self._policy.max_tool_rounds:
             response["tool_choice"] = "none"
         if turn.first_sentence:
@@ -267,7 +277,7 @@ class Conversation(Listening):
         if turn.failure:
             self._mark_heard()
             self._fail_turn(turn.failure, now, detail=turn.failure_detail)
-        elif not (turn.has_audio or (turn.has_text and self._brief.is_written) or turn.is_background):
+        elif not (turn.has_audio or (turn.has_text and turn.is_written) or turn.is_background):
             self._fail_turn("empty_answer", now)
         else:
             self._end_turn("answered", now)
@@ -277,8 +287,8 @@ class Conversation(Listening):
         if self._is_stopped:
             return
         self._sequencer.advance(now)
-        while self._updates and now >= self._updates[0].deadline:
-            self._updates.popleft()  # some servers never say that they have accepted one
+        # Some servers never say that they have accepted one.
+        self._updates = deque(one for one in self._updates if now < one.deadline)
         self._asides.advance(now)
         if self._error_until is not None and now >= self._error_until:
             self._error_until = None
@@ -337,7 +347,12 @@ class Conversation(Listening):
         if self._outbox.link is None:
             self._report("not_connected", now, detail=f"{frame.get('type')}: there is no connection to send it on")
             return
-        response = frame.get("response") or {}
+        response = _mapping(frame.get("response"))
+        if frame.get("type") == "response.create" and not self._may_ask:
+            self._report("budget_spent", now)
+            return
+        if frame.get("type") == "response.create" and response.get("conversation") == "none":
+            self._asides.given(response)
         if frame.get("type") == "response.create" and response.get("conversation") != "none":
             # It would take the slot: it is a wish like any other, and gets what it asked for.
             speaking = self._turn
@@ -354,7 +369,7 @@ class Conversation(Listening):
         if frame.get("type") == "session.update":
             event_id = str(frame.setdefault("event_id", self._outbox.next_event_id()))
             deadline = now + self._policy.commit_s
-            self._updates.append(SessionUpdateSent(event_id, "raw", frame.get("session") or {}, deadline=deadline))
+            self._updates.append(SessionUpdateSent(event_id, "raw", _mapping(frame.get("session")), deadline=deadline))
         self._outbox.send(wire.RawClientEvent(frame=frame))
 
     def _on_server_event(self, link: Link, event: wire.ServerEvent, now: float) -> None:
@@ -408,8 +423,8 @@ class Conversation(Listening):
 
     def _on_session_updated(self, event: wire.SessionUpdated, now: float) -> None:
         """The server has accepted an update; which one, its content or their order tells."""
-        transcription = (event.session.get("audio") or {}).get("input", {}).get("transcription") or {}
-        self._transcriber = str(transcription.get("model") or "")
+        audio_input = _mapping(_mapping(event.session.get("audio")).get("input"))
+        self._transcriber = str(_mapping(audio_input.get("transcription")).get("model") or "")
         instructions = event.session.get("instructions")
         fits = [one for one in self._updates if one.session.get("instructions", instructions) == instructions]
         is_old = instructions is not None and instructions == self._brief.session.get("instructions")
@@ -433,10 +448,13 @@ class Conversation(Listening):
         elif error.code == "conversation_already_has_active_response":
             if self._sequencer.refused(error.event_id, now + self._policy.refused_retry_s) and turn is not None:
                 turn.is_response_open = False
+                turn.is_retry = True
         elif error.event_id is not None and (request := self._sequencer.abandon(error.event_id)) is not None:
             if turn is not None and request.turn == turn.id:
                 self._fail_turn("answer_failed", now, detail=error.message)
         elif turn is not None and error.event_id == f"commit_{turn.id}_{turn.replays}":
+            if turn.id in self._commits:
+                self._commits.remove(turn.id)
             self._fail_turn("server_error", now, detail=error.message)
         elif error.event_id is not None and error.event_id.startswith("item_"):
             self._on_item_refused(error, now)
@@ -479,6 +497,11 @@ class Conversation(Listening):
                 self._do(Disconnect(link.id))
         self._is_stopped = True
         self._do(Stop(reason))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """What a program or a server gave, where an object belongs; anything else is as if there were none."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _is_truncate_race(error: wire.ErrorDetail) -> bool:

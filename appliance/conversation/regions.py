@@ -52,6 +52,7 @@ from appliance.realtime import protocol as wire
 __all__ = ["FRAMES_PER_MS", "Regions", "SessionUpdateSent"]
 
 FRAMES_PER_MS = wire.SAMPLE_RATE // 1000
+_REMEMBERED = 64  # items and turns that late events may still name
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,12 @@ class Regions:
         self._guard = AnswerGuard(
             debounce=policy.guardrail_debounce, hold=policy.hold_audio, check_s=policy.guardrail_s
         )
+        self._sounded: deque[str] = deque(maxlen=_REMEMBERED)
+        """Items of the assistant of which something was played, or read."""
+        self._commits: deque[str] = deque()
+        """Turns whose commit the server has not confirmed, in order."""
+        self._unlet: deque[str] = deque(maxlen=_REMEMBERED)
+        """Turns that ended before the input guardrails had let them pass."""
         self._unheard: set[str] = set()
         """Items of the assistant of which nothing was heard, to be deleted once they are done."""
         self._history = History(history, max_items=policy.max_history)
@@ -278,6 +285,11 @@ class Regions:
         """The offline brain answers, which costs nothing."""
         link = self._links.main
         return link is not None and link.endpoint == self._policy.offline_endpoint
+
+    @property
+    def _may_ask(self) -> bool:
+        """Whether the budget allows to ask the model of the main link."""
+        return self._is_free or not self._budget.is_spent
 
     @property
     def _is_broke(self) -> bool:

@@ -141,6 +141,11 @@ class Turn:
     """What was given in writing, instead of audio."""
     response: Mapping[str, Any] = field(default_factory=dict)
     """What the program wants of the response beyond the session's settings."""
+    side_items: list[str] = field(default_factory=list)
+    """Messages that were given while it was spoken: it answers for them."""
+    side_texts: list[str] = field(default_factory=list)
+    is_retry: bool = False
+    """The server was busy with another response; the wait for an answer began before."""
     heard_text: str | None = None
     """What the user said, once it is written down."""
     is_briefed: bool = True
@@ -202,6 +207,12 @@ class Turn:
         """The agent whose guardrails watch the response that is under way; "" for none."""
         return self.brief.agent if self.brief is not None and self.brief.has_output_guardrails else ""
 
+    @property
+    def is_written(self) -> bool:
+        """The answer is text, not speech: by the session, or by what the program asked of this response."""
+        own = self.response.get("output_modalities")
+        return list(own) == ["text"] if own else self.brief is not None and self.brief.is_written
+
     def deadline_of_checks(self, default: float) -> float:
         """When the wait for instructions or guardrails ends, whichever is first; `default` if there is none."""
         waits = [self.brief_deadline] * (not self.is_briefed) + [self.check_deadline] * (not self.is_checked)
@@ -213,6 +224,8 @@ class Turn:
         self.is_cleared = False
         self.is_commit_sent = False
         self.is_response_open = False
+        if self.kind != "message":
+            self.heard_text = None  # it is written down again
 
     def add_usage(self, usage: Mapping[str, Any] | None) -> None:
         """Add up the token counts of one response; ``input_token_details.audio_tokens`` is "input_audio_tokens"."""

@@ -16,6 +16,7 @@ from appliance.conversation.commands import (
     AnswerInterrupted,
     CancelTool,
     CheckText,
+    Disconnect,
     FinishPlay,
     FlushPlayback,
     Outcome,
@@ -42,7 +43,7 @@ class Turns(Regions):
         turn.is_answer_done = False
         turn.is_free = self._is_free
         turn.brief = self._brief
-        if turn.phase is Phase.ANSWERING:
+        if turn.phase is Phase.ANSWERING and not turn.is_retry:
             turn.deadline = now + self._policy.answer_s
         if not turn.agent:
             turn.agent = self._brief.agent
@@ -52,8 +53,13 @@ class Turns(Regions):
         if self._links.main is None:
             self._links.connect(now)
         self._stop_answer(now)
-        if self._turn is not None:
+        before = self._turn
+        if before is not None and before.message is not None and before.is_unsent_message:
+            self._create_item(before.message, text=before.heard_text or "")  # not lost: one answer for both
+        if before is not None:
             self._end_turn("interrupted", now)
+        if not self._may_ask:
+            self._go_offline(now)
         self._turns += 1
         turn = Turn(f"turn_{self._turns}", now, now + self._policy.max_turn_s, kind)
         if kind != "message":
@@ -63,6 +69,23 @@ class Turns(Regions):
         if kind == "button":
             self._do(PlayEarcon(self._playout.epoch, "start"))
         return turn
+
+    def _go_offline(self, now: float) -> None:
+        """The budget is spent: not another word goes to a model that costs."""
+        main = self._links.main
+        if self._policy.offline_endpoint is not None and main is not None:
+            self._do(Disconnect(main.id))
+            self._links.connect(now)
+            self._on_link_left()
+
+    def _on_link_left(self) -> None:
+        """What stood on the old connection stands no more; a new one is an empty conversation."""
+        self._sequencer.reset()
+        self._asides.lose()
+        self._updates.clear()
+        self._unheard.clear()
+        self._commits.clear()
+        self._tell(self._history.end_open())
 
     def _take_pre_roll(self, turn: Turn) -> None:
         for event in self._recent.take():
@@ -189,8 +212,12 @@ class Turns(Regions):
             return
         for call in self._calls:
             if call.turn == turn.id:
-                self._release_call(call)
+                self._release_call(call, "The user interrupted, so this call was cancelled.")
         self._turn = None
+        if not turn.is_checked:  # no guardrail has let it pass: the model is not to know it
+            self._unlet.append(turn.id)
+            for item_id in (turn.item_id, *turn.side_items):
+                self._delete_item(item_id)
         self._guard.reset()
         if turn.agent:
             self._outbox.emit(AgentEnded(turn.agent, turn.said))
@@ -199,22 +226,27 @@ class Turns(Regions):
             self._count(None, {}, spoken / wire.SAMPLE_RATE, now)
         self._outbox.emit(TurnEnded(turn.id, outcome, tuple(sorted(turn.usage.items()))))
 
-    def _release_call(self, call: Call) -> None:
+    def _release_call(self, call: Call, why: str) -> None:
         """The turn of a call is over: what has not begun never will, what can be cancelled is, the rest runs on."""
         if call.stage is not Stage.RUNNING:
             self._answer_call(call, "The user did not approve this call.", is_error=True)
         elif call.card is not None and call.card.is_cancellable:
             self._do(CancelTool(call.call_id))
-            self._answer_call(call, "The user interrupted, so this call was cancelled.", is_error=True)
+            self._answer_call(call, why, is_error=True)
 
     def _drop_calls(self, turn: Turn) -> None:
         for call_id in sorted(turn.open_calls):  # in one order, whatever the hashes: a replay compares
             call = self._calls.pop(call_id)
             self._do(CancelTool(call_id))
-            if call is not None and call.stage is Stage.RUNNING:
-                lost = "The connection was lost before this call was answered."
-                self._outbox.emit(ToolEnded(call.turn, call.call_id, call.name, lost, True, call.agent))
+            if call is not None:
+                self._tell_lost(call)
         turn.open_calls.clear()
+
+    def _tell_lost(self, call: Call) -> None:
+        """Whoever was told that a call began is told that nothing comes of it."""
+        if call.stage is Stage.RUNNING and (call.kind != "mcp" or call.is_told):
+            lost = "The connection was lost before this call was answered."
+            self._outbox.emit(ToolEnded(call.turn, call.call_id, call.name, lost, True, call.agent))
 
     def _to_answering(self, turn: Turn, now: float) -> None:
         if turn.phase is Phase.COMMITTING:
@@ -230,8 +262,9 @@ class Turns(Regions):
 
     def _ask_again(self, turn: Turn) -> None:
         """Once a response is done and all its calls are answered, the model speaks on: asked for exactly once."""
-        if turn.is_response_open or turn.open_calls or not turn.seen_calls:
+        if turn.is_response_open or turn.open_calls or not turn.seen_calls or turn.failure:
             return
+        turn.is_retry = False
         wants_answer = bool(turn.seen_calls - turn.background_calls)
         turn.seen_calls.clear()
         turn.background_calls.clear()
@@ -248,7 +281,7 @@ class Turns(Regions):
             turn.is_briefed = False
             turn.brief_deadline = now + self._policy.prepare_s
             self._do(PrepareAgent(f"turn_{turn.id}_{turn.replays}", brief.agent, "turn"))
-        if brief.has_input_guardrails and turn.is_checked and turn.trips == 0 and not turn.was_let_in:
+        if brief.has_input_guardrails and turn.trips == 0 and not turn.was_let_in:
             turn.is_checked = False
             turn.check_deadline = now + self._policy.transcript_s
             if turn.heard_text is not None:
@@ -256,7 +289,13 @@ class Turns(Regions):
 
     def _check_input(self, turn: Turn, text: str, now: float) -> None:
         turn.check_deadline = now + self._policy.guardrail_s
-        self._do(CheckText(f"input_{turn.id}", self._brief.agent, "input", text))
+        self._do(CheckText(f"input_{turn.id}", self._brief.agent, "input", "\n".join([*turn.side_texts, text])))
+
+    def _delete_item(self, item_id: str) -> None:
+        """Take an item out of the conversation, here and on the server."""
+        if self._history.get(item_id) is not None:
+            self._tell(self._history.delete(item_id))
+            self._outbox.send(wire.ConversationItemDelete(event_id=f"item_{item_id}", item_id=item_id))
 
     def _say_as_system(self, text: str) -> None:
         item = {
