@@ -18,7 +18,6 @@ from appliance.conversation.events import (
     GuardrailsChecked,
 )
 from appliance.conversation.guard import Check
-from appliance.conversation.links import Link
 from appliance.conversation.prices import response_usd, transcription_usd
 from appliance.conversation.regions import SessionUpdateSent
 from appliance.conversation.responses import Arrival
@@ -75,6 +74,7 @@ class Answering(Calling):
         if ear.get("create_response", True):
             self._sequencer.asked(turn.id, "")
             self._begin_answer(turn, now)
+            self._ask_for_brief(turn, now)  # too late for this answer, which the server begins by itself
         else:
             self._begin_checks(turn, now)
             self._sequencer.want(turn.id)
@@ -112,8 +112,7 @@ class Answering(Calling):
             return None
         return turn if self._sequencer.is_current(response_id) else None
 
-    def _on_output_audio(self, link: Link, event: wire.OutputAudioDelta, now: float) -> None:
-        link.has_spoken = True  # whoever hears it: the server keeps the voice from here on
+    def _on_output_audio(self, event: wire.OutputAudioDelta, now: float) -> None:
         turn = self._answering(event.response_id)
         if turn is None or not event.delta:
             return
@@ -204,6 +203,8 @@ class Answering(Calling):
         if response.status == "failed":
             turn.failure = "answer_failed"
             turn.failure_detail = response.error.message if response.error else ""
+        elif response.status == "incomplete":
+            self._report("answer_incomplete", now, detail=f"the answer was cut short: {response.reason or 'no reason'}")
         elif response.status == "cancelled" and self._brief.ear is not None and not turn.has_output:
             self._end_turn("interrupted", now)  # the server's ear heard the user again
             return

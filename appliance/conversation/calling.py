@@ -72,7 +72,9 @@ class Calling(Linking):
         )
         self._open_call(turn, call)
         handoff = brief.handoff(item.name)
-        if item.name in brief.disabled:
+        if turn.rounds >= self._policy.max_tool_rounds:
+            self._refuse_call(call, "There were too many calls in this turn; this one was not made.", now)
+        elif item.name in brief.disabled:
             self._refuse_call(call, f"The tool {item.name} is not available now.", now)
         elif handoff is not None:
             call.kind, call.handoff = "handoff", handoff

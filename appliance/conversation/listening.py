@@ -89,6 +89,8 @@ class Listening(Answering):
 
     def _begin_by_program(self, now: float) -> None:
         turn = self._turn
+        if self._brief.ear is not None:
+            return  # the server finds the turns
         if self._is_broke:
             self._refuse_press("budget_spent", now, "error")
         elif turn is not None and turn.is_unsent_speech:

@@ -38,6 +38,7 @@ from typing import Any, assert_never
 
 from appliance.conversation.commands import (
     AsideEnded,
+    CancelTool,
     CloseCapture,
     Command,
     Disconnect,
@@ -179,10 +180,10 @@ class Conversation(Listening):
             case BeginAsked():
                 self._begin_by_program(now)
             case CommitAsked():
-                if self._turn is not None and self._turn.phase is Phase.LISTENING:
+                if self._turn is not None and self._turn.phase is Phase.LISTENING and self._turn.kind == "program":
                     self._end_capture(self._turn, now)
             case AbortAsked():
-                if self._turn is not None and self._turn.phase is Phase.LISTENING:
+                if self._turn is not None and self._turn.phase is Phase.LISTENING and self._turn.kind == "program":
                     self._discard(self._turn, "cancelled", now)
             case InterruptAsked():
                 self._interrupt(now)
@@ -373,6 +374,8 @@ class Conversation(Listening):
         self._outbox.send(wire.RawClientEvent(frame=frame))
 
     def _on_server_event(self, link: Link, event: wire.ServerEvent, now: float) -> None:
+        if isinstance(event, wire.OutputAudioDelta):
+            link.has_spoken = True  # whoever hears it: the server keeps the voice from here on
         if self._asides.owns(event):
             self._count_response(event, now)
             return
@@ -398,7 +401,7 @@ class Conversation(Listening):
             case wire.ResponseCreated():
                 self._on_response_created(event.response, now)
             case wire.OutputAudioDelta():
-                self._on_output_audio(link, event, now)
+                self._on_output_audio(event, now)
             case wire.OutputAudioTranscriptDelta() | wire.OutputTextDelta():
                 self._on_output_text(event, event.delta, now, is_final=False)
             case wire.OutputAudioTranscriptDone():
@@ -491,6 +494,10 @@ class Conversation(Listening):
             if turn.phase is Phase.LISTENING:
                 self._clear_server_buffer(turn)
             self._end_turn("cancelled", now)
+        for call in self._calls:
+            self._calls.pop(call.call_id)
+            self._do(CancelTool(call.call_id))
+            self._tell_lost(call)
         self._asides.lose()
         for link in (self._links.main, self._links.spare):
             if link is not None:

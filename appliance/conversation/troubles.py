@@ -16,6 +16,7 @@ SENTENCES = {
     "no_answer": "I got no answer. Please try again.",
     "empty_answer": "I have nothing to say to that.",
     "answer_failed": "Something went wrong while I was answering. Please try again.",
+    "answer_incomplete": "My answer was cut short.",
     "answer_cut": "I lost the connection in the middle of my answer.",
     "overrun": "I could not keep up with the microphone, so I stopped listening early.",
     "too_long": "That was longer than I can listen to at once. I am answering what I heard so far.",

@@ -23,6 +23,7 @@ from appliance.conversation.commands import (
     PlayEarcon,
     PrepareAgent,
     ToolEnded,
+    ToolStarted,
     TurnEnded,
     TurnStarted,
 )
@@ -229,6 +230,8 @@ class Turns(Regions):
     def _release_call(self, call: Call, why: str) -> None:
         """The turn of a call is over: what has not begun never will, what can be cancelled is, the rest runs on."""
         if call.stage is not Stage.RUNNING:
+            if call.kind != "mcp":
+                self._outbox.emit(ToolStarted(call.turn, call.call_id, call.name, call.arguments, call.agent))
             self._answer_call(call, "The user did not approve this call.", is_error=True)
         elif call.card is not None and call.card.is_cancellable:
             self._do(CancelTool(call.call_id))
@@ -265,6 +268,9 @@ class Turns(Regions):
         if turn.is_response_open or turn.open_calls or not turn.seen_calls or turn.failure:
             return
         turn.is_retry = False
+        if turn.rounds >= self._policy.max_tool_rounds:  # it was told to call nothing more, and did
+            turn.is_answer_done = True
+            return
         wants_answer = bool(turn.seen_calls - turn.background_calls)
         turn.seen_calls.clear()
         turn.background_calls.clear()
@@ -277,15 +283,18 @@ class Turns(Regions):
 
     def _begin_checks(self, turn: Turn, now: float) -> None:
         brief = self._brief
-        if brief.is_asked_at_turn:
-            turn.is_briefed = False
-            turn.brief_deadline = now + self._policy.prepare_s
-            self._do(PrepareAgent(f"turn_{turn.id}_{turn.replays}", brief.agent, "turn"))
+        self._ask_for_brief(turn, now)
         if brief.has_input_guardrails and turn.trips == 0 and not turn.was_let_in:
             turn.is_checked = False
             turn.check_deadline = now + self._policy.transcript_s
             if turn.heard_text is not None:
                 self._check_input(turn, turn.heard_text, now)
+
+    def _ask_for_brief(self, turn: Turn, now: float) -> None:
+        if self._brief.is_asked_at_turn:
+            turn.is_briefed = False
+            turn.brief_deadline = now + self._policy.prepare_s
+            self._do(PrepareAgent(f"turn_{turn.id}_{turn.replays}", self._brief.agent, "turn"))
 
     def _check_input(self, turn: Turn, text: str, now: float) -> None:
         turn.check_deadline = now + self._policy.guardrail_s
