@@ -70,6 +70,7 @@ class Calling(Linking):
             asked_at=now,
             deadline=now + self._policy.tool_s,
         )
+        self._to_answering(turn, now)
         self._open_call(turn, call)
         handoff = brief.handoff(item.name)
         if turn.rounds >= self._policy.max_tool_rounds:

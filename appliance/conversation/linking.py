@@ -70,6 +70,7 @@ class Linking(Turns):
         elif fatal is not None:
             self._fail_turn(fatal.kind, now, said=fatal.message)
         elif turn.has_output:
+            turn.phase = Phase.ANSWERING  # also where the server had not confirmed the audio
             self._drop_calls(turn)
             self._forget_unsounded(turn)
             self._guard.drop_held()

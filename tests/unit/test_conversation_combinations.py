@@ -1,0 +1,676 @@
+"""The pure core in combinations that tests of one part alone do not reach."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from appliance.conversation.commands import (
+    Command,
+    HeardTextReceived,
+    ToolEnded,
+    ToolStarted,
+)
+from appliance.conversation.events import (
+    AgentPrepared,
+    ApprovalAnswered,
+    AskedAside,
+    CommitAsked,
+    DayBegan,
+    DeadlinePassed,
+    Event,
+    FrameGiven,
+    InterruptAsked,
+    MessageGiven,
+    ShutdownRequested,
+)
+from appliance.conversation.roster import Brief, HandoffCard, ToolCard
+from appliance.realtime import protocol as wire
+from tests.unit.test_conversation_agents import AUDIO_SESSION, BILLING, GREETER, Scene, greeter
+
+TEXT_SESSION = {"type": "realtime", "output_modalities": ["text"], "audio": {"input": {"turn_detection": None}}}
+
+
+class Watched(Scene):
+    """Asserts after every ``DeadlinePassed`` that the next deadline is not in the past: the driver would spin."""
+
+    def do(self, event: Event) -> list[Command]:
+        commands = super().do(event)
+        at = self.conversation.deadline
+        if isinstance(event, DeadlinePassed):
+            assert at is None or at > self.now, f"deadline {at} at {self.now}: the driver spins; {self.conversation!r}"
+        if self.conversation.turn_id is not None:
+            assert at is not None, f"a turn without a deadline: {self.conversation!r}"
+        return commands
+
+    def text(self, text: str, *, is_final: bool = False, response_id: str = "resp_1", item_id: str = "item_a") -> Any:
+        kind, key = ("done", "text") if is_final else ("delta", "delta")
+        return self.server(
+            {
+                "type": f"response.output_text.{kind}",
+                "response_id": response_id,
+                "item_id": item_id,
+                "output_index": 0,
+                "content_index": 0,
+                key: text,
+            }
+        )
+
+    def added(self, item_id: str = "item_a", response_id: str = "resp_1", status: str = "in_progress") -> Any:
+        return self.server(
+            {
+                "type": "response.output_item.added",
+                "response_id": response_id,
+                "output_index": 0,
+                "item": {"id": item_id, "type": "message", "role": "assistant", "status": status, "content": []},
+            }
+        )
+
+    def known(self) -> list[str]:
+        return [one.id for one in self.conversation.history]
+
+
+def spoken(item_id: str = "item_a", text: str = "Hello there.", status: str = "completed") -> dict[str, Any]:
+    return {
+        "id": item_id,
+        "type": "message",
+        "role": "assistant",
+        "status": status,
+        "content": [{"type": "output_audio", "transcript": text}],
+    }
+
+
+def note(text: str = "Hi.", item_id: str = "m1", **more: Any) -> MessageGiven:
+    content = [{"type": "input_text", "text": text}]
+    return MessageGiven({"id": item_id, "type": "message", "role": "user", "content": content}, text, **more)
+
+
+def test_an_item_that_was_heard_whole_before_the_barge_in_is_not_deleted() -> None:
+    scene = Watched(briefs=[greeter()]).ready().asked()
+    scene.added()
+    scene.wrote("First sentence.")
+    scene.audio(ms=200)
+    scene.play(4800, drained=True)  # all that came was heard; the server is slow with the rest
+    scene.press()
+    commands = scene.done(status="cancelled", output=[spoken(text="First sentence.", status="incomplete")])
+    assert "conversation.item.delete" not in scene.sent_types(commands), "it was heard"
+    assert "item_a" in scene.known()
+
+
+def test_the_first_of_two_items_that_was_heard_whole_is_not_deleted_by_a_barge_in_into_the_second() -> None:
+    scene = Watched(briefs=[greeter()]).ready().asked()
+    scene.added()
+    scene.audio(ms=200)
+    scene.server({"type": "response.output_item.done", "response_id": "resp_1", "output_index": 0, "item": spoken()})
+    scene.added("item_b")
+    scene.audio(item_id="item_b", ms=200)
+    scene.play(4800 + 2400)
+    scene.press()
+    scene.done(status="cancelled", output=[spoken(), spoken("item_b", "And more.", "incomplete")])
+    assert "item_a" in scene.known(), "it was heard whole"
+
+
+def test_a_written_answer_that_was_read_is_not_deleted_by_an_interruption() -> None:
+    scene = Watched(briefs=[Brief(agent="a", session=TEXT_SESSION, tools=())]).ready()
+    scene.do(note())
+    scene.created()
+    scene.added()
+    scene.text("The capital of France is")
+    scene.do(InterruptAsked())
+    item = spoken(text="", status="incomplete") | {"content": [{"type": "output_text", "text": "The capital of F"}]}
+    scene.done(status="cancelled", output=[item])
+    assert "item_a" in scene.known(), "answer_text was told as it came: it was read"
+
+
+def test_a_failed_response_with_a_call_still_running_does_not_go_on_and_then_fail_a_good_answer() -> None:
+    scene = Watched(briefs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene.called("a", "call_1")
+    scene.done(status="failed")
+    scene.finished("call_1", "1")
+    asks = len(scene.asks())
+    if asks == 2:
+        scene.created("resp_2")
+        scene.audio("resp_2", "item_b", 200)
+        scene.done("resp_2")
+        scene.play(4800, drained=True)
+        assert scene.outcomes() == ["answered"], "the second answer was whole"
+    else:
+        assert scene.outcomes() == ["failed"]
+
+
+def test_an_update_of_the_program_behind_a_handoff_does_not_make_the_driver_spin() -> None:
+    scene = Watched(briefs=[GREETER]).ready().asked()
+    scene.called("transfer_to_billing", "call_1")
+    scene.do(AgentPrepared("handoff_call_1", BILLING))
+    scene.done()
+    scene.advance(1.0)
+    scene.do(
+        FrameGiven({"type": "session.update", "session": {"type": "realtime", "audio": {"output": {"speed": 1.2}}}})
+    )
+    scene.advance(10.0)
+
+
+def test_the_commit_of_the_turn_before_is_not_taken_for_the_next_turns() -> None:
+    brief = Brief(agent="greeter", session=AUDIO_SESSION, tools=(), has_input_guardrails=True)
+    scene = Watched(briefs=[brief]).ready()
+    scene.say()  # committed; a slow link: the server has not confirmed it
+    scene.say()  # the next turn is committed too
+    scene.committed("item_1")
+    checks = scene.checks(scene.heard("What is the weather?", "item_1"))
+    scene.committed("item_2")
+    assert [one.key for one in checks] != ["input_turn_2"], "the words of turn 1 let turn 2 pass"
+    (check,) = scene.checks(scene.heard("Something bad.", "item_2"))
+    scene.tripped(check)
+    deleted = [one["item_id"] for one in scene.sent() if one["type"] == "conversation.item.delete"]
+    assert "item_2" in deleted
+
+
+def test_the_words_of_the_turn_before_are_not_told_under_the_next() -> None:
+    scene = Watched(briefs=[greeter()]).ready()
+    scene.say()
+    scene.say()
+    scene.committed("item_1")
+    scene.committed("item_2")
+    scene.heard("One.", "item_1")
+    scene.heard("Two.", "item_2")
+    assert HeardTextReceived("turn_2", "Two.") in scene.notices(HeardTextReceived)
+
+
+def test_words_that_were_not_checked_when_the_turn_was_interrupted_do_not_stay_in_the_conversation() -> None:
+    brief = Brief(agent="greeter", session=AUDIO_SESSION, tools=(), has_input_guardrails=True)
+    scene = Watched(briefs=[brief]).ready()
+    scene.say()
+    scene.committed("item_1")
+    scene.say()  # speaks again before the words of the first turn are written down
+    scene.committed("item_2")
+    for check in scene.checks(scene.heard("Something bad.", "item_1")):
+        scene.tripped(check)
+    (check,) = scene.checks(scene.heard("Answer what I said.", "item_2"))
+    scene.passed(check)
+    assert len(scene.asks()) == 1
+    deleted = [one["item_id"] for one in scene.sent() if one["type"] == "conversation.item.delete"]
+    assert "item_1" in deleted, "the model knows words that no guardrail has let pass"
+
+
+def test_a_message_given_while_the_user_speaks_is_checked_too() -> None:
+    brief = Brief(agent="greeter", session=AUDIO_SESSION, tools=(), has_input_guardrails=True)
+    scene = Watched(briefs=[brief]).ready()
+    scene.press()
+    scene.hear(500)
+    commands = scene.do(note("Something bad."))
+    commands += scene.release() + scene.hear(260, 30, -60.0)
+    scene.committed()
+    commands += scene.heard("Hello.")
+    assert "Something bad." in " ".join(one.text for one in scene.checks(commands))
+
+
+def test_a_turn_said_again_after_a_long_outage_waits_for_its_words_anew() -> None:
+    brief = Brief(agent="greeter", session=AUDIO_SESSION, tools=(), has_input_guardrails=True)
+    scene = Watched(briefs=[brief]).ready()
+    scene.say()
+    scene.committed()
+    scene.lose()
+    for _ in range(3):
+        scene.advance(4.0)
+        if scene.conversation._links.main is not None:
+            scene.lose("refused")
+    scene.advance(5.0)
+    scene.link_ready()
+    scene.committed("item_again")
+    scene.advance(2.0)
+    assert scene.outcomes() == [], "the words are still being written down"
+    (check,) = scene.checks(scene.heard("Hello.", "item_again"))
+    scene.passed(check)
+    assert len(scene.asks()) == 1
+
+
+def test_a_message_that_waits_for_a_link_is_not_lost_when_the_user_speaks() -> None:
+    scene = Watched(briefs=[greeter()]).start()
+    scene.advance(2.0)
+    scene.do(note("Remember the milk."))
+    scene.say()
+    scene.link_ready()
+    sent = [one["item"] for one in scene.sent() if one["type"] == "conversation.item.create"]
+    assert [one["content"][0]["text"] for one in sent] == ["Remember the milk."]
+
+
+def test_a_server_that_refuses_for_ever_does_not_hold_the_turn_for_ever() -> None:
+    scene = Watched(briefs=[greeter()]).ready()
+    scene.say()
+    scene.committed()
+    for _ in range(120):
+        scene.error("conversation_already_has_active_response")
+        scene.advance(1.01)
+    assert scene.outcomes() != [], "two minutes without an answer or a word"
+
+
+def test_a_handoff_after_audio_that_was_dropped_leaves_the_voice_out() -> None:
+    scene = Watched(briefs=[GREETER]).ready()
+    scene.say()
+    scene.committed()
+    scene.press()  # before response.created
+    scene.created("resp_1", "turn_1")
+    scene.audio("resp_1", "item_late", 200)  # the server has spoken: it keeps the voice from here on
+    scene.done("resp_1", "turn_1", status="cancelled")
+    scene.hear(500)
+    scene.release()
+    scene.hear(260, 30, -60.0)
+    scene.committed("item_2")
+    scene.created("resp_2", "turn_2")
+    scene.called("transfer_to_billing", "call_1", response_id="resp_2")
+    scene.do(AgentPrepared("handoff_call_1", BILLING))
+    update = scene.updates()[-1]
+    assert update["event_id"] == "handoff_call_1"
+    assert "voice" not in update["session"]["audio"]["output"], "the server refuses it, and the handoff fails"
+
+
+def test_an_out_of_band_response_of_the_program_is_not_cancelled() -> None:
+    scene = Watched(briefs=[greeter()]).ready()
+    scene.do(
+        FrameGiven({"type": "response.create", "response": {"conversation": "none", "output_modalities": ["text"]}})
+    )
+    commands = scene.server(
+        {
+            "type": "response.created",
+            "response": {"id": "resp_x", "status": "in_progress", "output": [], "conversation_id": None},
+        }
+    )
+    assert scene.sent_types(commands) == []
+
+
+def test_an_out_of_band_response_of_the_program_is_not_played_as_the_answer_nor_kept_in_the_history() -> None:
+    scene = Watched(briefs=[greeter()]).ready()
+    frame = {"type": "response.create", "response": {"conversation": "none", "metadata": {"topic": "x"}}}
+    scene.do(FrameGiven(frame))
+    scene.say()
+    scene.committed()  # our own request waits for its response.created
+    response = {"id": "resp_x", "status": "in_progress", "output": [], "metadata": {"topic": "x"}}
+    scene.server({"type": "response.created", "response": response})
+    scene.audio("resp_x", "item_x", 200)
+    assert scene.plays() == [], "it is not the answer to the turn"
+    scene.server(
+        {"type": "response.done", "response": response | {"status": "completed", "output": [spoken("item_x")]}}
+    )
+    assert "item_x" not in scene.known(), "out of band: it is no part of the conversation"
+
+
+def test_a_required_tool_of_a_given_response_is_not_required_again_in_every_round() -> None:
+    scene = Watched(briefs=[greeter(ToolCard(name="a"))]).ready()
+    scene.do(FrameGiven({"type": "response.create", "response": {"tool_choice": "required"}}))
+    scene.created()
+    scene.called("a", "call_1")
+    scene.done()
+    scene.finished("call_1", "1")
+    assert scene.asks()[1].get("tool_choice") != "required", "the model can never answer; the tool runs 8 times"
+
+
+@pytest.mark.parametrize("response", [None, "x", {"metadata": None}, {"metadata": "x"}])
+def test_a_given_frame_of_any_shape_ends_nothing(response: Any) -> None:
+    scene = Watched(briefs=[greeter()]).ready()
+    scene.do(FrameGiven({"type": "response.create", "response": response}))
+    assert scene.state != "booting"
+
+
+@pytest.mark.parametrize("session", [None, "x", []])
+def test_a_given_session_update_of_any_shape_ends_nothing(session: Any) -> None:
+    scene = Watched(briefs=[greeter()]).ready()
+    scene.conversation.handle(FrameGiven({"type": "session.update", "session": session}), scene.now)
+    scene.session_updated()
+
+
+@pytest.mark.parametrize("audio", [{"input": None}, [], "x", {"input": []}, {"input": {"transcription": "whisper-1"}}])
+def test_a_session_of_any_shape_that_the_server_confirms_ends_nothing(audio: Any) -> None:
+    scene = Watched(briefs=[greeter()]).ready()
+    try:
+        event = wire.parse({"type": "session.updated", "session": {"type": "realtime", "audio": audio}})
+    except wire.RemoteProtocolError:
+        return
+    from appliance.conversation.events import ServerEventReceived
+
+    scene.do(ServerEventReceived(scene.link, event))
+
+
+def test_a_text_answer_that_the_program_asked_for_in_an_audio_session_is_an_answer() -> None:
+    scene = Watched(briefs=[greeter()]).ready()
+    scene.do(FrameGiven({"type": "response.create", "response": {"output_modalities": ["text"]}}))
+    scene.created()
+    scene.text("Paris.", is_final=True)
+    scene.done()
+    assert scene.outcomes() == ["answered"]
+
+
+def test_audio_that_was_held_back_and_lost_with_the_link_is_not_told_as_said() -> None:
+    brief = Brief(agent="greeter", session=AUDIO_SESSION, tools=(), has_output_guardrails=True)
+    scene = Watched(briefs=[brief], hold_audio=True).ready().asked()
+    scene.added()
+    scene.wrote("The code of the safe is 4711, which nobody has heard.")
+    scene.audio(ms=2000)
+    assert scene.plays() == []
+    scene.lose()
+    scene.commands.clear()
+    scene.advance(2.0)
+    scene.link_ready()
+    scene.advance(30.0)
+    texts = [str(one["item"]) for one in scene.sent() if one["type"] == "conversation.item.create"]
+    said = [one for one in texts if "4711" in one]
+    deleted = [one["item_id"] for one in scene.sent() if one["type"] == "conversation.item.delete"]
+    assert not said or "item_a" in deleted, "nobody heard a word of it"
+
+
+def test_every_tool_start_has_its_tool_end_when_the_link_is_lost_after_a_barge_in() -> None:
+    scene = Watched(briefs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene.called("a", "call_1")
+    scene.done()
+    scene.press()
+    scene.hear(200)
+    scene.lose()
+    scene.finished("call_1", "1")
+    scene.advance(60.0)
+    assert len(scene.notices(ToolStarted)) == 1
+    assert len(scene.notices(ToolEnded)) == 1
+
+
+def test_no_tool_end_without_a_tool_start_when_the_link_is_lost_in_an_mcp_call() -> None:
+    scene = Watched(briefs=[greeter()]).ready().asked()
+    item = {"id": "mcp_1", "type": "mcp_call", "server_label": "files", "name": "list", "arguments": ""}
+    scene.server({"type": "response.output_item.added", "response_id": "resp_1", "output_index": 0, "item": item})
+    scene.lose()
+    assert len(scene.notices(ToolStarted)) == len(scene.notices(ToolEnded))
+
+
+def test_a_turn_does_not_wait_for_an_mcp_call_whose_connection_is_gone() -> None:
+    scene = Watched(briefs=[greeter()]).ready().asked()
+    item = {"id": "mcp_1", "type": "mcp_call", "server_label": "files", "name": "list", "arguments": "{}"}
+    scene.server({"type": "response.output_item.added", "response_id": "resp_1", "output_index": 0, "item": item})
+    scene.audio()
+    scene.done(output=[item | {"status": "in_progress"}, spoken()])
+    scene.play(4800, drained=True)
+    scene.lose()
+    assert scene.outcomes() != [], "nothing of it can come any more"
+
+
+def test_a_model_that_spoke_before_its_mcp_call_is_asked_to_go_on() -> None:
+    scene = Watched(briefs=[greeter()]).ready().asked()
+    item = {"id": "mcp_1", "type": "mcp_call", "server_label": "files", "name": "list", "arguments": "{}"}
+    scene.audio()
+    scene.server({"type": "response.output_item.added", "response_id": "resp_1", "output_index": 1, "item": item})
+    done = item | {"status": "completed", "output": "a.txt"}
+    scene.server({"type": "response.output_item.done", "response_id": "resp_1", "output_index": 1, "item": done})
+    scene.done(output=[spoken(text="Let me look."), done])
+    assert len(scene.asks()) == 2, "'Let me look.' is not the answer"
+
+
+def _budgeted(**policy: Any) -> Watched:
+    more = {"endpoints": 2, "offline_endpoint": 1, "budget_s": 4.0} | policy
+    scene = Watched(briefs=[greeter()], **more)
+    scene.do(DayBegan("2027-01-01"))
+    scene.ready()
+    return scene
+
+
+def test_with_the_budget_spent_a_barge_in_is_answered_by_the_offline_brain() -> None:
+    scene = _budgeted(budget_s=1.0)
+    scene.say()
+    scene.committed()
+    scene.created()
+    scene.audio(ms=2000)
+    scene.play(2400)
+    scene.say()  # barges in: what was said and answered is over the budget now
+    assert scene.conversation._budget.is_spent
+    commits = [one for one in scene.sent_types() if one == "input_audio_buffer.commit"]
+    assert len(commits) == 1, "the second turn went to the model that costs money"
+    assert scene.connects()[-1].endpoint == 1
+
+
+def test_with_the_budget_spent_and_no_offline_brain_nothing_is_asked_beside_either() -> None:
+    scene = Watched(briefs=[greeter()], budget_s=1.0)
+    scene.do(DayBegan("2027-01-01", 0.0, 2.0))
+    scene.ready()
+    scene.do(AskedAside("k", {"output_modalities": ["text"]}))
+    scene.do(FrameGiven({"type": "response.create"}))
+    assert scene.asks() == []
+
+
+def test_the_output_of_a_handoff_is_json_whatever_the_agent_is_called() -> None:
+    import json
+
+    other = Brief(agent='The "boss"', session=BILLING.session, tools=())
+    brief = Brief(
+        agent="greeter", session=AUDIO_SESSION, tools=(), handoffs=(HandoffCard(name="t", agent='The "boss"'),)
+    )
+    scene = Watched(briefs=[brief]).ready().asked()
+    scene.called("t", "call_1")
+    scene.do(AgentPrepared("handoff_call_1", other))
+    scene.session_updated(dict(other.session))
+    assert json.loads(scene.outputs()["call_1"][0]) == {"assistant": 'The "boss"'}
+
+
+def test_a_cancellable_tool_that_a_guardrail_stops_is_not_said_to_be_interrupted_by_the_user() -> None:
+    brief = greeter(ToolCard(name="a", is_cancellable=True), has_output_guardrails=True)
+    scene = Watched(briefs=[brief]).ready().asked()
+    scene.called("a", "call_1")
+    (check,) = scene.checks(scene.wrote("4711", is_final=True))
+    scene.tripped(check)
+    assert "The user interrupted" not in scene.outputs()["call_1"][0]
+
+
+def test_a_handoff_that_is_never_confirmed_does_not_make_the_driver_spin() -> None:
+    scene = Watched(briefs=[GREETER]).ready().asked()
+    scene.called("transfer_to_billing", "call_1")
+    scene.done()
+    scene.advance(3.0)  # on_handoff and the instructions took their time
+    scene.do(AgentPrepared("handoff_call_1", BILLING))
+    scene.advance(40.0)
+
+
+def test_no_tool_end_without_a_tool_start_when_a_question_is_withdrawn() -> None:
+    scene = Watched(briefs=[greeter(ToolCard(name="a", approval="always"))]).ready().asked()
+    scene.called("a", "call_1")
+    scene.done()
+    scene.do(InterruptAsked())
+    assert len(scene.notices(ToolStarted)) == len(scene.notices(ToolEnded))
+
+
+def test_every_tool_start_has_its_tool_end_at_the_end_of_the_session() -> None:
+    scene = Watched(briefs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene.called("a", "call_1")
+    scene.done()
+    scene.do(InterruptAsked())
+    scene.do(ShutdownRequested("over"))
+    assert len(scene.notices(ToolEnded)) == 1
+
+
+VAD_SESSION = {"type": "realtime", "audio": {"input": {"turn_detection": {"type": "server_vad"}}}}
+
+
+def _vad(**more: Any) -> Watched:
+    brief = Brief(agent="greeter", session=VAD_SESSION, tools=(ToolCard(name="a"),), **more)
+    scene = Watched(briefs=[brief]).ready()
+    scene.hear(200)
+    scene.server({"type": "input_audio_buffer.speech_started", "item_id": "item_1", "audio_start_ms": 0})
+    scene.hear(500)
+    scene.committed("item_1")
+    scene.created("resp_1", None)
+    return scene
+
+
+def test_an_idle_prompt_of_the_server_while_a_tool_runs_does_not_lose_the_tools_answer() -> None:
+    scene = _vad()
+    scene.called("a", "call_1")
+    scene.done(turn=None)
+    scene.committed("item_2")  # idle_timeout_ms: the server commits silence and answers it
+    scene.created("resp_2", None)
+    scene.audio("resp_2", "item_b", 200)
+    scene.finished("call_1", "1")
+    assert scene.outputs() == {"call_1": ["1"]}
+    scene.done("resp_2", None)
+    scene.play(4800, drained=True)
+    assert len(scene.asks()) == 1, "the output was given, and nobody asks the model to speak about it"
+
+
+def test_a_trip_with_the_servers_ear_asks_again_by_itself() -> None:
+    scene = _vad(has_output_guardrails=True)
+    (check,) = scene.checks(scene.wrote("4711", is_final=True))
+    scene.tripped(check)
+    scene.done(turn=None, status="cancelled")
+    assert len(scene.asks()) == 1
+    scene.created("resp_2", "turn_1")
+    scene.audio("resp_2", "item_b", 200)
+    assert [one.item_id for one in scene.plays()] == ["item_b"]
+
+
+def test_speech_into_a_tool_round_with_the_servers_ear_is_answered_once() -> None:
+    scene = _vad()
+    scene.called("a", "call_1")
+    scene.done(turn=None)
+    scene.server({"type": "input_audio_buffer.speech_started", "item_id": "item_2", "audio_start_ms": 900})
+    scene.finished("call_1", "1")
+    scene.committed("item_2")
+    scene.created("resp_2", None)
+    scene.audio("resp_2", "item_b", 200)
+    scene.done("resp_2", None)
+    scene.play(4800, drained=True)
+    assert scene.asks() == []
+    assert scene.outcomes() == ["interrupted", "answered"]
+
+
+def test_a_committed_turn_of_the_program_while_the_server_listens_does_not_end_what_the_user_says() -> None:
+    scene = Watched(briefs=[Brief(agent="greeter", session=VAD_SESSION, tools=())]).ready()
+    scene.server({"type": "input_audio_buffer.speech_started", "item_id": "item_1", "audio_start_ms": 0})
+    scene.hear(500)
+    scene.do(CommitAsked())
+    assert scene.outcomes() == [], "'turn is not used' with the server's own turn detection"
+
+
+def test_a_trip_in_a_written_answer_that_is_whole_takes_it_out_as_one_that_is_not() -> None:
+    brief = Brief(agent="a", session=TEXT_SESSION, tools=(), has_output_guardrails=True)
+
+    def tripped(*, late: bool) -> list[str]:
+        scene = Watched(briefs=[brief]).ready()
+        scene.do(note())
+        scene.created()
+        scene.added()
+        (check,) = scene.checks(scene.text("4711", is_final=True))
+        item = spoken(text="") | {"content": [{"type": "output_text", "text": "4711"}]}
+        if late:
+            scene.done(output=[item])
+            scene.tripped(check)
+        else:
+            scene.tripped(check)
+            scene.done(status="cancelled", output=[item])
+        return [one for one in scene.known() if one == "item_a"]
+
+    assert tripped(late=True) == tripped(late=False), "what becomes of the item must not hang on the timing"
+
+
+def test_a_call_of_a_response_that_a_guardrail_stopped_gets_one_output() -> None:
+    brief = greeter(ToolCard(name="a"), has_output_guardrails=True)
+    scene = Watched(briefs=[brief]).ready().asked()
+    (check,) = scene.checks(scene.wrote("4711", is_final=True))
+    scene.called("a", "call_1")
+    scene.tripped(check)
+    scene.finished("call_1", "1")
+    call = {"id": "item_call_1", "type": "function_call", "name": "a", "call_id": "call_1", "arguments": "{}"}
+    scene.done(status="cancelled", output=[spoken(text="4711"), call | {"status": "completed"}])
+    assert scene.outputs() == {"call_1": ["1"]}
+    assert len(scene.asks()) == 2
+
+
+def test_a_handoff_whose_answer_trips_still_begins_with_the_first_sentence() -> None:
+    brief = Brief(
+        agent="greeter",
+        session=AUDIO_SESSION,
+        tools=(),
+        handoffs=GREETER.handoffs,
+        has_output_guardrails=True,
+    )
+    scene = Watched(briefs=[brief]).ready().asked()
+    (check,) = scene.checks(scene.wrote("4711", is_final=True))
+    scene.called("transfer_to_billing", "call_1")
+    scene.do(AgentPrepared("handoff_call_1", BILLING))
+    scene.tripped(check)
+    scene.session_updated(dict(BILLING.session))
+    scene.done(status="cancelled")
+    assert scene.conversation.agent == "billing"
+    assert "Billing here." in scene.asks()[-1].get("instructions", "")
+
+
+def test_an_approval_outlives_a_message_that_wants_no_answer() -> None:
+    scene = Watched(briefs=[greeter(ToolCard(name="a", approval="always"))]).ready().asked()
+    scene.called("a", "call_1")
+    scene.done()
+    scene.do(note(wants_answer=False))
+    scene.do(ApprovalAnswered("call_1", True))
+    scene.finished("call_1", "1")
+    assert scene.outputs() == {"call_1": ["1"]}
+    assert len(scene.asks()) == 2
+
+
+def test_a_model_that_calls_although_it_may_not_is_not_followed_for_ever() -> None:
+    scene = Watched(briefs=[greeter(ToolCard(name="a"))], max_tool_rounds=2).ready()
+    scene.say()
+    scene.committed()
+    for index in range(1, 12):
+        scene.created(f"resp_{index}")
+        scene.called("a", f"call_{index}", response_id=f"resp_{index}")
+        scene.done(f"resp_{index}")
+        scene.finished(f"call_{index}", "1")
+    assert len(scene.asks()) <= 4, "tool_choice none was not obeyed: the loop must end by itself"
+
+
+def test_an_answer_cut_by_the_token_limit_is_told() -> None:
+    scene = Watched(briefs=[greeter()]).ready().asked()
+    scene.audio()
+    scene.done(status="incomplete", status_details={"type": "incomplete", "reason": "content_filter"})
+    scene.play(4800, drained=True)
+    assert scene.outcomes() != ["answered"] or scene.troubles() != []
+
+
+# 22: sentences of the issue without a test
+
+
+def test_a_clone_is_a_copy_with_changes() -> None:
+    from appliance.agents.agent import RealtimeAgent
+
+    day = RealtimeAgent(name="Day", instructions="Be loud.", voice="marin", settings={"speed": 1.2})
+    night = day.clone(name="Night", voice="cedar")
+    assert (night.name, night.voice, night.instructions, night.settings) == (
+        "Night",
+        "cedar",
+        "Be loud.",
+        {"speed": 1.2},
+    )
+    assert (day.name, day.voice) == ("Day", "marin")
+    with pytest.raises(TypeError):
+        day.clone(colour="red")
+
+
+def test_instructions_are_asked_for_at_each_turn_with_the_servers_ear_too() -> None:
+    from appliance.conversation.commands import PrepareAgent
+
+    scene = _vad(is_asked_at_turn=True)
+    assert [one.reason for one in scene.of(PrepareAgent)] == ["turn"], "neither asked for, nor refused at the start"
+
+
+def test_an_answer_beside_the_conversation_that_was_spoken_keeps_the_voice_too() -> None:
+    scene = Watched(briefs=[GREETER]).ready()
+    scene.do(AskedAside("k", {"output_modalities": ["audio"]}))
+    response = {"id": "resp_k", "status": "in_progress", "output": [], "metadata": {"aside": "k"}}
+    scene.server({"type": "response.created", "response": response})
+    scene.audio("resp_k", "item_k", 200)
+    scene.server({"type": "response.done", "response": response | {"status": "completed"}})
+    scene.asked()
+    scene.called("transfer_to_billing", "call_1")
+    scene.do(AgentPrepared("handoff_call_1", BILLING))
+    assert "voice" not in scene.updates()[-1]["session"]["audio"]["output"]
+
+
+def test_a_server_whose_first_word_is_a_call_has_confirmed_the_audio() -> None:
+    scene = Watched(briefs=[greeter(ToolCard(name="a", timeout_s=15.0))]).ready()
+    scene.say()  # neither ``committed`` nor ``response.created`` comes: the minimal contract
+    scene.called("a", "call_1")
+    scene.advance(8.0)
+    assert len(scene.connects()) == 0, "the link was given up while the tool ran"
+    scene.finished("call_1", "1")
+    assert scene.outputs() == {"call_1": ["1"]}
