@@ -261,6 +261,8 @@ class Conversation(Listening):
         if turn.rounds or turn.trips:  # what it began from, and must call, holds for the first one
             wanted = {key: value for key, value in wanted.items() if key not in ("tool_choice", "input")}
         response: dict[str, Any] = {**wanted, "metadata": {**_mapping(wanted.get("metadata")), "turn": turn.id}}
+        if turn.rounds and self._brief.session.get("tool_choice", "auto") not in ("auto", "none"):
+            response["tool_choice"] = "auto"  # what must be called was called: else the model could never answer
         if turn.rounds >= self._policy.max_tool_rounds:
             response["tool_choice"] = "none"
         if turn.first_sentence:

@@ -218,11 +218,12 @@ class Regions:
         yield from (at for at in candidates if at is not None)
 
     def _turn_deadline(self, turn: Turn) -> float:
-        if turn.phase is Phase.ANSWERING and self._playout.is_pending:
-            return max(turn.deadline, self._played_at + self._policy.playout_stall_s)
-        if turn.phase is Phase.ANSWERING:
-            return turn.deadline_of_checks(turn.deadline)
-        return turn.deadline
+        if turn.phase is not Phase.ANSWERING:
+            return turn.deadline
+        at = turn.deadline
+        if self._playout.is_pending:
+            at = max(at, self._played_at + self._policy.playout_stall_s)
+        return min(at, turn.deadline_of_checks(at))
 
     def _turn_state(self, turn: Turn) -> State:
         match turn.phase:

@@ -674,3 +674,15 @@ def test_a_server_whose_first_word_is_a_call_has_confirmed_the_audio() -> None:
     assert len(scene.connects()) == 0, "the link was given up while the tool ran"
     scene.finished("call_1", "1")
     assert scene.outputs() == {"call_1": ["1"]}
+
+
+def test_a_session_that_requires_a_tool_requires_it_once_a_turn() -> None:
+    scene = Watched(
+        briefs=[Brief(agent="a", session=AUDIO_SESSION | {"tool_choice": "required"}, tools=(ToolCard(name="a"),))]
+    ).ready()
+    scene.asked()
+    assert "tool_choice" not in scene.asks()[0], "the session says it"
+    scene.called("a", "call_1")
+    scene.done()
+    scene.finished("call_1", "1")
+    assert scene.asks()[1]["tool_choice"] == "auto", "else the model could never answer"

@@ -294,7 +294,7 @@ def test_the_environment_catches_a_client_that_accepts_any_response() -> None:
     with (
         patch.object(Sequencer, "is_current", _accept_any_response),
         patch.object(Sequencer, "created", _accept_any_created),
-        pytest.raises(AssertionError, match="is played in|another response is begun"),
+        pytest.raises(AssertionError, match=r"is played in|another response is begun"),
     ):
         run_state_machine_as_test(Environment, settings=HUNT)
 
