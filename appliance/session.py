@@ -21,10 +21,11 @@ import asyncio
 import json
 import logging
 import os
+import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +33,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from appliance.agents.agent import RealtimeAgent
 from appliance.agents.context import HistoryItem
-from appliance.agents.crew import Crew
+from appliance.agents.crew import Crew, check_json
 from appliance.agents.hooks import RealtimeRunHooks
 from appliance.agents.tools import Tool
 from appliance.audio import pcm as samples
@@ -126,6 +127,7 @@ _OPENAI_URL = "wss://api.openai.com/v1"
 _PERIOD_BYTES = 2 * SAMPLE_RATE // 50  # send_audio is cut into periods of 20 ms, as a microphone's are
 _MOST_EVENTS = 10_000  # nobody reads: a minute of answers, then the oldest are dropped, and that is logged
 _TICK_S = 0.02
+_HOOKS_S = 2.0  # that hooks may still take when the session ends
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -362,13 +364,23 @@ class RealtimeTurn:
 
     def __init__(self, post: Callable[[Event], None]) -> None:
         self._post = post
+        self._id = ""
         self.is_open = False
 
     def begin(self) -> None:
         """The user begins to speak: an answer that is under way is interrupted. Harmless in an open turn."""
         if not self.is_open:
             self.is_open = True
+            self._id = ""
             self._post(BeginAsked())
+
+    def take(self, notice: TurnStarted | TurnEnded) -> None:
+        """Follow what the conversation makes of it: it may end the turn, at its longest or for silence."""
+        if isinstance(notice, TurnStarted):
+            if notice.kind == "program":
+                self._id = notice.turn
+        elif notice.turn == self._id:
+            self.is_open = False
 
     def commit(self) -> None:
         """The user is done, and waits for an answer. Harmless without a turn."""
@@ -466,7 +478,6 @@ class RealtimeSession:
         self._connected = asyncio.Event()
         self._endpoints: list[Endpoint] = []
         self._trouble = ""
-        self._open_turn = ""
 
     def __repr__(self) -> str:
         return f"<RealtimeSession of {list(self._crew.agents)}: {self._conversation!r}>"
@@ -479,6 +490,8 @@ class RealtimeSession:
         Raises:
             LinkError: No endpoint let us in within the time; the text says why.
         """
+        if self._running is not None:
+            raise SettingsError("a session is used once: make another RealtimeSession")
         async with AsyncExitStack() as stack:
             first = next((one for one in self._urls if one != "offline"), None)
             self._endpoints = [await self._endpoint(stack, one, has_key=one is first) for one in self._urls]
@@ -504,10 +517,11 @@ class RealtimeSession:
     async def _stop(self) -> None:
         self._post(ShutdownRequested("closed"))
         assert self._running is not None
-        try:
-            await self._running
-        finally:
-            self._end_events()
+        # Not awaited itself: a tool may close the session, and its cancellation would end what it waits for.
+        await asyncio.wait({self._running})
+        self._end_events()
+        if not self._running.cancelled() and (error := self._running.exception()) is not None:
+            raise error
 
     async def _until_connected(self) -> None:
         assert self._running is not None
@@ -553,10 +567,14 @@ class RealtimeSession:
                 driver.post(Started())
                 await driver.run()
                 await transport.said_goodbye()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_HOOKS_S):
+                        await self._crew.hooks_are_done()
                 for task in tasks:
                     task.cancel()
         finally:
             self._driver = None
+            self._crew.ask.end("the session has ended")
             self._end_events()
 
     def _policy_for(self, endpoints: int) -> Policy:
@@ -662,6 +680,7 @@ class RealtimeSession:
         """
         if not isinstance(frame.get("type"), str):
             raise SettingsError(f"send_event: a frame needs a 'type'; this one has the keys {sorted(frame)}")
+        check_json(frame, "send_event")
         self._post(FrameGiven(frame))
 
     @property
@@ -754,10 +773,8 @@ class RealtimeSession:
         match notice:
             case LinkChanged():
                 self._connected.set()
-            case TurnStarted():
-                self._open_turn = notice.turn if self.turn.is_open else ""
-            case TurnEnded() if notice.turn == self._open_turn:
-                self.turn.is_open = False
+            case TurnStarted() | TurnEnded():
+                self.turn.take(notice)
             case TroubleReported():
                 self._trouble = notice.message
 
@@ -862,7 +879,8 @@ class RealtimeSession:
     async def _endpoint(self, stack: AsyncExitStack, url: str, *, has_key: bool) -> Endpoint:
         if url != "offline":
             headers = self._handshake if has_key else dict
-            return Endpoint(endpoint_url(url, self.settings.model), headers, url.partition("?")[0])
+            name = re.sub(r"//[^/@]*@", "//", url.partition("?")[0])  # some put a password there
+            return Endpoint(endpoint_url(url, self.settings.model), headers, name)
         from appliance.service.app import offline_brain
         from appliance.settings import Settings
 
@@ -870,7 +888,11 @@ class RealtimeSession:
         return Endpoint(endpoint_url(server.url, "offline"), dict, "offline brain")
 
     def _handshake(self) -> dict[str, str]:
-        key = self._api_key() if callable(self._api_key) else self._api_key or os.environ.get("OPENAI_API_KEY")
+        try:
+            key = self._api_key() if callable(self._api_key) else self._api_key or os.environ.get("OPENAI_API_KEY")
+        except Exception as exc:
+            log.exception("the key could not be fetched")
+            raise LinkError(f"the key could not be fetched: {type(exc).__name__}") from None
         return {**({"Authorization": f"Bearer {key}"} if key else {}), **self._headers}
 
     def _codecs(self) -> tuple[Any, Any]:

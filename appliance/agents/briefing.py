@@ -221,12 +221,12 @@ class Briefer:
         try:
             async with asyncio.timeout(self._timeout_s):
                 verdict = await _awaited(guardrail.guardrail_function(self._run_context(agent), agent, text))
+            if isinstance(verdict, GuardrailFunctionOutput):
+                return (guardrail.name, _told(verdict.output_info)) if verdict.tripwire_triggered else None
+            return (guardrail.name, "") if verdict else None
         except Exception as exc:
             log.exception("the guardrail %s failed", guardrail.name)
             return guardrail.name, f"it failed: {type(exc).__name__}"
-        if isinstance(verdict, GuardrailFunctionOutput):
-            return (guardrail.name, _told(verdict.output_info)) if verdict.tripwire_triggered else None
-        return (guardrail.name, "") if verdict else None
 
 
 def _card(tool: Tool) -> ToolCard:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -34,11 +35,27 @@ from appliance.conversation.commands import (
 )
 from appliance.conversation.events import AskedAside, Event
 from appliance.conversation.roster import Brief
-from appliance.errors import LinkError, ToolError
+from appliance.errors import LinkError, SettingsError, ToolError
 
-__all__ = ["Asker", "Crew"]
+__all__ = ["Asker", "Crew", "check_json"]
 
 log = logging.getLogger(__name__)
+
+
+_USES: dict[int, int] = {}
+"""How many sessions use an MCP server, by its identity: the last one closes it."""
+
+
+def check_json(value: Mapping[str, Any], where: str) -> None:
+    """Refuse what cannot be sent.
+
+    Raises:
+        SettingsError: JSON cannot hold it.
+    """
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise SettingsError(f"{where}: JSON cannot hold it: {exc}") from None
 
 
 class Asker:
@@ -88,6 +105,7 @@ class Asker:
         Raises:
             LinkError: There is no connection, or the model gave no answer in time.
         """
+        check_json(response, "ask")
         key = f"ask_{next(self._numbers)}"
         waiting = self._waiting[key] = asyncio.get_running_loop().create_future()
         self._post(AskedAside(key, response, timeout_s))
@@ -98,6 +116,11 @@ class Asker:
         if ended.problem:
             raise LinkError(f"the question beside the conversation was not answered: {ended.problem}")
         return ended.items
+
+    def end(self, problem: str) -> None:
+        """Nobody answers any more: every question ends."""
+        for key in list(self._waiting):
+            self.take(AsideEnded(key, (), problem))
 
     def take(self, ended: AsideEnded) -> None:
         waiting = self._waiting.get(ended.key)
@@ -184,8 +207,15 @@ class Crew:
 
     async def _connect(self, stack: AsyncExitStack, server: McpServer) -> list[Tool]:
         await server.connect()
-        stack.push_async_callback(server.close)
+        _USES[id(server)] = _USES.get(id(server), 0) + 1
+        stack.push_async_callback(self._leave, server)
         return list(await server.list_tools())
+
+    async def _leave(self, server: McpServer) -> None:
+        _USES[id(server)] -= 1
+        if _USES[id(server)] == 0:
+            del _USES[id(server)]
+            await server.close()
 
     def _add(self, agent: RealtimeAgent, server: McpServer, tools: Sequence[Tool]) -> None:
         known = self._mcp_tools.setdefault(agent.name, [])
@@ -239,10 +269,16 @@ class Crew:
         await self._calls.join()
 
     async def _run_hooks(self) -> None:
-        while True:
+        own = asyncio.current_task()
+        assert own is not None
+        while not own.cancelling():  # also where a hook has swallowed our cancellation
             notice = await self._calls.get()
             try:
                 await self._call_hooks(notice)
+            except asyncio.CancelledError:
+                if own.cancelling():
+                    raise
+                log.warning("a hook was cancelled from within at %s", type(notice).__name__)
             except Exception:  # the maker's code: its failure is logged, and ends nothing
                 log.exception("a hook failed at %s", type(notice).__name__)
             finally:

@@ -237,6 +237,8 @@ class Stop:
 @dataclass(frozen=True, slots=True)
 class TurnStarted:
     turn: str
+    kind: Literal["button", "program", "message", "vad"] = "button"
+    """What began it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ class Turns(Regions):
         if kind != "message":
             self._take_pre_roll(turn)
         self._turn = turn
-        self._outbox.emit(TurnStarted(turn.id))
+        self._outbox.emit(TurnStarted(turn.id, kind))
         if kind == "button":
             self._do(PlayEarcon(self._playout.epoch, "start"))
         return turn

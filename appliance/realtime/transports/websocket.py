@@ -402,6 +402,8 @@ class WebSocketTransport:
     def _headers(self, link: _Link) -> dict[str, str]:
         try:
             headers = dict(link.endpoint.headers())
+        except LinkError as exc:  # whoever keeps the key is away: try again
+            raise _Refused(None, f"lost: {exc}") from None
         except (ApplianceError, OSError) as exc:
             raise _Refused(None, f"no_key: {exc}") from None
         link.secrets = tuple(
