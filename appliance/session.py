@@ -460,6 +460,7 @@ class RealtimeSession:
             hooks=hooks,
             history=lambda: self.history,
             are_guardrails_parallel=are_guardrails_parallel,
+            guardrail_s=self._policy.guardrail_s,
         )
         for one in self._crew.agents.values():
             self._check(one)
@@ -513,6 +514,8 @@ class RealtimeSession:
         stack, self._stack = self._stack, None
         if stack is not None:
             await stack.aclose()
+        elif self._running is not None and not self._running.done():
+            self._post(ShutdownRequested("closed"))  # while it connects: `async with` raises then
 
     async def _stop(self) -> None:
         self._post(ShutdownRequested("closed"))
@@ -532,6 +535,7 @@ class RealtimeSession:
             waiting.cancel()
         if self._running.done():
             await self._running
+            raise LinkError("the session was closed while it connected")
         conversation = self._conversation
         if conversation is None or conversation.state in (State.FAILED, State.OFFLINE, State.CONNECTING):
             why = self._trouble or f"no connection within {self._connect_timeout_s:g} s"
@@ -702,8 +706,12 @@ class RealtimeSession:
         Args:
             history: The items in order, or a function from the present ones to them. Items with an empty id are new.
         """
-        wanted = history(self.history) if callable(history) else history
-        self._post(HistoryReplaced(tuple(wanted)))
+        if not callable(history):
+            self._post(HistoryReplaced(tuple(history)))
+        elif self._driver is None or not self._driver.is_busy:
+            self._post(HistoryReplaced(tuple(history(self.history))))
+        else:  # what was given before is not in the history yet
+            asyncio.get_running_loop().call_soon(self.update_history, history)
 
     @property
     def agent(self) -> RealtimeAgent:
@@ -847,7 +855,9 @@ class RealtimeSession:
 
     def _compose(self, agent: RealtimeAgent, instructions: str, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         own = self.settings.of_agent(agent.settings, voice=agent.voice)
-        return session_object(own, instructions=instructions, tools=tools)
+        session = session_object(own, instructions=instructions, tools=tools)
+        check_json(session, f"the session of the agent {agent.name!r}")
+        return session
 
     def _check(self, agent: RealtimeAgent) -> None:
         """Refuse what cannot work together.
@@ -890,9 +900,10 @@ class RealtimeSession:
     def _handshake(self) -> dict[str, str]:
         try:
             key = self._api_key() if callable(self._api_key) else self._api_key or os.environ.get("OPENAI_API_KEY")
-        except Exception as exc:
-            log.exception("the key could not be fetched")
+        except Exception as exc:  # noqa: BLE001 - the maker's; not its words, which may quote a secret
             raise LinkError(f"the key could not be fetched: {type(exc).__name__}") from None
+        if key is not None and not isinstance(key, str):
+            raise SettingsError(f"api_key gave a {type(key).__name__}, expected a text")
         return {**({"Authorization": f"Bearer {key}"} if key else {}), **self._headers}
 
     def _codecs(self) -> tuple[Any, Any]:

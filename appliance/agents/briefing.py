@@ -172,6 +172,10 @@ class Briefer:
                 if command.reason == "handoff":
                     await self._announce_handoff(command)
                 return AgentPrepared(command.key, await self.brief(self._agents[command.agent]))
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            problem = f"the agent {command.agent!r} could not be prepared: it was cancelled from within"
         except TimeoutError:
             problem = f"the agent {command.agent!r} was not ready within {self._timeout_s:g} s"
         except ApplianceError as exc:
@@ -224,6 +228,10 @@ class Briefer:
             if isinstance(verdict, GuardrailFunctionOutput):
                 return (guardrail.name, _told(verdict.output_info)) if verdict.tripwire_triggered else None
             return (guardrail.name, "") if verdict else None
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            return guardrail.name, "it was cancelled from within"
         except Exception as exc:
             log.exception("the guardrail %s failed", guardrail.name)
             return guardrail.name, f"it failed: {type(exc).__name__}"
@@ -239,6 +247,12 @@ def _card(tool: Tool) -> ToolCard:
         filler=tool.filler,
         timeout_s=tool.timeout_s,
     )
+
+
+def _is_cancelled() -> bool:
+    """Whether it is our own task that is to end, and not something that the maker's function waited for."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 async def _awaited(value: Any) -> Any:

@@ -50,7 +50,7 @@ def consult_tool(
             str, Field(description="The whole question; the other agent does not hear the conversation.")
         ],
     ) -> str:
-        return await _answer(agent, context, question)
+        return await _answer(agent, context, question, timeout_s)
 
     return tool(
         name=tool_name or "ask_" + transfer_name(agent.name).removeprefix("transfer_to_"),
@@ -59,7 +59,7 @@ def consult_tool(
     )(ask)
 
 
-async def _answer(agent: RealtimeAgent, context: ToolContext[Any], question: str) -> str:
+async def _answer(agent: RealtimeAgent, context: ToolContext[Any], question: str, timeout_s: float) -> str:
     """Ask, run what the agent calls, and ask again with the results.
 
     Raises:
@@ -74,7 +74,9 @@ async def _answer(agent: RealtimeAgent, context: ToolContext[Any], question: str
     items: list[Mapping[str, Any]] = []
     for left in reversed(range(_MOST_ROUNDS + 1)):
         try:
-            answer = await own.ask(question, instructions=instructions, tools=definitions, items=tuple(items))
+            answer = await own.ask(
+                question, instructions=instructions, tools=definitions, items=tuple(items), timeout_s=timeout_s
+            )
         except ApplianceError as exc:
             raise ToolError(f"The {agent.name} agent could not be asked: {exc}") from exc
         calls = [one for one in answer if one.type == "function_call"]

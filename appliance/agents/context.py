@@ -56,6 +56,7 @@ class AskAside(Protocol):
         instructions: str = "",
         tools: Sequence[Mapping[str, Any]] = (),
         items: Sequence[Mapping[str, Any]] = (),
+        timeout_s: float = 30.0,
     ) -> Sequence[HistoryItem]:
         """Return the items of the answer: messages and function calls.
 

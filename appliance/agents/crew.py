@@ -139,6 +139,7 @@ class Crew:
         hooks: Of the whole session.
         history: The conversation at this instant.
         are_guardrails_parallel: See `Briefer`.
+        guardrail_s: How long the conversation waits for a check.
 
     Raises:
         ToolError: Two agents, or two tools of one agent, have the same name.
@@ -154,6 +155,7 @@ class Crew:
         hooks: RealtimeRunHooks | None = None,
         history: Callable[[], Sequence[HistoryItem]] = tuple,
         are_guardrails_parallel: bool = True,
+        guardrail_s: float = 5.0,
     ) -> None:
         self.agents = agents_of(start)
         self._start = start
@@ -175,6 +177,7 @@ class Crew:
             history=history,
             extra_tools=self._extra,
             is_parallel=are_guardrails_parallel,
+            timeout_s=max(15.0, guardrail_s),
         )
 
     def __repr__(self) -> str:

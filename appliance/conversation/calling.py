@@ -339,7 +339,14 @@ class Calling(Linking):
         sent = [one for one in self._updates if one.call_id == call_id]
         if sent:  # nobody knows what holds on the server now
             self._updates = deque(replace(one, kind="rollback") if one in sent else one for one in self._updates)
-            self._update_session(SessionUpdateSent(f"rollback_{call_id}", "rollback", self._brief.without_voice()), now)
+            self._update_session(
+                SessionUpdateSent(
+                    f"rollback_{call_id}",
+                    "rollback",
+                    replace(self._brief, session=self._session_of(self._brief)).without_voice(),
+                ),
+                now,
+            )
         said = f"The handoff failed: {reason.rstrip('.')}. You are still {call.agent}."
         self._close_call(call, said, now, is_error=True)
 

@@ -239,9 +239,9 @@ class InterruptAsked:
 class MessageGiven:
     """The program says something in writing, or shows an image."""
 
-    item: Mapping[str, Any]
+    item: Mapping[str, Any] = field(repr=False)
     """A message item of the Realtime API, with an `id` of ours."""
-    text: str
+    text: str = field(repr=False)
     """Its text, for the guardrails."""
     wants_answer: bool = True
     """Like a turn, it barges in and is answered; else it is only put into the conversation."""
@@ -252,7 +252,7 @@ class AskedAside:
     """The program asks something beside the conversation; answered by the notice ``AsideEnded``."""
 
     key: str
-    response: Mapping[str, Any]
+    response: Mapping[str, Any] = field(repr=False)
     """The ``response`` object of the request; ``conversation`` and ``metadata`` are filled in."""
     timeout_s: float = 30.0
 
@@ -261,7 +261,7 @@ class AskedAside:
 class FrameGiven:
     """Any frame at all, to be sent as it is."""
 
-    frame: Mapping[str, Any]
+    frame: Mapping[str, Any] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

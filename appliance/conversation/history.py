@@ -230,6 +230,8 @@ class History:
 
     def _may_keep_id(self, item: HistoryItem) -> bool:
         known = self._items.get(item.id)
+        if known is not None and known.status == "in_progress":
+            return True  # it grows on: nobody can have written it anew
         return known == item if known is not None else _ID.fullmatch(item.id) is not None
 
     def _move(self, item_id: str, previous_item_id: str | None) -> list[Change]:

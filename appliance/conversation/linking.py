@@ -113,7 +113,9 @@ class Linking(Turns):
     def _configure(self, link: Link, now: float) -> None:
         """Tell the new connection who talks, and what was said so far."""
         self._links.configured(link)
-        self._update_session(SessionUpdateSent(f"session_{link.id}", "connect", self._brief.session, self._brief), now)
+        self._update_session(
+            SessionUpdateSent(f"session_{link.id}", "connect", self._session_of(self._brief), self._brief), now
+        )
         frames, changes = self._history.replay(limit=self._policy.replay_items)
         self._tell(changes)
         for frame in frames:
@@ -126,6 +128,8 @@ class Linking(Turns):
 
     def _session_of(self, brief: Brief) -> Mapping[str, Any]:
         link = self._links.main
+        if link is not None and link.endpoint > 0:
+            brief = replace(brief, session=brief.without_secrets())
         return brief.without_voice() if link is not None and link.has_spoken else brief.session
 
     def _on_bad_frame(self, event: FrameRefused, now: float) -> None:

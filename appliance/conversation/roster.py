@@ -80,6 +80,14 @@ class Brief:
         """Answers are text, not speech."""
         return list(self.session.get("output_modalities", ())) == ["text"]
 
+    def without_secrets(self) -> Mapping[str, Any]:
+        """The session for a server that is somebody else's: without MCP servers that need a secret of ours."""
+        tools = self.session.get("tools")
+        if not isinstance(tools, list):
+            return self.session
+        kept = [one for one in tools if not (one.get("type") == "mcp" and {"authorization", "headers"} & set(one))]
+        return {**self.session, "tools": kept}
+
     def without_voice(self) -> Mapping[str, Any]:
         """The session for a connection that has spoken already: the server would refuse it with a voice."""
         audio = dict(self.session.get("audio", {}))

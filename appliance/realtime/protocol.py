@@ -797,7 +797,7 @@ class OutputAudioBufferClear(ClientEvent):
 class RawClientEvent(ClientEvent):
     """Any frame at all, for what this module does not name."""
 
-    frame: JsonObject
+    frame: JsonObject = field(repr=False)
 
     def to_wire(self) -> JsonObject:
         return dict(self.frame)

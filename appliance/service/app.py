@@ -12,7 +12,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +23,17 @@ from appliance.agents.crew import Crew
 from appliance.agents.tools import Tool
 from appliance.audio.backends import Backend, open_backend
 from appliance.audio.streams import AudioStreams
-from appliance.conversation.events import CardFound, CardLost, Event, ShutdownRequested, Started, TracingFailed
+from appliance.conversation.commands import Command
+from appliance.conversation.events import (
+    CardFound,
+    CardLost,
+    DayBegan,
+    Event,
+    ShutdownRequested,
+    Started,
+    TracingFailed,
+)
+from appliance.conversation.feedback import View
 from appliance.conversation.machine import Conversation
 from appliance.conversation.roster import Brief
 from appliance.conversation.turn import Policy
@@ -177,6 +187,7 @@ class Appliance:
             post=self.post,
             history=lambda: self._conversation.history if self._conversation is not None else (),
             are_guardrails_parallel=settings.guardrails.parallel,
+            guardrail_s=settings.guardrails.timeout_s,
         )
         for agent in crew.agents.values():  # a wrong setting is told at the start, not at the handoff
             session_settings(settings).of_agent(agent.settings, voice=agent.voice)
@@ -304,6 +315,7 @@ class Appliance:
         history, budget = self._settings.history, self._settings.budget
         has_budget = budget.daily_usd > 0 or budget.daily_minutes > 0
         if self._state_dir is None or not (history.persist or has_budget):
+            observers.append(_Days(self.post))
             return ()
         from appliance.service.store import ConversationStore  # SQLite, for those who want it
 
@@ -313,14 +325,16 @@ class Appliance:
             max_age_days=history.max_age_days,
             post=self.post,
         )
+        stack.callback(store.close)
         try:
             store.open()
+            items = store.load()
         except StorageError as exc:  # the device is worth more than its memory
             log.warning("%s; going on without it", exc)
+            observers.append(_Days(self.post))
             return ()
-        stack.callback(store.close)
         observers.append(store)
-        return store.load()
+        return items
 
     def _open_conversation(
         self, stack: AsyncExitStack, policy: Policy, briefs: Sequence[Brief]
@@ -371,6 +385,20 @@ class Appliance:
 
     def _heartbeat_age(self) -> float:
         return self.audio.heartbeat_age_s if self.audio is not None else 0.0
+
+
+class _Days:
+    """An observer that tells of each new day, where no store does: the budget begins anew then."""
+
+    def __init__(self, post: Callable[[Event], None]) -> None:
+        self._post = post
+        self._day = ""
+
+    def __call__(self, now: float, event: Event, commands: Sequence[Command], view: View) -> None:
+        today = time.strftime("%Y-%m-%d")
+        if today != self._day:
+            self._day = today
+            self._post(DayBegan(today))
 
 
 class _LazyVoice:

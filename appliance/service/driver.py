@@ -153,6 +153,11 @@ class Driver:
         self._observers.append(observer)
 
     @property
+    def is_busy(self) -> bool:
+        """Whether events wait in the inbox."""
+        return bool(self._inbox)
+
+    @property
     def lag_s(self) -> float:
         """Age of the oldest event in the inbox; 0 when it is empty."""
         return self._now() - self._inbox[0][0] if self._inbox else 0.0

@@ -91,6 +91,7 @@ class ConversationStore:
         self._connection: sqlite3.Connection | None = None
         self._has_failed = False
         self._day = ""
+        self._is_day_on_its_way = False
 
     def __repr__(self) -> str:
         state = "closed" if self._connection is None else "failed" if self._has_failed else "open"
@@ -135,7 +136,7 @@ class ConversationStore:
         if self._connection is not None and not self._has_failed:
             self._store(commands)
         if self._post is not None:
-            self._tell_day(event, self._post)
+            self._tell_day(event, commands, self._post)
 
     def load(self) -> tuple[HistoryItem, ...]:
         """Return what is kept of the conversation, in its order; what is too old or too much is deleted.
@@ -388,12 +389,15 @@ class ConversationStore:
 
     # --- the day ----------------------------------------------------------------------------------------------
 
-    def _tell_day(self, event: Event, post: Callable[[Event], None]) -> None:
+    def _tell_day(self, event: Event, commands: Sequence[Command], post: Callable[[Event], None]) -> None:
         if isinstance(event, DayBegan):
             self._day = event.day
+            self._is_day_on_its_way = False
         today = self.today()
-        if today != self._day:
+        counts = any(isinstance(one, Emit) and isinstance(one.notice, UsageCounted) for one in commands)
+        if today != self._day or (self._is_day_on_its_way and counts):  # counted by the old day, spent on the new
             self._day = today
+            self._is_day_on_its_way = True
             post(DayBegan(today, *self.spent(today)))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -60,11 +61,21 @@ def encode(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {"@": type(value).__name__} | {f.name: encode(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
-        hidden = _SECRETS_OF_MCP if value.get("type") == "mcp" else ()
-        return {str(key): "***" if key in hidden else encode(one) for key, one in value.items()}
+        if value.get("type") == "mcp":
+            return {str(key): _without_secrets(key, one) for key, one in value.items()}
+        return {str(key): encode(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [encode(one) for one in value]
     return value
+
+
+def _without_secrets(key: str, value: Any) -> Any:
+    """One key of an MCP server that the model's side calls, without what lets somebody in."""
+    if key in _SECRETS_OF_MCP:
+        return "***"
+    if key == "server_url" and isinstance(value, str):
+        return re.sub(r"//[^/@]*@", "//", value.partition("?")[0])
+    return encode(value)
 
 
 def decode(value: Any, *, inside_object: bool = False) -> Any:

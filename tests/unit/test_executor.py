@@ -898,6 +898,7 @@ class Asked:
         instructions: str = "",
         tools: Sequence[Mapping[str, Any]] = (),
         items: Sequence[Mapping[str, Any]] = (),
+        timeout_s: float = 30.0,
     ) -> Sequence[HistoryItem]:
         self.questions.append(
             {"text": text, "instructions": instructions, "tools": list(tools), "items": json.loads(json.dumps(items))}

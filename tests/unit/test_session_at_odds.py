@@ -1,0 +1,553 @@
+"""The session, the store and the daemon at odd moments: closes, broken functions, secrets, midnight."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.agents.agent import RealtimeAgent
+from appliance.agents.briefing import Briefer
+from appliance.agents.context import HistoryItem, ToolContext
+from appliance.agents.executor import called
+from appliance.agents.guardrails import output_guardrail
+from appliance.agents.hooks import RealtimeRunHooks
+from appliance.agents.mcp import HostedMcp
+from appliance.agents.tools import tool
+from appliance.conversation.commands import Emit, PrepareAgent, UsageCounted
+from appliance.conversation.events import ServerEventReceived, Started, TimersChanged
+from appliance.conversation.roster import Brief
+from appliance.conversation.turn import Policy
+from appliance.errors import LinkError, SettingsError, StorageError
+from appliance.realtime import protocol as wire
+from appliance.realtime.payload import RealtimeSessionSettings
+from appliance.service.app import Appliance
+from appliance.service.store import ConversationStore
+from appliance.service.trace import TraceRecorder
+from appliance.session import AnswerText, Audio, Connected, RealtimeSession, ToolEnd, TurnEnd, TurnStart
+from appliance.settings import Settings
+from tests.support.scripted_server import ScriptedServer, close, expect, hold, refuse, send, stall_handshake
+from tests.unit.test_session import (
+    READY,
+    answering,
+    audio,
+    calling,
+    committed,
+    done,
+    pcm,
+    spoken,
+    talking,
+    words,
+)
+
+
+async def test_a_barge_in_by_turn_begin_can_be_committed_later() -> None:
+    """`turn.begin()` in an answer, then the microphone streams, then `commit()`: the second turn is committed."""
+    script = [
+        *READY,
+        expect("input_audio_buffer.commit"),
+        send(committed()),
+        expect("response.create"),
+        send(*spoken()[:2], audio(pcm(24_000))),
+        expect("response.cancel"),
+        send(done(status="cancelled")),
+        expect("input_audio_buffer.commit"),
+        hold(),
+    ]
+    async with ScriptedServer(script) as server:
+        async with talking(server.base_url) as (session, reader):
+            session.turn.begin()
+            await reader.until(TurnStart)  # as every program that streams
+            session.send_audio(pcm(4800))
+            session.turn.commit()
+            await reader.until(Audio)
+            session.turn.begin()  # barge in
+            await reader.until(TurnEnd)  # of the first; the program streams its microphone meanwhile
+            assert session.turn.is_open, "the end of the interrupted turn closed the new one"
+            session.send_audio(pcm(4800))
+            session.turn.commit()
+            async with asyncio.timeout(3):
+                while server.connections[0].types.count("input_audio_buffer.commit") < 2:
+                    await asyncio.sleep(0.01)
+
+
+async def test_a_message_just_before_a_turn_does_not_close_it() -> None:
+    async with ScriptedServer([*READY, hold()]) as server:
+        async with talking(server.base_url) as (session, reader):
+            session.send_message("Hi!")
+            session.turn.begin()
+            await reader.until(TurnEnd)
+            assert session.turn.is_open
+
+
+async def test_a_question_behind_a_close_does_not_wait_for_ever() -> None:
+    async with ScriptedServer([*READY, hold()]) as server:
+        async with talking(server.base_url) as (session, _):
+            closing = asyncio.create_task(session.close())
+            await asyncio.sleep(0)
+            asking = asyncio.create_task(session.ask("Are you there?"))
+            await closing
+            with pytest.raises(LinkError):
+                await asyncio.wait_for(asking, 1)
+
+
+async def test_a_question_does_not_wait_for_ever_when_the_session_breaks() -> None:
+    def observer(now: float, event: Any, commands: Any, view: Any) -> None:
+        if type(event).__name__ == "FrameGiven":
+            raise RuntimeError("an observer's bug")
+
+    async with ScriptedServer([*READY, expect("response.create"), hold()]) as server:
+        session = RealtimeSession(RealtimeAgent(name="Ada"), url=server.base_url, observers=[observer])
+        await session.__aenter__()
+        asking = asyncio.create_task(session.ask("Are you there?"))
+        await asyncio.sleep(0.05)
+        session.send_event({"type": "x"})
+        try:
+            with pytest.raises(LinkError):
+                await asyncio.wait_for(asking, 1)
+        finally:
+            with pytest.raises(BaseException):  # noqa: B017
+                await session.close()
+
+
+async def test_a_frame_that_json_cannot_hold_is_refused_and_does_not_end_the_session() -> None:
+    async with ScriptedServer([*READY, *answering(*spoken()), hold()]) as server:
+        async with talking(server.base_url) as (session, reader):
+            with pytest.raises(SettingsError):
+                session.send_event({"type": "conversation.item.create", "item": {"when": Path("x")}})
+            session.send_message("Hi!")
+            await reader.until(TurnEnd)
+
+
+async def test_a_question_that_json_cannot_hold_does_not_end_the_session() -> None:
+    async with ScriptedServer([*READY, *answering(*spoken()), hold()]) as server:
+        async with talking(server.base_url) as (session, reader):
+            with pytest.raises((SettingsError, LinkError)):
+                await asyncio.wait_for(session.ask.ask({"instructions": Path("x")}), 1)
+            session.send_message("Hi!")
+            await reader.until(TurnEnd)
+
+
+async def test_a_key_function_that_raises_is_a_failed_connection_and_not_the_end() -> None:
+    """At a reconnection the function that fetches the key fails once: the session tries again."""
+    asked = 0
+
+    def key() -> str:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            raise RuntimeError("the key server answers 503")
+        return "sesame"
+
+    script = [*READY, close(1001)]
+    async with ScriptedServer(script, every_other=[*READY, *answering(*spoken()), hold()]) as server:
+        async with talking(server.base_url, api_key=key, policy=Policy(backoff_initial_s=0.01)) as (session, reader):
+            await reader.until(Connected)
+            await asyncio.wait_for(_until(lambda: asked >= 3), 5)
+            session.send_message("Hi!")
+            await reader.until(TurnEnd)
+
+
+async def _until(is_it: Any) -> None:
+    while not is_it():
+        await asyncio.sleep(0.01)
+
+
+async def test_the_password_of_an_address_is_in_no_log_and_no_event(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with ScriptedServer([*READY, hold()]) as server:
+        url = server.base_url.replace("://", "://ada:opensesame@")
+        async with talking(url) as (session, reader):
+            event = await reader.until(Connected)
+            assert "opensesame" not in repr(event)
+            assert "opensesame" not in repr(session)
+    assert not [one for one in caplog.records if one.name.startswith("appliance") and "opensesame" in one.getMessage()]
+
+
+async def test_the_password_of_an_address_is_in_no_error() -> None:
+    with pytest.raises(LinkError) as caught:
+        async with RealtimeSession(
+            RealtimeAgent(name="Ada"), url="ws://ada:opensesame@127.0.0.1:1/v1", connect_timeout_s=0.2
+        ):
+            pass
+    assert "opensesame" not in str(caught.value)
+
+
+class _Odd:
+    def __bool__(self) -> bool:
+        raise ValueError("the truth value of an array is ambiguous")
+
+
+async def test_a_guardrail_whose_verdict_is_no_bool_counts_as_tripped_and_ends_nothing() -> None:
+    @output_guardrail
+    def odd(context: Any, agent: Any, text: str) -> Any:
+        return _Odd()
+
+    agent = RealtimeAgent(name="Ada", output_guardrails=[odd])
+    script = [*READY, *answering(*spoken()), *answering(*spoken(item_id="b", response_id="resp_2")), hold()]
+    async with ScriptedServer(script) as server:
+        async with talking(server.base_url, agent) as (session, reader):
+            session.send_message("Hi!")
+            await reader.until(TurnEnd)
+
+
+class _Hooks(RealtimeRunHooks):
+    def __init__(self, first: Any) -> None:
+        self.called: list[str] = []
+        self.first = first
+
+    async def on_tool_start(self, context: Any, agent: Any, tool: Any) -> None:
+        self.called.append("tool_start")
+        await self.first()
+
+    async def on_tool_end(self, context: Any, agent: Any, tool: Any, result: Any) -> None:
+        self.called.append("tool_end")
+
+    async def on_agent_end(self, context: Any, agent: Any, output: Any) -> None:
+        await asyncio.sleep(0.05)  # writes a line into a database
+        self.called.append("agent_end")
+
+
+@tool
+async def mark() -> str:
+    """Mark."""
+    return "marked"
+
+
+async def test_a_hook_that_is_cancelled_from_within_does_not_silence_the_others() -> None:
+    async def cancelled() -> None:
+        task = asyncio.create_task(asyncio.sleep(60))
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    hooks = _Hooks(cancelled)
+    agent = RealtimeAgent(name="Ada", tools=[mark])
+    script = [*READY, *answering(*calling("mark")), *answering(*spoken(response_id="resp_2")), hold()]
+    async with ScriptedServer(script) as server:
+        async with talking(server.base_url, agent, hooks=hooks) as (session, reader):
+            session.send_message("Hi!")
+            await reader.until(TurnEnd)
+            await asyncio.sleep(0.1)
+    assert hooks.called == ["tool_start", "tool_end", "agent_end"]
+
+
+async def test_a_hook_that_swallows_its_cancellation_does_not_keep_close_for_ever() -> None:
+    async def stubborn() -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+    agent = RealtimeAgent(name="Ada", tools=[mark])
+    script = [*READY, *answering(*calling("mark")), *answering(*spoken(response_id="resp_2")), hold()]
+    async with ScriptedServer(script) as server:
+        async with talking(server.base_url, agent, hooks=_Hooks(stubborn)) as (session, reader):
+            session.send_message("Hi!")
+            await reader.until(ToolEnd)
+            closing = asyncio.create_task(session.close())
+            finished, _ = await asyncio.wait({closing}, timeout=5)
+            for task in asyncio.all_tasks():  # else this test would hang too
+                if task.get_name() == "hooks":
+                    task.cancel()
+            assert finished, "close() hangs"
+
+
+async def test_hooks_of_what_has_happened_are_called_before_close_returns() -> None:
+    async def nothing() -> None: ...
+
+    hooks = _Hooks(nothing)
+    async with ScriptedServer([*READY, *answering(*spoken()), hold()]) as server:
+        async with talking(server.base_url, hooks=hooks) as (session, reader):
+            session.send_message("Hi!")
+            await reader.until(TurnEnd)
+    assert hooks.called == ["agent_end"]
+
+
+async def test_a_closed_session_is_used_again_or_refused_by_name() -> None:
+    async with ScriptedServer(every_other=[*READY, *answering(*spoken()), hold()]) as server:
+        session = RealtimeSession(RealtimeAgent(name="Ada"), url=server.base_url)
+        async with session:
+            pass
+        try:
+            async with asyncio.timeout(5):
+                async with session:
+                    session.send_message("Hi!")
+                    types = [event.type async for event in _up_to(session, "turn_end")]
+        except LinkError as exc:
+            pytest.fail(f"a misleading error: {exc}")
+        except (RuntimeError, SettingsError):
+            return
+        assert "turn_end" in types
+
+
+async def _up_to(session: RealtimeSession, kind: str) -> Any:
+    async for event in session:
+        yield event
+        if event.type == kind:
+            return
+
+
+class _McpServer:
+    """As `agents.mcp.McpServer` says: connect is nothing when connected, close is idempotent."""
+
+    name = "house"
+
+    def __init__(self) -> None:
+        self.is_connected = False
+
+    async def connect(self) -> None:
+        self.is_connected = True
+
+    async def close(self) -> None:
+        self.is_connected = False
+
+    async def list_tools(self) -> list[Any]:
+        return []
+
+
+async def test_the_end_of_one_session_does_not_disconnect_the_servers_of_another() -> None:
+    server_of_tools = _McpServer()
+    agent = RealtimeAgent(name="Ada", mcp_servers=[server_of_tools])
+    async with ScriptedServer(every_other=[*READY, hold()]) as server:
+        async with talking(server.base_url, agent):
+            async with talking(server.base_url, agent):
+                pass
+            assert server_of_tools.is_connected
+
+
+async def test_a_tool_may_end_the_session() -> None:
+    sessions: list[RealtimeSession] = []
+
+    @tool
+    async def hang_up() -> str:
+        """Hang up."""
+        await sessions[0].close()
+        return "bye"
+
+    agent = RealtimeAgent(name="Ada", tools=[hang_up])
+    async with ScriptedServer([*READY, *answering(*calling("hang_up")), hold()]) as server:
+        async with asyncio.timeout(5):
+            async with RealtimeSession(agent, url=server.base_url) as session:
+                sessions.append(session)
+                session.send_message("Hi!")
+                async for _ in session:
+                    pass
+            await asyncio.wait_for(server.connections[0].ended.wait(), 3)
+        assert server.connections[0].close_code == 1000
+
+
+async def test_close_while_connecting_ends_the_connecting() -> None:
+    async with ScriptedServer([stall_handshake()]) as server:
+        session = RealtimeSession(RealtimeAgent(name="Ada"), url=server.base_url)
+        entering = asyncio.create_task(session.__aenter__())
+        await asyncio.sleep(0.1)
+        await session.close()
+        finished, _ = await asyncio.wait({entering}, timeout=3)
+        entering.cancel()
+        await asyncio.gather(entering, return_exceptions=True)
+        assert finished, "close() was ignored, and the session connects on"
+
+
+async def test_a_function_of_the_history_sees_what_was_given_just_before() -> None:
+    async with ScriptedServer([*READY, hold()]) as server:
+        async with talking(server.base_url) as (session, _):
+            session.send_message("The door is open.", respond=False)
+            session.update_history(lambda items: [*items, HistoryItem(id="", role="system", text="It is late.")])
+            await asyncio.wait_for(_until(lambda: any(one.role == "system" for one in session.history)), 3)
+            assert [one.text for one in session.history] == ["The door is open.", "It is late."]
+
+
+async def test_a_history_that_is_left_as_it_is_does_not_delete_the_answer_that_streams_meanwhile() -> None:
+    script = [*READY, expect("response.create"), send(*spoken()[:3]), hold()]
+    async with ScriptedServer(script) as server:
+        async with talking(server.base_url) as (session, reader):
+            session.send_message("Hi!")
+            await reader.until(AnswerText)
+            assert session._driver is not None
+            session._driver.post(ServerEventReceived(1, wire.decode(json.dumps(words(" Ada.")))))  # waits in the inbox
+            session.update_history(lambda items: items)
+            await asyncio.sleep(0.05)
+        assert "conversation.item.delete" not in server.connections[0].types
+
+
+async def test_the_tokens_of_mcp_servers_do_not_go_to_the_fallbacks() -> None:
+    """docs/connections.md: "The key goes to the first endpoint only: the others are other people's."."""
+    hosted = HostedMcp(server_label="mail", server_url="https://mail.example/mcp", authorization="opensesame")
+    agent = RealtimeAgent(name="Ada", mcp_servers=[hosted])
+    async with ScriptedServer([refuse(503)]) as first, ScriptedServer([*READY, hold()]) as other:
+        async with talking([first.base_url, other.base_url], agent):
+            await asyncio.wait_for(_until(lambda: "session.update" in other.connections[0].types), 3)
+        assert "opensesame" not in json.dumps(other.connections[0].last("session.update"))
+
+
+async def test_the_token_of_an_mcp_server_is_in_no_log_line(caplog: pytest.LogCaptureFixture) -> None:
+    """docs/mcp.md, Secrets: `authorization` is in no log line, error message or `repr`."""
+    caplog.set_level(logging.DEBUG)
+    mcp = HostedMcp(server_label="mail", server_url="https://mail.example/mcp", authorization="opensesame")
+    async with ScriptedServer([*READY, hold()]) as server:
+        async with talking(server.base_url) as (session, _):
+            session.send_event({"type": "session.update", "session": {"type": "realtime", "tools": [mcp.definition()]}})
+            await asyncio.wait_for(_until(lambda: server.connections[0].types.count("session.update") == 2), 3)
+    assert not [one for one in caplog.records if one.name.startswith("appliance") and "opensesame" in one.getMessage()]
+
+
+def test_the_query_of_an_mcp_servers_address_is_not_in_the_trace(tmp_path: Path) -> None:
+    hosted = HostedMcp(server_label="mail", server_url="https://ada:opensesame@mail.example/mcp?k=opensesame")
+    recorder = TraceRecorder(tmp_path / "trace", post=lambda event: None)
+    brief = Brief(agent="Ada", session={"type": "realtime", "tools": [hosted.definition()]})
+    recorder.open(policy=Policy(), briefs=[brief])
+    recorder.close()
+    assert "opensesame" not in (tmp_path / "trace").read_text()
+
+
+def _appliance(state_dir: Path | None, **more: Any) -> tuple[Appliance, list[Any]]:
+    settings = Settings.model_validate({"budget": {"daily_usd": 1.0}})
+    appliance = Appliance(settings, environ={}, state_dir=state_dir)
+    posted: list[Any] = []
+    appliance.post = posted.append  # type: ignore
+    return appliance, posted
+
+
+@pytest.mark.parametrize("where", ["nowhere", "a file"])
+async def test_a_day_begins_also_where_nothing_can_be_stored(tmp_path: Path, where: str) -> None:
+    """docs/budget.md: spent "until the next day begins"; without a store nobody says that it has."""
+    place = tmp_path / "state"
+    place.write_text("no folder")
+    appliance, posted = _appliance(None if where == "nowhere" else place)
+    observers: list[Any] = []
+    async with AsyncExitStack() as stack:
+        appliance._open_store(stack, observers)
+        for observer in observers:
+            observer(0.0, Started(), [], None)
+    assert [type(one).__name__ for one in posted] == ["DayBegan"]
+
+
+async def test_a_history_that_cannot_be_read_does_not_keep_the_appliance_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`_open_store`: "the device is worth more than its memory"; `load` raises StorageError too."""
+
+    def unreadable(self: Any) -> Any:
+        raise StorageError("disk I/O error")
+
+    monkeypatch.setattr("appliance.service.store.ConversationStore.load", unreadable)
+    appliance, _ = _appliance(tmp_path)
+    async with AsyncExitStack() as stack:
+        assert tuple(appliance._open_store(stack, [])) == ()
+
+
+def test_what_is_spent_at_midnight_before_the_new_day_is_told_is_not_lost(tmp_path: Path) -> None:
+    """A usage that waits in the inbox before ``DayBegan`` is stored for the new day, and told to nobody."""
+    now = [time.mktime((2026, 11, 20, 23, 59, 59, 0, 0, -1))]
+    inbox: list[Any] = []
+    store = ConversationStore(tmp_path / "db", clock=lambda: now[0], post=inbox.append)
+    store.open()
+    store(0.0, Started(), [], None)  # type: ignore[arg-type]
+    inbox.clear()
+    now[0] += 2
+    store(1.0, TimersChanged(0), [], None)  # type: ignore[arg-type]  # the first event of the new day: DayBegan is posted
+    used = Emit(UsageCounted((), 0.4, 1.0))
+    store(1.1, TimersChanged(0), [used], None)  # type: ignore[arg-type]  # this one was in the inbox before it
+    told = [(one.spent_usd, one.spent_s) for one in inbox]
+    assert told[-1] == store.spent(store.today())
+    store.close()
+
+
+async def test_an_agent_as_a_tool_may_take_as_long_as_it_was_given() -> None:
+    asked: list[float] = []
+
+    async def ask(text: str, *, timeout_s: float = 30.0, **more: Any) -> list[HistoryItem]:
+        asked.append(timeout_s)
+        return [HistoryItem(id="a", role="assistant", text="Yes.")]
+
+    librarian = RealtimeAgent(name="Librarian", instructions="You know books.").as_tool(timeout_s=90.0)
+    context = ToolContext(
+        context=None,
+        agent=RealtimeAgent(name="Ada"),
+        history=(),
+        tool_name="ask_librarian",
+        call_id="c",
+        arguments='{"question": "?"}',
+        ask=ask,
+    )
+    await called(librarian, context)
+    assert asked[0] > 60
+
+
+def test_a_limit_of_guardrails_above_fifteen_seconds_holds() -> None:
+    session = RealtimeSession(RealtimeAgent(name="Ada"), url="ws://x/v1", policy=Policy(guardrail_s=60.0))
+    assert session._crew.briefer._timeout_s >= 60.0
+
+
+async def test_a_session_that_is_cancelled_while_it_connects_leaves_nothing_behind() -> None:
+    before = asyncio.all_tasks()
+    async with ScriptedServer([stall_handshake()]) as server:
+        session = RealtimeSession(RealtimeAgent(name="Ada"), url=server.base_url)
+        known = asyncio.all_tasks()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(session.__aenter__(), 0.1)
+        left = {one.get_name() for one in asyncio.all_tasks() - known}
+    assert not {one for one in left if "session" in one or "link" in one}, left
+    assert before
+
+
+async def test_the_task_that_holds_a_session_may_be_cancelled_in_an_answer() -> None:
+    script = [*READY, expect("response.create"), send(*spoken()[:2], audio(pcm(24_000))), hold()]
+    async with ScriptedServer(script) as server:
+
+        async def hold_it() -> None:
+            async with RealtimeSession(RealtimeAgent(name="Ada"), url=server.base_url) as session:
+                session.send_message("Hi!")
+                async for event in session:
+                    if event.type == "audio":
+                        speaking.set()
+
+        speaking = asyncio.Event()
+        task = asyncio.create_task(hold_it())
+        await asyncio.wait_for(speaking.wait(), 3)
+        task.cancel()
+        finished, _ = await asyncio.wait({task}, timeout=3)
+        assert finished and task.cancelled()
+        await asyncio.wait_for(server.connections[0].ended.wait(), 3)
+        assert server.connections[0].close_code == 1000
+
+
+async def test_provider_data_that_json_cannot_hold_is_refused_by_name() -> None:
+    async with ScriptedServer([*READY, hold()]) as server:
+        settings = RealtimeSessionSettings(provider_data={"where": Path("x")})
+        with pytest.raises(SettingsError):
+            async with RealtimeSession(RealtimeAgent(name="Ada"), settings, url=server.base_url):
+                await asyncio.sleep(0.1)
+
+
+async def test_instructions_that_are_cancelled_from_within_are_answered_too() -> None:
+    """service.driver, `Agents`: each question MUST be answered by exactly one event of its key."""
+    posted: list[Any] = []
+
+    async def cancelled(context: Any, agent: Any) -> str:
+        raise asyncio.CancelledError
+
+    agent = RealtimeAgent(name="Ada", instructions=cancelled)
+    briefer = Briefer({"Ada": agent}, compose=lambda *of: {}, post=posted.append)
+    task = asyncio.create_task(briefer.run())
+    briefer.prepare_agent(PrepareAgent("turn_1", "Ada", "turn"))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert [one.key for one in posted] == ["turn_1"]
+
+
+def test_a_key_function_that_gives_no_text_is_refused() -> None:
+    """The SDK's `api_key` may be async; here the header became ``Bearer <coroutine object …>``."""
+    later: Any = asyncio.Future(loop=asyncio.new_event_loop())
+    session = RealtimeSession(RealtimeAgent(name="Ada"), url="ws://x/v1", api_key=lambda: later)
+    try:
+        with suppress(SettingsError, LinkError):
+            assert "Future" not in session._handshake()["Authorization"]
+    finally:
+        later.get_loop().close()
