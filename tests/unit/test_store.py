@@ -367,6 +367,7 @@ def test_each_new_day_is_posted_once_with_what_was_spent_on_it(opened: Opened) -
     store = opened(clock=clock, post=posted.append)
     store.add_spent("2026-11-24", 0.5, 30.0)
     step(store)
+    store(1.0, posted[0], [], View())  # it comes back by the inbox
     step(store, UsageCounted((), 0.25, 1.0))
     clock.now += DAY_S
     step(store, UsageCounted((), 0.125, 2.0))
