@@ -304,3 +304,10 @@ def test_continuous_integration_runs_what_everybody_runs() -> None:
     assert path.stat().st_mode & 0o111
     commands = [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
     assert commands == ["set -euo pipefail", 'exec "$(dirname -- "${BASH_SOURCE[0]}")/../scripts/test"']
+
+
+def test_the_installed_package_is_this_one() -> None:
+    """An installation that holds the settings but not the modules goes unseen where the tests start in the checkout."""
+    command = [sys.executable, "-c", "import appliance.cli; print(appliance.cli.__file__)"]
+    ended = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stdout.strip() == str(PACKAGE / "cli.py"), ended.stderr
