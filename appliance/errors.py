@@ -47,12 +47,18 @@ __all__ = [
     "SpeechError",
     "StorageError",
     "ToolError",
+    "bare_address",
     "first_error",
 ]
 
 
 KEY_SHAPE: Final = re.compile(r"\b(sk|ek|rk)[-_][\w*.-]{6,}")
 """What API keys of OpenAI and its kin look like; whoever prints foreign text masks this in it."""
+
+
+def bare_address(url: str) -> str:
+    """Return an address without its query and user: some servers take their key there."""
+    return re.sub(r"//[^/@]*@", "//", url.partition("?")[0])
 
 
 class ApplianceError(Exception):

@@ -21,7 +21,6 @@ import asyncio
 import json
 import logging
 import os
-import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -87,7 +86,7 @@ from appliance.conversation.events import (
 from appliance.conversation.feedback import State
 from appliance.conversation.machine import Conversation
 from appliance.conversation.turn import Policy
-from appliance.errors import LinkError, SettingsError
+from appliance.errors import LinkError, SettingsError, bare_address
 from appliance.realtime.payload import RealtimeSessionSettings, image_part, message_item, session_object
 from appliance.realtime.protocol import SAMPLE_RATE
 from appliance.realtime.transports.websocket import Endpoint, WebSocketTransport, endpoint_url
@@ -889,8 +888,7 @@ class RealtimeSession:
     async def _endpoint(self, stack: AsyncExitStack, url: str, *, has_key: bool) -> Endpoint:
         if url != "offline":
             headers = self._handshake if has_key else dict
-            name = re.sub(r"//[^/@]*@", "//", url.partition("?")[0])  # some put a password there
-            return Endpoint(endpoint_url(url, self.settings.model), headers, name)
+            return Endpoint(endpoint_url(url, self.settings.model), headers, bare_address(url))
         from appliance.service.app import offline_brain
         from appliance.settings import Settings
 

@@ -18,7 +18,7 @@ from appliance.conversation.events import (
     GuardrailsChecked,
 )
 from appliance.conversation.guard import Check
-from appliance.conversation.prices import response_usd, transcription_usd
+from appliance.conversation.prices import transcription_usd
 from appliance.conversation.regions import SessionUpdateSent
 from appliance.conversation.responses import Arrival
 from appliance.conversation.turn import Phase, Turn
@@ -182,9 +182,7 @@ class Answering(Calling):
     def _on_response_done(self, response: wire.Response, now: float) -> None:
         turn = self._answering(response.id)
         request = self._sequencer.done(response)
-        self._count(
-            response_usd(self._links.model, response.usage), response.usage or {}, 0.0, now, is_free=not response.usage
-        )
+        self._count_response(response, now)
         if turn is None or request is None or request.is_cancelled:
             for item in response.output:
                 self._dismiss(item)

@@ -234,8 +234,7 @@ class Listening(Answering):
     def _on_history_replaced(self, event: HistoryReplaced) -> None:
         deletes, creates = self._history.diff(event.items)
         for item_id in deletes:
-            self._tell(self._history.delete(item_id))
-            self._outbox.send(wire.ConversationItemDelete(event_id=f"item_{item_id}", item_id=item_id))
+            self._delete_item(item_id)
         instead: dict[str, str] = {}
         for item, before in creates:
             previous = instead.get(before, before)

@@ -379,7 +379,8 @@ class Conversation(Listening):
         if isinstance(event, wire.OutputAudioDelta):
             link.has_spoken = True  # whoever hears it: the server keeps the voice from here on
         if self._asides.owns(event):
-            self._count_response(event, now)
+            if isinstance(event, wire.ResponseDone):
+                self._count_response(event.response, now)
             return
         self._tell(self._history.apply(event))
         match event:

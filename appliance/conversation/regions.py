@@ -254,10 +254,9 @@ class Regions:
             self._error_until = now + self._policy.error_light_s
         self._outbox.emit(TroubleReported(kind, detail or sentence(kind)))
 
-    def _count_response(self, event: wire.ServerEvent, now: float) -> None:
-        if isinstance(event, wire.ResponseDone):
-            usage = event.response.usage
-            self._count(response_usd(self._links.model, usage), usage or {}, 0.0, now, is_free=not usage)
+    def _count_response(self, response: wire.Response, now: float) -> None:
+        usage = response.usage
+        self._count(response_usd(self._links.model, usage), usage or {}, 0.0, now, is_free=not usage)
 
     def _count(
         self, usd: float | None, usage: Mapping[str, Any], audio_s: float, now: float, *, is_free: bool = False

@@ -153,8 +153,7 @@ class Turns(Regions):
         if not changes or item is None or not is_elsewhere or self._outbox.link is None:
             return
         previous = self._history.before(item_id)
-        self._tell(self._history.delete(item_id))
-        self._outbox.send(wire.ConversationItemDelete(event_id=f"item_{item_id}", item_id=item_id))
+        self._delete_item(item_id)
         if wire_item(item) is not None:
             anew = replace(item, id=self._history.new_id())
             self._tell(self._history.insert(anew, previous or "root"))
@@ -182,8 +181,7 @@ class Turns(Regions):
             self._unheard.add(item_id)
             return
         self._unheard.discard(item_id)
-        self._tell(self._history.delete(item_id))
-        self._outbox.send(wire.ConversationItemDelete(event_id=f"item_{item_id}", item_id=item_id))
+        self._delete_item(item_id)
 
     def _fail_turn(
         self, kind: str, now: float, *, said: str = "", detail: str = "", outcome: Outcome = "failed"

@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ from appliance.conversation.feedback import View
 from appliance.conversation.machine import Conversation
 from appliance.conversation.roster import Brief
 from appliance.conversation.turn import Policy
-from appliance.errors import SettingsError, StorageError
+from appliance.errors import SettingsError, StorageError, bare_address
 from appliance.realtime import protocol as wire
 from appliance.service.journal import mask_secrets
 
@@ -74,7 +73,7 @@ def _without_secrets(key: str, value: Any) -> Any:
     if key in _SECRETS_OF_MCP:
         return "***"
     if key == "server_url" and isinstance(value, str):
-        return re.sub(r"//[^/@]*@", "//", value.partition("?")[0])
+        return bare_address(value)
     return encode(value)
 
 

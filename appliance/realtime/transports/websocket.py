@@ -27,7 +27,6 @@ import asyncio
 import errno
 import json
 import logging
-import re
 import socket
 import ssl
 import threading
@@ -56,7 +55,7 @@ from websockets.exceptions import (
 )
 
 from appliance.conversation.events import Event, FrameRefused, LinkDown, LinkUp, ServerEventReceived
-from appliance.errors import KEY_SHAPE, ApplianceError, LinkError, RemoteProtocolError, SettingsError
+from appliance.errors import KEY_SHAPE, ApplianceError, LinkError, RemoteProtocolError, SettingsError, bare_address
 from appliance.realtime.protocol import SAMPLE_RATE, ClientEvent, InputAudioBufferAppend, decode
 
 __all__ = ["USER_AGENT", "Endpoint", "WebSocketTransport", "endpoint_url"]
@@ -86,7 +85,7 @@ class Endpoint:
     """For logs and the panel."""
 
     def __repr__(self) -> str:
-        return f"Endpoint({_without_secrets(self.url)!r}, name={self.name!r})"
+        return f"Endpoint({bare_address(self.url)!r}, name={self.name!r})"
 
 
 def endpoint_url(base_url: str, model: str) -> str:
@@ -104,7 +103,7 @@ def endpoint_url(base_url: str, model: str) -> str:
     scheme = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}.get(parts.scheme)
     if scheme is None or not parts.hostname:
         raise SettingsError(
-            f"base URL {_without_secrets(base_url)!r}: expected http(s):// or ws(s):// and a host, "
+            f"base URL {bare_address(base_url)!r}: expected http(s):// or ws(s):// and a host, "
             "as in https://api.openai.com/v1"
         )
     path = parts.path.rstrip("/")
@@ -122,14 +121,8 @@ def _split(url: str) -> SplitResult:
         parts = urlsplit(url.strip())
         _ = parts.port  # raises for what is no port
     except ValueError as exc:
-        raise SettingsError(f"base URL {_without_secrets(url)!r}: {exc}") from None
+        raise SettingsError(f"base URL {bare_address(url)!r}: {exc}") from None
     return parts
-
-
-def _without_secrets(url: str) -> str:
-    """The address without query and user: some servers take their key there."""
-    bare = url.partition("?")[0]
-    return re.sub(r"//[^/@]*@", "//", bare)
 
 
 class _Connect(open_websocket):
@@ -418,7 +411,7 @@ class WebSocketTransport:
         parts = urlsplit(endpoint.url)
         host, port = parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
         if parts.scheme not in {"ws", "wss"} or not host:
-            raise _Refused(None, f"bad_address: {_without_secrets(endpoint.url)!r} is not a WebSocket address")
+            raise _Refused(None, f"bad_address: {bare_address(endpoint.url)!r} is not a WebSocket address")
         options: dict[str, Any] = {"ssl": self._trust()} if parts.scheme == "wss" else {}
         proxy = None if _is_loopback(host) else _proxy_of_the_environment(parts.scheme == "wss", host, port)
         if proxy is None:  # from here on the socket belongs to asyncio, which closes it whatever happens
@@ -471,7 +464,7 @@ class WebSocketTransport:
             case InvalidProxy() | InvalidProxyMessage() | ProxyError() | ImportError():
                 return None, f"proxy: {type(exc).__name__}"
             case InvalidURI():
-                return None, f"bad_address: {_without_secrets(url)!r} is not a WebSocket address"
+                return None, f"bad_address: {bare_address(url)!r} is not a WebSocket address"
             case InvalidMessage() if isinstance(exc.__cause__, EOFError):
                 return None, "lost: the connection was closed during the handshake"
             case InvalidHandshake() | WebSocketException():
