@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from appliance.agents.hooks import RealtimeAgentHooks, RealtimeRunHooks
     from appliance.agents.mcp import HostedMcp, McpServerHttp, McpServerStdio
     from appliance.agents.tools import Tool, background, tool
-    from appliance.conversation.turn import Policy
+    from appliance.conversation.policy import Policy
     from appliance.errors import ApplianceError
     from appliance.realtime.payload import (
         NoiseReduction,
@@ -71,7 +71,7 @@ _HOMES = {
     "appliance.agents.hooks": ("RealtimeAgentHooks", "RealtimeRunHooks"),
     "appliance.agents.mcp": ("HostedMcp", "McpServerHttp", "McpServerStdio"),
     "appliance.agents.tools": ("Tool", "background", "tool"),
-    "appliance.conversation.turn": ("Policy",),
+    "appliance.conversation.policy": ("Policy",),
     "appliance.errors": ("ApplianceError",),
     "appliance.realtime.payload": (
         "NoiseReduction",

@@ -36,37 +36,7 @@ from appliance.agents.crew import Crew, check_json
 from appliance.agents.hooks import RealtimeRunHooks
 from appliance.agents.tools import Tool
 from appliance.audio import pcm as samples
-from appliance.conversation.commands import (
-    AgentEnded,
-    AgentStarted,
-    Announce,
-    AnswerAudioEnded,
-    AnswerInterrupted,
-    AnswerTextReceived,
-    ApprovalRequested,
-    AsideEnded,
-    BudgetReached,
-    Command,
-    Earcon,
-    Emit,
-    GuardrailTripped,
-    HandedOver,
-    HeardTextGrew,
-    HeardTextReceived,
-    HistoryAdded,
-    HistoryRemoved,
-    HistoryUpdated,
-    LightPattern,
-    LinkChanged,
-    Notice,
-    Play,
-    ToolEnded,
-    ToolStarted,
-    TroubleReported,
-    TurnEnded,
-    TurnStarted,
-    UsageCounted,
-)
+from appliance.conversation.commands import Announce, Command, Earcon, Emit, LightPattern, Play
 from appliance.conversation.events import (
     AbortAsked,
     ApprovalAnswered,
@@ -83,9 +53,34 @@ from appliance.conversation.events import (
     ShutdownRequested,
     Started,
 )
-from appliance.conversation.feedback import State
 from appliance.conversation.machine import Conversation
-from appliance.conversation.turn import Policy
+from appliance.conversation.notices import (
+    AgentEnded,
+    AgentStarted,
+    AnswerAudioEnded,
+    AnswerInterrupted,
+    AnswerTextReceived,
+    ApprovalRequested,
+    AsideEnded,
+    BudgetReached,
+    GuardrailTripped,
+    HandedOver,
+    HeardTextGrew,
+    HeardTextReceived,
+    HistoryAdded,
+    HistoryRemoved,
+    HistoryUpdated,
+    LinkChanged,
+    Notice,
+    ToolEnded,
+    ToolStarted,
+    TroubleReported,
+    TurnEnded,
+    TurnStarted,
+    UsageCounted,
+)
+from appliance.conversation.policy import Policy
+from appliance.conversation.support.feedback import State
 from appliance.errors import LinkError, SettingsError, bare_address
 from appliance.realtime.payload import RealtimeSessionSettings, image_part, message_item, session_object
 from appliance.realtime.protocol import SAMPLE_RATE

@@ -18,7 +18,7 @@ from typing import Any
 
 from appliance.audio import streams
 from appliance.conversation.events import Event
-from appliance.conversation.feedback import State, View
+from appliance.conversation.support.feedback import State, View
 from appliance.settings import load_settings
 from appliance.simulator.stand import DEFAULT_PINS, SIMULATED, Stand
 

@@ -22,18 +22,17 @@ from appliance.agents.executor import ToolExecutor
 from appliance.agents.hooks import RealtimeRunHooks
 from appliance.agents.mcp import HostedMcp, McpServer
 from appliance.agents.tools import Tool
-from appliance.conversation.commands import (
+from appliance.conversation.commands import Command, Emit
+from appliance.conversation.events import AskedAside, Event
+from appliance.conversation.notices import (
     AgentEnded,
     AgentStarted,
     AsideEnded,
-    Command,
-    Emit,
     HandedOver,
     Notice,
     ToolEnded,
     ToolStarted,
 )
-from appliance.conversation.events import AskedAside, Event
 from appliance.conversation.roster import Brief
 from appliance.errors import LinkError, SettingsError, ToolError
 

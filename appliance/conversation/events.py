@@ -19,6 +19,7 @@ from appliance.realtime.protocol import ServerEvent
 
 __all__ = [
     "AbortAsked",
+    "AgentKey",
     "AgentPrepared",
     "AlarmRang",
     "ApprovalAnswered",
@@ -30,7 +31,9 @@ __all__ = [
     "CaptureOverrun",
     "CardFound",
     "CardLost",
+    "CheckKey",
     "CommitAsked",
+    "ConnectKey",
     "DayBegan",
     "DeadlinePassed",
     "Direction",
@@ -38,12 +41,16 @@ __all__ = [
     "FrameGiven",
     "FrameRefused",
     "GuardrailsChecked",
+    "HandoffKey",
     "HistoryReplaced",
+    "InputCheck",
     "InterruptAsked",
     "LinkDown",
+    "LinkFailure",
     "LinkUp",
     "MessageGiven",
     "MuteSwitched",
+    "OutputCheck",
     "PlayoutProgress",
     "ServerEventReceived",
     "ShutdownRequested",
@@ -51,9 +58,80 @@ __all__ = [
     "TimersChanged",
     "ToolFinished",
     "TracingFailed",
+    "TurnKey",
 ]
 
 Direction: TypeAlias = Literal["capture", "playback"]
+
+LinkFailure: TypeAlias = Literal[
+    "bad_key",
+    "no_key",
+    "no_credit",
+    "account_closed",
+    "unauthorized",
+    "region",
+    "model_not_found",
+    "bad_shape",
+    "policy",
+    "not_an_endpoint",
+    "bad_address",
+    "proxy",
+    "refused",
+    "unreachable",
+    "name_not_found",
+    "tls",
+    "not_a_server",
+    "timeout",
+    "rate_limited",
+    "server_error",
+    "bad_frames",
+    "protocol_error",
+    "too_big",
+    "closed",
+    "lost",
+    "session_expired",
+]
+"""Why a connection could not be made, or ended; `retry.classify` says what follows from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectKey:
+    """An agent is prepared for a new connection."""
+
+    link: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnKey:
+    """An agent is prepared for a turn, as it is sent the first time or again."""
+
+    turn: str
+    replay: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandoffKey:
+    """An agent is prepared because a call hands over to it."""
+
+    call_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class InputCheck:
+    """What the user said in a turn is checked."""
+
+    turn: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutputCheck:
+    """A text of an answer is checked; checks are numbered."""
+
+    number: int
+
+
+AgentKey: TypeAlias = ConnectKey | TurnKey | HandoffKey
+CheckKey: TypeAlias = InputCheck | OutputCheck
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +275,9 @@ class ApprovalAnswered:
 
 @dataclass(frozen=True, slots=True)
 class AgentPrepared:
-    """The answer to ``PrepareAgent``: an agent's instructions and predicates have been asked."""
+    """The answer to ``PrepareAgent``: an agent's instructions and predicates were asked."""
 
-    key: str
+    key: AgentKey
     brief: Brief | None
     problem: str = ""
     """Why there is no brief."""
@@ -209,7 +287,7 @@ class AgentPrepared:
 class GuardrailsChecked:
     """The answer to ``CheckText``."""
 
-    key: str
+    key: CheckKey
     tripped: str = ""
     """Name of the guardrail that tripped; "": none did."""
     reason: str = ""

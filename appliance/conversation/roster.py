@@ -70,7 +70,7 @@ class Brief:
         return next((one for one in self.handoffs if one.name == name), None)
 
     @property
-    def ear(self) -> Mapping[str, Any] | None:
+    def turn_detection(self) -> Mapping[str, Any] | None:
         """How the server finds the turns by itself; None: it does not, push to talk."""
         found = self.session.get("audio", {}).get("input", {}).get("turn_detection")
         return found if isinstance(found, Mapping) else None

@@ -33,10 +33,10 @@ from appliance.conversation.events import (
     Started,
     TracingFailed,
 )
-from appliance.conversation.feedback import View
 from appliance.conversation.machine import Conversation
+from appliance.conversation.policy import Policy
 from appliance.conversation.roster import Brief
-from appliance.conversation.turn import Policy
+from appliance.conversation.support.feedback import View
 from appliance.errors import ApplianceError, SpeechError, StorageError, first_error
 from appliance.hardware.button import Button
 from appliance.hardware.light import Light

@@ -37,8 +37,8 @@ from appliance.conversation.commands import (
     Stop,
 )
 from appliance.conversation.events import AudioCaptured, DeadlinePassed, Event, PlayoutProgress
-from appliance.conversation.feedback import View, pattern
 from appliance.conversation.machine import Conversation
+from appliance.conversation.support.feedback import View, pattern
 from appliance.realtime.protocol import ClientEvent
 
 __all__ = ["Agents", "Alarms", "Announcer", "Audio", "Driver", "Light", "Observer", "Tools", "Transport"]

@@ -24,17 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from appliance.agents.context import HistoryItem
-from appliance.conversation.commands import (
-    Command,
-    Emit,
-    HistoryAdded,
-    HistoryRemoved,
-    HistoryUpdated,
-    Notice,
-    UsageCounted,
-)
+from appliance.conversation.commands import Command, Emit
 from appliance.conversation.events import DayBegan, Event
-from appliance.conversation.feedback import View
+from appliance.conversation.notices import HistoryAdded, HistoryRemoved, HistoryUpdated, Notice, UsageCounted
+from appliance.conversation.support.feedback import View
 from appliance.errors import StorageError
 
 __all__ = ["ConversationStore"]

@@ -21,13 +21,14 @@ from typing import Any, TextIO
 from appliance.agents.context import HistoryItem
 from appliance.conversation import commands as command_types
 from appliance.conversation import events as event_types
+from appliance.conversation import notices as notice_types
 from appliance.conversation import roster
 from appliance.conversation.commands import Command
 from appliance.conversation.events import Event, TracingFailed
-from appliance.conversation.feedback import View
 from appliance.conversation.machine import Conversation
+from appliance.conversation.policy import Policy
 from appliance.conversation.roster import Brief
-from appliance.conversation.turn import Policy
+from appliance.conversation.support.feedback import View
 from appliance.errors import SettingsError, StorageError, bare_address
 from appliance.realtime import protocol as wire
 from appliance.service.journal import mask_secrets
@@ -50,6 +51,7 @@ _TYPES: dict[str, type] = {
     **_classes(roster),
     **_classes(event_types),  # HistoryItem among them
     **_classes(command_types),
+    **_classes(notice_types),
 }
 
 

@@ -5,23 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from appliance.conversation.commands import (
+from appliance.conversation.commands import Command, Emit, Play, Send
+from appliance.conversation.events import Event
+from appliance.conversation.notices import (
     BudgetReached,
-    Command,
-    Emit,
     GuardrailTripped,
     HandedOver,
     LinkChanged,
     Notice,
-    Play,
-    Send,
     TroubleReported,
     TurnEnded,
     TurnStarted,
     UsageCounted,
 )
-from appliance.conversation.events import Event
-from appliance.conversation.feedback import View
+from appliance.conversation.support.feedback import View
 from appliance.realtime.protocol import InputAudioBufferCommit
 
 __all__ = ["TurnLog"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from appliance.conversation.commands import Command
 from appliance.conversation.events import AudioCaptured, Event
-from appliance.conversation.feedback import State, View
+from appliance.conversation.support.feedback import State, View
 from appliance.errors import first_error
 from appliance.settings import Settings
 from appliance.simulator.report import TurnReport

@@ -6,20 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from appliance.conversation.commands import (
+from appliance.conversation.commands import Command, Emit, Send
+from appliance.conversation.events import Event, PlayoutProgress, ServerEventReceived
+from appliance.conversation.notices import (
     AnswerTextReceived,
-    Command,
-    Emit,
     HeardTextReceived,
-    Send,
     ToolEnded,
     ToolStarted,
     TroubleReported,
     TurnEnded,
     TurnStarted,
 )
-from appliance.conversation.events import Event, PlayoutProgress, ServerEventReceived
-from appliance.conversation.feedback import View, light_state
+from appliance.conversation.support.feedback import View, light_state
 from appliance.realtime import protocol as wire
 
 __all__ = ["TurnReport"]

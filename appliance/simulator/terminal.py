@@ -14,23 +14,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from appliance.conversation.commands import (
+from appliance.conversation.commands import Command, Emit, LightPattern
+from appliance.conversation.events import AudioCaptured, Event, MuteSwitched
+from appliance.conversation.notices import (
     AnswerTextReceived,
     ApprovalRequested,
     BudgetReached,
-    Command,
-    Emit,
     GuardrailTripped,
     HandedOver,
     HeardTextReceived,
-    LightPattern,
     ToolEnded,
     ToolStarted,
     TroubleReported,
     TurnEnded,
 )
-from appliance.conversation.events import AudioCaptured, Event, MuteSwitched
-from appliance.conversation.feedback import View, light_state, pattern
+from appliance.conversation.support.feedback import View, light_state, pattern
 from appliance.errors import ApplianceError, first_error
 from appliance.settings import Settings
 from appliance.simulator.keyboard import ENABLE, Key, KeyParser, raw_terminal

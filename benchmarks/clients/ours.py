@@ -52,8 +52,8 @@ async def _duplex(url: str, seconds: float) -> dict[str, float]:
     from appliance.audio.streams import AudioStreams
     from appliance.conversation.events import ButtonEdge, Event, ServerEventReceived, Started
     from appliance.conversation.machine import Conversation
+    from appliance.conversation.policy import Policy
     from appliance.conversation.roster import Brief
-    from appliance.conversation.turn import Policy
     from appliance.realtime.protocol import OutputAudioDelta
     from appliance.realtime.transports.websocket import Endpoint, WebSocketTransport
     from appliance.service.driver import Driver
@@ -104,8 +104,8 @@ async def _duplex(url: str, seconds: float) -> dict[str, float]:
 def _micro() -> dict[str, float]:
     from appliance.conversation.events import AudioCaptured, ButtonEdge, ServerEventReceived, Started
     from appliance.conversation.machine import Conversation
+    from appliance.conversation.policy import Policy
     from appliance.conversation.roster import Brief
-    from appliance.conversation.turn import Policy
     from appliance.realtime import protocol
     from benchmarks.clients.frames import delta_frame
 

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from appliance.conversation.machine import Conversation
-from appliance.conversation.turn import Policy
+from appliance.conversation.policy import Policy
 from appliance.service.trace import decode, encode
 
 RECORDED = Path(__file__).parent.parent / "corpus" / "conversation.json.xz"
@@ -105,7 +105,33 @@ class Corpus:
 
 def translate(value: Any) -> Any:
     """Turn what an older version recorded into what this version writes."""
+    if isinstance(value, list):
+        return [translate(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    value = {key: translate(one) for key, one in value.items()}
+    if value.get("@") in ("PrepareAgent", "AgentPrepared", "CheckText", "GuardrailsChecked"):
+        value["key"] = _key(value["key"])
     return value
+
+
+def _key(text: Any) -> Any:
+    """Keys were strings once: connect_1, turn_turn_1_0, handoff_call_1, input_turn_1, check_1."""
+    if not isinstance(text, str):
+        return text
+    kind, _, rest = text.partition("_")
+    match kind:
+        case "connect":
+            return {"@": "ConnectKey", "link": int(rest)}
+        case "turn":
+            turn, _, replay = rest.rpartition("_")
+            return {"@": "TurnKey", "turn": turn, "replay": int(replay)}
+        case "handoff":
+            return {"@": "HandoffKey", "call_id": rest}
+        case "input":
+            return {"@": "InputCheck", "turn": rest}
+        case _:
+            return {"@": "OutputCheck", "number": int(rest)}
 
 
 class Recorder:

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from appliance.conversation.commands import Announce, Command, Emit, TroubleReported, TurnEnded
+from appliance.conversation.commands import Announce, Command, Emit
 from appliance.conversation.events import AudioCaptured, Event
-from appliance.conversation.feedback import View, light_state
+from appliance.conversation.notices import TroubleReported, TurnEnded
+from appliance.conversation.support.feedback import View, light_state
 from appliance.settings import load_settings
 from appliance.simulator.stand import DEFAULT_PINS, SIMULATED, Stand
 from tests.support.scripted_server import SESSION_CREATED, Connection, Frame, Step, expect, reply, send

@@ -17,13 +17,10 @@ from appliance.conversation.commands import (
     Connect,
     Emit,
     FlushPlayback,
-    Notice,
     Play,
     PlayEarcon,
     RunTool,
     Send,
-    TroubleReported,
-    TurnEnded,
 )
 from appliance.conversation.events import (
     AudioCaptured,
@@ -38,8 +35,9 @@ from appliance.conversation.events import (
     ToolFinished,
 )
 from appliance.conversation.machine import Conversation
+from appliance.conversation.notices import Notice, TroubleReported, TurnEnded
+from appliance.conversation.policy import Policy
 from appliance.conversation.roster import Brief
-from appliance.conversation.turn import Policy
 from appliance.realtime import protocol as wire
 from tests.support.oracle import check_client_frame
 
@@ -104,7 +102,7 @@ class Stage:
 
     @property
     def link(self) -> int:
-        return self.conversation._links.made
+        return self.conversation.link_id
 
     def lose(self, reason: str = "gone", code: int | None = 1006) -> list[Command]:
         return self.do(LinkDown(self.link, code, reason))

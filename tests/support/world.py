@@ -22,7 +22,6 @@ from typing import Any
 
 from appliance.brain import model as server_side
 from appliance.conversation.commands import (
-    ApprovalRequested,
     CheckApproval,
     CheckText,
     Command,
@@ -30,14 +29,10 @@ from appliance.conversation.commands import (
     Disconnect,
     Emit,
     FlushPlayback,
-    GuardrailTripped,
-    LinkChanged,
-    Notice,
     Play,
     PrepareAgent,
     RunTool,
     Send,
-    TurnEnded,
 )
 from appliance.conversation.events import (
     AgentPrepared,
@@ -57,10 +52,11 @@ from appliance.conversation.events import (
     Started,
     ToolFinished,
 )
-from appliance.conversation.feedback import State, light_state
 from appliance.conversation.machine import Conversation
+from appliance.conversation.notices import ApprovalRequested, GuardrailTripped, LinkChanged, Notice, TurnEnded
+from appliance.conversation.policy import Policy
 from appliance.conversation.roster import Brief, HandoffCard, ToolCard
-from appliance.conversation.turn import Policy
+from appliance.conversation.support.feedback import State, light_state
 from appliance.realtime import protocol as wire
 from tests.support.oracle import check_client_frame
 

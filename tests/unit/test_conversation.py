@@ -4,18 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.conversation.commands import (
-    AnswerTextReceived,
-    CloseCapture,
-    FinishPlay,
-    HeardTextReceived,
-    OpenCapture,
-    SilenceAlarm,
-    Stop,
-    ToolEnded,
-    TroubleReported,
-    TurnEnded,
-)
+from appliance.conversation.commands import CloseCapture, FinishPlay, OpenCapture, SilenceAlarm, Stop
 from appliance.conversation.events import (
     AlarmRang,
     AudioCaptured,
@@ -34,7 +23,8 @@ from appliance.conversation.events import (
     TimersChanged,
     ToolFinished,
 )
-from appliance.conversation.feedback import PATTERNS, State, light_state
+from appliance.conversation.notices import AnswerTextReceived, HeardTextReceived, ToolEnded, TroubleReported, TurnEnded
+from appliance.conversation.support.feedback import PATTERNS, State, light_state
 from appliance.realtime import protocol as wire
 from tests.support.stage import SESSION, Stage, period
 

@@ -7,23 +7,14 @@ from typing import Any
 import pytest
 
 from appliance.conversation.commands import (
-    AgentEnded,
-    AgentStarted,
     Announce,
-    ApprovalRequested,
     CancelTool,
     CheckApproval,
     CheckText,
     Command,
     FinishPlay,
-    GuardrailTripped,
-    HandedOver,
     PlayEarcon,
     PrepareAgent,
-    ToolEnded,
-    ToolStarted,
-    TroubleReported,
-    TurnEnded,
 )
 from appliance.conversation.events import (
     AgentPrepared,
@@ -36,8 +27,19 @@ from appliance.conversation.events import (
     MessageGiven,
     ToolFinished,
 )
-from appliance.conversation.feedback import light_state
+from appliance.conversation.notices import (
+    AgentEnded,
+    AgentStarted,
+    ApprovalRequested,
+    GuardrailTripped,
+    HandedOver,
+    ToolEnded,
+    ToolStarted,
+    TroubleReported,
+    TurnEnded,
+)
 from appliance.conversation.roster import Brief, HandoffCard, ToolCard
+from appliance.conversation.support.feedback import light_state
 from tests.support.stage import Stage
 
 AUDIO_SESSION = {

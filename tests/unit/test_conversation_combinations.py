@@ -6,12 +6,7 @@ from typing import Any
 
 import pytest
 
-from appliance.conversation.commands import (
-    Command,
-    HeardTextReceived,
-    ToolEnded,
-    ToolStarted,
-)
+from appliance.conversation.commands import Command
 from appliance.conversation.events import (
     AgentPrepared,
     ApprovalAnswered,
@@ -25,6 +20,7 @@ from appliance.conversation.events import (
     MessageGiven,
     ShutdownRequested,
 )
+from appliance.conversation.notices import HeardTextReceived, ToolEnded, ToolStarted
 from appliance.conversation.roster import Brief, HandoffCard, ToolCard
 from appliance.realtime import protocol as wire
 from tests.unit.test_conversation_agents import AUDIO_SESSION, BILLING, GREETER, Scene, greeter

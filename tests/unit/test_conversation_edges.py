@@ -10,20 +10,7 @@ from typing import Any
 import pytest
 
 from appliance.agents.context import HistoryItem
-from appliance.conversation.commands import (
-    Announce,
-    CloseCapture,
-    Command,
-    Connect,
-    Disconnect,
-    Emit,
-    HeardTextReceived,
-    Send,
-    Stop,
-    TroubleReported,
-    TurnEnded,
-    TurnStarted,
-)
+from appliance.conversation.commands import Announce, CloseCapture, Command, Connect, Disconnect, Emit, Send, Stop
 from appliance.conversation.events import (
     AlarmRang,
     BeginAsked,
@@ -37,6 +24,7 @@ from appliance.conversation.events import (
     ShutdownRequested,
     TracingFailed,
 )
+from appliance.conversation.notices import HeardTextReceived, TroubleReported, TurnEnded, TurnStarted
 from appliance.conversation.roster import Brief
 from tests.support.stage import Stage
 

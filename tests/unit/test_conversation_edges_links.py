@@ -10,19 +10,7 @@ from typing import Any
 
 import pytest
 
-from appliance.conversation.commands import (
-    Announce,
-    Command,
-    Connect,
-    Disconnect,
-    HandedOver,
-    LinkChanged,
-    PrepareAgent,
-    ToolEnded,
-    ToolStarted,
-    TroubleReported,
-    TurnStarted,
-)
+from appliance.conversation.commands import Announce, Command, Connect, Disconnect, PrepareAgent
 from appliance.conversation.events import (
     AgentPrepared,
     ApprovalAnswered,
@@ -34,6 +22,7 @@ from appliance.conversation.events import (
     LinkUp,
     ServerEventReceived,
 )
+from appliance.conversation.notices import HandedOver, LinkChanged, ToolEnded, ToolStarted, TroubleReported, TurnStarted
 from appliance.conversation.roster import Brief, HandoffCard
 from appliance.realtime import protocol as wire
 from tests.support.stage import SESSION, Stage

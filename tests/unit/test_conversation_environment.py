@@ -31,14 +31,14 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from appliance.conversation.calls import Call
 from appliance.conversation.events import AudioCaptured
-from appliance.conversation.guard import Check
-from appliance.conversation.history import History
 from appliance.conversation.machine import Conversation
-from appliance.conversation.playout import Heard
-from appliance.conversation.responses import Arrival, Sequencer
-from appliance.conversation.turn import Turn
+from appliance.conversation.policy import Turn
+from appliance.conversation.regions.calls import Call
+from appliance.conversation.support.item_list import History
+from appliance.conversation.support.playout import Heard
+from appliance.conversation.support.response_slot import Arrival, Sequencer
+from appliance.conversation.support.text_gate import Check
 from appliance.realtime import protocol as wire
 from tests.support.world import World
 

@@ -6,16 +6,7 @@ from typing import Any
 
 import pytest
 
-from appliance.conversation.commands import (
-    BudgetReached,
-    Connect,
-    Disconnect,
-    HeardTextReceived,
-    LinkChanged,
-    PrepareAgent,
-    Send,
-    UsageCounted,
-)
+from appliance.conversation.commands import Connect, Disconnect, PrepareAgent, Send
 from appliance.conversation.events import (
     AgentPrepared,
     DayBegan,
@@ -25,6 +16,7 @@ from appliance.conversation.events import (
     MessageGiven,
     ToolFinished,
 )
+from appliance.conversation.notices import BudgetReached, HeardTextReceived, LinkChanged, UsageCounted
 from appliance.conversation.roster import Brief
 from appliance.realtime import protocol as wire
 from tests.support.stage import SESSION, Stage, period

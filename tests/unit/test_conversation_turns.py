@@ -11,15 +11,7 @@ from typing import Any
 import pytest
 
 from appliance.agents.context import HistoryItem
-from appliance.conversation.commands import (
-    AnswerInterrupted,
-    AnswerTextReceived,
-    AsideEnded,
-    CheckText,
-    Command,
-    HeardTextGrew,
-    TurnStarted,
-)
+from appliance.conversation.commands import CheckText, Command
 from appliance.conversation.events import (
     AbortAsked,
     AskedAside,
@@ -32,6 +24,7 @@ from appliance.conversation.events import (
     PlayoutProgress,
     ShutdownRequested,
 )
+from appliance.conversation.notices import AnswerInterrupted, AnswerTextReceived, AsideEnded, HeardTextGrew, TurnStarted
 from appliance.conversation.roster import Brief
 from tests.support.stage import SESSION, Stage, period
 

@@ -19,8 +19,8 @@ from appliance.agents.handoffs import handoff
 from appliance.agents.tools import tool
 from appliance.conversation.commands import CheckText, PrepareAgent
 from appliance.conversation.events import AgentPrepared, Event, GuardrailsChecked
+from appliance.conversation.policy import Policy
 from appliance.conversation.roster import Brief
-from appliance.conversation.turn import Policy
 from appliance.errors import ToolError
 from appliance.realtime.payload import RealtimeSessionSettings
 from appliance.session import Connected, HandoffDone, RealtimeSession, SessionEvent, ToolEnd, TurnEnd

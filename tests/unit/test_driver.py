@@ -40,8 +40,8 @@ from appliance.conversation.events import (
     Started,
 )
 from appliance.conversation.machine import Conversation
+from appliance.conversation.policy import Policy
 from appliance.conversation.roster import Brief
-from appliance.conversation.turn import Policy
 from appliance.realtime import protocol as wire
 from appliance.service.driver import Driver
 

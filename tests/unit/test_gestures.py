@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.conversation.gestures import Gesture, Gestures
+from appliance.conversation.support.gestures import Gesture, Gestures
 
 
 def _run(edges: list[tuple[float, bool]], until: float, *, guarded_before: float = 0.0) -> list[Gesture]:

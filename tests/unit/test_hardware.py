@@ -14,7 +14,7 @@ from gpiozero.pins.mock import MockFactory, MockPWMPin
 
 from appliance.conversation.commands import LightPattern
 from appliance.conversation.events import ButtonEdge, Event
-from appliance.conversation.feedback import PATTERNS
+from appliance.conversation.support.feedback import PATTERNS
 from appliance.errors import BadPin, PinFactoryUnavailable
 from appliance.hardware import pins
 from appliance.hardware.button import Button

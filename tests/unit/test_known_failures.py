@@ -20,10 +20,11 @@ import pytest
 
 from appliance.agents.agent import RealtimeAgent
 from appliance.agents.tools import tool
-from appliance.conversation.commands import AnswerInterrupted, CheckText, GuardrailTripped
+from appliance.conversation.commands import CheckText
 from appliance.conversation.events import GuardrailsChecked, InterruptAsked, MessageGiven
+from appliance.conversation.notices import AnswerInterrupted, GuardrailTripped
+from appliance.conversation.policy import Policy
 from appliance.conversation.roster import Brief, ToolCard
-from appliance.conversation.turn import Policy
 from appliance.session import Connected, Error, RealtimeSession, SessionEvent, ToolEnd, TurnEnd
 from tests.support.scripted_server import (
     SESSION_CREATED,

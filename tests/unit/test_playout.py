@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.conversation.playout import Playout
+from appliance.conversation.support.playout import Playout
 
 
 def test_frames_played_belong_to_the_items_in_order() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.conversation.prices import PRICES, PRICES_OF, response_usd, transcription_usd
+from appliance.conversation.support.prices import PRICES, PRICES_OF, response_usd, transcription_usd
 from appliance.errors import SettingsError
 
 # Recorded from the live service: input 132 = text 59 + audio 73 (64 of it cached), output 188 = text 41 + audio 147.

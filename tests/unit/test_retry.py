@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.conversation.retry import Backoff, Verdict, classify
+from appliance.conversation.support.retry import Backoff, Verdict, classify
 
 # (code, reason, last error) -> (action, kind); the first block is recorded from the live service
 ROWS = [

@@ -19,7 +19,7 @@ from appliance.agents.guardrails import GuardrailFunctionOutput, input_guardrail
 from appliance.agents.hooks import RealtimeAgentHooks, RealtimeRunHooks
 from appliance.agents.tools import Tool, tool
 from appliance.conversation.events import Event, LinkUp, ServerEventReceived
-from appliance.conversation.turn import Policy
+from appliance.conversation.policy import Policy
 from appliance.errors import LinkError, SettingsError, ToolError
 from appliance.realtime import protocol as wire
 from appliance.realtime.payload import MAX_IMAGE_BYTES, RealtimeSessionSettings, ServerVad, Transcription

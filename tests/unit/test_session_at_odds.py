@@ -20,10 +20,11 @@ from appliance.agents.guardrails import output_guardrail
 from appliance.agents.hooks import RealtimeRunHooks
 from appliance.agents.mcp import HostedMcp
 from appliance.agents.tools import tool
-from appliance.conversation.commands import Emit, PrepareAgent, UsageCounted
+from appliance.conversation.commands import Emit, PrepareAgent
 from appliance.conversation.events import ServerEventReceived, Started, TimersChanged
+from appliance.conversation.notices import UsageCounted
+from appliance.conversation.policy import Policy
 from appliance.conversation.roster import Brief
-from appliance.conversation.turn import Policy
 from appliance.errors import LinkError, SettingsError, StorageError
 from appliance.realtime import protocol as wire
 from appliance.realtime.payload import RealtimeSessionSettings

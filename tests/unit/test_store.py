@@ -18,18 +18,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.agents.context import HistoryItem
-from appliance.conversation.commands import (
-    Emit,
+from appliance.conversation.commands import Emit, SilenceAlarm
+from appliance.conversation.events import DayBegan, DeadlinePassed, Event
+from appliance.conversation.notices import (
     HistoryAdded,
     HistoryRemoved,
     HistoryUpdated,
     Notice,
-    SilenceAlarm,
     TurnStarted,
     UsageCounted,
 )
-from appliance.conversation.events import DayBegan, DeadlinePassed, Event
-from appliance.conversation.feedback import View
+from appliance.conversation.support.feedback import View
 from appliance.errors import StorageError
 from appliance.service.store import ConversationStore
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from appliance.conversation.events import Event, ToolFinished, TracingFailed
+from appliance.conversation.policy import Policy
 from appliance.conversation.roster import Brief
-from appliance.conversation.turn import Policy
 from appliance.errors import SettingsError, StorageError
 from appliance.service.trace import TraceRecorder, decode, encode, replay
 from tests.support.stage import SESSION, Stage

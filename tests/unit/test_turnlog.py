@@ -6,24 +6,21 @@ import logging
 
 import pytest
 
-from appliance.conversation.commands import (
+from appliance.conversation.commands import Command, Emit, Play, Send
+from appliance.conversation.events import DeadlinePassed
+from appliance.conversation.notices import (
     AnswerTextReceived,
     BudgetReached,
-    Command,
-    Emit,
     GuardrailTripped,
     HandedOver,
     HeardTextReceived,
     LinkChanged,
-    Play,
-    Send,
     TroubleReported,
     TurnEnded,
     TurnStarted,
     UsageCounted,
 )
-from appliance.conversation.events import DeadlinePassed
-from appliance.conversation.feedback import View
+from appliance.conversation.support.feedback import View
 from appliance.realtime.protocol import InputAudioBufferCommit
 from appliance.service.turnlog import TurnLog
 

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.conversation.events import Event, FrameRefused, LinkDown, LinkUp, ServerEventReceived
-from appliance.conversation.retry import classify
+from appliance.conversation.support.retry import classify
 from appliance.errors import SettingsError
 from appliance.realtime import protocol as wire
 from appliance.realtime.transports import websocket

@@ -1,7 +1,7 @@
-"""The conversation so far: items keyed by id, in the server's order, with what was heard of each. Pure.
+"""The items of a conversation, keyed by id, in the server's order, with what was heard of each. Pure.
 
-Theory of operation. The history is ours: the server's events tell it of items, and a new connection, which is an
-empty conversation to the server, is told all of it (`replay`). Rules that the events alone do not give:
+Theory of operation. The list is ours: the server's events add to it, and a new connection, which is an empty
+conversation to the server, is sent all of it (`replay`). Rules that the events alone do not give:
 
 * An item may be told of several times (``committed``, ``item.added``, ``output_item.added``, ``item.done``,
   ``response.done``, ``retrieved``). What is known is kept where a later event lacks it: a transcript is never lost.
@@ -22,10 +22,10 @@ from difflib import SequenceMatcher
 from typing import TypeAlias
 
 from appliance.agents.context import HistoryItem
-from appliance.conversation.commands import HistoryAdded, HistoryRemoved, HistoryUpdated
+from appliance.conversation.notices import HistoryAdded, HistoryRemoved, HistoryUpdated
 from appliance.realtime import protocol as wire
 
-__all__ = ["Change", "History", "told_item", "wire_item"]
+__all__ = ["Change", "ItemList", "told_item", "wire_item"]
 
 Change: TypeAlias = HistoryAdded | HistoryUpdated | HistoryRemoved
 
@@ -35,7 +35,7 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,32}")  # what a server takes for an id of our
 _REPLAYED = frozenset({"message", "function_call", "function_call_output"})
 
 
-class History:
+class ItemList:
     """The items of one conversation, over all its connections."""
 
     def __init__(self, items: Iterable[HistoryItem] = (), *, max_items: int = 500) -> None:
@@ -57,7 +57,7 @@ class History:
         self._max_items = max_items
 
     def __repr__(self) -> str:
-        return f"<History of {len(self._order)} items>"
+        return f"<ItemList of {len(self._order)} items>"
 
     @property
     def items(self) -> tuple[HistoryItem, ...]:

@@ -1,7 +1,7 @@
-"""Questions beside the conversation: out-of-band responses, which leave the conversation alone. Pure.
+"""Out-of-band responses: questions beside the conversation, which leave the conversation alone. Pure.
 
-They do not occupy the slot of the `Sequencer`, are told apart by ``metadata["aside"]``, and end with exactly one
-``AsideEnded`` each: answered, refused, too late, or cut off with the connection.
+They do not occupy the response slot. ``metadata["aside"]`` identifies them, and each ends with exactly one
+``AsideEnded``: answered, refused, too late, or cut off with the connection.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.agents.context import HistoryItem
-from appliance.conversation.commands import AsideEnded
 from appliance.conversation.events import AskedAside
-from appliance.conversation.history import told_item
-from appliance.conversation.outbox import Outbox
+from appliance.conversation.notices import AsideEnded
+from appliance.conversation.support.item_list import told_item
+from appliance.conversation.support.outbox import AsideOf, Outbox
+from appliance.conversation.support.values import mapping
 from appliance.realtime import protocol as wire
 
-__all__ = ["Asides"]
+__all__ = ["OutOfBand"]
 
-_REMEMBERED = 64  # ids of such responses that are over; what still comes of them is not the conversation's
+_REMEMBERED = 64  # ids of responses that are over; their late events are not of the conversation
 
 
 @dataclass(slots=True)
@@ -31,11 +32,11 @@ class _Aside:
     response_id: str = ""
 
 
-class Asides:
-    """The questions that are open."""
+class OutOfBand:
+    """The questions that are open. Writes their requests and their ends."""
 
-    def __init__(self, outbox: Outbox) -> None:
-        self._outbox = outbox
+    def __init__(self, out: Outbox) -> None:
+        self._out = out
         self._open: dict[str, _Aside] = {}
         self._ids: deque[str] = deque(maxlen=_REMEMBERED)
         self._given: deque[dict[str, Any]] = deque(maxlen=_REMEMBERED)
@@ -46,23 +47,27 @@ class Asides:
     def deadlines(self) -> Iterator[float]:
         return (one.deadline for one in self._open.values())
 
+    def reject(self, key: str, problem: str) -> None:
+        """End a question that must not be sent."""
+        self._out.emit(AsideEnded(key, (), problem))
+
     def ask(self, asked: AskedAside, now: float) -> None:
-        """Ask, or say at once that there is nobody to ask."""
-        if self._outbox.link is None:
-            self._outbox.emit(AsideEnded(asked.key, (), "there is no connection to the model"))
+        """Send a question; without a connection it ends at once."""
+        if self._out.link is None:
+            self.reject(asked.key, "there is no connection to the model")
             return
         self._open[asked.key] = _Aside(asked.key, now + asked.timeout_s, asked.timeout_s)
         metadata = {**asked.response.get("metadata", {}), "aside": asked.key}
         response: dict[str, Any] = {**asked.response, "conversation": "none", "metadata": metadata}
-        self._outbox.send(wire.ResponseCreate(event_id=f"aside_{asked.key}", response=response))
+        create = wire.ResponseCreate(event_id=f"aside_{asked.key}", response=response)
+        self._out.send(create, about=AsideOf(asked.key))
 
     def given(self, response: Mapping[str, Any]) -> None:
-        """The program has sent such a question as a frame of its own: it is told apart by what it carries."""
-        metadata = response.get("metadata")
-        self._given.append(dict(metadata) if isinstance(metadata, Mapping) else {})
+        """Note a question that the program sends as a frame of its own; its metadata identifies it."""
+        self._given.append(dict(mapping(response.get("metadata"))))
 
     def owns(self, event: wire.ServerEvent) -> bool:
-        """Whether an event belongs to such a response, open or over; takes what it says."""
+        """Take an event; returns whether it belongs to an out-of-band response, open or over."""
         match event:
             case wire.ResponseCreated(response=response):
                 return self._created(response)
@@ -71,18 +76,18 @@ class Asides:
             case _:
                 return getattr(event, "response_id", "") in self._ids
 
-    def refused(self, error: wire.ErrorDetail) -> bool:
-        """Whether an error of the server means one of these questions."""
-        aside = self._open.get((error.event_id or "").removeprefix("aside_"))
-        if aside is None or not (error.event_id or "").startswith("aside_"):
+    def refuse(self, key: str, problem: str) -> bool:
+        """End a question that the server refused; returns whether it was open."""
+        aside = self._open.get(key)
+        if aside is None:
             return False
-        self._end(aside, (), error.message or "the server refused the question")
+        self._end(aside, (), problem or "the server refused the question")
         return True
 
     def advance(self, now: float) -> None:
         for aside in [one for one in self._open.values() if now >= one.deadline]:
             if aside.response_id:
-                self._outbox.send(wire.ResponseCancel(response_id=aside.response_id))
+                self._out.send(wire.ResponseCancel(response_id=aside.response_id))
             self._end(aside, (), f"no answer within {aside.timeout_s:g} s")
 
     def lose(self) -> None:
@@ -106,7 +111,7 @@ class Asides:
         if aside is not None:
             aside.response_id = response.id
         else:  # given up before it was begun
-            self._outbox.send(wire.ResponseCancel(response_id=response.id))
+            self._out.send(wire.ResponseCancel(response_id=response.id))
         return True
 
     def _done(self, response: wire.Response) -> bool:
@@ -125,7 +130,7 @@ class Asides:
 
     def _end(self, aside: _Aside, items: tuple[HistoryItem, ...], problem: str) -> None:
         self._open.pop(aside.key, None)
-        self._outbox.emit(AsideEnded(aside.key, items, problem))
+        self._out.emit(AsideEnded(aside.key, items, problem))
 
 
 def _key(metadata: Mapping[str, str] | None) -> str | None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from appliance.realtime.protocol import SAMPLE_RATE
 
-__all__ = ["AnswerGuard", "Check", "HeldAudio"]
+__all__ = ["Check", "HeldAudio", "TextGate"]
 
 FASTEST_CHARACTERS_PER_S = 25
 _BYTES_PER_CHARACTER = 2 * SAMPLE_RATE // FASTEST_CHARACTERS_PER_S
@@ -28,7 +28,7 @@ _BYTES_PER_CHARACTER = 2 * SAMPLE_RATE // FASTEST_CHARACTERS_PER_S
 class Check:
     """A text that is to be checked, or is being checked."""
 
-    key: str
+    number: int
     item_id: str
     content_index: int
     text: str = field(repr=False)
@@ -58,7 +58,7 @@ class _Text:
     released_bytes: int = 0
 
 
-class AnswerGuard:
+class TextGate:
     """Watches the answer of one turn; `reset` begins the next."""
 
     def __init__(self, *, debounce: int, hold: bool, check_s: float) -> None:
@@ -75,11 +75,11 @@ class AnswerGuard:
         self._texts: dict[tuple[str, int], _Text] = {}
         """By item and content part: each is a text of its own."""
         self._held: deque[HeldAudio] = deque()
-        self._pending: dict[str, Check] = {}
+        self._pending: dict[int, Check] = {}
         self._made = 0
 
     def __repr__(self) -> str:
-        return f"<AnswerGuard {len(self._pending)} checks pending, {len(self._held)} pieces held>"
+        return f"<TextGate {len(self._pending)} checks pending, {len(self._held)} pieces held>"
 
     @property
     def is_busy(self) -> bool:
@@ -136,16 +136,16 @@ class AnswerGuard:
         open_texts = [part for part, one in self._texts.items() if not one.is_final_asked]
         return [check for part in open_texts if (check := self.ended(*part, "", now)) is not None]
 
-    def passed(self, key: str) -> None:
+    def passed(self, number: int) -> None:
         """A check has found nothing."""
-        check = self._pending.pop(key, None)
+        check = self._pending.pop(number, None)
         if check is not None:
             text = self._texts[check.item_id, check.content_index]
             text.passed = max(text.passed, len(check.text))
             text.is_final_passed = text.is_final_passed or check.is_final
 
-    def pending(self, key: str) -> Check | None:
-        return self._pending.get(key)
+    def pending(self, number: int) -> Check | None:
+        return self._pending.get(number)
 
     def late(self, now: float) -> Check | None:
         """Return a check that took too long."""
@@ -155,8 +155,8 @@ class AnswerGuard:
         self._made += 1
         text.asked = len(text.text)
         text.is_final_asked = is_final
-        check = Check(f"check_{self._made}", *part, text.text, is_final, now + self._check_s)
-        self._pending[check.key] = check
+        check = Check(self._made, *part, text.text, is_final, now + self._check_s)
+        self._pending[check.number] = check
         return check
 
     # --- audio --------------------------------------------------------------------------------------------------

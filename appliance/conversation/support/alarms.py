@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from appliance.conversation.commands import SilenceAlarm
-from appliance.conversation.outbox import Outbox
+from appliance.conversation.support.outbox import Outbox
 
 __all__ = ["Alarms"]
 

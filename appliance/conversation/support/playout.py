@@ -1,7 +1,7 @@
 """What of the answers has been heard: items queued for playback against frames really played.
 
-Pure. The playback side counts the frames of answers that left the loudspeaker since the last flush (the *epoch*);
-this class knows in which order items were queued, so it can say of each how much was heard. That is what
+Pure. The playback side counts the frames of answers that left the loudspeaker since the last flush; this class knows
+in which order items were queued, so it can say of each how much was heard. That is what
 ``conversation.item.truncate`` needs: integer milliseconds, never more than was received.
 
 All counts are frames at 24 kHz.
@@ -32,21 +32,24 @@ class Heard:
         return self.heard_frames * 1000 // SAMPLE_RATE
 
     @property
+    def received_ms(self) -> int:
+        return self.received_frames * 1000 // SAMPLE_RATE
+
+    @property
     def is_whole(self) -> bool:
         return self.heard_frames >= self.received_frames
 
 
 class Playout:
-    """The queue of one epoch, as the conversation sees it."""
+    """The queue since the last flush, as the conversation sees it."""
 
     def __init__(self) -> None:
-        self.epoch = 0
         self._queued: dict[tuple[str, int], int] = {}
         self._total = 0
         self._played = 0
 
     def __repr__(self) -> str:
-        return f"<Playout epoch {self.epoch}: {self._played} of {self._total} frames heard>"
+        return f"<Playout {self._played} of {self._total} frames heard>"
 
     @property
     def is_pending(self) -> bool:
@@ -63,14 +66,12 @@ class Playout:
         self._queued[key] = self._queued.get(key, 0) + frames
         self._total += frames
 
-    def progress(self, epoch: int, played_frames: int, *, drained: bool) -> bool:
+    def progress(self, played_frames: int, *, drained: bool) -> bool:
         """Take a report of the playback side.
 
         Returns:
-            True if something more was heard; False for a stale epoch or no change.
+            Whether something more was heard.
         """
-        if epoch != self.epoch:
-            return False
         played = min(max(played_frames, self._played), self._total)
         if drained and self._total - played <= _PERIOD:
             played = self._total
@@ -88,14 +89,7 @@ class Playout:
             result.append(Heard(item_id, content_index, part, frames))
         return result
 
-    def flush(self) -> list[Heard]:
-        """Begin the next epoch; nothing queued is heard any more.
-
-        Returns:
-            The items of the old epoch that were not heard whole, in order.
-        """
-        cut = [one for one in self.heard() if not one.is_whole]
-        self.epoch += 1
+    def flush(self) -> None:
+        """Nothing that was queued is heard any more."""
         self._queued.clear()
         self._total = self._played = 0
-        return cut

@@ -5,7 +5,11 @@ Pure. Kinds are stable and machine-readable; those of a lost connection come fro
 
 from __future__ import annotations
 
-__all__ = ["SENTENCES", "sentence"]
+from typing import Protocol
+
+from appliance.conversation.notices import TroubleKind
+
+__all__ = ["SENTENCES", "Report", "sentence"]
 
 SENTENCES = {
     "silent_microphone": "I hear nothing from the microphone. Please check that it is plugged in and not switched off.",
@@ -35,6 +39,12 @@ SENTENCES = {
     "budget_spent": "Today's budget is spent.",
     "trace_failed": "I could not write the trace, and go on without it.",
 }
+
+
+class Report(Protocol):
+    """Reports a trouble; see `regions.device.Device.report`."""
+
+    def __call__(self, kind: TroubleKind, now: float, *, detail: str = "", flash: bool = True) -> None: ...
 
 
 def sentence(kind: str) -> str:

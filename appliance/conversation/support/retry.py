@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
+
+from appliance.conversation.notices import TroubleKind
 
 __all__ = ["Action", "Backoff", "Verdict", "classify"]
 
@@ -32,7 +34,7 @@ class Verdict:
     action: Action
     """``retry`` with backoff; ``fatal``: trying again cannot help before somebody acts; ``expired``: a normal end of
     the session, connect again at once."""
-    kind: str
+    kind: TroubleKind
     """Stable and machine-readable: ``bad_key``, ``no_credit``, ``refused``, …"""
     message: str
     """One or two sentences for the user, fit to be said aloud: what is wrong and what helps."""
@@ -72,7 +74,9 @@ _EXPIRED = {"session_expired": "The session reached its longest time. I begin a 
 
 _MESSAGES: dict[Action, dict[str, str]] = {"fatal": _FATAL, "retry": _RETRY, "expired": _EXPIRED}
 _VERDICTS = {
-    kind: Verdict(action, kind, message) for action, messages in _MESSAGES.items() for kind, message in messages.items()
+    kind: Verdict(action, cast(TroubleKind, kind), message)
+    for action, messages in _MESSAGES.items()
+    for kind, message in messages.items()
 }
 
 _BY_ERROR_CODE = {

@@ -1,4 +1,4 @@
-"""One response at a time: the sequencer of ``response.create``.
+"""One response at a time: the slot that a ``response.create`` takes.
 
 Pure. Theory of operation: the server runs at most one response of the conversation. A *wish* (a turn that wants an
 answer) waits until the slot is free; wishes coalesce, only the newest turn can have one. The slot is taken by a
@@ -18,7 +18,7 @@ from enum import Enum, auto
 
 from appliance.realtime.protocol import Response
 
-__all__ = ["Arrival", "Request", "Sequencer"]
+__all__ = ["Arrival", "Request", "ResponseSlot"]
 
 _REMEMBERED = 32  # ids of responses that are over; late deltas of older ones do not happen within one socket
 
@@ -42,7 +42,7 @@ class Arrival(Enum):
     IGNORE = auto()
 
 
-class Sequencer:
+class ResponseSlot:
     """Who has the slot, who wants it, and which responses are over."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Sequencer:
         self._over: deque[str] = deque(maxlen=_REMEMBERED)
 
     def __repr__(self) -> str:
-        return f"<Sequencer {self.request or 'free'}, wish {self._wish}>"
+        return f"<ResponseSlot {self.request or 'free'}, wish {self._wish}>"
 
     @property
     def wish(self) -> str | None:
@@ -69,9 +69,6 @@ class Sequencer:
     def want(self, turn: str) -> None:
         """Wish for an answer to `turn`; an older wish is dropped."""
         self._wish = turn
-
-    def drop_wish(self) -> None:
-        self._wish = None
 
     def grant(self, now: float) -> str | None:
         """Return the turn whose response may be asked for now, or None; call `asked` when it was sent."""

@@ -1,4 +1,4 @@
-"""The connections: one that the conversation speaks on, at times a spare one that is to take over. Pure.
+"""The active connection and, while rotating or failing back, a spare. Pure.
 
 Theory of operation. Endpoints are a list in the order of preference (cloud, a server in the house, the offline
 brain). The *main* link is none (waiting until `retry_at`), connecting (until ``session.created``), or ready.
@@ -18,10 +18,12 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from appliance.conversation.commands import Connect, Disconnect, LinkChanged
-from appliance.conversation.outbox import Outbox
-from appliance.conversation.retry import Backoff, Verdict
-from appliance.conversation.turn import Policy
+from appliance.conversation.commands import Connect, Disconnect
+from appliance.conversation.notices import LinkChanged
+from appliance.conversation.policy import Policy
+from appliance.conversation.support.endpoints import Endpoints
+from appliance.conversation.support.outbox import Outbox
+from appliance.conversation.support.retry import Backoff, Verdict
 
 __all__ = ["Link", "Links"]
 
@@ -52,9 +54,9 @@ class Link:
 class Links:
     """Which connections there are, and when the next is made."""
 
-    def __init__(self, policy: Policy, outbox: Outbox, *, seed: int) -> None:
+    def __init__(self, policy: Policy, out: Outbox, *, seed: int) -> None:
         self._policy = policy
-        self._outbox = outbox
+        self._out = out
         self._random = random.Random(seed)
         self._backoff = Backoff(policy.backoff_initial_s, policy.backoff_max_s)
         self.main: Link | None = None
@@ -64,10 +66,7 @@ class Links:
         """Rounds over all endpoints that failed, since a link held."""
         self.fatal: Verdict | None = None
         self.retry_at: float | None = None
-        self._tried: set[int] = set()
-        self._tried_as_spare: set[int] = set()
-        self._blocked_until: dict[int, float] = {}
-        self._only: int | None = None
+        self._endpoints = Endpoints(policy.endpoints)
         self._has_expired = False
         self._replace_at: float | None = None
 
@@ -82,6 +81,15 @@ class Links:
     def is_usable(self) -> bool:
         """Whether turns may be sent."""
         return self.main is not None and self.main.is_configured
+
+    @property
+    def main_id(self) -> int | None:
+        return self.main.id if self.main is not None else None
+
+    @property
+    def is_free(self) -> bool:
+        """The offline brain answers, which costs nothing."""
+        return self.main is not None and self.main.endpoint == self._policy.offline_endpoint
 
     @property
     def model(self) -> str:
@@ -101,7 +109,7 @@ class Links:
 
     def restrict(self, endpoint: int | None, now: float) -> None:
         """Use only one endpoint (the offline brain, when the budget is spent); None: all of them again."""
-        self._only = endpoint
+        self._endpoints.only = endpoint
         if self.main is not None and self.main.is_ready:
             self._plan_replacement(self.main, now)
 
@@ -110,22 +118,22 @@ class Links:
     def connect(self, now: float) -> None:
         """Make the main link, to the best endpoint that was not tried in this round."""
         self.retry_at = None
-        self.main = self._open(self._next_endpoint(now), now)
-        self._outbox.link = None
+        self.main = self._open(self._endpoints.next(now), now)
+        self._out.link = None
 
     def created(self, link: Link, now: float, *, model: str = "") -> None:
         """The server has greeted: the link is there."""
         link.ready_at = now
         link.model = model
         link.deadline = now + self._policy.prepare_s
-        self._blocked_until.pop(link.endpoint, None)
+        self._endpoints.unblock(link.endpoint)
         if link is self.main:
             self._enter(link, now)
 
     def configured(self, link: Link) -> None:
         """The server was told everything: turns may be sent."""
         link.is_configured = True
-        self._outbox.link = link.id
+        self._out.link = link.id
 
     def lose(self, verdict: Verdict, now: float) -> bool:
         """The main link is gone.
@@ -134,7 +142,7 @@ class Links:
             Whether that is a trouble to be told; a session that reached its hour is none.
         """
         link, self.main = self.main, None
-        self._outbox.link = None
+        self._out.link = None
         self._replace_at = None
         if link is None:
             return False
@@ -142,7 +150,7 @@ class Links:
         if has_held:
             self.failures = 0
             self._has_expired = False
-            self._tried.clear()
+            self._endpoints.begin_round()
         is_normal = verdict.action == "expired" and not self._has_expired  # one expiry right after another is not
         self._has_expired = self._has_expired or verdict.action == "expired"
         if self.spare is not None:  # it was to take over, so it does
@@ -160,7 +168,7 @@ class Links:
         """Let time pass for the main link and the spare; the main link's own time-out is the caller's."""
         spare = self.spare
         if spare is not None and not spare.is_ready and now >= spare.deadline:
-            self._outbox.do(Disconnect(spare.id))
+            self._out.do(Disconnect(spare.id))
             self.lose_spare(now)
         if self.main is None and self.retry_at is not None and now >= self.retry_at:
             self.connect(now)
@@ -172,13 +180,13 @@ class Links:
         main, spare = self.main, self.spare
         if main is None or not main.is_configured:
             return
-        if self._only is not None and main.endpoint != self._only:
-            self._outbox.do(Disconnect(main.id))  # nothing more may be asked of it
+        if not self._endpoints.allow(main.endpoint):
+            self._out.do(Disconnect(main.id))  # nothing more may be asked of it
             self.connect(now)
         elif spare is not None and spare.is_ready:
             self.main, self.spare = spare, None
-            self._outbox.do(Disconnect(main.id))
-            self._outbox.link = None
+            self._out.do(Disconnect(main.id))
+            self._out.link = None
             self._enter(spare, now)
         elif spare is None and self._replace_at is not None and now >= self._replace_at:
             self._replace(main, now)
@@ -186,7 +194,7 @@ class Links:
     def _replace(self, main: Link, now: float) -> None:
         """Open a spare to a better endpoint, or to the same one if its hour is near; else look again later."""
         assert main.ready_at is not None
-        better = self._better(main, now)
+        better = self._endpoints.better(main.endpoint, now)
         is_old = now >= main.ready_at + self._policy.rotate_after_s
         self._replace_at = None
         if better is not None or is_old:
@@ -197,14 +205,14 @@ class Links:
     def lose_spare(self, now: float, verdict: Verdict | None = None) -> None:
         """The spare came to nothing: the main link goes on, and it is tried again later."""
         if self.spare is not None and verdict is not None and verdict.action == "fatal":
-            self._blocked_until[self.spare.endpoint] = now + self._policy.fatal_retry_s
+            self._endpoints.block(self.spare.endpoint, now + self._policy.fatal_retry_s)
         if self.spare is not None:
-            self._tried_as_spare.add(self.spare.endpoint)
+            self._endpoints.try_as_spare(self.spare.endpoint)
         self.spare = None
         if self.main is None or not self.main.is_ready:
             return
-        if self._better(self.main, now) is None:
-            self._tried_as_spare.clear()
+        if self._endpoints.better(self.main.endpoint, now) is None:
+            self._endpoints.begin_spares()
             self._replace_at = now + self._policy.failback_s
         else:
             self._replace_at = now  # the next better one may be there
@@ -213,56 +221,38 @@ class Links:
 
     def _open(self, endpoint: int, now: float) -> Link:
         self.made += 1
-        self._outbox.do(Connect(self.made, endpoint))
+        self._out.do(Connect(self.made, endpoint))
         return Link(self.made, endpoint, deadline=now + self._policy.connect_s)
 
     def _enter(self, link: Link, now: float) -> None:
         self.fatal = None
         self._plan_replacement(link, now)
-        self._outbox.emit(LinkChanged(link.id, link.endpoint))
+        self._out.emit(LinkChanged(link.id, link.endpoint))
 
     def _plan_replacement(self, link: Link, now: float) -> None:
         assert link.ready_at is not None
         self._replace_at = link.ready_at + self._policy.rotate_after_s
-        if link.endpoint != self._allowed()[0]:
-            delay_s = self._policy.failback_s if self._only is None else 0.0
+        if link.endpoint != self._endpoints.allowed[0]:
+            delay_s = self._policy.failback_s if self._endpoints.only is None else 0.0
             self._replace_at = min(self._replace_at, now + delay_s)
 
     def _plan_retry(self, link: Link, verdict: Verdict, now: float, *, has_held: bool) -> None:
+        endpoints = self._endpoints
         if not has_held:  # else it is as good as any, and the best comes first
-            self._tried.add(link.endpoint)
+            endpoints.try_(link.endpoint)
         if verdict.action == "fatal":
-            self._blocked_until[link.endpoint] = now + self._policy.fatal_retry_s
-        allowed = self._allowed()
-        if all(self._is_blocked(one, now) for one in allowed):
+            endpoints.block(link.endpoint, now + self._policy.fatal_retry_s)
+        if (unblocked_at := endpoints.all_blocked_until(now)) is not None:
             self.fatal = verdict
             self.failures += 1
-            self._tried.clear()
-            self.retry_at = min(self._blocked_until[one] for one in allowed)
-        elif not has_held and any(one not in self._tried and not self._is_blocked(one, now) for one in allowed):
+            endpoints.begin_round()
+            self.retry_at = unblocked_at
+        elif not has_held and endpoints.has_untried(now):
             self.connect(now)
         else:
-            self._tried.clear()
+            endpoints.begin_round()
             self.retry_at = now + self._wait_s()
             self.failures += 1
 
     def _wait_s(self) -> float:
         return self._backoff.delay_s(self.failures, self._random.random())
-
-    def _allowed(self) -> list[int]:
-        return list(range(self._policy.endpoints)) if self._only is None else [self._only]
-
-    def _is_blocked(self, endpoint: int, now: float) -> bool:
-        return now < self._blocked_until.get(endpoint, now)
-
-    def _next_endpoint(self, now: float) -> int:
-        allowed = self._allowed()
-        fresh = [one for one in allowed if one not in self._tried]
-        return next((one for one in fresh if not self._is_blocked(one, now)), (fresh or allowed)[0])
-
-    def _better(self, main: Link, now: float) -> int | None:
-        """The best endpoint above the present one that is not known to refuse us and was not tried just now."""
-        allowed = self._allowed()
-        above = allowed[: allowed.index(main.endpoint)] if main.endpoint in allowed else allowed
-        fresh = (one for one in above if not self._is_blocked(one, now) and one not in self._tried_as_spare)
-        return next(fresh, None)

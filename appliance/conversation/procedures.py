@@ -1,0 +1,414 @@
+"""What needs two regions of the conversation: each procedure is one method, and its lines are its steps. Pure.
+
+The order of the steps is the order of the commands. What is read before a change, or must outlive its source, stands
+above the change in the same method, or is returned by it (`Cut`, `Closed`). Regions know nothing of each other: facts
+go in as arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from appliance.agents.context import HistoryItem
+from appliance.conversation.commands import Disconnect, PrepareAgent
+from appliance.conversation.events import ConnectKey
+from appliance.conversation.notices import GuardrailTripped, Outcome, TroubleKind, TurnEnded, TurnStarted
+from appliance.conversation.policy import Policy
+from appliance.conversation.regions.account import Account
+from appliance.conversation.regions.answer import Answer
+from appliance.conversation.regions.calls import Calls
+from appliance.conversation.regions.device import Device
+from appliance.conversation.regions.gate import Gate
+from appliance.conversation.regions.history import History
+from appliance.conversation.regions.link import Link, Links
+from appliance.conversation.regions.out_of_band import OutOfBand
+from appliance.conversation.regions.session import Session, SessionUpdateSent, session_for
+from appliance.conversation.regions.speech import Ended, Kind, Speech
+from appliance.conversation.roster import Brief
+from appliance.conversation.support.call import Closed
+from appliance.conversation.support.outbox import Outbox
+from appliance.conversation.support.prices import response_usd
+from appliance.conversation.support.retry import Verdict
+from appliance.conversation.support.text_gate import Check
+from appliance.conversation.support.troubles import sentence
+from appliance.realtime import protocol as wire
+
+__all__ = ["Procedures", "RunningTurn"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunningTurn:
+    """The turn that runs: from a press to the end of its answer."""
+
+    id: str
+    kind: Kind
+
+
+class Procedures:
+    """The ten regions, the running turn, and every step that couples them."""
+
+    def __init__(
+        self, *, policy: Policy, brief: Brief, history: Sequence[HistoryItem], seed: int, is_muted: bool
+    ) -> None:
+        self.policy = policy
+        self.out = out = Outbox()
+        self.device = Device(policy, out, is_muted=is_muted)
+        self.link = Links(policy, out, seed=seed)
+        self.session = Session(policy, out, brief)
+        self.history = History(policy, out, history)
+        self.speech = Speech(policy, out)
+        self.gate = Gate(policy, out)
+        self.calls = Calls(policy, out, self.device.report)
+        self.answer = Answer(policy, out)
+        self.account = Account(policy, out)
+        self.out_of_band = OutOfBand(out)
+        self.turn: RunningTurn | None = None
+        self._turns = 0
+
+    @property
+    def turn_id(self) -> str | None:
+        return self.turn.id if self.turn is not None else None
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether the budget allows to ask the model of the main link."""
+        return self.link.is_free or not self.account.is_spent
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is going on that a change of the connection would disturb."""
+        return self.turn is None and not (self.session.is_waiting or self.out_of_band or self.calls.open)
+
+    # --- a turn -------------------------------------------------------------------------------------------------
+
+    def begin_turn(self, kind: Kind, now: float) -> RunningTurn:
+        if self.link.main is None:
+            self.link.connect(now)  # from here nothing is sent
+        self.stop_answer(now)
+        if (message := self.speech.unsent_message) is not None:
+            self.history.add_message(message, self.speech.heard or "")  # not lost: one answer for both
+        self.end_turn("interrupted", now)
+        if not self.may_ask:  # asked after the old turn was counted
+            self.go_offline(now)
+        self._turns += 1
+        self.turn = turn = RunningTurn(f"turn_{self._turns}", kind)
+        self.gate.begin(turn.id)
+        self.calls.begin_turn()
+        self.answer.begin()
+        self.account.begin_turn()
+        self.speech.begin(turn.id, kind, () if kind == "message" else self.device.take_pre_roll(), now)
+        self.out.emit(TurnStarted(turn.id, kind))
+        if kind == "button":
+            self.out.earcon("start")
+        return turn
+
+    def end_capture(self, how: Ended, now: float) -> None:
+        """The microphone's part of the turn is over: commit it, unless there is nothing in it."""
+        if how in ("too_short", "silence"):
+            self.discard("slip" if how == "too_short" else "silence", now)
+            return
+        if how == "too_long":
+            self.device.report("too_long", now)
+        match self.speech.close(now):
+            case "silent_microphone":
+                self.speech.clear_server_buffer()
+                self.fail_turn("silent_microphone", now, outcome="silence")
+            case "no_answer":
+                self.fail_turn("no_answer", now)
+            case "too_short":
+                self.discard("slip", now)
+
+    def discard(self, outcome: Outcome, now: float) -> None:
+        """End a turn that is still being spoken: there is no answer to stop."""
+        self.speech.clear_server_buffer()
+        if self.turn is not None and self.turn.kind == "button":
+            self.out.earcon("cancel")
+        self.end_turn(outcome, now)
+
+    def fail_turn(
+        self, kind: TroubleKind, now: float, *, said: str = "", detail: str = "", outcome: Outcome = "failed"
+    ) -> None:
+        """End the turn and say why; never in silence.
+
+        Args:
+            kind: The trouble; its sentence is spoken unless `said` gives a better one.
+            now: Monotonic seconds.
+            said: What to say aloud.
+            detail: What to report to the observers, where it is more than what is said.
+            outcome: How the turn ended.
+        """
+        if self.speech.is_open:
+            self.speech.clear_server_buffer()
+        else:
+            self.stop_answer(now)
+        said = said or sentence(kind)
+        self.device.report(kind, now, detail=detail or said)
+        self.out.announce(said, "offline" if kind == "no_link" else "error")
+        self.end_turn(outcome, now)
+
+    def end_turn(self, outcome: Outcome, now: float) -> None:
+        turn = self.turn
+        if turn is None:
+            return
+        for call in self.calls.open.of(turn.id):
+            self.reply(self.calls.release(call, "The user interrupted, so this call was cancelled."))
+        self.turn = None
+        if self.gate.end():  # no guardrail has passed it: the model must not know it
+            for item_id in self.speech.items:
+                self.history.delete(item_id)
+        self.speech.end()
+        self.answer.end()
+        frames = self.speech.counted_frames + self.answer.received.frames
+        if frames and not self.answer.asked.is_free:
+            self.count(None, {}, frames / wire.SAMPLE_RATE, now)
+        self.out.emit(TurnEnded(turn.id, outcome, self.account.of_turn))
+
+    def _mark_heard(self) -> None:
+        """Mark the items of an answer that the connection cut off, when the received part has played."""
+        for one in self.answer.playback.heard():
+            item = self.history.get(one.item_id)
+            if item is not None and item.status == "incomplete" and one.is_whole:
+                self.cut(one.item_id, one.received_ms, one.received_ms)
+
+    def send_turn(self, turn: RunningTurn, now: float) -> None:
+        """Send what the server lacks of a turn, and wish for its response once it is whole."""
+        if turn.kind == "message":
+            message, text = self.speech.take_message()
+            if message is not None:
+                self.history.add_message(message, text)
+            self.begin_checks(now)
+            self.speech_taken(now)
+        elif self.speech.send(now):
+            self.begin_checks(now)
+        else:
+            return
+        self.answer.want(turn.id)
+
+    def finish_turn(self, now: float) -> None:
+        """End a turn whose answer was received and heard whole."""
+        answer, round_ = self.answer, self.calls.open.round
+        if answer.is_under_way or round_.open or not answer.asked.is_done or answer.is_playing:
+            return
+        if answer.received.failure:
+            self._mark_heard()
+            self.fail_turn(answer.received.failure, now, detail=answer.received.failure_detail)
+        elif answer.is_empty and not round_.is_background:
+            self.fail_turn("empty_answer", now)
+        else:
+            self.end_turn("answered", now)
+
+    def count(self, usd: float | None, usage: Mapping[str, Any], audio_s: float, now: float) -> None:
+        """Add to the day's account; with the budget spent, only the offline brain may answer."""
+        if not self.link.is_free and self.account.count(usd, usage, audio_s) == 100:
+            self.link.restrict(self.account.only_endpoint, now)
+
+    def count_response(self, usage: Mapping[str, Any] | None, now: float) -> None:
+        if usage:
+            self.count(response_usd(self.link.model, usage), usage, 0.0, now)
+
+    # --- the answer ---------------------------------------------------------------------------------------------
+
+    def begin_checks(self, now: float) -> None:
+        """Before the answer is asked for: new instructions, and the input guardrails."""
+        self.prepare_for_turn(now)
+        if self.session.brief.has_input_guardrails and not self.answer.asked.trips and not self.gate.has_passed:
+            self.gate.await_words(now)
+            if self.speech.heard is not None:
+                self.check_input(self.speech.heard, now)
+
+    def prepare_for_turn(self, now: float) -> None:
+        if self.session.brief.is_asked_at_turn:
+            self.gate.prepare(self.session.brief.agent, self.speech.replays, now)
+
+    def check_input(self, heard: str, now: float) -> None:
+        self.gate.check(self.session.brief.agent, self.speech.checked_text(heard), now)
+
+    def refuse_input(self, name: str, reason: str, now: float) -> None:
+        """What the user said is not answered."""
+        item_id = self.speech.item_id
+        self.out.emit(GuardrailTripped(self.turn_id or "", "input", item_id, name, reason))
+        self.fail_turn("refused", now, detail=f"{name}: {reason}", outcome="refused")
+
+    def speech_taken(self, now: float) -> None:
+        """The server has the speech, or answers already: every sign of the answer prolongs its deadline."""
+        self.speech.take()
+        self.answer.prolong(now)
+
+    def stop_answer(self, now: float) -> None:
+        """Flush, truncate what was not heard whole, cancel: the one path of interruption."""
+        playback = self.answer.playback
+        cut = playback.flush()  # reads heard and held, then raises the epoch
+        if playback.is_on(self.link.main_id):
+            playback.truncate(cut)  # all of them before the first cut
+        for one, received_ms in cut.items:
+            self.cut(one.item_id, one.heard_ms, received_ms)
+        for item_id in cut.unplayed:
+            self.forget_unplayed(item_id)
+        self.answer.cancel(now)  # response.cancel is last
+
+    def cut(self, item_id: str, heard_ms: int, received_ms: int) -> None:
+        main = self.link.main_id
+        is_elsewhere = main is not None and not self.answer.playback.is_on(main)
+        self.history.cut(item_id, heard_ms, received_ms, is_elsewhere=is_elsewhere)
+
+    def forget_unplayed(self, item_id: str) -> None:
+        """Nobody heard a word of it: the model must not believe that it was said."""
+        item = self.history.get(item_id)
+        is_done = item is not None and item.status != "in_progress"
+        self.answer.note_unplayed(item_id, is_done=is_done)
+        if is_done:
+            self.history.delete(item_id)
+
+    def trip(self, turn: RunningTurn, check: Check, name: str, reason: str, now: float) -> None:
+        """An answer must not go on: stop it, tell the model why, and let it try again, but not for ever."""
+        self.out.emit(GuardrailTripped(turn.id, "output", check.item_id, name, reason))
+        for call in self.calls.open.of(turn.id):  # none begins any more; what runs is answered, and not spoken about
+            self.reply(self.calls.release(call, "A guardrail stopped the answer, so this call was cancelled."))
+        self.stop_answer(now)
+        trips = self.answer.begin_again()
+        self.calls.forget_round()
+        self.history.add_system_message(
+            f"Your last answer was stopped by the guardrail {name!r}"
+            + (f" ({reason})" if reason else "")
+            + ". The user has not heard the rest of it. Do not repeat it; answer in another way."
+        )
+        if trips >= self.policy.max_trips or self.answer.received.failure:
+            self.fail_turn("stopped", now, detail=f"{name}: {reason}", outcome="refused")
+        else:
+            self.answer.prolong(now)
+            self.answer.want(turn.id)
+
+    # --- calls --------------------------------------------------------------------------------------------------
+
+    def close_call(self, closed: Closed | None, now: float) -> None:
+        """A call was answered, if it was: when it was the last one, its turn goes on."""
+        self.reply(closed)
+        turn = self.turn
+        if closed is not None and turn is not None and turn.id == closed.call.turn:
+            self.answer.prolong(now)
+            self.speech.wait_until(self.answer.deadline)
+            self.ask_again(turn)
+
+    def reply(self, closed: Closed | None) -> None:
+        """Send what answers a call, if its connection still stands."""
+        if closed is None or closed.call.link != self.link.main_id:
+            return
+        if closed.reply == "output":
+            self.history.add_output(closed.call.call_id, closed.output)
+        elif closed.reply != "none":
+            approves = closed.reply == "approve"
+            self.history.add_verdict(closed.call.call_id, approves=approves, reason=closed.output)
+
+    def ask_again(self, turn: RunningTurn) -> None:
+        """Once a response is done and all its calls are answered, the model speaks on: asked for exactly once."""
+        asked, round_ = self.answer.asked, self.calls.open.round
+        if asked.is_open or round_.open or not round_.seen or self.answer.received.failure:
+            return
+        asked.is_retry = False
+        if round_.number >= self.policy.max_tool_rounds or not round_.end():
+            asked.is_done = True  # it was told to call nothing more, and did; or there is nothing to speak about
+        else:
+            self.answer.want(turn.id)
+
+    def fail_handoff(self, call_id: str, reason: str, now: float) -> None:
+        """The server did not take the new agent: the old one goes on."""
+        call = self.calls.open.get(call_id)
+        if call is None:
+            return
+        self.device.report("handoff_failed", now, detail=f"{call.name}: {reason}")
+        brief = self.session.brief  # whatever holds on the server now is overwritten with it
+        self.session.roll_back(call_id, replace(brief, session=self.session_of(brief)).without_voice(), now)
+        said = f"The handoff failed: {reason.rstrip('.')}. You are still {call.agent}."
+        self.close_call(self.calls.close(call, said, is_error=True), now)
+
+    # --- connections --------------------------------------------------------------------------------------------
+
+    def go_offline(self, now: float) -> None:
+        """The budget is spent: not another word goes to a model that costs."""
+        main = self.link.main
+        if self.policy.offline_endpoint is not None and main is not None:
+            self.out.do(Disconnect(main.id))
+            self.link.connect(now)
+            self.link_left()
+
+    def link_left(self) -> None:
+        """What the old connection knew is gone; a new one is an empty conversation."""
+        self.answer.forget_link()
+        self.out_of_band.lose()
+        self.session.forget()
+        self.speech.forget_commits()
+        self.out.forget_causes()
+        self.history.end_open()
+
+    def drop_link(self, verdict: Verdict, now: float) -> None:
+        """Close the main link because it is of no use."""
+        assert self.link.main is not None
+        self.out.do(Disconnect(self.link.main.id))
+        self.lose_link(verdict, now)
+
+    def lose_link(self, verdict: Verdict, now: float) -> None:
+        is_trouble = self.link.lose(verdict, now)
+        is_told_by_turn = self.link.fatal is not None and self.turn is not None and not self.answer.asked.is_done
+        if is_trouble and not is_told_by_turn:
+            self.device.report(verdict.kind, now, detail=verdict.message, flash=False)
+        self.calls.drop_others(self.turn_id)
+        self.link_left()
+        if self.turn is not None:
+            self.unlink_turn(now)
+        if self.link.main is not None and self.link.main.is_ready:  # a spare stood by
+            self.link_ready(self.link.main, now)
+
+    def unlink_turn(self, now: float) -> None:
+        """Keep a turn alive over a lost link as long as nothing of its answer has begun."""
+        fatal = self.link.fatal
+        was_sent = self.speech.is_sent
+        self.speech.forget_link()
+        self.answer.asked.is_open = False
+        if self.answer.asked.is_done:
+            self.calls.drop()  # all of the answer is here, and plays on
+        elif fatal is not None:
+            self.fail_turn(fatal.kind, now, said=fatal.message)
+        elif self.answer.received.has_output:
+            if not self.speech.is_taken:
+                self.answer.deadline = self.speech.deadline
+            self.speech.abandon()
+            self.calls.drop()
+            if not self.answer.is_written:
+                self.history.remove_unplayed(self.answer.playback.played_items)
+            self.answer.cut_off()
+        elif self.speech.can_be_replayed:
+            self.history.remove(self.speech.item_id)  # the audio is sent again and gets a new item id
+            if not self.speech.replay(was_sent=was_sent, now=now):
+                self.fail_turn("no_answer", now)
+
+    def link_ready(self, link: Link, now: float) -> None:
+        self.device.forget_trouble()
+        if self.session.brief.is_asked_at_connect:
+            link.deadline = now + self.policy.prepare_s
+            self.out.do(PrepareAgent(ConnectKey(link.id), self.session.brief.agent, "connect"))
+        else:
+            self.configure(link, now)
+
+    def configure(self, link: Link, now: float) -> None:
+        """Tell the new connection who talks, and what was said so far."""
+        self.link.configured(link)
+        brief = self.session.brief
+        self.session.update(SessionUpdateSent(f"session_{link.id}", "connect", self.session_of(brief), brief), now)
+        self.history.replay()
+
+    def session_of(self, brief: Brief) -> Mapping[str, Any]:
+        main = self.link.main
+        is_trusted = main is None or main.endpoint == 0
+        return session_for(brief, is_trusted=is_trusted, has_spoken=main is not None and main.has_spoken)
+
+    def rest(self, now: float) -> None:
+        """Use an idle gap: another connection may take over."""
+        before = self.link.main
+        self.link.rest(now)
+        link = self.link.main
+        if link is not before:
+            self.link_left()
+            if link is not None and link.is_ready:
+                self.link_ready(link, now)

@@ -1,0 +1,310 @@
+"""The calls of the model that are not answered yet: tools, handoffs, and calls of MCP servers. Pure.
+
+Theory of operation. A call goes through at most these stages, and is answered to the model exactly once, whatever
+becomes of it::
+
+    CHECKING ──(a predicate says whether the user must approve)──► APPROVAL ──(tap, `approve`)──► RUNNING ──► closed
+        └───────────────────────── no approval needed ──────────────────────────────────────────────▲
+
+A handoff is RUNNING from the start: its agent is being prepared, then the server is asked to take it. A call of an
+MCP server waits in APPROVAL only; the server runs it. Each stage has a deadline. A method that closes a call returns
+`Closed`: the machine writes its output into the history and asks for the next response.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from appliance.conversation.commands import CancelTool, CheckApproval, PrepareAgent, RunTool
+from appliance.conversation.events import ApprovalChecked, HandoffKey, ToolFinished
+from appliance.conversation.notices import ApprovalRequested, ToolEnded, ToolStarted
+from appliance.conversation.policy import Policy
+from appliance.conversation.roster import Brief, HandoffCard, ToolCard
+from appliance.conversation.support.call import Call, Closed, Made, Round, Stage, mcp_error, tool_names
+from appliance.conversation.support.open_calls import OpenCalls
+from appliance.conversation.support.outbox import Outbox
+from appliance.conversation.support.troubles import Report
+from appliance.realtime import protocol as wire
+
+__all__ = ["Calls"]
+
+_LOOK_AGAIN_S = 0.5
+_MCP_ITEM_S = 1.0  # between the end of a call of an MCP server and its item
+_TOOL_GRACE_S = 2.0  # a tool's own time-out comes first: its error says more
+
+
+class Calls:
+    """The open calls by id, those of the running turn, and what the user decided for every call of a tool.
+
+    Writes `RunTool`, `CancelTool`, `CheckApproval`, `PrepareAgent` for a handoff, and the notices of calls.
+    """
+
+    def __init__(self, policy: Policy, out: Outbox, report: Report) -> None:
+        self._policy = policy
+        self._out = out
+        self._report = report
+        self.open = OpenCalls()
+        self._always: dict[tuple[str, str], tuple[bool, str]] = {}
+        """What the user decided for every call of a tool: (agent, tool) → (whether approved, message)."""
+
+    # --- the running turn ---------------------------------------------------------------------------------------
+
+    def begin_turn(self) -> None:
+        self.open.round = Round()
+
+    def end_round(self) -> bool:
+        """All calls of a response are answered; returns whether the model must speak about any."""
+        return self.open.round.end()
+
+    def forget_round(self) -> None:
+        """The answer was stopped: its calls are not spoken about."""
+        self.open.round.open.clear()
+        self.open.round.seen.clear()
+
+    def speak_of_mcp(self) -> None:
+        """The model has already spoken about the calls of MCP servers."""
+        self.open.round.seen -= self.open.round.mcp
+
+    # --- function calls -----------------------------------------------------------------------------------------
+
+    def take(self, item: wire.Item, made: Made, now: float) -> Call | None:
+        """Take a function call of the model; None if it is not whole, or known."""
+        if item.status in ("incomplete", "in_progress") or not self.open.is_unknown(item.call_id):
+            return None
+        return self._add("tool", item.call_id, item.name, item.arguments, made, now)
+
+    def _add(
+        self, kind: Literal["tool", "mcp"], call_id: str, name: str, arguments: str, made: Made, now: float
+    ) -> Call:
+        deadline = now + self._policy.tool_s
+        call = Call(call_id, kind, name, arguments, made.agent, made.turn, made.link, now, deadline)
+        self.open.add(call)
+        return call
+
+    def begin(self, call: Call, brief: Brief, agent_in_force: str, now: float) -> Closed | None:
+        """Begin a call as the agent that made it treats it."""
+        if self.open.round.number >= self._policy.max_tool_rounds:
+            return self._refuse(call, "There were too many calls in this turn; this one was not made.")
+        if call.name in brief.disabled:
+            return self._refuse(call, f"The tool {call.name} is not available now.")
+        card = brief.handoff(call.name) or brief.tool(call.name)
+        if card is None:
+            return self._refuse(call, f"There is no tool {call.name!r}; there are: {tool_names(brief)}.")
+        call.card = card
+        if isinstance(card, HandoffCard):
+            return self._begin_handoff(call, card, agent_in_force)
+        return self._begin_tool(call, card, now)
+
+    def _begin_tool(self, call: Call, card: ToolCard, now: float) -> Closed | None:
+        decided = self._always.get((call.agent, call.name))
+        if card.approval == "never" or (decided is not None and decided[0]):
+            return self._run(call, now)
+        if decided is not None:
+            return self._refuse(call, decided[1])
+        if card.approval != "asked":
+            return self._request_approval(call, now)
+        call.stage = Stage.CHECKING
+        self._out.do(CheckApproval(call.call_id, call.name, call.arguments, call.agent))
+        return None
+
+    def _begin_handoff(self, call: Call, card: HandoffCard, agent_in_force: str) -> Closed | None:
+        call.kind = "handoff"
+        if self.open.handoff is not call or call.agent != agent_in_force:
+            return self._refuse(call, "Another handoff is under way; this one was not made.")
+        self._start(call)
+        key = HandoffKey(call.call_id)
+        self._out.do(PrepareAgent(key, card.agent, "handoff", call.agent, call.name, call.arguments))
+        return None
+
+    def _run(self, call: Call, now: float) -> Closed | None:
+        card = call.card
+        limit_s = self._policy.tool_s
+        if isinstance(card, ToolCard):
+            limit_s = self._policy.tool_s if card.timeout_s is None else card.timeout_s + _TOOL_GRACE_S
+            if card.working_after_s is not None:
+                call.working_at = now + card.working_after_s
+        call.stage = Stage.RUNNING
+        call.deadline = now + limit_s
+        self._start(call)
+        self._out.do(RunTool(call.call_id, call.name, call.arguments, call.agent))
+        return None
+
+    def _start(self, call: Call) -> None:
+        self._out.emit(ToolStarted(call.turn, call.call_id, call.name, call.arguments, call.agent))
+
+    def finish(self, event: ToolFinished, running_turn: str | None) -> Closed | None:
+        """A tool reports its end."""
+        call = self.open.get(event.call_id)
+        if call is None or call.kind != "tool" or call.stage is not Stage.RUNNING:
+            return None
+        if event.is_background and running_turn == call.turn:
+            self.open.round.background.add(call.call_id)
+        return self.close(call, event.output, is_error=event.is_error)
+
+    def close(self, call: Call, output: str, *, is_error: bool) -> Closed:
+        """Answer a call; also after a barge-in, because a call without output confuses the model for good."""
+        self.open.pop(call.call_id)
+        if call.kind == "mcp":
+            return Closed(call, output, "reject" if call.awaits_approval else "none")
+        self._out.emit(ToolEnded(call.turn, call.call_id, call.name, output, is_error, call.agent))
+        return Closed(call, output, "output")
+
+    def _refuse(self, call: Call, output: str) -> Closed:
+        """Answer a call without making it."""
+        call.stage = Stage.RUNNING
+        self._start(call)
+        return self.close(call, output, is_error=True)
+
+    def dismiss(self, item: wire.Item) -> bool:
+        """Take a call of a response that was interrupted; returns whether it must be answered as not made."""
+        is_whole = item.type == "function_call" and item.status not in ("incomplete", "in_progress")
+        return is_whole and self.open.is_first_seen(item.call_id)
+
+    # --- approval -----------------------------------------------------------------------------------------------
+
+    def _request_approval(self, call: Call, now: float) -> Closed | None:
+        call.stage = Stage.APPROVAL
+        call.asked_at = now
+        call.deadline = now + self._policy.approval_s
+        self._out.earcon("approval")
+        self._out.emit(ApprovalRequested(call.turn, call.call_id, call.name, call.arguments, call.agent))
+        return None
+
+    def checked(self, event: ApprovalChecked, now: float) -> Closed | None:
+        """The predicate of a tool said whether this call needs approval."""
+        call = self.open.get(event.call_id)
+        if call is None or call.stage is not Stage.CHECKING:
+            return None
+        if event.problem:
+            return self._refuse(call, event.problem)
+        return self._request_approval(call, now) if event.needed else self._run(call, now)
+
+    def pressed_for(self, pressed_at: float) -> Call | None:
+        """Return the call that a tap or a hold decides: pressed after the user was asked."""
+        call = self.open.awaiting_approval
+        return call if call is not None and pressed_at >= call.asked_at else None
+
+    def decide_always(self, call: Call, *, approves: bool, message: str) -> list[Call]:
+        """Decide every call of a tool from now on; returns those that wait."""
+        self._always[call.agent, call.name] = (approves, message)
+        return [one for one in self.open if one.awaits_approval and (one.agent, one.name) == (call.agent, call.name)]
+
+    def approve(self, call: Call, now: float) -> Closed | None:
+        return self._decide_mcp(call, approves=True) if call.kind == "mcp" else self._run(call, now)
+
+    def reject(self, call: Call, output: str) -> Closed:
+        return (
+            self._decide_mcp(call, approves=False, reason=output) if call.kind == "mcp" else self._refuse(call, output)
+        )
+
+    def _decide_mcp(self, call: Call, *, approves: bool, reason: str = "") -> Closed:
+        self.open.pop(call.call_id)
+        return Closed(call, reason, "approve" if approves else "reject")
+
+    # --- calls of MCP servers -----------------------------------------------------------------------------------
+
+    def take_mcp_request(self, item: wire.Item, made: Made, now: float) -> Closed | None:
+        """The server asks whether a call of an MCP server may be made."""
+        call = self._add("mcp", item.id, f"{item.server_label}.{item.name}", item.arguments, made, now)
+        decided = self._always.get((call.agent, call.name))
+        if decided is None:
+            return self._request_approval(call, now)
+        return self._decide_mcp(call, approves=decided[0], reason=decided[1])
+
+    def take_mcp(self, item: wire.Item, made: Made, now: float) -> None:
+        """The server runs a call itself: the turn waits for it, as for one of ours."""
+        self._add("mcp", item.id, f"{item.server_label}.{item.name}", item.arguments, made, now)
+        self.open.round.mcp.add(item.id)
+
+    def mcp_arguments(self, event: wire.McpCallArgumentsDone) -> None:
+        call = self.open.get(event.item_id)
+        if call is not None and call.kind == "mcp" and not call.is_started:
+            call.arguments = event.arguments
+            self._start_mcp(call)
+
+    def _start_mcp(self, call: Call) -> None:
+        if not call.is_started:
+            call.is_started = True
+            self._start(call)
+
+    def mcp_over(self, item_id: str, now: float, *, is_error: bool) -> None:
+        """The server has run it; its output is in the item, which follows."""
+        if (call := self.open.get_mcp(item_id)) is not None:
+            call.outcome = "error" if is_error else "ok"
+            call.deadline = now + _MCP_ITEM_S
+
+    def close_mcp(self, item: wire.Item) -> Closed | None:
+        """The item of a call is done."""
+        call = self.open.get_mcp(item.id)
+        if call is None:
+            return None
+        if item.status == "in_progress" and not call.outcome and item.output is None and item.error is None:
+            return None  # listed by a response that ended before the call did
+        call.arguments = call.arguments or item.arguments
+        output = item.output if item.output is not None else mcp_error(item.error)
+        return self._end_mcp(call, output, is_error=call.outcome == "error" or item.error is not None)
+
+    def _end_mcp(self, call: Call, output: str, *, is_error: bool) -> Closed:
+        self._start_mcp(call)
+        self._out.emit(ToolEnded(call.turn, call.call_id, call.name, output, is_error, call.agent))
+        return self.close(call, output, is_error=is_error)
+
+    # --- time ---------------------------------------------------------------------------------------------------
+
+    def work(self, now: float, running_turn: str | None, *, is_playing: bool) -> None:
+        """A tool takes a while: the user hears that it does, as soon as there is nothing else to hear."""
+        for call in self.open.working(now):
+            if call.turn != running_turn:
+                continue
+            if is_playing:
+                call.working_at = now + _LOOK_AGAIN_S
+                continue
+            self._out.earcon("working")
+            if isinstance(call.card, ToolCard) and call.card.filler:
+                self._out.announce(call.card.filler, "working")
+
+    def give_up(self, call: Call, now: float) -> Closed | None:
+        """Stop waiting for a call that is no handoff."""
+        if call.awaits_approval:
+            return self.reject(call, "The user did not answer, so this call was not made.")
+        if call.stage is Stage.CHECKING:
+            return self._request_approval(call, now)  # nobody said that it needs none
+        if call.kind == "mcp":
+            if not call.outcome:
+                self._report("tool_late", now, detail=f"the MCP server's {call.name} took too long")
+            return self._end_mcp(call, "", is_error=call.outcome != "ok")
+        self._out.do(CancelTool(call.call_id))
+        self._report("tool_late", now, detail=f"{call.name} took longer than {now - call.asked_at:.0f} s")
+        return self.close(call, f"The tool {call.name} took too long and was given up.", is_error=True)
+
+    # --- calls that nobody waits for any more -------------------------------------------------------------------
+
+    def release(self, call: Call, why: str) -> Closed | None:
+        """The turn of a call is over: what has not begun never will, what can be cancelled is, the rest runs on."""
+        if call.stage is not Stage.RUNNING:
+            if call.kind != "mcp":
+                self._start(call)
+            return self.close(call, "The user did not approve this call.", is_error=True)
+        if isinstance(call.card, ToolCard) and call.card.is_cancellable:
+            self._out.do(CancelTool(call.call_id))
+            return self.close(call, why, is_error=True)
+        return None
+
+    def drop(self) -> None:
+        """The connection of the running turn's calls is gone."""
+        for call_id in sorted(self.open.round.open):  # in one order, whatever the hashes: a replay compares
+            self._lose(call_id)
+
+    def drop_others(self, running_turn: str | None) -> None:
+        """The connection is gone: nobody waits for the answers to calls of other turns."""
+        for call in self.open:
+            if call.turn != running_turn:
+                self._lose(call.call_id)
+
+    def _lose(self, call_id: str) -> None:
+        call = self.open.pop(call_id)
+        self._out.do(CancelTool(call_id))
+        # Emit ToolEnded for every call whose ToolStarted was emitted.
+        if call is not None and call.stage is Stage.RUNNING and (call.kind != "mcp" or call.is_started):
+            lost = "The connection was lost before this call was answered."
+            self._out.emit(ToolEnded(call.turn, call.call_id, call.name, lost, True, call.agent))

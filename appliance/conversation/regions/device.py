@@ -1,0 +1,185 @@
+"""The device itself: button, cards, mute, alarms, the pre-roll, and the trouble that the light shows. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from appliance.conversation.commands import CloseCapture, OpenCapture
+from appliance.conversation.events import AlarmRang, AudioCaptured, ButtonEdge, Direction
+from appliance.conversation.notices import TroubleKind, TroubleReported
+from appliance.conversation.policy import Policy
+from appliance.conversation.support.alarms import Alarms
+from appliance.conversation.support.gestures import Gesture, Gestures
+from appliance.conversation.support.outbox import Outbox
+from appliance.conversation.support.pre_roll import PreRoll
+from appliance.conversation.support.troubles import sentence
+from appliance.realtime.protocol import SAMPLE_RATE
+
+__all__ = ["Device"]
+
+
+class Device:
+    """What stands on the shelf, whether or not somebody talks.
+
+    Owns button gestures, lost cards, mute, alarms, the pre-roll, running timers and the last trouble.
+    """
+
+    def __init__(self, policy: Policy, out: Outbox, *, is_muted: bool) -> None:
+        self._policy = policy
+        self._out = out
+        self._started_at: float | None = None
+        self._gestures = Gestures(
+            release_debounce_s=policy.release_debounce_ms / 1000,
+            tap_max_s=policy.tap_max_ms / 1000,
+            stuck_s=policy.stuck_s,
+            longest_press_s=policy.max_turn_s + policy.stuck_s,
+        )
+        self._was_released = False
+        self._pre_roll = PreRoll(policy.pre_roll_ms * SAMPLE_RATE // 1000)
+        self.captured_at = 0.0
+        """When the newest period of the microphone came, monotonic seconds."""
+        self.is_muted = is_muted
+        self._lost: dict[Direction, str] = {}
+        self._alarms = Alarms(out, length_s=policy.alarm_s, every_s=policy.alarm_every_s)
+        self.timers_running = 0
+        self.trouble = ""
+        """The kind of the last trouble that still matters."""
+        self._error_until: float | None = None
+
+    @property
+    def is_started(self) -> bool:
+        return self._started_at is not None
+
+    @property
+    def is_stuck(self) -> bool:
+        return self._gestures.is_stuck
+
+    @property
+    def is_ringing(self) -> bool:
+        return bool(self._alarms)
+
+    @property
+    def has_error(self) -> bool:
+        """Something went wrong a moment ago."""
+        return self._error_until is not None
+
+    @property
+    def cards_lost(self) -> tuple[Direction, ...]:
+        return tuple(sorted(self._lost))
+
+    @property
+    def has_speaker(self) -> bool:
+        return "playback" not in self._lost
+
+    @property
+    def refusal(self) -> TroubleKind | None:
+        """Why nobody can be listened to now; None if a turn may begin."""
+        if self.is_muted:
+            return "muted"
+        return "no_microphone" if "capture" in self._lost else None
+
+    def deadlines(self) -> Iterator[float | None]:
+        yield self._gestures.deadline
+        yield self._alarms.deadline
+        yield self._error_until
+
+    def start(self, now: float) -> None:
+        self._started_at = now
+        if self.is_muted:
+            self._out.do(CloseCapture())
+
+    # --- the button ---------------------------------------------------------------------------------------------
+
+    def edge(self, event: ButtonEdge, now: float) -> list[Gesture]:
+        """Take one reading of the button; one that was never released since the start is no person's press."""
+        self._was_released = self._was_released or not event.pressed
+        is_guarded = self._started_at is None or (
+            not self._was_released and now < self._started_at + self._policy.start_guard_s
+        )
+        return self._gestures.feed(event.pressed, now, is_guarded=is_guarded)
+
+    def late_gestures(self, now: float) -> list[Gesture]:
+        return self._gestures.advance(now)
+
+    # --- microphone, cards and mute -----------------------------------------------------------------------------
+
+    def keep(self, period: AudioCaptured) -> None:
+        """Keep a period that no turn takes, for a press that comes a little late."""
+        self._pre_roll.keep(period)
+
+    def take_pre_roll(self) -> list[AudioCaptured]:
+        return self._pre_roll.take()
+
+    def lose_card(self, direction: Direction, reason: str, now: float) -> str:
+        """Report a lost card.
+
+        Returns:
+            What was reported.
+        """
+        kind: TroubleKind = "no_microphone" if direction == "capture" else "no_speaker"
+        detail = f"{sentence(kind)} ({reason})"
+        self._lost[direction] = reason
+        self.report(kind, now, detail=detail)
+        if direction == "capture":
+            self._pre_roll.forget()
+        return detail
+
+    def find_card(self, direction: Direction) -> None:
+        self._lost.pop(direction, None)
+
+    def switch_mute(self, is_muted: bool) -> bool:
+        """Take the switch's position; returns whether it changed."""
+        if is_muted == self.is_muted:
+            return False
+        self.is_muted = is_muted
+        self._pre_roll.forget()
+        return True
+
+    def follow_mute(self) -> None:
+        self._out.do(CloseCapture() if self.is_muted else OpenCapture())
+        self._out.earcon("muted")
+
+    # --- alarms -------------------------------------------------------------------------------------------------
+
+    def begin_alarm(self, event: AlarmRang, now: float) -> None:
+        self._alarms.begin(event.alarm_id, event.label, now)
+
+    def is_alarm_due(self, now: float) -> bool:
+        return self._alarms.deadline is not None and now >= self._alarms.deadline
+
+    def plan_ring(self, now: float) -> bool:
+        """Plan the next ring; returns whether to ring now, False when it was long enough."""
+        return self._alarms.sound(now)
+
+    def ring(self) -> None:
+        self._out.earcon("alarm")
+        self._out.announce(self._alarms.sentence, "alarm")
+
+    def silence_alarms(self) -> bool:
+        """Acknowledge every alarm; returns whether one was ringing."""
+        was_ringing = bool(self._alarms)
+        self._alarms.silence()
+        return was_ringing
+
+    # --- troubles -----------------------------------------------------------------------------------------------
+
+    def report(self, kind: TroubleKind, now: float, *, detail: str = "", flash: bool = True) -> None:
+        """Report a trouble.
+
+        Args:
+            kind: What went wrong.
+            now: Monotonic seconds.
+            detail: What observers are told; the sentence of the kind if empty.
+            flash: Whether the light shows an error for a moment.
+        """
+        self.trouble = kind
+        if flash:
+            self._error_until = now + self._policy.error_light_s
+        self._out.emit(TroubleReported(kind, detail or sentence(kind)))
+
+    def forget_trouble(self) -> None:
+        self.trouble = ""
+
+    def end_error_light(self, now: float) -> None:
+        if self._error_until is not None and now >= self._error_until:
+            self._error_until = None

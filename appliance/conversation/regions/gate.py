@@ -1,0 +1,89 @@
+"""What a turn must wait for before it is answered: new instructions, and its input guardrails. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from appliance.conversation.commands import CheckText, PrepareAgent
+from appliance.conversation.events import InputCheck, TurnKey
+from appliance.conversation.policy import Policy
+from appliance.conversation.support.outbox import Outbox
+
+__all__ = ["Gate"]
+
+_REMEMBERED = 64  # refused turns whose item the server may still confirm
+
+
+class Gate:
+    """Holds back the answer to the running turn.
+
+    Writes `PrepareAgent` and `CheckText`; their answers open it, and so does a time-out of the instructions.
+    """
+
+    def __init__(self, policy: Policy, out: Outbox) -> None:
+        self._policy = policy
+        self._out = out
+        self._turn = ""
+        self.is_prepared = True
+        """The agent's instructions for this turn are in force."""
+        self.is_checked = True
+        """The input guardrails found nothing, or there are none."""
+        self.has_passed = False
+        """The input guardrails found nothing: they are not asked again on another connection."""
+        self._prepared_by = 0.0
+        self._checked_by = 0.0
+        self._refused: deque[str] = deque(maxlen=_REMEMBERED)
+
+    @property
+    def is_open(self) -> bool:
+        return self.is_prepared and self.is_checked
+
+    def deadline(self, default: float) -> float:
+        """When the first wait ends; `default` if there is none."""
+        waits = [self._prepared_by] * (not self.is_prepared) + [self._checked_by] * (not self.is_checked)
+        return min(waits, default=default)
+
+    def are_instructions_late(self, now: float) -> bool:
+        return not self.is_prepared and now >= self._prepared_by
+
+    def is_check_late(self, now: float) -> bool:
+        return not self.is_checked and now >= self._checked_by
+
+    def refuses(self, turn: str) -> bool:
+        """Whether a turn ended before the input guardrails passed it: the model must not know what was said."""
+        return turn in self._refused
+
+    def begin(self, turn: str) -> None:
+        self._turn = turn
+        self.is_prepared = self.is_checked = True
+        self.has_passed = False
+
+    def prepare(self, agent: str, replay: int, now: float) -> None:
+        """Ask the agent for the instructions of this turn."""
+        self.is_prepared = False
+        self._prepared_by = now + self._policy.prepare_s
+        self._out.do(PrepareAgent(TurnKey(self._turn, replay), agent, "turn"))
+
+    def prepared(self) -> None:
+        self.is_prepared = True
+
+    def await_words(self, now: float) -> None:
+        """Wait for the words of the user, which the guardrails check."""
+        self.is_checked = False
+        self._checked_by = now + self._policy.transcript_s
+
+    def check(self, agent: str, text: str, now: float) -> None:
+        self._checked_by = now + self._policy.guardrail_s
+        self._out.do(CheckText(InputCheck(self._turn), agent, "input", text))
+
+    def checked(self) -> None:
+        """The guardrails found nothing."""
+        self.is_checked = self.has_passed = True
+
+    def end(self) -> bool:
+        """The turn is over; returns whether it ended unchecked, so that its items must be deleted."""
+        if self.is_checked:
+            return False
+        self._refused.append(self._turn)
+        self.is_checked = True
+        return True

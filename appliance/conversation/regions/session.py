@@ -1,0 +1,130 @@
+"""Who talks, as the server knows it, and the ``session.update``s that it has not answered. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from appliance.conversation.policy import Policy
+from appliance.conversation.roster import Brief
+from appliance.conversation.support.outbox import Outbox
+from appliance.conversation.support.values import mapping
+from appliance.realtime import protocol as wire
+
+__all__ = ["Session", "SessionUpdateSent"]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionUpdateSent:
+    """A ``session.update`` that the server has not answered."""
+
+    event_id: str
+    kind: Literal["connect", "turn", "handoff", "rollback", "raw"]
+    session: Mapping[str, Any] = field(repr=False)
+    brief: Brief | None = None
+    """The agent that comes into force with it; of kind ``turn`` the one to restore if it is refused."""
+    call_id: str = ""
+    deadline: float = 0.0
+    """When its answer is no longer awaited."""
+
+
+class Session:
+    """The agent in force, and the updates under way.
+
+    A handoff asks the server first and changes the agent only when the server agrees. The server's answers carry no
+    id of ours, so the updates are kept in order.
+    """
+
+    def __init__(self, policy: Policy, out: Outbox, brief: Brief) -> None:
+        self._policy = policy
+        self._out = out
+        self.brief = brief
+        self.transcriber = ""
+        """The model that writes down what the user says, as the server names it."""
+        self._updates: deque[SessionUpdateSent] = deque()
+
+    @property
+    def is_waiting(self) -> bool:
+        return bool(self._updates)
+
+    @property
+    def has_handoff(self) -> bool:
+        return any(one.kind == "handoff" for one in self._updates)
+
+    def deadlines(self) -> Iterator[float]:
+        return (one.deadline for one in self._updates)
+
+    def expire(self, now: float) -> None:
+        """Forget updates that are late: some servers never accept one in so many words."""
+        self._updates = deque(one for one in self._updates if now < one.deadline)
+
+    def forget(self) -> None:
+        """The connection is gone, and its updates with it."""
+        self._updates.clear()
+
+    def update(self, update: SessionUpdateSent, now: float) -> None:
+        """Send an update; that of a handoff is awaited longer than its call, which gives up first."""
+        wait_s = self._policy.commit_s + self._policy.tool_s * (update.kind == "handoff")
+        self._updates.append(replace(update, deadline=now + wait_s))
+        self._out.send(wire.SessionUpdate(event_id=update.event_id, session=dict(update.session)))
+
+    def note_raw(self, event_id: str, session: Mapping[str, Any], now: float) -> None:
+        """Await the answer to an update that the program sends itself."""
+        deadline = now + self._policy.commit_s
+        self._updates.append(SessionUpdateSent(event_id, "raw", session, deadline=deadline))
+
+    def updated(self, event: wire.SessionUpdated) -> SessionUpdateSent | None:
+        """Find which update the server accepted: by its instructions, else the oldest.
+
+        Returns:
+            The update; None if it was answered before.
+        """
+        audio_input = mapping(mapping(event.session.get("audio")).get("input"))
+        self.transcriber = str(mapping(audio_input.get("transcription")).get("model") or "")
+        instructions = event.session.get("instructions")
+        fits = [one for one in self._updates if one.session.get("instructions", instructions) == instructions]
+        is_old = instructions is not None and instructions == self.brief.session.get("instructions")
+        if not self._updates or (is_old and not fits):
+            return None
+        accepted = fits[0] if fits else self._updates[0]
+        while self._updates.popleft() is not accepted:
+            pass
+        return accepted
+
+    def refused(self, event_id: str | None) -> SessionUpdateSent | None:
+        """Take the update that the server refused; None if the error names none of ours."""
+        update = next((one for one in self._updates if one.event_id == event_id), None)
+        if update is not None:
+            self._updates.remove(update)
+        return update
+
+    def change_for_turn(self, turn: str, brief: Brief, session: Mapping[str, Any], now: float) -> None:
+        """Put new instructions of the same agent in force, and restore the old ones if they are refused."""
+        before, self.brief = self.brief, brief
+        self.update(SessionUpdateSent(f"turn_{turn}", "turn", session, before), now)
+
+    def request_handoff(self, call_id: str, brief: Brief, session: Mapping[str, Any], now: float) -> None:
+        """Ask the server to take another agent; it comes into force when the server agrees."""
+        self.update(SessionUpdateSent(f"handoff_{call_id}", "handoff", session, brief, call_id), now)
+
+    def roll_back(self, call_id: str, session: Mapping[str, Any], now: float) -> None:
+        """A handoff failed: whatever of it the server may have taken is overwritten with the agent in force."""
+        if not any(one.call_id == call_id for one in self._updates):
+            return
+        self._updates = deque(replace(one, kind="rollback") if one.call_id == call_id else one for one in self._updates)
+        self.update(SessionUpdateSent(f"rollback_{call_id}", "rollback", session), now)
+
+
+def session_for(brief: Brief, *, is_trusted: bool, has_spoken: bool) -> Mapping[str, Any]:
+    """Return the ``session`` object of an agent as one connection may have it.
+
+    Args:
+        brief: The agent.
+        is_trusted: Whether the server may have secrets of ours (those of MCP servers).
+        has_spoken: Whether the server has spoken: it would refuse a change of voice.
+    """
+    if not is_trusted:
+        brief = replace(brief, session=brief.without_secrets())
+    return brief.without_voice() if has_spoken else brief.session

@@ -1,0 +1,371 @@
+"""What the user says: captured, sent, committed, and sent again on another connection. Pure.
+
+Theory of operation. The speech of a turn goes through these phases, in one place and in this order::
+
+    LISTENING ──(release, tap, silence, commit)──► COMMITTING ──(the server has it)──► TAKEN
+        ▲                                             │ ▲                                │
+        └────────────(pressed again, unsent)──────────┘ └──────(the connection was lost)─┘
+
+It is captured whether or not there is a connection. `send` brings the server up to date after each event: clear,
+appends, commit. All audio is kept until the first sound of the answer, so a lost connection costs nothing: on the
+next one the same audio is sent again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping
+from enum import Enum, auto
+from typing import Any, Literal, TypeAlias
+
+from appliance.conversation.events import AudioCaptured
+from appliance.conversation.policy import Policy
+from appliance.conversation.support.gestures import Gesture
+from appliance.conversation.support.outbox import CommitOf, Outbox
+from appliance.conversation.support.recording import Delivery, Recording, Words
+from appliance.realtime import protocol as wire
+
+__all__ = ["Ended", "Kind", "Speech"]
+
+Kind: TypeAlias = Literal["button", "program", "message", "vad"]
+"""Who ends a turn: the button; the program that began it; nobody (a message is whole); the server's turn detection."""
+
+Ended: TypeAlias = Literal["captured", "too_long", "too_short", "silence"]
+"""Why nothing more is captured: `captured` as it should be, or not."""
+
+_APPEND_BYTES = 2 * 20 * wire.SAMPLE_RATE // 1000  # one period a frame: a press is on the wire at once
+_REMEMBERED = 64  # items of the user whose transcript may still come
+_FRAMES_PER_MS = wire.SAMPLE_RATE // 1000
+
+
+class _Phase(Enum):
+    LISTENING = auto()
+    COMMITTING = auto()
+    TAKEN = auto()
+
+
+class Speech:
+    """What the user says in the running turn, and which items it became.
+
+    Writes the frames of the input audio buffer and the earcon of the end.
+    """
+
+    def __init__(self, policy: Policy, out: Outbox) -> None:
+        self._policy = policy
+        self._out = out
+        self._turn = ""
+        self._kind: Kind = "button"
+        self._phase: _Phase | None = None
+        self._recording = Recording(0.0)
+        self._delivery = Delivery()
+        self._words = Words()
+        self._commits: deque[str] = deque()
+        """Turns whose commit the server has not confirmed, in order."""
+        self._turn_of_item: OrderedDict[str, str] = OrderedDict()
+        self.deadline = 0.0
+        """Until it is taken; monotonic seconds."""
+
+    # --- what others read ---------------------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """The user is speaking."""
+        return self._phase is _Phase.LISTENING
+
+    @property
+    def is_in_post_roll(self) -> bool:
+        return self._recording.post_roll_left is not None
+
+    @property
+    def is_committing(self) -> bool:
+        """Everything was captured, and the server has not confirmed it."""
+        return self._phase is _Phase.COMMITTING
+
+    @property
+    def is_taken(self) -> bool:
+        """The server has it: the turn is being answered."""
+        return self._phase is _Phase.TAKEN
+
+    @property
+    def is_sent(self) -> bool:
+        return self._delivery.is_commit_sent
+
+    @property
+    def waits(self) -> bool:
+        """It was spoken and waits for a connection: another press goes on with it, nothing else may replace it."""
+        return self.is_committing and not self.is_sent and self._kind != "message"
+
+    @property
+    def unsent_message(self) -> Mapping[str, Any] | None:
+        """A message that waits for a connection."""
+        return self._words.message if self.is_committing and not self.is_sent else None
+
+    @property
+    def item_id(self) -> str:
+        return self._delivery.item_id
+
+    @property
+    def items(self) -> tuple[str, ...]:
+        """Every item of the user in this turn."""
+        return (self._delivery.item_id, *self._words.side_items)
+
+    @property
+    def replays(self) -> int:
+        return self._delivery.replays
+
+    @property
+    def heard(self) -> str | None:
+        """What the user said, once it is written down; of a message its text."""
+        return self._words.heard
+
+    def checked_text(self, heard: str) -> str:
+        """Return what the input guardrails check: the messages given meanwhile, then what was said."""
+        return "\n".join([*self._words.side_texts, heard])
+
+    @property
+    def counted_frames(self) -> int:
+        """Frames that count for the budget."""
+        return self._recording.frames * self._delivery.was_spoken
+
+    # --- begin --------------------------------------------------------------------------------------------------
+
+    def begin(self, turn: str, kind: Kind, pre_roll: Iterable[AudioCaptured], now: float) -> None:
+        self._turn, self._kind = turn, kind
+        self._phase = _Phase.LISTENING
+        self._recording = Recording(now)
+        self._delivery = Delivery()
+        self._words = Words()
+        self.deadline = now + self._policy.max_turn_s
+        for period in pre_roll:
+            self._recording.add(period.pcm, period.peak)
+
+    def begin_at_server(self) -> None:
+        """The server's turn detection heard it begin: the server has what came before."""
+        self._delivery.is_cleared = True
+        self._delivery.sent_bytes = len(self._recording.audio)
+
+    def write(self, message: Mapping[str, Any], text: str, now: float) -> None:
+        """The turn is a message."""
+        self._phase = _Phase.COMMITTING
+        self.deadline = now + self._policy.link_wait_s
+        self._words.message = message
+        self._words.heard = text
+        self._delivery.item_id = str(message["id"])
+
+    def skip(self) -> None:
+        """The turn only asks for an answer: there is nothing to send."""
+        self._phase = _Phase.TAKEN
+        self._delivery.is_commit_sent = True
+
+    def add_message(self, item_id: str, text: str) -> None:
+        """A message is given while the user speaks."""
+        self._words.side_items.append(item_id)
+        self._words.side_texts.append(text)
+
+    # --- capture ------------------------------------------------------------------------------------------------
+
+    def release(self, gesture: Gesture) -> Literal["ended", "too_short"] | None:
+        """The button is released; returns what that means for a turn that it began, None for nothing."""
+        recording = self._recording
+        if not self.is_open or recording.is_latched or self.is_in_post_roll or self._kind != "button":
+            return None
+        mode, held_ms = self._policy.button_mode, gesture.held_s * 1000
+        if mode == "tap" or (mode == "auto" and held_ms <= self._policy.tap_max_ms):
+            recording.is_latched = True
+            return None
+        if held_ms < self._policy.min_turn_ms and recording.started_at >= gesture.at - gesture.held_s:
+            return "too_short"
+        return "ended"
+
+    def keep_post_roll(self, at: float, captured_at: float, now: float) -> Ended | None:
+        """The user was done `at`, a debounce before `now`: keep the post-roll counted from there.
+
+        Counted from the newest sound: with a stalled network seconds of speech still wait in the ring.
+
+        Returns:
+            How it ended at once; None while the post-roll is captured.
+        """
+        recording = self._recording
+        if (at - recording.started_at) * 1000 < self._policy.min_turn_ms:
+            return "too_short"
+        missing_s = at + self._policy.post_roll_ms / 1000 - max(captured_at, recording.started_at)
+        recording.post_roll_left = max(0, round(missing_s * wire.SAMPLE_RATE))
+        self.deadline = now + missing_s + self._policy.link_wait_s
+        return None if recording.post_roll_left else "captured"
+
+    def go_on(self, now: float) -> None:
+        """Pressed again within the post-roll: the sentence goes on."""
+        self._recording.post_roll_left = None
+        self._recording.is_latched = False
+        self.deadline = max(self.deadline, now + self._left_s)
+
+    def resume(self, pre_roll: Iterable[AudioCaptured], now: float) -> None:
+        """Pressed again before any of it was sent: it grows."""
+        self._phase = _Phase.LISTENING
+        for period in pre_roll:
+            self._recording.add(period.pcm, period.peak)
+        self._recording.post_roll_left = None
+        self._recording.is_latched = False
+        self.deadline = now + max(1.0, self._left_s)
+
+    @property
+    def _left_s(self) -> float:
+        return self._policy.max_turn_s - self._recording.frames / wire.SAMPLE_RATE
+
+    def add(self, period: AudioCaptured) -> Ended | None:
+        """Take a period of the microphone; returns how the capture ended with it, None while it goes on."""
+        recording, frames = self._recording, len(period.pcm) // 2
+        recording.add(period.pcm, period.peak)
+        if self._kind == "vad":
+            return None  # the server says when it is over
+        recording.end.feed(period.level_db, frames)
+        if recording.post_roll_left is not None:
+            recording.post_roll_left -= frames
+            return "captured" if recording.post_roll_left <= 0 else None
+        if recording.frames >= self._policy.max_turn_s * wire.SAMPLE_RATE:
+            return "too_long"
+        return self._silence() if recording.is_latched else None
+
+    def _silence(self) -> Ended | None:
+        end = self._recording.end
+        quiet_ms = end.quiet_frames / _FRAMES_PER_MS
+        if end.has_begun:
+            return "captured" if quiet_ms >= self._policy.silence_ms else None
+        if quiet_ms < self._policy.no_speech_s * 1000:
+            return None
+        # Digital silence is a dead microphone, which `close` reports; else it was an accidental tap.
+        return "captured" if self._recording.peak <= self._policy.silence_peak else "silence"
+
+    def close(self, now: float) -> Literal["no_answer", "silent_microphone", "too_short"] | None:
+        """Everything was captured; returns what is wrong with it, None if it can be committed."""
+        self._recording.post_roll_left = None
+        if self._kind == "vad":
+            return "no_answer"  # the server's turn detection never said that it was over
+        if self._recording.peak <= self._policy.silence_peak:
+            return "silent_microphone"
+        if self._recording.frames < self._policy.min_turn_ms * _FRAMES_PER_MS:
+            return "too_short"
+        self._phase = _Phase.COMMITTING
+        self.deadline = now + self._policy.link_wait_s
+        if self._kind == "button":
+            self._out.earcon("end")
+        return None
+
+    # --- delivery -----------------------------------------------------------------------------------------------
+
+    def send(self, now: float) -> bool:
+        """Send what the server lacks; returns whether the commit was among it."""
+        delivery, audio = self._delivery, self._recording.audio
+        if not delivery.is_cleared:
+            delivery.is_cleared = True
+            self._out.send(wire.InputAudioBufferClear())
+        with memoryview(audio) as view:
+            for start in range(delivery.sent_bytes, len(view), _APPEND_BYTES):
+                self._out.send(wire.InputAudioBufferAppend(audio=bytes(view[start : start + _APPEND_BYTES])))
+        delivery.sent_bytes = len(audio)
+        if not self.is_committing or delivery.is_commit_sent:
+            return False
+        delivery.is_commit_sent = delivery.was_spoken = True
+        # A turn may take as long to upload as it took to say.
+        self.deadline = now + self._policy.commit_s + self._recording.frames / wire.SAMPLE_RATE
+        self._commits.append(self._turn)
+        event_id = f"commit_{self._turn}_{delivery.replays}"
+        self._out.send(wire.InputAudioBufferCommit(event_id=event_id), about=CommitOf(self._turn, delivery.replays))
+        return True
+
+    def take_message(self) -> tuple[Mapping[str, Any] | None, str]:
+        """Return the message of the turn, which is sent now, and its text."""
+        self._delivery.is_commit_sent = True
+        return self._words.message, self._words.heard or ""
+
+    def clear_server_buffer(self) -> None:
+        """Drop what the server has of it, unless it was committed."""
+        if self._delivery.sent_bytes > 0 and not self._delivery.is_commit_sent:
+            self._out.send(wire.InputAudioBufferClear())
+
+    def next_commit(self) -> str | None:
+        """Return the turn whose commit the server confirms now; None if no commit is unconfirmed."""
+        return self._commits.popleft() if self._commits else None
+
+    def refuse_commit(self) -> None:
+        """The server refused the commit of this turn."""
+        if self._turn in self._commits:
+            self._commits.remove(self._turn)
+
+    def commit_at_server(self) -> None:
+        """The server's turn detection committed it."""
+        self._delivery.is_cleared = self._delivery.is_commit_sent = self._delivery.was_spoken = True
+        self._phase = _Phase.COMMITTING
+
+    def note_item(self, item_id: str, turn: str) -> None:
+        """Remember which turn an item is of: its transcript comes late."""
+        self._turn_of_item[item_id] = turn
+        while len(self._turn_of_item) > _REMEMBERED:
+            self._turn_of_item.popitem(last=False)
+
+    def turn_of(self, item_id: str) -> str | None:
+        return self._turn_of_item.get(item_id)
+
+    def becomes(self, item_id: str) -> None:
+        """The server made this item of it."""
+        self._delivery.item_id = item_id
+
+    def wait_until(self, deadline: float) -> None:
+        """The server has not confirmed it, and is at work for it all the same."""
+        self.deadline = deadline
+
+    def take(self) -> None:
+        """The server has it, or answers already."""
+        if self.is_committing:
+            self._phase = _Phase.TAKEN
+
+    def hear(self, text: str) -> None:
+        """The server wrote down what the user said."""
+        self._words.heard = text
+
+    def forget_audio(self) -> None:
+        """The answer has begun: it is never sent again."""
+        self._recording.audio.clear()
+        self._delivery.sent_bytes = 0
+
+    # --- connections --------------------------------------------------------------------------------------------
+
+    def forget_commits(self) -> None:
+        """The connection is gone: no commit on it is confirmed."""
+        self._commits.clear()
+
+    def forget_link(self) -> None:
+        """Nothing of it is on the server any more: everything must be sent again."""
+        self._delivery.sent_bytes = 0
+        self._delivery.is_cleared = self._delivery.is_commit_sent = False
+        if self._kind != "message":
+            self._words.heard = None  # it is written down again
+
+    @property
+    def can_be_replayed(self) -> bool:
+        """There is something to send again; an open turn of ours just goes on."""
+        return not self.is_open or self._kind == "vad"
+
+    def replay(self, *, was_sent: bool, now: float) -> bool:
+        """Wait for another connection.
+
+        Args:
+            was_sent: It had been committed; else the deadline for a connection stays as it is.
+            now: Monotonic seconds.
+
+        Returns:
+            False if it was sent too often already.
+        """
+        self._phase = _Phase.LISTENING if self._kind == "vad" else _Phase.COMMITTING
+        if was_sent:
+            self._delivery.replays += 1
+            self.deadline = now + self._policy.link_wait_s
+        return self._delivery.replays <= self._policy.max_replays
+
+    def abandon(self) -> None:
+        """The answer has begun, so the speech counts as taken, also where the server had not confirmed it."""
+        self._phase = _Phase.TAKEN
+
+    def end(self) -> None:
+        """The turn is over."""
+        self._phase = None

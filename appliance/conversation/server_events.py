@@ -1,0 +1,353 @@
+"""What the server says on the main link: one rule for each event. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from appliance.conversation.commands import Disconnect
+from appliance.conversation.notices import HeardTextGrew, HeardTextReceived
+from appliance.conversation.procedures import Procedures
+from appliance.conversation.regions.answer import OutputText
+from appliance.conversation.regions.link import Link
+from appliance.conversation.regions.session import SessionUpdateSent
+from appliance.conversation.support.call import Made
+from appliance.conversation.support.outbox import AsideOf, CommitOf, ItemOf
+from appliance.conversation.support.prices import transcription_usd
+from appliance.conversation.support.retry import Verdict
+from appliance.conversation.support.troubles import sentence
+from appliance.realtime import protocol as wire
+
+__all__ = ["ServerEvents"]
+
+_BENIGN = frozenset({"response_cancel_not_active", "conversation_already_has_active_response", "session_expired"})
+"""Errors of races that the protocol has (a cancel that meets a done), and one whose close frame repeats it."""
+
+
+class ServerEvents:
+    """The rules of the server's events."""
+
+    def __init__(self, do: Procedures) -> None:
+        self._do = do
+
+    def handle(self, link: Link, event: wire.ServerEvent, now: float) -> None:
+        do = self._do
+        if isinstance(event, wire.OutputAudioDelta):
+            link.has_spoken = True  # whoever hears it: the server keeps the voice from here on
+        if do.out_of_band.owns(event):
+            if isinstance(event, wire.ResponseDone):
+                do.count_response(event.response.usage, now)
+            return
+        do.history.apply(event)
+        match event:
+            case wire.OutputAudioDelta():
+                self._audio(event, now)
+            case wire.OutputAudioTranscriptDelta() | wire.OutputTextDelta():
+                self._text(event, event.delta, now, is_final=False)
+            case wire.OutputAudioTranscriptDone():
+                self._text(event, event.transcript, now, is_final=True)
+            case wire.OutputTextDone():
+                self._text(event, event.text, now, is_final=True)
+            case wire.SessionCreated():
+                self._session_created(link, event, now)
+            case wire.SessionUpdated():
+                if (update := do.session.updated(event)) is not None and update.kind == "handoff":
+                    self._hand_over(update, now)
+            case wire.ErrorEvent():
+                self._error(link, event.error, now)
+            case wire.SpeechStarted():
+                self._speech_started(event, now)
+            case wire.InputAudioBufferCommitted():
+                self._committed(event.item_id, now)
+            case wire.InputTranscriptionDelta():
+                do.out.emit(HeardTextGrew(event.item_id, event.delta))
+            case wire.InputTranscriptionCompleted():
+                self._transcribed(event, now)
+            case wire.InputTranscriptionFailed():
+                if do.turn is not None and do.speech.item_id == event.item_id and not do.gate.is_checked:
+                    do.refuse_input("transcript", "what you said could not be written down", now)
+            case wire.ResponseCreated():
+                self._response_created(event.response, now)
+            case wire.OutputItemAdded():
+                if event.item.type == "mcp_call" and self._answers(event.response_id):
+                    self._mcp_call(event.item, now)
+            case wire.OutputItemDone():
+                self._item_done(event, now)
+            case wire.McpCallArgumentsDone():
+                do.calls.mcp_arguments(event)
+            case wire.McpCallCompleted() | wire.McpCallFailed():
+                do.calls.mcp_over(event.item_id, now, is_error=isinstance(event, wire.McpCallFailed))
+            case wire.McpListToolsFailed():
+                do.device.report("server_error", now, detail="the list of an MCP server's tools could not be read")
+            case wire.ResponseDone():
+                self._response_done(event.response, now)
+            case _:
+                pass  # progress needs no other event
+
+    # --- the session --------------------------------------------------------------------------------------------
+
+    def _session_created(self, link: Link, event: wire.SessionCreated, now: float) -> None:
+        do = self._do
+        if link.is_ready:
+            return
+        do.link.created(link, now, model=str(event.session.get("model") or ""))
+        do.link_ready(link, now)
+        if do.speech.is_committing:
+            do.speech.wait_until(now + do.policy.commit_s + do.policy.prepare_s * do.session.brief.is_asked_at_connect)
+
+    def _hand_over(self, update: SessionUpdateSent, now: float) -> None:
+        """The server has accepted the new agent: from here on it talks."""
+        do = self._do
+        assert update.brief is not None
+        before, do.session.brief = do.session.brief.agent, update.brief
+        do.answer.hand_over(before, update.brief.agent, is_answering=do.turn is not None)
+        call = do.calls.open.get(update.call_id)
+        if call is not None:
+            if do.turn_id == call.turn and call.handoff is not None:
+                do.answer.speaker.first_sentence = call.handoff.first_sentence
+            output = json.dumps({"assistant": update.brief.agent})
+            do.close_call(do.calls.close(call, output, is_error=False), now)
+
+    # --- errors -------------------------------------------------------------------------------------------------
+
+    def _error(self, link: Link, error: wire.ErrorDetail, now: float) -> None:
+        """Report an error, unless somebody owns it: the first owner in `LADDER` acts on it, alone."""
+        link.last_error = error.code or error.type
+        if any(owns(self, link, error, now) for owns in LADDER):
+            return
+        if link.is_ready and error.code not in _BENIGN and not _is_truncate_race(error):
+            self._do.device.report("server_error", now, detail=error.message)
+
+    def _error_of_update(self, link: Link, error: wire.ErrorDetail, now: float) -> bool:
+        do = self._do
+        update = do.session.refused(error.event_id)
+        if update is None:
+            return False
+        if update.kind == "connect":
+            do.out.do(Disconnect(link.id))
+            do.device.report("server_error", now, detail=error.message)
+            do.lose_link(Verdict("fatal", "settings_refused", sentence("settings_refused")), now)
+        elif update.kind == "handoff":
+            do.fail_handoff(update.call_id, error.message, now)
+        else:
+            if update.kind == "turn" and update.brief is not None:
+                do.session.brief = update.brief
+            do.device.report("server_error", now, detail=error.message)
+        return True
+
+    def _error_of_question(self, link: Link, error: wire.ErrorDetail, now: float) -> bool:
+        cause = self._do.out.cause(error.event_id)
+        return isinstance(cause, AsideOf) and self._do.out_of_band.refuse(cause.key, error.message)
+
+    def _error_of_busy_server(self, link: Link, error: wire.ErrorDetail, now: float) -> bool:
+        do = self._do
+        if error.code != "conversation_already_has_active_response":
+            return False
+        if do.answer.refused(error.event_id, now) and do.turn is not None:
+            do.answer.retry()
+        return True
+
+    def _error_of_response(self, link: Link, error: wire.ErrorDetail, now: float) -> bool:
+        turn = self._do.answer.abandon(error.event_id)
+        if turn is not None and turn == self._do.turn_id:
+            self._do.fail_turn("answer_failed", now, detail=error.message)
+        return turn is not None
+
+    def _error_of_commit(self, link: Link, error: wire.ErrorDetail, now: float) -> bool:
+        do = self._do
+        if do.turn is None or do.out.cause(error.event_id) != CommitOf(do.turn.id, do.speech.replays):
+            return False
+        do.speech.refuse_commit()
+        do.fail_turn("server_error", now, detail=error.message)
+        return True
+
+    def _error_of_item(self, link: Link, error: wire.ErrorDetail, now: float) -> bool:
+        """An item that we created or deleted is not on the server: so it is not here."""
+        do, cause = self._do, self._do.out.cause(error.event_id)
+        if not isinstance(cause, ItemOf):
+            return False
+        do.history.remove(cause.item_id)
+        do.device.report("item_refused", now, detail=error.message)
+        if do.turn is not None and do.turn.kind == "message" and do.speech.item_id == cause.item_id:
+            do.fail_turn("server_error", now, detail=error.message)
+        return True
+
+    # --- what the user said -------------------------------------------------------------------------------------
+
+    def _speech_started(self, event: wire.SpeechStarted, now: float) -> None:
+        """The server's turn detection hears the user: a barge-in, and a turn that the server ends."""
+        do, detection = self._do, self._do.session.brief.turn_detection
+        if detection is None:
+            return
+        if not do.speech.is_open:
+            if detection.get("interrupt_response", True):
+                do.answer.cancel_at_server(now)
+            do.begin_turn("vad", now)
+            do.speech.begin_at_server()
+        do.speech.becomes(event.item_id)
+
+    def _committed(self, item_id: str, now: float) -> None:
+        do, detection = self._do, self._do.session.brief.turn_detection
+        turn = do.turn
+        if detection is not None and (turn is None or turn.kind == "vad"):
+            turn = turn or do.begin_turn("vad", now)  # an idle user is prompted without having spoken
+            do.speech.commit_at_server()
+            if detection.get("create_response", True):
+                do.answer.ask_at_server(turn.id)
+                is_free = do.link.is_free
+                do.answer.open(do.session.brief, is_taken=do.speech.is_taken, is_free=is_free, now=now)
+                do.prepare_for_turn(now)  # too late for this answer, which the server begins by itself
+            else:
+                do.begin_checks(now)
+                do.answer.want(turn.id)
+        else:
+            of_turn = do.speech.next_commit() or do.turn_id or ""
+            do.speech.note_item(item_id, of_turn)
+            if do.gate.refuses(of_turn):
+                do.history.delete(item_id)
+            if turn is None or turn.id != of_turn or not do.speech.is_committing or not do.speech.is_sent:
+                return
+        do.speech.becomes(item_id)
+        do.speech.note_item(item_id, turn.id)
+        do.speech_taken(now)
+
+    def _transcribed(self, event: wire.InputTranscriptionCompleted, now: float) -> None:
+        do, text = self._do, event.transcript.strip()
+        turn_id = do.speech.turn_of(event.item_id)
+        if turn_id is not None:
+            do.out.emit(HeardTextReceived(turn_id, text))
+        if event.usage is not None:
+            do.count(transcription_usd(do.session.transcriber, event.usage), event.usage, 0.0, now)
+        if do.turn is not None and do.speech.item_id == event.item_id:
+            do.speech.hear(text)
+            if not do.gate.is_checked:
+                do.check_input(text, now)
+
+    # --- the answer ---------------------------------------------------------------------------------------------
+
+    def _answers(self, response_id: str) -> bool:
+        do = self._do
+        is_awaited = do.turn is not None and not do.speech.is_open
+        return is_awaited and do.answer.answers(response_id, do.turn_id)
+
+    def _response_created(self, response: wire.Response, now: float) -> None:
+        do = self._do
+        if do.answer.created(response) and do.turn is not None and not do.speech.is_open:
+            do.answer.accept(do.session.brief)
+            do.speech_taken(now)
+
+    def _audio(self, event: wire.OutputAudioDelta, now: float) -> None:
+        do = self._do
+        if event.delta and self._answers(event.response_id):
+            do.speech_taken(now)
+            do.speech.forget_audio()
+            do.answer.hear(event, do.link.main_id or 0, now)
+
+    def _text(self, event: OutputText, text: str, now: float, *, is_final: bool) -> None:
+        do = self._do
+        if (text or is_final) and self._answers(event.response_id):
+            do.speech_taken(now)
+            do.answer.read(event, text, do.turn_id or "", now, is_final=is_final)
+
+    def _item_done(self, event: wire.OutputItemDone, now: float) -> None:
+        if self._answers(event.response_id) or event.item.type == "mcp_call":  # it may outlast its response
+            self._item(event.item, now)
+        else:
+            self._dismiss(event.item)
+
+    def _dismiss(self, item: wire.Item) -> None:
+        """Take an item of a response that was interrupted: a call is not made, an answer is not heard."""
+        do = self._do
+        if do.calls.dismiss(item):
+            do.history.add_output(item.call_id, "The user interrupted, so this call was not made.")
+        known = do.history.get(item.id)
+        is_unheard = known is not None and known.heard_ms is None
+        if do.answer.is_unplayed(item, is_unheard=is_unheard):
+            do.forget_unplayed(item.id)
+
+    def _item(self, item: wire.Item, now: float) -> None:
+        do, made = self._do, self._made()
+        if made is None:
+            return
+        if item.type == "mcp_call":
+            do.close_call(do.calls.close_mcp(item), now)
+        elif item.type == "mcp_approval_request":
+            if do.calls.open.is_unknown(item.id):
+                do.answer.received.has_output = True
+                do.close_call(do.calls.take_mcp_request(item, made, now), now)
+        elif item.type == "function_call" and (call := do.calls.take(item, made, now)) is not None:
+            do.speech_taken(now)
+            do.answer.received.has_output = True
+            in_force = do.session.brief
+            by = do.answer.speaker.brief or in_force
+            do.close_call(do.calls.begin(call, by, in_force.agent, now), now)
+
+    def _mcp_call(self, item: wire.Item, now: float) -> None:
+        do, made = self._do, self._made()
+        if made is not None and do.calls.open.is_unknown_mcp(item.id):
+            do.answer.received.has_output = True
+            do.calls.take_mcp(item, made, now)
+
+    def _made(self) -> Made | None:
+        """By which agent, in which turn and on which link the response that is under way makes calls."""
+        do = self._do
+        if do.turn is None or do.link.main is None:
+            return None
+        return Made(do.turn.id, do.link.main.id, (do.answer.speaker.brief or do.session.brief).agent)
+
+    def _response_done(self, response: wire.Response, now: float) -> None:
+        do = self._do
+        answers = self._answers(response.id)  # read before the slot is freed
+        request = do.answer.done(response)
+        do.count_response(response.usage, now)
+        turn = do.turn
+        if turn is None or not answers or request is None or request.is_cancelled:
+            for item in response.output:
+                self._dismiss(item)
+            return
+        do.answer.close()
+        do.speech_taken(now)
+        do.account.add_to_turn(response.usage)
+        for item in response.output:
+            self._item(item, now)
+        do.answer.playback.check_rest(response, now)
+        do.answer.release(do.link.main_id or 0, now)
+        if response.status == "failed":
+            do.answer.fail("answer_failed", response.error.message if response.error else "")
+        elif response.status == "incomplete":
+            reason = response.reason or "no reason"
+            do.device.report("answer_incomplete", now, detail=f"the answer was cut short: {reason}")
+        elif response.status == "cancelled" and do.session.brief.turn_detection and not do.answer.received.has_output:
+            do.end_turn("interrupted", now)  # the server's turn detection heard the user again
+            return
+        if _speaks_of_mcp(response):
+            do.calls.speak_of_mcp()
+        if do.calls.open.round.seen and not do.answer.received.failure:
+            do.ask_again(turn)
+        else:
+            do.answer.asked.is_done = True
+
+
+Owner = Callable[[ServerEvents, Link, wire.ErrorDetail, float], bool]
+
+LADDER: tuple[Owner, ...] = (
+    ServerEvents._error_of_update,
+    ServerEvents._error_of_question,
+    ServerEvents._error_of_busy_server,
+    ServerEvents._error_of_response,
+    ServerEvents._error_of_commit,
+    ServerEvents._error_of_item,
+)
+"""Who can own an error of the server, in order: the first that says so ends the search."""
+
+
+def _speaks_of_mcp(response: wire.Response) -> bool:
+    """Whether the response has a message behind its last call of an MCP server."""
+    kinds = [item.type for item in response.output]
+    last = max((at for at, kind in enumerate(kinds) if kind == "mcp_call"), default=-1)
+    return "message" in kinds[last + 1 :]
+
+
+def _is_truncate_race(error: wire.ErrorDetail) -> bool:
+    """ "Audio content of 9250ms is already shorter than 57340ms": no code, and no harm."""
+    return (error.code or "").startswith("item_truncate") or "already shorter than" in error.message

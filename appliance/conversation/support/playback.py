@@ -1,0 +1,217 @@
+"""The sound of the answers: which of it may be played, what was played, and how much was heard. Pure.
+
+With guardrails, `TextGate` says which text to check and which audio may be played; `Playout` counts what was queued and
+heard, in epochs. A flush begins an epoch: audio and reports of an older one mean nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from appliance.conversation.commands import CheckText, FinishPlay, FlushPlayback, Play
+from appliance.conversation.events import OutputCheck, PlayoutProgress
+from appliance.conversation.notices import AnswerAudioEnded, AnswerInterrupted
+from appliance.conversation.policy import Policy
+from appliance.conversation.support.outbox import Outbox
+from appliance.conversation.support.playout import Heard, Playout
+from appliance.conversation.support.text_gate import Check, TextGate
+from appliance.realtime import protocol as wire
+
+__all__ = ["Cut", "Playback"]
+
+_REMEMBERED = 64  # items that late events may still name
+_FRAMES_PER_MS = wire.SAMPLE_RATE // 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What a flush cut off."""
+
+    items: tuple[tuple[Heard, int], ...]
+    """Queued items that were not heard whole, each with the milliseconds of it that were received."""
+    unplayed: tuple[str, ...]
+    """Items of which nothing was queued: all their audio was held back."""
+
+
+class Playback:
+    """The one writer of `Outbox.epoch`."""
+
+    def __init__(self, policy: Policy, out: Outbox) -> None:
+        self._out = out
+        self._holds = policy.hold_audio
+        self._stall_s = policy.playout_stall_s
+        self._playout = Playout()
+        self._gate = TextGate(debounce=policy.guardrail_debounce, hold=policy.hold_audio, check_s=policy.guardrail_s)
+        self._link = 0
+        """The connection that the queued audio came from."""
+        self._heard_at = 0.0
+        """When more was heard last, or the queue began to fill."""
+        self._must_finish = False
+        """Audio was handed over, and its end was not."""
+        self._played: deque[str] = deque(maxlen=_REMEMBERED)
+        self.guards = ""
+        """The agent whose guardrails watch the response that is under way; "" for none."""
+
+    @property
+    def is_playing(self) -> bool:
+        """Some of what was queued has not been heard yet."""
+        return self._playout.is_pending
+
+    @property
+    def is_checking(self) -> bool:
+        """Something is being checked or held back: the answer is not over."""
+        return self._gate.is_busy
+
+    @property
+    def played_items(self) -> tuple[str, ...]:
+        """Items of the assistant of which something was played, or read."""
+        return tuple(self._played)
+
+    @property
+    def deadline(self) -> float | None:
+        """When a check is late."""
+        return self._gate.deadline
+
+    def is_on(self, link: int | None) -> bool:
+        """Whether the queued audio came from this connection."""
+        return link is not None and self._link == link
+
+    def stalled_at(self, deadline: float) -> float:
+        """Return when the playback stands still, but not before `deadline`."""
+        return max(deadline, self._heard_at + self._stall_s) if self.is_playing else deadline
+
+    def heard(self) -> list[Heard]:
+        """Return every queued item in order with how much of it was heard."""
+        return self._playout.heard()
+
+    def begin(self) -> None:
+        """A turn begins."""
+        self._must_finish = False
+        self.guards = ""
+
+    # --- what the server sends ----------------------------------------------------------------------------------
+
+    def feed(self, event: wire.OutputAudioDelta, link: int, now: float) -> None:
+        """Take a piece of audio: play it, or hold it until its text has passed."""
+        if self.guards and self._holds:
+            self._gate.hold(event.item_id, event.content_index, event.delta)
+            self._release(link, now)
+        else:
+            self._play(event.item_id, event.content_index, event.delta, link, now)
+
+    def _play(self, item_id: str, content_index: int, pcm: bytes, link: int, now: float) -> None:
+        if not self.is_playing:
+            self._heard_at = now
+        self._must_finish = True
+        self.note_played(item_id)
+        self._link = link
+        self._playout.queue(item_id, content_index, len(pcm) // 2)
+        self._out.do(Play(self._out.epoch, item_id, pcm))
+
+    def note_played(self, item_id: str) -> None:
+        if item_id not in self._played:
+            self._played.append(item_id)
+
+    def _release(self, link: int, now: float) -> None:
+        for piece in self._gate.release():
+            self._play(piece.item_id, piece.content_index, piece.pcm, link, now)
+
+    def release(self, link: int, now: float, *, is_over: bool) -> None:
+        """Play what the guardrails have passed.
+
+        Args:
+            link: The connection that the audio came from.
+            now: Monotonic seconds.
+            is_over: The response is done, so no more audio comes behind it.
+        """
+        self._release(link, now)
+        if is_over and not self._gate.held_items:
+            self.finish()
+
+    def finish(self) -> None:
+        """No more audio comes."""
+        if self._must_finish:
+            self._must_finish = False
+            self._out.do(FinishPlay(self._out.epoch))
+            items = self.heard()
+            self._out.emit(AnswerAudioEnded(items[-1].item_id if items else ""))
+
+    # --- guardrails ---------------------------------------------------------------------------------------------
+
+    def read(self, item_id: str, content_index: int, text: str, now: float, *, is_final: bool) -> None:
+        """Take a piece of text, or (`is_final`) all of it, and have it checked when it is time."""
+        if self.guards:
+            take = self._gate.ended if is_final else self._gate.grew
+            self._check(take(item_id, content_index, text, now))
+
+    def check_rest(self, response: wire.Response, now: float) -> None:
+        """The answer is over: check every text that is not final, also one that only comes now."""
+        if not self.guards:
+            return
+        for item in response.output:
+            if item.type == "message":
+                for index, part in enumerate(item.content):
+                    text = part.transcript if part.transcript is not None else part.text
+                    self._check(self._gate.ended(item.id, index, text or "", now))
+        for check in self._gate.all_ended(now):
+            self._check(check)
+
+    def _check(self, check: Check | None) -> None:
+        if check is not None:
+            self._out.do(CheckText(OutputCheck(check.number), self.guards, "output", check.text))
+
+    def pending(self, key: OutputCheck) -> Check | None:
+        """Return the check that a verdict is about; None if it is of an answer that is over."""
+        return self._gate.pending(key.number)
+
+    def passed(self, key: OutputCheck) -> None:
+        self._gate.passed(key.number)
+
+    def late_check(self, now: float) -> Check | None:
+        return self._gate.late(now)
+
+    def reset_checks(self) -> None:
+        """Audio that is held back is never played, and verdicts that still come mean nothing."""
+        self._gate.reset()
+
+    def drop_held(self) -> None:
+        """Audio that is held back is never played; what was released plays on, and is still watched."""
+        self._gate.drop_held()
+
+    # --- the playback -------------------------------------------------------------------------------------------
+
+    def progress(self, event: PlayoutProgress, now: float) -> None:
+        """Take a report of the playback; one of an older epoch means nothing."""
+        if event.epoch == self._out.epoch and self._playout.progress(event.played_frames, drained=event.drained):
+            self._heard_at = now
+
+    def silence(self) -> None:
+        """Stop all sound, and raise the epoch."""
+        self._playout.flush()
+        self._out.epoch += 1
+        self._out.do(FlushPlayback(self._out.epoch))
+
+    def flush(self) -> Cut:
+        """Stop all sound, also when there is none: the epoch here and in the playback must agree."""
+        was_playing = self.is_playing
+        queued = self.heard()
+        held = self._gate.held_items
+        items = tuple(
+            (one, (one.received_frames + self._gate.held_frames(one.item_id)) // _FRAMES_PER_MS)
+            for one in queued
+            if not one.is_whole or one.item_id in held
+        )
+        self.silence()
+        if was_playing and items:
+            self._out.emit(AnswerInterrupted(items[0][0].item_id, items[0][0].heard_ms))
+        return Cut(items, tuple(sorted(held - {one.item_id for one in queued})))
+
+    def truncate(self, cut: Cut) -> None:
+        """Tell the server how much was heard of each item."""
+        for one, _ in cut.items:
+            self._out.send(
+                wire.ConversationItemTruncate(
+                    item_id=one.item_id, content_index=one.content_index, audio_end_ms=one.heard_ms
+                )
+            )
