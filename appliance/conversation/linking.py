@@ -35,14 +35,14 @@ class Linking(Turns):
             self._configure(link, now)
         else:
             self._do(Disconnect(link.id))
-            self._lose_link(classify(None, "timed out waiting for session.created", last_error=link.last_error), now)
+            self._lose_link(classify("timeout", None, last_error=link.last_error), now)
 
     def _on_link_down(self, event: LinkDown, now: float) -> None:
         main, spare = self._links.main, self._links.spare
         if main is not None and event.link == main.id:
-            self._lose_link(classify(event.code, event.reason, last_error=main.last_error), now)
+            self._lose_link(classify(event.kind, event.code, last_error=main.last_error), now)
         elif spare is not None and event.link == spare.id:
-            self._links.lose_spare(now, classify(event.code, event.reason, last_error=spare.last_error))
+            self._links.lose_spare(now, classify(event.kind, event.code, last_error=spare.last_error))
 
     def _lose_link(self, verdict: Verdict, now: float) -> None:
         is_trouble = self._links.lose(verdict, now)
@@ -140,4 +140,4 @@ class Linking(Turns):
         self._report("bad_frame", now, detail=event.problem)
         if link.bad_frames > self._policy.max_bad_frames:
             self._do(Disconnect(link.id))
-            self._lose_link(classify(None, f"{link.bad_frames} unreadable frames"), now)
+            self._lose_link(classify("bad_frames", None), now)

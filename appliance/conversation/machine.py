@@ -324,7 +324,7 @@ class Conversation(Listening):
                 if turn.is_commit_sent and self._links.main is not None:
                     # The server took the audio and said nothing: a dead peer. Another connection may be better.
                     self._do(Disconnect(self._links.main.id))
-                    self._lose_link(classify(None, "timed out waiting for the server to confirm the audio"), now)
+                    self._lose_link(classify("timeout", None), now)
                 else:
                     self._fail_turn("no_link", now)
             case Phase.ANSWERING:
