@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import importlib.metadata
 import json
 import logging
@@ -426,21 +427,169 @@ async def test_a_resolver_that_hangs_holds_up_neither_the_disconnect_nor_the_end
     assert inbox.events == [LinkDown(1, "closed", 1000, "closed by us")]
 
 
-async def test_a_second_address_is_tried_when_the_first_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as placeholder:
-        closed_port = placeholder.getsockname()[1]
-    real = socket.getaddrinfo
+class Addresses:
+    """A host of several addresses on loopback, of which some are dead: nothing answers, nothing refuses.
+
+    Names are resolved without a thread, and every socket that the transport opens is kept.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *hosts: str, dead: Sequence[str] = ()) -> None:
+        self.tried: list[str] = []
+        self.sockets: list[socket.socket] = []
+        self._dead = dead
+        self._listed = [self._entry(host) for host in hosts]
+        loop = asyncio.get_running_loop()
+        self._connect = loop.sock_connect
+        monkeypatch.setattr(loop, "sock_connect", self._sock_connect)
+        monkeypatch.setattr(socket, "getaddrinfo", self._getaddrinfo)
+
+    @staticmethod
+    def _entry(host: str) -> tuple[Any, str]:
+        return (socket.AF_INET6 if ":" in host else socket.AF_INET), host
+
+    def _getaddrinfo(self, _: Any, port: Any, *__: Any, **___: Any) -> list[Any]:
+        return [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port)) for family, host in self._listed]
+
+    async def _sock_connect(self, opened: socket.socket, target: Any) -> None:
+        self.tried.append(target[0])
+        self.sockets.append(opened)
+        if target[0] in self._dead:
+            await asyncio.Event().wait()
+        await self._connect(opened, target)
+
+    @property
+    def are_closed(self) -> bool:
+        return all(one.fileno() == -1 for one in self.sockets)
+
+
+async def test_a_dead_address_holds_up_the_next_one_for_no_more_than_the_stagger(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(websocket, "_STAGGER_S", 0.01)
     async with ScriptedServer([close(1000, "reached")]) as server:
+        addresses = Addresses(monkeypatch, "127.0.0.9", "127.0.0.1", dead=["127.0.0.9"])
+        down, _ = await end_of(f"ws://two.invalid:{server.port}/", connect_timeout_s=2.0)
 
-        def both(host: Any, port: Any, *args: Any, **options: Any) -> Any:
-            if options.get("flags"):
-                raise socket.gaierror(socket.EAI_NONAME, "not digits")
-            return real("127.0.0.1", closed_port, *args, **options) + real("127.0.0.1", port, *args, **options)
+    assert down.detail == "reached"
+    assert addresses.tried == ["127.0.0.9", "127.0.0.1"]
+    assert addresses.are_closed
 
-        monkeypatch.setattr(socket, "getaddrinfo", both)
+
+async def test_the_next_address_does_not_wait_for_the_stagger_when_one_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "_STAGGER_S", 60.0)
+    async with ScriptedServer([close(1000, "reached")]) as server:
+        addresses = Addresses(monkeypatch, "127.0.0.9", "127.0.0.1")
         down, _ = await end_of(f"ws://two.invalid:{server.port}/")
 
     assert down.detail == "reached"
+    assert addresses.tried == ["127.0.0.9", "127.0.0.1"]
+
+
+async def test_an_address_that_answers_before_the_stagger_is_the_only_one_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(websocket, "_STAGGER_S", 60.0)
+    async with ScriptedServer([close(1000, "reached")]) as server:
+        addresses = Addresses(monkeypatch, "127.0.0.1", "127.0.0.9")
+        await end_of(f"ws://two.invalid:{server.port}/")
+
+    assert addresses.tried == ["127.0.0.1"]
+
+
+async def test_the_families_of_addresses_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "_STAGGER_S", 0.01)
+    async with ScriptedServer([close(1000, "reached")]) as server:
+        addresses = Addresses(monkeypatch, "::2", "::3", "127.0.0.1", dead=["::2", "::3"])
+        down, _ = await end_of(f"ws://many.invalid:{server.port}/", connect_timeout_s=2.0)
+
+    assert down.detail == "reached"
+    assert addresses.tried == ["::2", "127.0.0.1"]
+
+
+async def test_a_server_that_is_down_on_all_its_addresses_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as placeholder:
+        port = placeholder.getsockname()[1]
+    addresses = Addresses(monkeypatch, "127.0.0.1", "127.0.0.9")
+    down, _ = await end_of(f"ws://two.invalid:{port}/")
+
+    assert (down.kind, down.code) == ("refused", None)
+    assert len(addresses.tried) == 2
+    assert addresses.are_closed
+
+
+async def test_addresses_that_are_all_dead_are_a_timeout_and_leave_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "_STAGGER_S", 0.01)
+    hosts = ["127.0.0.8", "127.0.0.9"]
+    addresses = Addresses(monkeypatch, *hosts, dead=hosts)
+    down, _ = await end_of("ws://two.invalid/", connect_timeout_s=0.5)
+    await asyncio.sleep(0)
+
+    assert down.kind == "timeout"
+    assert addresses.tried == hosts
+    assert addresses.are_closed
+
+
+@pytest.mark.parametrize("turns", range(16))
+async def test_a_disconnect_in_any_turn_of_the_loop_leaves_no_socket_open(
+    turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "_STAGGER_S", 0.0)
+    inbox = Inbox()
+    async with ScriptedServer(every_other=[hold()]) as server:
+        addresses = Addresses(monkeypatch, "127.0.0.9", "127.0.0.1", dead=["127.0.0.9"])
+        async with running(f"ws://two.invalid:{server.port}/", inbox) as transport:
+            transport.connect(1)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            transport.disconnect(1)
+            await transport.said_goodbye()
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    assert isinstance(inbox.events[-1], LinkDown)
+    assert addresses.are_closed
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_one_address_that_answers_as_another_refuses_does_not_wait_for_a_third(
+    turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "_STAGGER_S", 0.01)
+    async with ScriptedServer([close(1000, "reached")]) as server:
+        addresses = Addresses(monkeypatch, "127.0.0.1", "127.0.0.8", "127.0.0.9", dead=["127.0.0.9"])
+        refused = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        connect = loop.sock_connect
+
+        async def sock_connect(opened: socket.socket, target: Any) -> None:
+            if target[0] == "127.0.0.8":
+                refused.set()
+                raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+            if target[0] == "127.0.0.1":
+                await refused.wait()
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+            await connect(opened, target)
+
+        monkeypatch.setattr(loop, "sock_connect", sock_connect)
+        down, _ = await end_of(f"ws://three.invalid:{server.port}/", connect_timeout_s=2.0)
+
+    assert down.detail == "reached"
+    assert addresses.are_closed
+
+
+async def test_the_addresses_of_a_proxy_are_raced_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "_STAGGER_S", 0.01)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    async with tcp_server(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n") as port:
+        addresses = Addresses(monkeypatch, "127.0.0.9", "127.0.0.1", dead=["127.0.0.9"])
+        monkeypatch.setenv("http_proxy", f"http://proxy.invalid:{port}")
+        down, _ = await end_of("ws://far.invalid/", connect_timeout_s=2.0)
+
+    assert down.kind == "proxy"
+    assert addresses.tried == ["127.0.0.9", "127.0.0.1"]
+    assert addresses.are_closed
 
 
 async def test_a_server_that_never_answers_the_upgrade_is_a_timeout() -> None:
