@@ -82,9 +82,9 @@ _OF_CLOSE_CODE: Final[Mapping[int, LinkFailure]] = {
 _OF_WHOLE_REASON: Final[tuple[tuple[re.Pattern[str], LinkFailure], ...]] = (
     # OpenAI, 1001 after an hour, recorded; an `error` event `session_expired` comes before it
     (re.compile(r"Your session hit the maximum duration of \d+ minutes\."), "session_expired"),
-    # a server that ends a session after silence, with 1008
+    # not OpenAI's, and whose it is was not noted: 1008 after a long silence
     (re.compile(r"Conversation timed out after [\d.]+ seconds due to inactivity"), "session_expired"),
-    (re.compile(r"Unauthori[sz]ed", re.IGNORECASE), "unauthorized"),  # the phrase of HTTP's 401, with 1008
+    (re.compile(r"Unauthori[sz]ed", re.IGNORECASE), "unauthorized"),  # 1008 with the phrase of HTTP's 401; as above
 )
 """Whole close reasons of servers that give no error code."""
 
