@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from appliance.agents.context import HistoryItem
 from appliance.conversation.roster import Brief
 from appliance.realtime.protocol import ServerEvent
 
 __all__ = [
+    "FAILURE_OF_ERROR_CODE",
     "AbortAsked",
     "AgentKey",
     "AgentPrepared",
@@ -62,36 +63,6 @@ __all__ = [
 ]
 
 Direction: TypeAlias = Literal["capture", "playback"]
-
-LinkFailure: TypeAlias = Literal[
-    "bad_key",
-    "no_key",
-    "no_credit",
-    "account_closed",
-    "unauthorized",
-    "region",
-    "model_not_found",
-    "bad_shape",
-    "policy",
-    "not_an_endpoint",
-    "bad_address",
-    "proxy",
-    "refused",
-    "unreachable",
-    "name_not_found",
-    "tls",
-    "not_a_server",
-    "timeout",
-    "rate_limited",
-    "server_error",
-    "bad_frames",
-    "protocol_error",
-    "too_big",
-    "closed",
-    "lost",
-    "session_expired",
-]
-"""Why a connection could not be made, or ended; `retry.classify` says what follows from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,15 +184,76 @@ class LinkUp:
     link: int
 
 
+LinkFailure: TypeAlias = Literal[
+    "account_closed",
+    "bad_address",
+    "bad_frames",
+    "bad_key",
+    "bad_shape",
+    "closed",
+    "lost",
+    "model_not_found",
+    "name_not_found",
+    "no_credit",
+    "no_key",
+    "not_a_server",
+    "not_an_endpoint",
+    "policy",
+    "protocol_error",
+    "proxy",
+    "rate_limited",
+    "refused",
+    "region",
+    "server_error",
+    "session_expired",
+    "timeout",
+    "tls",
+    "too_big",
+    "unauthorized",
+    "unreachable",
+]
+"""Why a connection could not be made, or ended; `retry.classify` says what follows from it."""
+
+FAILURE_OF_ERROR_CODE: Final[Mapping[str, LinkFailure]] = {
+    "invalid_api_key": "bad_key",
+    "incorrect_api_key": "bad_key",
+    "authentication_error": "bad_key",
+    "insufficient_quota": "no_credit",
+    "credit_balance_exhausted": "no_credit",
+    "billing_hard_limit_reached": "no_credit",
+    "billing_not_active": "no_credit",
+    "account_deactivated": "account_closed",
+    "insufficient_permissions": "unauthorized",
+    "permission_error": "unauthorized",
+    "mismatched_project": "unauthorized",
+    "mismatched_organization": "unauthorized",
+    "unsupported_country_region_territory": "region",
+    "model_not_found": "model_not_found",
+    "invalid_model": "model_not_found",
+    "missing_model": "model_not_found",
+    "deploymentnotfound": "model_not_found",
+    "beta_api_shape_disabled": "bad_shape",
+    "session_expired": "session_expired",
+    "rate_limit_exceeded": "rate_limited",
+    "inference_rate_limit_exceeded": "rate_limited",
+    "server_shutdown": "server_error",
+    "server_error": "server_error",
+    "internal_error": "server_error",
+}
+"""Types and codes of the server's errors, in lower case: of an ``error`` event, of the body of a refusal, of a close
+reason ``<type>.<code>``. Where a type and its code are both here, the first in this order wins."""
+
+
 @dataclass(frozen=True, slots=True)
 class LinkDown:
     """Connection `link` could not be made, or ended; comes exactly once for each ``Connect``."""
 
     link: int
+    kind: LinkFailure
     code: int | None
     """The WebSocket close code or the HTTP status; None where there was neither (DNS, refused, time-out)."""
-    reason: str
-    """The close reason of the peer, or what the operating system said."""
+    detail: str
+    """What the peer or the operating system said, for logs only: no decision looks at it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -273,9 +273,9 @@ class Conversation:
     def _link_down(self, event: ev.LinkDown, now: float) -> None:
         main, spare = self._do.link.main, self._do.link.spare
         if main is not None and event.link == main.id:
-            self._do.lose_link(classify(event.code, event.reason, last_error=main.last_error), now)
+            self._do.lose_link(classify(event.kind, event.code, last_error=main.last_error), now)
         elif spare is not None and event.link == spare.id:
-            self._do.link.lose_spare(now, classify(event.code, event.reason, last_error=spare.last_error))
+            self._do.link.lose_spare(now, classify(event.kind, event.code, last_error=spare.last_error))
 
     def _frame_refused(self, event: ev.FrameRefused, now: float) -> None:
         link = self._do.link.main
@@ -284,7 +284,7 @@ class Conversation:
         link.bad_frames += 1
         self._do.device.report("bad_frame", now, detail=event.problem)
         if link.bad_frames > self._do.policy.max_bad_frames:
-            self._do.drop_link(classify(None, f"{link.bad_frames} unreadable frames"), now)
+            self._do.drop_link(classify("bad_frames", None), now)
 
     # --- what the maker's functions answer ----------------------------------------------------------------------
 
@@ -366,8 +366,7 @@ class Conversation:
             do.device.report("instructions_late", now)
             do.configure(link, now)
         else:
-            reason = "timed out waiting for session.created"
-            do.drop_link(classify(None, reason, last_error=link.last_error), now)
+            do.drop_link(classify("timeout", None, last_error=link.last_error), now)
 
     def _late_calls(self, now: float) -> None:
         do = self._do
@@ -401,7 +400,7 @@ class Conversation:
         elif not do.speech.is_taken:
             if do.speech.is_sent and do.link.main is not None:
                 # The server took the audio and said nothing: a dead peer. Another connection may be better.
-                do.drop_link(classify(None, "timed out waiting for the server to confirm the audio"), now)
+                do.drop_link(classify("timeout", None), now)
             else:
                 do.fail_turn("no_link", now)
         elif do.answer.is_playing:

@@ -24,6 +24,7 @@ import pytest
 from appliance.conversation.machine import Conversation
 from appliance.conversation.policy import Policy
 from appliance.service.trace import decode, encode
+from tests.support import old_link_down
 
 RECORDED = Path(__file__).parent.parent / "corpus" / "conversation.json.xz"
 SOURCES = (
@@ -112,6 +113,9 @@ def translate(value: Any) -> Any:
     value = {key: translate(one) for key, one in value.items()}
     if value.get("@") in ("PrepareAgent", "AgentPrepared", "CheckText", "GuardrailsChecked"):
         value["key"] = _key(value["key"])
+    if value.get("@") == "LinkDown" and "reason" in value:
+        detail = value.pop("reason")
+        value |= {"kind": old_link_down.translate(value["code"], detail), "detail": detail}
     return value
 
 

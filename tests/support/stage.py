@@ -28,6 +28,7 @@ from appliance.conversation.events import (
     DeadlinePassed,
     Event,
     LinkDown,
+    LinkFailure,
     LinkUp,
     PlayoutProgress,
     ServerEventReceived,
@@ -104,8 +105,8 @@ class Stage:
     def link(self) -> int:
         return self.conversation.link_id
 
-    def lose(self, reason: str = "gone", code: int | None = 1006) -> list[Command]:
-        return self.do(LinkDown(self.link, code, reason))
+    def lose(self, kind: LinkFailure = "lost", code: int | None = 1006) -> list[Command]:
+        return self.do(LinkDown(self.link, kind, code, "gone"))
 
     def advance(self, seconds: float) -> list[Command]:
         """Let virtual time pass, with every deadline on the way at its instant."""

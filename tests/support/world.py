@@ -472,7 +472,7 @@ class World:
 
     def refuse(self) -> None:
         if self.asked_links:
-            self.do(LinkDown(self.asked_links.popleft(), None, "connection refused"))
+            self.do(LinkDown(self.asked_links.popleft(), "refused", None, "nobody there"))
 
     def lose(self, newest: bool = False) -> None:
         """A connection breaks, and what is under way on it is gone: the oldest, or the newest (a spare)."""
@@ -481,7 +481,7 @@ class World:
             del self.servers[link]
             if link == self.main_link:
                 self.main_link = None
-            self.do(LinkDown(link, 1006, ""))
+            self.do(LinkDown(link, "lost", 1006, ""))
 
     def leave(self) -> None:
         """What is left of a connection that the client has closed arrives, then its end."""
@@ -489,7 +489,7 @@ class World:
             link, frames = self.leaving.popleft()
             for frame in frames:
                 self.do(ServerEventReceived(link, wire.decode(frame)))
-            self.do(LinkDown(link, 1000, ""))
+            self.do(LinkDown(link, "closed", 1000, ""))
 
     def deliver_up(self, count: int) -> None:
         for server in list(self.servers.values()):

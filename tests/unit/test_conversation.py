@@ -58,7 +58,7 @@ def test_a_bad_key_is_a_failure_that_is_not_hammered() -> None:
     stage = Stage().start()
     stage.do(LinkUp(stage.link))
     stage.error("invalid_api_key", message="Incorrect API key provided")
-    stage.lose("invalid_request_error.invalid_api_key", 3000)
+    stage.lose("bad_key", 3000)
     assert stage.state == "failed"
     assert light_state(stage.conversation.view) == "failed"
     assert stage.troubles() == ["bad_key"]
@@ -69,10 +69,10 @@ def test_a_bad_key_is_a_failure_that_is_not_hammered() -> None:
 def test_a_press_in_failure_tries_again_and_says_why_it_fails() -> None:
     stage = Stage().start()
     stage.advance(2)
-    stage.lose("invalid_request_error.invalid_api_key", 3000)
+    stage.lose("bad_key", 3000)
     stage.press()
     assert len(stage.connects()) == 2
-    stage.lose("invalid_request_error.invalid_api_key", 3000)
+    stage.lose("bad_key", 3000)
     assert stage.state == "failed"
     assert "key" in stage.announced()[0]
     assert stage.outcomes() == ["failed"]
@@ -100,14 +100,14 @@ def test_events_of_an_old_link_mean_nothing() -> None:
     stage.advance(5)
     stage.do(LinkUp(old))
     stage.do(ServerEventReceived(old, wire.SessionCreated(session={})))
-    stage.do(LinkDown(old, 1000, ""))
+    stage.do(LinkDown(old, "closed", 1000, ""))
     assert stage.state == "connecting"
 
 
 def test_an_expired_session_reconnects_at_once_and_is_no_trouble() -> None:
     stage = Stage().ready()
     stage.error("session_expired", message="Your session hit the maximum duration of 60 minutes.")
-    stage.lose("Your session hit the maximum duration of 60 minutes.", 1001)
+    stage.lose("session_expired", 1001)
     stage.advance(0.01)
     assert len(stage.connects()) == 1
     assert stage.troubles() == []
@@ -1070,7 +1070,7 @@ def test_a_fatal_end_after_the_whole_answer_came_lets_it_play_out_and_is_told() 
     stage = Stage().ready()
     stage.answering(ms=1000)
     stage.done()
-    stage.lose("You exceeded your current quota", 1013)
+    stage.lose("no_credit", 1013)
     assert stage.troubles() == ["no_credit"]
     assert stage.outcomes() == []
     stage.play(24_000 - 2400, drained=True)
@@ -1083,7 +1083,7 @@ def test_a_server_that_expires_every_session_at_once_is_not_hammered() -> None:
     waits = []
     for _ in range(6):
         before, count = stage.now, len(stage.connects())
-        stage.lose("Your session hit the maximum duration of 60 minutes.", 1001)
+        stage.lose("session_expired", 1001)
         while len(stage.connects()) == count:
             stage.advance(0.05)
         waits.append(stage.now - before)
@@ -1093,7 +1093,7 @@ def test_a_server_that_expires_every_session_at_once_is_not_hammered() -> None:
     assert stage.troubles() == ["session_expired"] * 5
     stage.advance(20.0)  # this one held
     stage.commands.clear()
-    stage.lose("Your session hit the maximum duration of 60 minutes.", 1001)
+    stage.lose("session_expired", 1001)
     stage.advance(0.01)
     assert len(stage.connects()) == 1
     assert stage.troubles() == []

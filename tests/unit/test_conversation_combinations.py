@@ -210,7 +210,7 @@ def test_a_turn_said_again_after_a_long_outage_waits_for_its_words_anew() -> Non
     for _ in range(3):
         scene.advance(4.0)
         if scene.conversation._links.main is not None:
-            scene.lose("refused")
+            scene.lose("refused", None)
     scene.advance(5.0)
     scene.link_ready()
     scene.committed("item_again")

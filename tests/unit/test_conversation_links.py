@@ -12,6 +12,7 @@ from appliance.conversation.events import (
     DayBegan,
     FrameGiven,
     LinkDown,
+    LinkFailure,
     LinkUp,
     MessageGiven,
     ToolFinished,
@@ -22,8 +23,8 @@ from appliance.realtime import protocol as wire
 from tests.support.stage import SESSION, Stage, period
 
 CLOUD, HOUSE, OFFLINE = 0, 1, 2
-BAD_KEY = (3000, "invalid_request_error.invalid_api_key")
-EXPIRED = (1001, "Your session hit the maximum duration of 60 minutes.")
+BAD_KEY: tuple[LinkFailure, int] = ("bad_key", 3000)
+EXPIRED: tuple[LinkFailure, int] = ("session_expired", 1001)
 MODEL = "gpt-realtime-2.1"
 TURN_SENT = ["input_audio_buffer.clear", "input_audio_buffer.append", "input_audio_buffer.commit", "response.create"]
 
@@ -49,8 +50,8 @@ class Scene(Stage):
         session = {"type": "realtime", "audio": {"input": {"transcription": {"model": transcriber}}}}
         self.server({"type": "session.updated", "session": session})
 
-    def down(self, link: int, code: int | None = None, reason: str = "refused: nobody there") -> None:
-        self.do(LinkDown(link, code, reason))
+    def down(self, link: int, kind: LinkFailure = "refused", code: int | None = None) -> None:
+        self.do(LinkDown(link, kind, code, "nobody there"))
 
     def on(self, endpoint: int) -> Scene:
         """Fail over until the conversation is on this endpoint; then forget how it came there."""
@@ -190,7 +191,7 @@ def test_a_link_that_did_not_hold_is_followed_by_the_next_endpoint() -> None:
     scene.start()
     scene.open()
     scene.advance(9.0)
-    scene.down(1, 1006, "")
+    scene.down(1, "lost", 1006)
     scene.advance(0.0)
     assert scene.tried() == [CLOUD, HOUSE]
 
@@ -198,7 +199,7 @@ def test_a_link_that_did_not_hold_is_followed_by_the_next_endpoint() -> None:
 def test_a_link_that_held_and_is_lost_tries_the_best_first() -> None:
     scene = Scene(endpoints=3, stable_s=10.0).on(HOUSE)
     scene.advance(11.0)
-    scene.down(2, 1006, "")
+    scene.down(2, "lost", 1006)
     scene.advance(1.0)
     assert scene.tried() == [CLOUD]
 
@@ -206,7 +207,7 @@ def test_a_link_that_held_and_is_lost_tries_the_best_first() -> None:
 def test_the_best_endpoint_that_held_and_is_lost_is_tried_first_itself() -> None:
     scene = Scene(endpoints=3, stable_s=10.0).on(CLOUD)
     scene.advance(11.0)
-    scene.down(1, 1006, "")
+    scene.down(1, "lost", 1006)
     scene.advance(1.0)
     assert scene.tried() == [CLOUD], "the house server would keep the user until the next try to get back"
 
@@ -219,7 +220,7 @@ def test_a_round_after_a_link_that_held_waits_as_short_as_the_first() -> None:
         scene.until_connecting()
     scene.open()
     scene.advance(11.0)
-    scene.down(scene.link, 1006, "")
+    scene.down(scene.link, "lost", 1006)
     assert scene.until_connecting() <= 1.05
 
 
@@ -332,7 +333,7 @@ def test_the_old_connection_that_ends_then_is_no_loss() -> None:
     scene = Scene(endpoints=3, failback_s=60.0).on(HOUSE)
     scene.advance(60.0)
     scene.open(3)
-    scene.down(2, 1000, "")
+    scene.down(2, "closed", 1000)
     assert (scene.state, scene.troubles(), scene.using()) == ("ready", [], CLOUD)
 
 
@@ -488,7 +489,7 @@ def test_a_spare_that_stands_ready_takes_over_in_the_middle_of_a_turn() -> None:
     scene.open(3)
     assert scene.closed() == [], "not in a turn"
     scene.commands.clear()
-    scene.down(2, 1006, "")
+    scene.down(2, "lost", 1006)
     assert scene.types_on(3) == ["session.update", "input_audio_buffer.clear", "input_audio_buffer.append"]
     assert scene.sent_audio() == period(777) * 20
     assert scene.connects() == []
@@ -503,7 +504,7 @@ def test_a_spare_that_stands_ready_takes_over_in_the_middle_of_a_turn() -> None:
 def test_a_spare_that_is_being_made_becomes_the_one_that_is_waited_for() -> None:
     scene = Scene(endpoints=3, failback_s=60.0).on(HOUSE)
     scene.advance(60.0)
-    scene.down(2, 1006, "")
+    scene.down(2, "lost", 1006)
     assert scene.state == "connecting"
     scene.advance(1.0)
     assert scene.connects() == [Connect(3, CLOUD)]
@@ -515,7 +516,7 @@ def test_a_spare_that_is_being_made_becomes_the_one_that_is_waited_for() -> None
 def test_a_spare_that_fails_after_the_main_one_is_followed_by_the_next_endpoint() -> None:
     scene = Scene(endpoints=3, failback_s=60.0).on(HOUSE)
     scene.advance(60.0)
-    scene.down(2, 1006, "")
+    scene.down(2, "lost", 1006)
     scene.down(3)
     scene.advance(0.0)
     assert scene.tried() == [CLOUD, HOUSE]
@@ -790,7 +791,7 @@ def test_words_of_a_turn_that_was_said_again_belong_to_it() -> None:
     scene = Scene().on(CLOUD)
     scene.say()
     scene.committed("item_u")
-    scene.down(1, 1006, "")
+    scene.down(1, "lost", 1006)
     scene.advance(1.0)
     scene.open()
     scene.committed("item_again")
@@ -1031,7 +1032,7 @@ def test_the_offline_brain_costs_nothing_though_its_connection_is_lost_before_th
     scene.ask()
     scene.audio(ms=200)
     scene.done()
-    scene.down(2, 1006, "")
+    scene.down(2, "lost", 1006)
     scene.play(4800, drained=True)
     assert scene.outcomes() == ["answered"]
     assert scene.notices(UsageCounted) == []
@@ -1049,7 +1050,7 @@ def test_with_the_budget_spent_a_lost_offline_brain_is_not_replaced_by_one_that_
     scene = spent(**WITH_OFFLINE)
     scene.open(2, model="offline")
     scene.commands.clear()
-    scene.down(2, 1006, "")
+    scene.down(2, "lost", 1006)
     for _ in range(5):
         scene.advance(2.0)
         scene.down(scene.link)

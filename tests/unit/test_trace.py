@@ -38,7 +38,7 @@ class Recorded(Stage):
 def _conversation(path: Path) -> Recorded:
     stage = Recorded(path)
     stage.start()
-    stage.lose("refused: nobody there", None)
+    stage.lose("refused", None)
     stage.advance(5)
     stage.link_ready()
     stage.hear(300)

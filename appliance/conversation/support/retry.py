@@ -1,26 +1,20 @@
 """Transient or fatal: the one place that decides what a lost connection means, and how long to wait.
 
-Pure. `classify` looks at words before numbers, for numbers lie: OpenAI closes with 1013 ("try again later") when the
-account has no credit, and with 1001 ("going away") when a session reached its hour. The order is:
+Pure. The transport says of what kind a failure is (`events.LinkFailure`). That may be no more than what a number stands
+for, and numbers lie: OpenAI closes with 1013 ("try again later") when the account has no credit, and with 1001 ("going
+away") when a session reached its hour. So the code of the last ``error`` event on that link wins over such a kind:
+OpenAI accepts, sends the error, then closes, and the close may be lost on the way.
 
-1. error codes and phrases in the close reason (``invalid_request_error.invalid_api_key``, "Incorrect API key"),
-2. the code of the last ``error`` event on that link (OpenAI accepts, sends the error, then closes),
-3. the close code or the HTTP status,
-4. for a link without either, the tag that our own transport puts before its reason (``refused: …``), or what the
-   operating system is known to say.
-
-Whatever nothing matches is transient: an appliance that gives up for an unknown reason is worse than one that tries.
-
-Sources: the close frames recorded from the live service; RFC 6455 section 7.4; RFC 9110 section 15.
+What says nothing is transient: an appliance that gives up for an unknown reason is worse than one that tries.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, cast
+from typing import Final, Literal, TypeAlias
 
-from appliance.conversation.notices import TroubleKind
+from appliance.conversation.events import FAILURE_OF_ERROR_CODE, LinkFailure
 
 __all__ = ["Action", "Backoff", "Verdict", "classify"]
 
@@ -34,13 +28,13 @@ class Verdict:
     action: Action
     """``retry`` with backoff; ``fatal``: trying again cannot help before somebody acts; ``expired``: a normal end of
     the session, connect again at once."""
-    kind: TroubleKind
-    """Stable and machine-readable: ``bad_key``, ``no_credit``, ``refused``, …"""
+    kind: LinkFailure | Literal["settings_refused"]
+    """Stable and machine-readable. ``settings_refused`` is of the conversation: the link was there."""
     message: str
     """One or two sentences for the user, fit to be said aloud: what is wrong and what helps."""
 
 
-_FATAL = {
+_FATAL: Final[Mapping[LinkFailure, str]] = {
     "bad_key": "The server does not accept my API key. Please put a valid key into the settings.",
     "no_key": "I have no API key. Please put one into the settings.",
     "no_credit": "The account of my API key has no credit left. Please add credit to it.",
@@ -54,7 +48,7 @@ _FATAL = {
     "bad_address": "The address of the server cannot be right. Please check the base URL in the settings.",
     "proxy": "The proxy does not let me through. Please check the proxy settings of this device.",
 }
-_RETRY = {
+_RETRY: Final[Mapping[LinkFailure, str]] = {
     "refused": "Nothing answers at the server's address. Is the server running? I keep trying.",
     "unreachable": "I cannot reach the network. Please check the Wi-Fi or the cable. I keep trying.",
     "name_not_found": "I cannot find the server by its name. Is the internet connection working? I keep trying.",
@@ -70,183 +64,45 @@ _RETRY = {
     "closed": "The server ended the connection. I connect again.",
     "lost": "I lost the connection to the server. I connect again.",
 }
-_EXPIRED = {"session_expired": "The session reached its longest time. I begin a new one."}
-
-_MESSAGES: dict[Action, dict[str, str]] = {"fatal": _FATAL, "retry": _RETRY, "expired": _EXPIRED}
-_VERDICTS = {
-    kind: Verdict(action, cast(TroubleKind, kind), message)
-    for action, messages in _MESSAGES.items()
-    for kind, message in messages.items()
+_EXPIRED: Final[Mapping[LinkFailure, str]] = {
+    "session_expired": "The session reached its longest time. I begin a new one."
 }
 
-_BY_ERROR_CODE = {
-    "invalid_api_key": "bad_key",
-    "incorrect_api_key": "bad_key",
-    "authentication_error": "bad_key",
-    "insufficient_quota": "no_credit",
-    "credit_balance_exhausted": "no_credit",
-    "billing_hard_limit_reached": "no_credit",
-    "billing_not_active": "no_credit",
-    "account_deactivated": "account_closed",
-    "insufficient_permissions": "unauthorized",
-    "permission_error": "unauthorized",
-    "mismatched_project": "unauthorized",
-    "mismatched_organization": "unauthorized",
-    "unsupported_country_region_territory": "region",
-    "model_not_found": "model_not_found",
-    "invalid_model": "model_not_found",
-    "missing_model": "model_not_found",
-    "deploymentnotfound": "model_not_found",
-    "beta_api_shape_disabled": "bad_shape",
-    "session_expired": "session_expired",
-    "rate_limit_exceeded": "rate_limited",
-    "inference_rate_limit_exceeded": "rate_limited",
-    "server_shutdown": "server_error",
-    "server_error": "server_error",
-    "internal_error": "server_error",
+_MESSAGES: Final[Mapping[Action, Mapping[LinkFailure, str]]] = {
+    "fatal": _FATAL,
+    "retry": _RETRY,
+    "expired": _EXPIRED,
 }
-"""Codes as they stand in a close reason (``<type>.<code>``) or an ``error`` event; the first in this order wins."""
-
-_BY_PHRASE = (
-    ("maximum duration", "session_expired"),
-    ("due to inactivity", "session_expired"),
-    ("session expired", "session_expired"),
-    ("incorrect api key", "bad_key"),
-    ("invalid api key", "bad_key"),
-    ("invalid token", "bad_key"),
-    ("unauthorized", "unauthorized"),
-    ("unauthorised", "unauthorized"),
-    ("not authenticated", "unauthorized"),
-    ("authentication failed", "unauthorized"),
-    ("exceeded your current quota", "no_credit"),
-    ("rate limit", "rate_limited"),
-    ("too many requests", "rate_limited"),
-)
-"""What servers write instead of codes, in lower case."""
-
-_BY_CLOSE_CODE = {
-    1000: "closed",
-    1001: "closed",  # going away: a server that restarts
-    1002: "protocol_error",
-    1003: "protocol_error",
-    1005: "lost",
-    1006: "lost",
-    1007: "protocol_error",
-    1008: "policy",
-    1009: "too_big",
-    1010: "protocol_error",
-    1011: "server_error",
-    1012: "server_error",
-    1013: "server_error",
-    1014: "server_error",
-    1015: "tls",
-    3000: "unauthorized",  # IANA registry: 3000 Unauthorized, 3003 Forbidden, 3008 Timeout
-    3003: "unauthorized",
-    3008: "timeout",
-    4000: "bad_shape",
-    4001: "unauthorized",
-    4003: "unauthorized",
-    4004: "model_not_found",
-    4401: "unauthorized",
-    4403: "unauthorized",
-    4404: "model_not_found",
-    4408: "timeout",
-    4429: "rate_limited",
+_VERDICTS: Final[Mapping[LinkFailure, Verdict]] = {
+    kind: Verdict(action, kind, message) for action, messages in _MESSAGES.items() for kind, message in messages.items()
 }
 
-_BY_STATUS = {
-    400: "bad_shape",
-    401: "bad_key",
-    402: "no_credit",
-    403: "unauthorized",
-    404: "not_an_endpoint",
-    405: "not_an_endpoint",
-    407: "proxy",
-    408: "timeout",
-    410: "not_an_endpoint",
-    425: "rate_limited",
-    426: "not_an_endpoint",
-    429: "rate_limited",
-    504: "timeout",
-    511: "not_a_server",  # Network Authentication Required: a captive portal
+_NAMED: Final[frozenset[LinkFailure]] = frozenset(FAILURE_OF_ERROR_CODE.values()) - {
+    "bad_shape",
+    "model_not_found",
+    "rate_limited",
+    "server_error",
+    "unauthorized",
 }
-
-_BY_SYSTEM_TEXT = (
-    ("unreadable frames", "bad_frames"),
-    ("connection refused", "refused"),
-    ("connect call failed", "refused"),
-    ("name or service not known", "name_not_found"),
-    ("temporary failure in name resolution", "name_not_found"),
-    ("no address associated", "name_not_found"),
-    ("getaddrinfo", "name_not_found"),
-    ("unreachable", "unreachable"),
-    ("no route to host", "unreachable"),
-    ("network is down", "unreachable"),
-    ("certificate", "tls"),
-    ("ssl", "tls"),
-    ("timed out", "timeout"),
-    ("timeout", "timeout"),
-)
-"""For a link that had neither a close code nor a status and whose reason has no tag; the first match wins."""
+"""Kinds that the server names by an error code alone; a close code may stand for each of the five others."""
 
 
-def classify(code: int | None, reason: str, *, last_error: str | None = None) -> Verdict:
+def classify(kind: LinkFailure, code: int | None, *, last_error: str | None = None) -> Verdict:
     """Decide what the end of a link means.
 
     Args:
+        kind: What the transport makes of it.
         code: The WebSocket close code (1000 and above), the HTTP status that refused the upgrade, or None for neither.
-        reason: The close reason, or what the transport or the operating system said.
         last_error: The ``code`` (or the ``type``) of the last ``error`` event seen on that link, if any.
     """
-    kind = _from_words(code, reason) or _from_last_error(code, last_error) or _from_number(code, reason)
-    return _VERDICTS[kind]
+    return _VERDICTS[kind if kind in _NAMED else _of_last_error(code, last_error) or kind]
 
 
-def _from_words(code: int | None, reason: str) -> str | None:
-    lowered = reason.lower()
-    words = frozenset(re.findall(r"[a-z0-9_]+", lowered))
-    for error_code, kind in _BY_ERROR_CODE.items():
-        if error_code in words:
-            return kind
-    if code is not None and code < 1000:
-        return None  # the reason phrase of HTTP ("Unauthorized") says no more than its number
-    return next((kind for phrase, kind in _BY_PHRASE if phrase in lowered), None)
-
-
-def _from_last_error(code: int | None, last_error: str | None) -> str | None:
-    kind = _BY_ERROR_CODE.get((last_error or "").lower())
+def _of_last_error(code: int | None, last_error: str | None) -> LinkFailure | None:
+    kind = FAILURE_OF_ERROR_CODE.get((last_error or "").lower())
     if kind is None or (code is None and _VERDICTS[kind].action == "retry"):
         return None  # a transient error of long ago says nothing about a cable that was pulled now
     return kind
-
-
-def _from_number(code: int | None, reason: str) -> str:
-    if code is None:
-        return _from_transport(reason)
-    if code < 1000:
-        return _from_status(code)
-    known = _BY_CLOSE_CODE.get(code)
-    if known is None:
-        return "bad_shape" if reason.startswith("invalid_request_error") else "closed"
-    if known in {"unauthorized", "bad_shape"} and reason.startswith("invalid_request_error"):
-        return "bad_shape"
-    return known
-
-
-def _from_status(status: int) -> str:
-    if status in _BY_STATUS:
-        return _BY_STATUS[status]
-    if status < 400:  # a page, or a redirect to one: a captive portal looks like this
-        return "not_a_server"
-    return "bad_shape" if status < 500 else "server_error"
-
-
-def _from_transport(reason: str) -> str:
-    tag = reason.partition(":")[0]
-    if tag in _VERDICTS:
-        return tag
-    lowered = reason.lower()
-    return next((kind for text, kind in _BY_SYSTEM_TEXT if text in lowered), "lost")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,50 +13,45 @@ socket may take a little longer to say good-bye, unheard. So a new link never wa
 * **Half-open connections** (Wi-Fi gone, no FIN) are found by pings, by ``TCP_USER_TIMEOUT`` for what we sent, and by a
   limit on how long one send may take.
 * **Names are resolved on a daemon thread**, not in the loop's executor: a resolver without network blocks for half a
-  minute, and the executor's threads are waited for when the process ends.
+  minute, and the executor's threads are waited for when the process ends. This is why a host's addresses are raced here
+  and not by ``loop.create_connection``, which has the same race inside but resolves in the executor. And on Python 3.11
+  it makes of several failures a text without an errno: a server that is down on both addresses of ``localhost`` would
+  no longer read as ``refused``.
 * **Secrets** appear in no log, exception or repr: the library's own logger (which prints headers at DEBUG) is
-  replaced by a mute one, and reasons are searched for what was sent in the headers. Redirects are not followed,
+  replaced by a mute one, and details are searched for what was sent in the headers. Redirects are not followed,
   because they would carry the key to another host.
 
-The reason of a ``LinkDown`` without a code begins with a tag that `conversation.retry` knows: ``refused: …``.
+Of what kind a failure is, `failures` says.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import json
 import logging
 import socket
 import ssl
 import threading
+from asyncio.staggered import staggered_race
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
+from itertools import zip_longest
 from typing import Any, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 from urllib.request import getproxies, proxy_bypass  # websockets imports it too
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_websocket
-from websockets.exceptions import (
-    ConnectionClosed,
-    InvalidHandshake,
-    InvalidMessage,
-    InvalidProxy,
-    InvalidProxyMessage,
-    InvalidProxyStatus,
-    InvalidStatus,
-    InvalidURI,
-    ProxyError,
-    WebSocketException,
-)
+from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from appliance.conversation.events import Event, FrameRefused, LinkDown, LinkUp, ServerEventReceived
 from appliance.errors import KEY_SHAPE, ApplianceError, LinkError, RemoteProtocolError, SettingsError, bare_address
 from appliance.realtime.protocol import SAMPLE_RATE, ClientEvent, InputAudioBufferAppend, decode
+from appliance.realtime.transports.failures import Failure, of_close, of_opening
 
 __all__ = ["USER_AGENT", "Endpoint", "WebSocketTransport", "endpoint_url"]
 
@@ -66,11 +61,10 @@ USER_AGENT = "voice-appliance/0.1.0"  # a test compares it with the package's ve
 
 _BYTES_PER_S = 2 * SAMPLE_RATE
 _UNSENT_BYTES = 64 * 1024  # one second of audio as base64: what the kernel may hold beyond what is in flight
-_ATTEMPT_S = 3.0  # for one address of several: a black-holed IPv6 must not eat the whole connect time-out
-_REASON_CHARACTERS = 200
+_STAGGER_S = 0.25  # RFC 8305, section 5: what an address may take before the next one is tried beside it
+_DETAIL_CHARACTERS = 200
+_CLOSED_BY_US = Failure("closed", "closed by us", 1000)
 _MUTE = logging.Logger("websockets, muted", logging.CRITICAL + 1)  # outside the tree: no setting revives it
-
-_Problem: TypeAlias = tuple[int | None, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,21 +146,21 @@ class _Link:
         if not self.is_over:
             self._post(event)
 
-    def end(self, code: int | None, reason: str) -> None:
+    def end(self, failure: Failure) -> None:
         """Report the end, once."""
         if self.is_over:
             return
-        reason = self.clean(reason)
-        log.info("link %d: down, %s %s", self.number, code or "without a code:", reason)
+        detail = self.clean(failure.detail)
+        log.info("link %d: down, %s (code %s): %s", self.number, failure.kind, failure.code, detail)
         self.is_over = True
-        self._post(LinkDown(self.number, code, reason))
+        self._post(LinkDown(self.number, failure.kind, failure.code, detail))
 
     def clean(self, text: str) -> str:
         """Return one printable line without a secret in it."""
         for secret in self.secrets:
             text = text.replace(secret, "…")
         text = KEY_SHAPE.sub(r"\1-…", text)
-        return "".join(ch if ch.isprintable() else " " for ch in text)[:_REASON_CHARACTERS]
+        return "".join(ch if ch.isprintable() else " " for ch in text)[:_DETAIL_CHARACTERS]
 
 
 class WebSocketTransport:
@@ -238,7 +232,7 @@ class WebSocketTransport:
         current = self._links.pop(link, None)
         if current is None:
             return
-        current.end(1000, "closed by us")
+        current.end(_CLOSED_BY_US)
         if current.task is None:
             return
         if current.is_open:
@@ -279,7 +273,7 @@ class WebSocketTransport:
         finally:
             self._group = None
             for link in self._links.values():
-                link.end(1000, "closed by us")
+                link.end(_CLOSED_BY_US)
             self._links.clear()
 
     async def said_goodbye(self) -> None:
@@ -303,36 +297,36 @@ class WebSocketTransport:
             link.is_open = True
             log.info("link %d: open to %s", link.number, link.endpoint.name or "the endpoint")
             link.post(LinkUp(link.number))
-            link.end(*await self._exchange(link, connection))
+            link.end(await self._exchange(link, connection))
         except _Refused as refused:
-            link.end(refused.code, str(refused))
+            link.end(refused.failure)
         finally:
-            link.end(1000, "closed by us")  # only a cancelled task comes here without having said so
+            link.end(_CLOSED_BY_US)  # only a cancelled task comes here without having said so
             if self._links.get(link.number) is link:
                 del self._links[link.number]
             if connection is not None:
                 await self._close(connection)
 
-    async def _exchange(self, link: _Link, connection: ClientConnection) -> _Problem:
+    async def _exchange(self, link: _Link, connection: ClientConnection) -> Failure:
         """Read and write until the connection ends; return why it did."""
-        stalled: list[_Problem] = []
+        stalled: list[Failure] = []
 
         async def write() -> None:
             try:
                 await self._write(link, connection)
             except TimeoutError:
-                stalled.append((None, f"timeout: the server took nothing for {self._send_timeout_s:g} s"))
+                stalled.append(Failure("timeout", f"the server took nothing for {self._send_timeout_s:g} s"))
                 connection.transport.abort()
             except ConnectionClosed:
                 pass  # the reader is told the same, and why
 
         async with asyncio.TaskGroup() as group:
             writer = group.create_task(write(), name=f"link {link.number}, writer")
-            problem = await self._read(link, connection)
+            failure = await self._read(link, connection)
             writer.cancel()
-        return stalled[0] if stalled else problem
+        return stalled[0] if stalled else failure
 
-    async def _read(self, link: _Link, connection: ClientConnection) -> _Problem:
+    async def _read(self, link: _Link, connection: ClientConnection) -> Failure:
         try:
             while True:
                 frame = await connection.recv()
@@ -344,7 +338,7 @@ class WebSocketTransport:
                     link.post(FrameRefused(link.number, link.clean(str(exc))))
                 await asyncio.sleep(0)  # `recv` does not yield while frames are waiting
         except ConnectionClosed as exc:
-            return self._closed(exc)
+            return of_close(exc, ping_timeout_s=self._ping_timeout_s)
 
     async def _write(self, link: _Link, connection: ClientConnection) -> None:
         while True:
@@ -379,7 +373,7 @@ class WebSocketTransport:
         """Open the WebSocket.
 
         Raises:
-            _Refused: With the code and the reason of the ``LinkDown``.
+            _Refused: With what the ``LinkDown`` is to say.
         """
         try:
             async with asyncio.timeout(self._connect_timeout_s):
@@ -388,33 +382,37 @@ class WebSocketTransport:
         except _Refused:
             raise
         except TimeoutError:
-            raise _Refused(None, f"timeout: no WebSocket within {self._connect_timeout_s:g} s") from None
+            raise _Refused(Failure("timeout", f"no WebSocket within {self._connect_timeout_s:g} s")) from None
         except (OSError, WebSocketException, EOFError, ImportError) as exc:
-            raise _Refused(*self._refusal(exc, link.endpoint.url)) from None
+            raise _Refused(of_opening(exc, link.endpoint.url)) from None
 
     def _headers(self, link: _Link) -> dict[str, str]:
         try:
             headers = dict(link.endpoint.headers())
         except LinkError as exc:  # whoever keeps the key is away: try again
-            raise _Refused(None, f"lost: {exc}") from None
+            raise _Refused(Failure("lost", str(exc))) from None
         except (ApplianceError, OSError) as exc:
-            raise _Refused(None, f"no_key: {exc}") from None
+            raise _Refused(Failure("no_key", str(exc))) from None
         link.secrets = tuple(
             word for value in headers.values() for word in (value, value.rpartition(" ")[2]) if len(word) >= 6
         )
         for name, value in headers.items():
             if not (value.isascii() and value.isprintable()):
-                raise _Refused(None, f"no_key: the header {name} holds characters that HTTP does not allow")
+                detail = f"the header {name} holds characters that HTTP does not allow"
+                raise _Refused(Failure("no_key", detail))
         return headers
 
     async def _open(self, endpoint: Endpoint, headers: Mapping[str, str]) -> ClientConnection:
         parts = urlsplit(endpoint.url)
         host, port = parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
         if parts.scheme not in {"ws", "wss"} or not host:
-            raise _Refused(None, f"bad_address: {bare_address(endpoint.url)!r} is not a WebSocket address")
+            detail = f"{bare_address(endpoint.url)!r} is not a WebSocket address"
+            raise _Refused(Failure("bad_address", detail))
         options: dict[str, Any] = {"ssl": self._trust()} if parts.scheme == "wss" else {}
         proxy = None if _is_loopback(host) else _proxy_of_the_environment(parts.scheme == "wss", host, port)
-        if proxy is None:  # from here on the socket belongs to asyncio, which closes it whatever happens
+        if proxy is not None:
+            options["happy_eyeballs_delay"] = _STAGGER_S
+        else:  # from here on the socket belongs to asyncio, which closes it whatever happens
             options["sock"] = await _open_socket(host, port, unacknowledged_s=self._ping_timeout_s)
         connection = await _Connect(
             endpoint.url,
@@ -440,77 +438,13 @@ class WebSocketTransport:
             self._tls = ssl.create_default_context()
         return self._tls
 
-    # --- saying why ---------------------------------------------------------------------------------------------
-
-    def _closed(self, exc: ConnectionClosed) -> _Problem:
-        if exc.rcvd is not None:
-            return exc.rcvd.code, exc.rcvd.reason
-        if exc.sent is not None and exc.sent.reason == "keepalive ping timeout":
-            return None, f"timeout: no answer to a ping within {self._ping_timeout_s:g} s"
-        if exc.sent is not None and exc.sent.code != 1000:  # the library refused what the server sent
-            return exc.sent.code, exc.sent.reason
-        cause = exc.__cause__
-        if isinstance(cause, OSError) and cause.errno == errno.ETIMEDOUT:
-            return None, f"timeout: what we sent was not acknowledged within {self._ping_timeout_s:g} s"
-        return 1006, "" if cause is None else _system_text(cause)
-
-    def _refusal(self, exc: Exception, url: str) -> _Problem:
-        """Turn what an opening can raise into a code and a reason; the tags are those of `conversation.retry`."""
-        match exc:
-            case InvalidStatus():
-                return exc.response.status_code, _reason_of_status(exc)
-            case InvalidProxyStatus():
-                return exc.response.status_code, f"the proxy answers {exc.response.status_code}"
-            case InvalidProxy() | InvalidProxyMessage() | ProxyError() | ImportError():
-                return None, f"proxy: {type(exc).__name__}"
-            case InvalidURI():
-                return None, f"bad_address: {bare_address(url)!r} is not a WebSocket address"
-            case InvalidMessage() if isinstance(exc.__cause__, EOFError):
-                return None, "lost: the connection was closed during the handshake"
-            case InvalidHandshake() | WebSocketException():
-                return None, f"not_a_server: {type(exc).__name__} in the WebSocket handshake"
-            case ssl.SSLCertVerificationError():
-                return None, f"tls: {exc.verify_message}"
-            case ssl.SSLError():
-                return None, f"tls: {exc.reason or 'the handshake failed'}"
-            case socket.gaierror():
-                return None, f"name_not_found: {urlsplit(url).hostname}: {_system_text(exc)}"
-            case OSError():
-                return None, f"{_TAG_OF_ERRNO.get(exc.errno or 0, 'lost')}: {_system_text(exc)}"
-            case _:
-                return None, f"lost: {type(exc).__name__}"
-
 
 class _Refused(LinkError):
-    """An opening that failed, with the code that its ``LinkDown`` will carry."""
+    """An opening that failed, with what its ``LinkDown`` will say."""
 
-    def __init__(self, code: int | None, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
-
-
-_TAG_OF_ERRNO = {
-    errno.ECONNREFUSED: "refused",
-    errno.ENETUNREACH: "unreachable",
-    errno.EHOSTUNREACH: "unreachable",
-    errno.ENETDOWN: "unreachable",
-    errno.EADDRNOTAVAIL: "unreachable",
-    errno.ETIMEDOUT: "timeout",
-}
-
-
-def _system_text(exc: BaseException) -> str:
-    return (exc.strerror if isinstance(exc, OSError) else None) or type(exc).__name__
-
-
-def _reason_of_status(exc: InvalidStatus) -> str:
-    """``type.code`` of an OpenAI error body, else the reason phrase; never the message, which may quote the key."""
-    try:
-        error = json.loads(exc.response.body or b"")["error"]
-        names = [error[key] for key in ("type", "code") if isinstance(error.get(key), str)]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        names = []
-    return ".".join(names) or exc.response.reason_phrase
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.detail)
+        self.failure = failure
 
 
 def _audio_bytes(event: ClientEvent) -> int:
@@ -542,22 +476,29 @@ _Address: TypeAlias = tuple[socket.AddressFamily, socket.SocketKind, int, Any]
 
 
 async def _open_socket(host: str, port: int, *, unacknowledged_s: float) -> socket.socket:
-    """Connect to the first address of a host that answers.
+    """Connect to the address of a host that answers first (Happy Eyeballs, RFC 8305).
 
     Raises:
         OSError: What the last address said; `socket.gaierror` if there is none.
     """
-    addresses = await _resolve(host, port)
-    problem: OSError = OSError(errno.EHOSTUNREACH, "no address")
-    for address in addresses:
-        try:
-            async with asyncio.timeout(_ATTEMPT_S if len(addresses) > 1 else None):
-                return await _connect_socket(address, unacknowledged_s=unacknowledged_s)
-        except TimeoutError:
-            problem = OSError(errno.ETIMEDOUT, "connecting timed out")
-        except OSError as exc:
-            problem = exc
-    raise problem
+    won: list[socket.socket] = []
+
+    async def attempt(address: _Address) -> None:
+        if won:  # Python 3.11: one that was to begin in the instant of the win is not always cancelled
+            raise OSError(errno.ECANCELED, "another address was faster")
+        won.append(await _connect_socket(address, unacknowledged_s=unacknowledged_s))
+
+    addresses = _interleaved(await _resolve(host, port))
+    try:
+        _, _, problems = await staggered_race([partial(attempt, one) for one in addresses], _STAGGER_S)
+    except BaseException:  # cancelled in the instant of the win
+        for opened in won:
+            opened.close()
+        raise
+    if not won:
+        problem = problems[-1] if problems else None
+        raise problem or OSError(errno.EHOSTUNREACH, "no address")
+    return won[0]
 
 
 async def _connect_socket(address: _Address, *, unacknowledged_s: float) -> socket.socket:
@@ -614,6 +555,14 @@ async def _resolve(host: str, port: int) -> list[_Address]:
 
     threading.Thread(target=ask, name="resolver", daemon=True).start()
     return await answer
+
+
+def _interleaved(addresses: Sequence[_Address]) -> list[_Address]:
+    """Let the families take turns: a network whose IPv6 leads nowhere costs one delay (RFC 8305, section 4)."""
+    families: dict[socket.AddressFamily, list[_Address]] = {}
+    for address in addresses:
+        families.setdefault(address[0], []).append(address)
+    return [address for row in zip_longest(*families.values()) for address in row if address is not None]
 
 
 def _addresses(host: str, port: int, flags: int) -> list[_Address]:
