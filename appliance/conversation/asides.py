@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.agents.context import HistoryItem
 from appliance.conversation.commands import AsideEnded
 from appliance.conversation.events import AskedAside
 from appliance.conversation.history import told_item
 from appliance.conversation.outbox import Outbox
 from appliance.realtime import protocol as wire
+from appliance.realtime.items import HistoryItem
 
 __all__ = ["Asides"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from appliance.agents.context import HistoryItem
+from appliance.realtime.items import HistoryItem
 from appliance.realtime.protocol import ClientEvent
 
 __all__ = [

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, assert_never
 
-from appliance.agents.context import HistoryItem
 from appliance.conversation.alarms import Alarms
 from appliance.conversation.asides import Asides
 from appliance.conversation.budget import Budget
@@ -48,6 +47,7 @@ from appliance.conversation.roster import Brief
 from appliance.conversation.troubles import sentence
 from appliance.conversation.turn import Phase, Policy, Turn
 from appliance.realtime import protocol as wire
+from appliance.realtime.items import HistoryItem
 
 __all__ = ["FRAMES_PER_MS", "Regions", "SessionUpdateSent"]
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Literal
 
-from appliance.agents.context import HistoryItem
+from msgspec.structs import replace
+
 from appliance.conversation.calls import Call, Stage
 from appliance.conversation.commands import (
     AgentEnded,
@@ -32,6 +32,7 @@ from appliance.conversation.regions import FRAMES_PER_MS, Regions
 from appliance.conversation.troubles import sentence
 from appliance.conversation.turn import Phase, Turn
 from appliance.realtime import protocol as wire
+from appliance.realtime.items import HistoryItem
 
 __all__ = ["Turns"]
 

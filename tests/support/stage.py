@@ -10,7 +10,6 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
-from appliance.agents.context import HistoryItem
 from appliance.conversation.commands import (
     Announce,
     Command,
@@ -41,6 +40,7 @@ from appliance.conversation.machine import Conversation
 from appliance.conversation.roster import Brief
 from appliance.conversation.turn import Policy
 from appliance.realtime import protocol as wire
+from appliance.realtime.items import HistoryItem
 from tests.support.oracle import check_client_frame
 
 PERIOD_MS = 20

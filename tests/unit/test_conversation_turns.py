@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from appliance.agents.context import HistoryItem
 from appliance.conversation.commands import (
     AnswerInterrupted,
     AnswerTextReceived,
@@ -33,6 +32,7 @@ from appliance.conversation.events import (
     ShutdownRequested,
 )
 from appliance.conversation.roster import Brief
+from appliance.realtime.items import HistoryItem
 from tests.support.stage import SESSION, Stage, period
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="

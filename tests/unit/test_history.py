@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.agents.context import HistoryItem
 from appliance.conversation.commands import Emit, HistoryAdded, HistoryRemoved, HistoryUpdated, Notice
 from appliance.conversation.events import HistoryReplaced, LinkUp, MessageGiven, ToolFinished
 from appliance.conversation.history import NOT_WRITTEN_DOWN, Change, History, wire_item
 from appliance.realtime import protocol as wire
+from appliance.realtime.items import HistoryItem
 from tests.support.oracle import check_client_frame
 from tests.support.stage import Stage
 
