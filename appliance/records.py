@@ -12,7 +12,8 @@ __all__ = ["Record"]
 class Record(msgspec.Struct, frozen=True):
     """Frozen fields, compared by value.
 
-    A Struct rather than a dataclass: a class costs 10 µs to define, not 400, and an object 70 ns, not 280.
+    A Struct rather than a dataclass: a class takes about 10 µs to define instead of 400, an object 70 ns to make
+    instead of 280.
     ``dataclasses.fields`` and ``replace`` do not know it; `msgspec.structs` has both.
     """
 
