@@ -1,0 +1,511 @@
+"""Edges of the conversation that else only a random environment reaches: the user, the turn, the answer, the history.
+
+One behaviour a test. What is about connections is in `test_conversation_edges_links`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from appliance.agents.context import HistoryItem
+from appliance.conversation.commands import (
+    Announce,
+    CloseCapture,
+    Command,
+    Connect,
+    Disconnect,
+    Emit,
+    HeardTextReceived,
+    Send,
+    Stop,
+    TroubleReported,
+    TurnEnded,
+    TurnStarted,
+)
+from appliance.conversation.events import (
+    AlarmRang,
+    BeginAsked,
+    ButtonEdge,
+    CaptureOverrun,
+    CommitAsked,
+    DayBegan,
+    DeadlinePassed,
+    FrameGiven,
+    HistoryReplaced,
+    ShutdownRequested,
+    TracingFailed,
+)
+from appliance.conversation.roster import Brief
+from tests.support.stage import Stage
+
+ASIDE = {"type": "response.create", "response": {"conversation": "none", "metadata": {"mine": "yes"}}}
+VAD = {"type": "realtime", "audio": {"input": {"turn_detection": {"type": "server_vad"}}}}
+
+
+def begun(stage: Stage, response_id: str, metadata: dict[str, str] | None) -> list[Command]:
+    """The server begins a response that carries this, of no conversation of its own."""
+    response = {"id": response_id, "status": "in_progress", "output": [], "metadata": metadata}
+    return stage.server({"type": "response.created", "response": response})
+
+
+def output_item(stage: Stage, item: dict[str, Any], kind: str = "done", response_id: str = "resp_1") -> list[Command]:
+    place = {"type": f"response.output_item.{kind}", "response_id": response_id, "output_index": 0}
+    return stage.server(place | {"item": item})
+
+
+def answer_item(item_id: str) -> dict[str, Any]:
+    return {"id": item_id, "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+
+
+def transcribed(stage: Stage, item_id: str, text: str = "Hello.") -> list[Command]:
+    kind = "conversation.item.input_audio_transcription.completed"
+    return stage.server({"type": kind, "item_id": item_id, "content_index": 0, "transcript": text})
+
+
+def asked(stage: Stage) -> Stage:
+    """A turn whose response has begun, and nothing of it has come."""
+    stage.say()
+    stage.committed()
+    stage.created()
+    stage.commands.clear()
+    return stage
+
+
+def tap(stage: Stage, ms: int = 40) -> list[Command]:
+    """Press, hear `ms`, and let go."""
+    return stage.press() + stage.hear(ms) + stage.release()
+
+
+def cancels(stage: Stage, commands: list[Command]) -> list[str]:
+    return [one["response_id"] for one in stage.sent(commands) if one["type"] == "response.cancel"]
+
+
+def ids(stage: Stage) -> list[str]:
+    return [one.id for one in stage.conversation.history]
+
+
+# --- out-of-band responses ---------------------------------------------------------------------------------------
+
+
+def test_an_out_of_band_response_of_a_raw_frame_is_not_played() -> None:
+    stage = Stage().ready().answering()
+    assert stage.sent_types(stage.do(FrameGiven(ASIDE))) == ["response.create"]
+    begun(stage, "resp_x", {"mine": "yes"})
+    assert stage.audio("resp_x", "item_x") == []
+
+
+def test_an_item_of_an_out_of_band_response_is_not_in_the_history() -> None:
+    stage = Stage().ready().answering()
+    stage.do(FrameGiven(ASIDE))
+    begun(stage, "resp_x", {"mine": "yes"})
+    before = ids(stage)
+    for kind in ("added", "done"):
+        output_item(stage, answer_item("item_x"), kind, "resp_x")
+    stage.done("resp_x", None, metadata={"mine": "yes"}, output=[answer_item("item_x")])
+    assert ids(stage) == before
+
+
+def test_the_running_answer_goes_on_beside_an_out_of_band_response() -> None:
+    stage = Stage().ready().answering()
+    stage.do(FrameGiven(ASIDE))
+    assert cancels(stage, begun(stage, "resp_x", {"mine": "yes"})) == []
+    stage.done("resp_x", None, metadata={"mine": "yes"})
+    assert [one.item_id for one in stage.plays(stage.audio())] == ["item_a"]
+    stage.done()
+    stage.play(52_800, drained=True)
+    assert stage.outcomes() == ["answered"]
+
+
+def test_an_out_of_band_response_that_nobody_gave_is_neither_cancelled_nor_played() -> None:
+    stage = Stage().ready().answering()
+    assert begun(stage, "resp_x", {"whose": "unknown"}) == []
+    assert stage.plays(stage.audio("resp_x", "item_x")) == []
+    assert len(stage.plays(stage.audio())) == 1
+
+
+def test_an_out_of_band_response_does_not_take_the_place_of_the_one_that_is_waited_for() -> None:
+    stage = Stage().ready()
+    stage.say()
+    stage.committed()
+    begun(stage, "resp_x", {"whose": "unknown"})
+    assert cancels(stage, stage.created("resp_1")) == []
+    assert len(stage.plays(stage.audio("resp_1"))) == 1
+
+
+def test_an_out_of_band_response_is_not_played_as_the_answer_that_is_waited_for() -> None:
+    stage = Stage().ready()
+    stage.say()
+    stage.committed()
+    stage.do(FrameGiven(ASIDE))
+    begun(stage, "resp_x", {"mine": "yes"})
+    assert stage.audio("resp_x", "item_x") == []
+    stage.created("resp_1")
+    assert [one.item_id for one in stage.plays(stage.audio())] == ["item_a"]
+
+
+def test_an_out_of_band_response_without_metadata_is_not_cancelled() -> None:
+    stage = Stage().ready().answering()
+    stage.do(FrameGiven({"type": "response.create", "response": {"conversation": "none"}}))
+    assert begun(stage, "resp_x", None) == []
+
+
+# --- late responses ----------------------------------------------------------------------------------------------
+
+
+def test_a_response_that_was_given_up_is_cancelled_when_it_is_created_again() -> None:
+    stage = asked(Stage(cancel_s=3.0).ready())
+    assert cancels(stage, stage.press()) == ["resp_1"]
+    stage.hear(3200)
+    stage.release()
+    stage.hear(260)
+    assert stage.sent_types()[-1] == "response.create"  # the slot is free again
+    assert cancels(stage, stage.created("resp_1", None)) == ["resp_1"]
+
+
+def test_a_response_that_is_finished_is_cancelled_when_it_is_created_late() -> None:
+    stage = Stage().ready()
+    stage.say()
+    stage.committed()
+    stage.audio("resp_1", ms=100)
+    stage.done("resp_1", None)
+    stage.play(2400, drained=True)
+    stage.say()
+    stage.committed("item_user_2")
+    assert cancels(stage, stage.created("resp_1", None)) == ["resp_1"]
+
+
+def test_the_response_that_is_waited_for_is_taken_after_a_late_one_was_cancelled() -> None:
+    stage = Stage().ready()
+    stage.say()
+    stage.committed()
+    stage.audio("resp_1", ms=100)
+    stage.done("resp_1", None)
+    stage.play(2400, drained=True)
+    stage.say()
+    stage.committed("item_user_2")
+    stage.created("resp_1", None)
+    assert cancels(stage, stage.created("resp_2", None)) == []
+    assert [one.item_id for one in stage.plays(stage.audio("resp_2", "item_b"))] == ["item_b"]
+
+
+def test_a_response_of_another_turn_is_cancelled_and_not_played() -> None:
+    stage = Stage().ready()
+    stage.say()
+    stage.committed()
+    assert cancels(stage, stage.created("resp_9", "turn_9")) == ["resp_9"]
+    assert stage.plays(stage.audio("resp_9", "item_z")) == []
+
+
+# --- the button --------------------------------------------------------------------------------------------------
+
+
+def test_a_button_that_is_stuck_while_a_turn_is_spoken_cancels_the_turn() -> None:
+    stage = Stage(stuck_s=10.0)
+    stage.do(ButtonEdge(True))  # before the start: no person's press
+    stage.ready()
+    stage.do(BeginAsked())
+    stage.hear(7000)
+    assert stage.troubles() == []
+    stage.hear(2000)
+    assert stage.troubles() == ["button_stuck"]
+    assert stage.outcomes() == ["cancelled"]
+    assert stage.sent_types()[-1] == "input_audio_buffer.clear"
+
+
+def test_a_button_that_is_stuck_ends_the_turn_before_its_longest_time_does() -> None:
+    stage = Stage(max_turn_s=5.0, stuck_s=10.0).ready()
+    stage.press()
+    stage.hear(400)
+    stage.now += 20.0
+    stage.do(DeadlinePassed())
+    assert stage.troubles() == ["button_stuck"]
+    assert stage.outcomes() == ["cancelled"]
+    assert stage.earcons() == ["start", "cancel"]
+
+
+def test_a_button_that_is_stuck_does_not_disturb_an_answer() -> None:
+    stage = Stage(stuck_s=10.0)
+    stage.do(ButtonEdge(True))
+    stage.ready()
+    stage.do(BeginAsked())
+    stage.hear(400)
+    stage.do(CommitAsked())
+    stage.committed()
+    stage.created()
+    stage.advance(10.0)
+    assert stage.troubles() == ["button_stuck"]
+    assert (stage.state, stage.outcomes()) == ("thinking", [])
+
+
+@pytest.mark.parametrize("mode", ["hold", "auto", "tap"])
+def test_a_release_does_not_end_a_turn_of_the_program(mode: str) -> None:
+    stage = Stage(button_mode=mode, alarm_s=1.0).ready()
+    stage.do(AlarmRang("egg", "the egg"))
+    stage.press()  # silences the alarm, and begins nothing
+    stage.do(BeginAsked())
+    stage.hear(200)
+    stage.release()
+    stage.hear(2000, 30, -60.0)  # neither a post-roll nor, latched, the silence ends it
+    assert (stage.state, stage.outcomes()) == ("listening", [])
+    assert "input_audio_buffer.commit" not in stage.sent_types()
+    stage.do(CommitAsked())
+    assert "input_audio_buffer.commit" in stage.sent_types()
+
+
+@pytest.mark.parametrize("mode", ["auto", "tap"])
+def test_a_latched_turn_that_is_ended_too_soon_is_a_slip(mode: str) -> None:
+    stage = Stage(button_mode=mode, min_turn_ms=500).ready()
+    tap(stage)
+    assert (stage.state, stage.outcomes()) == ("listening", [])
+    stage.hear(100)
+    stage.press()
+    assert stage.outcomes() == ["slip"]
+    assert stage.earcons() == ["start", "cancel"]
+    assert stage.sent_types()[-1] == "input_audio_buffer.clear"
+    assert stage.troubles() == []
+
+
+def test_a_latched_turn_is_no_slip_from_the_shortest_time_on() -> None:
+    stage = Stage(button_mode="auto", min_turn_ms=500).ready()
+    tap(stage)
+    stage.hear(460)
+    stage.press()
+    stage.hear(260)
+    assert stage.outcomes() == []
+    assert stage.sent_types()[-2:] == ["input_audio_buffer.commit", "response.create"]
+
+
+def test_a_latched_turn_in_which_too_little_was_captured_is_a_slip() -> None:
+    stage = Stage(button_mode="tap").ready()
+    tap(stage, 80)
+    stage.do(CaptureOverrun(480))
+    assert stage.outcomes() == ["slip"]
+    assert stage.troubles() == ["overrun"]
+
+
+def test_a_latched_turn_in_which_just_enough_was_captured_is_sent() -> None:
+    stage = Stage(button_mode="tap").ready()
+    tap(stage, 100)
+    stage.do(CaptureOverrun(480))
+    assert stage.outcomes() == []
+    assert stage.sent_types()[-2:] == ["input_audio_buffer.commit", "response.create"]
+
+
+def test_a_short_press_within_the_post_roll_is_no_slip() -> None:
+    stage = Stage().ready()
+    stage.press()
+    stage.hear(400)
+    stage.release()
+    tap(stage)
+    assert (stage.state, stage.outcomes()) == ("listening", [])
+    stage.hear(260)
+    assert stage.sent_types()[-2:] == ["input_audio_buffer.commit", "response.create"]
+
+
+@pytest.mark.parametrize("mode", ["auto", "tap"])
+def test_a_latched_turn_of_a_dead_microphone_is_told(mode: str) -> None:
+    stage = Stage(button_mode=mode).ready()
+    stage.press()
+    stage.release()
+    stage.hear(5900, 0, -90.0)
+    assert stage.outcomes() == []
+    stage.hear(200, 0, -90.0)
+    assert stage.outcomes() == ["silence"]
+    assert stage.troubles() == ["silent_microphone"]
+    assert len(stage.announced()) == 1
+    assert "input_audio_buffer.commit" not in stage.sent_types()
+
+
+def test_a_latched_turn_in_a_quiet_room_ends_without_a_trouble() -> None:
+    stage = Stage(button_mode="tap").ready()
+    stage.press()
+    stage.release()
+    stage.hear(6100, 30, -60.0)
+    assert stage.outcomes() == ["silence"]
+    assert (stage.troubles(), stage.announced()) == ([], [])
+    assert stage.earcons() == ["start", "cancel"]
+
+
+# --- the program -------------------------------------------------------------------------------------------------
+
+
+def test_the_program_begins_no_turn_where_the_server_finds_the_turns() -> None:
+    stage = Stage(briefs=[Brief(agent="ada", session=VAD)]).ready()
+    assert stage.do(BeginAsked()) == []
+    assert stage.state == "ready"
+
+
+def test_the_program_begins_no_turn_with_a_spent_budget() -> None:
+    stage = Stage(budget_s=1.0).ready()
+    stage.do(DayBegan("2027-01-01", 0.0, 2.0))
+    stage.do(BeginAsked())
+    assert stage.troubles() == ["budget_spent"]
+    assert [one.fallback for one in stage.commands if isinstance(one, Announce)] == ["error"]
+    assert stage.notices(TurnStarted) == []
+    assert stage.state == "ready"
+
+
+def test_the_program_begins_a_turn_with_a_spent_budget_where_an_offline_brain_takes_over() -> None:
+    stage = Stage(budget_s=1.0, endpoints=2, offline_endpoint=1).ready()
+    stage.do(DayBegan("2027-01-01", 0.0, 2.0))
+    stage.do(BeginAsked())
+    assert stage.troubles() == []
+    assert stage.notices(TurnStarted) == [TurnStarted("turn_1", "program")]
+
+
+# --- start, trace, shutdown --------------------------------------------------------------------------------------
+
+
+def test_a_start_while_muted_closes_the_capture_before_it_connects() -> None:
+    stage = Stage(is_muted=True)
+    assert stage.start().commands == [CloseCapture(), Connect(1, 0)]
+    assert stage.state == "muted"
+
+
+def test_a_start_with_the_microphone_on_leaves_the_capture_alone() -> None:
+    assert Stage().start().commands == [Connect(1, 0)]
+
+
+def test_a_trace_that_cannot_be_written_is_told() -> None:
+    stage = Stage().ready()
+    assert stage.do(TracingFailed("the disk is full")) == [Emit(TroubleReported("trace_failed", "the disk is full"))]
+    assert stage.state == "ready"
+
+
+def test_a_shutdown_while_listening_clears_what_was_sent_and_ends_the_turn_and_the_connection() -> None:
+    stage = Stage().ready()
+    stage.press()
+    stage.hear(400)
+    commands = stage.do(ShutdownRequested("SIGTERM"))
+    assert stage.sent_types(commands) == ["input_audio_buffer.clear"]
+    assert stage.outcomes() == ["cancelled"]
+    assert [type(one) for one in commands if isinstance(one, Send | Disconnect | Stop)] == [Send, Disconnect, Stop]
+    assert commands[-2:] == [Disconnect(1), Stop("SIGTERM")]
+    assert stage.conversation.deadline is None
+
+
+def test_a_shutdown_before_anything_was_sent_clears_nothing() -> None:
+    stage = Stage().ready()
+    stage.press()
+    assert stage.sent_types(stage.do(ShutdownRequested("SIGTERM"))) == []
+    assert stage.outcomes() == ["cancelled"]
+
+
+def test_nothing_happens_after_a_shutdown() -> None:
+    stage = Stage().ready()
+    stage.do(ShutdownRequested("SIGTERM"))
+    assert stage.press() + stage.hear(100) + stage.do(BeginAsked()) == []
+
+
+# --- refused commits ---------------------------------------------------------------------------------------------
+
+
+def test_a_refused_commit_fails_the_turn() -> None:
+    stage = Stage().ready()
+    stage.say()
+    stage.error("input_audio_buffer_commit_empty", event_id="commit_turn_1_0", message="buffer too small")
+    assert stage.outcomes() == ["failed"]
+    assert stage.notices(TroubleReported) == [TroubleReported("server_error", "buffer too small")]
+    assert len(stage.announced()) == 1
+
+
+def test_a_refused_commit_of_another_turn_is_told_and_ends_nothing() -> None:
+    stage = Stage().ready()
+    stage.say()
+    stage.error("input_audio_buffer_commit_empty", event_id="commit_turn_9_0", message="buffer too small")
+    assert stage.outcomes() == []
+    assert stage.troubles() == ["server_error"]
+
+
+def test_the_next_commit_after_a_refused_one_is_the_next_turns() -> None:
+    stage = Stage().ready()
+    stage.say()
+    stage.error("input_audio_buffer_commit_empty", event_id="commit_turn_1_0")
+    stage.say()
+    stage.committed("item_2")
+    assert stage.state == "thinking"
+    transcribed(stage, "item_2")
+    assert stage.notices(HeardTextReceived) == [HeardTextReceived("turn_2", "Hello.")]
+
+
+# --- the history -------------------------------------------------------------------------------------------------
+
+
+def talk(*names: str) -> list[HistoryItem]:
+    return [HistoryItem(id=one, role="user", text=one) for one in names]
+
+
+def keep(stage: Stage, *names: str) -> list[str]:
+    """The program keeps only these items; returns what the server is told to delete."""
+    kept = tuple(one for one in stage.conversation.history if one.id in names)
+    return [one["item_id"] for one in stage.sent(stage.do(HistoryReplaced(kept)))]
+
+
+def added(stage: Stage, item_id: str, previous: str) -> list[Command]:
+    item = {
+        "id": item_id,
+        "type": "message",
+        "role": "system",
+        "status": "completed",
+        "content": [{"type": "input_text", "text": "x"}],
+    }
+    return stage.server({"type": "conversation.item.added", "previous_item_id": previous, "item": item})
+
+
+def test_an_item_behind_a_chain_of_deleted_ones_follows_what_stood_before_them() -> None:
+    stage = Stage(history=talk("a", "b", "c", "d")).ready()
+    assert keep(stage, "a", "b", "d") == ["c"]
+    assert keep(stage, "a", "d") == ["b"]
+    added(stage, "x", "c")
+    assert ids(stage) == ["a", "x", "d"]
+
+
+def test_an_item_behind_a_chain_of_deleted_first_ones_is_the_first() -> None:
+    stage = Stage(history=talk("a", "b", "c")).ready()
+    assert keep(stage, "a", "c") == ["b"]
+    assert keep(stage, "c") == ["a"]
+    added(stage, "x", "b")
+    assert ids(stage) == ["x", "c"]
+
+
+def test_a_deleted_item_is_not_brought_back_by_a_late_event() -> None:
+    stage = Stage(history=talk("a", "b")).ready()
+    keep(stage, "a")
+    assert added(stage, "b", "a") == []
+    assert ids(stage) == ["a"]
+
+
+def test_the_words_of_an_item_are_attributed_to_its_turn_for_the_last_64_items_only() -> None:
+    stage = Stage().ready()
+    for number in range(1, 66):
+        stage.say(200)
+        stage.committed(f"item_{number}")
+    stage.commands.clear()
+    transcribed(stage, "item_1", "too old")
+    assert stage.notices(HeardTextReceived) == []
+    transcribed(stage, "item_2", "old enough")
+    transcribed(stage, "item_65", "new")
+    assert stage.notices(HeardTextReceived) == [
+        HeardTextReceived("turn_2", "old enough"),
+        HeardTextReceived("turn_65", "new"),
+    ]
+
+
+def test_the_words_of_an_item_that_is_forgotten_are_still_in_the_history() -> None:
+    stage = Stage().ready()
+    for number in range(1, 66):
+        stage.say(200)
+        stage.committed(f"item_{number}")
+    transcribed(stage, "item_1", "too old")
+    assert next(one.text for one in stage.conversation.history if one.id == "item_1") == "too old"
+
+
+def test_a_turn_that_is_shut_down_is_told_before_the_connection_is_closed() -> None:
+    stage = Stage().ready()
+    stage.press()
+    stage.hear(200)
+    commands = stage.do(ShutdownRequested("SIGTERM"))
+    ended = [at for at, one in enumerate(commands) if isinstance(one, Emit) and isinstance(one.notice, TurnEnded)]
+    assert ended == [commands.index(Disconnect(1)) - 1]

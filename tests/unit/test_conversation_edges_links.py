@@ -1,0 +1,482 @@
+"""Edges of the connections that else only a random environment reaches, and of what the server is asked on them.
+
+Resumed turns, spares, unreadable frames, updates of the session, calls of MCP servers; one behaviour a test.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from appliance.conversation.commands import (
+    Announce,
+    Command,
+    Connect,
+    Disconnect,
+    HandedOver,
+    LinkChanged,
+    PrepareAgent,
+    ToolEnded,
+    ToolStarted,
+    TroubleReported,
+    TurnStarted,
+)
+from appliance.conversation.events import (
+    AgentPrepared,
+    ApprovalAnswered,
+    BeginAsked,
+    CommitAsked,
+    FrameGiven,
+    FrameRefused,
+    LinkDown,
+    LinkUp,
+    ServerEventReceived,
+)
+from appliance.conversation.roster import Brief, HandoffCard
+from appliance.realtime import protocol as wire
+from tests.support.stage import SESSION, Stage
+
+MAIN, SPARE = 2, 3
+BAD_KEY = (3000, "invalid_request_error.invalid_api_key")
+BOB = Brief(agent="bob", session=SESSION | {"instructions": "I am Bob."})
+ANN = Brief(
+    agent="ann", session=SESSION | {"instructions": "I am Ann."}, handoffs=(HandoffCard(name="to_bob", agent="bob"),)
+)
+
+
+class Scene(Stage):
+    """A stage whose server speaks on the main link where a spare is the newest one."""
+
+    speaks_on = 0
+
+    @property
+    def link(self) -> int:
+        return self.speaks_on or super().link
+
+    def with_spare(self) -> Scene:
+        """Fail over to the second endpoint; then a spare to the first is being made."""
+        self.start()
+        self.do(LinkDown(1, None, "refused: nobody there"))
+        self.link_ready()
+        self.server({"type": "session.updated", "session": SESSION})
+        self.speaks_on = MAIN
+        self.advance(60.0)
+        assert self.connects() == [Connect(1, 0), Connect(MAIN, 1), Connect(SPARE, 0)]
+        self.commands.clear()
+        return self
+
+    def on_spare(self, frame: dict[str, Any]) -> list[Command]:
+        return self.do(ServerEventReceived(SPARE, wire.decode(json.dumps({"event_id": "event_s"} | frame))))
+
+    def spare_error(self, code: str | None, kind: str = "invalid_request_error") -> list[Command]:
+        error = {"type": kind, "code": code, "message": "no", "param": None, "event_id": None}
+        return self.on_spare({"type": "error", "error": error})
+
+    def until_connect(self) -> float:
+        """Let time pass until a connection is asked for; returns the seconds."""
+        began, made = self.now, len(self.connects())
+        while len(self.connects()) == made:
+            assert self.now < began + 900.0, "nothing is tried any more"
+            self.advance(0.5)
+        return self.now - began
+
+
+def output_item(stage: Stage, item: dict[str, Any], kind: str = "done", response_id: str = "resp_1") -> list[Command]:
+    place = {"type": f"response.output_item.{kind}", "response_id": response_id, "output_index": 0}
+    return stage.server(place | {"item": item})
+
+
+def asked(stage: Stage) -> Stage:
+    """A turn whose response has begun, and nothing of it has come."""
+    stage.say()
+    stage.committed()
+    stage.created()
+    stage.commands.clear()
+    return stage
+
+
+def updated(stage: Stage, instructions: str) -> list[Command]:
+    return stage.server({"type": "session.updated", "session": SESSION | {"instructions": instructions}})
+
+
+# --- a turn that waits for a connection --------------------------------------------------------------------------
+
+
+def unlinked() -> Stage:
+    """A turn of the button was spoken while the connection is gone, and its retry far off."""
+    stage = Stage(backoff_initial_s=20.0, backoff_max_s=40.0).ready()
+    stage.advance(20.0)
+    stage.press()
+    stage.hear(400)
+    stage.lose()
+    stage.release()
+    stage.hear(260)
+    assert (stage.state, stage.connects()) == ("committing", [])
+    stage.commands.clear()
+    return stage
+
+
+def test_a_press_that_goes_on_with_a_turn_without_a_connection_connects() -> None:
+    stage = unlinked()
+    stage.press()
+    assert stage.connects() == [Connect(2, 0)]
+    assert stage.state == "listening"
+    assert stage.earcons() == ["start"]
+
+
+def test_a_press_that_goes_on_with_a_turn_begins_no_other() -> None:
+    stage = unlinked()
+    stage.press()
+    assert (stage.conversation.turn_id, stage.notices(TurnStarted), stage.outcomes()) == ("turn_1", [], [])
+    assert stage.flushes() == []
+
+
+def test_the_program_that_goes_on_with_a_turn_without_a_connection_connects() -> None:
+    stage = Stage(backoff_initial_s=20.0, backoff_max_s=40.0).ready()
+    stage.advance(20.0)
+    stage.do(BeginAsked())
+    stage.hear(400)
+    stage.lose()
+    stage.do(CommitAsked())
+    stage.commands.clear()
+    stage.do(BeginAsked())
+    assert stage.connects() == [Connect(2, 0)]
+    assert (stage.state, stage.earcons()) == ("listening", [])
+    assert (stage.conversation.turn_id, stage.notices(TurnStarted), stage.outcomes()) == ("turn_1", [], [])
+
+
+def test_a_press_that_goes_on_with_a_turn_while_a_connection_is_made_makes_no_second_one() -> None:
+    stage = unlinked()
+    stage.press()
+    stage.hear(400)
+    stage.release()
+    stage.hear(260)
+    stage.press()
+    assert stage.connects() == [Connect(2, 0)]
+
+
+def test_a_turn_that_was_gone_on_with_is_sent_whole() -> None:
+    stage = unlinked()
+    stage.press()
+    stage.hear(400)
+    stage.release()
+    stage.hear(260)
+    stage.commands.clear()
+    stage.link_ready()
+    # 2 x 400 ms, 2 x 240 ms of post-roll, and what was kept between them
+    assert len(stage.sent_audio()) >= 48 * 1280
+    assert stage.sent_types().count("input_audio_buffer.commit") == 1
+
+
+# --- the spare ---------------------------------------------------------------------------------------------------
+
+
+def test_an_error_on_the_spare_does_not_disturb_the_conversation() -> None:
+    scene = Scene(endpoints=2).with_spare()
+    before = scene.conversation.deadline
+    assert scene.spare_error("invalid_api_key") == []
+    assert (scene.state, scene.conversation.deadline) == ("ready", before)
+
+
+def test_an_error_on_the_spare_does_not_end_the_turn_on_the_main_link() -> None:
+    scene = Scene(endpoints=2).with_spare()
+    scene.say()
+    scene.on_spare({"type": "session.created", "session": {"type": "realtime"}})
+    assert scene.spare_error("invalid_api_key") == []
+    scene.committed()
+    assert (scene.state, scene.troubles()) == ("thinking", [])
+
+
+@pytest.mark.parametrize(("code", "kind"), [("invalid_api_key", "invalid_request_error"), (None, "permission_error")])
+def test_the_last_error_on_the_spare_decides_what_its_end_means(code: str | None, kind: str) -> None:
+    scene = Scene(endpoints=2, fatal_retry_s=300.0, failback_s=60.0).with_spare()
+    scene.spare_error(code, kind)
+    scene.do(LinkDown(SPARE, 1006, ""))
+    assert scene.until_connect() >= 300.0  # blocked as by a bad key
+
+
+def test_a_spare_that_goes_down_without_an_error_is_tried_again_soon() -> None:
+    scene = Scene(endpoints=2, fatal_retry_s=300.0, failback_s=60.0).with_spare()
+    scene.do(LinkDown(SPARE, 1006, ""))
+    assert 59.0 <= scene.until_connect() <= 61.0
+
+
+def test_an_error_on_the_main_link_does_not_decide_what_the_end_of_the_spare_means() -> None:
+    scene = Scene(endpoints=2, fatal_retry_s=300.0, failback_s=60.0).with_spare()
+    scene.error("invalid_api_key")
+    scene.do(LinkDown(SPARE, 1006, ""))
+    assert 59.0 <= scene.until_connect() <= 61.0
+
+
+def test_an_unreadable_frame_on_the_spare_is_ignored() -> None:
+    scene = Scene(endpoints=2, max_bad_frames=2).with_spare()
+    for _ in range(5):
+        assert scene.do(FrameRefused(SPARE, "no JSON")) == []
+    scene.on_spare({"type": "session.created", "session": {"type": "realtime"}})
+    assert scene.notices(LinkChanged) == [LinkChanged(SPARE, 0)]
+
+
+def test_unreadable_frames_of_the_spare_do_not_count_for_it_when_it_is_the_main_link() -> None:
+    scene = Scene(endpoints=2, max_bad_frames=2).with_spare()
+    for _ in range(2):
+        scene.do(FrameRefused(SPARE, "no JSON"))
+    scene.on_spare({"type": "session.created", "session": {"type": "realtime"}})
+    scene.commands.clear()
+    scene.do(FrameRefused(SPARE, "no JSON"))
+    assert scene.troubles() == ["bad_frame"]
+
+
+def test_an_unreadable_frame_of_a_connection_that_is_gone_is_ignored() -> None:
+    scene = Scene(endpoints=2).with_spare()
+    assert scene.do(FrameRefused(1, "no JSON")) == []
+
+
+def test_as_many_unreadable_frames_as_are_allowed_do_not_end_the_main_link() -> None:
+    stage = Stage(max_bad_frames=3).ready()
+    for _ in range(3):
+        stage.do(FrameRefused(1, "no JSON"))
+    assert stage.troubles() == ["bad_frame"] * 3
+    assert stage.state == "ready"
+
+
+def test_one_unreadable_frame_more_than_allowed_ends_the_main_link() -> None:
+    stage = Stage(max_bad_frames=3).ready()
+    for _ in range(3):
+        stage.do(FrameRefused(1, "no JSON"))
+    commands = stage.do(FrameRefused(1, "no JSON"))
+    assert Disconnect(1) in commands
+    assert stage.troubles() == ["bad_frame"] * 4 + ["bad_frames"]
+    assert stage.state == "offline"
+
+
+# --- updates of the session --------------------------------------------------------------------------------------
+
+
+def prepared(instructions: str) -> Stage:
+    """An agent has other instructions for this turn, and the server was told them."""
+    old = Brief(agent="ann", session=SESSION | {"instructions": "old"}, is_asked_at_turn=True)
+    new = Brief(agent="ann", session=SESSION | {"instructions": instructions}, is_asked_at_turn=True)
+    stage = Stage(briefs=[old]).ready()
+    stage.say()
+    assert [one.key for one in stage.commands if isinstance(one, PrepareAgent)] == ["turn_turn_1_0"]
+    commands = stage.do(AgentPrepared("turn_turn_1_0", new))
+    sent = [(one["event_id"], one["session"]["instructions"]) for one in stage.sent(commands)[:1]]
+    assert sent == [("turn_turn_1", instructions)]
+    return stage
+
+
+def told_next(stage: Stage) -> list[str]:
+    """The instructions that the next connection is given."""
+    stage.commands.clear()
+    stage.lose()
+    stage.advance(1.0)
+    stage.link_ready()
+    return [one["session"]["instructions"] for one in stage.sent() if one["type"] == "session.update"]
+
+
+def test_a_refused_update_of_a_turn_brings_back_the_instructions_before() -> None:
+    stage = prepared("new")
+    stage.error("invalid_value", event_id="turn_turn_1", message="no such thing")
+    assert stage.notices(TroubleReported) == [TroubleReported("server_error", "no such thing")]
+    assert told_next(stage) == ["old"]
+
+
+def test_a_refused_update_of_a_turn_does_not_end_the_turn() -> None:
+    stage = prepared("new")
+    stage.error("invalid_value", event_id="turn_turn_1")
+    stage.committed()
+    stage.created()
+    assert (stage.state, stage.outcomes()) == ("thinking", [])
+
+
+def test_an_accepted_update_of_a_turn_holds_at_the_next_connection() -> None:
+    stage = prepared("new")
+    updated(stage, "new")
+    assert told_next(stage) == ["new"]
+
+
+def raw_update(stage: Stage, instructions: str) -> list[Command]:
+    return stage.do(
+        FrameGiven({"type": "session.update", "session": {"type": "realtime", "instructions": instructions}})
+    )
+
+
+def test_the_acceptance_of_a_later_update_answers_the_earlier_ones_too() -> None:
+    stage = Stage(commit_s=5.0).ready()
+    began = stage.now
+    for instructions in ("one", "two", "three"):
+        raw_update(stage, instructions)
+        stage.advance(1.0)
+    assert stage.conversation.deadline == began + 5.0  # of the first
+    updated(stage, "two")
+    assert stage.conversation.deadline == began + 7.0  # of the third
+
+
+def handing_over() -> Stage:
+    """The server was asked to take another agent, and has not answered."""
+    stage = asked(Stage(briefs=[ANN]).ready())
+    stage.called("to_bob", "call_1")
+    stage.done()
+    stage.do(AgentPrepared("handoff_call_1", BOB))
+    return stage
+
+
+def test_a_handoff_is_made_when_the_server_accepts_it_before_the_update_that_was_sent_earlier() -> None:
+    stage = asked(Stage(briefs=[ANN]).ready())
+    stage.called("to_bob", "call_1")
+    stage.done()
+    raw_update(stage, "Speak slowly.")
+    stage.do(AgentPrepared("handoff_call_1", BOB))
+    updated(stage, "I am Bob.")
+    assert stage.notices(HandedOver) == [HandedOver("ann", "bob")]
+    assert stage.conversation.agent == "bob"
+
+
+def test_a_handoff_that_a_later_update_has_overtaken_is_not_made() -> None:
+    stage = handing_over()
+    raw_update(stage, "Speak slowly.")
+    updated(stage, "Speak slowly.")
+    updated(stage, "I am Bob.")
+    assert stage.notices(HandedOver) == []
+    assert stage.conversation.agent == "ann"
+
+
+# --- calls of MCP servers ----------------------------------------------------------------------------------------
+
+
+def mcp_call(**more: Any) -> dict[str, Any]:
+    return {"id": "mcp_1", "type": "mcp_call", "server_label": "files", "name": "list", "arguments": ""} | more
+
+
+def mcp_arguments(stage: Stage, arguments: str) -> list[Command]:
+    kind = "response.mcp_call_arguments.done"
+    return stage.server(
+        {"type": kind, "response_id": "resp_1", "item_id": "mcp_1", "output_index": 0, "arguments": arguments}
+    )
+
+
+def test_a_call_of_an_mcp_server_is_told_when_its_arguments_are_there() -> None:
+    stage = asked(Stage().ready())
+    output_item(stage, mcp_call(), "added")
+    assert stage.notices(ToolStarted) == []
+    mcp_arguments(stage, '{"path":"/a"}')
+    assert stage.notices(ToolStarted) == [ToolStarted("turn_1", "mcp_1", "files.list", '{"path":"/a"}', "assistant")]
+
+
+def test_a_call_of_an_mcp_server_whose_arguments_come_after_the_response_is_told_once() -> None:
+    stage = asked(Stage().ready())
+    output_item(stage, mcp_call(), "added")
+    stage.done(output=[mcp_call(status="in_progress")])
+    assert stage.notices(ToolStarted) == []
+    mcp_arguments(stage, '{"path":"/a"}')
+    mcp_arguments(stage, '{"path":"/b"}')
+    output_item(stage, mcp_call(arguments='{"path":"/a"}', output="a.txt"))
+    assert stage.notices(ToolStarted) == [ToolStarted("turn_1", "mcp_1", "files.list", '{"path":"/a"}', "assistant")]
+    assert stage.notices(ToolEnded) == [ToolEnded("turn_1", "mcp_1", "files.list", "a.txt", False, "assistant")]
+
+
+def test_a_call_of_an_mcp_server_whose_arguments_never_come_is_told_with_those_of_its_item() -> None:
+    stage = asked(Stage().ready())
+    output_item(stage, mcp_call(), "added")
+    output_item(stage, mcp_call(arguments='{"path":"/c"}', output="c.txt"))
+    assert [one.arguments for one in stage.notices(ToolStarted)] == ['{"path":"/c"}']
+
+
+def test_arguments_of_an_mcp_call_that_is_over_tell_nothing() -> None:
+    stage = asked(Stage().ready())
+    output_item(stage, mcp_call(), "added")
+    output_item(stage, mcp_call(arguments="{}", output="c.txt"))
+    assert mcp_arguments(stage, "{}") == []
+
+
+# --- verdicts on calls of MCP servers ----------------------------------------------------------------------------
+
+
+def approving(stage: Stage) -> Stage:
+    """The server asks whether it may call a tool of an MCP server."""
+    stage.say()
+    stage.committed()
+    stage.created()
+    item = {
+        "id": "mcpr_1",
+        "type": "mcp_approval_request",
+        "server_label": "files",
+        "name": "delete",
+        "arguments": "{}",
+    }
+    stage.server({"type": "response.output_item.done", "response_id": "resp_1", "output_index": 0, "item": item})
+    stage.done()
+    assert stage.state == "awaiting_approval"
+    stage.advance(1.0)
+    stage.commands.clear()
+    return stage
+
+
+def verdicts(stage: Stage) -> list[bool]:
+    items = [one.get("item", {}) for one in stage.sent()]
+    return [one["approve"] for one in items if one.get("type") == "mcp_approval_response"]
+
+
+def kinds(stage: Stage) -> list[str]:
+    return [one.type for one in stage.conversation.history]
+
+
+def relinked(stage: Stage) -> None:
+    """The connection is lost, and the next is made."""
+    stage.lose()
+    stage.advance(5.0)
+    stage.do(LinkUp(stage.link))
+    stage.server({"type": "session.created", "session": {"type": "realtime"}})
+    assert stage.link == 2
+
+
+def test_a_tap_on_the_connection_of_the_request_approves_it() -> None:
+    stage = approving(Stage().ready())
+    stage.press()
+    stage.release()
+    assert verdicts(stage) == [True]
+
+
+def test_a_tap_after_the_connection_was_replaced_sends_no_verdict() -> None:
+    stage = approving(Stage().ready())
+    relinked(stage)
+    stage.press()
+    stage.release()
+    assert verdicts(stage) == []
+    assert "mcp_approval_response" not in kinds(stage)
+
+
+def test_an_approval_by_the_program_after_the_connection_was_replaced_sends_no_verdict() -> None:
+    stage = approving(Stage().ready())
+    relinked(stage)
+    assert stage.do(ApprovalAnswered("mcpr_1", approved=True)) == []
+
+
+def test_a_request_whose_connection_is_lost_in_the_middle_of_the_press_gets_no_verdict() -> None:
+    stage = approving(Stage().ready())
+    stage.press()
+    relinked(stage)
+    stage.release()
+    assert verdicts(stage) == []
+    assert (stage.state, stage.outcomes()) == ("ready", ["failed"])
+
+
+def test_a_request_whose_connection_is_lost_for_good_leaves_no_verdict_in_the_history() -> None:
+    stage = approving(Stage().ready())
+    stage.do(LinkDown(1, *BAD_KEY))
+    assert stage.state == "failed"
+    assert (stage.outcomes(), stage.troubles()) == (["failed"], ["bad_key"])
+    assert [one.fallback for one in stage.commands if isinstance(one, Announce)] == ["error"]
+    assert "mcp_approval_response" not in kinds(stage)
+
+
+def test_a_request_whose_spare_takes_over_gets_no_verdict() -> None:
+    scene = Scene(endpoints=2).with_spare()
+    approving(scene)
+    scene.on_spare({"type": "session.created", "session": {"type": "realtime"}})
+    scene.do(LinkDown(MAIN, 1006, "gone"))
+    assert scene.notices(LinkChanged) == [LinkChanged(SPARE, 0)]
+    scene.do(ApprovalAnswered("mcpr_1", approved=True))
+    assert verdicts(scene) == []

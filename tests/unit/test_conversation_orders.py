@@ -1,0 +1,241 @@
+"""Scenes whose commands come in an order that no other test holds.
+
+They assert little by themselves: the corpus records them, and `test_conversation_corpus` compares every command.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from appliance.conversation.events import (
+    AgentPrepared,
+    AlarmRang,
+    AskedAside,
+    ButtonEdge,
+    DeadlinePassed,
+    FrameGiven,
+    LinkDown,
+    ServerEventReceived,
+)
+from appliance.conversation.roster import Brief, ToolCard
+from appliance.realtime import protocol as wire
+from tests.support.stage import SESSION, Stage
+
+SERVER_VAD = {"type": "realtime", "audio": {"input": {"turn_detection": {"type": "server_vad"}}}}
+
+
+def brief(**more: Any) -> Brief:
+    return Brief(**({"agent": "ann", "session": SESSION} | more))
+
+
+class OnLink(Stage):
+    """A stage whose server can speak on another link than the newest."""
+
+    spoken_on: int | None = None
+
+    @property
+    def link(self) -> int:
+        return self.spoken_on if self.spoken_on is not None else super().link
+
+
+def asked(stage: Stage) -> Stage:
+    """A turn was spoken, and its response is under way."""
+    stage.say(400)
+    stage.committed()
+    stage.created()
+    return stage
+
+
+def begins(stage: Stage, item_id: str) -> None:
+    item = {"id": item_id, "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+    stage.server({"type": "response.output_item.added", "response_id": "resp_1", "output_index": 0, "item": item})
+
+
+def says(stage: Stage, delta: str, item_id: str = "item_a") -> None:
+    where = {"response_id": "resp_1", "item_id": item_id, "output_index": 0, "content_index": 0}
+    stage.server({"type": "response.output_audio_transcript.delta", "delta": delta} | where)
+
+
+def with_a_spare() -> OnLink:
+    """The second endpoint answers; a spare to the first is on its way."""
+    stage = OnLink(endpoints=2)
+    stage.start()
+    stage.lose("refused: no", None)
+    stage.link_ready()
+    stage.server({"type": "session.updated", "session": SESSION})
+    stage.advance(70.0)
+    stage.spoken_on = 2
+    return stage
+
+
+def take_over(stage: OnLink) -> None:
+    """The spare is ready, and the main link goes."""
+    greeting = {"type": "session.created", "event_id": "greeting", "session": {}}
+    stage.do(ServerEventReceived(3, wire.decode(json.dumps(greeting))))
+    stage.lose()
+    stage.spoken_on = 3
+
+
+def test_a_link_is_lost_with_a_question_aside_two_items_and_calls_out_of_order():
+    stage = asked(Stage(briefs=[brief(tools=None)]).ready())
+    stage.do(AskedAside("key", {"input": []}))
+    begins(stage, "item_a")
+    stage.audio()
+    begins(stage, "item_b")
+    says(stage, "never heard", "item_b")
+    stage.called("one", "call_b")
+    stage.called("two", "call_a")
+    stage.play(240)
+    stage.lose()
+    stage.advance(30.0)
+    assert "failed" in stage.outcomes()
+
+
+def test_a_spare_takes_over_before_the_answer_has_begun():
+    stage = with_a_spare()
+    stage.say()
+    stage.committed()
+    take_over(stage)
+    stage.committed("item_2")
+    stage.created("resp_2")
+    stage.audio("resp_2", "item_c")
+    stage.done("resp_2")
+    stage.play(4800, drained=True)
+    assert stage.outcomes() == ["answered"]
+
+
+def test_a_spare_takes_over_in_the_middle_of_an_answer_and_the_user_barges_in():
+    stage = with_a_spare()
+    asked(stage)
+    begins(stage, "item_a")
+    says(stage, "Hello there, this is long.")
+    stage.audio(ms=2000)
+    begins(stage, "item_b")
+    says(stage, "unheard", "item_b")
+    stage.play(12000)
+    take_over(stage)
+    stage.press()
+    stage.hear(300)
+    assert stage.outcomes() == ["interrupted"]
+
+
+def test_a_response_belongs_to_the_agent_whose_update_came_before_it():
+    stage = Stage(briefs=[brief(is_asked_at_turn=True, tools=None)]).ready()
+    stage.say()
+    stage.committed()
+    stage.advance(6.0)
+    stage.do(AgentPrepared("turn_turn_1_0", brief(is_asked_at_turn=True)))
+    assert stage.troubles() == ["instructions_late"]
+
+
+def test_instructions_that_come_while_the_server_answers_by_itself_hold_from_the_next_response():
+    stage = Stage(briefs=[brief(session=SERVER_VAD, is_asked_at_turn=True, tools=None)]).ready()
+    stage.server({"type": "input_audio_buffer.speech_started", "item_id": "user", "audio_start_ms": 0})
+    stage.committed("user")
+    later = brief(session=SERVER_VAD | {"instructions": "new"}, is_asked_at_turn=True, tools=(ToolCard(name="b"),))
+    stage.do(AgentPrepared("turn_turn_1_0", later))
+    stage.created(turn=None)
+    stage.called("gone", "call_1")
+    assert "session.update" in stage.sent_types()
+
+
+def test_an_answer_is_checked_whole_before_its_sound_is_finished():
+    stage = asked(Stage(briefs=[brief(has_output_guardrails=True)], guardrail_debounce=-1).ready())
+    begins(stage, "item_a")
+    says(stage, "Hello.")
+    stage.audio()
+    stage.done()
+    assert len(stage.plays()) == 1
+
+
+@pytest.mark.parametrize("has_guardrails", [False, True])
+def test_calls_questions_alarms_and_updates_are_late_at_once(has_guardrails: bool):
+    tools = (
+        ToolCard(name="slow", working_after_s=1.0, filler="wait", timeout_s=2.0),
+        ToolCard(name="asks", approval="always"),
+    )
+    agent = brief(tools=tools, has_output_guardrails=has_guardrails)
+    stage = asked(Stage(briefs=[agent], guardrail_debounce=1).ready())
+    stage.do(AskedAside("key", {"input": []}, 5.0))
+    stage.do(AlarmRang("alarm", "egg"))
+    says(stage, "Hello.")
+    stage.called("slow", "call_1")
+    stage.called("asks", "call_2")
+    stage.done()
+    stage.do(FrameGiven({"type": "session.update", "session": SESSION}))
+    stage.now += 100.0
+    stage.do(DeadlinePassed())
+    stage.advance(60.0)
+    assert stage.conversation.turn_id is None
+
+
+def test_a_check_of_the_answer_and_the_answer_itself_are_late_at_once():
+    stage = asked(Stage(briefs=[brief(has_output_guardrails=True)], guardrail_debounce=1).ready())
+    says(stage, "Hello.")
+    stage.now += 100.0
+    stage.do(DeadlinePassed())
+    stage.advance(60.0)
+    assert stage.conversation.turn_id is None
+
+
+def test_a_held_button_an_alarm_a_question_and_a_spare_are_late_at_once():
+    stage = with_a_spare()
+    stage.do(ButtonEdge(True))
+    stage.do(AlarmRang("alarm", "egg"))
+    stage.do(AskedAside("key", {"input": []}, 5.0))
+    stage.now += 200.0
+    stage.do(DeadlinePassed())
+    stage.advance(60.0)
+    assert "button_stuck" in stage.troubles()
+
+
+@pytest.mark.parametrize("is_rung_first", [True, False])
+def test_a_greeting_an_alarm_and_a_release_are_late_at_once(is_rung_first: bool):
+    stage = Stage().start()
+    stage.advance(2.0)
+    if is_rung_first:
+        stage.do(AlarmRang("alarm", ""))
+        stage.press()
+    else:
+        stage.press()
+        stage.do(AlarmRang("alarm", ""))
+    stage.do(ButtonEdge(False))
+    stage.now += 100.0 if is_rung_first else 200.0
+    stage.do(DeadlinePassed())
+    stage.advance(20.0)
+    assert "timeout" in stage.troubles()
+
+
+def test_a_hold_that_rejects_and_the_time_to_approve_are_over_at_once():
+    stage = asked(Stage(briefs=[brief(tools=(ToolCard(name="asks", approval="always"),))]).ready())
+    stage.called("asks", "call_1")
+    stage.press()
+    stage.do(AskedAside("key", {"input": []}, 5.0))
+    stage.now += 100.0
+    stage.do(DeadlinePassed())
+    stage.advance(20.0)
+    assert stage.tool_runs() == []
+
+
+def test_a_button_is_stuck_when_the_turn_reaches_its_longest():
+    stage = asked(Stage(briefs=[brief(tools=None)], stuck_s=1.0, max_turn_s=5.0).ready())
+    stage.called("tool", "call_1")
+    stage.press()
+    stage.hear(200)
+    stage.now += 100.0
+    stage.do(DeadlinePassed())
+    stage.advance(20.0)
+    assert "button_stuck" in stage.troubles()
+
+
+def test_two_links_are_late_one_after_the_other():
+    stage = OnLink(endpoints=2)
+    stage.start()
+    stage.do(LinkDown(1, None, "refused: no"))
+    stage.now += 100.0
+    stage.do(DeadlinePassed())
+    stage.advance(20.0)
+    assert [one.endpoint for one in stage.connects()][:2] == [0, 1]
