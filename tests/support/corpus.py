@@ -42,6 +42,17 @@ SOURCES = (
 )
 LONGEST_OF_A_TEST = 20  # Hypothesis makes hundreds of conversations in one test
 _BROKEN_ON_PURPOSE = "_catches_"  # in the name of a test that mutates the conversation
+_ONCE_READ = {
+    "ContentPartAdded": "response.content_part.added",
+    "ContentPartDone": "response.content_part.done",
+    "FunctionCallArgumentsDelta": "response.function_call_arguments.delta",
+    "FunctionCallArgumentsDone": "response.function_call_arguments.done",
+    "InputAudioBufferCleared": "input_audio_buffer.cleared",
+    "OutputAudioDone": "response.output_audio.done",
+    "SpeechStopped": "input_audio_buffer.speech_stopped",
+    "TimeoutTriggered": "input_audio_buffer.timeout_triggered",
+}
+"""Recorded classes of server events that are an `UnknownEvent` now, and their wire names."""
 
 
 class Corpus:
@@ -105,7 +116,14 @@ class Corpus:
 
 def translate(value: Any) -> Any:
     """Turn what an older version recorded into what this version writes."""
-    return value
+    if not isinstance(value, dict) or value.get("@") != "ServerEventReceived":
+        return value
+    event = value["event"]
+    name = _ONCE_READ.get(event["@"])
+    if name is None:
+        return value
+    raw = {key: one for key, one in event.items() if key != "@"} | {"type": name}
+    return {**value, "event": {"@": "UnknownEvent", "event_id": event["event_id"], "name": name, "raw": raw}}
 
 
 class Recorder:
