@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from appliance.agents.agent import RealtimeAgent
-    from appliance.agents.context import HistoryItem, RunContext, ToolContext
+    from appliance.agents.context import RunContext, ToolContext
     from appliance.agents.described import load_agents
     from appliance.agents.guardrails import GuardrailFunctionOutput, input_guardrail, output_guardrail
     from appliance.agents.handoffs import Handoff, handoff
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from appliance.agents.tools import Tool, background, tool
     from appliance.conversation.policy import Policy
     from appliance.errors import ApplianceError
+    from appliance.realtime.items import HistoryItem
     from appliance.realtime.payload import (
         NoiseReduction,
         RealtimeSessionSettings,
@@ -64,7 +65,7 @@ __all__ = [
 
 _HOMES = {
     "appliance.agents.agent": ("RealtimeAgent",),
-    "appliance.agents.context": ("HistoryItem", "RunContext", "ToolContext"),
+    "appliance.agents.context": ("RunContext", "ToolContext"),
     "appliance.agents.described": ("load_agents",),
     "appliance.agents.guardrails": ("GuardrailFunctionOutput", "input_guardrail", "output_guardrail"),
     "appliance.agents.handoffs": ("Handoff", "handoff"),
@@ -73,6 +74,7 @@ _HOMES = {
     "appliance.agents.tools": ("Tool", "background", "tool"),
     "appliance.conversation.policy": ("Policy",),
     "appliance.errors": ("ApplianceError",),
+    "appliance.realtime.items": ("HistoryItem",),
     "appliance.realtime.payload": (
         "NoiseReduction",
         "RealtimeSessionSettings",

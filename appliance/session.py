@@ -31,7 +31,6 @@ from types import TracebackType
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from appliance.agents.agent import RealtimeAgent
-from appliance.agents.context import HistoryItem
 from appliance.agents.crew import Crew, check_json
 from appliance.agents.hooks import RealtimeRunHooks
 from appliance.agents.tools import Tool
@@ -82,6 +81,7 @@ from appliance.conversation.notices import (
 from appliance.conversation.policy import Policy
 from appliance.conversation.support.feedback import State
 from appliance.errors import LinkError, SettingsError, bare_address
+from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings, image_part, message_item, session_object
 from appliance.realtime.protocol import SAMPLE_RATE
 from appliance.realtime.transports.websocket import Endpoint, WebSocketTransport, endpoint_url

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from appliance.agents.agent import RealtimeAgent
-from appliance.agents.context import HistoryItem, RunContext
+from appliance.agents.context import RunContext
 from appliance.agents.guardrails import GuardrailFunctionOutput, InputGuardrail, OutputGuardrail
 from appliance.agents.handoffs import Handoff
 from appliance.agents.mcp import HostedMcp
@@ -26,6 +26,7 @@ from appliance.conversation.commands import CheckText, PrepareAgent
 from appliance.conversation.events import AgentPrepared, Event, GuardrailsChecked
 from appliance.conversation.roster import Brief, HandoffCard, ToolCard
 from appliance.errors import ApplianceError, ToolError
+from appliance.realtime.items import HistoryItem
 
 __all__ = ["Briefer", "Compose"]
 

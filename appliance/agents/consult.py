@@ -15,11 +15,12 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from appliance.agents.agent import RealtimeAgent
-from appliance.agents.context import HistoryItem, RunContext, ToolContext
+from appliance.agents.context import RunContext, ToolContext
 from appliance.agents.executor import called, find_tool, is_enabled
 from appliance.agents.handoffs import transfer_name
 from appliance.agents.tools import Tool, tool
 from appliance.errors import ApplianceError, ToolError
+from appliance.realtime.items import HistoryItem
 
 __all__ = ["consult_tool"]
 

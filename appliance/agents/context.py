@@ -3,47 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from appliance.agents.agent import RealtimeAgent
+    from appliance.realtime.items import HistoryItem
 
-__all__ = ["AskAside", "HistoryItem", "MaybeAwaitable", "RunContext", "ToolContext"]
+__all__ = ["AskAside", "MaybeAwaitable", "RunContext", "ToolContext"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 MaybeAwaitable: TypeAlias = R | Awaitable[R]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryItem:
-    """One item of the conversation, as far as it is known; compare by value, keyed by `id`."""
-
-    id: str
-    type: str = "message"
-    """As in the Realtime API: message, function_call, function_call_output, mcp_call, mcp_approval_request, …"""
-    role: str = ""
-    """user, assistant or system; "" for what is no message."""
-    text: str = ""
-    """What was written, or the transcript of what was said; of a cut answer, about what was heard of it."""
-    status: str = "completed"
-    """in_progress, completed or incomplete."""
-    is_spoken: bool = False
-    """Audio, of which `text` is the transcript."""
-    is_transcribed: bool = True
-    """False while, or because, nobody wrote down what the user said."""
-    heard_ms: int | None = None
-    """Milliseconds that were heard, where an interruption cut the answer; None: all of it."""
-    images: tuple[str, ...] = field(default=(), repr=False)
-    """``data:`` addresses."""
-    name: str = ""
-    call_id: str = ""
-    arguments: str = ""
-    output: str = ""
-    server_label: str = ""
-    """Of an item of an MCP server."""
 
 
 class AskAside(Protocol):

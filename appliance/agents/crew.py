@@ -17,7 +17,7 @@ from typing import Any
 
 from appliance.agents.agent import RealtimeAgent, agents_of
 from appliance.agents.briefing import Briefer, Compose
-from appliance.agents.context import HistoryItem, RunContext
+from appliance.agents.context import RunContext
 from appliance.agents.executor import ToolExecutor
 from appliance.agents.hooks import RealtimeRunHooks
 from appliance.agents.mcp import HostedMcp, McpServer
@@ -35,6 +35,7 @@ from appliance.conversation.notices import (
 )
 from appliance.conversation.roster import Brief
 from appliance.errors import LinkError, SettingsError, ToolError
+from appliance.realtime.items import HistoryItem
 
 __all__ = ["Asker", "Crew", "check_json"]
 

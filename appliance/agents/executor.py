@@ -21,15 +21,17 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from msgspec import to_builtins
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from appliance.agents.agent import RealtimeAgent
-from appliance.agents.context import AskAside, HistoryItem, RunContext, ToolContext
+from appliance.agents.context import AskAside, RunContext, ToolContext
 from appliance.agents.tools import Background, Tool
 from appliance.conversation.commands import CheckApproval, RunTool
 from appliance.conversation.events import ApprovalChecked, Event, ToolFinished
 from appliance.errors import ApplianceError, ToolError
+from appliance.realtime.items import HistoryItem
 
 __all__ = ["Outcome", "ToolExecutor", "ToolTimeout", "called", "find_tool", "is_enabled"]
 
@@ -444,6 +446,7 @@ def _text(name: str, result: Any) -> str:
     try:
         if isinstance(result, BaseModel):
             return result.model_dump_json()
-        return json.dumps(to_jsonable_python(result), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        plain = to_jsonable_python(result, fallback=to_builtins)  # msgspec's: a `HistoryItem` is a Struct
+        return json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (PydanticSerializationError, ValueError, TypeError, RecursionError) as exc:
         raise ToolError(f"The tool {name} ran, but its result cannot be told: {exc}") from None

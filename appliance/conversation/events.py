@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
-from appliance.agents.context import HistoryItem
 from appliance.conversation.roster import Brief
+from appliance.realtime.items import HistoryItem
 from appliance.realtime.protocol import ServerEvent
 
 __all__ = [

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from appliance.agents.context import HistoryItem
 from appliance.conversation import events as ev
 from appliance.conversation.commands import Command, Disconnect, Stop
 from appliance.conversation.policy import Policy
@@ -38,6 +37,7 @@ from appliance.conversation.support.retry import classify
 from appliance.conversation.support.troubles import sentence
 from appliance.conversation.user_events import UserEvents
 from appliance.realtime import protocol as wire
+from appliance.realtime.items import HistoryItem
 
 __all__ = ["DEADLINES", "SETTLE", "Conversation"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from appliance.agents.context import HistoryItem
 from appliance.conversation.events import LinkFailure
+from appliance.realtime.items import HistoryItem
 
 __all__ = [
     "AgentEnded",

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from appliance.agents.context import HistoryItem
 from appliance.conversation.commands import Disconnect, PrepareAgent
 from appliance.conversation.events import ConnectKey
 from appliance.conversation.notices import GuardrailTripped, Outcome, TroubleKind, TurnEnded, TurnStarted
@@ -34,6 +33,7 @@ from appliance.conversation.support.retry import Verdict
 from appliance.conversation.support.text_gate import Check
 from appliance.conversation.support.troubles import sentence
 from appliance.realtime import protocol as wire
+from appliance.realtime.items import HistoryItem
 
 __all__ = ["Procedures", "RunningTurn"]
 

@@ -3,30 +3,32 @@
 Pure: no socket, clock or log. `decode` turns one text frame into a `ServerEvent`; `ClientEvent.encode` turns a
 command of ours into one text frame. What this module promises to a caller:
 
-* **Unknown is kept.** A type that we do not know becomes `UnknownEvent` with the whole frame in it, so that a new
-  server event never breaks an old client. Unknown keys are ignored.
+* **Unknown is kept.** A type that has no class here becomes `UnknownEvent` with the whole frame in it, so that a new
+  server event never breaks an old client. Only events that somebody reads have a class. Unknown keys are ignored.
 * **Third-party dialects are read, never written.** Beta names of deltas (``response.audio.delta``) are aliases of
   the GA names; a missing ``event_id``, ``output_index`` or ``content_index`` gets its default; ``status_details``
-  may be a bare string (PROTOCOL.md §8).
+  may be a bare string.
 * **Broken is named.** JSON that does not parse, a missing key, a wrong type or bad base64 raises
   `RemoteProtocolError`, whose text names the event and the key, and never quotes more than a few characters.
 
-Dataclasses rather than pydantic models: importing fifty models costs tens of milliseconds and megabytes, and the
-audio path parses ten deltas a second on a Pi Zero.
+msgspec decodes the deltas that come many times a second, base64 included, as long as they have the exact form of the
+reference. Every other frame takes the tolerant path: `json.loads`, then `parse`, which knows the dialects.
 
 Source: the OpenAI Realtime API reference (GA), server and client events.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, ClassVar, TypeAlias
+from functools import cache, partial
+from types import NoneType
+from typing import Any, ClassVar, TypeAlias, TypeVar, get_args
+
+import msgspec
 
 from appliance.errors import KEY_SHAPE, LocalProtocolError, RemoteProtocolError
+from appliance.records import Record
 
 __all__ = [
     "SAMPLE_RATE",
@@ -34,14 +36,12 @@ __all__ = [
     "ContentPart",
     "ConversationItemCreate",
     "ConversationItemDelete",
-    "ConversationItemRetrieve",
     "ConversationItemTruncate",
     "ErrorDetail",
     "InputAudioBufferAppend",
     "InputAudioBufferClear",
     "InputAudioBufferCommit",
     "Item",
-    "OutputAudioBufferClear",
     "RawClientEvent",
     "Response",
     "ResponseCancel",
@@ -58,13 +58,22 @@ SAMPLE_RATE = 24_000  # audio/pcm on the wire: 16-bit little-endian mono at 24 k
 JsonObject: TypeAlias = dict[str, Any]
 
 
+class _WireName:
+    """The ``type`` of an event's class, for the class and its objects: the tag that msgspec knows it by."""
+
+    def __get__(self, event: object, cls: type[msgspec.Struct]) -> str:
+        tag = cls.__struct_config__.tag
+        return tag if isinstance(tag, str) else ""
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Objects inside events
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContentPart:
-    """One part of a message's content, or the ``part`` of a ``response.content_part.*`` event."""
+class ContentPart(Record, frozen=True):
+    """One part of a message's content."""
+
+    unprinted = ("audio",)
 
     type: str
     text: str | None = None
@@ -73,8 +82,7 @@ class ContentPart:
     """Base64, as it came: only ``conversation.item.retrieved`` carries it, and few callers want it decoded."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
+class Item(Record, frozen=True):
     """A conversation item; the keys depend on `type`, so most of them are optional."""
 
     type: str
@@ -92,8 +100,7 @@ class Item:
     """Of a call of an MCP server: an object by the reference, a text from others."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorDetail:
+class ErrorDetail(Record, frozen=True):
     """The ``error`` object; `code` is None for several errors of the live service."""
 
     type: str = "error"
@@ -104,8 +111,7 @@ class ErrorDetail:
     """The id of *our* event that caused the error, if we gave it one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
+class Response(Record, frozen=True):
     """A response object, as in ``response.created`` and ``response.done``."""
 
     id: str
@@ -123,187 +129,100 @@ class Response:
 # Server events
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerEvent:
+class ServerEvent(Record, frozen=True, kw_only=True):
     """Base of everything that the server sends."""
 
-    type: ClassVar[str] = ""
+    type: ClassVar[_WireName] = _WireName()
     event_id: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnknownEvent(ServerEvent):
-    """A type that this version does not know; to be ignored, with the frame kept for the log and the trace."""
+class UnknownEvent(ServerEvent, frozen=True):
+    """A type that has no class here; to be ignored, with the frame kept for the log and the trace."""
 
     name: str
     raw: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorEvent(ServerEvent):
-    type: ClassVar[str] = "error"
+class ErrorEvent(ServerEvent, frozen=True, tag="error"):
     error: ErrorDetail
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionCreated(ServerEvent):
-    type: ClassVar[str] = "session.created"
+class SessionCreated(ServerEvent, frozen=True, tag="session.created"):
+    unprinted = ("session",)
+
     session: JsonObject
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionUpdated(ServerEvent):
-    type: ClassVar[str] = "session.updated"
-    session: JsonObject = field(repr=False)
+class SessionUpdated(ServerEvent, frozen=True, tag="session.updated"):
+    unprinted = ("session",)
+
+    session: JsonObject
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConversationCreated(ServerEvent):
-    type: ClassVar[str] = "conversation.created"
-    conversation: JsonObject
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConversationItemAdded(ServerEvent):
-    type: ClassVar[str] = "conversation.item.added"
+class ConversationItemAdded(ServerEvent, frozen=True, tag="conversation.item.added"):
     item: Item
     previous_item_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConversationItemDone(ServerEvent):
-    type: ClassVar[str] = "conversation.item.done"
+class ConversationItemDone(ServerEvent, frozen=True, tag="conversation.item.done"):
     item: Item
     previous_item_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConversationItemRetrieved(ServerEvent):
-    type: ClassVar[str] = "conversation.item.retrieved"
+class ConversationItemRetrieved(ServerEvent, frozen=True, tag="conversation.item.retrieved"):
     item: Item
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConversationItemTruncated(ServerEvent):
-    type: ClassVar[str] = "conversation.item.truncated"
+class ConversationItemTruncated(ServerEvent, frozen=True, tag="conversation.item.truncated"):
     item_id: str
     audio_end_ms: int = 0
     content_index: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConversationItemDeleted(ServerEvent):
-    type: ClassVar[str] = "conversation.item.deleted"
+class ConversationItemDeleted(ServerEvent, frozen=True, tag="conversation.item.deleted"):
     item_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputTranscriptionDelta(ServerEvent):
-    type: ClassVar[str] = "conversation.item.input_audio_transcription.delta"
+class InputTranscriptionDelta(ServerEvent, frozen=True, tag="conversation.item.input_audio_transcription.delta"):
     item_id: str
     delta: str = ""
     content_index: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputTranscriptionCompleted(ServerEvent):
-    type: ClassVar[str] = "conversation.item.input_audio_transcription.completed"
+class InputTranscriptionCompleted(
+    ServerEvent, frozen=True, tag="conversation.item.input_audio_transcription.completed"
+):
     item_id: str
     transcript: str = ""
     content_index: int = 0
     usage: JsonObject | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputTranscriptionSegment(ServerEvent):
-    type: ClassVar[str] = "conversation.item.input_audio_transcription.segment"
-    item_id: str
-    text: str = ""
-    speaker: str = ""
-    start: float = 0.0
-    end: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputTranscriptionFailed(ServerEvent):
-    type: ClassVar[str] = "conversation.item.input_audio_transcription.failed"
+class InputTranscriptionFailed(ServerEvent, frozen=True, tag="conversation.item.input_audio_transcription.failed"):
     item_id: str
     error: ErrorDetail
     content_index: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputAudioBufferCommitted(ServerEvent):
-    type: ClassVar[str] = "input_audio_buffer.committed"
+class InputAudioBufferCommitted(ServerEvent, frozen=True, tag="input_audio_buffer.committed"):
     item_id: str
     previous_item_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputAudioBufferCleared(ServerEvent):
-    type: ClassVar[str] = "input_audio_buffer.cleared"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpeechStarted(ServerEvent):
-    type: ClassVar[str] = "input_audio_buffer.speech_started"
+class SpeechStarted(ServerEvent, frozen=True, tag="input_audio_buffer.speech_started"):
     item_id: str = ""
     audio_start_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpeechStopped(ServerEvent):
-    type: ClassVar[str] = "input_audio_buffer.speech_stopped"
-    item_id: str = ""
-    audio_end_ms: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TimeoutTriggered(ServerEvent):
-    type: ClassVar[str] = "input_audio_buffer.timeout_triggered"
-    item_id: str = ""
-    audio_start_ms: int = 0
-    audio_end_ms: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DtmfReceived(ServerEvent):
-    type: ClassVar[str] = "input_audio_buffer.dtmf_event_received"
-    event: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputAudioBufferStarted(ServerEvent):
-    type: ClassVar[str] = "output_audio_buffer.started"
-    response_id: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputAudioBufferStopped(ServerEvent):
-    type: ClassVar[str] = "output_audio_buffer.stopped"
-    response_id: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputAudioBufferCleared(ServerEvent):
-    type: ClassVar[str] = "output_audio_buffer.cleared"
-    response_id: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResponseCreated(ServerEvent):
-    type: ClassVar[str] = "response.created"
+class ResponseCreated(ServerEvent, frozen=True, tag="response.created"):
     response: Response
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResponseDone(ServerEvent):
-    type: ClassVar[str] = "response.done"
+class ResponseDone(ServerEvent, frozen=True, tag="response.done"):
     response: Response
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _OfResponse(ServerEvent):
+class _OfResponse(ServerEvent, frozen=True, kw_only=True, gc=False):
     """What every event inside a response says of its place; some servers leave all but the item out."""
 
     response_id: str = ""
@@ -311,141 +230,61 @@ class _OfResponse(ServerEvent):
     output_index: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _OfContent(_OfResponse):
+class _OfContent(_OfResponse, frozen=True, kw_only=True):
     content_index: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputItemAdded(ServerEvent):
-    type: ClassVar[str] = "response.output_item.added"
+class OutputItemAdded(ServerEvent, frozen=True, tag="response.output_item.added"):
     response_id: str
     item: Item
     output_index: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputItemDone(ServerEvent):
-    type: ClassVar[str] = "response.output_item.done"
+class OutputItemDone(ServerEvent, frozen=True, tag="response.output_item.done"):
     response_id: str
     item: Item
     output_index: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContentPartAdded(_OfContent):
-    type: ClassVar[str] = "response.content_part.added"
-    part: ContentPart | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContentPartDone(_OfContent):
-    type: ClassVar[str] = "response.content_part.done"
-    part: ContentPart | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputTextDelta(_OfContent):
-    type: ClassVar[str] = "response.output_text.delta"
+class OutputTextDelta(_OfContent, frozen=True, tag="response.output_text.delta"):
     delta: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputTextDone(_OfContent):
-    type: ClassVar[str] = "response.output_text.done"
+class OutputTextDone(_OfContent, frozen=True, tag="response.output_text.done"):
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputAudioDelta(_OfContent):
+class OutputAudioDelta(_OfContent, frozen=True, tag="response.output_audio.delta"):
     """A piece of the answer's audio, decoded."""
 
-    type: ClassVar[str] = "response.output_audio.delta"
-    delta: bytes = field(repr=False)
+    unprinted = ("delta",)
+
+    delta: bytes
     """PCM16 mono at 24 kHz, little-endian."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputAudioDone(_OfContent):
-    type: ClassVar[str] = "response.output_audio.done"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputAudioTranscriptDelta(_OfContent):
-    type: ClassVar[str] = "response.output_audio_transcript.delta"
+class OutputAudioTranscriptDelta(_OfContent, frozen=True, tag="response.output_audio_transcript.delta"):
     delta: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputAudioTranscriptDone(_OfContent):
-    type: ClassVar[str] = "response.output_audio_transcript.done"
+class OutputAudioTranscriptDone(_OfContent, frozen=True, tag="response.output_audio_transcript.done"):
     transcript: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FunctionCallArgumentsDelta(_OfResponse):
-    type: ClassVar[str] = "response.function_call_arguments.delta"
-    call_id: str = ""
-    delta: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FunctionCallArgumentsDone(_OfResponse):
-    type: ClassVar[str] = "response.function_call_arguments.done"
-    call_id: str = ""
-    name: str = ""
+class McpCallArgumentsDone(_OfResponse, frozen=True, tag="response.mcp_call_arguments.done"):
     arguments: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class McpCallArgumentsDelta(_OfResponse):
-    type: ClassVar[str] = "response.mcp_call_arguments.delta"
-    delta: str = ""
+class McpCallCompleted(_OfResponse, frozen=True, tag="response.mcp_call.completed"):
+    pass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class McpCallArgumentsDone(_OfResponse):
-    type: ClassVar[str] = "response.mcp_call_arguments.done"
-    arguments: str = ""
+class McpCallFailed(_OfResponse, frozen=True, tag="response.mcp_call.failed"):
+    pass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class McpCallInProgress(_OfResponse):
-    type: ClassVar[str] = "response.mcp_call.in_progress"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class McpCallCompleted(_OfResponse):
-    type: ClassVar[str] = "response.mcp_call.completed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class McpCallFailed(_OfResponse):
-    type: ClassVar[str] = "response.mcp_call.failed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class McpListToolsInProgress(ServerEvent):
-    type: ClassVar[str] = "mcp_list_tools.in_progress"
+class McpListToolsFailed(ServerEvent, frozen=True, tag="mcp_list_tools.failed"):
     item_id: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class McpListToolsCompleted(ServerEvent):
-    type: ClassVar[str] = "mcp_list_tools.completed"
-    item_id: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class McpListToolsFailed(ServerEvent):
-    type: ClassVar[str] = "mcp_list_tools.failed"
-    item_id: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RateLimitsUpdated(ServerEvent):
-    type: ClassVar[str] = "rate_limits.updated"
-    rate_limits: list[JsonObject] = field(default_factory=list)
 
 
 SERVER_EVENTS: dict[str, type[ServerEvent]] = {
@@ -457,13 +296,12 @@ SERVER_EVENTS: dict[str, type[ServerEvent]] = {
     )
     if cls.type
 }
-"""Every server event by its wire name."""
+"""Every server event that is read, by its wire name."""
 
 ALIASES = {
     "response.text.delta": "response.output_text.delta",
     "response.text.done": "response.output_text.done",
     "response.audio.delta": "response.output_audio.delta",
-    "response.audio.done": "response.output_audio.done",
     "response.audio_transcript.delta": "response.output_audio_transcript.delta",
     "response.audio_transcript.done": "response.output_audio_transcript.done",
     "conversation.item.created": "conversation.item.added",
@@ -473,6 +311,11 @@ ALIASES = {
 
 # ---------------------------------------------------------------------------------------------------------------
 # Reading
+
+_FREQUENT = msgspec.json.Decoder(
+    OutputAudioDelta | OutputAudioTranscriptDelta | OutputTextDelta | InputTranscriptionDelta
+)
+"""Makes of a frame what `parse` makes of it, or refuses it: it knows no other type, alias, null, or 1.0 for 1."""
 
 
 def decode(frame: str | bytes) -> ServerEvent:
@@ -486,6 +329,12 @@ def decode(frame: str | bytes) -> ServerEvent:
     """
     if not isinstance(frame, str):
         raise RemoteProtocolError(f"binary frame of {len(frame)} bytes: the Realtime protocol has text frames only")
+    try:
+        event: ServerEvent = _FREQUENT.decode(frame)
+        if not (isinstance(event, OutputAudioDelta) and len(event.delta) % 2):
+            return event
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # ValueError: half a surrogate pair
+        pass
     try:
         raw = json.loads(frame)
     except ValueError as exc:
@@ -508,40 +357,35 @@ def parse(raw: Any) -> ServerEvent:
         raise RemoteProtocolError("frame has no 'type'")
     cls = SERVER_EVENTS.get(ALIASES.get(name, name))
     if cls is None:
-        return UnknownEvent(event_id=_event_id(raw), name=name, raw=raw)
-    event: ServerEvent = _build(cls, raw, name)
-    return event
+        event_id = raw.get("event_id")
+        return UnknownEvent(event_id=event_id if isinstance(event_id, str) else "", name=name, raw=raw)
+    return _build(cls, raw, name)
 
 
-def _event_id(raw: JsonObject) -> str:
-    value = raw.get("event_id")
-    return value if isinstance(value, str) else ""
-
-
+_R = TypeVar("_R", bound=Record)
 _Reader: TypeAlias = Callable[[Any, str], Any]
-_PLANS: dict[type[Any], tuple[tuple[str, _Reader, bool], ...]] = {}
 
 
-def _plan(cls: type[Any]) -> tuple[tuple[str, _Reader, bool], ...]:
-    """Work out once, at first use, how each field of a class is read: (key, reader, is required)."""
-    return tuple(
-        (f.name, _READERS[str(f.type)], f.default is MISSING and f.default_factory is MISSING) for f in fields(cls)
-    )
-
-
-def _build(cls: type[Any], raw: JsonObject, where: str) -> Any:
-    plan = _PLANS.get(cls)
-    if plan is None:
-        plan = _PLANS[cls] = _plan(cls)
+def _build(cls: type[_R], raw: JsonObject, where: str) -> _R:
     values: dict[str, Any] = {}
-    for key, read, required in plan:
+    for key, read, is_required in _plan(cls):
         value = raw.get(key)
-        if value is None:
-            if required:
-                raise RemoteProtocolError(f"{where}: {key!r} is missing")
-            continue
-        values[key] = read(value, f"{where}: {key!r}")
+        if value is not None:  # null is read as absent
+            values[key] = read(value, f"{where}: {key!r}")
+        elif is_required:
+            raise RemoteProtocolError(f"{where}: {key!r} is missing")
     return cls(**values)
+
+
+@cache
+def _plan(cls: type[Record]) -> tuple[tuple[str, _Reader, bool], ...]:
+    """Work out once, at first use, how each field of a class is read: (key, reader, is required)."""
+    return tuple((one.name, _reader(one.type), one.required) for one in msgspec.structs.fields(cls))
+
+
+def _reader(annotation: Any) -> _Reader:
+    alternatives = get_args(annotation)
+    return _READERS[alternatives[0] if NoneType in alternatives else annotation]
 
 
 def _wrong(value: Any, where: str, expected: str) -> RemoteProtocolError:
@@ -560,70 +404,50 @@ def _integer(value: Any, where: str) -> int:
     return int(value)
 
 
-def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _wrong(value, where, "a number")
-    try:
-        return float(value)
-    except OverflowError:
-        raise _wrong(value, where, "a number of usual size") from None
-
-
 def _object(value: Any, where: str) -> JsonObject:
     if not isinstance(value, dict):
         raise _wrong(value, where, "an object")
     return value
 
 
+def _pairs(value: Any, where: str) -> Mapping[str, str]:
+    return {str(key): str(one) for key, one in _object(value, where).items()}
+
+
 def _anything(value: Any, where: str) -> Any:
     return value
 
 
-def _objects(value: Any, where: str) -> list[JsonObject]:
-    if not isinstance(value, list):
-        raise _wrong(value, where, "a list of objects")
-    return [_object(one, where) for one in value]
-
-
 def _audio(value: Any, where: str) -> bytes:
     try:
-        pcm = base64.b64decode(_text(value, where), validate=True)
-    except (binascii.Error, ValueError):
+        pcm = msgspec.convert(_text(value, where), bytes)
+    except (msgspec.ValidationError, ValueError):
         raise RemoteProtocolError(f"{where} is not base64 (a text of {len(value)} characters)") from None
     if len(pcm) % 2:
         raise RemoteProtocolError(f"{where} holds {len(pcm)} bytes, expected whole 16-bit samples")
     return pcm
 
 
-def _parts(value: Any, where: str) -> tuple[ContentPart, ...]:
-    return tuple(_build(ContentPart, one, where) for one in _objects(value, where))
+def _record(cls: type[_R], value: Any, where: str) -> _R:
+    return _build(cls, _object(value, where), where)
 
 
-def _part(value: Any, where: str) -> ContentPart:
-    part: ContentPart = _build(ContentPart, _object(value, where), where)
-    return part
-
-
-def _item(value: Any, where: str) -> Item:
-    item: Item = _build(Item, _object(value, where), where)
-    return item
-
-
-def _items(value: Any, where: str) -> tuple[Item, ...]:
-    return tuple(_item(one, where) for one in _objects(value, where))
+def _records(cls: type[_R], value: Any, where: str) -> tuple[_R, ...]:
+    if not isinstance(value, list):
+        raise _wrong(value, where, "a list of objects")
+    return tuple(_record(cls, one, where) for one in value)
 
 
 def _error(value: Any, where: str) -> ErrorDetail:
     """Read an error; the live service quotes the key in it ("Incorrect API key provided: sk-…"), we do not."""
     if isinstance(value, str):  # seen from third-party servers
-        return ErrorDetail(message=KEY_SHAPE.sub(r"\1-…", value))
+        value = {"message": value}
     raw = {  # a number as code, seen from gateways, must not hide the error behind another one
         key: str(one) if isinstance(one, (int, float)) else one for key, one in _object(value, where).items()
     }
     if isinstance(raw.get("message"), str):
         raw["message"] = KEY_SHAPE.sub(r"\1-…", raw["message"])
-    detail: ErrorDetail = _build(ErrorDetail, raw, where)
-    return detail
+    return _build(ErrorDetail, raw, where)
 
 
 def _response(value: Any, where: str) -> Response:
@@ -634,57 +458,43 @@ def _response(value: Any, where: str) -> Response:
     elif isinstance(details, dict):
         raw["reason"] = details.get("reason")
         raw["error"] = details.get("error")
-    response: Response = _build(Response, raw, where)
-    return response
+    return _build(Response, raw, where)
 
 
-def _pairs(value: Any, where: str) -> Mapping[str, str]:
-    return {str(key): str(one) for key, one in _object(value, where).items()}
-
-
-_READERS: dict[str, _Reader] = {
-    "str": _text,
-    "str | None": _text,
-    "int": _integer,
-    "float": _number,
-    "bytes": _audio,
-    "JsonObject": _object,
-    "JsonObject | None": _object,
-    "Mapping[str, Any] | None": _object,
-    "Mapping[str, str] | None": _pairs,
-    "list[JsonObject]": _objects,
-    "tuple[ContentPart, ...]": _parts,
-    "ContentPart | None": _part,
-    "Any": _anything,
-    "Item": _item,
-    "tuple[Item, ...]": _items,
-    "ErrorDetail": _error,
-    "ErrorDetail | None": _error,
-    "Response": _response,
+_READERS: dict[Any, _Reader] = {
+    str: _text,
+    int: _integer,
+    bytes: _audio,
+    Any: _anything,
+    JsonObject: _object,
+    Mapping[str, Any]: _object,
+    Mapping[str, str]: _pairs,
+    tuple[ContentPart, ...]: partial(_records, ContentPart),
+    Item: partial(_record, Item),
+    tuple[Item, ...]: partial(_records, Item),
+    ErrorDetail: _error,
+    Response: _response,
 }
-"""How to read a field, by its annotation as written above."""
+"""How to read a field, by its type without ``| None``."""
 
 
 # ---------------------------------------------------------------------------------------------------------------
 # Client events
 
+_APPENDS = msgspec.json.Encoder()
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientEvent:
+
+class ClientEvent(Record, frozen=True, kw_only=True):
     """Base of everything that we send."""
 
-    type: ClassVar[str] = ""
+    type: ClassVar[_WireName] = _WireName()
     event_id: str | None = None
     """Ours to choose, at most 512 characters; the server echoes it only inside an ``error``."""
 
     def to_wire(self) -> JsonObject:
         """Return the frame as a JSON object, without keys that are unset."""
-        frame: JsonObject = {"type": self.type}
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if value is not None:
-                frame[f.name] = value
-        return frame
+        frame = {"type": self.type, "event_id": self.event_id} | msgspec.structs.asdict(self)
+        return {key: value for key, value in frame.items() if value is not None}
 
     def encode(self) -> str:
         """Return the frame as it goes on the wire.
@@ -692,6 +502,7 @@ class ClientEvent:
         Raises:
             LocalProtocolError: It holds what JSON cannot say (NaN, an object of Python).
         """
+        # Not msgspec: it would write null for NaN, and a text for bytes.
         try:
             text = json.dumps(self.to_wire(), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError) as exc:
@@ -701,103 +512,73 @@ class ClientEvent:
         return text.encode(errors="replace").decode()  # half a surrogate pair, as in an odd file name, is no UTF-8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionUpdate(ClientEvent):
+class SessionUpdate(ClientEvent, frozen=True, tag="session.update"):
     """Change the keys that are present; ``session.type`` is always needed, and one unknown key refuses them all."""
 
-    type: ClassVar[str] = "session.update"
-    session: JsonObject = field(repr=False)
-    """Not in the repr: it may hold the keys of MCP servers."""
+    unprinted = ("session",)  # it may hold the keys of MCP servers
+
+    session: JsonObject
 
     def __post_init__(self) -> None:
         if "type" not in self.session:
             raise LocalProtocolError("session.update: session.type is missing")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputAudioBufferAppend(ClientEvent):
+class InputAudioBufferAppend(ClientEvent, frozen=True, omit_defaults=True, tag="input_audio_buffer.append"):
     """Add audio to the server's buffer; never acknowledged."""
 
-    type: ClassVar[str] = "input_audio_buffer.append"
-    audio: bytes = field(repr=False)
+    unprinted = ("audio",)
+
+    audio: bytes
     """PCM16 mono at 24 kHz, little-endian, not empty."""
 
     def to_wire(self) -> JsonObject:
-        frame: JsonObject = {"type": self.type, "audio": base64.b64encode(self.audio).decode("ascii")}
-        if self.event_id is not None:
-            frame["event_id"] = self.event_id
+        frame: JsonObject = msgspec.to_builtins(self)
         return frame
 
     def encode(self) -> str:
-        if self.event_id is not None:
-            return json.dumps(self.to_wire(), separators=(",", ":"))
-        # Fifty times a second: base64 needs no escaping, so the JSON encoder has nothing to add.
-        return f'{{"type":"input_audio_buffer.append","audio":"{base64.b64encode(self.audio).decode("ascii")}"}}'
+        return _APPENDS.encode(self).decode()  # up to fifty times a second
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputAudioBufferCommit(ClientEvent):
-    type: ClassVar[str] = "input_audio_buffer.commit"
+class InputAudioBufferCommit(ClientEvent, frozen=True, tag="input_audio_buffer.commit"):
+    pass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputAudioBufferClear(ClientEvent):
-    type: ClassVar[str] = "input_audio_buffer.clear"
+class InputAudioBufferClear(ClientEvent, frozen=True, tag="input_audio_buffer.clear"):
+    pass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConversationItemCreate(ClientEvent):
-    type: ClassVar[str] = "conversation.item.create"
+class ConversationItemCreate(ClientEvent, frozen=True, tag="conversation.item.create"):
     item: JsonObject
     previous_item_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConversationItemRetrieve(ClientEvent):
-    type: ClassVar[str] = "conversation.item.retrieve"
-    item_id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConversationItemTruncate(ClientEvent):
+class ConversationItemTruncate(ClientEvent, frozen=True, tag="conversation.item.truncate"):
     """Tell the server how much of an item was heard; it forgets the rest, and the item's transcript."""
 
-    type: ClassVar[str] = "conversation.item.truncate"
     item_id: str
     audio_end_ms: int
     content_index: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConversationItemDelete(ClientEvent):
-    type: ClassVar[str] = "conversation.item.delete"
+class ConversationItemDelete(ClientEvent, frozen=True, tag="conversation.item.delete"):
     item_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResponseCreate(ClientEvent):
-    type: ClassVar[str] = "response.create"
+class ResponseCreate(ClientEvent, frozen=True, tag="response.create"):
     response: JsonObject | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResponseCancel(ClientEvent):
-    type: ClassVar[str] = "response.cancel"
+class ResponseCancel(ClientEvent, frozen=True, tag="response.cancel"):
     response_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputAudioBufferClear(ClientEvent):
-    """WebRTC and SIP only: over a WebSocket the client owns the playback."""
-
-    type: ClassVar[str] = "output_audio_buffer.clear"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawClientEvent(ClientEvent):
+class RawClientEvent(ClientEvent, frozen=True):
     """Any frame at all, for what this module does not name."""
 
-    frame: JsonObject = field(repr=False)
+    unprinted = ("frame",)
+
+    frame: JsonObject
 
     def to_wire(self) -> JsonObject:
         return dict(self.frame)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from appliance.agents.agent import RealtimeAgent
-from appliance.agents.context import HistoryItem
 from appliance.agents.crew import Crew
 from appliance.agents.tools import Tool
 from appliance.audio.backends import Backend, open_backend
@@ -41,6 +40,7 @@ from appliance.errors import ApplianceError, SpeechError, StorageError, first_er
 from appliance.hardware.button import Button
 from appliance.hardware.light import Light
 from appliance.hardware.pins import open_pin_factory
+from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings, Transcription, session_object
 from appliance.realtime.transports.websocket import Endpoint, WebSocketTransport, endpoint_url
 from appliance.service.announcer import LocalAnnouncer, Voice

@@ -19,16 +19,16 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
 
-from appliance.agents.context import HistoryItem
+from msgspec.structs import asdict, replace
+
 from appliance.conversation.commands import Command, Emit
 from appliance.conversation.events import DayBegan, Event
 from appliance.conversation.notices import HistoryAdded, HistoryRemoved, HistoryUpdated, Notice, UsageCounted
 from appliance.conversation.support.feedback import View
 from appliance.errors import StorageError
+from appliance.realtime.items import HistoryItem
 
 __all__ = ["ConversationStore"]
 
@@ -48,7 +48,7 @@ _DAY_S = 86_400.0
 _BUSY_S = 0.1  # another process (a backup) may hold the file; the loop must not wait longer
 _BROKEN = ".broken"
 _COMPANIONS = ("-wal", "-shm")
-_KEPT_FIELDS = tuple(one.name for one in fields(HistoryItem) if one.name != "images")
+_KEPT_FIELDS = tuple(name for name in HistoryItem.__struct_fields__ if name != "images")
 
 
 class _Broken(Exception):
@@ -422,7 +422,7 @@ def _key(item_id: str) -> str:
 
 def _encoded(item: HistoryItem) -> str:
     """The item as JSON (ASCII, for the same reason), with a remark in place of its images."""
-    values: dict[str, Any] = asdict(item)
+    values = asdict(item)
     if values.pop("images"):
         values["text"] = " ".join(filter(None, (item.text, IMAGE_SHOWN)))
     return json.dumps(values, separators=(",", ":"))

@@ -14,11 +14,12 @@ import logging
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from appliance.agents.context import HistoryItem
+import msgspec
+
 from appliance.conversation import commands as command_types
 from appliance.conversation import events as event_types
 from appliance.conversation import notices as notice_types
@@ -31,6 +32,7 @@ from appliance.conversation.roster import Brief
 from appliance.conversation.support.feedback import View
 from appliance.errors import SettingsError, StorageError, bare_address
 from appliance.realtime import protocol as wire
+from appliance.realtime.items import HistoryItem
 from appliance.service.journal import mask_secrets
 
 __all__ = ["Divergence", "TraceRecorder", "replay"]
@@ -43,7 +45,14 @@ _FLUSH_EVERY = 50  # lines, a second of microphone: a crash loses no more than t
 
 
 def _classes(module: types.ModuleType) -> dict[str, type]:
-    return {name: one for name, one in vars(module).items() if isinstance(one, type) and is_dataclass(one)}
+    return {name: one for name, one in vars(module).items() if isinstance(one, type) and _field_names(one) is not None}
+
+
+def _field_names(cls: type) -> tuple[str, ...] | None:
+    """Name the fields of a class of events or commands, a Struct or a dataclass; None for any other class."""
+    if issubclass(cls, msgspec.Struct):
+        return cls.__struct_fields__
+    return tuple(one.name for one in fields(cls)) if is_dataclass(cls) else None
 
 
 _TYPES: dict[str, type] = {
@@ -59,8 +68,9 @@ def encode(value: Any) -> Any:
     """Turn an event or a command into JSON values; ``"@"`` names its class, ``{"#": …}`` holds bytes."""
     if isinstance(value, bytes):
         return {"#": base64.b64encode(value).decode("ascii")}
-    if is_dataclass(value) and not isinstance(value, type):
-        return {"@": type(value).__name__} | {f.name: encode(getattr(value, f.name)) for f in fields(value)}
+    names = _field_names(type(value))
+    if names is not None:
+        return {"@": type(value).__name__} | {name: encode(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         if value.get("type") == "mcp":
             return {str(key): _without_secrets(key, one) for key, one in value.items()}
@@ -80,7 +90,7 @@ def _without_secrets(key: str, value: Any) -> Any:
 
 
 def decode(value: Any, *, inside_object: bool = False) -> Any:
-    """The inverse of `encode`; lists that are fields of a dataclass come back as tuples.
+    """The inverse of `encode`; lists that are fields of an event or a command come back as tuples.
 
     Raises:
         KeyError: The trace names a class that this version does not know.
@@ -129,7 +139,7 @@ class TraceRecorder:
         """
         head = {
             "trace": FORMAT,
-            "policy": asdict(policy),
+            "policy": {key: one for key, one in encode(policy).items() if key != "@"},
             "briefs": encode(briefs),
             "history": encode(history),
             "seed": seed,

@@ -10,7 +10,6 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
-from appliance.agents.context import HistoryItem
 from appliance.conversation.commands import (
     Announce,
     Command,
@@ -40,6 +39,7 @@ from appliance.conversation.notices import Notice, TroubleReported, TurnEnded
 from appliance.conversation.policy import Policy
 from appliance.conversation.roster import Brief
 from appliance.realtime import protocol as wire
+from appliance.realtime.items import HistoryItem
 from tests.support.oracle import check_client_frame
 
 PERIOD_MS = 20

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from appliance.agents.context import HistoryItem
 from appliance.conversation.commands import Announce, CloseCapture, Command, Connect, Disconnect, Emit, Send, Stop
 from appliance.conversation.events import (
     AlarmRang,
@@ -26,6 +25,7 @@ from appliance.conversation.events import (
 )
 from appliance.conversation.notices import HeardTextReceived, TroubleReported, TurnEnded, TurnStarted
 from appliance.conversation.roster import Brief
+from appliance.realtime.items import HistoryItem
 from tests.support.stage import Stage
 
 ASIDE = {"type": "response.create", "response": {"conversation": "none", "metadata": {"mine": "yes"}}}

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from appliance.agents.context import HistoryItem
 from appliance.conversation.commands import CheckText, Command
 from appliance.conversation.events import (
     AbortAsked,
@@ -26,6 +25,7 @@ from appliance.conversation.events import (
 )
 from appliance.conversation.notices import AnswerInterrupted, AnswerTextReceived, AsideEnded, HeardTextGrew, TurnStarted
 from appliance.conversation.roster import Brief
+from appliance.realtime.items import HistoryItem
 from tests.support.stage import SESSION, Stage, period
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="

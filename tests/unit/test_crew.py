@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from appliance.agents.agent import RealtimeAgent
 from appliance.agents.briefing import Briefer
-from appliance.agents.context import HistoryItem, RunContext
+from appliance.agents.context import RunContext
 from appliance.agents.crew import Crew
 from appliance.agents.guardrails import GuardrailFunctionOutput, input_guardrail, output_guardrail
 from appliance.agents.handoffs import handoff
@@ -22,6 +22,7 @@ from appliance.conversation.events import AgentPrepared, Event, GuardrailsChecke
 from appliance.conversation.policy import Policy
 from appliance.conversation.roster import Brief
 from appliance.errors import ToolError
+from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings
 from appliance.session import Connected, HandoffDone, RealtimeSession, SessionEvent, ToolEnd, TurnEnd
 from tests.support.scripted_server import (

@@ -13,16 +13,18 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
 from pydantic import BaseModel, model_serializer
 
 from appliance.agents.agent import RealtimeAgent
-from appliance.agents.context import HistoryItem, RunContext, ToolContext
+from appliance.agents.context import RunContext, ToolContext
 from appliance.agents.executor import ToolExecutor, ToolTimeout
 from appliance.agents.tools import Tool, background, tool
 from appliance.conversation.commands import CheckApproval, RunTool
 from appliance.conversation.events import ApprovalChecked, Event, ToolFinished
 from appliance.errors import HardwareError, LinkError, ToolError
+from appliance.realtime.items import HistoryItem
 from tests.support.oracle import check_client_frame
 
 T = TypeVar("T")
@@ -112,6 +114,11 @@ async def answer(made: Tool, arguments: str = "{}") -> ToolFinished:
         return finished
 
 
+class Point(msgspec.Struct):
+    x: int
+    y: int
+
+
 class Reading(BaseModel):
     celsius: float
     note: Any = None
@@ -127,6 +134,7 @@ class Reading(BaseModel):
         (None, "null"),
         (Reading(celsius=21.5), '{"celsius":21.5,"note":null}'),
         ([Reading(celsius=1.0)], '[{"celsius":1.0,"note":null}]'),
+        ([Point(1, 2)], '[{"x":1,"y":2}]'),
         ({1}, "[1]"),
         ("half \ud800 a pair", "half ? a pair"),
     ],

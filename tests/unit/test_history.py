@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.agents.context import HistoryItem
 from appliance.conversation.commands import Emit
 from appliance.conversation.events import HistoryReplaced, LinkUp, MessageGiven, ToolFinished
 from appliance.conversation.notices import HistoryAdded, HistoryRemoved, HistoryUpdated, Notice
 from appliance.conversation.support.item_list import NOT_WRITTEN_DOWN, Change, History, wire_item
 from appliance.realtime import protocol as wire
+from appliance.realtime.items import HistoryItem
 from tests.support.oracle import check_client_frame
 from tests.support.stage import Stage
 

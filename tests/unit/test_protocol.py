@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from openai.types.realtime import RealtimeClientEvent, RealtimeServerEvent
 
 from appliance.errors import LocalProtocolError, RemoteProtocolError
@@ -97,10 +101,6 @@ EVENTS: list[tuple[str, ServerEvent]] = [
     (f'{{"type":"session.created","session":{SESSION}}}', wire.SessionCreated(session=json.loads(SESSION))),
     (f'{{"type":"session.updated","session":{SESSION}}}', wire.SessionUpdated(session=json.loads(SESSION))),
     (
-        '{"type":"conversation.created","conversation":{"id":"conv_1","object":"realtime.conversation"}}',
-        wire.ConversationCreated(conversation={"id": "conv_1", "object": "realtime.conversation"}),
-    ),
-    (
         f'{{"type":"conversation.item.added","previous_item_id":"item_0","item":{USER_ITEM}}}',
         wire.ConversationItemAdded(item=USER, previous_item_id="item_0"),
     ),
@@ -138,11 +138,6 @@ EVENTS: list[tuple[str, ServerEvent]] = [
         ),
     ),
     (
-        '{"type":"conversation.item.input_audio_transcription.segment","item_id":"item_1","content_index":0,'
-        '"id":"seg_1","text":"hello","speaker":"A","start":0.5,"end":1.25}',
-        wire.InputTranscriptionSegment(item_id="item_1", text="hello", speaker="A", start=0.5, end=1.25),
-    ),
-    (
         '{"type":"conversation.item.input_audio_transcription.failed","item_id":"item_1","content_index":0,'
         '"error":{"type":"server_error","code":"audio_unintelligible","message":"m"}}',
         wire.InputTranscriptionFailed(
@@ -153,34 +148,9 @@ EVENTS: list[tuple[str, ServerEvent]] = [
         '{"type":"input_audio_buffer.committed","previous_item_id":"item_0","item_id":"item_1"}',
         wire.InputAudioBufferCommitted(item_id="item_1", previous_item_id="item_0"),
     ),
-    ('{"type":"input_audio_buffer.cleared"}', wire.InputAudioBufferCleared()),
     (
         '{"type":"input_audio_buffer.speech_started","audio_start_ms":1200,"item_id":"item_1"}',
         wire.SpeechStarted(item_id="item_1", audio_start_ms=1200),
-    ),
-    (
-        '{"type":"input_audio_buffer.speech_stopped","audio_end_ms":2400,"item_id":"item_1"}',
-        wire.SpeechStopped(item_id="item_1", audio_end_ms=2400),
-    ),
-    (
-        '{"type":"input_audio_buffer.timeout_triggered","audio_start_ms":1,"audio_end_ms":2,"item_id":"item_1"}',
-        wire.TimeoutTriggered(item_id="item_1", audio_start_ms=1, audio_end_ms=2),
-    ),
-    (
-        '{"type":"input_audio_buffer.dtmf_event_received","event":"9","received_at":1763605109}',
-        wire.DtmfReceived(event="9"),
-    ),
-    (
-        '{"type":"output_audio_buffer.started","response_id":"resp_1"}',
-        wire.OutputAudioBufferStarted(response_id="resp_1"),
-    ),
-    (
-        '{"type":"output_audio_buffer.stopped","response_id":"resp_1"}',
-        wire.OutputAudioBufferStopped(response_id="resp_1"),
-    ),
-    (
-        '{"type":"output_audio_buffer.cleared","response_id":"resp_1"}',
-        wire.OutputAudioBufferCleared(response_id="resp_1"),
     ),
     (
         f'{{"type":"response.created","response":{RESPONSE_CREATED}}}',
@@ -217,16 +187,6 @@ EVENTS: list[tuple[str, ServerEvent]] = [
         wire.OutputItemDone(response_id="resp_1", output_index=1, item=ANSWER),
     ),
     (
-        '{"type":"response.content_part.added","response_id":"resp_1","item_id":"item_2","output_index":1,'
-        '"content_index":2,"part":{"type":"audio","transcript":""}}',
-        wire.ContentPartAdded(**CONTENT, part=ContentPart(type="audio", transcript="")),
-    ),
-    (
-        '{"type":"response.content_part.done","response_id":"resp_1","item_id":"item_2","output_index":1,'
-        '"content_index":2,"part":{"type":"text","text":"It is ten."}}',
-        wire.ContentPartDone(**CONTENT, part=ContentPart(type="text", text="It is ten.")),
-    ),
-    (
         '{"type":"response.output_text.delta","response_id":"resp_1","item_id":"item_2","output_index":1,'
         '"content_index":2,"delta":"It","obfuscation":"q8"}',
         wire.OutputTextDelta(**CONTENT, delta="It"),
@@ -242,11 +202,6 @@ EVENTS: list[tuple[str, ServerEvent]] = [
         wire.OutputAudioDelta(**CONTENT, delta=PCM),
     ),
     (
-        '{"type":"response.output_audio.done","response_id":"resp_1","item_id":"item_2","output_index":1,'
-        '"content_index":2}',
-        wire.OutputAudioDone(**CONTENT),
-    ),
-    (
         '{"type":"response.output_audio_transcript.delta","response_id":"resp_1","item_id":"item_2",'
         '"output_index":1,"content_index":2,"delta":"It"}',
         wire.OutputAudioTranscriptDelta(**CONTENT, delta="It"),
@@ -257,28 +212,9 @@ EVENTS: list[tuple[str, ServerEvent]] = [
         wire.OutputAudioTranscriptDone(**CONTENT, transcript="It is ten."),
     ),
     (
-        '{"type":"response.function_call_arguments.delta","response_id":"resp_1","item_id":"item_2",'
-        '"output_index":1,"call_id":"call_1","delta":"{\\"on\\""}',
-        wire.FunctionCallArgumentsDelta(**PLACE, call_id="call_1", delta='{"on"'),
-    ),
-    (
-        '{"type":"response.function_call_arguments.done","response_id":"resp_1","item_id":"item_2",'
-        '"output_index":1,"call_id":"call_1","name":"set_lamp","arguments":"{\\"on\\":true}"}',
-        wire.FunctionCallArgumentsDone(**PLACE, call_id="call_1", name="set_lamp", arguments='{"on":true}'),
-    ),
-    (
-        '{"type":"response.mcp_call_arguments.delta","response_id":"resp_1","item_id":"item_2","output_index":1,'
-        '"delta":"{"}',
-        wire.McpCallArgumentsDelta(**PLACE, delta="{"),
-    ),
-    (
         '{"type":"response.mcp_call_arguments.done","response_id":"resp_1","item_id":"item_2","output_index":1,'
         '"arguments":"{}"}',
         wire.McpCallArgumentsDone(**PLACE, arguments="{}"),
-    ),
-    (
-        '{"type":"response.mcp_call.in_progress","item_id":"item_2","output_index":1}',
-        wire.McpCallInProgress(item_id="item_2", output_index=1),
     ),
     (
         '{"type":"response.mcp_call.completed","item_id":"item_2","output_index":1}',
@@ -288,22 +224,59 @@ EVENTS: list[tuple[str, ServerEvent]] = [
         '{"type":"response.mcp_call.failed","item_id":"item_2","output_index":1}',
         wire.McpCallFailed(item_id="item_2", output_index=1),
     ),
-    ('{"type":"mcp_list_tools.in_progress","item_id":"mcpl_1"}', wire.McpListToolsInProgress(item_id="mcpl_1")),
-    ('{"type":"mcp_list_tools.completed","item_id":"mcpl_1"}', wire.McpListToolsCompleted(item_id="mcpl_1")),
     ('{"type":"mcp_list_tools.failed","item_id":"mcpl_1"}', wire.McpListToolsFailed(item_id="mcpl_1")),
+]
+# frames of types that nobody reads, to be kept as they came
+UNREAD = [
+    '{"type":"conversation.created","conversation":{"id":"conv_1","object":"realtime.conversation"}}',
+    (
+        '{"type":"conversation.item.input_audio_transcription.segment","item_id":"item_1","content_index":0,'
+        '"id":"seg_1","text":"hello","speaker":"A","start":0.5,"end":1.25}'
+    ),
+    '{"type":"input_audio_buffer.cleared"}',
+    '{"type":"input_audio_buffer.speech_stopped","audio_end_ms":2400,"item_id":"item_1"}',
+    '{"type":"input_audio_buffer.timeout_triggered","audio_start_ms":1,"audio_end_ms":2,"item_id":"item_1"}',
+    '{"type":"input_audio_buffer.dtmf_event_received","event":"9","received_at":1763605109}',
+    '{"type":"output_audio_buffer.started","response_id":"resp_1"}',
+    '{"type":"output_audio_buffer.stopped","response_id":"resp_1"}',
+    '{"type":"output_audio_buffer.cleared","response_id":"resp_1"}',
+    (
+        '{"type":"response.content_part.added","response_id":"resp_1","item_id":"item_2","output_index":1,'
+        '"content_index":2,"part":{"type":"audio","transcript":""}}'
+    ),
+    (
+        '{"type":"response.content_part.done","response_id":"resp_1","item_id":"item_2","output_index":1,'
+        '"content_index":2,"part":{"type":"text","text":"It is ten."}}'
+    ),
+    (
+        '{"type":"response.output_audio.done","response_id":"resp_1","item_id":"item_2","output_index":1,'
+        '"content_index":2}'
+    ),
+    (
+        '{"type":"response.function_call_arguments.delta","response_id":"resp_1","item_id":"item_2",'
+        '"output_index":1,"call_id":"call_1","delta":"{\\"on\\""}'
+    ),
+    (
+        '{"type":"response.function_call_arguments.done","response_id":"resp_1","item_id":"item_2",'
+        '"output_index":1,"call_id":"call_1","name":"set_lamp","arguments":"{\\"on\\":true}"}'
+    ),
+    (
+        '{"type":"response.mcp_call_arguments.delta","response_id":"resp_1","item_id":"item_2","output_index":1,'
+        '"delta":"{"}'
+    ),
+    '{"type":"response.mcp_call.in_progress","item_id":"item_2","output_index":1}',
+    '{"type":"mcp_list_tools.in_progress","item_id":"mcpl_1"}',
+    '{"type":"mcp_list_tools.completed","item_id":"mcpl_1"}',
     (
         '{"type":"rate_limits.updated","rate_limits":[{"name":"tokens","limit":50000,"remaining":49950,'
-        '"reset_seconds":0.06}]}',
-        wire.RateLimitsUpdated(
-            rate_limits=[{"name": "tokens", "limit": 50000, "remaining": 49950, "reset_seconds": 0.06}]
-        ),
+        '"reset_seconds":0.06}]}'
     ),
+    # as xAI sends them:
+    '{"type":"response.function_call_arguments.done","call_id":"call_1","name":"f","arguments":"{}"}',
+    '{"type":"response.output_audio.done","response_id":"r"}',
+    '{"type":"response.content_part.done","response_id":"r"}',
 ]
 IDS = [type(event).__name__ for _, event in EVENTS]
-
-
-def fields_of(event: Any) -> dict[str, Any]:
-    return {name: getattr(event, name) for cls in type(event).__mro__ for name in getattr(cls, "__slots__", ())}
 
 
 def types_of(union: Any) -> set[str]:
@@ -320,10 +293,17 @@ def test_each_server_event_is_read(frame: str, event: ServerEvent) -> None:
 
     assert type(read) is type(event)
     assert read.event_id == "event_1"
-    assert {**fields_of(read), "event_id": ""} == fields_of(event)
+    assert replace(read, event_id="") == event
 
 
-@pytest.mark.parametrize("frame", [frame for frame, _ in EVENTS], ids=IDS)
+@pytest.mark.parametrize("frame", UNREAD)
+def test_an_event_that_nobody_reads_is_kept_whole(frame: str) -> None:
+    read = decode(frame)
+
+    assert read == wire.UnknownEvent(name=json.loads(frame)["type"], raw=json.loads(frame))
+
+
+@pytest.mark.parametrize("frame", [*(frame for frame, _ in EVENTS), *UNREAD[:-3]])  # without the three of xAI
 def test_the_literals_of_this_file_are_of_the_protocol(frame: str) -> None:
     raw = json.loads(frame)
     has_event_id = raw["type"] != "input_audio_buffer.dtmf_event_received"  # the one type without
@@ -333,7 +313,8 @@ def test_the_literals_of_this_file_are_of_the_protocol(frame: str) -> None:
 def test_no_server_event_is_left_out_of_this_file() -> None:
     in_the_sdk = types_of(RealtimeServerEvent)
 
-    assert in_the_sdk - {"conversation.item.created"} == set(wire.SERVER_EVENTS)
+    unread = {json.loads(frame)["type"] for frame in UNREAD}
+    assert in_the_sdk - {"conversation.item.created"} - unread == set(wire.SERVER_EVENTS)
     assert {type(event).type for _, event in EVENTS} == set(wire.SERVER_EVENTS)
 
 
@@ -343,7 +324,6 @@ def test_no_server_event_is_left_out_of_this_file() -> None:
         ("response.text.delta", "response.output_text.delta"),
         ("response.text.done", "response.output_text.done"),
         ("response.audio.delta", "response.output_audio.delta"),
-        ("response.audio.done", "response.output_audio.done"),
         ("response.audio_transcript.delta", "response.output_audio_transcript.delta"),
         ("response.audio_transcript.done", "response.output_audio_transcript.done"),
         ("conversation.item.created", "conversation.item.added"),
@@ -377,12 +357,6 @@ def test_unknown_keys_and_a_null_event_id_are_ignored(frame: str, event: ServerE
 
 
 THIRD_PARTIES = [
-    (
-        '{"type":"response.function_call_arguments.done","call_id":"call_1","name":"f","arguments":"{}"}',
-        wire.FunctionCallArgumentsDone(call_id="call_1", name="f", arguments="{}"),
-    ),
-    ('{"type":"response.output_audio.done","response_id":"r"}', wire.OutputAudioDone(response_id="r")),
-    ('{"type":"response.content_part.done","response_id":"r"}', wire.ContentPartDone(response_id="r")),
     (
         '{"type":"response.done","response":{"id":"r","status":"cancelled","status_details":"client_cancelled"}}',
         wire.ResponseDone(response=Response(id="r", status="cancelled", reason="client_cancelled")),
@@ -444,15 +418,6 @@ BROKEN = [
     ('{"type":"response.output_audio.delta","delta":"A?=="}', "not base64"),
     ('{"type":"response.output_audio.delta","delta":"äöü="}', "not base64"),
     ('{"type":"response.output_audio.delta","delta":"AAAA"}', "whole 16-bit samples"),
-    ('{"type":"rate_limits.updated","rate_limits":{}}', "expected a list"),
-    (
-        '{"type":"conversation.item.input_audio_transcription.segment","item_id":"i","start":"0"}',
-        "expected a number",
-    ),
-    (
-        '{"type":"conversation.item.input_audio_transcription.segment","item_id":"i","start":1' + "0" * 400 + "}",
-        "expected a number",
-    ),
 ]
 
 
@@ -465,6 +430,18 @@ def test_a_broken_frame_is_named_without_being_quoted(frame: str, problem: str) 
     assert len(str(caught.value)) < 200
 
 
+@pytest.mark.parametrize("half", ["\\ud800", "\udc00"], ids=["escaped", "bare"])
+def test_half_a_surrogate_pair_in_a_delta_is_read(half: str) -> None:
+    assert decode(f'{{"type":"response.output_text.delta","delta":"{half}"}}') == wire.OutputTextDelta(
+        delta=json.loads(f'"{half}"')
+    )
+
+
+def test_a_frequent_frame_that_nests_too_deeply_in_a_key_we_ignore_is_named() -> None:
+    with pytest.raises(RemoteProtocolError, match="nests too deeply"):
+        decode('{"type":"response.output_text.delta","delta":"It","deep":' + "[" * 100_000)
+
+
 def test_a_binary_frame_is_refused() -> None:
     with pytest.raises(RemoteProtocolError, match="binary frame of 3 bytes"):
         decode(b"{}\x00")
@@ -475,6 +452,14 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
+
+
+FREQUENT = [
+    "conversation.item.input_audio_transcription.delta",
+    "response.output_audio.delta",
+    "response.output_audio_transcript.delta",
+    "response.output_text.delta",
+]
 
 
 def read_or_refuse(frame: str) -> None:
@@ -509,6 +494,22 @@ def test_a_server_event_with_any_one_value_replaced_is_read_or_refused(
     read_or_refuse(json.dumps(frame))
 
 
+@given(st.sampled_from(FREQUENT), st.data(), JSON)
+def test_the_quick_way_to_read_a_delta_is_the_slow_way(name: str, data: st.DataObject, value: Any) -> None:
+    frame = json.loads(next(frame for frame, event in EVENTS if event.type == name))
+    frame[data.draw(st.sampled_from([*frame, "event_id", "brand_new"]))] = value
+
+    assert outcome(decode, json.dumps(frame)) == outcome(lambda text: wire.parse(json.loads(text)), json.dumps(frame))
+
+
+def outcome(read: Callable[[str], ServerEvent], frame: str) -> str:
+    try:
+        event = read(frame)
+    except RemoteProtocolError as exc:
+        return str(exc)
+    return f"{event!r} {getattr(event, 'delta', None)!r}"  # by its text: NaN is not equal to itself
+
+
 def _places(value: Any) -> list[tuple[Any, Any]]:
     keys = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
     return [place for key in keys for place in [(value, key), *_places(value[key])]]
@@ -529,6 +530,33 @@ def test_audio_is_in_no_repr() -> None:
     assert "AAEC" not in repr(wire.OutputAudioDelta(delta=PCM))
     assert "\\x01" not in repr(wire.OutputAudioDelta(delta=PCM))
     assert "\\x01" not in repr(wire.InputAudioBufferAppend(audio=PCM))
+    assert "AAEC" not in repr(Item(type="message", content=(ContentPart(type="input_audio", audio=AUDIO),)))
+
+
+def test_what_may_hold_a_key_is_in_no_repr() -> None:
+    session = {"type": "realtime", "tools": [{"type": "mcp", "authorization": "hush"}]}
+    for event in (
+        wire.SessionCreated(session=session),
+        wire.SessionUpdated(session=session),
+        wire.SessionUpdate(session=session, event_id="mine"),
+        wire.RawClientEvent(frame={"type": "session.update", "session": session}),
+    ):
+        assert "hush" not in repr(event)
+    assert repr(wire.SessionUpdate(session=session, event_id="mine")) == "SessionUpdate(event_id='mine')"
+
+
+def test_events_are_frozen_and_compare_by_value() -> None:
+    event = wire.OutputTextDelta(delta="It")
+
+    assert event == decode('{"type":"response.output_text.delta","delta":"It"}') != wire.OutputTextDelta(delta="is")
+    with pytest.raises(AttributeError):
+        event.delta = "is"  # type: ignore[misc]
+
+
+def test_the_protocol_loads_neither_numpy_nor_pydantic_nor_dataclasses() -> None:
+    code = "import sys, appliance.realtime.protocol; print({'numpy', 'pydantic', 'dataclasses'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "set()\n"
 
 
 # --- writing ----------------------------------------------------------------------------------------------------
@@ -551,7 +579,6 @@ SENT: list[tuple[wire.ClientEvent, str]] = [
         '{"type":"conversation.item.create","item":{"type":"message","role":"user",'
         '"content":[{"type":"input_text","text":"hé"}]},"previous_item_id":"root"}',
     ),
-    (wire.ConversationItemRetrieve(item_id="i"), '{"type":"conversation.item.retrieve","item_id":"i"}'),
     (
         wire.ConversationItemTruncate(item_id="i", audio_end_ms=0),
         '{"type":"conversation.item.truncate","item_id":"i","audio_end_ms":0,"content_index":0}',
@@ -564,7 +591,6 @@ SENT: list[tuple[wire.ClientEvent, str]] = [
     ),
     (wire.ResponseCancel(), '{"type":"response.cancel"}'),
     (wire.ResponseCancel(response_id="resp_1"), '{"type":"response.cancel","response_id":"resp_1"}'),
-    (wire.OutputAudioBufferClear(), '{"type":"output_audio_buffer.clear"}'),
     (wire.RawClientEvent(frame={"type": "response.cancel"}), '{"type":"response.cancel"}'),
 ]
 
@@ -577,7 +603,7 @@ def test_each_client_event_is_written_as_the_protocol_wants_it(event: wire.Clien
 
 
 def test_no_client_event_is_left_out_of_this_file() -> None:
-    in_the_sdk = types_of(RealtimeClientEvent)
+    in_the_sdk = types_of(RealtimeClientEvent) - {"conversation.item.retrieve", "output_audio_buffer.clear"}
 
     assert {type(event).type for event, _ in SENT if type(event).type} == in_the_sdk
 

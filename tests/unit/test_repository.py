@@ -47,20 +47,21 @@ IMPURE = ("asyncio", "time", "logging", "threading", "socket", "subprocess")
 TABLE = (
     Row(("errors", "audio.ring"), (), only=("numpy",)),
     Row(("audio.pcm",), ("audio.ring",), only=("numpy",)),
-    Row(("realtime.protocol",), ("errors",), never=IMPURE, only=("pydantic",)),
+    Row(("records",), (), never=IMPURE, only=("msgspec",)),
+    Row(("realtime.protocol", "realtime.items"), ("records", "errors"), never=IMPURE, only=("msgspec",)),
     # What is asked for lazily: `as_tool`, and the types of MCP servers.
     Row(("agents.agent",), (*PURE_AGENTS, "agents.consult", "agents.mcp", "errors"), never=IMPURE, only=("pydantic",)),
     Row(
         PURE_AGENTS,
-        (*PURE_AGENTS, "errors"),
+        (*PURE_AGENTS, "realtime.items", "errors"),
         never=("logging", "threading", "socket", "subprocess"),
         only=("pydantic",),
     ),
     Row(
         ("conversation",),
-        ("conversation", "realtime.protocol", *PURE_AGENTS, "errors"),
+        ("conversation", "realtime.protocol", "realtime.items", *PURE_AGENTS, "errors"),
         never=IMPURE,
-        only=("pydantic",),
+        only=("pydantic", "msgspec"),
     ),
     Row(
         ("brain.model", "brain.rules", "brain.vad", "brain.g711"),
@@ -72,7 +73,7 @@ TABLE = (
     Row(("realtime",), ("realtime", *SHARED_CONVERSATION, "errors")),
     Row(("audio",), ("audio", *SHARED_CONVERSATION, "errors")),
     Row(("hardware",), ("hardware", *SHARED_CONVERSATION, "conversation.feedback", "conversation.gestures", "errors")),
-    Row(("agents",), ("agents", *SHARED_CONVERSATION, "errors")),
+    Row(("agents",), ("agents", "realtime.items", *SHARED_CONVERSATION, "errors")),
     Row(("panel",), ("panel", *SHARED_CONVERSATION, "errors")),
     Row(("toolbox",), ("toolbox", "agents", *SHARED_CONVERSATION, "errors")),
     Row(("service.driver",), ("conversation", "realtime.protocol", "service.trace", "service.store", "errors")),

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pytest
 
 from appliance.agents.agent import RealtimeAgent
-from appliance.agents.context import HistoryItem, RunContext, ToolContext
+from appliance.agents.context import RunContext, ToolContext
 from appliance.agents.guardrails import GuardrailFunctionOutput, input_guardrail, output_guardrail
 from appliance.agents.hooks import RealtimeAgentHooks, RealtimeRunHooks
 from appliance.agents.tools import Tool, tool
@@ -22,6 +22,7 @@ from appliance.conversation.events import Event, LinkUp, ServerEventReceived
 from appliance.conversation.policy import Policy
 from appliance.errors import LinkError, SettingsError, ToolError
 from appliance.realtime import protocol as wire
+from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import MAX_IMAGE_BYTES, RealtimeSessionSettings, ServerVad, Transcription
 from appliance.realtime.transports.websocket import Endpoint, WebSocketTransport
 from appliance.session import (

@@ -14,7 +14,7 @@ import pytest
 
 from appliance.agents.agent import RealtimeAgent
 from appliance.agents.briefing import Briefer
-from appliance.agents.context import HistoryItem, ToolContext
+from appliance.agents.context import ToolContext
 from appliance.agents.executor import called
 from appliance.agents.guardrails import output_guardrail
 from appliance.agents.hooks import RealtimeRunHooks
@@ -27,6 +27,7 @@ from appliance.conversation.policy import Policy
 from appliance.conversation.roster import Brief
 from appliance.errors import LinkError, SettingsError, StorageError
 from appliance.realtime import protocol as wire
+from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings
 from appliance.service.app import Appliance
 from appliance.service.store import ConversationStore

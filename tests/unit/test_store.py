@@ -9,15 +9,14 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from appliance.agents.context import HistoryItem
 from appliance.conversation.commands import Emit, SilenceAlarm
 from appliance.conversation.events import DayBegan, DeadlinePassed, Event
 from appliance.conversation.notices import (
@@ -30,6 +29,7 @@ from appliance.conversation.notices import (
 )
 from appliance.conversation.support.feedback import View
 from appliance.errors import StorageError
+from appliance.realtime.items import HistoryItem
 from appliance.service.store import ConversationStore
 
 DAY_S = 86_400.0

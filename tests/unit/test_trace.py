@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
-from appliance.conversation.events import Event, ToolFinished, TracingFailed
+from appliance.conversation.events import Event, HistoryReplaced, ServerEventReceived, ToolFinished, TracingFailed
 from appliance.conversation.policy import Policy
 from appliance.conversation.roster import Brief
 from appliance.errors import SettingsError, StorageError
+from appliance.realtime import protocol as wire
+from appliance.realtime.items import HistoryItem
+from appliance.realtime.protocol import UnknownEvent
 from appliance.service.trace import TraceRecorder, decode, encode, replay
 from tests.support.stage import SESSION, Stage
 
@@ -38,7 +41,7 @@ class Recorded(Stage):
 def _conversation(path: Path) -> Recorded:
     stage = Recorded(path)
     stage.start()
-    stage.lose("refused", None)
+    stage.lose("refused: nobody there", None)
     stage.advance(5)
     stage.link_ready()
     stage.hear(300)
@@ -144,6 +147,27 @@ def test_every_event_and_command_survives_the_journey(tmp_path: Path) -> None:
         assert type(again) is type(command)
         assert encode(again) == encode(command)
     assert asdict(Policy(**asdict(Policy()))) == asdict(Policy())
+
+
+def test_dataclasses_and_structs_are_written_alike_and_read_back() -> None:
+    item = HistoryItem(id="item_1", images=("data:image/png;base64,AAAA",))
+    added = ServerEventReceived(1, wire.ConversationItemAdded(item=wire.Item(type="message", id="item_1")))
+    audio = ServerEventReceived(1, wire.OutputAudioDelta(delta=b"\x01\x02", item_id="item_1"))
+    for value in (HistoryReplaced((item,)), added, audio, UnknownEvent(name="ping", raw={"at": [1, None]})):
+        assert decode(json.loads(json.dumps(encode(value)))) == value
+    assert encode(audio) == {
+        "@": "ServerEventReceived",
+        "link": 1,
+        "event": {
+            "@": "OutputAudioDelta",
+            "event_id": "",
+            "response_id": "",
+            "item_id": "item_1",
+            "output_index": 0,
+            "content_index": 0,
+            "delta": {"#": "AQI="},
+        },
+    }
 
 
 @pytest.mark.parametrize(

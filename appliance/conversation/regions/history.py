@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from appliance.agents.context import HistoryItem
+from msgspec.structs import replace
+
 from appliance.conversation.policy import Policy
 from appliance.conversation.support.item_list import ItemList, wire_item
 from appliance.conversation.support.outbox import ItemOf, Outbox
 from appliance.realtime import protocol as wire
+from appliance.realtime.items import HistoryItem
 
 __all__ = ["History"]
 

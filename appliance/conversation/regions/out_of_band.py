@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.agents.context import HistoryItem
 from appliance.conversation.events import AskedAside
 from appliance.conversation.notices import AsideEnded
 from appliance.conversation.support.item_list import told_item
 from appliance.conversation.support.outbox import AsideOf, Outbox
 from appliance.conversation.support.values import mapping
 from appliance.realtime import protocol as wire
+from appliance.realtime.items import HistoryItem
 
 __all__ = ["OutOfBand"]
 

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from difflib import SequenceMatcher
 from typing import TypeAlias
 
-from appliance.agents.context import HistoryItem
+from msgspec.structs import replace
+
 from appliance.conversation.notices import HistoryAdded, HistoryRemoved, HistoryUpdated
 from appliance.realtime import protocol as wire
+from appliance.realtime.items import HistoryItem
 
 __all__ = ["Change", "ItemList", "told_item", "wire_item"]
 
