@@ -47,6 +47,7 @@ IMPURE = ("asyncio", "time", "logging", "threading", "socket", "subprocess")
 TABLE = (
     Row(("errors", "audio.ring"), (), only=("numpy",)),
     Row(("audio.pcm",), ("audio.ring",), only=("numpy",)),
+    Row(("audio.g711",), ("audio.ring", "audio.pcm"), never=IMPURE, only=("numpy",)),
     Row(("realtime.protocol",), ("errors",), never=IMPURE, only=("pydantic",)),
     # What is asked for lazily: `as_tool`, and the types of MCP servers.
     Row(("agents.agent",), (*PURE_AGENTS, "agents.consult", "agents.mcp", "errors"), never=IMPURE, only=("pydantic",)),
@@ -63,8 +64,8 @@ TABLE = (
         only=("pydantic",),
     ),
     Row(
-        ("brain.model", "brain.rules", "brain.vad", "brain.g711"),
-        ("brain.model", "brain.rules", "brain.vad", "brain.g711", "realtime.protocol", "errors"),
+        ("brain.model", "brain.rules", "brain.vad"),
+        ("brain.model", "brain.rules", "brain.vad", "audio.g711", "audio.pcm", "realtime.protocol", "errors"),
         never=("asyncio", "time", "logging", "threading", "socket", "subprocess"),
     ),
     Row(("brain",), ("brain", "realtime.protocol", "errors", "audio.pcm", "audio.resample")),
