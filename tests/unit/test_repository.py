@@ -46,6 +46,7 @@ IMPURE = ("asyncio", "time", "logging", "threading", "socket", "subprocess")
 # First match wins. Where a row says "its own", the prefix is in both columns.
 TABLE = (
     Row(("errors", "audio.ring"), (), only=("numpy",)),
+    Row(("plugins", "wording"), ("errors",), never=IMPURE, only=()),
     Row(("audio.pcm",), ("audio.ring",), only=("numpy",)),
     Row(("audio.g711",), ("audio.ring", "audio.pcm"), never=IMPURE, only=("numpy",)),
     Row(("realtime.protocol",), ("errors",), never=IMPURE, only=("pydantic",)),
@@ -68,14 +69,18 @@ TABLE = (
         ("brain.model", "brain.rules", "brain.vad", "audio.g711", "audio.pcm", "realtime.protocol", "errors"),
         never=("asyncio", "time", "logging", "threading", "socket", "subprocess"),
     ),
-    Row(("brain",), ("brain", "realtime.protocol", "errors", "audio.pcm", "audio.resample")),
+    Row(
+        ("brain",),
+        ("brain", "realtime.protocol", "errors", "audio.pcm", "audio.resample", "plugins", "wording"),
+    ),
     Row(("realtime.payload",), ("realtime", *PURE_AGENTS, "errors"), never=IMPURE),
     Row(("realtime",), ("realtime", *SHARED_CONVERSATION, "errors")),
     Row(("audio",), ("audio", *SHARED_CONVERSATION, "errors")),
     Row(("hardware",), ("hardware", *SHARED_CONVERSATION, "conversation.feedback", "conversation.gestures", "errors")),
+    Row(("agents.mcp",), ("agents", "plugins", "errors")),
     Row(("agents",), ("agents", *SHARED_CONVERSATION, "errors")),
     Row(("panel",), ("panel", *SHARED_CONVERSATION, "errors")),
-    Row(("toolbox",), ("toolbox", "agents", *SHARED_CONVERSATION, "errors")),
+    Row(("toolbox",), ("toolbox", "agents", *SHARED_CONVERSATION, "wording", "errors")),
     Row(("service.driver",), ("conversation", "realtime.protocol", "service.trace", "service.store", "errors")),
     Row(("settings",), ("errors",), never=("asyncio", "threading", "socket", "subprocess"), only=("pydantic",)),
     Row(("service.systemd", "service.journal"), ("errors",)),

@@ -34,7 +34,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import Any, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 from urllib.request import getproxies, proxy_bypass  # websockets imports it too
@@ -55,7 +54,15 @@ from websockets.exceptions import (
 )
 
 from appliance.conversation.events import Event, FrameRefused, LinkDown, LinkUp, ServerEventReceived
-from appliance.errors import KEY_SHAPE, ApplianceError, LinkError, RemoteProtocolError, SettingsError, bare_address
+from appliance.errors import (
+    KEY_SHAPE,
+    ApplianceError,
+    LinkError,
+    RemoteProtocolError,
+    SettingsError,
+    bare_address,
+    is_loopback,
+)
 from appliance.realtime.protocol import SAMPLE_RATE, ClientEvent, InputAudioBufferAppend, decode
 
 __all__ = ["USER_AGENT", "Endpoint", "WebSocketTransport", "endpoint_url"]
@@ -413,7 +420,7 @@ class WebSocketTransport:
         if parts.scheme not in {"ws", "wss"} or not host:
             raise _Refused(None, f"bad_address: {bare_address(endpoint.url)!r} is not a WebSocket address")
         options: dict[str, Any] = {"ssl": self._trust()} if parts.scheme == "wss" else {}
-        proxy = None if _is_loopback(host) else _proxy_of_the_environment(parts.scheme == "wss", host, port)
+        proxy = None if is_loopback(host) else _proxy_of_the_environment(parts.scheme == "wss", host, port)
         if proxy is None:  # from here on the socket belongs to asyncio, which closes it whatever happens
             options["sock"] = await _open_socket(host, port, unacknowledged_s=self._ping_timeout_s)
         connection = await _Connect(
@@ -515,15 +522,6 @@ def _reason_of_status(exc: InvalidStatus) -> str:
 
 def _audio_bytes(event: ClientEvent) -> int:
     return len(event.audio) if isinstance(event, InputAudioBufferAppend) else 0
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _proxy_of_the_environment(secure: bool, host: str, port: int) -> str | None:
