@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from appliance.errors import ApplianceError, SettingsError
+from appliance.plugins import version
 
 if TYPE_CHECKING:
     from appliance.settings import Settings
@@ -48,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="appliance", description="The box on the shelf that you press and talk to.", allow_abbrev=False
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_run(commands)
     _add_simulate(commands)
@@ -57,15 +58,6 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(commands)
     _add_replay(commands)
     return parser
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("voice-appliance")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _add(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:

@@ -25,7 +25,7 @@ Errors are raised where the cause is known and reported once, where somebody can
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -48,7 +48,9 @@ __all__ = [
     "StorageError",
     "ToolError",
     "bare_address",
+    "did_you_mean",
     "first_error",
+    "is_loopback",
 ]
 
 
@@ -59,6 +61,25 @@ KEY_SHAPE: Final = re.compile(r"\b(sk|ek|rk)[-_][\w*.-]{6,}")
 def bare_address(url: str) -> str:
     """Return an address without its query and user: some servers take their key there."""
     return re.sub(r"//[^/@]*@", "//", url.partition("?")[0])
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or an IP address is this machine."""
+    from ipaddress import ip_address
+
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" where something known is near, else ""; the case does not count."""
+    from difflib import get_close_matches
+
+    folded = {one.casefold(): one for one in known}
+    near = get_close_matches(word[:100].casefold(), folded, n=1)
+    return f"; did you mean {folded[near[0]]!r}?" if near else ""
 
 
 class ApplianceError(Exception):

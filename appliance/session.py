@@ -902,7 +902,7 @@ class RealtimeSession:
     def _codecs(self) -> tuple[Any, Any]:
         if self.settings.input_audio_format == self.settings.output_audio_format == "pcm16":
             return None, None
-        from appliance.brain.g711 import Law, NarrowbandDecoder, NarrowbandEncoder
+        from appliance.audio.g711 import Law, NarrowbandDecoder, NarrowbandEncoder
 
         laws: dict[str, Law] = {"g711_ulaw": "audio/pcmu", "g711_alaw": "audio/pcma"}
         decodes, encodes = laws.get(self.settings.input_audio_format), laws.get(self.settings.output_audio_format)

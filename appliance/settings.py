@@ -12,7 +12,6 @@ Settings stop at ``service.app``: the components receive plain values.
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
 import stat
@@ -27,7 +26,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
 
-from appliance.errors import KEY_SHAPE, SettingsError
+from appliance.errors import KEY_SHAPE, SettingsError, did_you_mean, is_loopback
 
 __all__ = [
     "OPENAI_URL",
@@ -432,7 +431,7 @@ class Settings(BaseModel):
         lines = []
         if endpoint.needs_key and not self._key_origin:
             lines.append(f"link.provider is {self.link.provider}, and no key was found; put it in {_WHERE_KEYS_LIVE}")
-        if endpoint.url.startswith("ws://") and self._key_origin and not _is_loopback(endpoint.url):
+        if endpoint.url.startswith("ws://") and self._key_origin and not is_loopback(_host(endpoint.url)):
             lines.append("link.base_url is not encrypted: the key and all that is said cross the network in the clear")
         if endpoint.kind == "offline" and self._key_origin:
             lines.append(f'a key was found ({self._key_origin}), but link.provider = "offline" ignores it')
@@ -592,7 +591,7 @@ def _is_section(section: str, table: object, where: str, problems: list[str]) ->
     known = _sections()
     if section not in known:
         owners = [f"{name}.{section}" for name, fields in known.items() if section in fields]
-        hint = f"; did you mean {owners[0]!r}?" if owners else _nearest(section, known)
+        hint = f"; did you mean {owners[0]!r}?" if owners else did_you_mean(section, known)
         problems.append(f"{where}: {section}: unknown section; allowed: {', '.join(known)}{hint}")
         return False
     if not isinstance(table, Mapping):
@@ -652,7 +651,7 @@ def _known(found: dict[str, _Found], problems: list[str]) -> dict[str, _Found]:
     for dotted, item in found.items():
         section, _, key = dotted.partition(".")
         if section not in known:
-            text = f"unknown section {section!r}; allowed: {', '.join(known)}{_nearest(section, known)}"
+            text = f"unknown section {section!r}; allowed: {', '.join(known)}{did_you_mean(section, known)}"
         elif key in known[section]:
             kept[dotted] = item
             continue
@@ -665,16 +664,11 @@ def _known(found: dict[str, _Found], problems: list[str]) -> dict[str, _Found]:
 
 
 def _hint(section: str, key: str, known: Mapping[str, Mapping[str, object]]) -> str:
-    hint = _nearest(key, known[section])
+    hint = did_you_mean(key, known[section])
     if hint:
         return hint
     elsewhere = [f"{name}.{key}" for name, fields in known.items() if key in fields]
     return f"; did you mean {elsewhere[0]!r}?" if elsewhere else ""
-
-
-def _nearest(word: str, known: Mapping[str, object]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _parsed(found: dict[str, _Found]) -> dict[str, _Found]:
@@ -757,7 +751,7 @@ def _explained(error: ValidationError, found: Mapping[str, _Found]) -> list[str]
 def _nearest_word(value: object, field: FieldInfo) -> str:
     if get_origin(field.annotation) is not Literal or not isinstance(value, str):
         return ""
-    return _nearest(value.lower(), dict.fromkeys(get_args(field.annotation)))
+    return did_you_mean(value, get_args(field.annotation))
 
 
 def allowed_text(field: FieldInfo) -> str:
@@ -939,9 +933,8 @@ def _websocket_url(url: str) -> str:
     return f"{'wss' if secure else 'ws'}://{url.partition('://')[2].rstrip('/')}"
 
 
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    return host == "localhost" or host == "::1" or host.startswith("127.")
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or ""
 
 
 # The key.

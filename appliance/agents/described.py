@@ -21,7 +21,6 @@ goes to the model: ``instructions_file = "../../secret"`` must not work, neither
 
 from __future__ import annotations
 
-import difflib
 import re
 import stat
 import tomllib
@@ -39,7 +38,7 @@ from appliance.agents.context import RunContext
 from appliance.agents.guardrails import GuardrailFunctionOutput, OutputGuardrail
 from appliance.agents.handoffs import Handoff, handoff
 from appliance.agents.tools import Tool
-from appliance.errors import KEY_SHAPE, SettingsError, ToolError
+from appliance.errors import KEY_SHAPE, SettingsError, ToolError, did_you_mean
 
 __all__ = ["Prompt", "PromptState", "PromptTransition", "load_agents", "prompt_markdown"]
 
@@ -295,7 +294,7 @@ def _stems(source: _Source) -> list[str]:
         if stem not in known:
             others = [one for one in known if one != source.path.stem]
             text = f"found {_shown(stem)}, no TOML file in {directory}; allowed: {_listed(others)}"
-            raise source.wrong(key, text + _near(stem.removesuffix(".toml"), others))
+            raise source.wrong(key, text + did_you_mean(stem.removesuffix(".toml"), others))
         if stem == source.path.stem:
             raise source.wrong(key, f"found {_shown(stem)}, the agent itself; allowed: another one")
     return stems
@@ -334,7 +333,7 @@ def _check_states(path: Path, states: Sequence[PromptState]) -> None:
             if transition.next not in known:
                 text = f"found {_shown(transition.next)}, no state; allowed: {_listed(known)}"
                 key = f"prompt.states[{place}].transitions[{way}].next"
-                raise _wrong(path, key, text + _near(transition.next, known))
+                raise _wrong(path, key, text + did_you_mean(transition.next, known))
 
 
 # --- making agents ----------------------------------------------------------------------------------------------
@@ -366,13 +365,13 @@ def _tools(source: _Source, tools: Mapping[str, Tool]) -> list[Tool]:
     for place, name in enumerate(names, start=1):
         if name not in tools:
             allowed = f'found {_shown(name)}, no tool here; allowed: {_listed(tools)}, or "*" alone'
-            raise source.wrong(f"tools[{place}]", allowed + _near(name, tools))
+            raise source.wrong(f"tools[{place}]", allowed + did_you_mean(name, tools))
         if name in names[: place - 1]:
             raise source.wrong(f"tools[{place}]", f"found {_shown(name)} twice; allowed: once")
     for place, name in enumerate(file.needs_approval, start=1):
         if name not in names:
             text = f"found {_shown(name)}, none of the agent's tools; allowed: {_listed(names)}"
-            raise source.wrong(f"needs_approval[{place}]", text + _near(name, names))
+            raise source.wrong(f"needs_approval[{place}]", text + did_you_mean(name, names))
     return [replace(tools[one], needs_approval=True) if one in file.needs_approval else tools[one] for one in names]
 
 
@@ -526,13 +525,7 @@ def _hint(word: str, siblings: Mapping[str, FieldInfo]) -> str:
         return f"; move {word!r} above the first table of the file"
     if word in Prompt.model_fields:
         return f"; {word!r} belongs under [prompt]"
-    return _near(word, siblings) or f"; allowed: {_listed(siblings)}"
-
-
-def _near(word: str, known: Iterable[str]) -> str:
-    folded = {one.casefold(): one for one in known}
-    near = difflib.get_close_matches(word[:100].casefold(), folded, n=1, cutoff=0.6)
-    return f"; did you mean {folded[near[0]]!r}?" if near else ""
+    return did_you_mean(word, siblings) or f"; allowed: {_listed(siblings)}"
 
 
 def _listed(names: Iterable[str]) -> str:

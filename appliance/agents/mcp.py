@@ -27,13 +27,13 @@ from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TextIO
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 
 from appliance.agents.tools import TOOL_NAME, Tool
 from appliance.errors import LinkError, ToolError
+from appliance.plugins import version
 
 if TYPE_CHECKING:
     import anyio
@@ -306,7 +306,7 @@ class _Server(ABC):
     def _made(self, transport: Transport) -> Client:
         from mcp import Client, Implementation
 
-        return Client(transport, client_info=Implementation(name="voice-appliance", version=_version()), cache=None)
+        return Client(transport, client_info=Implementation(name="voice-appliance", version=version()), cache=None)
 
     async def _reached(self) -> Client:
         """Return the client.
@@ -648,13 +648,6 @@ def _is_closed(exc: BaseException) -> bool:
 def _settle(future: asyncio.Future[str], value: str) -> None:
     if not future.done():
         future.set_result(value)
-
-
-def _version() -> str:
-    try:
-        return metadata.version("voice-appliance")
-    except metadata.PackageNotFoundError:  # run from a source tree
-        return ""
 
 
 def _standard_error(stack: AsyncExitStack) -> TextIO:

@@ -43,7 +43,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal, TypeAlias
 
-from appliance.brain.g711 import NarrowbandDecoder, NarrowbandEncoder
+from appliance.audio.g711 import NarrowbandDecoder, NarrowbandEncoder
 from appliance.brain.rules import CLIENT_EVENTS, JsonObject, Refused, audio_bytes, bad_value
 from appliance.brain.vad import EnergyVad
 from appliance.realtime.protocol import SAMPLE_RATE

@@ -32,6 +32,7 @@ from hassil.recognize import recognize_all
 
 from appliance.brain.stt.grammar import Automaton, compile_grammar, refuse_joins, words
 from appliance.errors import SettingsError
+from appliance.wording import duration
 
 __all__ = ["Call", "LivePhrases", "Match", "Phrase", "PhraseBook", "Reply", "Sum", "normalize"]
 
@@ -575,7 +576,7 @@ def _scalar(value: Any) -> str:
 def _spoken(value: Any, format_name: str = "") -> str:
     """Return a value as words: 3.0 is 3, true is yes."""
     if format_name == "duration":
-        return duration(round(float(value)))
+        return duration(round(float(value)), most=2)
     match value:
         case bool():
             return "yes" if value else "no"
@@ -589,16 +590,6 @@ def _spoken(value: Any, format_name: str = "") -> str:
             return "none"
         case _:
             return str(value)
-
-
-def duration(seconds: int) -> str:
-    """Return a duration in words: "1 hour and 30 minutes"."""
-    days, rest = divmod(max(0, seconds), 86400)
-    hours, rest = divmod(rest, 3600)
-    minutes, rest = divmod(rest, 60)
-    units = ((days, "day"), (hours, "hour"), (minutes, "minute"), (rest, "second"))
-    parts = [f"{count} {unit}{'s' if count != 1 else ''}" for count, unit in units if count][:2]
-    return " and ".join(parts) or "0 seconds"
 
 
 def _book_of(source: Mapping[str, Any], name: str) -> PhraseBook:

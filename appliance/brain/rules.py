@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from appliance.errors import RemoteProtocolError
+from appliance.realtime.protocol import SAMPLE_RATE
 
 __all__ = ["CLIENT_EVENTS", "JsonObject", "Refused", "audio_bytes"]
 
@@ -211,9 +212,9 @@ _type = _text  # of an object chosen by its type: the choice has checked it
 
 def _audio_format(value: Any, path: str) -> Any:
     narrow = shape({"type": _type})
-    cases = {"audio/pcm": shape({"type": _type, "rate": integer(24_000, 24_000)}), "audio/pcmu": narrow}
+    cases = {"audio/pcm": shape({"type": _type, "rate": integer(SAMPLE_RATE, SAMPLE_RATE)}), "audio/pcmu": narrow}
     checked: JsonObject = by_key("type", cases | {"audio/pcma": narrow})(value, path)
-    return {"type": "audio/pcm", "rate": 24_000} if checked["type"] == "audio/pcm" else checked
+    return {"type": "audio/pcm", "rate": SAMPLE_RATE} if checked["type"] == "audio/pcm" else checked
 
 
 def _output_modalities(value: Any, path: str) -> Any:

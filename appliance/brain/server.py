@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import json
 import logging
 import secrets
@@ -42,7 +41,7 @@ from appliance.brain.model import (
     Transcribe,
 )
 from appliance.brain.stages import CallPart, Part, ResponseRequest, SpokenPart, TextPart, VoicePipeline
-from appliance.errors import ApplianceError, SpeechError
+from appliance.errors import ApplianceError, SpeechError, is_loopback
 
 __all__ = ["BrainServer"]
 
@@ -97,7 +96,7 @@ class BrainServer:
         token: str | None = None,
         max_sessions: int = 8,
     ) -> None:
-        if not token and not _is_loopback(host):
+        if not token and not is_loopback(host):
             raise ApplianceError(
                 f"the offline brain on {host!r} would be open to the network: give it a token, or listen on 127.0.0.1"
             )
@@ -169,7 +168,7 @@ class BrainServer:
         if urlsplit(request.path).path != PATH:
             return connection.respond(HTTPStatus.NOT_FOUND, f"The Realtime protocol is served at {PATH}\n")
         origin = request.headers.get("Origin")
-        if self._token is None and origin is not None and not _is_loopback(urlsplit(origin).hostname or ""):
+        if self._token is None and origin is not None and not is_loopback(urlsplit(origin).hostname or ""):
             # Any page in a browser on this machine reaches the loopback: without a token it must not get in.
             return connection.respond(HTTPStatus.FORBIDDEN, "Pages of other hosts need a token\n")
         return None
@@ -400,15 +399,6 @@ def _keys(request: Request) -> list[str]:
 
 def _same(key: str, token: str) -> bool:
     return hmac.compare_digest(key.encode(), token.encode())
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _new_id(prefix: str) -> str:

@@ -7,18 +7,16 @@ noise floor: a steady noise louder than the threshold counts as speech, and the 
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import log10
-from sys import byteorder
 from typing import Literal
+
+from appliance.audio.pcm import from_bytes, level_db
 
 __all__ = ["PERIOD_FRAMES", "EnergyVad", "SpeechEdge", "threshold_db"]
 
 PERIOD_FRAMES = 480  # 20 ms at 24 kHz
 _ONSET_PERIODS = 3  # 60 ms: longer than a click of the button, shorter than a syllable
-_SILENCE_DB = -96.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,7 @@ class EnergyVad:
 
     def _period(self, pcm: bytes) -> SpeechEdge | None:
         self._position += PERIOD_FRAMES
-        voiced = _level_db(pcm) >= self._level_db
+        voiced = level_db(from_bytes(pcm)) >= self._level_db
         self._voiced = self._voiced + 1 if voiced else 0
         self._unvoiced = 0 if voiced else self._unvoiced + 1
         if not self.speaking and self._voiced >= _ONSET_PERIODS:
@@ -75,12 +73,3 @@ class EnergyVad:
             self.speaking = False
             return SpeechEdge("stop", self._position)
         return None
-
-
-def _level_db(pcm: bytes) -> float:
-    samples = array("h")
-    samples.frombytes(pcm)
-    if byteorder == "big":
-        samples.byteswap()
-    power = sum(sample * sample for sample in samples) / len(samples)
-    return 10 * log10(power / 2**30) if power else _SILENCE_DB

@@ -20,10 +20,9 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias
 
-from appliance.errors import SettingsError
+from appliance.errors import SettingsError, did_you_mean
 from appliance.realtime.protocol import SAMPLE_RATE, JsonObject
 
 __all__ = [
@@ -206,8 +205,7 @@ class RealtimeSessionSettings:
         names = [f.name for f in fields(self) if f.name != "model"]
         for name in own:
             if name not in names:
-                close = get_close_matches(name, names, n=1)
-                meant = f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(names)}"
+                meant = did_you_mean(name, names) or f"; there are: {', '.join(names)}"
                 raise SettingsError(f"an agent's settings: there is no {name!r}{meant}")
         return replace(self, **{**own, **({"voice": voice} if voice else {})})
 

@@ -2,8 +2,8 @@
 
 An observer of the driver writes each change at once, in one small transaction per event. In WAL mode with
 ``synchronous=NORMAL`` a commit is not fsynced: a crash of the process loses nothing, a power cut at most the last
-writes, and neither breaks the file. The order is kept by a position with gaps, so that an item can be put between two
-others by writing only itself; where a gap is used up, all positions are dealt out anew.
+writes, and neither breaks the file. The order is kept by a position: an item that is put between two others moves all
+behind it up by one, in the same transaction.
 
 Storing is never worth the conversation: when a write fails (full disk, read-only card), that is logged once and
 nothing more is written until the next start. Everything here runs on the thread that called `ConversationStore.open`:
@@ -43,7 +43,6 @@ _TABLES = (
     "CREATE TABLE spend (day TEXT PRIMARY KEY, usd REAL NOT NULL, seconds REAL NOT NULL)",
 )
 _PROBES = ("SELECT id, position, added_at, item FROM items LIMIT 0", "SELECT day, usd, seconds FROM spend LIMIT 0")
-_GAP = 1 << 20  # twenty insertions at the same place before the positions are dealt out anew
 _DAY_S = 86_400.0
 _BUSY_S = 0.1  # another process (a backup) may hold the file; the loop must not wait longer
 _BROKEN = ".broken"
@@ -314,10 +313,11 @@ class ConversationStore:
     def _write(self, connection: sqlite3.Connection, change: Notice) -> None:
         match change:
             case HistoryAdded(item=item, previous_item_id=previous) if self._max_items:
+                key = _key(item.id)
                 connection.execute(
                     "INSERT INTO items (id, position, added_at, item) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "
                     "SET position = excluded.position, item = excluded.item",  # its age stays: a restart adds it anew
-                    (_key(item.id), self._place(connection, item.id, previous), self._clock(), _encoded(item)),
+                    (key, self._place(connection, key, previous), self._clock(), _encoded(item)),
                 )
             case HistoryUpdated(item=item):  # an item that is not stored was forgotten, or is too old: so it stays
                 connection.execute("UPDATE items SET item = ? WHERE id = ?", (_encoded(item), _key(item.id)))
@@ -328,29 +328,16 @@ class ConversationStore:
             case _:
                 pass
 
-    def _place(self, connection: sqlite3.Connection, item_id: str, previous: str) -> int:
-        """Find a position right behind the item `previous`; one that is not stored counts as the last."""
-        others = "FROM items WHERE id <> ?"
-        key = _key(item_id)
-        first, last = connection.execute(f"SELECT min(position), max(position) {others}", (key,)).fetchone()
-        if first is None:
-            return 0
-        if not previous:
-            return int(first) - _GAP
-        row = connection.execute(f"SELECT position {others} AND id = ?", (key, _key(previous))).fetchone()
-        before = int(row[0] if row else last)
-        after = connection.execute(f"SELECT min(position) {others} AND position > ?", (key, before)).fetchone()[0]
-        if after is None:
-            return before + _GAP
-        if after - before > 1:
-            return (before + int(after)) // 2
-        self._space_out(connection)
-        return self._place(connection, item_id, previous)
-
-    def _space_out(self, connection: sqlite3.Connection) -> None:
-        keys = connection.execute("SELECT id FROM items ORDER BY position").fetchall()
-        rows = [(number * _GAP, key) for number, (key,) in enumerate(keys)]
-        connection.executemany("UPDATE items SET position = ? WHERE id = ?", rows)
+    def _place(self, connection: sqlite3.Connection, key: str, previous: str) -> int:
+        """Free the position right behind the item `previous`; one that is not stored counts as the last."""
+        first, behind = connection.execute(
+            "SELECT ifnull(min(position), 0), ifnull(max(iif(id = ?, position, NULL)), ifnull(max(position), 0)) + 1 "
+            "FROM items WHERE id <> ?",
+            (_key(previous), key),
+        ).fetchone()
+        place = int(behind if previous else first)
+        connection.execute("UPDATE items SET position = position + 1 WHERE position >= ?", (place,))
+        return place
 
     def _prune(self, connection: sqlite3.Connection) -> None:
         connection.execute(

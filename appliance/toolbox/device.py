@@ -12,6 +12,7 @@ from pydantic import Field
 from appliance.agents.tools import Tool, tool
 from appliance.toolbox.status import DeviceStatus
 from appliance.toolbox.timers import Timer
+from appliance.wording import duration
 
 __all__ = ["DeviceParts", "device_tools"]
 
@@ -160,7 +161,7 @@ def _timer_tools(timers: Timers) -> Iterator[Tool]:
         """
         timer = timers.start(seconds, label or "")
         problem = " It would not survive a power cut, for it could not be saved." if timers.save_problem else ""
-        return f"{_named(timer)} is set for {_spoken(timer.seconds)}.{problem}"
+        return f"{_named(timer)} is set for {duration(timer.seconds)}.{problem}"
 
     @tool
     async def list_timers() -> str:
@@ -168,7 +169,7 @@ def _timer_tools(timers: Timers) -> Iterator[Tool]:
         running = timers.running()
         if not running:
             return "No timer is running."
-        return " ".join(f"{_named(timer)} has {_spoken(left)} left." for timer, left in running)
+        return " ".join(f"{_named(timer)} has {duration(left)} left." for timer, left in running)
 
     @tool
     async def cancel_timer(label: Annotated[str, Field(max_length=40)] | None = None) -> str:
@@ -204,22 +205,10 @@ def _named(timer: Timer) -> str:
     return f"The {timer.label} timer" if timer.label else "The timer"
 
 
-def _spoken(seconds: int) -> str:
-    """A duration in words: 5400 is "1 hour and 30 minutes"."""
-    hours, rest = divmod(seconds, 3600)
-    minutes, rest = divmod(rest, 60)
-    parts = [
-        f"{count} {unit}" + ("" if count == 1 else "s")
-        for count, unit in ((hours, "hour"), (minutes, "minute"), (rest, "second"))
-        if count
-    ]
-    return " and ".join(parts) or "0 seconds"
-
-
 def _described(status: DeviceStatus) -> str:
     known = {
         "temperature": None if status.temperature_c is None else f"it is {status.temperature_c:g} degrees warm",
-        "running time": None if status.uptime_s is None else f"it has run for {_spoken(status.uptime_s // 60 * 60)}",
+        "running time": None if status.uptime_s is None else f"it has run for {duration(status.uptime_s // 60 * 60)}",
         "disk": None if status.disk_free_percent is None else f"{status.disk_free_percent} percent of the disk is free",
         "memory": None
         if status.memory_available_mb is None

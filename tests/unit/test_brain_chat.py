@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -241,12 +242,24 @@ async def test_a_stream_that_ends_without_a_finish_is_an_error() -> None:
         (raw(b"SSH-2.0-OpenSSH_9.2\r\n"), "does not answer in HTTP/1.1"),
         (raw(b""), "closed before an answer came"),
         (raw(b"HTTP/1.1 200 OK\r\nX: " + b"a" * 2_000_000), "does not answer in HTTP/1.1"),
-        (raw(HEAD + b"zz\r\n"), "no number"),
+        (raw(HEAD + b"zz\r\n"), "closed in the middle"),
+        (raw(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\ndata: {}\n\n"), "closed in the middle"),
+        (stream("data: " + "x" * 1_100_000), "a line of more than"),
         (stream("data: {oops\n\n"), "not JSON"),
         (stream("data: [1]\n\n"), "not an object"),
         (stream('data: {"error": {"message": "out of memory"}}\n\n'), "out of memory"),
     ],
-    ids=["not-http", "nothing", "endless-header", "bad-chunk", "bad-json", "no-object", "error-event"],
+    ids=[
+        "not-http",
+        "nothing",
+        "endless-header",
+        "bad-chunk",
+        "too-short",
+        "endless-line",
+        "bad-json",
+        "no-object",
+        "error-event",
+    ],
 )
 async def test_a_broken_answer_is_a_named_error(script: Script, expected: str) -> None:
     assert expected in await failure(script)
@@ -297,6 +310,53 @@ async def test_closing_the_iterator_hangs_up() -> None:
         assert await anext(parts) == TextPart("A long story")
         await parts.aclose()  # type: ignore[attr-defined]
         await asyncio.wait_for(seen.hung_up.wait(), 5)
+
+
+async def test_cancelling_the_wait_for_an_answer_hangs_up_at_once_and_leaves_no_thread() -> None:
+    """A barge-in while the model still reads its prompt."""
+    asked, hung_up = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await reader.read()
+        hung_up.set()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        answer = asyncio.ensure_future(ask(Endpoint(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")))
+        await asyncio.wait_for(asked.wait(), 5)
+        answer.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await answer
+        await asyncio.wait_for(hung_up.wait(), 1)
+    for thread in [one for one in threading.enumerate() if one.name == "chat"]:
+        thread.join(1)
+        assert not thread.is_alive()
+
+
+async def test_a_server_that_pauses_for_too_long_times_out_after_what_was_said() -> None:
+    async def script(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + chunked(event({"content": "Well,"})))
+        await writer.drain()
+        await asyncio.sleep(0.3)
+
+    async with endpoint(script) as seen:
+        parts = ChatWorkflow(url=seen.url, model="qwen", timeouts=Timeouts(pause_s=0.1)).respond(request())
+        assert await anext(parts) == TextPart("Well,")
+        with pytest.raises(SpeechError, match="did not answer in time"):
+            await anext(parts)
+
+
+async def test_an_https_endpoint_without_tls_is_named() -> None:
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        with pytest.raises(SpeechError, match=r"TLS failed \(\w+\): check the address and the certificate"):
+            await ask(Endpoint(url))
 
 
 async def test_silence_is_not_sent() -> None:

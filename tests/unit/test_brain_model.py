@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from appliance.brain.g711 import NarrowbandDecoder, NarrowbandEncoder
 from appliance.brain.model import Close, GenerationRequest
 from appliance.brain.rules import CLIENT_EVENTS
 from tests.support.served import MS, Served, names, silence, the_error, tone
@@ -875,34 +874,6 @@ def test_a_session_in_g711_hears_and_speaks_it(served: Served, law: str) -> None
     assert names(served.send("conversation.item.truncate", item_id=answer_id, content_index=0, audio_end_ms=1000)) == [
         "conversation.item.truncated"
     ]
-
-
-@pytest.mark.parametrize("law", ["audio/pcmu", "audio/pcma"])
-def test_g711_codes_survive_a_round_trip_through_the_tables(law: Any) -> None:
-    decoder, encoder = NarrowbandDecoder(law), NarrowbandEncoder(law)
-    steady = 0x9C
-    pcm = decoder.decode(bytes([steady]) * 200)
-    assert set(encoder.encode(pcm)[20:]) == {steady}
-
-
-@pytest.mark.parametrize(
-    ("law", "samples"),
-    [
-        ("audio/pcmu", {0xFF: 0, 0x7F: 0, 0x80: 32124, 0x00: -32124, 0xF0: 120, 0x9F: 8316, 0xA0: 7932}),
-        ("audio/pcma", {0xD5: 8, 0x55: -8, 0xAA: 32256, 0x2A: -32256, 0xC5: 264}),
-    ],
-)
-def test_g711_decodes_the_values_of_the_standard(law: Any, samples: dict[int, int]) -> None:
-    for code, sample in samples.items():
-        last = NarrowbandDecoder(law).decode(bytes([code]))[-2:]
-        assert int.from_bytes(last, "little", signed=True) == sample
-
-
-def test_chunks_of_g711_join_as_if_they_were_one() -> None:
-    whole, pieces = NarrowbandEncoder("audio/pcmu"), NarrowbandEncoder("audio/pcmu")
-    pcm = tone(100)
-    joined = b"".join(pieces.encode(pcm[at : at + 346]) for at in range(0, len(pcm), 346))
-    assert joined + pieces.flush() == whole.encode(pcm) + whole.flush()
 
 
 # --- the end -----------------------------------------------------------------------------------------------------

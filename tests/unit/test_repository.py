@@ -46,7 +46,9 @@ IMPURE = ("asyncio", "time", "logging", "threading", "socket", "subprocess")
 # First match wins. Where a row says "its own", the prefix is in both columns.
 TABLE = (
     Row(("errors", "audio.ring"), (), only=("numpy",)),
+    Row(("plugins", "wording"), ("errors",), never=IMPURE, only=()),
     Row(("audio.pcm",), ("audio.ring",), only=("numpy",)),
+    Row(("audio.g711",), ("audio.ring", "audio.pcm"), never=IMPURE, only=("numpy",)),
     Row(("records",), (), never=IMPURE, only=("msgspec",)),
     Row(("realtime.protocol", "realtime.items"), ("records", "errors"), never=IMPURE, only=("msgspec",)),
     # What is asked for lazily: `as_tool`, and the types of MCP servers.
@@ -64,18 +66,22 @@ TABLE = (
         only=("pydantic", "msgspec"),
     ),
     Row(
-        ("brain.model", "brain.rules", "brain.vad", "brain.g711"),
-        ("brain.model", "brain.rules", "brain.vad", "brain.g711", "realtime.protocol", "errors"),
+        ("brain.model", "brain.rules", "brain.vad"),
+        ("brain.model", "brain.rules", "brain.vad", "audio.g711", "audio.pcm", "realtime.protocol", "errors"),
         never=("asyncio", "time", "logging", "threading", "socket", "subprocess"),
     ),
-    Row(("brain",), ("brain", "realtime.protocol", "errors", "audio.pcm", "audio.resample")),
+    Row(
+        ("brain",),
+        ("brain", "realtime.protocol", "errors", "audio.pcm", "audio.resample", "plugins", "wording"),
+    ),
     Row(("realtime.payload",), ("realtime", *PURE_AGENTS, "errors"), never=IMPURE),
     Row(("realtime",), ("realtime", *SHARED_CONVERSATION, "errors")),
     Row(("audio",), ("audio", *SHARED_CONVERSATION, "errors")),
     Row(("hardware",), ("hardware", *SHARED_CONVERSATION, "conversation.feedback", "conversation.gestures", "errors")),
+    Row(("agents.mcp",), ("agents", "plugins", "errors")),
     Row(("agents",), ("agents", "realtime.items", *SHARED_CONVERSATION, "errors")),
     Row(("panel",), ("panel", *SHARED_CONVERSATION, "errors")),
-    Row(("toolbox",), ("toolbox", "agents", *SHARED_CONVERSATION, "errors")),
+    Row(("toolbox",), ("toolbox", "agents", *SHARED_CONVERSATION, "wording", "errors")),
     Row(("service.driver",), ("conversation", "realtime.protocol", "service.trace", "service.store", "errors")),
     Row(("settings",), ("errors",), never=("asyncio", "threading", "socket", "subprocess"), only=("pydantic",)),
     Row(("service.systemd", "service.journal"), ("errors",)),

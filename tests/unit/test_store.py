@@ -127,9 +127,46 @@ def test_an_item_behind_one_that_is_not_stored_is_the_last(opened: Opened) -> No
 def test_a_hundred_insertions_at_the_same_place_keep_their_order(opened: Opened) -> None:
     store = opened()
     add(store, "a", "z")
-    for number in range(100):  # each right behind "a": more than halvings of one gap
+    for number in range(100):  # each right behind "a"
         add(store, f"n{number}", after="a")
     assert ids(store) == ["a", *(f"n{number}" for number in reversed(range(100))), "z"]
+
+
+def test_a_file_of_the_version_that_left_gaps_between_positions_goes_on_in_its_order(
+    opened: Opened, path: Path
+) -> None:
+    path.parent.mkdir()
+    old = sqlite3.connect(path)
+    with old:
+        for statement in (
+            "CREATE TABLE items "
+            "(id TEXT PRIMARY KEY, position INTEGER NOT NULL, added_at REAL NOT NULL, item TEXT NOT NULL)",
+            "CREATE INDEX items_by_position ON items (position)",
+            "CREATE TABLE spend (day TEXT PRIMARY KEY, usd REAL NOT NULL, seconds REAL NOT NULL)",
+            "INSERT INTO spend VALUES ('2026-11-24', 0.5, 30.0)",
+            "PRAGMA user_version = 1",
+        ):
+            old.execute(statement)
+        for item_id, position in (("c", 524_289), ("a", -(1 << 20)), ("d", 1 << 40), ("b", 524_288)):
+            item = f'{{"id":"{item_id}","role":"user","text":"text of {item_id}"}}'
+            old.execute("INSERT INTO items VALUES (?, ?, ?, ?)", (item_id, position, NOON, item))
+    old.close()
+    store = opened()
+    assert store.load() == (said("a"), said("b"), said("c"), said("d"))
+    add(store, "first")
+    add(store, "b2", "b3", after="b")
+    add(store, "last", after="d")
+    assert ids(store) == ["first", "a", "b", "b2", "b3", "c", "d", "last"]
+    assert store.spent("2026-11-24") == (0.5, 30.0)
+
+
+def test_an_item_at_the_end_is_written_alone(opened: Opened) -> None:
+    store = opened()
+    add(store, *(f"i{number}" for number in range(50)))
+    assert store._connection is not None
+    before = store._connection.total_changes
+    add(store, "last", after="i49")
+    assert store._connection.total_changes - before == 1
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(-1, 12), st.booleans()), max_size=40))

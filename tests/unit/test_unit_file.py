@@ -97,6 +97,14 @@ def test_the_unit_states_what_the_daemon_relies_on() -> None:
     assert "LG_WD=%t/voice-appliance" in unit["Environment"][0].split()
 
 
+def test_the_daemon_gets_one_heap_and_no_pool_of_threads_from_the_unit_and_from_the_script() -> None:
+    given = " ".join(directives()["Environment"]).split()
+    script = (ROOT / "scripts" / "run").read_text(encoding="utf-8")
+    for name in ("MALLOC_ARENA_MAX", "OPENBLAS_NUM_THREADS"):
+        assert [one for one in given if one.startswith(name)] == [f"{name}=1"]
+        assert f"{name}=${{{name}:-1}}" in script
+
+
 def test_a_missing_key_does_not_keep_the_unit_from_starting() -> None:
     unit = directives()
     [name] = [value.partition(":")[0] for value in unit["LoadCredential"]]

@@ -5,12 +5,11 @@ An engine is a `stages.SpeechToText`. There is one so far: ``pocketsphinx`` (Eng
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from importlib import import_module
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
 
-from appliance.brain.engines import named
 from appliance.brain.stages import SpeechToText
+from appliance.plugins import named
 
 if TYPE_CHECKING:
     from appliance.brain.phrases import PhraseBook
@@ -25,8 +24,10 @@ class Loadable(Protocol):
         """Load what `transcribe` would load at its first call."""
 
 
-Factory: TypeAlias = "Callable[[PhraseBook, str], SpeechToText]"
-"""(phrase book, language) → engine. MUST do no I/O."""
+class Factory(Protocol):
+    """What makes an engine. MUST do no I/O."""
+
+    def __call__(self, book: PhraseBook, *, language: str) -> SpeechToText: ...
 
 
 def open_stt(name: str, book: PhraseBook, *, language: str = "en") -> SpeechToText:
@@ -36,12 +37,9 @@ def open_stt(name: str, book: PhraseBook, *, language: str = "en") -> SpeechToTe
         SettingsError: There is no such engine.
         SpeechError: Its package is missing, or it does not know the language.
     """
-    return named(ENGINES, name, stage="speech to text")(book, language)
+    factory: Factory = named(ENGINES, name, kind="speech to text", group="voice_appliance.stt")
+    return factory(book, language=language)
 
 
-def _pocketsphinx(book: PhraseBook, language: str) -> SpeechToText:
-    engine: SpeechToText = import_module("appliance.brain.stt.worker").WorkerSpeechToText(book, language=language)
-    return engine
-
-
-ENGINES: Mapping[str, Factory] = {"pocketsphinx": _pocketsphinx}
+ENGINES: Mapping[str, str] = {"pocketsphinx": "appliance.brain.stt.worker:WorkerSpeechToText"}
+"""Where each `Factory` is; a package adds one by an entry point in the group ``voice_appliance.stt``."""

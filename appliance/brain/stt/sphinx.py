@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import soxr
 
+from appliance.audio.pcm import WIRE_RATE
 from appliance.brain.phrases import LivePhrases, PhraseBook
 from appliance.brain.stages import Transcript
 from appliance.brain.stt.agreement import Hypothesis, Pronouncer, Segment, agree
@@ -26,7 +27,6 @@ __all__ = ["SphinxSpeechToText"]
 
 logger = logging.getLogger(__name__)
 
-_RATE_IN = 24_000
 _RATE = 16_000
 _PADDING = bytes(2 * _RATE * 3 // 10)  # 0.3 s before and after: the model wants to hear silence around speech
 _MIN_PEAK = 100  # of 32,768: below -50 dBFS even the loudest sample is no speech
@@ -166,9 +166,9 @@ def _check_words(book: PhraseBook, pronounce: Pronouncer) -> None:
 def _prepare(pcm: bytes) -> bytes:
     """Return the utterance at 16 kHz with silence around it; nothing where there is no sound in it."""
     samples = np.frombuffer(pcm[: len(pcm) // 2 * 2], "<i2")
-    if samples.size < _RATE_IN * _MIN_MS // 1000 or int(np.abs(samples.astype(np.int32)).max()) < _MIN_PEAK:
+    if samples.size < WIRE_RATE * _MIN_MS // 1000 or int(np.abs(samples.astype(np.int32)).max()) < _MIN_PEAK:
         return b""
-    narrow = soxr.resample(samples.astype(np.int16), _RATE_IN, _RATE, quality="LQ")
+    narrow = soxr.resample(samples.astype(np.int16), WIRE_RATE, _RATE, quality="LQ")
     speech: bytes = narrow.astype(np.int16).tobytes()
     return _PADDING + speech + _PADDING
 

@@ -13,11 +13,10 @@ espeak-ng  ``espeak-ng``      about a hundred languages; robotic
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import TypeAlias
 
-from appliance.brain.engines import named
 from appliance.brain.stages import TextToSpeech
+from appliance.plugins import named
 
 __all__ = ["ENGINES", "Factory", "open_tts"]
 
@@ -32,17 +31,12 @@ def open_tts(name: str, *, language: str = "en", voice: str = "") -> TextToSpeec
         SettingsError: There is no such engine.
         SpeechError: It cannot speak the language.
     """
-    return named(ENGINES, name, stage="text to speech")(language, voice)
+    factory: Factory = named(ENGINES, name, kind="text to speech", group="voice_appliance.tts")
+    return factory(language, voice)
 
 
-def _flite(language: str, voice: str) -> TextToSpeech:
-    engine: TextToSpeech = import_module("appliance.brain.tts.programs").flite(language, voice)
-    return engine
-
-
-def _espeak(language: str, voice: str) -> TextToSpeech:
-    engine: TextToSpeech = import_module("appliance.brain.tts.programs").espeak(language, voice)
-    return engine
-
-
-ENGINES: Mapping[str, Factory] = {"flite": _flite, "espeak-ng": _espeak}
+ENGINES: Mapping[str, str] = {
+    "flite": "appliance.brain.tts.programs:flite",
+    "espeak-ng": "appliance.brain.tts.programs:espeak",
+}
+"""Where each `Factory` is; a package adds one by an entry point in the group ``voice_appliance.tts``."""

@@ -21,11 +21,11 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from appliance.audio.pcm import WIRE_RATE
 from appliance.errors import SpeechError
 
 __all__ = ["ProgramSpeech", "SpeechProgram", "espeak", "flite", "read_wav"]
 
-RATE = 24_000
 MAX_TEXT_CHARS = 2_000  # two minutes of speech: a sentence that long is no sentence
 _TIMEOUT_S = 20.0  # a sentence takes milliseconds; a Pi Zero is thirty times slower
 _KEPT_BYTES = 4_000_000  # about 80 s of speech
@@ -194,6 +194,6 @@ def read_wav(written: bytes, name: str) -> tuple[NDArray[np.int16], int]:
 
 
 def _at_24_khz(samples: NDArray[np.int16], rate: int) -> bytes:
-    if rate != RATE and samples.size:
-        samples = soxr.resample(samples, rate, RATE, quality="HQ")
+    if rate != WIRE_RATE and samples.size:
+        samples = soxr.resample(samples, rate, WIRE_RATE, quality="HQ")
     return samples.astype("<i2").tobytes()

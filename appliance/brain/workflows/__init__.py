@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import TYPE_CHECKING, TypeAlias
 
-from appliance.brain.engines import named
 from appliance.brain.stages import Workflow
+from appliance.plugins import named
 
 if TYPE_CHECKING:
     from appliance.brain.phrases import PhraseBook
@@ -42,19 +41,21 @@ def open_workflow(name: str, book: PhraseBook, endpoint: ChatEndpoint) -> Workfl
     Raises:
         SettingsError: There is no such workflow, or the endpoint that it needs is not given.
     """
-    return named(WORKFLOWS, name, stage="workflow")(book, endpoint)
+    factory: Factory = named(WORKFLOWS, name, kind="workflow", group="voice_appliance.workflows")
+    return factory(book, endpoint)
 
 
 def _phrases(book: PhraseBook, _: ChatEndpoint) -> Workflow:
-    workflow: Workflow = import_module("appliance.brain.workflows.phrases").PhrasesWorkflow(book)
-    return workflow
+    from appliance.brain.workflows.phrases import PhrasesWorkflow
+
+    return PhrasesWorkflow(book)
 
 
 def _chat(book: PhraseBook, endpoint: ChatEndpoint) -> Workflow:
-    module = import_module("appliance.brain.workflows.chat")
-    silence = book.text("silence")
-    workflow: Workflow = module.ChatWorkflow(url=endpoint.url, model=endpoint.model, key=endpoint.key, silence=silence)
-    return workflow
+    from appliance.brain.workflows.chat import ChatWorkflow
+
+    return ChatWorkflow(url=endpoint.url, model=endpoint.model, key=endpoint.key, silence=book.text("silence"))
 
 
 WORKFLOWS: Mapping[str, Factory] = {"phrases": _phrases, "chat": _chat}
+"""A package adds one by an entry point in the group ``voice_appliance.workflows``."""

@@ -117,13 +117,13 @@ class ChatWorkflow:
         if answer.status != 200:
             raise SpeechError(await self._refusal(answer))
         completion = _Completion()
-        if "application/json" in answer.headers.get("content-type", ""):  # it does not stream
+        if "application/json" in answer.content_type:  # it does not stream
             text = completion.take(_json(await answer.text(most_bytes=_MAX_WHOLE_BYTES)))
             completion.is_done = True
             if text:
                 yield TextPart(text)
         else:
-            async for event in events(answer.blocks()):
+            async for event in events(answer.blocks):
                 if event.strip() == "[DONE]":
                     completion.is_done = True
                     break

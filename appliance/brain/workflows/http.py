@@ -1,24 +1,28 @@
-"""A small HTTP/1.1 client for one streamed answer: POST, TLS, chunked bodies, server-sent events; asyncio only.
+"""One streamed answer to a POST, and the server-sent events in it: `http.client` on a thread of its own.
 
 No connection is kept, no redirect followed, no proxy used, nothing decompressed: a chat endpoint on the same machine or
-network needs none of it, and an HTTP library costs ten megabytes.
+network needs none of it. The thread is a daemon, not one of the executor's, whose threads are waited for at the end of
+the process: a name look-up cannot be ended. Everything else ends when the loop shuts the socket down, which is how a
+barge-in and a time-out reach the thread; so the loop alone keeps the deadlines.
 
-Sources: RFC 9112 (HTTP/1.1), WHATWG HTML, "Server-sent events".
+Source: WHATWG HTML, "Server-sent events".
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from urllib.parse import SplitResult, urlsplit
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead, RemoteDisconnected
+from threading import Thread
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 __all__ = ["BadAnswer", "HttpAnswer", "Timeouts", "events", "is_printable", "post"]
 
-_MAX_LINE_BYTES = 1 << 20  # of one event, of one header
-_MAX_HEADERS = 100
+_MAX_LINE_BYTES = 1 << 20  # of one event
 _BLOCK_BYTES = 16_384
 
 
@@ -37,72 +41,25 @@ class Timeouts:
     """Between two blocks."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class HttpAnswer:
     """The head of an answer, and its body as it comes."""
 
     status: int
     reason: str
-    headers: Mapping[str, str]
-    """Names in lower case."""
-    _reader: asyncio.StreamReader = field(repr=False)
-    _pause_s: float = 30.0
-
-    async def blocks(self) -> AsyncIterator[bytes]:
-        """Yield the body; ends where the answer says that it ends.
-
-        Raises:
-            BadAnswer: The connection was closed before, or the body is malformed.
-            TimeoutError: Nothing came for too long.
-        """
-        try:
-            if "chunked" in self.headers.get("transfer-encoding", "").lower():
-                async for block in self._chunks():
-                    yield block
-            elif (length := self.headers.get("content-length")) is not None:
-                async for block in self._exactly(_number(length, 10)):
-                    yield block
-            else:
-                while block := await self._timed(self._reader.read(_BLOCK_BYTES)):
-                    yield block
-        except (asyncio.IncompleteReadError, ConnectionError):
-            raise BadAnswer("the connection was closed in the middle of the answer") from None
-        except (asyncio.LimitOverrunError, ValueError):
-            raise BadAnswer(f"a line of more than {_MAX_LINE_BYTES} bytes") from None
+    content_type: str
+    blocks: AsyncIterator[bytes]
+    """Ends where the answer says that it ends. Raises BadAnswer where it breaks off, TimeoutError where it pauses."""
 
     async def text(self, *, most_bytes: int) -> str:
         """Return the beginning of the body as text; whatever goes wrong ends it."""
         body = b""
-        try:
-            async for block in self.blocks():
+        with suppress(BadAnswer, OSError):
+            async for block in self.blocks:
                 body += block
                 if len(body) >= most_bytes:
                     break
-        except (BadAnswer, TimeoutError, OSError):
-            pass
         return body[:most_bytes].decode(errors="replace")
-
-    async def _chunks(self) -> AsyncIterator[bytes]:
-        while True:
-            line = await self._timed(self._reader.readuntil(b"\n"))
-            size = _number(line.split(b";")[0].decode("latin-1"), 16)
-            if size == 0:
-                return
-            async for block in self._exactly(size):
-                yield block
-            await self._timed(self._reader.readexactly(2))
-
-    async def _exactly(self, size: int) -> AsyncIterator[bytes]:
-        while size:
-            block = await self._timed(self._reader.read(min(size, _BLOCK_BYTES)))
-            if not block:
-                raise BadAnswer("the connection was closed in the middle of the answer")
-            size -= len(block)
-            yield block
-
-    async def _timed(self, reading: Awaitable[bytes]) -> bytes:
-        async with asyncio.timeout(self._pause_s):
-            return await reading
 
 
 @asynccontextmanager
@@ -117,46 +74,42 @@ async def post(url: str, body: bytes, *, headers: Mapping[str, str], timeouts: T
         TimeoutError: No connection or no head in time.
         BadAnswer: What came is no HTTP.
     """
-    parts = urlsplit(url)
-    async with asyncio.timeout(timeouts.connect_s):
-        reader, writer = await asyncio.open_connection(
-            parts.hostname, _port(parts), ssl=_tls(parts), limit=_MAX_LINE_BYTES
-        )
+    exchange = _Exchange(url, body, headers, connect_s=timeouts.connect_s)
     try:
-        writer.write(_request(parts, body, headers) + body)
-        async with asyncio.timeout(timeouts.answer_s):
-            await writer.drain()
-            status, reason, found = await _head(reader)
-        yield HttpAnswer(status, reason, found, reader, timeouts.pause_s)
+        await exchange.step(timeouts.connect_s)
+        head = await exchange.step(timeouts.answer_s)
+        blocks = exchange.blocks(timeouts.pause_s)
+        yield HttpAnswer(head.status, head.reason, head.getheader("content-type", ""), blocks)
     finally:
-        # abort, not close: a cancelled answer must not wait for the other side's goodbye
-        writer.transport.abort()
+        exchange.hang_up()
 
 
 async def events(blocks: AsyncIterator[bytes]) -> AsyncIterator[str]:
     """Yield the data of each server-sent event.
 
     Raises:
-        BadAnswer: An event is larger than a megabyte.
+        BadAnswer: A line is larger than a megabyte.
     """
-    rest, lines = b"", list[str]()
+    found = list[str]()
+    async for line in _lines(blocks):
+        if line.startswith("data:"):
+            found.append(line[5:].removeprefix(" "))
+        elif not line and found:
+            yield "\n".join(found)
+            found = []
+    if found:
+        yield "\n".join(found)
+
+
+async def _lines(blocks: AsyncIterator[bytes]) -> AsyncIterator[str]:
+    rest = b""
     async for block in blocks:
-        rest += block
-        *whole, rest = rest.split(b"\n")
+        *whole, rest = (rest + block).split(b"\n")
         if len(rest) > _MAX_LINE_BYTES:
             raise BadAnswer(f"a line of more than {_MAX_LINE_BYTES} bytes")
-        for raw in whole:
-            line = raw.rstrip(b"\r").decode(errors="replace")
-            if not line and lines:
-                yield "\n".join(lines)
-                lines = []
-            elif line.startswith("data:"):
-                lines.append(line[5:].removeprefix(" "))
-    last = rest.rstrip(b"\r").decode(errors="replace")
-    if last.startswith("data:"):
-        lines.append(last[5:].removeprefix(" "))
-    if lines:
-        yield "\n".join(lines)
+        for line in whole:
+            yield line.rstrip(b"\r").decode(errors="replace")
+    yield rest.rstrip(b"\r").decode(errors="replace")
 
 
 def is_printable(text: str) -> bool:
@@ -164,64 +117,75 @@ def is_printable(text: str) -> bool:
     return text.isascii() and text.isprintable()
 
 
-async def _head(reader: asyncio.StreamReader) -> tuple[int, str, dict[str, str]]:
+class _Exchange:
+    """A request and its answer. The thread takes the steps: None once connected, the head, blocks, b"" at the end."""
+
+    def __init__(self, url: str, body: bytes, headers: Mapping[str, str], *, connect_s: float) -> None:
+        parts = urlsplit(url)
+        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        self._connection = kind(parts.hostname or "", parts.port, timeout=connect_s)
+        self._socket: socket.socket | None = None
+        self._is_over = False
+        self._loop = asyncio.get_running_loop()
+        self._taken: asyncio.Queue[Any] = asyncio.Queue()
+        target = urlunsplit(("", "", parts.path or "/", parts.query, ""))
+        steps = self._steps(target, body, {"Connection": "close", **headers})
+        Thread(target=self._run, args=(steps,), name="chat", daemon=True).start()
+
+    async def step(self, timeout_s: float) -> Any:
+        """Wait for the next step of the thread; raises what ended it."""
+        async with asyncio.timeout(timeout_s):
+            step = await self._taken.get()
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+    async def blocks(self, pause_s: float) -> AsyncIterator[bytes]:
+        while block := await self.step(pause_s):
+            yield block
+
+    def hang_up(self) -> None:
+        """End the thread, unless it is still connecting: then it ends by itself."""
+        self._is_over = True
+        if self._socket is not None:
+            with suppress(OSError):  # it has ended
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _run(self, steps: Iterator[Any]) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            try:
+                for step in steps:
+                    self._loop.call_soon_threadsafe(self._taken.put_nowait, step)
+            except Exception as exc:  # noqa: BLE001 - raised where somebody waits for the next step
+                self._loop.call_soon_threadsafe(self._taken.put_nowait, exc)
+            finally:
+                self._connection.close()
+
+    def _steps(self, target: str, body: bytes, headers: Mapping[str, str]) -> Iterator[Any]:
+        self._connection.connect()
+        self._socket = self._connection.sock  # the connection drops it with the head
+        self._socket.settimeout(None)
+        if self._is_over:
+            return
+        yield None
+        self._connection.request("POST", target, body, headers)
+        try:
+            response = self._connection.getresponse()
+        except RemoteDisconnected:
+            raise BadAnswer("the connection was closed before an answer came") from None
+        except HTTPException:
+            raise BadAnswer("it does not answer in HTTP/1.1") from None
+        with response:
+            yield response
+            yield from _body(response)
+
+
+def _body(response: HTTPResponse) -> Iterator[bytes]:
     try:
-        while True:
-            version, _, rest = (await _line(reader)).partition(" ")
-            status, _, reason = rest.partition(" ")
-            if not version.startswith("HTTP/1.") or not (len(status) == 3 and status.isdecimal()):
-                raise BadAnswer("it does not answer in HTTP/1.1")
-            headers = await _headers(reader)
-            if int(status) >= 200:  # 1xx: the answer proper follows
-                return int(status), reason, headers
-    except asyncio.IncompleteReadError:
-        raise BadAnswer("the connection was closed before an answer came") from None
-    except (asyncio.LimitOverrunError, ValueError):
-        raise BadAnswer("it does not answer in HTTP/1.1") from None
-
-
-async def _headers(reader: asyncio.StreamReader) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for _ in range(_MAX_HEADERS):
-        line = await _line(reader)
-        if not line:
-            return headers
-        name, _, value = line.partition(":")
-        headers[name.strip().lower()] = value.strip()
-    raise BadAnswer(f"more than {_MAX_HEADERS} headers")
-
-
-async def _line(reader: asyncio.StreamReader) -> str:
-    return (await reader.readuntil(b"\n")).rstrip(b"\r\n").decode("latin-1")
-
-
-def _request(parts: SplitResult, body: bytes, headers: Mapping[str, str]) -> bytes:
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    named = {
-        "Host": f"{host}:{parts.port}" if parts.port else f"{host}",
-        "Content-Length": str(len(body)),
-        "Accept-Encoding": "identity",
-        "Connection": "close",
-        **headers,
-    }
-    target = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
-    lines = [f"POST {target} HTTP/1.1", *(f"{name}: {value}" for name, value in named.items()), "", ""]
-    return "\r\n".join(lines).encode("ascii")
-
-
-def _port(parts: SplitResult) -> int:
-    return parts.port or (443 if parts.scheme == "https" else 80)
-
-
-def _tls(parts: SplitResult) -> ssl.SSLContext | None:
-    return ssl.create_default_context() if parts.scheme == "https" else None
-
-
-def _number(text: str, base: int) -> int:
-    try:
-        number = int(text.strip(), base)
-    except ValueError:
-        number = -1
-    if number < 0:
-        raise BadAnswer(f"a length that is no number: {text.strip()[:20]!r}")
-    return number
+        while block := response.read1(_BLOCK_BYTES):
+            yield block
+        if response.length:
+            raise IncompleteRead(b"")
+    except (HTTPException, ConnectionError):
+        raise BadAnswer("the connection was closed in the middle of the answer") from None
+    yield b""

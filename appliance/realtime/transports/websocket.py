@@ -38,7 +38,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import ip_address
 from itertools import zip_longest
 from typing import Any, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
@@ -49,7 +48,15 @@ from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from appliance.conversation.events import Event, FrameRefused, LinkDown, LinkUp, ServerEventReceived
-from appliance.errors import KEY_SHAPE, ApplianceError, LinkError, RemoteProtocolError, SettingsError, bare_address
+from appliance.errors import (
+    KEY_SHAPE,
+    ApplianceError,
+    LinkError,
+    RemoteProtocolError,
+    SettingsError,
+    bare_address,
+    is_loopback,
+)
 from appliance.realtime.protocol import SAMPLE_RATE, ClientEvent, InputAudioBufferAppend, decode
 from appliance.realtime.transports.failures import Failure, of_close, of_opening
 
@@ -409,7 +416,7 @@ class WebSocketTransport:
             detail = f"{bare_address(endpoint.url)!r} is not a WebSocket address"
             raise _Refused(Failure("bad_address", detail))
         options: dict[str, Any] = {"ssl": self._trust()} if parts.scheme == "wss" else {}
-        proxy = None if _is_loopback(host) else _proxy_of_the_environment(parts.scheme == "wss", host, port)
+        proxy = None if is_loopback(host) else _proxy_of_the_environment(parts.scheme == "wss", host, port)
         if proxy is not None:
             options["happy_eyeballs_delay"] = _STAGGER_S
         else:  # from here on the socket belongs to asyncio, which closes it whatever happens
@@ -449,15 +456,6 @@ class _Refused(LinkError):
 
 def _audio_bytes(event: ClientEvent) -> int:
     return len(event.audio) if isinstance(event, InputAudioBufferAppend) else 0
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _proxy_of_the_environment(secure: bool, host: str, port: int) -> str | None:

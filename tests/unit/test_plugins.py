@@ -1,0 +1,110 @@
+"""One lookup by name for every seam, and the small words that errors and answers share."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from appliance.audio.pcm import WIRE_RATE
+from appliance.errors import SettingsError, did_you_mean, is_loopback
+from appliance.plugins import named, version
+from appliance.realtime.protocol import SAMPLE_RATE
+from appliance.wording import duration
+
+GROUP = "voice_appliance.test"
+TABLE = {"here": len, "there": "math:sqrt"}
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installed package that adds "parrot" and "broken", and would like to replace "here"."""
+    folder = tmp_path / "parrot-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: parrot\nVersion: 1.0\n", encoding="utf-8")
+    (folder / "entry_points.txt").write_text(
+        f"[{GROUP}]\nparrot = math:floor\nbroken = parrot.gone:make\nhere = math:ceil\n", encoding="utf-8"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return folder
+
+
+def find(name: str) -> object:
+    return named(TABLE, name, kind="engine", group=GROUP)
+
+
+def test_an_entry_of_the_table_is_the_object_or_what_its_place_holds() -> None:
+    assert find("here") is len
+    assert find("there") is math.sqrt
+
+
+def test_a_package_adds_an_entry_and_replaces_none(package: Path) -> None:
+    assert find("parrot") is math.floor
+    assert find("here") is len
+
+
+def test_an_unknown_name_is_refused_with_all_that_there_are(package: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        find("Parot")
+    assert str(caught.value) == (
+        "no engine is called 'Parot': there are broken, here, parrot, there; did you mean 'parrot'?"
+    )
+
+
+def test_a_package_that_cannot_be_loaded_is_named(package: Path) -> None:
+    with pytest.raises(SettingsError, match=r"engine 'broken': parrot\.gone:make cannot be loaded \(ModuleNotFound"):
+        find("broken")
+
+
+def test_the_version_is_that_of_the_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert version()[0].isdigit()
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    assert version() == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("volum", "; did you mean 'Volume'?"), ("VOLUME", "; did you mean 'Volume'?"), ("xyz", ""), ("", "")],
+)
+def test_the_nearest_word_is_suggested_whatever_its_case(word: str, hint: str) -> None:
+    assert did_you_mean(word, ("light", "Volume")) == hint
+    assert did_you_mean(word + " " * 100_000, ()) == ""
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("localhost", True),
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("127.example.org", False),
+        ("10.0.0.1", False),
+        ("", False),
+    ],
+)
+def test_only_this_machine_is_loopback(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-5, "0 seconds"),
+        (0, "0 seconds"),
+        (1, "1 second"),
+        (61, "1 minute and 1 second"),
+        (5400, "1 hour and 30 minutes"),
+        (3 * 86_400 + 60, "3 days and 1 minute"),
+        (93_784, "1 day and 2 hours and 3 minutes"),
+    ],
+)
+def test_a_duration_is_said_in_its_largest_units(seconds: int, words: str) -> None:
+    assert duration(seconds) == words
+    assert duration(seconds, most=2) == " and ".join(words.split(" and ")[:2])
+
+
+def test_the_rate_inside_is_the_rate_on_the_wire() -> None:
+    """The protocol may not import numpy, and the sound may not import the protocol: so there are two names."""
+    assert WIRE_RATE == SAMPLE_RATE
