@@ -11,8 +11,8 @@
                 play(event.audio)
 
 It is the asyncio face of the same `Conversation` that runs the appliance, with the same driver: whatever is decided
-is decided there. This module turns calls into events, and notices into `SessionEvent`s. Everything here runs on the
-event loop's thread.
+is decided there. This module turns calls into events of the conversation, and yields its notices
+(`conversation.notices`). Everything here runs on the event loop's thread.
 """
 
 from __future__ import annotations
@@ -25,21 +25,17 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, Literal
 
 from appliance.agents.agent import RealtimeAgent
 from appliance.agents.crew import Crew, check_json
 from appliance.agents.hooks import RealtimeRunHooks
-from appliance.agents.tools import Tool
-from appliance.audio import pcm as samples
 from appliance.conversation.commands import Announce, Command, Earcon, Emit, LightPattern, Play
 from appliance.conversation.events import (
     AbortAsked,
     ApprovalAnswered,
-    AskedAside,
     AudioCaptured,
     BeginAsked,
     CommitAsked,
@@ -48,35 +44,26 @@ from appliance.conversation.events import (
     HistoryReplaced,
     InterruptAsked,
     MessageGiven,
+    OutOfBandAsked,
     PlayoutProgress,
     ShutdownRequested,
     Started,
 )
 from appliance.conversation.machine import Conversation
 from appliance.conversation.notices import (
-    AgentEnded,
-    AgentStarted,
-    AnswerAudioEnded,
-    AnswerInterrupted,
-    AnswerTextReceived,
-    ApprovalRequested,
-    AsideEnded,
-    BudgetReached,
-    GuardrailTripped,
-    HandedOver,
-    HeardTextGrew,
-    HeardTextReceived,
-    HistoryAdded,
-    HistoryRemoved,
-    HistoryUpdated,
-    LinkChanged,
+    Announcement,
+    Audio,
+    Connected,
+    Error,
     Notice,
-    ToolEnded,
-    ToolStarted,
-    TroubleReported,
-    TurnEnded,
-    TurnStarted,
-    UsageCounted,
+    OutOfBandEnded,
+    Raw,
+    SessionEvent,
+    ToolApproval,
+    ToolEnd,
+    ToolStart,
+    TurnEnd,
+    TurnStart,
 )
 from appliance.conversation.policy import Policy
 from appliance.conversation.support.feedback import State
@@ -87,33 +74,7 @@ from appliance.realtime.protocol import SAMPLE_RATE
 from appliance.realtime.transports.websocket import Endpoint, WebSocketTransport, endpoint_url
 from appliance.service.driver import Driver
 
-__all__ = [
-    "AgentEnd",
-    "AgentStart",
-    "Announcement",
-    "AnswerText",
-    "AnyEvent",
-    "Audio",
-    "AudioEnd",
-    "AudioInterrupted",
-    "BudgetWarning",
-    "Connected",
-    "Error",
-    "Guardrail",
-    "HandoffDone",
-    "HistoryChanged",
-    "HistoryGrew",
-    "InputText",
-    "Raw",
-    "RealtimeSession",
-    "SessionEvent",
-    "ToolApproval",
-    "ToolEnd",
-    "ToolStart",
-    "TurnEnd",
-    "TurnStart",
-    "Usage",
-]
+__all__ = ["RealtimeSession"]
 
 log = logging.getLogger(__name__)
 
@@ -122,235 +83,6 @@ _PERIOD_BYTES = 2 * SAMPLE_RATE // 50  # send_audio is cut into periods of 20 ms
 _MOST_EVENTS = 10_000  # nobody reads: a minute of answers, then the oldest are dropped, and that is logged
 _TICK_S = 0.02
 _HOOKS_S = 2.0  # that hooks may still take when the session ends
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# Events
-
-
-@dataclass(frozen=True, slots=True)
-class SessionEvent:
-    """Base of what a session yields; `type` is the name to match on."""
-
-    type: ClassVar[str] = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Audio(SessionEvent):
-    """A piece of the answer, to be played behind the one before."""
-
-    type: ClassVar[Literal["audio"]] = "audio"
-    audio: bytes = field(repr=False)
-    """In the session's `output_audio_format`; pcm16 is 24 kHz mono little-endian."""
-    item_id: str
-    agent: str
-
-
-@dataclass(frozen=True, slots=True)
-class AudioEnd(SessionEvent):
-    """All audio of an answer was given."""
-
-    type: ClassVar[Literal["audio_end"]] = "audio_end"
-    item_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class AudioInterrupted(SessionEvent):
-    """Stop playing now, and drop what is queued."""
-
-    type: ClassVar[Literal["audio_interrupted"]] = "audio_interrupted"
-    item_id: str
-    heard_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerText(SessionEvent):
-    """A piece of the answer's text, or (`is_final`) the whole of one message."""
-
-    type: ClassVar[Literal["answer_text"]] = "answer_text"
-    text: str
-    is_final: bool
-
-
-@dataclass(frozen=True, slots=True)
-class InputText(SessionEvent):
-    """A piece of what the user said, or (`is_final`) all of it."""
-
-    type: ClassVar[Literal["input_text"]] = "input_text"
-    text: str
-    is_final: bool
-    item_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ToolStart(SessionEvent):
-    type: ClassVar[Literal["tool_start"]] = "tool_start"
-    agent: RealtimeAgent
-    name: str
-    arguments: str
-    call_id: str
-    tool: Tool | None = None
-    """None for a call that is refused because there is no such tool, and for one that an MCP server runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class ToolEnd(SessionEvent):
-    type: ClassVar[Literal["tool_end"]] = "tool_end"
-    agent: RealtimeAgent
-    name: str
-    output: str
-    call_id: str
-    is_error: bool
-    tool: Tool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ToolApproval(SessionEvent):
-    """A call waits for `RealtimeSession.approve` or `RealtimeSession.reject`."""
-
-    type: ClassVar[Literal["tool_approval_requested"]] = "tool_approval_requested"
-    agent: RealtimeAgent
-    name: str
-    arguments: str
-    call_id: str
-    tool: Tool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class HandoffDone(SessionEvent):
-    type: ClassVar[Literal["handoff"]] = "handoff"
-    from_agent: RealtimeAgent
-    to_agent: RealtimeAgent
-
-
-@dataclass(frozen=True, slots=True)
-class Guardrail(SessionEvent):
-    type: ClassVar[Literal["guardrail_tripped"]] = "guardrail_tripped"
-    item_id: str
-    guardrail: str
-    reason: str
-    side: Literal["input", "output"]
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryGrew(SessionEvent):
-    type: ClassVar[Literal["history_added"]] = "history_added"
-    item: HistoryItem
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryChanged(SessionEvent):
-    type: ClassVar[Literal["history_updated"]] = "history_updated"
-    history: tuple[HistoryItem, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AgentStart(SessionEvent):
-    type: ClassVar[Literal["agent_start"]] = "agent_start"
-    agent: RealtimeAgent
-
-
-@dataclass(frozen=True, slots=True)
-class AgentEnd(SessionEvent):
-    type: ClassVar[Literal["agent_end"]] = "agent_end"
-    agent: RealtimeAgent
-    output: str
-
-
-@dataclass(frozen=True, slots=True)
-class TurnStart(SessionEvent):
-    type: ClassVar[Literal["turn_start"]] = "turn_start"
-    turn: str
-
-
-@dataclass(frozen=True, slots=True)
-class TurnEnd(SessionEvent):
-    type: ClassVar[Literal["turn_end"]] = "turn_end"
-    turn: str
-    outcome: str
-    """answered, slip, silence, interrupted, failed, cancelled or refused."""
-    usage: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Announcement(SessionEvent):
-    """What the appliance would say with its own voice: an error, a filler, that the budget is spent."""
-
-    type: ClassVar[Literal["announcement"]] = "announcement"
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Usage(SessionEvent):
-    type: ClassVar[Literal["usage"]] = "usage"
-    tokens: Mapping[str, int]
-    usd: float | None
-    """None where the model's price is not known."""
-    spent_usd: float
-    spent_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class BudgetWarning(SessionEvent):
-    type: ClassVar[Literal["budget"]] = "budget"
-    percent: int
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Connected(SessionEvent):
-    """The conversation goes on over a new connection."""
-
-    type: ClassVar[Literal["connected"]] = "connected"
-    endpoint: str
-
-
-@dataclass(frozen=True, slots=True)
-class Error(SessionEvent):
-    """Something went wrong, and the session goes on."""
-
-    type: ClassVar[Literal["error"]] = "error"
-    kind: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Raw(SessionEvent):
-    """A frame of the server, as it came."""
-
-    type: ClassVar[Literal["raw"]] = "raw"
-    data: Mapping[str, Any] = field(repr=False)
-
-
-AnyEvent: TypeAlias = (
-    Audio
-    | AudioEnd
-    | AudioInterrupted
-    | AnswerText
-    | InputText
-    | ToolStart
-    | ToolEnd
-    | ToolApproval
-    | HandoffDone
-    | Guardrail
-    | HistoryGrew
-    | HistoryChanged
-    | AgentStart
-    | AgentEnd
-    | TurnStart
-    | TurnEnd
-    | Announcement
-    | Usage
-    | BudgetWarning
-    | Connected
-    | Error
-    | Raw
-)
-"""Every event of a session; `event.type` tells them apart, for a type checker too."""
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# The session
 
 
 class RealtimeTurn:
@@ -368,9 +100,9 @@ class RealtimeTurn:
             self._id = ""
             self._post(BeginAsked())
 
-    def take(self, notice: TurnStarted | TurnEnded) -> None:
+    def take(self, notice: TurnStart | TurnEnd) -> None:
         """Follow what the conversation makes of it: it may end the turn, at its longest or for silence."""
-        if isinstance(notice, TurnStarted):
+        if isinstance(notice, TurnStart):
             if notice.kind == "program":
                 self._id = notice.turn
         elif notice.turn == self._id:
@@ -458,7 +190,7 @@ class RealtimeSession:
         )
         for one in self._crew.agents.values():
             self._check(one)
-        self._events: deque[AnyEvent] = deque()
+        self._events: deque[SessionEvent] = deque()
         self._arrived = asyncio.Event()
         self._dropped = 0
         self._is_over = False
@@ -595,6 +327,8 @@ class RealtimeSession:
         Raises:
             SettingsError: Half a sample.
         """
+        from appliance.audio import pcm as samples  # numpy, which a program that sends no audio does not need
+
         if self._decoder is not None:
             audio = self._decoder.decode(audio)
         if len(audio) % 2:
@@ -708,6 +442,16 @@ class RealtimeSession:
             asyncio.get_running_loop().call_soon(self.update_history, history)
 
     @property
+    def agents(self) -> Mapping[str, RealtimeAgent]:
+        """Every agent by its name, as events name them."""
+        return self._crew.agents
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The servers by name, in order, once the session has begun; a `Connected` event counts them from 0."""
+        return tuple(one.name for one in self._endpoints)
+
+    @property
     def agent(self) -> RealtimeAgent:
         """Who talks."""
         agents = self._crew.agents
@@ -724,7 +468,7 @@ class RealtimeSession:
 
     # --- what the program hears ---------------------------------------------------------------------------------
 
-    async def __aiter__(self) -> AsyncIterator[AnyEvent]:
+    async def __aiter__(self) -> AsyncIterator[SessionEvent]:
         """Yield events until the session ends; for one reader."""
         while True:
             while self._events:
@@ -734,7 +478,7 @@ class RealtimeSession:
             self._arrived.clear()
             await self._arrived.wait()
 
-    def _yield(self, event: AnyEvent) -> None:
+    def _yield(self, event: SessionEvent) -> None:
         if len(self._events) >= _MOST_EVENTS:
             self._events.popleft()
             self._dropped += 1
@@ -769,77 +513,29 @@ class RealtimeSession:
             self._connected.set()
 
     def _on_notice(self, notice: Notice) -> None:
-        made = self._event_of(notice)
-        if made is not None:
-            self._yield(made)
+        if not self._is_told_otherwise(notice):
+            self._yield(notice)
         match notice:
-            case LinkChanged():
+            case Connected():
                 self._connected.set()
-            case TurnStarted() | TurnEnded():
+            case TurnStart() | TurnEnd():
                 self.turn.take(notice)
-            case TroubleReported():
+            case Error():
                 self._trouble = notice.message
 
-    def _event_of(self, notice: Notice) -> AnyEvent | None:
-        agents = self._crew.agents
-        match notice:
-            case AnswerAudioEnded():
-                return AudioEnd(notice.item_id)
-            case AnswerInterrupted():
-                return AudioInterrupted(notice.item_id, notice.heard_ms)
-            case AnswerTextReceived():
-                return AnswerText(notice.text, notice.is_final)
-            case HeardTextGrew():
-                return InputText(notice.delta, False, notice.item_id)
-            case HeardTextReceived():
-                return InputText(notice.text, True)
-            case ToolStarted() | ToolEnded() | ApprovalRequested():
-                return self._tool_event(notice)
-            case HandedOver():
-                return HandoffDone(agents[notice.from_agent], agents[notice.to_agent])
-            case GuardrailTripped():
-                return Guardrail(notice.item_id, notice.name, notice.reason, notice.side)
-            case HistoryAdded():
-                return HistoryGrew(notice.item)
-            case HistoryUpdated() | HistoryRemoved():
-                return HistoryChanged(self.history)
-            case AgentStarted():
-                return AgentStart(agents[notice.agent])
-            case AgentEnded():
-                return AgentEnd(agents[notice.agent], notice.output)
-            case TurnStarted():
-                return TurnStart(notice.turn)
-            case TurnEnded():
-                return TurnEnd(notice.turn, notice.outcome, dict(notice.usage))
-            case UsageCounted():
-                return Usage(dict(notice.usage), notice.usd, notice.spent_usd, notice.spent_s)
-            case BudgetReached():
-                return BudgetWarning(notice.percent, notice.message)
-            case LinkChanged():
-                return Connected(self._endpoints[notice.endpoint].name)
-            case TroubleReported():
-                return Error(notice.kind, notice.message)
-            case _:
-                return None
-
-    def _tool_event(self, notice: ToolStarted | ToolEnded | ApprovalRequested) -> AnyEvent | None:
-        agent = self._crew.agents[notice.agent]
-        if any(one.tool_name == notice.name for one in agent.transfers()):
-            return None  # told as a handoff
-        tool = self._crew.tool(notice.agent, notice.name)
-        if isinstance(notice, ToolStarted):
-            return ToolStart(agent, notice.name, notice.arguments, notice.call_id, tool)
-        if isinstance(notice, ApprovalRequested):
-            return ToolApproval(agent, notice.name, notice.arguments, notice.call_id, tool)
-        return ToolEnd(agent, notice.name, notice.output, notice.call_id, notice.is_error, tool)
+    def _is_told_otherwise(self, notice: Notice) -> bool:
+        """The call of a handoff is yielded as the handoff, and the answer to `ask` is returned by it."""
+        if isinstance(notice, (ToolStart, ToolEnd, ToolApproval)):
+            return any(one.tool_name == notice.name for one in self._crew.agents[notice.agent].transfers())
+        return isinstance(notice, OutOfBandEnded)
 
     # --- inside -------------------------------------------------------------------------------------------------
 
     def _post(self, event: Event) -> None:
         if self._driver is not None:
             self._driver.post(event)
-        elif isinstance(event, AskedAside):
-            self._crew.ask.take(AsideEnded(event.key, (), "the session is not running"))
+        elif isinstance(event, OutOfBandAsked):
+            self._crew.ask.take(OutOfBandEnded(event.key, (), "the session is not running"))
 
     def _give(self, role: Literal["user", "system"], text: str, images: list[dict[str, Any]], respond: bool) -> str:
         self._items += 1

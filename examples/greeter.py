@@ -44,9 +44,9 @@ async def main(url: str | None = None, *, question: str = "Hello! How much water
         async for event in session:
             match event.type:
                 case "handoff":
-                    print(f"({event.from_agent.name} hands over to {event.to_agent.name})")
+                    print(f"({event.from_agent} hands over to {event.to_agent})")
                 case "tool_end":
-                    print(f"({event.agent.name} looked up: {event.output})")
+                    print(f"({event.agent} looked up: {event.output})")
                 case "answer_text" if event.is_final:
                     print(f"{session.agent.name}: {event.text}")
                 case "error":

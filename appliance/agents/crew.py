@@ -23,15 +23,15 @@ from appliance.agents.hooks import RealtimeRunHooks
 from appliance.agents.mcp import HostedMcp, McpServer
 from appliance.agents.tools import Tool
 from appliance.conversation.commands import Command, Emit
-from appliance.conversation.events import AskedAside, Event
+from appliance.conversation.events import Event, OutOfBandAsked
 from appliance.conversation.notices import (
-    AgentEnded,
-    AgentStarted,
-    AsideEnded,
-    HandedOver,
+    AgentEnd,
+    AgentStart,
+    HandoffDone,
     Notice,
-    ToolEnded,
-    ToolStarted,
+    OutOfBandEnded,
+    ToolEnd,
+    ToolStart,
 )
 from appliance.conversation.roster import Brief
 from appliance.errors import LinkError, SettingsError, ToolError
@@ -64,7 +64,7 @@ class Asker:
     def __init__(self, post: Callable[[Event], None]) -> None:
         self._post = post
         self._numbers = itertools.count(1)
-        self._waiting: dict[str, asyncio.Future[AsideEnded]] = {}
+        self._waiting: dict[str, asyncio.Future[OutOfBandEnded]] = {}
 
     async def __call__(
         self,
@@ -108,9 +108,9 @@ class Asker:
         check_json(response, "ask")
         key = f"ask_{next(self._numbers)}"
         waiting = self._waiting[key] = asyncio.get_running_loop().create_future()
-        self._post(AskedAside(key, response, timeout_s))
+        self._post(OutOfBandAsked(key, response, timeout_s))
         try:
-            ended: AsideEnded = await waiting
+            ended: OutOfBandEnded = await waiting
         finally:
             del self._waiting[key]
         if ended.problem:
@@ -120,9 +120,9 @@ class Asker:
     def end(self, problem: str) -> None:
         """Nobody answers any more: every question ends."""
         for key in list(self._waiting):
-            self.take(AsideEnded(key, (), problem))
+            self.take(OutOfBandEnded(key, (), problem))
 
-    def take(self, ended: AsideEnded) -> None:
+    def take(self, ended: OutOfBandEnded) -> None:
         waiting = self._waiting.get(ended.key)
         if waiting is not None and not waiting.done():
             waiting.set_result(ended)
@@ -255,9 +255,9 @@ class Crew:
         for command in commands:
             if not isinstance(command, Emit):
                 continue
-            if isinstance(command.notice, AsideEnded):
+            if isinstance(command.notice, OutOfBandEnded):
                 self.ask.take(command.notice)
-            elif isinstance(command.notice, (AgentStarted, AgentEnded, HandedOver, ToolStarted, ToolEnded)):
+            elif isinstance(command.notice, (AgentStart, AgentEnd, HandoffDone, ToolStart, ToolEnd)):
                 self._calls.put_nowait(command.notice)
 
     async def run(self) -> None:
@@ -290,29 +290,29 @@ class Crew:
     async def _call_hooks(self, notice: Notice) -> None:
         of_session = self._hooks or RealtimeRunHooks()
         match notice:
-            case AgentStarted(agent=name):
+            case AgentStart(agent=name):
                 agent, context = self._of(name)
                 await of_session.on_agent_start(context, agent)
                 if agent.hooks is not None:
                     await agent.hooks.on_start(context, agent)
-            case AgentEnded(agent=name, output=output):
+            case AgentEnd(agent=name, output=output):
                 agent, context = self._of(name)
                 await of_session.on_agent_end(context, agent, output)
                 if agent.hooks is not None:
                     await agent.hooks.on_end(context, agent, output)
-            case HandedOver(from_agent=before, to_agent=after):
+            case HandoffDone(from_agent=before, to_agent=after):
                 agent, context = self._of(after)
                 source = self.agents[before]
                 await of_session.on_handoff(context, source, agent)
                 if agent.hooks is not None:
                     await agent.hooks.on_handoff(context, agent, source)
-            case ToolStarted(agent=name, name=tool_name):
+            case ToolStart(agent=name, name=tool_name):
                 agent, context = self._of(name)
                 if (tool := self.tool(name, tool_name)) is not None:
                     await of_session.on_tool_start(context, agent, tool)
                     if agent.hooks is not None:
                         await agent.hooks.on_tool_start(context, agent, tool)
-            case ToolEnded(agent=name, name=tool_name, output=output):
+            case ToolEnd(agent=name, name=tool_name, output=output):
                 agent, context = self._of(name)
                 if (tool := self.tool(name, tool_name)) is not None:
                     await of_session.on_tool_end(context, agent, tool, output)

@@ -6,12 +6,12 @@ comes back as an event. Commands are frozen and compare by value, so that a trac
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from appliance.conversation.events import AgentKey, CheckKey
 from appliance.conversation.notices import Notice
 from appliance.realtime.protocol import ClientEvent
+from appliance.records import Record
 
 __all__ = [
     "Announce",
@@ -40,8 +40,7 @@ __all__ = [
 Earcon: TypeAlias = Literal["start", "end", "error", "offline", "cancel", "alarm", "approval", "muted", "working"]
 
 
-@dataclass(frozen=True, slots=True)
-class LightPattern:
+class LightPattern(Record, frozen=True):
     """What the light shows; a function of the state (`conversation.feedback.pattern`), never set by a handler.
 
     A single-colour light shows `level` and the rhythm only: no two patterns may differ in colour alone.
@@ -61,8 +60,7 @@ class LightPattern:
     """Peak brightness, 0.0 to 1.0."""
 
 
-@dataclass(frozen=True, slots=True)
-class Connect:
+class Connect(Record, frozen=True):
     """Open connection `link`; answered by ``LinkUp``, then or instead ``LinkDown``. Others stay as they are."""
 
     link: int
@@ -70,55 +68,50 @@ class Connect:
     """Which of the configured endpoints, by its place in the list."""
 
 
-@dataclass(frozen=True, slots=True)
-class Disconnect:
+class Disconnect(Record, frozen=True):
     """Close connection `link`; answered by ``LinkDown``."""
 
     link: int
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(Record, frozen=True):
     """Put one event into the outbox of connection `link`; dropped if that connection is gone."""
 
     link: int
     event: ClientEvent
 
 
-@dataclass(frozen=True, slots=True)
-class Play:
+class Play(Record, frozen=True):
     """Queue audio of an answer behind what is queued already; dropped unless `epoch` is the current one."""
+
+    unprinted = ("pcm",)
 
     epoch: int
     item_id: str
-    pcm: bytes = field(repr=False)
+    pcm: bytes
     """int16 little-endian mono at 24 kHz, any length."""
 
 
-@dataclass(frozen=True, slots=True)
-class FinishPlay:
+class FinishPlay(Record, frozen=True):
     """No more audio comes for what was queued in this epoch so far: play out the tail, wait for nothing."""
 
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class FlushPlayback:
+class FlushPlayback(Record, frozen=True):
     """Stop all sound within a period (with a short fade) and begin `epoch`; what is queued is never heard."""
 
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class PlayEarcon:
+class PlayEarcon(Record, frozen=True):
     """Play a short cue, behind what is queued in this epoch."""
 
     epoch: int
     name: Earcon
 
 
-@dataclass(frozen=True, slots=True)
-class Announce:
+class Announce(Record, frozen=True):
     """Say a sentence of the device's own (not of the model), behind what is queued in this epoch.
 
     The device's local voice speaks it; where there is none, the earcon named by `fallback` sounds instead.
@@ -129,8 +122,7 @@ class Announce:
     fallback: Earcon = "error"
 
 
-@dataclass(frozen=True, slots=True)
-class RunTool:
+class RunTool(Record, frozen=True):
     """Run a tool; answered by ``ToolFinished`` with the same `call_id`, whatever happens."""
 
     call_id: str
@@ -141,8 +133,7 @@ class RunTool:
     """Whose tool it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class CheckApproval:
+class CheckApproval(Record, frozen=True):
     """Ask the predicate of a tool whether this call needs approval; answered by ``ApprovalChecked``."""
 
     call_id: str
@@ -151,8 +142,7 @@ class CheckApproval:
     agent: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PrepareAgent:
+class PrepareAgent(Record, frozen=True):
     """Ask an agent's instructions and predicates; answered by ``AgentPrepared`` with the same `key`."""
 
     key: AgentKey
@@ -164,49 +154,44 @@ class PrepareAgent:
     arguments: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class CheckText:
+class CheckText(Record, frozen=True):
     """Run an agent's guardrails on a text; answered by ``GuardrailsChecked`` with the same `key`."""
+
+    unprinted = ("text",)
 
     key: CheckKey
     agent: str
     side: Literal["input", "output"]
-    text: str = field(repr=False)
+    text: str
 
 
-@dataclass(frozen=True, slots=True)
-class CancelTool:
+class CancelTool(Record, frozen=True):
     """Cancel a running tool if it can be cancelled; what it still reports is ignored."""
 
     call_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class OpenCapture:
+class OpenCapture(Record, frozen=True):
     """Open the microphone again after a mute."""
 
 
-@dataclass(frozen=True, slots=True)
-class CloseCapture:
+class CloseCapture(Record, frozen=True):
     """Close the microphone: muted means that no audio is read at all."""
 
 
-@dataclass(frozen=True, slots=True)
-class SilenceAlarm:
+class SilenceAlarm(Record, frozen=True):
     """The alarm was acknowledged, or has rung long enough."""
 
     alarm_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Record, frozen=True):
     """End the process; the driver returns after dispatching what came before."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Emit:
+class Emit(Record, frozen=True):
     """Tell the observers."""
 
     notice: Notice

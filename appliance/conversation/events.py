@@ -10,12 +10,12 @@ Frames in this package are samples of the wire's format: mono int16 at 24 kHz, w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
 from appliance.conversation.roster import Brief
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.protocol import ServerEvent
+from appliance.records import Record
 
 __all__ = [
     "FAILURE_OF_ERROR_CODE",
@@ -25,7 +25,6 @@ __all__ = [
     "AlarmRang",
     "ApprovalAnswered",
     "ApprovalChecked",
-    "AskedAside",
     "AudioCaptured",
     "BeginAsked",
     "ButtonEdge",
@@ -51,6 +50,7 @@ __all__ = [
     "LinkUp",
     "MessageGiven",
     "MuteSwitched",
+    "OutOfBandAsked",
     "OutputCheck",
     "PlayoutProgress",
     "ServerEventReceived",
@@ -65,37 +65,32 @@ __all__ = [
 Direction: TypeAlias = Literal["capture", "playback"]
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectKey:
+class ConnectKey(Record, frozen=True):
     """An agent is prepared for a new connection."""
 
     link: int
 
 
-@dataclass(frozen=True, slots=True)
-class TurnKey:
+class TurnKey(Record, frozen=True):
     """An agent is prepared for a turn, as it is sent the first time or again."""
 
     turn: str
     replay: int
 
 
-@dataclass(frozen=True, slots=True)
-class HandoffKey:
+class HandoffKey(Record, frozen=True):
     """An agent is prepared because a call hands over to it."""
 
     call_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class InputCheck:
+class InputCheck(Record, frozen=True):
     """What the user said in a turn is checked."""
 
     turn: str
 
 
-@dataclass(frozen=True, slots=True)
-class OutputCheck:
+class OutputCheck(Record, frozen=True):
     """A text of an answer is checked; checks are numbered."""
 
     number: int
@@ -105,35 +100,32 @@ AgentKey: TypeAlias = ConnectKey | TurnKey | HandoffKey
 CheckKey: TypeAlias = InputCheck | OutputCheck
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Record, frozen=True):
     """The process is up: cards are open or known to be missing, tools are loaded."""
 
 
-@dataclass(frozen=True, slots=True)
-class DeadlinePassed:
+class DeadlinePassed(Record, frozen=True):
     """The instant that `Conversation.deadline` named has come; harmless when it comes late or twice."""
 
 
-@dataclass(frozen=True, slots=True)
-class ShutdownRequested:
+class ShutdownRequested(Record, frozen=True):
     """SIGTERM, SIGINT or the end of a simulation."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ButtonEdge:
+class ButtonEdge(Record, frozen=True):
     """The button's level, at an edge or at a re-reading while it is held; not debounced."""
 
     pressed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class AudioCaptured:
+class AudioCaptured(Record, frozen=True):
     """One period of the microphone, in order, at 24 kHz."""
 
-    pcm: bytes = field(repr=False)
+    unprinted = ("pcm",)
+
+    pcm: bytes
     """int16 little-endian mono; usually 480 frames (20 ms)."""
     peak: int
     """Largest absolute sample, 0 to 32768."""
@@ -141,15 +133,13 @@ class AudioCaptured:
     """RMS of the period in dBFS, at least -96."""
 
 
-@dataclass(frozen=True, slots=True)
-class CaptureOverrun:
+class CaptureOverrun(Record, frozen=True):
     """The capture ring was full: these frames of the microphone are lost."""
 
     frames: int
 
 
-@dataclass(frozen=True, slots=True)
-class PlayoutProgress:
+class PlayoutProgress(Record, frozen=True):
     """How much of the answers' audio has been heard since the last flush.
 
     Earcons and announcements do not count. Frames still in the device's own buffer are not counted as heard.
@@ -162,23 +152,20 @@ class PlayoutProgress:
     """Nothing that was handed over in this epoch is left to be heard."""
 
 
-@dataclass(frozen=True, slots=True)
-class CardLost:
+class CardLost(Record, frozen=True):
     """A stream stopped or stalled; the audio side keeps trying to get it back."""
 
     direction: Direction
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class CardFound:
+class CardFound(Record, frozen=True):
     """A stream that was lost runs again."""
 
     direction: Direction
 
 
-@dataclass(frozen=True, slots=True)
-class LinkUp:
+class LinkUp(Record, frozen=True):
     """The socket of connection `link` is open; the session is not there before ``session.created``."""
 
     link: int
@@ -244,8 +231,7 @@ FAILURE_OF_ERROR_CODE: Final[Mapping[str, LinkFailure]] = {
 reason ``<type>.<code>``. Where a type and its code are both here, the first in this order wins."""
 
 
-@dataclass(frozen=True, slots=True)
-class LinkDown:
+class LinkDown(Record, frozen=True):
     """Connection `link` could not be made, or ended; comes exactly once for each ``Connect``."""
 
     link: int
@@ -256,24 +242,21 @@ class LinkDown:
     """What the peer or the operating system said, for logs only: no decision looks at it."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServerEventReceived:
+class ServerEventReceived(Record, frozen=True):
     """One event of the server on connection `link`."""
 
     link: int
     event: ServerEvent
 
 
-@dataclass(frozen=True, slots=True)
-class FrameRefused:
+class FrameRefused(Record, frozen=True):
     """A frame of the server that could not be read (`RemoteProtocolError`)."""
 
     link: int
     problem: str
 
 
-@dataclass(frozen=True, slots=True)
-class ToolFinished:
+class ToolFinished(Record, frozen=True):
     """A tool ended: with a result, or with a text that tells the model what went wrong."""
 
     call_id: str
@@ -283,8 +266,7 @@ class ToolFinished:
     """The model is told, and not asked to speak about it."""
 
 
-@dataclass(frozen=True, slots=True)
-class ApprovalChecked:
+class ApprovalChecked(Record, frozen=True):
     """A tool's predicate has said whether this call needs the user's approval."""
 
     call_id: str
@@ -293,8 +275,7 @@ class ApprovalChecked:
     """The arguments do not fit: the call is not made, and the model is told this."""
 
 
-@dataclass(frozen=True, slots=True)
-class ApprovalAnswered:
+class ApprovalAnswered(Record, frozen=True):
     """The program that owns the session has decided on a call; on the appliance, the button does (`ButtonEdge`)."""
 
     call_id: str
@@ -305,8 +286,7 @@ class ApprovalAnswered:
     """What the model is told of a rejection."""
 
 
-@dataclass(frozen=True, slots=True)
-class AgentPrepared:
+class AgentPrepared(Record, frozen=True):
     """The answer to ``PrepareAgent``: an agent's instructions and predicates were asked."""
 
     key: AgentKey
@@ -315,8 +295,7 @@ class AgentPrepared:
     """Why there is no brief."""
 
 
-@dataclass(frozen=True, slots=True)
-class GuardrailsChecked:
+class GuardrailsChecked(Record, frozen=True):
     """The answer to ``CheckText``."""
 
     key: CheckKey
@@ -325,64 +304,61 @@ class GuardrailsChecked:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class BeginAsked:
+class BeginAsked(Record, frozen=True):
     """The program begins a turn: what is captured from here on belongs to it. Like a press, it barges in."""
 
 
-@dataclass(frozen=True, slots=True)
-class CommitAsked:
+class CommitAsked(Record, frozen=True):
     """The program ends the turn that it began, and wants its answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class AbortAsked:
+class AbortAsked(Record, frozen=True):
     """The program takes back the turn that it began: nothing of it is answered."""
 
 
-@dataclass(frozen=True, slots=True)
-class InterruptAsked:
+class InterruptAsked(Record, frozen=True):
     """Stop the answer, as a press would, and listen to nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class MessageGiven:
+class MessageGiven(Record, frozen=True):
     """The program says something in writing, or shows an image."""
 
-    item: Mapping[str, Any] = field(repr=False)
+    unprinted = ("item", "text")
+
+    item: Mapping[str, Any]
     """A message item of the Realtime API, with an `id` of ours."""
-    text: str = field(repr=False)
+    text: str
     """Its text, for the guardrails."""
     wants_answer: bool = True
     """Like a turn, it barges in and is answered; else it is only put into the conversation."""
 
 
-@dataclass(frozen=True, slots=True)
-class AskedAside:
-    """The program asks something beside the conversation; answered by the notice ``AsideEnded``."""
+class OutOfBandAsked(Record, frozen=True):
+    """The program asks something beside the conversation; answered by the notice ``OutOfBandEnded``."""
+
+    unprinted = ("response",)
 
     key: str
-    response: Mapping[str, Any] = field(repr=False)
+    response: Mapping[str, Any]
     """The ``response`` object of the request; ``conversation`` and ``metadata`` are filled in."""
     timeout_s: float = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class FrameGiven:
+class FrameGiven(Record, frozen=True):
     """Any frame at all, to be sent as it is."""
 
-    frame: Mapping[str, Any] = field(repr=False)
+    unprinted = ("frame",)
+
+    frame: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryReplaced:
+class HistoryReplaced(Record, frozen=True):
     """The program wants the conversation to be this: what is gone is deleted, what is new created, in this order."""
 
     items: tuple[HistoryItem, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class DayBegan:
+class DayBegan(Record, frozen=True):
     """A new day of the budget, or the first of this process, with what was spent on it already."""
 
     day: str
@@ -391,30 +367,26 @@ class DayBegan:
     spent_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class AlarmRang:
+class AlarmRang(Record, frozen=True):
     """A timer came to its end."""
 
     alarm_id: str
     label: str
 
 
-@dataclass(frozen=True, slots=True)
-class TimersChanged:
+class TimersChanged(Record, frozen=True):
     """How many timers are running; the light shows whether any is."""
 
     running: int
 
 
-@dataclass(frozen=True, slots=True)
-class MuteSwitched:
+class MuteSwitched(Record, frozen=True):
     """The microphone was muted or unmuted, by a switch, a gesture or a tool."""
 
     muted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class TracingFailed:
+class TracingFailed(Record, frozen=True):
     """The trace could not be written any more (disk full); the conversation goes on without it."""
 
     problem: str
@@ -448,7 +420,7 @@ Event: TypeAlias = (
     | AbortAsked
     | InterruptAsked
     | MessageGiven
-    | AskedAside
+    | OutOfBandAsked
     | FrameGiven
     | HistoryReplaced
     | DayBegan

@@ -151,7 +151,7 @@ class Conversation:
                 user.interrupt(now)
             case ev.MessageGiven():
                 user.message(event, now)
-            case ev.AskedAside():
+            case ev.OutOfBandAsked():
                 if do.may_ask:
                     do.out_of_band.ask(event, now)
                 else:

@@ -1,43 +1,50 @@
-"""What observers are told: the log, `ask`, the panel, a program. Facts, in the order of the commands. Pure."""
+"""What happens in a conversation, as facts: a session yields them; the log, the panel and hooks follow them. Pure.
+
+The conversation emits all but `Audio`, `Announcement` and `Raw`, which the session makes of what it plays, says and
+receives. Agents are named: `RealtimeSession.agents` has the objects.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from appliance.conversation.events import LinkFailure
 from appliance.realtime.items import HistoryItem
+from appliance.records import Record
 
 __all__ = [
-    "AgentEnded",
-    "AgentStarted",
-    "AnswerAudioEnded",
-    "AnswerInterrupted",
-    "AnswerTextReceived",
-    "ApprovalRequested",
-    "AsideEnded",
-    "BudgetReached",
-    "GuardrailTripped",
-    "HandedOver",
-    "HeardTextGrew",
-    "HeardTextReceived",
-    "HistoryAdded",
-    "HistoryRemoved",
-    "HistoryUpdated",
-    "LinkChanged",
+    "AgentEnd",
+    "AgentStart",
+    "Announcement",
+    "AnswerText",
+    "Audio",
+    "AudioEnd",
+    "AudioInterrupted",
+    "BudgetWarning",
+    "Connected",
+    "Error",
+    "Guardrail",
+    "HandoffDone",
+    "HistoryChanged",
+    "HistoryGrew",
+    "InputText",
     "Notice",
+    "OutOfBandEnded",
     "Outcome",
-    "ToolEnded",
-    "ToolStarted",
+    "Raw",
+    "SessionEvent",
+    "ToolApproval",
+    "ToolEnd",
+    "ToolStart",
     "TroubleKind",
-    "TroubleReported",
-    "TurnEnded",
-    "TurnStarted",
-    "UsageCounted",
+    "TurnEnd",
+    "TurnStart",
+    "Usage",
 ]
 
-Outcome: TypeAlias = Literal["answered", "slip", "silence", "interrupted", "failed", "cancelled", "refused"]
-"""How a turn ended: ``refused`` by a guardrail, ``cancelled`` by whoever began it."""
+Outcome: TypeAlias = Literal["answered", "too_short", "silence", "interrupted", "failed", "cancelled", "refused"]
+"""How a turn ended: ``refused`` by a guardrail, ``cancelled`` by the program or the button that began it."""
 
 TroubleKind: TypeAlias = (
     LinkFailure
@@ -73,40 +80,81 @@ TroubleKind: TypeAlias = (
 """What went wrong: stable and machine-readable; `troubles.sentence` says it in words."""
 
 
-@dataclass(frozen=True, slots=True)
-class TurnStarted:
+class TurnStart(Record, frozen=True):
+    """A turn begins: the user speaks, or a message is answered."""
+
+    type: ClassVar[Literal["turn_start"]] = "turn_start"
     turn: str
     kind: Literal["button", "program", "message", "vad"] = "button"
     """What began it."""
 
 
-@dataclass(frozen=True, slots=True)
-class HeardTextReceived:
-    """What the model's side understood of the user's speech; may come before, in or after the answer."""
+class TurnEnd(Record, frozen=True):
+    """A turn is over: ``answered``, or why not."""
 
+    type: ClassVar[Literal["turn_end"]] = "turn_end"
     turn: str
+    outcome: Outcome
+    usage: Mapping[str, int] = {}
+    """Tokens of all responses of the turn, by name; empty where the server gave none."""
+
+
+class InputText(Record, frozen=True):
+    """A piece of what the user said, or (`is_final`) all of it; may come before, in or after the answer."""
+
+    type: ClassVar[Literal["input_text"]] = "input_text"
+    unprinted = ("text",)
+
     text: str
+    is_final: bool
+    item_id: str = ""
+    """Of a piece."""
+    turn: str = ""
+    """Of the whole."""
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerTextReceived:
-    """The whole text of one message of the answer; `is_final` False for a piece while it streams."""
+class AnswerText(Record, frozen=True):
+    """A piece of the answer's text, or (`is_final`) the whole of one message."""
+
+    type: ClassVar[Literal["answer_text"]] = "answer_text"
+    unprinted = ("text",)
 
     turn: str
     text: str
     is_final: bool
 
 
-@dataclass(frozen=True, slots=True)
-class HeardTextGrew:
-    """A piece of what the user said, while it is still being written down."""
+class Audio(Record, frozen=True):
+    """A piece of the answer, to be played behind the one before."""
 
+    type: ClassVar[Literal["audio"]] = "audio"
+    unprinted = ("audio",)
+
+    audio: bytes
+    """In the session's `output_audio_format`; pcm16 is 24 kHz mono little-endian."""
     item_id: str
-    delta: str
+    agent: str
 
 
-@dataclass(frozen=True, slots=True)
-class ToolStarted:
+class AudioEnd(Record, frozen=True):
+    """All audio of an answer was handed over."""
+
+    type: ClassVar[Literal["audio_end"]] = "audio_end"
+    item_id: str
+
+
+class AudioInterrupted(Record, frozen=True):
+    """Stop playing now, and drop what is queued: it will not be heard."""
+
+    type: ClassVar[Literal["audio_interrupted"]] = "audio_interrupted"
+    item_id: str
+    heard_ms: int
+
+
+class ToolStart(Record, frozen=True):
+    """A call begins, or is refused."""
+
+    type: ClassVar[Literal["tool_start"]] = "tool_start"
     turn: str
     call_id: str
     name: str
@@ -114,8 +162,10 @@ class ToolStarted:
     agent: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ToolEnded:
+class ToolEnd(Record, frozen=True):
+    """A call was answered. Emitted for every call whose `ToolStart` was."""
+
+    type: ClassVar[Literal["tool_end"]] = "tool_end"
     turn: str
     call_id: str
     name: str
@@ -124,10 +174,10 @@ class ToolEnded:
     agent: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ApprovalRequested:
-    """A call waits for the user; the light asks too."""
+class ToolApproval(Record, frozen=True):
+    """A call waits for the user, or for `RealtimeSession.approve` and `RealtimeSession.reject`."""
 
+    type: ClassVar[Literal["tool_approval_requested"]] = "tool_approval_requested"
     turn: str
     call_id: str
     name: str
@@ -135,88 +185,76 @@ class ApprovalRequested:
     agent: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class AgentStarted:
+class AgentStart(Record, frozen=True):
     """An agent begins to answer a turn, or has taken over."""
 
+    type: ClassVar[Literal["agent_start"]] = "agent_start"
     agent: str
 
 
-@dataclass(frozen=True, slots=True)
-class AgentEnded:
+class AgentEnd(Record, frozen=True):
     """An agent is done with a turn, or has handed over."""
+
+    type: ClassVar[Literal["agent_end"]] = "agent_end"
+    unprinted = ("output",)
 
     agent: str
     output: str
     """What it said."""
 
 
-@dataclass(frozen=True, slots=True)
-class HandedOver:
+class HandoffDone(Record, frozen=True):
     """The server has accepted another agent."""
 
+    type: ClassVar[Literal["handoff"]] = "handoff"
     from_agent: str
     to_agent: str
 
 
-@dataclass(frozen=True, slots=True)
-class GuardrailTripped:
+class Guardrail(Record, frozen=True):
     """A guardrail stopped an answer, or kept a turn from being answered."""
 
+    type: ClassVar[Literal["guardrail_tripped"]] = "guardrail_tripped"
     turn: str
     side: Literal["input", "output"]
     item_id: str
     """Of the answer, or of what the user said."""
-    name: str
+    guardrail: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerInterrupted:
-    """Something of the answer was queued and will not be heard."""
+class HistoryGrew(Record, frozen=True):
+    """An item is new in the history."""
 
-    item_id: str
-    heard_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerAudioEnded:
-    """All audio of an answer has been handed over for playing."""
-
-    item_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryAdded:
+    type: ClassVar[Literal["history_added"]] = "history_added"
     item: HistoryItem
     previous_item_id: str
     """"" at the beginning."""
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryUpdated:
-    item: HistoryItem
+class HistoryChanged(Record, frozen=True):
+    """An item of the history is another one now, or is gone."""
 
-
-@dataclass(frozen=True, slots=True)
-class HistoryRemoved:
+    type: ClassVar[Literal["history_updated"]] = "history_updated"
     item_id: str
+    item: HistoryItem | None = None
+    """None: it is gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class AsideEnded:
-    """The answer to ``AskedAside``."""
+class OutOfBandEnded(Record, frozen=True):
+    """The answer to ``OutOfBandAsked``."""
 
+    type: ClassVar[Literal["out_of_band_ended"]] = "out_of_band_ended"
     key: str
     items: tuple[HistoryItem, ...]
     problem: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class UsageCounted:
-    """What one response, or one transcription, has cost."""
+class Usage(Record, frozen=True):
+    """What one response, one transcription, or the audio of one turn costs."""
 
-    usage: tuple[tuple[str, int], ...]
+    type: ClassVar[Literal["usage"]] = "usage"
+    tokens: Mapping[str, int]
     usd: float | None
     """None where the price is not known."""
     audio_s: float = 0.0
@@ -226,61 +264,70 @@ class UsageCounted:
     spent_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetReached:
+class BudgetWarning(Record, frozen=True):
     """A share of the day's budget is spent: 80 or 100 percent."""
 
+    type: ClassVar[Literal["budget"]] = "budget"
     percent: int
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class LinkChanged:
-    """The conversation goes on over another connection."""
+class Connected(Record, frozen=True):
+    """The conversation goes on over a new connection."""
 
+    type: ClassVar[Literal["connected"]] = "connected"
     link: int
     endpoint: int
+    """Its place in the list of endpoints; `RealtimeSession.endpoints` has their names."""
 
 
-@dataclass(frozen=True, slots=True)
-class TurnEnded:
-    """A turn is over: ``answered``, or why not."""
+class Announcement(Record, frozen=True):
+    """What the appliance would say with its own voice: an error, a filler, that the budget is spent."""
 
-    turn: str
-    outcome: Outcome
-    usage: tuple[tuple[str, int], ...] = ()
-    """Tokens of all responses of the turn: (("input_tokens", 12), …), empty where the server gave none."""
+    type: ClassVar[Literal["announcement"]] = "announcement"
+    text: str
 
 
-@dataclass(frozen=True, slots=True)
-class TroubleReported:
-    """Something went wrong, in a user's words; `kind` is stable and machine-readable (see `troubles`)."""
+class Error(Record, frozen=True):
+    """Something went wrong, and the conversation goes on; `message` is in a user's words."""
 
+    type: ClassVar[Literal["error"]] = "error"
     kind: TroubleKind
     message: str
 
 
+class Raw(Record, frozen=True):
+    """A frame of the server, as it came."""
+
+    type: ClassVar[Literal["raw"]] = "raw"
+    unprinted = ("data",)
+
+    data: Mapping[str, Any]
+
+
 Notice: TypeAlias = (
-    TurnStarted
-    | HeardTextReceived
-    | HeardTextGrew
-    | AnswerTextReceived
-    | ToolStarted
-    | ToolEnded
-    | ApprovalRequested
-    | AgentStarted
-    | AgentEnded
-    | HandedOver
-    | GuardrailTripped
-    | AnswerInterrupted
-    | AnswerAudioEnded
-    | HistoryAdded
-    | HistoryUpdated
-    | HistoryRemoved
-    | AsideEnded
-    | UsageCounted
-    | BudgetReached
-    | LinkChanged
-    | TurnEnded
-    | TroubleReported
+    TurnStart
+    | TurnEnd
+    | InputText
+    | AnswerText
+    | AudioEnd
+    | AudioInterrupted
+    | ToolStart
+    | ToolEnd
+    | ToolApproval
+    | AgentStart
+    | AgentEnd
+    | HandoffDone
+    | Guardrail
+    | HistoryGrew
+    | HistoryChanged
+    | OutOfBandEnded
+    | Usage
+    | BudgetWarning
+    | Connected
+    | Error
 )
+"""What the conversation emits."""
+
+SessionEvent: TypeAlias = Notice | Audio | Announcement | Raw
+"""Every event of a session; `event.type` tells them apart, for a type checker too."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from appliance.conversation.commands import Disconnect, PrepareAgent
 from appliance.conversation.events import ConnectKey
-from appliance.conversation.notices import GuardrailTripped, Outcome, TroubleKind, TurnEnded, TurnStarted
+from appliance.conversation.notices import Guardrail, Outcome, TroubleKind, TurnEnd, TurnStart
 from appliance.conversation.policy import Policy
 from appliance.conversation.regions.account import Account
 from appliance.conversation.regions.answer import Answer
@@ -99,7 +99,7 @@ class Procedures:
         self.answer.begin()
         self.account.begin_turn()
         self.speech.begin(turn.id, kind, () if kind == "message" else self.device.take_pre_roll(), now)
-        self.out.emit(TurnStarted(turn.id, kind))
+        self.out.emit(TurnStart(turn.id, kind))
         if kind == "button":
             self.out.earcon("start")
         return turn
@@ -107,7 +107,7 @@ class Procedures:
     def end_capture(self, how: Ended, now: float) -> None:
         """The microphone's part of the turn is over: commit it, unless there is nothing in it."""
         if how in ("too_short", "silence"):
-            self.discard("slip" if how == "too_short" else "silence", now)
+            self.discard("too_short" if how == "too_short" else "silence", now)
             return
         if how == "too_long":
             self.device.report("too_long", now)
@@ -118,7 +118,7 @@ class Procedures:
             case "no_answer":
                 self.fail_turn("no_answer", now)
             case "too_short":
-                self.discard("slip", now)
+                self.discard("too_short", now)
 
     def discard(self, outcome: Outcome, now: float) -> None:
         """End a turn that is still being spoken: there is no answer to stop."""
@@ -163,7 +163,7 @@ class Procedures:
         frames = self.speech.counted_frames + self.answer.received.frames
         if frames and not self.answer.asked.is_free:
             self.count(None, {}, frames / wire.SAMPLE_RATE, now)
-        self.out.emit(TurnEnded(turn.id, outcome, self.account.of_turn))
+        self.out.emit(TurnEnd(turn.id, outcome, self.account.of_turn))
 
     def _mark_heard(self) -> None:
         """Mark the items of an answer that the connection cut off, when the received part has played."""
@@ -228,7 +228,7 @@ class Procedures:
     def refuse_input(self, name: str, reason: str, now: float) -> None:
         """What the user said is not answered."""
         item_id = self.speech.item_id
-        self.out.emit(GuardrailTripped(self.turn_id or "", "input", item_id, name, reason))
+        self.out.emit(Guardrail(self.turn_id or "", "input", item_id, name, reason))
         self.fail_turn("refused", now, detail=f"{name}: {reason}", outcome="refused")
 
     def speech_taken(self, now: float) -> None:
@@ -263,7 +263,7 @@ class Procedures:
 
     def trip(self, turn: RunningTurn, check: Check, name: str, reason: str, now: float) -> None:
         """An answer must not go on: stop it, tell the model why, and let it try again, but not for ever."""
-        self.out.emit(GuardrailTripped(turn.id, "output", check.item_id, name, reason))
+        self.out.emit(Guardrail(turn.id, "output", check.item_id, name, reason))
         for call in self.calls.open.of(turn.id):  # none begins any more; what runs is answered, and not spoken about
             self.reply(self.calls.release(call, "A guardrail stopped the answer, so this call was cancelled."))
         self.stop_answer(now)

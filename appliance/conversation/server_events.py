@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 
 from appliance.conversation.commands import Disconnect
-from appliance.conversation.notices import HeardTextGrew, HeardTextReceived
+from appliance.conversation.notices import InputText
 from appliance.conversation.procedures import Procedures
 from appliance.conversation.regions.answer import OutputText
 from appliance.conversation.regions.link import Link
@@ -60,7 +60,7 @@ class ServerEvents:
             case wire.InputAudioBufferCommitted():
                 self._committed(event.item_id, now)
             case wire.InputTranscriptionDelta():
-                do.out.emit(HeardTextGrew(event.item_id, event.delta))
+                do.out.emit(InputText(event.delta, is_final=False, item_id=event.item_id))
             case wire.InputTranscriptionCompleted():
                 self._transcribed(event, now)
             case wire.InputTranscriptionFailed():
@@ -215,7 +215,7 @@ class ServerEvents:
         do, text = self._do, event.transcript.strip()
         turn_id = do.speech.turn_of(event.item_id)
         if turn_id is not None:
-            do.out.emit(HeardTextReceived(turn_id, text))
+            do.out.emit(InputText(text, is_final=True, turn=turn_id))
         if event.usage is not None:
             do.count(transcription_usd(do.session.transcriber, event.usage), event.usage, 0.0, now)
         if do.turn is not None and do.speech.item_id == event.item_id:

@@ -73,7 +73,7 @@ class UserEvents:
     def _release(self, gesture: Gesture, now: float) -> None:
         match self._do.speech.release(gesture):
             case "too_short":
-                self._do.discard("slip", now)
+                self._do.discard("too_short", now)
             case "ended":
                 self._end_speech(gesture.at, now)
 

@@ -25,7 +25,7 @@ from msgspec.structs import asdict, replace
 
 from appliance.conversation.commands import Command, Emit
 from appliance.conversation.events import DayBegan, Event
-from appliance.conversation.notices import HistoryAdded, HistoryRemoved, HistoryUpdated, Notice, UsageCounted
+from appliance.conversation.notices import HistoryChanged, HistoryGrew, Notice, Usage
 from appliance.conversation.support.feedback import View
 from appliance.errors import StorageError
 from appliance.realtime.items import HistoryItem
@@ -297,33 +297,31 @@ class ConversationStore:
 
     def _store(self, commands: Sequence[Command]) -> None:
         notices = [one.notice for one in commands if isinstance(one, Emit)]
-        changes = [
-            one for one in notices if isinstance(one, (HistoryAdded, HistoryUpdated, HistoryRemoved, UsageCounted))
-        ]
+        changes = [one for one in notices if isinstance(one, (HistoryGrew, HistoryChanged, Usage))]
         if changes:
             try:
                 with self._writing() as connection:
                     for change in changes:
                         self._write(connection, change)
-                    if any(isinstance(one, HistoryAdded) for one in changes):
+                    if any(isinstance(one, HistoryGrew) for one in changes):
                         self._prune(connection)
             except sqlite3.Error as exc:
                 self._fail(exc)
 
     def _write(self, connection: sqlite3.Connection, change: Notice) -> None:
         match change:
-            case HistoryAdded(item=item, previous_item_id=previous) if self._max_items:
+            case HistoryGrew(item=item, previous_item_id=previous) if self._max_items:
                 key = _key(item.id)
                 connection.execute(
                     "INSERT INTO items (id, position, added_at, item) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "
                     "SET position = excluded.position, item = excluded.item",  # its age stays: a restart adds it anew
                     (key, self._place(connection, key, previous), self._clock(), _encoded(item)),
                 )
-            case HistoryUpdated(item=item):  # an item that is not stored was forgotten, or is too old: so it stays
-                connection.execute("UPDATE items SET item = ? WHERE id = ?", (_encoded(item), _key(item.id)))
-            case HistoryRemoved(item_id=item_id):
+            case HistoryChanged(item_id=item_id, item=None):
                 connection.execute("DELETE FROM items WHERE id = ?", (_key(item_id),))
-            case UsageCounted(usd=usd, audio_s=seconds):
+            case HistoryChanged(item_id=item_id, item=HistoryItem() as item):  # one that is not stored stays so
+                connection.execute("UPDATE items SET item = ? WHERE id = ?", (_encoded(item), _key(item_id)))
+            case Usage(usd=usd, audio_s=seconds):
                 self._add_spent(connection, self.today(), usd or 0.0, seconds)
             case _:
                 pass
@@ -374,7 +372,7 @@ class ConversationStore:
             self._day = event.day
             self._is_day_on_its_way = False
         today = self.today()
-        counts = any(isinstance(one, Emit) and isinstance(one.notice, UsageCounted) for one in commands)
+        counts = any(isinstance(one, Emit) and isinstance(one.notice, Usage) for one in commands)
         if today != self._day or (self._is_day_on_its_way and counts):  # counted by the old day, spent on the new
             self._day = today
             self._is_day_on_its_way = True

@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from appliance.conversation.commands import Command, Emit, Play, Send
 from appliance.conversation.events import Event
 from appliance.conversation.notices import (
-    BudgetReached,
-    GuardrailTripped,
-    HandedOver,
-    LinkChanged,
+    BudgetWarning,
+    Connected,
+    Error,
+    Guardrail,
+    HandoffDone,
     Notice,
-    TroubleReported,
-    TurnEnded,
-    TurnStarted,
-    UsageCounted,
+    TurnEnd,
+    TurnStart,
+    Usage,
 )
 from appliance.conversation.support.feedback import View
 from appliance.realtime.protocol import InputAudioBufferCommit
@@ -54,32 +54,32 @@ class TurnLog:
 
     def _take(self, notice: Notice, now: float) -> None:
         match notice:
-            case TurnStarted():
+            case TurnStart():
                 self._marks = {"press": now}
                 self._xruns_before = self._xruns()
                 self._usd = None
-            case TurnEnded():
+            case TurnEnd():
                 self._tell(notice, now)
-            case TroubleReported(kind=kind, message=message):
+            case Error(kind=kind, message=message):
                 log.warning("%s: %s", kind, message)
-            case UsageCounted(usd=float(usd)):
+            case Usage(usd=float(usd)):
                 self._usd = (self._usd or 0.0) + usd
-            case HandedOver(from_agent=before, to_agent=after):
+            case HandoffDone(from_agent=before, to_agent=after):
                 log.info("handoff: %s to %s", before, after)
-            case GuardrailTripped(turn=turn, side=side, name=name):
+            case Guardrail(turn=turn, side=side, guardrail=name):
                 log.warning("%s: the guardrail %s tripped on the %s", turn, name, side)
-            case LinkChanged(link=link, endpoint=endpoint):
+            case Connected(link=link, endpoint=endpoint):
                 log.info("link %d: ready, endpoint %d", link, endpoint)
-            case BudgetReached(message=message):
+            case BudgetWarning(message=message):
                 log.warning("budget: %s", message)
             case _:
                 pass
 
-    def _tell(self, ended: TurnEnded, now: float) -> None:
+    def _tell(self, ended: TurnEnd, now: float) -> None:
         start = self._marks.get("press", now)
         spoken = self._marks.get("commit", now) - start
         waited = self._marks["answer"] - self._marks["commit"] if {"answer", "commit"} <= set(self._marks) else 0.0
-        tokens = dict(ended.usage).get("total_tokens", 0)
+        tokens = ended.usage.get("total_tokens", 0)
         log.info(
             "%s %s: spoke %.1f s, waited %.2f s, took %.1f s, %d xruns, %d tokens%s",
             ended.turn,

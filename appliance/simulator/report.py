@@ -9,13 +9,13 @@ from typing import Any
 from appliance.conversation.commands import Command, Emit, Send
 from appliance.conversation.events import Event, PlayoutProgress, ServerEventReceived
 from appliance.conversation.notices import (
-    AnswerTextReceived,
-    HeardTextReceived,
-    ToolEnded,
-    ToolStarted,
-    TroubleReported,
-    TurnEnded,
-    TurnStarted,
+    AnswerText,
+    Error,
+    InputText,
+    ToolEnd,
+    ToolStart,
+    TurnEnd,
+    TurnStart,
 )
 from appliance.conversation.support.feedback import View, light_state
 from appliance.realtime import protocol as wire
@@ -78,28 +78,28 @@ class TurnReport:
 
     def _take_notice(self, now: float, notice: object) -> None:
         match notice:
-            case TurnStarted() if not self.turn:
+            case TurnStart() if not self.turn:
                 self.turn = notice.turn
                 self._mark("press", now)
-            case TroubleReported():
+            case Error():
                 self.troubles.append((notice.kind, notice.message))
-            case HeardTextReceived(turn=turn) if turn == self.turn:
+            case InputText(turn=turn) if turn == self.turn:
                 self.heard = notice.text
-            case AnswerTextReceived(turn=turn, is_final=True) if turn == self.turn:
+            case AnswerText(turn=turn, is_final=True) if turn == self.turn:
                 self.answers.append(notice.text)
-            case ToolStarted(turn=turn) if turn == self.turn:
+            case ToolStart(turn=turn) if turn == self.turn:
                 self.tools.append({"name": notice.name, "arguments": notice.arguments, "output": None})
                 self._mark(f"tool_{len(self.tools)}", now)
-            case ToolEnded(turn=turn) if turn == self.turn:
+            case ToolEnd(turn=turn) if turn == self.turn:
                 self._end_tool(notice)
-            case TurnEnded(turn=turn) if turn == self.turn:
+            case TurnEnd(turn=turn) if turn == self.turn:
                 self.outcome = notice.outcome
                 self.usage = dict(notice.usage)
                 self._mark("end", now)
             case _:
                 pass
 
-    def _end_tool(self, notice: ToolEnded) -> None:
+    def _end_tool(self, notice: ToolEnd) -> None:
         for tool in self.tools:
             if tool["output"] is None and tool["name"] == notice.name:
                 tool["output"] = notice.output

@@ -17,16 +17,16 @@ from typing import TextIO
 from appliance.conversation.commands import Command, Emit, LightPattern
 from appliance.conversation.events import AudioCaptured, Event, MuteSwitched
 from appliance.conversation.notices import (
-    AnswerTextReceived,
-    ApprovalRequested,
-    BudgetReached,
-    GuardrailTripped,
-    HandedOver,
-    HeardTextReceived,
-    ToolEnded,
-    ToolStarted,
-    TroubleReported,
-    TurnEnded,
+    AnswerText,
+    BudgetWarning,
+    Error,
+    Guardrail,
+    HandoffDone,
+    InputText,
+    ToolApproval,
+    ToolEnd,
+    ToolStart,
+    TurnEnd,
 )
 from appliance.conversation.support.feedback import View, light_state, pattern
 from appliance.errors import ApplianceError, first_error
@@ -164,25 +164,25 @@ class _Session:
 
     def _tell(self, notice: object) -> None:
         match notice:
-            case HeardTextReceived():
+            case InputText(is_final=True):
                 self._screen.say(f"  you said   {notice.text or '(nothing that I understood)'}")
-            case AnswerTextReceived(is_final=True):
+            case AnswerText(is_final=True):
                 self._screen.say(f"  it answers {notice.text}")
-            case ToolStarted():
+            case ToolStart():
                 self._screen.say(f"  tool       {notice.name} {notice.arguments}")
-            case ToolEnded():
+            case ToolEnd():
                 self._screen.say(f"  result     {notice.output}")
-            case ApprovalRequested():
+            case ToolApproval():
                 self._screen.say(f"  approval   {notice.name} {notice.arguments}: tap for yes, hold a second for no")
-            case HandedOver():
+            case HandoffDone():
                 self._screen.say(f"  handoff    {notice.from_agent} to {notice.to_agent}")
-            case GuardrailTripped():
-                self._screen.say(f"  guardrail  {notice.name}: {notice.reason or 'tripped'}")
-            case BudgetReached():
+            case Guardrail():
+                self._screen.say(f"  guardrail  {notice.guardrail}: {notice.reason or 'tripped'}")
+            case BudgetWarning():
                 self._screen.say(f"  budget     {notice.message}")
-            case TroubleReported():
+            case Error():
                 self._screen.say(f"  trouble    {notice.kind}: {notice.message}")
-            case TurnEnded(outcome=outcome) if outcome != "answered":
+            case TurnEnd(outcome=outcome) if outcome != "answered":
                 self._screen.say(f"  turn       {outcome}")
             case _:
                 pass

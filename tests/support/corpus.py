@@ -42,6 +42,32 @@ SOURCES = (
     "tests/unit/test_session_at_odds.py",
 )
 LONGEST_OF_A_TEST = 20  # Hypothesis makes hundreds of conversations in one test
+_NOTICES = {
+    "AgentEnded": "AgentEnd",
+    "AgentStarted": "AgentStart",
+    "AnswerAudioEnded": "AudioEnd",
+    "AnswerInterrupted": "AudioInterrupted",
+    "AnswerTextReceived": "AnswerText",
+    "ApprovalRequested": "ToolApproval",
+    "AsideEnded": "OutOfBandEnded",
+    "AskedAside": "OutOfBandAsked",
+    "BudgetReached": "BudgetWarning",
+    "GuardrailTripped": "Guardrail",
+    "HandedOver": "HandoffDone",
+    "HeardTextGrew": "InputText",
+    "HeardTextReceived": "InputText",
+    "HistoryAdded": "HistoryGrew",
+    "HistoryRemoved": "HistoryChanged",
+    "HistoryUpdated": "HistoryChanged",
+    "LinkChanged": "Connected",
+    "ToolEnded": "ToolEnd",
+    "ToolStarted": "ToolStart",
+    "TroubleReported": "Error",
+    "TurnEnded": "TurnEnd",
+    "TurnStarted": "TurnStart",
+    "UsageCounted": "Usage",
+}
+"""What notices, and one event, were called once."""
 _BROKEN_ON_PURPOSE = "_catches_"  # in the name of a test that mutates the conversation
 _ONCE_READ = {
     "ContentPartAdded": "response.content_part.added",
@@ -127,11 +153,35 @@ def translate(value: Any) -> Any:
     if value.get("@") == "LinkDown" and "reason" in value:
         detail = value.pop("reason")
         value |= {"kind": old_link_down.translate(value["code"], detail), "detail": detail}
+    if value.get("@") in _NOTICES:
+        return _notice(value)
     if value.get("@") in _ONCE_READ:
         name = _ONCE_READ[value["@"]]
         raw = {key: one for key, one in value.items() if key != "@"} | {"type": name}
         return {"@": "UnknownEvent", "event_id": value["event_id"], "name": name, "raw": raw}
     return value
+
+
+def _notice(value: dict[str, Any]) -> dict[str, Any]:
+    """Notices had other names once, and some of their fields too."""
+    name = value["@"]
+    match name:
+        case "HeardTextGrew":
+            value = {"text": value["delta"], "is_final": False, "item_id": value["item_id"], "turn": ""}
+        case "HeardTextReceived":
+            value = {"text": value["text"], "is_final": True, "item_id": "", "turn": value["turn"]}
+        case "HistoryUpdated":
+            value = {"item_id": value["item"]["id"], "item": value["item"]}
+        case "HistoryRemoved":
+            value = {"item_id": value["item_id"], "item": None}
+        case "GuardrailTripped":
+            value["guardrail"] = value.pop("name")
+        case "UsageCounted":
+            value["tokens"] = dict(value.pop("usage"))
+        case "TurnEnded":
+            value["usage"] = dict(value["usage"])
+            value["outcome"] = {"slip": "too_short"}.get(value["outcome"], value["outcome"])
+    return value | {"@": _NOTICES[name]}
 
 
 def _key(text: Any) -> Any:

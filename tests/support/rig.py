@@ -15,7 +15,7 @@ import numpy as np
 
 from appliance.conversation.commands import Announce, Command, Emit
 from appliance.conversation.events import AudioCaptured, Event
-from appliance.conversation.notices import TroubleReported, TurnEnded
+from appliance.conversation.notices import Error, TurnEnd
 from appliance.conversation.support.feedback import View, light_state
 from appliance.settings import load_settings
 from appliance.simulator.stand import DEFAULT_PINS, SIMULATED, Stand
@@ -165,10 +165,10 @@ class Rig:
             self.lights.append(light)
         for command in commands:
             match command:
-                case Emit(notice=TroubleReported(kind=kind, message=message)):
+                case Emit(notice=Error(kind=kind, message=message)):
                     self.troubles.append(kind)
                     self.messages.append(message)
-                case Emit(notice=TurnEnded(outcome=outcome)):
+                case Emit(notice=TurnEnd(outcome=outcome)):
                     self.outcomes.append(outcome)
                 case Announce(text=text):
                     self.announced.append(text)

@@ -35,7 +35,7 @@ from appliance.conversation.events import (
     ToolFinished,
 )
 from appliance.conversation.machine import Conversation
-from appliance.conversation.notices import Notice, TroubleReported, TurnEnded
+from appliance.conversation.notices import Error, Notice, TurnEnd
 from appliance.conversation.policy import Policy
 from appliance.conversation.roster import Brief
 from appliance.realtime import protocol as wire
@@ -243,10 +243,10 @@ class Stage:
         return [one.notice for one in self._of(Emit) if isinstance(one.notice, kind)]
 
     def outcomes(self) -> list[str]:
-        return [notice.outcome for notice in self.notices(TurnEnded)]
+        return [notice.outcome for notice in self.notices(TurnEnd)]
 
     def troubles(self) -> list[str]:
-        return [notice.kind for notice in self.notices(TroubleReported)]
+        return [notice.kind for notice in self.notices(Error)]
 
     def announced(self) -> list[str]:
         return [one.text for one in self._of(Announce)]

@@ -53,7 +53,7 @@ from appliance.conversation.events import (
     ToolFinished,
 )
 from appliance.conversation.machine import Conversation
-from appliance.conversation.notices import ApprovalRequested, GuardrailTripped, LinkChanged, Notice, TurnEnded
+from appliance.conversation.notices import Connected, Guardrail, Notice, ToolApproval, TurnEnd
 from appliance.conversation.policy import Policy
 from appliance.conversation.roster import Brief, HandoffCard, ToolCard
 from appliance.conversation.support.feedback import State, light_state
@@ -279,13 +279,13 @@ class World:
 
     def _note(self, notice: Notice) -> None:
         match notice:
-            case TurnEnded():
+            case TurnEnd():
                 self.outcomes.append(notice.outcome)
-            case LinkChanged():
+            case Connected():
                 self.main_link = notice.link
-            case ApprovalRequested():
+            case ToolApproval():
                 self.requested[notice.call_id] = self.now
-            case GuardrailTripped():
+            case Guardrail():
                 self.response_of_item[notice.item_id].is_tripped = True
                 self.trips[notice.turn] += 1
             case _:

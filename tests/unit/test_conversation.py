@@ -23,7 +23,7 @@ from appliance.conversation.events import (
     TimersChanged,
     ToolFinished,
 )
-from appliance.conversation.notices import AnswerTextReceived, HeardTextReceived, ToolEnded, TroubleReported, TurnEnded
+from appliance.conversation.notices import AnswerText, Error, InputText, ToolEnd, TurnEnd
 from appliance.conversation.support.feedback import PATTERNS, State, light_state
 from appliance.realtime import protocol as wire
 from tests.support.stage import SESSION, Stage, period
@@ -124,7 +124,7 @@ def test_refused_settings_are_a_failure_not_a_session_with_the_wrong_settings() 
 def test_a_key_that_the_server_quotes_is_not_repeated() -> None:
     stage = Stage().ready()
     stage.error("invalid_api_key", message="Incorrect API key provided: sk-proj-abcdef123456. Find yours elsewhere.")
-    (trouble,) = stage.notices(TroubleReported)
+    (trouble,) = stage.notices(Error)
     assert "abcdef" not in trouble.message
 
 
@@ -207,7 +207,7 @@ def test_a_press_shorter_than_the_minimum_is_cleared_not_committed() -> None:
         "input_audio_buffer.append",
         "input_audio_buffer.clear",
     ]
-    assert stage.outcomes() == ["slip"]
+    assert stage.outcomes() == ["too_short"]
     assert stage.earcons()[-1] == "cancel"
 
 
@@ -252,10 +252,10 @@ def test_what_was_heard_and_answered_is_told_under_its_turn() -> None:
             "usage": {"type": "duration", "seconds": 1},
         }
     )
-    assert stage.notices(HeardTextReceived) == [HeardTextReceived("turn_1", "turn on the lamp")]
-    assert stage.notices(AnswerTextReceived) == [
-        AnswerTextReceived("turn_1", "Lamp ", False),
-        AnswerTextReceived("turn_1", "Lamp on.", True),
+    assert stage.notices(InputText) == [InputText("turn_1", "turn on the lamp")]
+    assert stage.notices(AnswerText) == [
+        AnswerText("turn_1", "Lamp ", False),
+        AnswerText("turn_1", "Lamp on.", True),
     ]
 
 
@@ -271,7 +271,7 @@ def test_usage_of_all_responses_is_added_up() -> None:
     stage.audio("resp_2")
     stage.done("resp_2", usage={"total_tokens": 5, "input_token_details": {"audio_tokens": 1}})
     stage.play(4800, drained=True)
-    (ended,) = stage.notices(TurnEnded)
+    (ended,) = stage.notices(TurnEnd)
     assert dict(ended.usage) == {"total_tokens": 15, "input_audio_tokens": 8}
 
 
@@ -854,7 +854,7 @@ def test_an_approval_nobody_gives_is_rejected_by_its_deadline() -> None:
     stage = _asking()
     stage.advance(31)
     assert stage.tool_runs() == []
-    assert [ended.is_error for ended in stage.notices(ToolEnded)] == [True]
+    assert [ended.is_error for ended in stage.notices(ToolEnd)] == [True]
 
 
 def test_a_press_begun_before_the_question_does_not_answer_it() -> None:

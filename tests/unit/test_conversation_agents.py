@@ -28,15 +28,15 @@ from appliance.conversation.events import (
     ToolFinished,
 )
 from appliance.conversation.notices import (
-    AgentEnded,
-    AgentStarted,
-    ApprovalRequested,
-    GuardrailTripped,
-    HandedOver,
-    ToolEnded,
-    ToolStarted,
-    TroubleReported,
-    TurnEnded,
+    AgentEnd,
+    AgentStart,
+    Error,
+    Guardrail,
+    HandoffDone,
+    ToolApproval,
+    ToolEnd,
+    ToolStart,
+    TurnEnd,
 )
 from appliance.conversation.roster import Brief, HandoffCard, ToolCard
 from appliance.conversation.support.feedback import light_state
@@ -101,7 +101,7 @@ class Scene(Stage):
 
     def ended(self) -> list[tuple[str, bool]]:
         """The calls that ended, and whether with an error."""
-        return [(one.call_id, one.is_error) for one in self.notices(ToolEnded)]
+        return [(one.call_id, one.is_error) for one in self.notices(ToolEnd)]
 
     def tap(self) -> list[Command]:
         return self.press() + self.advance(0.1) + self.release()
@@ -290,7 +290,7 @@ def test_a_tool_run_names_the_agent_whose_tool_it_is() -> None:
     scene.called("a", "call_1", '{"x":1}')
     (run,) = scene.tool_runs()
     assert (run.agent, run.name, run.arguments) == ("greeter", "a", '{"x":1}')
-    assert scene.notices(ToolStarted) == [ToolStarted("turn_1", "call_1", "a", '{"x":1}', "greeter")]
+    assert scene.notices(ToolStart) == [ToolStart("turn_1", "call_1", "a", '{"x":1}', "greeter")]
 
 
 def test_a_call_that_the_model_did_not_finish_writing_is_not_run() -> None:
@@ -515,9 +515,7 @@ def test_a_tool_that_always_needs_approval_asks_light_ear_and_program() -> None:
     scene = _asking()
     assert light_state(scene.conversation.view) == "approval"
     assert scene.earcons()[-1] == "approval"
-    assert scene.notices(ApprovalRequested) == [
-        ApprovalRequested("turn_1", "call_1", "open_door", '{"door":"front"}', "greeter")
-    ]
+    assert scene.notices(ToolApproval) == [ToolApproval("turn_1", "call_1", "open_door", '{"door":"front"}', "greeter")]
     assert scene.tool_runs() == []
 
 
@@ -565,7 +563,7 @@ def test_an_approval_for_good_is_not_asked_for_again() -> None:
     scene.finished("call_1")
     _calls_again(scene)
     assert [run.call_id for run in scene.tool_runs()] == ["call_1", "call_2"]
-    assert len(scene.notices(ApprovalRequested)) == 1
+    assert len(scene.notices(ToolApproval)) == 1
 
 
 def test_a_rejection_for_good_is_answered_with_the_same_words_without_asking() -> None:
@@ -574,7 +572,7 @@ def test_a_rejection_for_good_is_answered_with_the_same_words_without_asking() -
     _calls_again(scene)
     assert scene.tool_runs() == []
     assert scene.outputs() == {"call_1": ["Never this door."], "call_2": ["Never this door."]}
-    assert len(scene.notices(ApprovalRequested)) == 1
+    assert len(scene.notices(ToolApproval)) == 1
 
 
 def test_an_approval_of_one_call_is_for_that_call_only() -> None:
@@ -602,7 +600,7 @@ def test_a_predicate_is_asked_before_anybody_else_is() -> None:
     scene = _asking("asked")
     assert scene.of(CheckApproval) == [CheckApproval("call_1", "open_door", '{"door":"front"}', "greeter")]
     assert scene.tool_runs() == []
-    assert scene.notices(ApprovalRequested) == []
+    assert scene.notices(ToolApproval) == []
 
 
 def test_a_predicate_that_says_no_need_lets_the_tool_run() -> None:
@@ -826,9 +824,7 @@ def test_a_call_of_an_mcp_server_that_needs_approval_asks_the_user_as_any_other(
     scene.done()
     assert scene.state == "awaiting_approval"
     assert scene.earcons()[-1] == "approval"
-    assert scene.notices(ApprovalRequested) == [
-        ApprovalRequested("turn_1", "mcpr_1", "files.delete", '{"path":"/a"}', "greeter")
-    ]
+    assert scene.notices(ToolApproval) == [ToolApproval("turn_1", "mcpr_1", "files.delete", '{"path":"/a"}', "greeter")]
     assert _verdicts(scene) == []
     assert len(scene.asks()) == 1
 
@@ -885,7 +881,7 @@ def test_a_decision_for_good_answers_the_next_call_of_that_mcp_tool(approved: bo
         ("mcpr_1", approved),
         ("mcpr_2", approved),
     ]
-    assert len(scene.notices(ApprovalRequested)) == 1
+    assert len(scene.notices(ToolApproval)) == 1
 
 
 def test_an_approval_request_told_twice_is_asked_once() -> None:
@@ -899,7 +895,7 @@ def test_an_approval_request_told_twice_is_asked_once() -> None:
         "arguments": '{"path":"/a"}',
     }
     scene.done(output=[item])
-    assert len(scene.notices(ApprovalRequested)) == 1
+    assert len(scene.notices(ToolApproval)) == 1
 
 
 def test_the_turn_waits_for_a_call_that_the_server_runs_and_then_asks_once() -> None:
@@ -935,7 +931,7 @@ def test_whoever_watches_is_told_the_output_of_an_mcp_call() -> None:
     scene = Scene(briefs=[GREETER]).ready().asked()
     _mcp_called(scene)
     _mcp_ended(scene, output="a.txt")
-    assert scene.notices(ToolEnded) == [ToolEnded("turn_1", "mcp_1", "files.list", "a.txt", False, "greeter")]
+    assert scene.notices(ToolEnd) == [ToolEnd("turn_1", "mcp_1", "files.list", "a.txt", False, "greeter")]
 
 
 def test_whoever_watches_is_told_that_an_mcp_call_failed() -> None:
@@ -1076,15 +1072,15 @@ def test_agents_and_handoff_are_told_in_order() -> None:
     scene.wrote("Billing here.", is_final=True, response_id="resp_2", item_id="item_b")
     scene.done("resp_2")
     scene.play(4800, drained=True)
-    kinds = (AgentStarted, AgentEnded, HandedOver, TurnEnded)
+    kinds = (AgentStart, AgentEnd, HandoffDone, TurnEnd)
     told = [getattr(one, "notice", None) for one in scene.commands]
     assert [one for one in told if isinstance(one, kinds)] == [
-        AgentStarted("greeter"),
-        AgentEnded("greeter", "I hand you over."),
-        HandedOver("greeter", "billing"),
-        AgentStarted("billing"),
-        AgentEnded("billing", "Billing here."),
-        TurnEnded("turn_1", "answered"),
+        AgentStart("greeter"),
+        AgentEnd("greeter", "I hand you over."),
+        HandoffDone("greeter", "billing"),
+        AgentStart("billing"),
+        AgentEnd("billing", "Billing here."),
+        TurnEnd("turn_1", "answered"),
     ]
 
 
@@ -1149,12 +1145,12 @@ def test_a_refused_handoff_is_rolled_back_reported_and_the_model_told() -> None:
     _prepared(scene)
     scene.error("invalid_value", event_id="handoff_call_1", message="Unknown voice 'cedar'.")
     assert scene.conversation.agent == "greeter"
-    (trouble,) = scene.notices(TroubleReported)
+    (trouble,) = scene.notices(Error)
     assert (trouble.kind, trouble.message) == ("handoff_failed", "transfer_to_billing: Unknown voice 'cedar'.")
     assert "Unknown voice 'cedar'" in scene.outputs()["call_1"][0]
     assert "You are still greeter." in scene.outputs()["call_1"][0]
     assert scene.ended() == [("call_1", True)]
-    assert scene.notices(HandedOver) == []
+    assert scene.notices(HandoffDone) == []
     assert len(scene.asks()) == 1, "the old agent goes on"
     assert "instructions" not in scene.asks()[0]
 
@@ -1197,7 +1193,7 @@ def test_a_confirmation_after_the_roll_back_swaps_nobody() -> None:
     scene.advance(20.1)
     _accepted(scene)
     assert scene.conversation.agent == "greeter"
-    assert scene.notices(HandedOver) == []
+    assert scene.notices(HandoffDone) == []
     assert len(scene.outputs()["call_1"]) == 1
 
 
@@ -1276,7 +1272,7 @@ def test_a_turn_after_a_barge_in_into_a_handoff_is_answered_without_the_first_se
     scene.hear(260)
     (ask,) = scene.asks()
     assert ask == {"metadata": {"turn": "turn_2"}}
-    assert scene.notices(AgentStarted)[-1] == AgentStarted("billing")
+    assert scene.notices(AgentStart)[-1] == AgentStart("billing")
 
 
 def test_instructions_for_a_turn_do_not_undo_a_handoff_that_is_under_way() -> None:
@@ -1486,7 +1482,7 @@ def test_nothing_of_a_tripped_answer_is_played_or_told_any_more() -> None:
 def test_a_trip_names_the_item_the_guardrail_and_the_reason() -> None:
     scene, check = _tripping()
     scene.tripped(check, "no_numbers", "4711")
-    assert scene.notices(GuardrailTripped) == [GuardrailTripped("turn_1", "output", "item_a", "no_numbers", "4711")]
+    assert scene.notices(Guardrail) == [Guardrail("turn_1", "output", "item_a", "no_numbers", "4711")]
 
 
 def test_the_model_is_told_why_as_a_system_message() -> None:
@@ -1569,7 +1565,7 @@ def test_the_verdict_on_an_interrupted_answer_means_nothing() -> None:
     scene.press()
     assert scene.tripped(check) == []
     assert scene.passed(check) == []
-    assert scene.notices(GuardrailTripped) == []
+    assert scene.notices(Guardrail) == []
 
 
 def test_the_verdict_on_the_stopped_answer_means_nothing_for_the_next() -> None:
@@ -1582,15 +1578,15 @@ def test_the_verdict_on_the_stopped_answer_means_nothing_for_the_next() -> None:
     scene.created("resp_2")
     scene.wrote("Fine.", response_id="resp_2", item_id="item_b")
     assert scene.tripped(first) == []
-    assert len(scene.notices(GuardrailTripped)) == 1
+    assert len(scene.notices(Guardrail)) == 1
 
 
 def test_a_check_that_takes_too_long_counts_as_tripped() -> None:
     scene, check = _tripping(guardrail_s=5.0)
     scene.advance(4.9)
-    assert scene.notices(GuardrailTripped) == []
+    assert scene.notices(Guardrail) == []
     scene.advance(0.2)
-    (trip,) = scene.notices(GuardrailTripped)
+    (trip,) = scene.notices(Guardrail)
     assert (trip.side, trip.item_id, trip.reason) == ("output", "item_a", "it took too long")
     assert scene.tripped(check) == []
 
@@ -1825,9 +1821,7 @@ def test_refused_words_are_deleted_told_and_never_answered() -> None:
     scene.commands.clear()
     scene.tripped(check, "no_bad_words", "a bad word")
     assert scene.sent() == [{"type": "conversation.item.delete", "event_id": "item_item_user", "item_id": "item_user"}]
-    assert scene.notices(GuardrailTripped) == [
-        GuardrailTripped("turn_1", "input", "item_user", "no_bad_words", "a bad word")
-    ]
+    assert scene.notices(Guardrail) == [Guardrail("turn_1", "input", "item_user", "no_bad_words", "a bad word")]
     assert scene.announced() == ["I would rather not answer that."]
     assert scene.outcomes() == ["refused"]
     assert scene.conversation.history == ()
@@ -1869,7 +1863,7 @@ def test_words_that_never_come_are_refused_at_the_deadline() -> None:
     assert scene.outcomes() == []
     scene.advance(1.0)
     assert scene.outcomes() == ["refused"]
-    assert [one.side for one in scene.notices(GuardrailTripped)] == ["input"]
+    assert [one.side for one in scene.notices(Guardrail)] == ["input"]
     assert scene.asks() == []
 
 
@@ -1968,9 +1962,7 @@ def test_instructions_that_fail_at_a_connection_leave_the_old_ones_and_are_repor
     scene.link_ready()
     scene.do(AgentPrepared("connect_1", None, "KeyError: 'name'"))
     assert [one["session"]["instructions"] for one in scene.updates()] == ["Greet."]
-    assert [(one.kind, one.message) for one in scene.notices(TroubleReported)] == [
-        ("instructions_late", "KeyError: 'name'")
-    ]
+    assert [(one.kind, one.message) for one in scene.notices(Error)] == [("instructions_late", "KeyError: 'name'")]
 
 
 def test_instructions_of_an_old_connection_are_not_told_to_the_next() -> None:

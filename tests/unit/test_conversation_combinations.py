@@ -10,7 +10,6 @@ from appliance.conversation.commands import Command
 from appliance.conversation.events import (
     AgentPrepared,
     ApprovalAnswered,
-    AskedAside,
     CommitAsked,
     DayBegan,
     DeadlinePassed,
@@ -18,9 +17,10 @@ from appliance.conversation.events import (
     FrameGiven,
     InterruptAsked,
     MessageGiven,
+    OutOfBandAsked,
     ShutdownRequested,
 )
-from appliance.conversation.notices import HeardTextReceived, ToolEnded, ToolStarted
+from appliance.conversation.notices import InputText, ToolEnd, ToolStart
 from appliance.conversation.roster import Brief, HandoffCard, ToolCard
 from appliance.realtime import protocol as wire
 from tests.unit.test_conversation_agents import AUDIO_SESSION, BILLING, GREETER, Scene, greeter
@@ -170,7 +170,7 @@ def test_the_words_of_the_turn_before_are_not_told_under_the_next() -> None:
     scene.committed("item_2")
     scene.heard("One.", "item_1")
     scene.heard("Two.", "item_2")
-    assert HeardTextReceived("turn_2", "Two.") in scene.notices(HeardTextReceived)
+    assert InputText("turn_2", "Two.") in scene.notices(InputText)
 
 
 def test_words_that_were_not_checked_when_the_turn_was_interrupted_do_not_stay_in_the_conversation() -> None:
@@ -363,8 +363,8 @@ def test_every_tool_start_has_its_tool_end_when_the_link_is_lost_after_a_barge_i
     scene.lose()
     scene.finished("call_1", "1")
     scene.advance(60.0)
-    assert len(scene.notices(ToolStarted)) == 1
-    assert len(scene.notices(ToolEnded)) == 1
+    assert len(scene.notices(ToolStart)) == 1
+    assert len(scene.notices(ToolEnd)) == 1
 
 
 def test_no_tool_end_without_a_tool_start_when_the_link_is_lost_in_an_mcp_call() -> None:
@@ -372,7 +372,7 @@ def test_no_tool_end_without_a_tool_start_when_the_link_is_lost_in_an_mcp_call()
     item = {"id": "mcp_1", "type": "mcp_call", "server_label": "files", "name": "list", "arguments": ""}
     scene.server({"type": "response.output_item.added", "response_id": "resp_1", "output_index": 0, "item": item})
     scene.lose()
-    assert len(scene.notices(ToolStarted)) == len(scene.notices(ToolEnded))
+    assert len(scene.notices(ToolStart)) == len(scene.notices(ToolEnd))
 
 
 def test_a_turn_does_not_wait_for_an_mcp_call_whose_connection_is_gone() -> None:
@@ -423,7 +423,7 @@ def test_with_the_budget_spent_and_no_offline_brain_nothing_is_asked_beside_eith
     scene = Watched(briefs=[greeter()], budget_s=1.0)
     scene.do(DayBegan("2027-01-01", 0.0, 2.0))
     scene.ready()
-    scene.do(AskedAside("k", {"output_modalities": ["text"]}))
+    scene.do(OutOfBandAsked("k", {"output_modalities": ["text"]}))
     scene.do(FrameGiven({"type": "response.create"}))
     assert scene.asks() == []
 
@@ -465,7 +465,7 @@ def test_no_tool_end_without_a_tool_start_when_a_question_is_withdrawn() -> None
     scene.called("a", "call_1")
     scene.done()
     scene.do(InterruptAsked())
-    assert len(scene.notices(ToolStarted)) == len(scene.notices(ToolEnded))
+    assert len(scene.notices(ToolStart)) == len(scene.notices(ToolEnd))
 
 
 def test_every_tool_start_has_its_tool_end_at_the_end_of_the_session() -> None:
@@ -474,7 +474,7 @@ def test_every_tool_start_has_its_tool_end_at_the_end_of_the_session() -> None:
     scene.done()
     scene.do(InterruptAsked())
     scene.do(ShutdownRequested("over"))
-    assert len(scene.notices(ToolEnded)) == 1
+    assert len(scene.notices(ToolEnd)) == 1
 
 
 VAD_SESSION = {"type": "realtime", "audio": {"input": {"turn_detection": {"type": "server_vad"}}}}
@@ -651,7 +651,7 @@ def test_instructions_are_asked_for_at_each_turn_with_the_servers_ear_too() -> N
 
 def test_an_answer_beside_the_conversation_that_was_spoken_keeps_the_voice_too() -> None:
     scene = Watched(briefs=[GREETER]).ready()
-    scene.do(AskedAside("k", {"output_modalities": ["audio"]}))
+    scene.do(OutOfBandAsked("k", {"output_modalities": ["audio"]}))
     response = {"id": "resp_k", "status": "in_progress", "output": [], "metadata": {"aside": "k"}}
     scene.server({"type": "response.created", "response": response})
     scene.audio("resp_k", "item_k", 200)

@@ -23,7 +23,7 @@ from appliance.conversation.events import (
     ShutdownRequested,
     TracingFailed,
 )
-from appliance.conversation.notices import HeardTextReceived, TroubleReported, TurnEnded, TurnStarted
+from appliance.conversation.notices import Error, InputText, TurnEnd, TurnStart
 from appliance.conversation.roster import Brief
 from appliance.realtime.items import HistoryItem
 from tests.support.stage import Stage
@@ -249,7 +249,7 @@ def test_a_latched_turn_that_is_ended_too_soon_is_a_slip(mode: str) -> None:
     assert (stage.state, stage.outcomes()) == ("listening", [])
     stage.hear(100)
     stage.press()
-    assert stage.outcomes() == ["slip"]
+    assert stage.outcomes() == ["too_short"]
     assert stage.earcons() == ["start", "cancel"]
     assert stage.sent_types()[-1] == "input_audio_buffer.clear"
     assert stage.troubles() == []
@@ -269,7 +269,7 @@ def test_a_latched_turn_in_which_too_little_was_captured_is_a_slip() -> None:
     stage = Stage(button_mode="tap").ready()
     tap(stage, 80)
     stage.do(CaptureOverrun(480))
-    assert stage.outcomes() == ["slip"]
+    assert stage.outcomes() == ["too_short"]
     assert stage.troubles() == ["overrun"]
 
 
@@ -331,7 +331,7 @@ def test_the_program_begins_no_turn_with_a_spent_budget() -> None:
     stage.do(BeginAsked())
     assert stage.troubles() == ["budget_spent"]
     assert [one.fallback for one in stage.commands if isinstance(one, Announce)] == ["error"]
-    assert stage.notices(TurnStarted) == []
+    assert stage.notices(TurnStart) == []
     assert stage.state == "ready"
 
 
@@ -340,7 +340,7 @@ def test_the_program_begins_a_turn_with_a_spent_budget_where_an_offline_brain_ta
     stage.do(DayBegan("2027-01-01", 0.0, 2.0))
     stage.do(BeginAsked())
     assert stage.troubles() == []
-    assert stage.notices(TurnStarted) == [TurnStarted("turn_1", "program")]
+    assert stage.notices(TurnStart) == [TurnStart("turn_1", "program")]
 
 
 # --- start, trace, shutdown --------------------------------------------------------------------------------------
@@ -358,7 +358,7 @@ def test_a_start_with_the_microphone_on_leaves_the_capture_alone() -> None:
 
 def test_a_trace_that_cannot_be_written_is_told() -> None:
     stage = Stage().ready()
-    assert stage.do(TracingFailed("the disk is full")) == [Emit(TroubleReported("trace_failed", "the disk is full"))]
+    assert stage.do(TracingFailed("the disk is full")) == [Emit(Error("trace_failed", "the disk is full"))]
     assert stage.state == "ready"
 
 
@@ -395,7 +395,7 @@ def test_a_refused_commit_fails_the_turn() -> None:
     stage.say()
     stage.error("input_audio_buffer_commit_empty", event_id="commit_turn_1_0", message="buffer too small")
     assert stage.outcomes() == ["failed"]
-    assert stage.notices(TroubleReported) == [TroubleReported("server_error", "buffer too small")]
+    assert stage.notices(Error) == [Error("server_error", "buffer too small")]
     assert len(stage.announced()) == 1
 
 
@@ -415,7 +415,7 @@ def test_the_next_commit_after_a_refused_one_is_the_next_turns() -> None:
     stage.committed("item_2")
     assert stage.state == "thinking"
     transcribed(stage, "item_2")
-    assert stage.notices(HeardTextReceived) == [HeardTextReceived("turn_2", "Hello.")]
+    assert stage.notices(InputText) == [InputText("turn_2", "Hello.")]
 
 
 # --- the history -------------------------------------------------------------------------------------------------
@@ -472,12 +472,12 @@ def test_the_words_of_an_item_are_attributed_to_its_turn_for_the_last_64_items_o
         stage.committed(f"item_{number}")
     stage.commands.clear()
     transcribed(stage, "item_1", "too old")
-    assert stage.notices(HeardTextReceived) == []
+    assert stage.notices(InputText) == []
     transcribed(stage, "item_2", "old enough")
     transcribed(stage, "item_65", "new")
-    assert stage.notices(HeardTextReceived) == [
-        HeardTextReceived("turn_2", "old enough"),
-        HeardTextReceived("turn_65", "new"),
+    assert stage.notices(InputText) == [
+        InputText("turn_2", "old enough"),
+        InputText("turn_65", "new"),
     ]
 
 
@@ -495,5 +495,5 @@ def test_a_turn_that_is_shut_down_is_told_before_the_connection_is_closed() -> N
     stage.press()
     stage.hear(200)
     commands = stage.do(ShutdownRequested("SIGTERM"))
-    ended = [at for at, one in enumerate(commands) if isinstance(one, Emit) and isinstance(one.notice, TurnEnded)]
+    ended = [at for at, one in enumerate(commands) if isinstance(one, Emit) and isinstance(one.notice, TurnEnd)]
     assert ended == [commands.index(Disconnect(1)) - 1]

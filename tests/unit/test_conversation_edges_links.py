@@ -22,7 +22,7 @@ from appliance.conversation.events import (
     LinkUp,
     ServerEventReceived,
 )
-from appliance.conversation.notices import HandedOver, LinkChanged, ToolEnded, ToolStarted, TroubleReported, TurnStarted
+from appliance.conversation.notices import Connected, Error, HandoffDone, ToolEnd, ToolStart, TurnStart
 from appliance.conversation.roster import Brief, HandoffCard
 from appliance.realtime import protocol as wire
 from tests.support.stage import SESSION, Stage
@@ -118,7 +118,7 @@ def test_a_press_that_goes_on_with_a_turn_without_a_connection_connects() -> Non
 def test_a_press_that_goes_on_with_a_turn_begins_no_other() -> None:
     stage = unlinked()
     stage.press()
-    assert (stage.conversation.turn_id, stage.notices(TurnStarted), stage.outcomes()) == ("turn_1", [], [])
+    assert (stage.conversation.turn_id, stage.notices(TurnStart), stage.outcomes()) == ("turn_1", [], [])
     assert stage.flushes() == []
 
 
@@ -133,7 +133,7 @@ def test_the_program_that_goes_on_with_a_turn_without_a_connection_connects() ->
     stage.do(BeginAsked())
     assert stage.connects() == [Connect(2, 0)]
     assert (stage.state, stage.earcons()) == ("listening", [])
-    assert (stage.conversation.turn_id, stage.notices(TurnStarted), stage.outcomes()) == ("turn_1", [], [])
+    assert (stage.conversation.turn_id, stage.notices(TurnStart), stage.outcomes()) == ("turn_1", [], [])
 
 
 def test_a_press_that_goes_on_with_a_turn_while_a_connection_is_made_makes_no_second_one() -> None:
@@ -204,7 +204,7 @@ def test_an_unreadable_frame_on_the_spare_is_ignored() -> None:
     for _ in range(5):
         assert scene.do(FrameRefused(SPARE, "no JSON")) == []
     scene.on_spare({"type": "session.created", "session": {"type": "realtime"}})
-    assert scene.notices(LinkChanged) == [LinkChanged(SPARE, 0)]
+    assert scene.notices(Connected) == [Connected(SPARE, 0)]
 
 
 def test_unreadable_frames_of_the_spare_do_not_count_for_it_when_it_is_the_main_link() -> None:
@@ -268,7 +268,7 @@ def told_next(stage: Stage) -> list[str]:
 def test_a_refused_update_of_a_turn_brings_back_the_instructions_before() -> None:
     stage = prepared("new")
     stage.error("invalid_value", event_id="turn_turn_1", message="no such thing")
-    assert stage.notices(TroubleReported) == [TroubleReported("server_error", "no such thing")]
+    assert stage.notices(Error) == [Error("server_error", "no such thing")]
     assert told_next(stage) == ["old"]
 
 
@@ -319,7 +319,7 @@ def test_a_handoff_is_made_when_the_server_accepts_it_before_the_update_that_was
     raw_update(stage, "Speak slowly.")
     stage.do(AgentPrepared("handoff_call_1", BOB))
     updated(stage, "I am Bob.")
-    assert stage.notices(HandedOver) == [HandedOver("ann", "bob")]
+    assert stage.notices(HandoffDone) == [HandoffDone("ann", "bob")]
     assert stage.conversation.agent == "bob"
 
 
@@ -328,7 +328,7 @@ def test_a_handoff_that_a_later_update_has_overtaken_is_not_made() -> None:
     raw_update(stage, "Speak slowly.")
     updated(stage, "Speak slowly.")
     updated(stage, "I am Bob.")
-    assert stage.notices(HandedOver) == []
+    assert stage.notices(HandoffDone) == []
     assert stage.conversation.agent == "ann"
 
 
@@ -349,28 +349,28 @@ def mcp_arguments(stage: Stage, arguments: str) -> list[Command]:
 def test_a_call_of_an_mcp_server_is_told_when_its_arguments_are_there() -> None:
     stage = asked(Stage().ready())
     output_item(stage, mcp_call(), "added")
-    assert stage.notices(ToolStarted) == []
+    assert stage.notices(ToolStart) == []
     mcp_arguments(stage, '{"path":"/a"}')
-    assert stage.notices(ToolStarted) == [ToolStarted("turn_1", "mcp_1", "files.list", '{"path":"/a"}', "assistant")]
+    assert stage.notices(ToolStart) == [ToolStart("turn_1", "mcp_1", "files.list", '{"path":"/a"}', "assistant")]
 
 
 def test_a_call_of_an_mcp_server_whose_arguments_come_after_the_response_is_told_once() -> None:
     stage = asked(Stage().ready())
     output_item(stage, mcp_call(), "added")
     stage.done(output=[mcp_call(status="in_progress")])
-    assert stage.notices(ToolStarted) == []
+    assert stage.notices(ToolStart) == []
     mcp_arguments(stage, '{"path":"/a"}')
     mcp_arguments(stage, '{"path":"/b"}')
     output_item(stage, mcp_call(arguments='{"path":"/a"}', output="a.txt"))
-    assert stage.notices(ToolStarted) == [ToolStarted("turn_1", "mcp_1", "files.list", '{"path":"/a"}', "assistant")]
-    assert stage.notices(ToolEnded) == [ToolEnded("turn_1", "mcp_1", "files.list", "a.txt", False, "assistant")]
+    assert stage.notices(ToolStart) == [ToolStart("turn_1", "mcp_1", "files.list", '{"path":"/a"}', "assistant")]
+    assert stage.notices(ToolEnd) == [ToolEnd("turn_1", "mcp_1", "files.list", "a.txt", False, "assistant")]
 
 
 def test_a_call_of_an_mcp_server_whose_arguments_never_come_is_told_with_those_of_its_item() -> None:
     stage = asked(Stage().ready())
     output_item(stage, mcp_call(), "added")
     output_item(stage, mcp_call(arguments='{"path":"/c"}', output="c.txt"))
-    assert [one.arguments for one in stage.notices(ToolStarted)] == ['{"path":"/c"}']
+    assert [one.arguments for one in stage.notices(ToolStart)] == ['{"path":"/c"}']
 
 
 def test_arguments_of_an_mcp_call_that_is_over_tell_nothing() -> None:
@@ -466,6 +466,6 @@ def test_a_request_whose_spare_takes_over_gets_no_verdict() -> None:
     approving(scene)
     scene.on_spare({"type": "session.created", "session": {"type": "realtime"}})
     scene.do(LinkDown(MAIN, 1006, "gone"))
-    assert scene.notices(LinkChanged) == [LinkChanged(SPARE, 0)]
+    assert scene.notices(Connected) == [Connected(SPARE, 0)]
     scene.do(ApprovalAnswered("mcpr_1", approved=True))
     assert verdicts(scene) == []

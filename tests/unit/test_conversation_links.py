@@ -17,7 +17,7 @@ from appliance.conversation.events import (
     MessageGiven,
     ToolFinished,
 )
-from appliance.conversation.notices import BudgetReached, HeardTextReceived, LinkChanged, UsageCounted
+from appliance.conversation.notices import BudgetWarning, Connected, InputText, Usage
 from appliance.conversation.roster import Brief
 from appliance.realtime import protocol as wire
 from tests.support.stage import SESSION, Stage, period
@@ -183,7 +183,7 @@ def test_the_conversation_goes_on_over_the_next_endpoint() -> None:
     scene.advance(0.0)
     scene.open()
     assert scene.state == "ready"
-    assert scene.notices(LinkChanged) == [LinkChanged(2, HOUSE)]
+    assert scene.notices(Connected) == [Connected(2, HOUSE)]
 
 
 def test_a_link_that_did_not_hold_is_followed_by_the_next_endpoint() -> None:
@@ -324,7 +324,7 @@ def test_the_better_endpoint_takes_over_when_its_session_is_created() -> None:
     scene.open(3)
     assert scene.closed() == [2]
     assert scene.using() == CLOUD
-    assert scene.notices(LinkChanged) == [LinkChanged(3, CLOUD)]
+    assert scene.notices(Connected) == [Connected(3, CLOUD)]
     assert scene.types_on(3) == ["session.update"]
     assert scene.troubles() == []
 
@@ -796,7 +796,7 @@ def test_words_of_a_turn_that_was_said_again_belong_to_it() -> None:
     scene.open()
     scene.committed("item_again")
     scene.server(heard("item_again", "What time is it?"))
-    assert scene.notices(HeardTextReceived) == [HeardTextReceived("turn_1", "What time is it?")]
+    assert scene.notices(InputText) == [InputText("turn_1", "What time is it?")]
 
 
 # --- the day's budget --------------------------------------------------------------------------------------------
@@ -812,17 +812,17 @@ USD = (500 * 4.00 + 1000 * 32.00 + 1000 * 64.00) / 1_000_000  # of USAGE by the 
 WITH_OFFLINE: dict[str, Any] = {"endpoints": 2, "offline_endpoint": 1}
 
 
-def counted(scene: Scene) -> list[UsageCounted]:
+def counted(scene: Scene) -> list[Usage]:
     """What was counted of the model's work; the end of a turn counts its seconds."""
-    return [one for one in scene.notices(UsageCounted) if one.audio_s == 0.0]
+    return [one for one in scene.notices(Usage) if one.audio_s == 0.0]
 
 
 def seconds(scene: Scene) -> list[float]:
-    return [one.audio_s for one in scene.notices(UsageCounted) if one.audio_s > 0.0]
+    return [one.audio_s for one in scene.notices(Usage) if one.audio_s > 0.0]
 
 
 def reached(scene: Scene) -> list[int]:
-    return [one.percent for one in scene.notices(BudgetReached)]
+    return [one.percent for one in scene.notices(BudgetWarning)]
 
 
 def spent(**policy: Any) -> Scene:
@@ -965,7 +965,7 @@ def test_eighty_percent_is_told_once_and_nothing_changes() -> None:
     scene = Scene(budget_usd=USD / 0.9, **WITH_OFFLINE).on(CLOUD)
     scene.whole_turn(usage=USAGE)
     assert reached(scene) == [80]
-    assert "80 percent" in scene.notices(BudgetReached)[0].message
+    assert "80 percent" in scene.notices(BudgetWarning)[0].message
     assert scene.announced() == []
     assert scene.connects() == []
     small = {"input_tokens": 0, "output_tokens": 1, "output_token_details": {"text_tokens": 1}}
@@ -1019,7 +1019,7 @@ def test_the_offline_brain_costs_nothing() -> None:
     scene.open(model=MODEL)
     scene.advance(2.0)
     scene.whole_turn(usage=USAGE)
-    assert scene.notices(UsageCounted) == []
+    assert scene.notices(Usage) == []
 
 
 def test_the_offline_brain_costs_nothing_though_its_connection_is_lost_before_the_end() -> None:
@@ -1035,7 +1035,7 @@ def test_the_offline_brain_costs_nothing_though_its_connection_is_lost_before_th
     scene.down(2, "lost", 1006)
     scene.play(4800, drained=True)
     assert scene.outcomes() == ["answered"]
-    assert scene.notices(UsageCounted) == []
+    assert scene.notices(Usage) == []
 
 
 def test_with_the_budget_spent_no_better_endpoint_is_looked_for() -> None:
@@ -1140,7 +1140,7 @@ def test_minutes_are_a_budget_too() -> None:
     assert reached(scene) == []
     scene.whole_turn("resp_2")
     assert reached(scene) == [100]
-    assert scene.notices(UsageCounted)[-1].spent_s > 1.5 > first
+    assert scene.notices(Usage)[-1].spent_s > 1.5 > first
     assert "minutes" in scene.announced()[0]
     scene.commands.clear()
     scene.press()
@@ -1159,5 +1159,5 @@ def test_a_slip_costs_no_seconds() -> None:
     scene.press()
     scene.hear(40)
     scene.release()
-    assert scene.outcomes() == ["slip"]
-    assert scene.notices(UsageCounted) == []
+    assert scene.outcomes() == ["too_short"]
+    assert scene.notices(Usage) == []

@@ -13,11 +13,11 @@ import pytest
 from appliance.conversation.events import (
     AgentPrepared,
     AlarmRang,
-    AskedAside,
     ButtonEdge,
     DeadlinePassed,
     FrameGiven,
     LinkDown,
+    OutOfBandAsked,
     ServerEventReceived,
 )
 from appliance.conversation.roster import Brief, ToolCard
@@ -81,7 +81,7 @@ def take_over(stage: OnLink) -> None:
 
 def test_a_link_is_lost_with_a_question_aside_two_items_and_calls_out_of_order():
     stage = asked(Stage(briefs=[brief(tools=None)]).ready())
-    stage.do(AskedAside("key", {"input": []}))
+    stage.do(OutOfBandAsked("key", {"input": []}))
     begins(stage, "item_a")
     stage.audio()
     begins(stage, "item_b")
@@ -159,7 +159,7 @@ def test_calls_questions_alarms_and_updates_are_late_at_once(has_guardrails: boo
     )
     agent = brief(tools=tools, has_output_guardrails=has_guardrails)
     stage = asked(Stage(briefs=[agent], guardrail_debounce=1).ready())
-    stage.do(AskedAside("key", {"input": []}, 5.0))
+    stage.do(OutOfBandAsked("key", {"input": []}, 5.0))
     stage.do(AlarmRang("alarm", "egg"))
     says(stage, "Hello.")
     stage.called("slow", "call_1")
@@ -185,7 +185,7 @@ def test_a_held_button_an_alarm_a_question_and_a_spare_are_late_at_once():
     stage = with_a_spare()
     stage.do(ButtonEdge(True))
     stage.do(AlarmRang("alarm", "egg"))
-    stage.do(AskedAside("key", {"input": []}, 5.0))
+    stage.do(OutOfBandAsked("key", {"input": []}, 5.0))
     stage.now += 200.0
     stage.do(DeadlinePassed())
     stage.advance(60.0)
@@ -213,7 +213,7 @@ def test_a_hold_that_rejects_and_the_time_to_approve_are_over_at_once():
     stage = asked(Stage(briefs=[brief(tools=(ToolCard(name="asks", approval="always"),))]).ready())
     stage.called("asks", "call_1")
     stage.press()
-    stage.do(AskedAside("key", {"input": []}, 5.0))
+    stage.do(OutOfBandAsked("key", {"input": []}, 5.0))
     stage.now += 100.0
     stage.do(DeadlinePassed())
     stage.advance(20.0)

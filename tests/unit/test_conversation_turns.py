@@ -13,17 +13,17 @@ import pytest
 from appliance.conversation.commands import CheckText, Command
 from appliance.conversation.events import (
     AbortAsked,
-    AskedAside,
     BeginAsked,
     CommitAsked,
     FrameGiven,
     GuardrailsChecked,
     InterruptAsked,
     MessageGiven,
+    OutOfBandAsked,
     PlayoutProgress,
     ShutdownRequested,
 )
-from appliance.conversation.notices import AnswerInterrupted, AnswerTextReceived, AsideEnded, HeardTextGrew, TurnStarted
+from appliance.conversation.notices import AnswerText, AudioInterrupted, InputText, OutOfBandEnded, TurnStart
 from appliance.conversation.roster import Brief
 from appliance.realtime.items import HistoryItem
 from tests.support.stage import SESSION, Stage, period
@@ -41,8 +41,8 @@ def message(
     return MessageGiven(item, text, wants_answer=wants_answer)
 
 
-def aside(key: str = "k1", *, timeout_s: float = 30.0, **response: Any) -> AskedAside:
-    return AskedAside(key, {"output_modalities": ["text"], **response}, timeout_s)
+def aside(key: str = "k1", *, timeout_s: float = 30.0, **response: Any) -> OutOfBandAsked:
+    return OutOfBandAsked(key, {"output_modalities": ["text"], **response}, timeout_s)
 
 
 def of_part(part: int, *, ms: int) -> dict[str, Any]:
@@ -85,8 +85,8 @@ class Scene(Stage):
         self.link_ready()
         return self.commands[before:]
 
-    def asides(self) -> list[AsideEnded]:
-        return self.notices(AsideEnded)
+    def asides(self) -> list[OutOfBandEnded]:
+        return self.notices(OutOfBandEnded)
 
     def aside_created(self, key: str = "k1", response_id: str = "resp_k") -> list[Command]:
         response = {"id": response_id, "status": "in_progress", "output": [], "metadata": {"aside": key}}
@@ -187,7 +187,7 @@ def test_a_turn_of_the_program_that_is_shorter_than_the_minimum_is_a_slip() -> N
     scene.hear(80)
     commands = scene.do(CommitAsked())
     assert scene.sent_types(commands) == ["input_audio_buffer.clear"]
-    assert scene.outcomes() == ["slip"]
+    assert scene.outcomes() == ["too_short"]
 
 
 def test_an_aborted_turn_is_cleared_and_never_asked_for() -> None:
@@ -223,7 +223,7 @@ def test_begin_in_a_turn_that_is_being_spoken_does_not_begin_another() -> None:
     scene.do(BeginAsked())
     scene.hear(100)
     assert scene.do(BeginAsked()) == []
-    assert [one.turn for one in scene.notices(TurnStarted)] == ["turn_1"]
+    assert [one.turn for one in scene.notices(TurnStart)] == ["turn_1"]
 
 
 def test_begin_barges_into_an_answer_like_a_press() -> None:
@@ -265,7 +265,7 @@ def test_a_button_does_not_end_the_turn_of_the_program_by_its_release() -> None:
     scene.hear(260)
     scene.release()
     assert scene.sent_types().count("input_audio_buffer.commit") == 1
-    assert [one.turn for one in scene.notices(TurnStarted)] == ["turn_1"]
+    assert [one.turn for one in scene.notices(TurnStart)] == ["turn_1"]
 
 
 def test_a_turn_of_the_program_begun_offline_is_sent_when_the_session_is_there() -> None:
@@ -289,7 +289,7 @@ def test_speaking_again_while_offline_goes_on_with_the_turn_of_the_program() -> 
         scene.do(CommitAsked())
     scene.link_ready()
     assert scene.sent_audio() == period(11, frames=24 * 200) + period(22, frames=24 * 200)
-    assert [one.turn for one in scene.notices(TurnStarted)] == ["turn_1"]
+    assert [one.turn for one in scene.notices(TurnStart)] == ["turn_1"]
 
 
 # --- messages ----------------------------------------------------------------------------------------------------
@@ -311,7 +311,7 @@ def test_a_message_that_wants_no_answer_is_an_item_and_no_turn() -> None:
     commands = scene.do(message(wants_answer=False))
     assert scene.sent_types(commands) == ["conversation.item.create"]
     assert scene.state == "ready"
-    assert scene.notices(TurnStarted) == []
+    assert scene.notices(TurnStart) == []
 
 
 def test_a_message_that_wants_no_answer_leaves_the_answer_alone() -> None:
@@ -345,7 +345,7 @@ def test_a_message_in_a_turn_that_is_being_spoken_is_answered_with_it() -> None:
     scene.release()
     scene.hear(260)
     assert len(scene.asks()) == 1
-    assert [one.turn for one in scene.notices(TurnStarted)] == ["turn_1"]
+    assert [one.turn for one in scene.notices(TurnStart)] == ["turn_1"]
 
 
 def test_two_messages_one_after_the_other_are_both_there_and_the_second_is_answered() -> None:
@@ -479,7 +479,7 @@ def test_what_the_user_says_is_told_in_pieces_as_it_is_written_down() -> None:
                 "delta": piece,
             }
         )
-    assert scene.notices(HeardTextGrew) == [HeardTextGrew("item_user", "What "), HeardTextGrew("item_user", "time?")]
+    assert scene.notices(InputText) == [InputText("item_user", "What "), InputText("item_user", "time?")]
 
 
 # --- questions beside the conversation ---------------------------------------------------------------------------
@@ -567,7 +567,7 @@ def test_nothing_of_such_an_answer_is_heard_told_as_the_answer_or_kept_in_the_hi
     scene.item_done("Rain.", "item_k", "resp_k", status="completed")
     scene.aside_done("Rain.")
     assert scene.plays() == []
-    assert scene.notices(AnswerTextReceived) == []
+    assert scene.notices(AnswerText) == []
     assert scene.known() == before
     assert scene.state == "thinking"
 
@@ -600,7 +600,7 @@ def test_a_refused_question_ends_with_the_words_of_the_server_and_is_no_trouble_
     scene.do(message())
     scene.do(aside())
     scene.error("invalid_value", event_id="aside_k1", message="Unknown modality.")
-    assert scene.asides() == [AsideEnded("k1", (), "Unknown modality.")]
+    assert scene.asides() == [OutOfBandEnded("k1", (), "Unknown modality.")]
     assert scene.troubles() == []
     scene.answered()
     assert scene.outcomes() == ["answered"]
@@ -622,7 +622,7 @@ def test_a_question_without_an_answer_is_cancelled_by_its_id_at_its_deadline() -
     scene.aside_created()
     commands = scene.advance(8.0)
     assert scene.sent(commands) == [{"type": "response.cancel", "response_id": "resp_k"}]
-    assert scene.asides() == [AsideEnded("k1", (), "no answer within 8 s")]
+    assert scene.asides() == [OutOfBandEnded("k1", (), "no answer within 8 s")]
     scene.aside_done()
     assert len(scene.asides()) == 1, "the late answer is not a second one"
 
@@ -651,7 +651,7 @@ def test_a_question_ends_with_its_connection_and_is_not_asked_again() -> None:
     scene.aside_created()
     commands = scene.relink()
     assert scene.asks(commands) == []
-    assert scene.asides() == [AsideEnded("k1", (), "the connection to the model was lost")]
+    assert scene.asides() == [OutOfBandEnded("k1", (), "the connection to the model was lost")]
 
 
 def test_a_question_without_a_connection_is_answered_at_once() -> None:
@@ -659,7 +659,7 @@ def test_a_question_without_a_connection_is_answered_at_once() -> None:
     scene.lose()
     commands = scene.do(aside())
     assert scene.sent(commands) == []
-    assert scene.asides() == [AsideEnded("k1", (), "there is no connection to the model")]
+    assert scene.asides() == [OutOfBandEnded("k1", (), "there is no connection to the model")]
 
 
 def test_a_question_that_is_open_at_the_end_of_the_session_ends_with_it() -> None:
@@ -766,7 +766,7 @@ def test_speech_begins_a_turn_that_the_servers_commit_ends() -> None:
     assert scene.state == "listening"
     scene.committed()
     assert scene.state == "thinking"
-    assert [one.turn for one in scene.notices(TurnStarted)] == ["turn_1"]
+    assert [one.turn for one in scene.notices(TurnStart)] == ["turn_1"]
 
 
 def test_what_the_servers_ear_has_heard_is_neither_cleared_sent_twice_nor_committed_by_us() -> None:
@@ -807,7 +807,7 @@ def test_speech_into_an_answer_stops_it_and_the_server_cancels_it_by_itself() ->
         {"type": "conversation.item.truncate", "item_id": "item_a", "content_index": 0, "audio_end_ms": 100}
     ]
     assert len(scene.flushes()) >= 1
-    assert scene.notices(AnswerInterrupted) == [AnswerInterrupted("item_a", 100)]
+    assert scene.notices(AudioInterrupted) == [AudioInterrupted("item_a", 100)]
     assert scene.state == "listening"
 
 
@@ -900,7 +900,7 @@ def test_a_connection_lost_in_mid_sentence_is_told_the_sentence_again() -> None:
     scene.committed("item_again")
     scene.answered(turn=None)
     assert scene.outcomes() == ["answered"]
-    assert [one.turn for one in scene.notices(TurnStarted)] == ["turn_1"]
+    assert [one.turn for one in scene.notices(TurnStart)] == ["turn_1"]
 
 
 def test_a_connection_lost_before_the_servers_answer_has_begun_is_told_the_turn_again() -> None:
@@ -976,7 +976,7 @@ def test_whoever_interrupts_the_same_frames_are_sent_after_the_sound_has_stopped
     assert scene.sent(commands)[:2] == CUT
     kinds = [type(one).__name__ for one in commands]
     assert kinds.index("FlushPlayback") < kinds.index("Send")
-    assert scene.notices(AnswerInterrupted) == [AnswerInterrupted("item_a", 100)]
+    assert scene.notices(AudioInterrupted) == [AudioInterrupted("item_a", 100)]
     assert len(scene.flushes()) == 1
 
 
@@ -988,7 +988,7 @@ def test_whoever_interrupts_nothing_late_of_the_answer_is_played_told_or_run(way
     scene.wrote("All of it.", is_final=True)
     scene.called("open_door", "call_1")
     assert scene.plays() == []
-    assert scene.notices(AnswerTextReceived) == []
+    assert scene.notices(AnswerText) == []
     assert scene.tool_runs() == []
     assert [one for one in scene.commands if isinstance(one, CheckText)] == []
 
@@ -998,7 +998,7 @@ def test_an_answer_that_is_all_here_and_still_plays_is_cut_without_a_cancel(way:
     scene, commands = interrupted(way, is_done=True)
     assert scene.sent(commands)[0] == CUT[0]
     assert "response.cancel" not in scene.sent_types(commands)
-    assert scene.notices(AnswerInterrupted) == [AnswerInterrupted("item_a", 100)]
+    assert scene.notices(AudioInterrupted) == [AudioInterrupted("item_a", 100)]
 
 
 @pytest.mark.parametrize("way", ["button", "program", "interrupt", "message", "frame"])
@@ -1035,7 +1035,7 @@ def test_an_interruption_is_told_once_however_often_it_is_asked_for() -> None:
     scene.do(InterruptAsked())
     commands = scene.do(InterruptAsked())
     assert scene.sent(commands) == []
-    assert len(scene.notices(AnswerInterrupted)) == 1
+    assert len(scene.notices(AudioInterrupted)) == 1
     assert scene.outcomes() == ["interrupted"]
 
 
@@ -1111,7 +1111,7 @@ def test_where_all_was_heard_nothing_is_truncated_and_no_interruption_told() -> 
     scene.play(4800, drained=True)
     commands = scene.do(InterruptAsked())
     assert scene.sent(commands) == [{"type": "response.cancel", "response_id": "resp_1"}]
-    assert scene.notices(AnswerInterrupted) == []
+    assert scene.notices(AudioInterrupted) == []
 
 
 def test_an_interruption_of_thinking_is_no_interruption_of_an_answer() -> None:
@@ -1121,7 +1121,7 @@ def test_an_interruption_of_thinking_is_no_interruption_of_an_answer() -> None:
     scene.created()
     commands = scene.do(InterruptAsked())
     assert scene.sent(commands) == [{"type": "response.cancel", "response_id": "resp_1"}]
-    assert scene.notices(AnswerInterrupted) == []
+    assert scene.notices(AudioInterrupted) == []
     assert scene.outcomes() == ["interrupted"]
 
 

@@ -19,12 +19,13 @@ from appliance.agents.handoffs import handoff
 from appliance.agents.tools import tool
 from appliance.conversation.commands import CheckText, PrepareAgent
 from appliance.conversation.events import AgentPrepared, Event, GuardrailsChecked
+from appliance.conversation.notices import Connected, HandoffDone, SessionEvent, ToolEnd, TurnEnd
 from appliance.conversation.policy import Policy
 from appliance.conversation.roster import Brief
 from appliance.errors import ToolError
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings
-from appliance.session import Connected, HandoffDone, RealtimeSession, SessionEvent, ToolEnd, TurnEnd
+from appliance.session import RealtimeSession
 from tests.support.scripted_server import (
     SESSION_CREATED,
     Connection,

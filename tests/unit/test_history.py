@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from appliance.conversation.commands import Emit
 from appliance.conversation.events import HistoryReplaced, LinkUp, MessageGiven, ToolFinished
-from appliance.conversation.notices import HistoryAdded, HistoryRemoved, HistoryUpdated, Notice
+from appliance.conversation.notices import HistoryChanged, HistoryGrew, Notice
 from appliance.conversation.support.item_list import NOT_WRITTEN_DOWN, Change, History, wire_item
 from appliance.realtime import protocol as wire
 from appliance.realtime.items import HistoryItem
@@ -161,7 +161,7 @@ def test_committed_makes_a_placeholder_at_once() -> None:
     tell(history, *THREE)
     changes = tell(history, committed("item_u", "item_3"))
     placeholder = HistoryItem(id="item_u", role="user", status="in_progress", is_spoken=True, is_transcribed=False)
-    assert changes == [HistoryAdded(placeholder, "item_3")]
+    assert changes == [HistoryGrew(placeholder, "item_3")]
 
 
 def test_the_words_fill_the_placeholder_when_they_come() -> None:
@@ -170,7 +170,7 @@ def test_the_words_fill_the_placeholder_when_they_come() -> None:
     [before] = history.items
     assert (before.status, before.text, before.is_transcribed) == ("in_progress", "", False)
     [change] = tell(history, heard("item_u", " What time is it?\n"))
-    assert isinstance(change, HistoryUpdated)
+    assert isinstance(change, HistoryChanged)
     item = change.item
     assert (item.status, item.text, item.is_transcribed) == ("completed", "What time is it?", True)
 
@@ -231,10 +231,10 @@ def test_a_text_grows_and_is_told_when_it_is_whole() -> None:
         of_answer("output_audio_transcript.delta", delta="It is "),
         of_answer("output_audio_transcript.delta", delta="noon."),
     )
-    assert [type(one) for one in changes] == [HistoryAdded]
+    assert [type(one) for one in changes] == [HistoryGrew]
     assert history.items[0].text == "It is noon."
     [change] = tell(history, of_answer("output_audio_transcript.done", transcript="It is noon."))
-    assert isinstance(change, HistoryUpdated)
+    assert isinstance(change, HistoryChanged)
     assert change.item.text == "It is noon."
 
 
@@ -338,7 +338,7 @@ def test_a_truncated_item_is_marked_with_what_was_heard() -> None:
         "audio_end_ms": 400,
     }
     [change] = tell(history, truncated)
-    assert isinstance(change, HistoryUpdated)
+    assert isinstance(change, HistoryChanged)
     assert (change.item.heard_ms, change.item.status, change.item.text) == (400, "incomplete", "It is")
 
 
@@ -412,7 +412,7 @@ def test_a_deleted_item_is_gone_and_told_of_once() -> None:
     history = History()
     tell(history, *THREE)
     deleted = {"type": "conversation.item.deleted", "item_id": "item_2"}
-    assert tell(history, deleted, deleted) == [HistoryRemoved("item_2")]
+    assert tell(history, deleted, deleted) == [HistoryChanged("item_2")]
     assert ids(history) == ["item_1", "item_3"]
 
 
@@ -437,13 +437,13 @@ def test_events_that_say_nothing_of_items_change_nothing() -> None:
 def test_the_first_item_has_nothing_before_it() -> None:
     history = History()
     changes = tell(history, *THREE)
-    assert [one.previous_item_id for one in changes if isinstance(one, HistoryAdded)] == ["", "item_1", "item_2"]
+    assert [one.previous_item_id for one in changes if isinstance(one, HistoryGrew)] == ["", "item_1", "item_2"]
 
 
 def test_the_oldest_is_forgotten_beyond_the_limit() -> None:
     history = History(max_items=2)
     changes = tell(history, *THREE)
-    assert [one for one in changes if not isinstance(one, HistoryAdded)] == [HistoryRemoved("item_1")]
+    assert [one for one in changes if not isinstance(one, HistoryGrew)] == [HistoryChanged("item_1")]
     assert ids(history) == ["item_2", "item_3"]
 
 
@@ -549,7 +549,7 @@ def test_what_cannot_be_replayed_is_forgotten_here_too(item: HistoryItem) -> Non
     history = History([said("item_1", "one"), item])
     frames, changes = history.replay(limit=100)
     assert [one["id"] for one in frames] == ["item_1"]
-    assert changes == [HistoryRemoved(item.id)]
+    assert changes == [HistoryChanged(item.id)]
     assert ids(history) == ["item_1"]
 
 
@@ -560,7 +560,7 @@ def test_only_the_newest_are_replayed_and_the_others_forgotten(limit: int) -> No
     newest = [f"item_{index}" for index in range(10)][max(0, 10 - limit) :]
     assert [one["id"] for one in frames] == newest
     assert ids(history) == newest
-    assert changes == [HistoryRemoved(f"item_{index}") for index in range(max(0, 10 - limit))]
+    assert changes == [HistoryChanged(f"item_{index}") for index in range(max(0, 10 - limit))]
 
 
 def test_a_pair_that_the_limit_parts_is_not_replayed() -> None:
@@ -581,7 +581,7 @@ def test_an_id_that_no_server_takes_is_replaced_on_both_sides(odd: str) -> None:
     history = History([said("item_1", "one"), said(odd, "two"), said("item_3", "three")])
     frames, changes = history.replay(limit=100)
     new_id = frames[1]["id"]
-    assert changes == [HistoryRemoved(odd), HistoryAdded(said(new_id, "two"), "item_1")]
+    assert changes == [HistoryChanged(odd), HistoryGrew(said(new_id, "two"), "item_1")]
     assert ids(history) == ["item_1", new_id, "item_3"]
     assert len(new_id) <= 32
 
@@ -632,7 +632,7 @@ def test_what_is_replayed_once_is_replayed_again() -> None:
 
 def test_an_item_that_the_lost_connection_left_open_is_incomplete() -> None:
     history = History([said("item_1", "one"), said("item_a", "It", "assistant", status="in_progress")])
-    assert history.end_open() == [HistoryUpdated(said("item_a", "It", "assistant", status="incomplete"))]
+    assert history.end_open() == [HistoryChanged(said("item_a", "It", "assistant", status="incomplete"))]
 
 
 def test_what_a_client_may_not_write_has_no_frame() -> None:
@@ -702,7 +702,7 @@ def test_a_difference_that_is_carried_out_gives_what_was_wanted(letters: list[st
 def told(stage: Stage) -> list[Notice]:
     """The notices of the history, in order."""
     notices = [one.notice for one in stage.commands if isinstance(one, Emit)]
-    return [one for one in notices if isinstance(one, (HistoryAdded, HistoryUpdated, HistoryRemoved))]
+    return [one for one in notices if isinstance(one, (HistoryGrew, HistoryChanged, HistoryChanged))]
 
 
 def known(stage: Stage) -> list[str]:
@@ -733,16 +733,16 @@ def test_a_turn_is_told_as_it_grows() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed("item_u")
-    assert stage.notices(HistoryAdded)[0].item.id == "item_u"
+    assert stage.notices(HistoryGrew)[0].item.id == "item_u"
     answer(stage)
     stage.server(heard("item_u", "What time is it?"))
     stage.server(output_item(spoken_answer("It is noon."), done=True))
     stage.done(output=[spoken_answer("It is noon.")])
-    assert [(one.item.id, one.previous_item_id) for one in stage.notices(HistoryAdded)] == [
+    assert [(one.item.id, one.previous_item_id) for one in stage.notices(HistoryGrew)] == [
         ("item_u", ""),
         ("item_a", "item_u"),
     ]
-    assert stage.notices(HistoryUpdated)[-1].item.status == "completed"
+    assert stage.notices(HistoryChanged)[-1].item.status == "completed"
     assert [one.text for one in stage.conversation.history] == ["What time is it?", "It is noon."]
 
 
@@ -755,9 +755,9 @@ def test_a_history_told_of_can_be_built_from_the_notices_alone() -> None:
     stage.server({"type": "conversation.item.deleted", "item_id": "item_u"})
     rebuilt: dict[str, HistoryItem] = {}
     for one in told(stage):
-        if isinstance(one, (HistoryAdded, HistoryUpdated)):
+        if isinstance(one, (HistoryGrew, HistoryChanged)):
             rebuilt[one.item.id] = one.item
-        elif isinstance(one, HistoryRemoved):
+        elif isinstance(one, HistoryChanged):
             del rebuilt[one.item_id]
     assert tuple(rebuilt.values()) == stage.conversation.history
 
@@ -771,7 +771,7 @@ def test_a_press_into_the_answer_marks_what_was_heard() -> None:
     stage.press()
     item = stage.conversation.history[-1]
     assert (item.heard_ms, item.text, item.status) == (1000, "one two", "incomplete")
-    assert stage.notices(HistoryUpdated)[-1].item == item
+    assert stage.notices(HistoryChanged)[-1].item == item
 
 
 def test_text_that_comes_after_the_press_is_not_in_the_history() -> None:
@@ -846,7 +846,7 @@ def test_the_output_of_a_tool_is_known_to_both_sides() -> None:
     assert frame["item"] == {"id": item_id, "type": "function_call_output", "call_id": "call_1", "output": "noon"}
     assert known(stage) == ["item_u", "item_call_1", item_id]
     assert stage.conversation.history[-1].output == "noon"
-    assert stage.notices(HistoryAdded)[0].previous_item_id == "item_call_1"
+    assert stage.notices(HistoryGrew)[0].previous_item_id == "item_call_1"
 
 
 def test_an_output_that_the_server_confirms_is_not_doubled() -> None:
@@ -889,7 +889,7 @@ def test_the_oldest_is_forgotten_beyond_max_history() -> None:
     for frame in THREE:
         stage.server(frame)
     assert known(stage) == ["item_2", "item_3"]
-    assert stage.notices(HistoryRemoved) == [HistoryRemoved("item_1")]
+    assert stage.notices(HistoryChanged) == [HistoryChanged("item_1")]
 
 
 # --- the core: a new connection is told --------------------------------------------------------------------------
@@ -955,7 +955,7 @@ def test_a_refused_item_is_taken_out_of_the_history_again() -> None:
     stage.link_ready()
     stage.error("invalid_value", event_id="item_item_b", message="Invalid 'item.content'.")
     assert known(stage) == ["item_a", "item_c", "item_d"]
-    assert stage.notices(HistoryRemoved) == [HistoryRemoved("item_b")]
+    assert stage.notices(HistoryChanged) == [HistoryChanged("item_b")]
     assert stage.troubles() == ["item_refused"]
     assert stage.state == "ready"
 
@@ -1056,7 +1056,7 @@ def test_what_is_left_out_is_deleted_on_the_server() -> None:
     stage = listed(*ABCD)
     assert replaced(stage, ABCD[0], ABCD[3]) == [("delete", "item_b"), ("delete", "item_c")]
     assert known(stage) == ["item_a", "item_d"]
-    assert told(stage) == [HistoryRemoved("item_b"), HistoryRemoved("item_c")]
+    assert told(stage) == [HistoryChanged("item_b"), HistoryChanged("item_c")]
 
 
 def test_what_is_new_is_created_where_it_belongs() -> None:
@@ -1064,7 +1064,7 @@ def test_what_is_new_is_created_where_it_belongs() -> None:
     assert replaced(stage, *ABCD[:2], said("n", "new"), *ABCD[2:]) == [("create", "item_b")]
     assert [one.text for one in stage.conversation.history] == ["a", "b", "new", "c", "d"]
     [notice] = told(stage)
-    assert isinstance(notice, HistoryAdded)
+    assert isinstance(notice, HistoryGrew)
     assert notice.previous_item_id == "item_b"
 
 
@@ -1127,4 +1127,4 @@ def test_the_confirmation_of_a_delete_is_told_once() -> None:
     stage = listed(*ABCD)
     replaced(stage, *ABCD[1:])
     stage.server({"type": "conversation.item.deleted", "item_id": "item_a"})
-    assert told(stage) == [HistoryRemoved("item_a")]
+    assert told(stage) == [HistoryChanged("item_a")]

@@ -22,10 +22,10 @@ from appliance.agents.agent import RealtimeAgent
 from appliance.agents.tools import tool
 from appliance.conversation.commands import CheckText
 from appliance.conversation.events import GuardrailsChecked, InterruptAsked, MessageGiven
-from appliance.conversation.notices import AnswerInterrupted, GuardrailTripped
+from appliance.conversation.notices import AudioInterrupted, Connected, Error, Guardrail, SessionEvent, ToolEnd, TurnEnd
 from appliance.conversation.policy import Policy
 from appliance.conversation.roster import Brief, ToolCard
-from appliance.session import Connected, Error, RealtimeSession, SessionEvent, ToolEnd, TurnEnd
+from appliance.session import RealtimeSession
 from tests.support.scripted_server import (
     SESSION_CREATED,
     Connection,
@@ -240,7 +240,7 @@ def test_late_audio_after_an_interruption_is_not_played() -> None:
     stage.do(InterruptAsked())
     commands = stage.audio(ms=200)
     assert stage.plays(commands) == []
-    assert stage.notices(AnswerInterrupted) == [AnswerInterrupted("item_a", 100)]
+    assert stage.notices(AudioInterrupted) == [AudioInterrupted("item_a", 100)]
 
 
 @reference
@@ -434,7 +434,7 @@ def test_a_short_reply_and_the_tail_of_a_long_one_are_checked(before: str) -> No
     check = _checks(stage)[-1]
     assert check.text == before + SECRET
     stage.do(GuardrailsChecked(check.key, "no_secrets", "a password"))
-    assert [one.name for one in stage.notices(GuardrailTripped)] == ["no_secrets"]
+    assert [one.name for one in stage.notices(Guardrail)] == ["no_secrets"]
     assert stage.flushes() != []
 
 

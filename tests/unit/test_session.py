@@ -19,13 +19,7 @@ from appliance.agents.guardrails import GuardrailFunctionOutput, input_guardrail
 from appliance.agents.hooks import RealtimeAgentHooks, RealtimeRunHooks
 from appliance.agents.tools import Tool, tool
 from appliance.conversation.events import Event, LinkUp, ServerEventReceived
-from appliance.conversation.policy import Policy
-from appliance.errors import LinkError, SettingsError, ToolError
-from appliance.realtime import protocol as wire
-from appliance.realtime.items import HistoryItem
-from appliance.realtime.payload import MAX_IMAGE_BYTES, RealtimeSessionSettings, ServerVad, Transcription
-from appliance.realtime.transports.websocket import Endpoint, WebSocketTransport
-from appliance.session import (
+from appliance.conversation.notices import (
     Announcement,
     AnswerText,
     Audio,
@@ -40,7 +34,6 @@ from appliance.session import (
     HistoryGrew,
     InputText,
     Raw,
-    RealtimeSession,
     SessionEvent,
     ToolApproval,
     ToolEnd,
@@ -48,6 +41,13 @@ from appliance.session import (
     TurnEnd,
     Usage,
 )
+from appliance.conversation.policy import Policy
+from appliance.errors import LinkError, SettingsError, ToolError
+from appliance.realtime import protocol as wire
+from appliance.realtime.items import HistoryItem
+from appliance.realtime.payload import MAX_IMAGE_BYTES, RealtimeSessionSettings, ServerVad, Transcription
+from appliance.realtime.transports.websocket import Endpoint, WebSocketTransport
+from appliance.session import RealtimeSession
 from tests.support.scripted_server import (
     SESSION_CREATED,
     Connection,
@@ -923,7 +923,7 @@ async def test_a_hook_that_raises_is_logged_and_the_next_one_is_called(caplog: p
             ended = await reader.until(TurnEnd)
             await diary.until("session: Ada ends with 'Hello.'")
     assert ended.outcome == "answered"
-    assert "a hook failed at AgentStarted" in caplog.text
+    assert "a hook failed at AgentStart" in caplog.text
 
 
 # --- handoffs and settings --------------------------------------------------------------------------------------

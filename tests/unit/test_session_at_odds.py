@@ -22,7 +22,7 @@ from appliance.agents.mcp import HostedMcp
 from appliance.agents.tools import tool
 from appliance.conversation.commands import Emit, PrepareAgent
 from appliance.conversation.events import ServerEventReceived, Started, TimersChanged
-from appliance.conversation.notices import UsageCounted
+from appliance.conversation.notices import AnswerText, Audio, Connected, ToolEnd, TurnEnd, TurnStart, Usage
 from appliance.conversation.policy import Policy
 from appliance.conversation.roster import Brief
 from appliance.errors import LinkError, SettingsError, StorageError
@@ -32,7 +32,7 @@ from appliance.realtime.payload import RealtimeSessionSettings
 from appliance.service.app import Appliance
 from appliance.service.store import ConversationStore
 from appliance.service.trace import TraceRecorder
-from appliance.session import AnswerText, Audio, Connected, RealtimeSession, ToolEnd, TurnEnd, TurnStart
+from appliance.session import RealtimeSession
 from appliance.settings import Settings
 from tests.support.scripted_server import ScriptedServer, close, expect, hold, refuse, send, stall_handshake
 from tests.unit.test_session import (
@@ -453,7 +453,7 @@ def test_what_is_spent_at_midnight_before_the_new_day_is_told_is_not_lost(tmp_pa
     inbox.clear()
     now[0] += 2
     store(1.0, TimersChanged(0), [], None)  # type: ignore[arg-type]  # the first event of the new day: DayBegan is posted
-    used = Emit(UsageCounted((), 0.4, 1.0))
+    used = Emit(Usage((), 0.4, 1.0))
     store(1.1, TimersChanged(0), [used], None)  # type: ignore[arg-type]  # this one was in the inbox before it
     told = [(one.spent_usd, one.spent_s) for one in inbox]
     assert told[-1] == store.spent(store.today())

@@ -20,12 +20,11 @@ from msgspec.structs import replace
 from appliance.conversation.commands import Emit, SilenceAlarm
 from appliance.conversation.events import DayBegan, DeadlinePassed, Event
 from appliance.conversation.notices import (
-    HistoryAdded,
-    HistoryRemoved,
-    HistoryUpdated,
+    HistoryChanged,
+    HistoryGrew,
     Notice,
-    TurnStarted,
-    UsageCounted,
+    TurnStart,
+    Usage,
 )
 from appliance.conversation.support.feedback import View
 from appliance.errors import StorageError
@@ -89,7 +88,7 @@ def step(store: ConversationStore, *notices: Notice) -> None:
 def add(store: ConversationStore, *item_ids: str, after: str = "") -> None:
     """Add items one behind the other, each with an event of its own."""
     for item_id in item_ids:
-        step(store, HistoryAdded(said(item_id), after))
+        step(store, HistoryGrew(said(item_id), after))
         after = item_id
 
 
@@ -113,7 +112,7 @@ def test_items_come_back_in_the_order_of_the_conversation(opened: Opened) -> Non
 def test_an_item_is_put_behind_the_one_that_it_names_or_at_the_beginning(opened: Opened) -> None:
     store = opened()
     add(store, "a", "b")
-    step(store, HistoryAdded(said("between"), "a"), HistoryAdded(said("first"), ""))
+    step(store, HistoryGrew(said("between"), "a"), HistoryGrew(said("first"), ""))
     assert ids(store) == ["first", "a", "between", "b"]
 
 
@@ -181,11 +180,11 @@ def test_any_sequence_of_additions_and_removals_keeps_the_order_of_a_list(
         if item_id in model:
             model.remove(item_id)
         if is_removal:
-            step(store, HistoryRemoved(item_id))
+            step(store, HistoryChanged(item_id))
         else:
             place = 0 if not previous else model.index(previous) + 1 if previous in model else len(model)
             model.insert(place, item_id)
-            step(store, HistoryAdded(said(item_id), previous))
+            step(store, HistoryGrew(said(item_id), previous))
     found = ids(store)
     store.close()
     assert found == model
@@ -197,15 +196,15 @@ def test_any_sequence_of_additions_and_removals_keeps_the_order_of_a_list(
 def test_an_update_replaces_the_item_where_it_stands(opened: Opened) -> None:
     store = opened()
     add(store, "a", "b")
-    step(store, HistoryUpdated(said("a", "what was said after all", is_spoken=True, heard_ms=1200)))
+    step(store, HistoryChanged(said("a", "what was said after all", is_spoken=True, heard_ms=1200)))
     assert store.load() == (said("a", "what was said after all", is_spoken=True, heard_ms=1200), said("b"))
 
 
 def test_a_removed_item_is_gone_and_an_update_does_not_bring_it_back(opened: Opened) -> None:
     store = opened()
     add(store, "a", "b")
-    step(store, HistoryRemoved("a"))
-    step(store, HistoryUpdated(said("a")))
+    step(store, HistoryChanged("a"))
+    step(store, HistoryChanged(said("a")))
     assert ids(store) == ["b"]
 
 
@@ -221,7 +220,7 @@ def test_every_field_but_the_images_survives_a_restart(opened: Opened) -> None:
         output="☂\ud83d\0",  # half a surrogate and a zero, as a model may write
         server_label="sky",
     )
-    step(opened(), HistoryAdded(call, ""))
+    step(opened(), HistoryGrew(call, ""))
     assert opened().load() == (call,)
 
 
@@ -229,8 +228,8 @@ def test_images_are_not_stored_and_leave_a_remark(opened: Opened, path: Path) ->
     store = opened()
     shown = said("a", "look", images=("data:image/png;base64,AAAA", "data:image/png;base64,BBBB"))
     bare = HistoryItem(id="b", role="user", images=("data:image/png;base64,CCCC",))
-    step(store, HistoryAdded(shown, ""), HistoryAdded(bare, "a"))
-    step(store, HistoryUpdated(shown))
+    step(store, HistoryGrew(shown, ""), HistoryGrew(bare, "a"))
+    step(store, HistoryChanged(shown))
     assert [(item.text, item.images) for item in store.load()] == [
         ("look (an image was shown)", ()),
         ("(an image was shown)", ()),
@@ -239,14 +238,14 @@ def test_images_are_not_stored_and_leave_a_remark(opened: Opened, path: Path) ->
 
 
 def test_an_item_in_progress_comes_back_incomplete(opened: Opened) -> None:
-    step(opened(), HistoryAdded(said("a", status="in_progress"), ""))
+    step(opened(), HistoryGrew(said("a", status="in_progress"), ""))
     assert opened().load() == (said("a", status="incomplete"),)
 
 
 def test_an_id_that_sqlite_cannot_hold_is_kept(opened: Opened) -> None:
     store = opened()
     add(store, "a\ud800", "b")
-    step(store, HistoryUpdated(said("a\ud800", "changed")))
+    step(store, HistoryChanged(said("a\ud800", "changed")))
     assert store.load() == (said("a\ud800", "changed"), said("b"))
 
 
@@ -266,9 +265,9 @@ def test_one_event_is_one_transaction_and_an_event_without_news_is_none(opened: 
     statements: list[str] = []
     assert store._connection is not None
     store._connection.set_trace_callback(statements.append)
-    store(1.0, DeadlinePassed(), [SilenceAlarm("x"), Emit(TurnStarted("turn_1"))], View())
+    store(1.0, DeadlinePassed(), [SilenceAlarm("x"), Emit(TurnStart("turn_1"))], View())
     assert statements == []
-    step(store, HistoryAdded(said("a"), ""), HistoryAdded(said("b"), "a"), UsageCounted((), 0.1, 2.0))
+    step(store, HistoryGrew(said("a"), ""), HistoryGrew(said("b"), "a"), Usage((), 0.1, 2.0))
     assert [one for one in statements if one in ("BEGIN IMMEDIATE", "COMMIT")] == ["BEGIN IMMEDIATE", "COMMIT"]
 
 
@@ -310,7 +309,7 @@ def test_an_item_that_is_added_anew_after_a_restart_keeps_its_age(opened: Opened
 def test_no_item_is_stored_where_none_is_to_be_kept_but_the_spend_is(opened: Opened, path: Path) -> None:
     store = opened(max_items=0)
     long = "my secret plan " * 300_000  # more than SQLite keeps in memory before the end of a transaction
-    step(store, HistoryAdded(said("a", long), ""), UsageCounted((), 0.5, 3.0))
+    step(store, HistoryGrew(said("a", long), ""), Usage((), 0.5, 3.0))
     assert store.load() == ()
     assert store.spent(store.today()) == (0.5, 3.0)
     assert b"secret" not in bytes_beside(path)
@@ -327,7 +326,7 @@ def test_an_endless_age_is_no_error(opened: Opened) -> None:
 
 def test_forgetting_leaves_nothing_of_what_was_said_on_the_disk(opened: Opened, path: Path) -> None:
     store = opened()
-    step(store, *(HistoryAdded(said(f"i{number}", f"secret plan {number} " * 300), "") for number in range(20)))
+    step(store, *(HistoryGrew(said(f"i{number}", f"secret plan {number} " * 300), "") for number in range(20)))
     path.with_name("history.db.broken").write_bytes(b"an older secret plan")
     assert b"secret plan" in bytes_beside(path)
     store.forget()
@@ -339,7 +338,7 @@ def test_what_was_forgotten_does_not_come_back_with_an_update_and_new_items_do(o
     store = opened()
     add(store, "a")
     store.forget()
-    step(store, HistoryUpdated(said("a")), HistoryAdded(said("b"), "a"))
+    step(store, HistoryChanged(said("a")), HistoryGrew(said("b"), "a"))
     assert ids(store) == ["b"]
 
 
@@ -369,9 +368,9 @@ def test_forgetting_says_when_another_program_keeps_the_log_alive(opened: Opened
 def test_the_usage_of_a_day_adds_up_and_survives_a_restart(opened: Opened) -> None:
     clock = Clock()
     store = opened(clock=clock)
-    step(store, UsageCounted((), 0.25, 10.0), UsageCounted((), None, 5.5))
+    step(store, Usage((), 0.25, 10.0), Usage((), None, 5.5))
     clock.now += DAY_S
-    step(store, UsageCounted((), 1.0, 1.0))
+    step(store, Usage((), 1.0, 1.0))
     again = opened(clock=clock)
     assert [again.spent(day) for day in ("2026-11-24", "2026-11-25", "2026-11-26")] == [
         (0.25, 15.5),
@@ -404,9 +403,9 @@ def test_each_new_day_is_posted_once_with_what_was_spent_on_it(opened: Opened) -
     store.add_spent("2026-11-24", 0.5, 30.0)
     step(store)
     store(1.0, posted[0], [], View())  # it comes back by the inbox
-    step(store, UsageCounted((), 0.25, 1.0))
+    step(store, Usage((), 0.25, 1.0))
     clock.now += DAY_S
-    step(store, UsageCounted((), 0.125, 2.0))
+    step(store, Usage((), 0.125, 2.0))
     step(store)
     assert posted == [DayBegan("2026-11-24", 0.5, 30.0), DayBegan("2026-11-25", 0.125, 2.0)]
 
@@ -442,7 +441,7 @@ def test_a_file_that_others_may_read_is_closed_to_them(opened: Opened, path: Pat
 def test_a_crash_without_close_loses_nothing(opened: Opened, path: Path, tmp_path: Path) -> None:
     store = opened()
     add(store, "a", "b")
-    step(store, HistoryAdded(said("c", status="in_progress"), "b"), UsageCounted((), 0.5, 4.0))
+    step(store, HistoryGrew(said("c", status="in_progress"), "b"), Usage((), 0.5, 4.0))
     crashed = tmp_path / "crashed.db"
     shutil.copy(path, crashed)
     shutil.copy(path.with_name("history.db-wal"), tmp_path / "crashed.db-wal")
@@ -488,7 +487,7 @@ def test_a_file_that_is_no_database_is_moved_aside(
 
 def test_a_database_with_a_torn_page_is_moved_aside_and_so_is_its_log(opened: Opened, path: Path) -> None:
     store = opened()
-    step(store, *(HistoryAdded(said(f"i{number}", "x" * 3000), "") for number in range(30)))
+    step(store, *(HistoryGrew(said(f"i{number}", "x" * 3000), "") for number in range(30)))
     store.close()
     with path.open("r+b") as file:
         file.seek(4096)
@@ -554,7 +553,7 @@ def test_a_full_disk_ends_the_storing_and_is_told_once(opened: Opened, caplog: p
     assert store._connection is not None
     pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
     store._connection.execute(f"PRAGMA max_page_count = {pages}")
-    step(store, HistoryAdded(said("b", "x" * 50_000), "a"), UsageCounted((), 1.0, 1.0))
+    step(store, HistoryGrew(said("b", "x" * 50_000), "a"), Usage((), 1.0, 1.0))
     add(store, "c", after="b")
     store.add_spent(store.today(), 1.0, 1.0)
     (warning,) = caplog.records
@@ -592,7 +591,7 @@ def test_a_file_that_became_read_only_is_still_loaded_and_the_spend_known(
     store = opened(clock=clock)
     add(store, "old")
     clock.now += 29 * DAY_S
-    step(store, HistoryAdded(said("new"), "old"), UsageCounted((), 0.5, 1.0))
+    step(store, HistoryGrew(said("new"), "old"), Usage((), 0.5, 1.0))
     day = store.today()
     assert store._connection is not None
     store._connection.execute("PRAGMA query_only = ON")
@@ -621,7 +620,7 @@ def test_a_spend_that_cannot_be_read_is_nothing_and_is_told_once(
 
 def test_a_store_that_is_not_open_observes_nothing_and_says_so(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = ConversationStore(path, clock=Clock())
-    step(store, HistoryAdded(said("a"), ""), UsageCounted((), 1.0, 1.0))
+    step(store, HistoryGrew(said("a"), ""), Usage((), 1.0, 1.0))
     store.add_spent("2026-11-24", 1.0, 1.0)
     assert store.spent("2026-11-24") == (0.0, 0.0)
     for ask in (store.load, store.forget):
@@ -645,10 +644,10 @@ def test_open_and_close_may_be_called_twice(opened: Opened) -> None:
 
 def test_what_was_loaded_can_be_added_again_as_it_is(opened: Opened) -> None:
     store = opened()
-    step(store, HistoryAdded(said("a", "look", images=("data:image/png;base64,AAAA",)), ""))
+    step(store, HistoryGrew(said("a", "look", images=("data:image/png;base64,AAAA",)), ""))
     before = store.load()
     previous = ""
     for item in before:
-        step(store, HistoryAdded(replace(item), previous))
+        step(store, HistoryGrew(replace(item), previous))
         previous = item.id
     assert store.load() == before

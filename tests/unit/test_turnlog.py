@@ -9,16 +9,16 @@ import pytest
 from appliance.conversation.commands import Command, Emit, Play, Send
 from appliance.conversation.events import DeadlinePassed
 from appliance.conversation.notices import (
-    AnswerTextReceived,
-    BudgetReached,
-    GuardrailTripped,
-    HandedOver,
-    HeardTextReceived,
-    LinkChanged,
-    TroubleReported,
-    TurnEnded,
-    TurnStarted,
-    UsageCounted,
+    AnswerText,
+    BudgetWarning,
+    Connected,
+    Error,
+    Guardrail,
+    HandoffDone,
+    InputText,
+    TurnEnd,
+    TurnStart,
+    Usage,
 )
 from appliance.conversation.support.feedback import View
 from appliance.realtime.protocol import InputAudioBufferCommit
@@ -29,34 +29,34 @@ def test_a_turn_is_one_line_with_its_durations_and_never_what_was_said(caplog: p
     xruns = 3
     turnlog = TurnLog(lambda: xruns)
     steps: list[tuple[float, list[Command]]] = [
-        (10.0, [Emit(TurnStarted("turn_1"))]),
-        (12.0, [Send(1, InputAudioBufferCommit()), Emit(HeardTextReceived("turn_1", "my secret plan"))]),
-        (12.5, [Play(1, "item", b"\0\0"), Emit(AnswerTextReceived("turn_1", "a secret answer", True))]),
+        (10.0, [Emit(TurnStart("turn_1"))]),
+        (12.0, [Send(1, InputAudioBufferCommit()), Emit(InputText("turn_1", "my secret plan"))]),
+        (12.5, [Play(1, "item", b"\0\0"), Emit(AnswerText("turn_1", "a secret answer", True))]),
     ]
     with caplog.at_level(logging.INFO):
         for now, commands in steps:
             turnlog(now, DeadlinePassed(), commands, View())
         xruns = 5
-        turnlog(14.0, DeadlinePassed(), [Emit(TurnEnded("turn_1", "answered", (("total_tokens", 42),)))], View())
+        turnlog(14.0, DeadlinePassed(), [Emit(TurnEnd("turn_1", "answered", (("total_tokens", 42),)))], View())
     (record,) = caplog.records
     assert record.getMessage() == ("turn_1 answered: spoke 2.0 s, waited 0.50 s, took 4.0 s, 2 xruns, 42 tokens")
 
 
 def test_a_trouble_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    TurnLog(lambda: 0)(1.0, DeadlinePassed(), [Emit(TroubleReported("no_link", "I cannot reach it."))], View())
+    TurnLog(lambda: 0)(1.0, DeadlinePassed(), [Emit(Error("no_link", "I cannot reach it."))], View())
     assert [(one.levelname, one.getMessage()) for one in caplog.records] == [("WARNING", "no_link: I cannot reach it.")]
 
 
 def test_what_a_turn_costs_stands_in_its_line_if_the_price_is_known(caplog: pytest.LogCaptureFixture) -> None:
     turnlog = TurnLog(lambda: 0)
     notices = [
-        TurnStarted("turn_1"),
-        UsageCounted((), 0.01),
-        UsageCounted((), None),
-        UsageCounted((), 0.0025),
-        TurnEnded("turn_1", "answered"),
-        TurnStarted("turn_2"),
-        TurnEnded("turn_2", "answered"),
+        TurnStart("turn_1"),
+        Usage((), 0.01),
+        Usage((), None),
+        Usage((), 0.0025),
+        TurnEnd("turn_1", "answered"),
+        TurnStart("turn_2"),
+        TurnEnd("turn_2", "answered"),
     ]
     with caplog.at_level(logging.INFO):
         turnlog(1.0, DeadlinePassed(), [Emit(one) for one in notices], View())
@@ -69,10 +69,10 @@ def test_handoffs_tripwires_connections_and_the_budget_are_lines_without_what_wa
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     notices = [
-        HandedOver("House", "Kitchen"),
-        GuardrailTripped("turn_1", "output", "item_1", "no_prices", "it said 9 dollars"),
-        LinkChanged(2, 1),
-        BudgetReached(80, "80 percent of today's budget is spent."),
+        HandoffDone("House", "Kitchen"),
+        Guardrail("turn_1", "output", "item_1", "no_prices", "it said 9 dollars"),
+        Connected(2, 1),
+        BudgetWarning(80, "80 percent of today's budget is spent."),
     ]
     with caplog.at_level(logging.INFO):
         TurnLog(lambda: 0)(1.0, DeadlinePassed(), [Emit(one) for one in notices], View())

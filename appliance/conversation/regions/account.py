@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from appliance.conversation.notices import BudgetReached, UsageCounted
+from appliance.conversation.notices import BudgetWarning, Usage
 from appliance.conversation.policy import Policy
 from appliance.conversation.support.budget import Budget
 from appliance.conversation.support.outbox import Outbox
@@ -17,7 +17,7 @@ __all__ = ["Account"]
 class Account:
     """Counts tokens, money and seconds of audio: of the day for the budget, of the turn for its end.
 
-    Writes `UsageCounted` and `BudgetReached`; the machine restricts the links at 100 percent.
+    Writes `Usage` and `BudgetWarning`; the machine restricts the links at 100 percent.
     """
 
     def __init__(self, policy: Policy, out: Outbox) -> None:
@@ -56,10 +56,10 @@ class Account:
         """
         percent = self._budget.add(usd, audio_s)
         budget = self._budget
-        self._out.emit(UsageCounted(_pairs(token_counts(usage)), usd, audio_s, budget.spent_usd, budget.spent_s))
+        self._out.emit(Usage(_by_name(token_counts(usage)), usd, audio_s, budget.spent_usd, budget.spent_s))
         if percent is not None:
             message = budget.sentence(percent)
-            self._out.emit(BudgetReached(percent, message))
+            self._out.emit(BudgetWarning(percent, message))
             if percent >= 100:
                 takes_over = self._offline_endpoint is not None
                 self._out.announce(message + " I go on offline." * takes_over, "offline")
@@ -72,9 +72,9 @@ class Account:
         self._turn.update(token_counts(usage or {}))
 
     @property
-    def of_turn(self) -> tuple[tuple[str, int], ...]:
+    def of_turn(self) -> dict[str, int]:
         """Tokens of all responses of the turn, by name."""
-        return _pairs(self._turn)
+        return _by_name(self._turn)
 
 
 def token_counts(usage: Mapping[str, Any], prefix: str = "") -> Counter[str]:
@@ -90,5 +90,5 @@ def token_counts(usage: Mapping[str, Any], prefix: str = "") -> Counter[str]:
     return counts
 
 
-def _pairs(counts: Counter[str]) -> tuple[tuple[str, int], ...]:
-    return tuple(sorted(counts.items()))
+def _by_name(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items()))

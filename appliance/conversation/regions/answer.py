@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 from appliance.conversation.notices import (
-    AgentEnded,
-    AgentStarted,
-    AnswerTextReceived,
-    HandedOver,
+    AgentEnd,
+    AgentStart,
+    AnswerText,
+    HandoffDone,
     TroubleKind,
 )
 from appliance.conversation.policy import Policy
@@ -120,18 +120,18 @@ class Answer:
         """The turn is over."""
         self.playback.reset_checks()
         if self.speaker.agent:
-            self._out.emit(AgentEnded(self.speaker.agent, self.speaker.said))
+            self._out.emit(AgentEnd(self.speaker.agent, self.speaker.said))
 
     def hand_over(self, before: str, to: str, *, is_answering: bool) -> None:
         """The server accepted another agent: the answer goes on with it."""
         speaker = self.speaker
         has_spoken = is_answering and bool(speaker.agent)
         if has_spoken:
-            self._out.emit(AgentEnded(before, speaker.said))
-        self._out.emit(HandedOver(before, to))
+            self._out.emit(AgentEnd(before, speaker.said))
+        self._out.emit(HandoffDone(before, to))
         if has_spoken:
             speaker.agent, speaker.said = to, ""
-            self._out.emit(AgentStarted(to))
+            self._out.emit(AgentStart(to))
 
     # --- the response -------------------------------------------------------------------------------------------
 
@@ -175,7 +175,7 @@ class Answer:
             self.prolong(now)
         if not self.speaker.agent:
             self.speaker.agent = brief.agent
-            self._out.emit(AgentStarted(brief.agent))
+            self._out.emit(AgentStart(brief.agent))
 
     def _speak(self, brief: Brief) -> None:
         self.speaker.brief = brief
@@ -246,7 +246,7 @@ class Answer:
                 self.playback.note_played(event.item_id)
             if is_final:
                 self.speaker.said = f"{self.speaker.said} {text.strip()}".strip()
-            self._out.emit(AnswerTextReceived(turn, text, is_final))
+            self._out.emit(AnswerText(turn, text, is_final))
         self.playback.read(event.item_id, event.content_index, text, now, is_final=is_final)
 
     def release(self, link: int, now: float) -> None:

@@ -17,7 +17,7 @@ from typing import Literal
 
 from appliance.conversation.commands import CancelTool, CheckApproval, PrepareAgent, RunTool
 from appliance.conversation.events import ApprovalChecked, HandoffKey, ToolFinished
-from appliance.conversation.notices import ApprovalRequested, ToolEnded, ToolStarted
+from appliance.conversation.notices import ToolApproval, ToolEnd, ToolStart
 from appliance.conversation.policy import Policy
 from appliance.conversation.roster import Brief, HandoffCard, ToolCard
 from appliance.conversation.support.call import Call, Closed, Made, Round, Stage, mcp_error, tool_names
@@ -130,7 +130,7 @@ class Calls:
         return None
 
     def _start(self, call: Call) -> None:
-        self._out.emit(ToolStarted(call.turn, call.call_id, call.name, call.arguments, call.agent))
+        self._out.emit(ToolStart(call.turn, call.call_id, call.name, call.arguments, call.agent))
 
     def finish(self, event: ToolFinished, running_turn: str | None) -> Closed | None:
         """A tool reports its end."""
@@ -146,7 +146,7 @@ class Calls:
         self.open.pop(call.call_id)
         if call.kind == "mcp":
             return Closed(call, output, "reject" if call.awaits_approval else "none")
-        self._out.emit(ToolEnded(call.turn, call.call_id, call.name, output, is_error, call.agent))
+        self._out.emit(ToolEnd(call.turn, call.call_id, call.name, output, is_error, call.agent))
         return Closed(call, output, "output")
 
     def _refuse(self, call: Call, output: str) -> Closed:
@@ -167,7 +167,7 @@ class Calls:
         call.asked_at = now
         call.deadline = now + self._policy.approval_s
         self._out.earcon("approval")
-        self._out.emit(ApprovalRequested(call.turn, call.call_id, call.name, call.arguments, call.agent))
+        self._out.emit(ToolApproval(call.turn, call.call_id, call.name, call.arguments, call.agent))
         return None
 
     def checked(self, event: ApprovalChecked, now: float) -> Closed | None:
@@ -246,7 +246,7 @@ class Calls:
 
     def _end_mcp(self, call: Call, output: str, *, is_error: bool) -> Closed:
         self._start_mcp(call)
-        self._out.emit(ToolEnded(call.turn, call.call_id, call.name, output, is_error, call.agent))
+        self._out.emit(ToolEnd(call.turn, call.call_id, call.name, output, is_error, call.agent))
         return self.close(call, output, is_error=is_error)
 
     # --- time ---------------------------------------------------------------------------------------------------
@@ -304,7 +304,7 @@ class Calls:
     def _lose(self, call_id: str) -> None:
         call = self.open.pop(call_id)
         self._out.do(CancelTool(call_id))
-        # Emit ToolEnded for every call whose ToolStarted was emitted.
+        # Emit ToolEnd for every call whose ToolStart was emitted.
         if call is not None and call.stage is Stage.RUNNING and (call.kind != "mcp" or call.is_started):
             lost = "The connection was lost before this call was answered."
-            self._out.emit(ToolEnded(call.turn, call.call_id, call.name, lost, True, call.agent))
+            self._out.emit(ToolEnd(call.turn, call.call_id, call.name, lost, True, call.agent))

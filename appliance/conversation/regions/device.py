@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from appliance.conversation.commands import CloseCapture, OpenCapture
 from appliance.conversation.events import AlarmRang, AudioCaptured, ButtonEdge, Direction
-from appliance.conversation.notices import TroubleKind, TroubleReported
+from appliance.conversation.notices import Error, TroubleKind
 from appliance.conversation.policy import Policy
 from appliance.conversation.support.alarms import Alarms
 from appliance.conversation.support.gestures import Gesture, Gestures
@@ -175,7 +175,7 @@ class Device:
         self.trouble = kind
         if flash:
             self._error_until = now + self._policy.error_light_s
-        self._out.emit(TroubleReported(kind, detail or sentence(kind)))
+        self._out.emit(Error(kind, detail or sentence(kind)))
 
     def forget_trouble(self) -> None:
         self.trouble = ""

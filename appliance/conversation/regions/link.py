@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from appliance.conversation.commands import Connect, Disconnect
-from appliance.conversation.notices import LinkChanged
+from appliance.conversation.notices import Connected
 from appliance.conversation.policy import Policy
 from appliance.conversation.support.endpoints import Endpoints
 from appliance.conversation.support.outbox import Outbox
@@ -227,7 +227,7 @@ class Links:
     def _enter(self, link: Link, now: float) -> None:
         self.fatal = None
         self._plan_replacement(link, now)
-        self._out.emit(LinkChanged(link.id, link.endpoint))
+        self._out.emit(Connected(link.id, link.endpoint))
 
     def _plan_replacement(self, link: Link, now: float) -> None:
         assert link.ready_at is not None

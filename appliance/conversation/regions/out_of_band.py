@@ -1,7 +1,7 @@
 """Out-of-band responses: questions beside the conversation, which leave the conversation alone. Pure.
 
 They do not occupy the response slot. ``metadata["aside"]`` identifies them, and each ends with exactly one
-``AsideEnded``: answered, refused, too late, or cut off with the connection.
+``OutOfBandEnded``: answered, refused, too late, or cut off with the connection.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.conversation.events import AskedAside
-from appliance.conversation.notices import AsideEnded
+from appliance.conversation.events import OutOfBandAsked
+from appliance.conversation.notices import OutOfBandEnded
 from appliance.conversation.support.item_list import told_item
 from appliance.conversation.support.outbox import AsideOf, Outbox
 from appliance.conversation.support.values import mapping
@@ -49,9 +49,9 @@ class OutOfBand:
 
     def reject(self, key: str, problem: str) -> None:
         """End a question that must not be sent."""
-        self._out.emit(AsideEnded(key, (), problem))
+        self._out.emit(OutOfBandEnded(key, (), problem))
 
-    def ask(self, asked: AskedAside, now: float) -> None:
+    def ask(self, asked: OutOfBandAsked, now: float) -> None:
         """Send a question; without a connection it ends at once."""
         if self._out.link is None:
             self.reject(asked.key, "there is no connection to the model")
@@ -130,7 +130,7 @@ class OutOfBand:
 
     def _end(self, aside: _Aside, items: tuple[HistoryItem, ...], problem: str) -> None:
         self._open.pop(aside.key, None)
-        self._out.emit(AsideEnded(aside.key, items, problem))
+        self._out.emit(OutOfBandEnded(aside.key, items, problem))
 
 
 def _key(metadata: Mapping[str, str] | None) -> str | None:

@@ -49,7 +49,7 @@ class Call:
     working_at: float | None = None
     """When the user hears that it takes a while."""
     is_started: bool = False
-    """Of a call of an MCP server: ``ToolStarted`` was emitted, when its arguments came."""
+    """Of a call of an MCP server: ``ToolStart`` was emitted, when its arguments came."""
     outcome: Literal["", "ok", "error"] = ""
     """Of a call of an MCP server: how it ended, while its item with the output is awaited."""
 

@@ -22,13 +22,13 @@ from typing import TypeAlias
 
 from msgspec.structs import replace
 
-from appliance.conversation.notices import HistoryAdded, HistoryRemoved, HistoryUpdated
+from appliance.conversation.notices import HistoryChanged, HistoryGrew
 from appliance.realtime import protocol as wire
 from appliance.realtime.items import HistoryItem
 
 __all__ = ["Change", "ItemList", "told_item", "wire_item"]
 
-Change: TypeAlias = HistoryAdded | HistoryUpdated | HistoryRemoved
+Change: TypeAlias = HistoryGrew | HistoryChanged
 
 NOT_WRITTEN_DOWN = "(The user said something that was not written down.)"
 _CHARACTERS_PER_S = 20  # speech is hardly ever faster: a bound on how much of a text a cut answer can have said
@@ -143,7 +143,7 @@ class ItemList:
         self._order.insert(at, item.id)
         self._items[item.id] = item
         self._gone.pop(item.id, None)
-        changes: list[Change] = [HistoryAdded(item, self._order[at - 1] if at > 0 else "")]
+        changes: list[Change] = [HistoryGrew(item, self._order[at - 1] if at > 0 else "")]
         while len(self._order) > self._max_items:
             changes += self.remove(self._order[0])
         return changes
@@ -158,7 +158,7 @@ class ItemList:
             return []
         self._order.remove(item_id)
         self._parts.pop(item_id, None)
-        return [HistoryRemoved(item_id)]
+        return [HistoryChanged(item_id)]
 
     def cut(self, item_id: str, heard_ms: int, received_ms: int | None = None) -> list[Change]:
         """Mark an answer as heard up to a point.
@@ -244,7 +244,7 @@ class ItemList:
         item = self._items[item_id]
         self._order.remove(item_id)
         self._order.insert(self._order.index(at) + 1 if at else 0, item_id)
-        return [HistoryRemoved(item_id), HistoryAdded(item, at)]
+        return [HistoryChanged(item_id), HistoryGrew(item, at)]
 
     def _known_before(self, item_id: str | None) -> str | None:
         """The item itself, or the one that stood before it if we have deleted it."""
@@ -256,7 +256,7 @@ class ItemList:
 
     def _update(self, item: HistoryItem) -> list[Change]:
         self._items[item.id] = item
-        return [HistoryUpdated(item)]
+        return [HistoryChanged(item.id, item)]
 
     def _rename(self, item: HistoryItem, frame: wire.JsonObject) -> list[Change]:
         named = replace(item, id=self.new_id())

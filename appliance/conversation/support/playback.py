@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from appliance.conversation.commands import CheckText, FinishPlay, FlushPlayback, Play
 from appliance.conversation.events import OutputCheck, PlayoutProgress
-from appliance.conversation.notices import AnswerAudioEnded, AnswerInterrupted
+from appliance.conversation.notices import AudioEnd, AudioInterrupted
 from appliance.conversation.policy import Policy
 from appliance.conversation.support.outbox import Outbox
 from appliance.conversation.support.playout import Heard, Playout
@@ -135,7 +135,7 @@ class Playback:
             self._must_finish = False
             self._out.do(FinishPlay(self._out.epoch))
             items = self.heard()
-            self._out.emit(AnswerAudioEnded(items[-1].item_id if items else ""))
+            self._out.emit(AudioEnd(items[-1].item_id if items else ""))
 
     # --- guardrails ---------------------------------------------------------------------------------------------
 
@@ -204,7 +204,7 @@ class Playback:
         )
         self.silence()
         if was_playing and items:
-            self._out.emit(AnswerInterrupted(items[0][0].item_id, items[0][0].heard_ms))
+            self._out.emit(AudioInterrupted(items[0][0].item_id, items[0][0].heard_ms))
         return Cut(items, tuple(sorted(held - {one.item_id for one in queued})))
 
     def truncate(self, cut: Cut) -> None:
