@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from appliance.conversation import events as ev
+from appliance.conversation.agent_events import AgentEvents
 from appliance.conversation.commands import Command, Disconnect, Stop
 from appliance.conversation.policy import Policy
 from appliance.conversation.procedures import Procedures
@@ -36,7 +37,6 @@ from appliance.conversation.support.feedback import State, View
 from appliance.conversation.support.retry import classify
 from appliance.conversation.support.troubles import sentence
 from appliance.conversation.user_events import UserEvents
-from appliance.realtime import protocol as wire
 from appliance.realtime.items import HistoryItem
 
 __all__ = ["DEADLINES", "SETTLE", "Conversation"]
@@ -65,7 +65,8 @@ class Conversation:
         """
         self._do = Procedures(policy=policy, brief=briefs[0], history=history, seed=seed, is_muted=is_muted)
         self._user = UserEvents(self._do)
-        self._server = ServerEvents(self._do)
+        self._agent = AgentEvents(self._do)
+        self._server = ServerEvents(self._do, self._agent)
         self._is_stopped = False
 
     def __repr__(self) -> str:
@@ -99,7 +100,7 @@ class Conversation:
             case ev.PlayoutProgress():
                 do.answer.playback.progress(event, now)
             case ev.ServerEventReceived():
-                self._server_event(event, now)
+                self._server.received(event, now)
             case ev.DeadlinePassed():
                 for step in DEADLINES:
                     step(self, now)
@@ -108,9 +109,9 @@ class Conversation:
             case ev.LinkUp():
                 pass  # an open socket proves nothing: readiness is session.created
             case ev.LinkDown():
-                self._link_down(event, now)
+                self._server.link_down(event, now)
             case ev.FrameRefused():
-                self._frame_refused(event, now)
+                self._server.frame_refused(event, now)
             case ev.CaptureOverrun():
                 user.overrun(now)
             case ev.CardLost():
@@ -134,11 +135,11 @@ class Conversation:
             case ev.ApprovalChecked():
                 do.close_call(do.calls.checked(event, now), now)
             case ev.ApprovalAnswered():
-                self._approval_answered(event, now)
+                self._agent.approval_answered(event, now)
             case ev.AgentPrepared():
-                self._agent_prepared(event, now)
+                self._agent.agent_prepared(event, now)
             case ev.GuardrailsChecked():
-                self._guardrails_checked(event, now)
+                self._agent.guardrails_checked(event, now)
             case ev.BeginAsked():
                 user.begin(now)
             case ev.CommitAsked():
@@ -258,96 +259,6 @@ class Conversation:
         at = do.answer.due()
         return min(at, do.gate.deadline(at))
 
-    # --- connections --------------------------------------------------------------------------------------------
-
-    def _server_event(self, event: ev.ServerEventReceived, now: float) -> None:
-        main, spare = self._do.link.main, self._do.link.spare
-        if main is not None and event.link == main.id:
-            self._server.handle(main, event.event, now)
-        elif spare is not None and event.link == spare.id:
-            if isinstance(event.event, wire.SessionCreated) and not spare.is_ready:
-                self._do.link.created(spare, now, model=str(event.event.session.get("model") or ""))
-            elif isinstance(event.event, wire.ErrorEvent):
-                spare.last_error = event.event.error.code or event.event.error.type
-
-    def _link_down(self, event: ev.LinkDown, now: float) -> None:
-        main, spare = self._do.link.main, self._do.link.spare
-        if main is not None and event.link == main.id:
-            self._do.lose_link(classify(event.kind, event.code, last_error=main.last_error), now)
-        elif spare is not None and event.link == spare.id:
-            self._do.link.lose_spare(now, classify(event.kind, event.code, last_error=spare.last_error))
-
-    def _frame_refused(self, event: ev.FrameRefused, now: float) -> None:
-        link = self._do.link.main
-        if link is None or event.link != link.id:
-            return
-        link.bad_frames += 1
-        self._do.device.report("bad_frame", now, detail=event.problem)
-        if link.bad_frames > self._do.policy.max_bad_frames:
-            self._do.drop_link(classify("bad_frames", None), now)
-
-    # --- what the maker's functions answer ----------------------------------------------------------------------
-
-    def _approval_answered(self, event: ev.ApprovalAnswered, now: float) -> None:
-        do = self._do
-        call = do.calls.open.get(event.call_id)
-        if call is None or not call.awaits_approval:
-            return
-        message = event.message or "The user rejected this call."
-        decided = do.calls.decide_always(call, approves=event.approved, message=message) if event.always else [call]
-        for one in decided:
-            do.close_call(do.calls.approve(one, now) if event.approved else do.calls.reject(one, message), now)
-
-    def _agent_prepared(self, event: ev.AgentPrepared, now: float) -> None:
-        do, key, brief = self._do, event.key, event.brief
-        if isinstance(key, ev.HandoffKey):
-            self._handoff_prepared(key.call_id, event, now)
-            return
-        if brief is None:
-            do.device.report("instructions_late", now, detail=event.problem)
-        if isinstance(key, ev.ConnectKey):
-            link = do.link.main
-            if link is not None and key.link == link.id and not link.is_configured:
-                do.session.brief = brief or do.session.brief
-                do.configure(link, now)
-        elif key == ev.TurnKey(do.turn_id or "", do.speech.replays) and not do.gate.is_prepared:
-            do.gate.prepared()
-            in_force = do.session.brief
-            is_news = brief is not None and brief != in_force and brief.agent == in_force.agent
-            if brief is not None and is_news and not do.session.has_handoff:  # else that agent has its own instructions
-                do.session.change_for_turn(key.turn, brief, do.session_of(brief), now)
-
-    def _handoff_prepared(self, call_id: str, event: ev.AgentPrepared, now: float) -> None:
-        do = self._do
-        call = do.calls.open.get(call_id)
-        if call is None or call.kind != "handoff" or call.brief is not None:
-            return
-        if event.brief is None:
-            do.device.report("handoff_failed", now, detail=f"{call.name}: {event.problem}")
-            do.close_call(do.calls.close(call, event.problem or "The handoff failed.", is_error=True), now)
-        else:
-            call.brief = event.brief
-            do.session.request_handoff(call_id, event.brief, do.session_of(event.brief), now)
-
-    def _guardrails_checked(self, event: ev.GuardrailsChecked, now: float) -> None:
-        do, key = self._do, event.key
-        turn = do.turn
-        if turn is None:
-            return
-        if isinstance(key, ev.InputCheck):
-            if key.turn != turn.id or do.gate.is_checked:
-                return
-            if event.tripped:
-                do.refuse_input(event.tripped, event.reason, now)
-            else:
-                do.gate.checked()
-        elif (check := do.answer.playback.pending(key)) is not None:  # else of an answer that is over
-            if event.tripped:
-                do.trip(turn, check, event.tripped, event.reason, now)
-            else:
-                do.answer.playback.passed(key)
-                do.answer.release(do.link.main_id or 0, now)
-
     # --- time ---------------------------------------------------------------------------------------------------
 
     def _late_gestures(self, now: float) -> None:
@@ -367,20 +278,6 @@ class Conversation:
             do.configure(link, now)
         else:
             do.drop_link(classify("timeout", None, last_error=link.last_error), now)
-
-    def _late_calls(self, now: float) -> None:
-        do = self._do
-        do.calls.work(now, do.turn_id, is_playing=do.answer.is_playing)
-        for call in do.calls.open.late(now):
-            if call.kind == "handoff":
-                do.fail_handoff(call.call_id, "it took too long", now)
-            else:
-                do.close_call(do.calls.give_up(call, now), now)
-
-    def _late_check(self, now: float) -> None:
-        check = self._do.answer.playback.late_check(now)
-        if check is not None and self._do.turn is not None:
-            self._do.trip(self._do.turn, check, "guardrail", "it took too long", now)
 
     def _late_turn(self, now: float) -> None:
         do = self._do
@@ -435,8 +332,8 @@ DEADLINES: tuple[Callable[[Conversation, float], None], ...] = (
     Conversation._late_alarms,
     Conversation._late_main,
     lambda self, now: self._do.link.advance(now),
-    Conversation._late_calls,
-    Conversation._late_check,
+    lambda self, now: self._agent.late_calls(now),
+    lambda self, now: self._agent.late_check(now),
     Conversation._late_turn,
 )
 """What may be late, in order: each step sees what the step before did."""
@@ -457,14 +354,29 @@ def _ask(do: Procedures, now: float) -> None:
 
 def _finish(do: Procedures, now: float) -> None:
     """End the turn when all of its answer was heard."""
-    if do.speech.is_taken:
-        do.finish_turn(now)
+    answer, round_ = do.answer, do.calls.open.round
+    if not do.speech.is_taken or answer.is_under_way or answer.is_playing or round_.open or not answer.asked.is_done:
+        return
+    if answer.received.failure:
+        do.mark_heard()
+        do.fail_turn(answer.received.failure, now, detail=answer.received.failure_detail)
+    elif answer.is_empty and not round_.is_background:
+        do.fail_turn("empty_answer", now)
+    else:
+        do.end_turn("answered", now)
 
 
 def _rest(do: Procedures, now: float) -> None:
     """Use an idle gap: another connection may take over."""
-    if do.is_idle:
-        do.rest(now)
+    if not do.is_idle:
+        return
+    before = do.link.main
+    do.link.rest(now)
+    link = do.link.main
+    if link is not before:
+        do.link_left()
+        if link is not None and link.is_ready:
+            do.link_ready(link, now)
 
 
 SETTLE: tuple[Callable[[Procedures, float], None], ...] = (_send, _ask, _finish, _rest)

@@ -8,7 +8,7 @@ go in as arguments.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from appliance.conversation.commands import Disconnect, PrepareAgent
@@ -30,7 +30,6 @@ from appliance.conversation.support.call import Closed
 from appliance.conversation.support.outbox import Outbox
 from appliance.conversation.support.prices import response_usd
 from appliance.conversation.support.retry import Verdict
-from appliance.conversation.support.text_gate import Check
 from appliance.conversation.support.troubles import sentence
 from appliance.realtime import protocol as wire
 from appliance.realtime.items import HistoryItem
@@ -165,13 +164,6 @@ class Procedures:
             self.count(None, {}, frames / wire.SAMPLE_RATE, now)
         self.out.emit(TurnEnd(turn.id, outcome, self.account.of_turn))
 
-    def _mark_heard(self) -> None:
-        """Mark the items of an answer that the connection cut off, when the received part has played."""
-        for one in self.answer.playback.heard():
-            item = self.history.get(one.item_id)
-            if item is not None and item.status == "incomplete" and one.is_whole:
-                self.cut(one.item_id, one.received_ms, one.received_ms)
-
     def send_turn(self, turn: RunningTurn, now: float) -> None:
         """Send what the server lacks of a turn, and wish for its response once it is whole."""
         if turn.kind == "message":
@@ -185,19 +177,6 @@ class Procedures:
         else:
             return
         self.answer.want(turn.id)
-
-    def finish_turn(self, now: float) -> None:
-        """End a turn whose answer was received and heard whole."""
-        answer, round_ = self.answer, self.calls.open.round
-        if answer.is_under_way or round_.open or not answer.asked.is_done or answer.is_playing:
-            return
-        if answer.received.failure:
-            self._mark_heard()
-            self.fail_turn(answer.received.failure, now, detail=answer.received.failure_detail)
-        elif answer.is_empty and not round_.is_background:
-            self.fail_turn("empty_answer", now)
-        else:
-            self.end_turn("answered", now)
 
     def count(self, usd: float | None, usage: Mapping[str, Any], audio_s: float, now: float) -> None:
         """Add to the day's account; with the budget spent, only the offline brain may answer."""
@@ -253,6 +232,13 @@ class Procedures:
         is_elsewhere = main is not None and not self.answer.playback.is_on(main)
         self.history.cut(item_id, heard_ms, received_ms, is_elsewhere=is_elsewhere)
 
+    def mark_heard(self) -> None:
+        """Mark the items of an answer that the connection cut off, when the received part has played."""
+        for one in self.answer.playback.heard():
+            item = self.history.get(one.item_id)
+            if item is not None and item.status == "incomplete" and one.is_whole:
+                self.cut(one.item_id, one.received_ms, one.received_ms)
+
     def forget_unplayed(self, item_id: str) -> None:
         """Nobody heard a word of it: the model must not believe that it was said."""
         item = self.history.get(item_id)
@@ -260,25 +246,6 @@ class Procedures:
         self.answer.note_unplayed(item_id, is_done=is_done)
         if is_done:
             self.history.delete(item_id)
-
-    def trip(self, turn: RunningTurn, check: Check, name: str, reason: str, now: float) -> None:
-        """An answer must not go on: stop it, tell the model why, and let it try again, but not for ever."""
-        self.out.emit(Guardrail(turn.id, "output", check.item_id, name, reason))
-        for call in self.calls.open.of(turn.id):  # none begins any more; what runs is answered, and not spoken about
-            self.reply(self.calls.release(call, "A guardrail stopped the answer, so this call was cancelled."))
-        self.stop_answer(now)
-        trips = self.answer.begin_again()
-        self.calls.forget_round()
-        self.history.add_system_message(
-            f"Your last answer was stopped by the guardrail {name!r}"
-            + (f" ({reason})" if reason else "")
-            + ". The user has not heard the rest of it. Do not repeat it; answer in another way."
-        )
-        if trips >= self.policy.max_trips or self.answer.received.failure:
-            self.fail_turn("stopped", now, detail=f"{name}: {reason}", outcome="refused")
-        else:
-            self.answer.prolong(now)
-            self.answer.want(turn.id)
 
     # --- calls --------------------------------------------------------------------------------------------------
 
@@ -311,17 +278,6 @@ class Procedures:
             asked.is_done = True  # it was told to call nothing more, and did; or there is nothing to speak about
         else:
             self.answer.want(turn.id)
-
-    def fail_handoff(self, call_id: str, reason: str, now: float) -> None:
-        """The server did not take the new agent: the old one goes on."""
-        call = self.calls.open.get(call_id)
-        if call is None:
-            return
-        self.device.report("handoff_failed", now, detail=f"{call.name}: {reason}")
-        brief = self.session.brief  # whatever holds on the server now is overwritten with it
-        self.session.roll_back(call_id, replace(brief, session=self.session_of(brief)).without_voice(), now)
-        said = f"The handoff failed: {reason.rstrip('.')}. You are still {call.agent}."
-        self.close_call(self.calls.close(call, said, is_error=True), now)
 
     # --- connections --------------------------------------------------------------------------------------------
 
@@ -402,13 +358,3 @@ class Procedures:
         main = self.link.main
         is_trusted = main is None or main.endpoint == 0
         return session_for(brief, is_trusted=is_trusted, has_spoken=main is not None and main.has_spoken)
-
-    def rest(self, now: float) -> None:
-        """Use an idle gap: another connection may take over."""
-        before = self.link.main
-        self.link.rest(now)
-        link = self.link.main
-        if link is not before:
-            self.link_left()
-            if link is not None and link.is_ready:
-                self.link_ready(link, now)

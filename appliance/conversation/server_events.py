@@ -1,20 +1,19 @@
-"""What the server says on the main link: one rule for each event. Pure."""
+"""What the transport reports: the events of the server, one rule each, and the ends of its connections. Pure."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
+from appliance.conversation import events as ev
+from appliance.conversation.agent_events import AgentEvents
 from appliance.conversation.commands import Disconnect
 from appliance.conversation.notices import InputText
 from appliance.conversation.procedures import Procedures
 from appliance.conversation.regions.answer import OutputText
 from appliance.conversation.regions.link import Link
-from appliance.conversation.regions.session import SessionUpdateSent
-from appliance.conversation.support.call import Made
 from appliance.conversation.support.outbox import AsideOf, CommitOf, ItemOf
 from appliance.conversation.support.prices import transcription_usd
-from appliance.conversation.support.retry import Verdict
+from appliance.conversation.support.retry import Verdict, classify
 from appliance.conversation.support.troubles import sentence
 from appliance.realtime import protocol as wire
 
@@ -25,12 +24,41 @@ _BENIGN = frozenset({"response_cancel_not_active", "conversation_already_has_act
 
 
 class ServerEvents:
-    """The rules of the server's events."""
+    """The rules of the server's events; on the spare connection only its greeting and its errors count."""
 
-    def __init__(self, do: Procedures) -> None:
+    def __init__(self, do: Procedures, agent: AgentEvents) -> None:
         self._do = do
+        self._agent = agent
 
-    def handle(self, link: Link, event: wire.ServerEvent, now: float) -> None:
+    # --- connections --------------------------------------------------------------------------------------------
+
+    def received(self, event: ev.ServerEventReceived, now: float) -> None:
+        main, spare = self._do.link.main, self._do.link.spare
+        if main is not None and event.link == main.id:
+            self._handle(main, event.event, now)
+        elif spare is not None and event.link == spare.id:
+            if isinstance(event.event, wire.SessionCreated) and not spare.is_ready:
+                self._do.link.created(spare, now, model=str(event.event.session.get("model") or ""))
+            elif isinstance(event.event, wire.ErrorEvent):
+                spare.last_error = event.event.error.code or event.event.error.type
+
+    def link_down(self, event: ev.LinkDown, now: float) -> None:
+        main, spare = self._do.link.main, self._do.link.spare
+        if main is not None and event.link == main.id:
+            self._do.lose_link(classify(event.kind, event.code, last_error=main.last_error), now)
+        elif spare is not None and event.link == spare.id:
+            self._do.link.lose_spare(now, classify(event.kind, event.code, last_error=spare.last_error))
+
+    def frame_refused(self, event: ev.FrameRefused, now: float) -> None:
+        link = self._do.link.main
+        if link is None or event.link != link.id:
+            return
+        link.bad_frames += 1
+        self._do.device.report("bad_frame", now, detail=event.problem)
+        if link.bad_frames > self._do.policy.max_bad_frames:
+            self._do.drop_link(classify("bad_frames", None), now)
+
+    def _handle(self, link: Link, event: wire.ServerEvent, now: float) -> None:
         do = self._do
         if isinstance(event, wire.OutputAudioDelta):
             link.has_spoken = True  # whoever hears it: the server keeps the voice from here on
@@ -52,7 +80,7 @@ class ServerEvents:
                 self._session_created(link, event, now)
             case wire.SessionUpdated():
                 if (update := do.session.updated(event)) is not None and update.kind == "handoff":
-                    self._hand_over(update, now)
+                    self._agent.hand_over(update, now)
             case wire.ErrorEvent():
                 self._error(link, event.error, now)
             case wire.SpeechStarted():
@@ -70,7 +98,7 @@ class ServerEvents:
                 self._response_created(event.response, now)
             case wire.OutputItemAdded():
                 if event.item.type == "mcp_call" and self._answers(event.response_id):
-                    self._mcp_call(event.item, now)
+                    self._agent.mcp_call(event.item, now)
             case wire.OutputItemDone():
                 self._item_done(event, now)
             case wire.McpCallArgumentsDone():
@@ -95,19 +123,6 @@ class ServerEvents:
         if do.speech.is_committing:
             do.speech.wait_until(now + do.policy.commit_s + do.policy.prepare_s * do.session.brief.is_asked_at_connect)
 
-    def _hand_over(self, update: SessionUpdateSent, now: float) -> None:
-        """The server has accepted the new agent: from here on it talks."""
-        do = self._do
-        assert update.brief is not None
-        before, do.session.brief = do.session.brief.agent, update.brief
-        do.answer.hand_over(before, update.brief.agent, is_answering=do.turn is not None)
-        call = do.calls.open.get(update.call_id)
-        if call is not None:
-            if do.turn_id == call.turn and call.handoff is not None:
-                do.answer.speaker.first_sentence = call.handoff.first_sentence
-            output = json.dumps({"assistant": update.brief.agent})
-            do.close_call(do.calls.close(call, output, is_error=False), now)
-
     # --- errors -------------------------------------------------------------------------------------------------
 
     def _error(self, link: Link, error: wire.ErrorDetail, now: float) -> None:
@@ -128,7 +143,7 @@ class ServerEvents:
             do.device.report("server_error", now, detail=error.message)
             do.lose_link(Verdict("fatal", "settings_refused", sentence("settings_refused")), now)
         elif update.kind == "handoff":
-            do.fail_handoff(update.call_id, error.message, now)
+            self._agent.fail_handoff(update.call_id, error.message, now)
         else:
             if update.kind == "turn" and update.brief is not None:
                 do.session.brief = update.brief
@@ -251,7 +266,7 @@ class ServerEvents:
 
     def _item_done(self, event: wire.OutputItemDone, now: float) -> None:
         if self._answers(event.response_id) or event.item.type == "mcp_call":  # it may outlast its response
-            self._item(event.item, now)
+            self._agent.item(event.item, now)
         else:
             self._dismiss(event.item)
 
@@ -264,36 +279,6 @@ class ServerEvents:
         is_unheard = known is not None and known.heard_ms is None
         if do.answer.is_unplayed(item, is_unheard=is_unheard):
             do.forget_unplayed(item.id)
-
-    def _item(self, item: wire.Item, now: float) -> None:
-        do, made = self._do, self._made()
-        if made is None:
-            return
-        if item.type == "mcp_call":
-            do.close_call(do.calls.close_mcp(item), now)
-        elif item.type == "mcp_approval_request":
-            if do.calls.open.is_unknown(item.id):
-                do.answer.received.has_output = True
-                do.close_call(do.calls.take_mcp_request(item, made, now), now)
-        elif item.type == "function_call" and (call := do.calls.take(item, made, now)) is not None:
-            do.speech_taken(now)
-            do.answer.received.has_output = True
-            in_force = do.session.brief
-            by = do.answer.speaker.brief or in_force
-            do.close_call(do.calls.begin(call, by, in_force.agent, now), now)
-
-    def _mcp_call(self, item: wire.Item, now: float) -> None:
-        do, made = self._do, self._made()
-        if made is not None and do.calls.open.is_unknown_mcp(item.id):
-            do.answer.received.has_output = True
-            do.calls.take_mcp(item, made, now)
-
-    def _made(self) -> Made | None:
-        """By which agent, in which turn and on which link the response that is under way makes calls."""
-        do = self._do
-        if do.turn is None or do.link.main is None:
-            return None
-        return Made(do.turn.id, do.link.main.id, (do.answer.speaker.brief or do.session.brief).agent)
 
     def _response_done(self, response: wire.Response, now: float) -> None:
         do = self._do
@@ -309,7 +294,7 @@ class ServerEvents:
         do.speech_taken(now)
         do.account.add_to_turn(response.usage)
         for item in response.output:
-            self._item(item, now)
+            self._agent.item(item, now)
         do.answer.playback.check_rest(response, now)
         do.answer.release(do.link.main_id or 0, now)
         if response.status == "failed":

@@ -1,0 +1,178 @@
+"""What the maker's side answers: tools, approvals, agents, guardrails; and the calls that the model makes. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from appliance.conversation import events as ev
+from appliance.conversation.notices import Guardrail
+from appliance.conversation.procedures import Procedures, RunningTurn
+from appliance.conversation.regions.session import SessionUpdateSent
+from appliance.conversation.support.call import Made
+from appliance.conversation.support.text_gate import Check
+from appliance.realtime import protocol as wire
+
+__all__ = ["AgentEvents"]
+
+
+class AgentEvents:
+    """The rules of calls, handoffs and guardrails."""
+
+    def __init__(self, do: Procedures) -> None:
+        self._do = do
+
+    # --- calls --------------------------------------------------------------------------------------------------
+
+    def item(self, item: wire.Item, now: float) -> None:
+        do, made = self._do, self._made()
+        if made is None:
+            return
+        if item.type == "mcp_call":
+            do.close_call(do.calls.close_mcp(item), now)
+        elif item.type == "mcp_approval_request":
+            if do.calls.open.is_unknown(item.id):
+                do.answer.received.has_output = True
+                do.close_call(do.calls.take_mcp_request(item, made, now), now)
+        elif item.type == "function_call" and (call := do.calls.take(item, made, now)) is not None:
+            do.speech_taken(now)
+            do.answer.received.has_output = True
+            in_force = do.session.brief
+            by = do.answer.speaker.brief or in_force
+            do.close_call(do.calls.begin(call, by, in_force.agent, now), now)
+
+    def mcp_call(self, item: wire.Item, now: float) -> None:
+        do, made = self._do, self._made()
+        if made is not None and do.calls.open.is_unknown_mcp(item.id):
+            do.answer.received.has_output = True
+            do.calls.take_mcp(item, made, now)
+
+    def _made(self) -> Made | None:
+        """By which agent, in which turn and on which link the response that is under way makes calls."""
+        do = self._do
+        if do.turn is None or do.link.main is None:
+            return None
+        return Made(do.turn.id, do.link.main.id, (do.answer.speaker.brief or do.session.brief).agent)
+
+    def approval_answered(self, event: ev.ApprovalAnswered, now: float) -> None:
+        do = self._do
+        call = do.calls.open.get(event.call_id)
+        if call is None or not call.awaits_approval:
+            return
+        message = event.message or "The user rejected this call."
+        decided = do.calls.decide_always(call, approves=event.approved, message=message) if event.always else [call]
+        for one in decided:
+            do.close_call(do.calls.approve(one, now) if event.approved else do.calls.reject(one, message), now)
+
+    def late_calls(self, now: float) -> None:
+        do = self._do
+        do.calls.work(now, do.turn_id, is_playing=do.answer.is_playing)
+        for call in do.calls.open.late(now):
+            if call.kind == "handoff":
+                self.fail_handoff(call.call_id, "it took too long", now)
+            else:
+                do.close_call(do.calls.give_up(call, now), now)
+
+    # --- agents and handoffs ------------------------------------------------------------------------------------
+
+    def agent_prepared(self, event: ev.AgentPrepared, now: float) -> None:
+        do, key, brief = self._do, event.key, event.brief
+        if isinstance(key, ev.HandoffKey):
+            self._handoff_prepared(key.call_id, event, now)
+            return
+        if brief is None:
+            do.device.report("instructions_late", now, detail=event.problem)
+        if isinstance(key, ev.ConnectKey):
+            link = do.link.main
+            if link is not None and key.link == link.id and not link.is_configured:
+                do.session.brief = brief or do.session.brief
+                do.configure(link, now)
+        elif key == ev.TurnKey(do.turn_id or "", do.speech.replays) and not do.gate.is_prepared:
+            do.gate.prepared()
+            in_force = do.session.brief
+            is_news = brief is not None and brief != in_force and brief.agent == in_force.agent
+            if brief is not None and is_news and not do.session.has_handoff:  # else that agent has its own instructions
+                do.session.change_for_turn(key.turn, brief, do.session_of(brief), now)
+
+    def _handoff_prepared(self, call_id: str, event: ev.AgentPrepared, now: float) -> None:
+        do = self._do
+        call = do.calls.open.get(call_id)
+        if call is None or call.kind != "handoff" or call.brief is not None:
+            return
+        if event.brief is None:
+            do.device.report("handoff_failed", now, detail=f"{call.name}: {event.problem}")
+            do.close_call(do.calls.close(call, event.problem or "The handoff failed.", is_error=True), now)
+        else:
+            call.brief = event.brief
+            do.session.request_handoff(call_id, event.brief, do.session_of(event.brief), now)
+
+    def hand_over(self, update: SessionUpdateSent, now: float) -> None:
+        """The server has accepted the new agent: from here on it talks."""
+        do = self._do
+        assert update.brief is not None
+        before, do.session.brief = do.session.brief.agent, update.brief
+        do.answer.hand_over(before, update.brief.agent, is_answering=do.turn is not None)
+        call = do.calls.open.get(update.call_id)
+        if call is not None:
+            if do.turn_id == call.turn and call.handoff is not None:
+                do.answer.speaker.first_sentence = call.handoff.first_sentence
+            output = json.dumps({"assistant": update.brief.agent})
+            do.close_call(do.calls.close(call, output, is_error=False), now)
+
+    def fail_handoff(self, call_id: str, reason: str, now: float) -> None:
+        """The server did not take the new agent: the old one goes on."""
+        call = self._do.calls.open.get(call_id)
+        if call is None:
+            return
+        self._do.device.report("handoff_failed", now, detail=f"{call.name}: {reason}")
+        brief = self._do.session.brief  # whatever holds on the server now is overwritten with it
+        self._do.session.roll_back(call_id, replace(brief, session=self._do.session_of(brief)).without_voice(), now)
+        said = f"The handoff failed: {reason.rstrip('.')}. You are still {call.agent}."
+        self._do.close_call(self._do.calls.close(call, said, is_error=True), now)
+
+    # --- guardrails ---------------------------------------------------------------------------------------------
+
+    def guardrails_checked(self, event: ev.GuardrailsChecked, now: float) -> None:
+        do, key = self._do, event.key
+        turn = do.turn
+        if turn is None:
+            return
+        if isinstance(key, ev.InputCheck):
+            if key.turn != turn.id or do.gate.is_checked:
+                return
+            if event.tripped:
+                do.refuse_input(event.tripped, event.reason, now)
+            else:
+                do.gate.checked()
+        elif (check := do.answer.playback.pending(key)) is not None:  # else of an answer that is over
+            if event.tripped:
+                self.trip(turn, check, event.tripped, event.reason, now)
+            else:
+                do.answer.playback.passed(key)
+                do.answer.release(do.link.main_id or 0, now)
+
+    def late_check(self, now: float) -> None:
+        check = self._do.answer.playback.late_check(now)
+        if check is not None and self._do.turn is not None:
+            self.trip(self._do.turn, check, "guardrail", "it took too long", now)
+
+    def trip(self, turn: RunningTurn, check: Check, name: str, reason: str, now: float) -> None:
+        """An answer must not go on: stop it, tell the model why, and let it try again, but not for ever."""
+        self._do.out.emit(Guardrail(turn.id, "output", check.item_id, name, reason))
+        for call in self._do.calls.open.of(
+            turn.id
+        ):  # none begins any more; what runs is answered, and not spoken about
+            self._do.reply(self._do.calls.release(call, "A guardrail stopped the answer, so this call was cancelled."))
+        self._do.stop_answer(now)
+        trips = self._do.answer.begin_again()
+        self._do.calls.forget_round()
+        self._do.history.add_system_message(
+            f"Your last answer was stopped by the guardrail {name!r}"
+            + (f" ({reason})" if reason else "")
+            + ". The user has not heard the rest of it. Do not repeat it; answer in another way."
+        )
+        if trips >= self._do.policy.max_trips or self._do.answer.received.failure:
+            self._do.fail_turn("stopped", now, detail=f"{name}: {reason}", outcome="refused")
+        else:
+            self._do.answer.prolong(now)
+            self._do.answer.want(turn.id)
