@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from appliance.agents.agent import RealtimeAgent
+    from appliance.agents.agent_files import load_agents
     from appliance.agents.context import RunContext, ToolContext
-    from appliance.agents.described import load_agents
     from appliance.agents.guardrails import GuardrailFunctionOutput, input_guardrail, output_guardrail
     from appliance.agents.handoffs import Handoff, handoff
     from appliance.agents.hooks import RealtimeAgentHooks, RealtimeRunHooks
-    from appliance.agents.mcp import HostedMcp, McpServerHttp, McpServerStdio
     from appliance.agents.tools import Tool, background, tool
     from appliance.conversation.policy import Policy
     from appliance.errors import ApplianceError
@@ -31,7 +30,8 @@ if TYPE_CHECKING:
         ServerVad,
         Transcription,
     )
-    from appliance.session import RealtimeSession
+    from appliance.runtime.mcp import HostedMcp, McpServerHttp, McpServerStdio
+    from appliance.runtime.session import RealtimeSession
 
 __all__ = [
     "ApplianceError",
@@ -66,11 +66,11 @@ __all__ = [
 _HOMES = {
     "appliance.agents.agent": ("RealtimeAgent",),
     "appliance.agents.context": ("RunContext", "ToolContext"),
-    "appliance.agents.described": ("load_agents",),
+    "appliance.agents.agent_files": ("load_agents",),
     "appliance.agents.guardrails": ("GuardrailFunctionOutput", "input_guardrail", "output_guardrail"),
     "appliance.agents.handoffs": ("Handoff", "handoff"),
     "appliance.agents.hooks": ("RealtimeAgentHooks", "RealtimeRunHooks"),
-    "appliance.agents.mcp": ("HostedMcp", "McpServerHttp", "McpServerStdio"),
+    "appliance.runtime.mcp": ("HostedMcp", "McpServerHttp", "McpServerStdio"),
     "appliance.agents.tools": ("Tool", "background", "tool"),
     "appliance.conversation.policy": ("Policy",),
     "appliance.errors": ("ApplianceError",),
@@ -83,7 +83,7 @@ _HOMES = {
         "ServerVad",
         "Transcription",
     ),
-    "appliance.session": ("RealtimeSession",),
+    "appliance.runtime.session": ("RealtimeSession",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -123,7 +123,7 @@ def _add_replay(commands: Any) -> None:
 
 def _simulated(arguments: argparse.Namespace, changes: dict[str, Any]) -> Settings:
     """The settings with simulated hardware; the simulated device has a lamp where the settings name none."""
-    from appliance.simulator.stand import DEFAULT_PINS, SIMULATED
+    from appliance.simulator.simulated_device import DEFAULT_PINS, SIMULATED
 
     logging.getLogger().addHandler(logging.NullHandler())  # what matters is printed; no log beside it
     settings = _settings(arguments, SIMULATED | changes)
@@ -152,7 +152,7 @@ def _credentials_dir() -> Path | None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from appliance.service.app import Appliance
-    from appliance.service.journal import set_up_logging
+    from appliance.service.logging_setup import set_up_logging
     from appliance.settings import state_directory
 
     settings = _settings(arguments)
@@ -199,7 +199,7 @@ def _ask(arguments: argparse.Namespace) -> int:
 
 def _brain(arguments: argparse.Namespace) -> int:
     from appliance.service.app import offline_brain
-    from appliance.service.journal import set_up_logging
+    from appliance.service.logging_setup import set_up_logging
 
     settings = _settings(arguments)
     set_up_logging(settings.service.log_level, os.environ)

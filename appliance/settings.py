@@ -35,7 +35,7 @@ __all__ = [
     "BrainSettings",
     "ButtonSettings",
     "DeadlineSettings",
-    "Endpoint",
+    "EndpointSettings",
     "LightSettings",
     "LinkSettings",
     "OutputSettings",
@@ -361,7 +361,7 @@ class ServiceSettings(_Section):
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class EndpointSettings:
     """Who answers, as decided from provider, base_url and the presence of a key."""
 
     kind: Literal["offline", "openai", "compatible"]
@@ -402,17 +402,17 @@ class Settings(BaseModel):
         """Where the value of a dotted key came from: ``default``, ``FILE:LINE``, a variable's name or ``override``."""
         return self._origins.get(key, "default")
 
-    def endpoint(self) -> Endpoint:
+    def endpoint(self) -> EndpointSettings:
         """Decide who answers; a key counts only if it was there when the settings were loaded."""
         link = self.link
         kind = link.provider
         if kind == "auto":
             kind = "compatible" if link.base_url else "openai" if self._key_origin else "offline"
         if kind == "offline":
-            return Endpoint("offline", "", needs_key=False)
+            return EndpointSettings("offline", "", needs_key=False)
         if kind == "openai":
-            return Endpoint("openai", _websocket_url(link.base_url or OPENAI_URL), needs_key=True)
-        return Endpoint("compatible", _websocket_url(link.base_url), needs_key=False)
+            return EndpointSettings("openai", _websocket_url(link.base_url or OPENAI_URL), needs_key=True)
+        return EndpointSettings("compatible", _websocket_url(link.base_url), needs_key=False)
 
     def masked(self) -> dict[str, dict[str, dict[str, object]]]:
         """Dump for people: section → key → ``{"value": …, "origin": …}``, with nothing that looks like a key."""

@@ -20,7 +20,7 @@ from appliance.audio import streams
 from appliance.conversation.events import Event
 from appliance.conversation.support.feedback import State, View
 from appliance.settings import load_settings
-from appliance.simulator.stand import DEFAULT_PINS, SIMULATED, Stand
+from appliance.simulator.simulated_device import DEFAULT_PINS, SIMULATED, SimulatedDevice
 
 TURNS = 12
 PERIOD_MS = 20
@@ -40,9 +40,9 @@ class Bench:
         }
         settings = load_settings(None, {}, None, overrides=overrides)
         self.debounce_ms = settings.button.release_debounce_ms
-        self.stand = Stand(settings, environ={})
-        self.stand.observe(self._see)
-        self._pin = self.stand.factory.pin(settings.button.pin)
+        self.device = SimulatedDevice(settings, environ={})
+        self.device.observe(self._see)
+        self._pin = self.device.factory.pin(settings.button.pin)
         self._log = log
         self._state = State.BOOTING
         self._changed = asyncio.Event()
@@ -76,8 +76,8 @@ class Bench:
                 yield at
 
     def sounding(self, since: float) -> list[float]:
-        assert self.stand.loudspeaker is not None
-        return [at for at, block in self.stand.loudspeaker.periods if at >= since and block.any()]
+        assert self.device.loudspeaker is not None
+        return [at for at, block in self.device.loudspeaker.periods if at >= since and block.any()]
 
 
 async def measure(url: str, log: Path) -> dict[str, list[float]]:
@@ -86,12 +86,12 @@ async def measure(url: str, log: Path) -> dict[str, list[float]]:
     bench = Bench(url, log)
     rows: dict[str, list[float]] = {"press": [], "release": [], "delta": [], "barge": []}
     async with asyncio.TaskGroup() as group:
-        running = group.create_task(bench.stand.run())
+        running = group.create_task(bench.device.run())
         await bench.until(State.READY)
         await asyncio.sleep(1.5)  # the pre-roll fills
         for turn in range(TURNS):
             await _one_turn(bench, rows, is_interrupted=turn % 2 == 0)
-        bench.stand.stop("measured")
+        bench.device.stop("measured")
         await running
     return rows
 

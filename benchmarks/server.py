@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from appliance.brain.model import Effect, Emit, Generate, ServerModel
+from appliance.brain.model import Effect, EmitFrame, Generate, ServerModel
 
 DELTA = array("h", [round(8000 * math.sin(math.tau * 500 * i / 24_000)) for i in range(2400)]).tobytes()  # 100 ms
 DELTA_S = 0.1
@@ -83,7 +83,7 @@ class Script:
 
     async def _carry_out(self, effects: list[Effect]) -> None:
         for effect in effects:
-            if isinstance(effect, Emit):
+            if isinstance(effect, EmitFrame):
                 if effect.frame["type"] == "response.output_audio.delta":
                     self._write("sent delta", time.monotonic())
                 await self._connection.send(json.dumps(effect.frame))

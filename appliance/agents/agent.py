@@ -15,7 +15,7 @@ from appliance.agents.tools import Tool
 from appliance.errors import ToolError
 
 if TYPE_CHECKING:
-    from appliance.agents.mcp import HostedMcp, McpServer
+    from appliance.runtime.mcp import HostedMcp, McpServer
 
 __all__ = ["RealtimeAgent", "agents_of"]
 
@@ -91,9 +91,9 @@ class RealtimeAgent:
             tool_description: Instead of one made of `handoff_description`.
             timeout_s: Longest wait for the answer.
         """
-        from appliance.agents.consult import consult_tool
+        from appliance.runtime.agent_tool import agent_tool
 
-        return consult_tool(self, tool_name=tool_name, tool_description=tool_description, timeout_s=timeout_s)
+        return agent_tool(self, tool_name=tool_name, tool_description=tool_description, timeout_s=timeout_s)
 
 
 def agents_of(start: RealtimeAgent) -> dict[str, RealtimeAgent]:

@@ -5,7 +5,7 @@ Theory of operation
 `ServerModel` is told what happened and answers with effects, in order; it never waits, and knows no clock, socket or
 thread. Whoever owns it carries the effects out::
 
-    client frame ──► receive ─┐                  ┌─► Emit            one frame for the client
+    client frame ──► receive ─┐                  ┌─► EmitFrame            one frame for the client
     time ──────────► tick ────┤                  ├─► Transcribe      answer: transcribed, transcription_failed
                               ├─► [ServerModel] ─┼─► Generate        answer: response_text, response_audio,
     generator ─► response_… ──┤                  │                   response_call; finish_response, fail_response
@@ -21,7 +21,7 @@ one cannot excuse the other.
   that it must answer was heard (`transcribed` or `transcription_failed`), because a workflow works on text. With
   ``wait_for_transcripts=False`` both come together, and transcripts may land whenever the test likes.
 * **At most one response speaks to the conversation**; out-of-band ones (``conversation: "none"``) run beside it.
-* **An event is refused whole**: one `Emit` of an ``error`` that echoes its ``event_id``, and nothing changed.
+* **An event is refused whole**: one `EmitFrame` of an ``error`` that echoes its ``event_id``, and nothing changed.
 * **Turns by voice activity** follow the energy of the audio (`vad`). ``semantic_vad`` is served by the same detector;
   its eagerness only chooses the silence that ends a turn.
 
@@ -30,7 +30,7 @@ refused; ``rate_limits.updated`` is never sent, for nothing is limited; context 
 audio follow the live service (1 per 100 ms in, 1 per 50 ms out), those of text are an estimate (4 characters each),
 images count none.
 
-Sources: the OpenAI Realtime API reference (GA) and recorded sessions; see also `rules`.
+Sources: the OpenAI Realtime API reference (GA) and recorded sessions; see also `client_schema`.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ from itertools import count
 from typing import Any, Literal, TypeAlias
 
 from appliance.audio.g711 import NarrowbandDecoder, NarrowbandEncoder
-from appliance.brain.rules import CLIENT_EVENTS, JsonObject, Refused, audio_bytes, bad_value
+from appliance.brain.client_schema import CLIENT_EVENTS, JsonObject, Refused, audio_bytes, bad_value
 from appliance.brain.vad import EnergyVad
 from appliance.realtime.protocol import SAMPLE_RATE
 
 __all__ = [
     "Close",
     "Effect",
-    "Emit",
+    "EmitFrame",
     "Generate",
     "GenerationRequest",
     "ServerModel",
@@ -96,7 +96,7 @@ Status: TypeAlias = Literal["completed", "cancelled", "failed", "incomplete"]
 
 
 @dataclass(frozen=True, slots=True)
-class Emit:
+class EmitFrame:
     """Send one frame to the client."""
 
     frame: JsonObject
@@ -151,7 +151,7 @@ class Close:
     reason: str
 
 
-Effect: TypeAlias = Emit | Generate | StopGenerating | Transcribe | Close
+Effect: TypeAlias = EmitFrame | Generate | StopGenerating | Transcribe | Close
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -943,7 +943,7 @@ class ServerModel:
     # --- effects ---------------------------------------------------------------------------------------------
 
     def _emit(self, event_type: str, **keys: Any) -> None:
-        self._out.append(Emit({"type": event_type, "event_id": self._ids("event"), **keys}))
+        self._out.append(EmitFrame({"type": event_type, "event_id": self._ids("event"), **keys}))
 
     def _refuse(self, refusal: Refused, event_id: str | None) -> None:
         error = {

@@ -1,6 +1,6 @@
 """The offline brain on a WebSocket: a server that any client of the Realtime protocol (GA) can talk to.
 
-Each connection is one `ServerModel` and one `_Session` that carries out its effects: frames go to the outbox,
+Each connection is one `ServerModel` and one `_BrainSession` that carries out its effects: frames go to the outbox,
 utterances and responses to tasks over the `VoicePipeline`. All runs on the event loop; what blocks is the pipeline's
 affair. Audio is sent faster than real time, in pieces of 150 ms, and no faster than the client reads it.
 
@@ -33,15 +33,15 @@ from appliance.brain.model import (
     BYTES_PER_MS,
     Close,
     Effect,
-    Emit,
+    EmitFrame,
     Generate,
     GenerationRequest,
     ServerModel,
     StopGenerating,
     Transcribe,
 )
-from appliance.brain.stages import CallPart, Part, ResponseRequest, SpokenPart, TextPart, VoicePipeline
 from appliance.errors import ApplianceError, SpeechError, is_loopback
+from appliance.speech.stages import CallPart, Part, ResponseRequest, SpokenPart, TextPart, VoicePipeline
 
 __all__ = ["BrainServer"]
 
@@ -105,7 +105,7 @@ class BrainServer:
         self._port = port
         self._token = token or None
         self._max_sessions = max_sessions
-        self._sessions: set[_Session] = set()
+        self._sessions: set[_BrainSession] = set()
         self._server: Server | None = None
 
     def __repr__(self) -> str:
@@ -182,7 +182,7 @@ class BrainServer:
             logger.info("session refused: %s.%s", refusal.type, refusal.error_code)
             await _refuse(connection, refusal)
             return
-        session = _Session(connection, self._pipeline, model=query["model"][0])
+        session = _BrainSession(connection, self._pipeline, model=query["model"][0])
         self._sessions.add(session)
         try:
             await session.run()
@@ -211,7 +211,7 @@ class BrainServer:
         return None
 
 
-class _Session:
+class _BrainSession:
     """One connection: carries out the effects of its `ServerModel`."""
 
     def __init__(self, connection: ServerConnection, pipeline: VoicePipeline, *, model: str) -> None:
@@ -277,7 +277,7 @@ class _Session:
     def _apply(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
             match effect:
-                case Emit(frame):
+                case EmitFrame(frame):
                     self._post(json.dumps(frame, separators=(",", ":")))
                 case Close():
                     self._post(effect)

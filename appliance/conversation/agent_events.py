@@ -37,8 +37,8 @@ class AgentEvents:
         elif item.type == "function_call" and (call := do.calls.take(item, made, now)) is not None:
             do.speech_taken(now)
             do.answer.received.has_output = True
-            in_force = do.session.brief
-            by = do.answer.speaker.brief or in_force
+            in_force = do.session.spec
+            by = do.answer.speaker.spec or in_force
             do.close_call(do.calls.begin(call, by, in_force.agent, now), now)
 
     def mcp_call(self, item: wire.Item, now: float) -> None:
@@ -52,7 +52,7 @@ class AgentEvents:
         do = self._do
         if do.turn is None or do.link.main is None:
             return None
-        return Made(do.turn.id, do.link.main.id, (do.answer.speaker.brief or do.session.brief).agent)
+        return Made(do.turn.id, do.link.main.id, (do.answer.speaker.spec or do.session.spec).agent)
 
     def approval_answered(self, event: ev.ApprovalAnswered, now: float) -> None:
         do = self._do
@@ -76,47 +76,47 @@ class AgentEvents:
     # --- agents and handoffs ------------------------------------------------------------------------------------
 
     def agent_prepared(self, event: ev.AgentPrepared, now: float) -> None:
-        do, key, brief = self._do, event.key, event.brief
+        do, key, spec = self._do, event.key, event.spec
         if isinstance(key, ev.HandoffKey):
             self._handoff_prepared(key.call_id, event, now)
             return
-        if brief is None:
+        if spec is None:
             do.device.report("instructions_late", now, detail=event.problem)
         if isinstance(key, ev.ConnectKey):
             link = do.link.main
             if link is not None and key.link == link.id and not link.is_configured:
-                do.session.brief = brief or do.session.brief
+                do.session.spec = spec or do.session.spec
                 do.configure(link, now)
         elif key == ev.TurnKey(do.turn_id or "", do.speech.replays) and not do.gate.is_prepared:
             do.gate.prepared()
-            in_force = do.session.brief
-            is_news = brief is not None and brief != in_force and brief.agent == in_force.agent
-            if brief is not None and is_news and not do.session.has_handoff:  # else that agent has its own instructions
-                do.session.change_for_turn(key.turn, brief, do.session_of(brief), now)
+            in_force = do.session.spec
+            is_news = spec is not None and spec != in_force and spec.agent == in_force.agent
+            if spec is not None and is_news and not do.session.has_handoff:  # else that agent has its own instructions
+                do.session.change_for_turn(key.turn, spec, do.session_of(spec), now)
 
     def _handoff_prepared(self, call_id: str, event: ev.AgentPrepared, now: float) -> None:
         do = self._do
         call = do.calls.open.get(call_id)
-        if call is None or call.kind != "handoff" or call.brief is not None:
+        if call is None or call.kind != "handoff" or call.spec is not None:
             return
-        if event.brief is None:
+        if event.spec is None:
             do.device.report("handoff_failed", now, detail=f"{call.name}: {event.problem}")
             do.close_call(do.calls.close(call, event.problem or "The handoff failed.", is_error=True), now)
         else:
-            call.brief = event.brief
-            do.session.request_handoff(call_id, event.brief, do.session_of(event.brief), now)
+            call.spec = event.spec
+            do.session.request_handoff(call_id, event.spec, do.session_of(event.spec), now)
 
     def hand_over(self, update: SessionUpdateSent, now: float) -> None:
         """The server has accepted the new agent: from here on it talks."""
         do = self._do
-        assert update.brief is not None
-        before, do.session.brief = do.session.brief.agent, update.brief
-        do.answer.hand_over(before, update.brief.agent, is_answering=do.turn is not None)
+        assert update.spec is not None
+        before, do.session.spec = do.session.spec.agent, update.spec
+        do.answer.hand_over(before, update.spec.agent, is_answering=do.turn is not None)
         call = do.calls.open.get(update.call_id)
         if call is not None:
             if do.turn_id == call.turn and call.handoff is not None:
                 do.answer.speaker.first_sentence = call.handoff.first_sentence
-            output = json.dumps({"assistant": update.brief.agent})
+            output = json.dumps({"assistant": update.spec.agent})
             do.close_call(do.calls.close(call, output, is_error=False), now)
 
     def fail_handoff(self, call_id: str, reason: str, now: float) -> None:
@@ -125,8 +125,8 @@ class AgentEvents:
         if call is None:
             return
         self._do.device.report("handoff_failed", now, detail=f"{call.name}: {reason}")
-        brief = self._do.session.brief  # whatever holds on the server now is overwritten with it
-        self._do.session.roll_back(call_id, replace(brief, session=self._do.session_of(brief)).without_voice(), now)
+        spec = self._do.session.spec  # whatever holds on the server now is overwritten with it
+        self._do.session.roll_back(call_id, replace(spec, session=self._do.session_of(spec)).without_voice(), now)
         said = f"The handoff failed: {reason.rstrip('.')}. You are still {call.agent}."
         self._do.close_call(self._do.calls.close(call, said, is_error=True), now)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal, TypeAlias
 
-from appliance.conversation.roster import Brief
+from appliance.agents.spec import AgentSpec
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.protocol import ServerEvent
 from appliance.records import Record
@@ -290,9 +290,9 @@ class AgentPrepared(Record, frozen=True):
     """The answer to ``PrepareAgent``: an agent's instructions and predicates were asked."""
 
     key: AgentKey
-    brief: Brief | None
+    spec: AgentSpec | None
     problem: str = ""
-    """Why there is no brief."""
+    """Why there is no spec."""
 
 
 class GuardrailsChecked(Record, frozen=True):

@@ -26,12 +26,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from appliance.agents.spec import AgentSpec
 from appliance.conversation import events as ev
 from appliance.conversation.agent_events import AgentEvents
 from appliance.conversation.commands import Command, Disconnect, Stop
 from appliance.conversation.policy import Policy
 from appliance.conversation.procedures import Procedures
-from appliance.conversation.roster import Brief
 from appliance.conversation.server_events import ServerEvents
 from appliance.conversation.support.feedback import State, View
 from appliance.conversation.support.retry import classify
@@ -49,7 +49,7 @@ class Conversation:
         self,
         *,
         policy: Policy,
-        briefs: Sequence[Brief],
+        specs: Sequence[AgentSpec],
         history: Sequence[HistoryItem] = (),
         seed: int = 0,
         is_muted: bool = False,
@@ -58,12 +58,12 @@ class Conversation:
 
         Args:
             policy: Times and limits.
-            briefs: The agents; the first begins.
+            specs: The agents; the first begins.
             history: What was said in an earlier life; each new connection is told.
             seed: Of the backoff's jitter; a trace records it.
             is_muted: Whether the microphone starts muted.
         """
-        self._do = Procedures(policy=policy, brief=briefs[0], history=history, seed=seed, is_muted=is_muted)
+        self._do = Procedures(policy=policy, spec=specs[0], history=history, seed=seed, is_muted=is_muted)
         self._user = UserEvents(self._do)
         self._agent = AgentEvents(self._do)
         self._server = ServerEvents(self._do, self._agent)
@@ -237,7 +237,7 @@ class Conversation:
     @property
     def agent(self) -> str:
         """Who talks."""
-        return self._do.session.brief.agent
+        return self._do.session.spec.agent
 
     def _deadlines(self) -> Iterator[float | None]:
         do = self._do
@@ -349,7 +349,7 @@ def _ask(do: Procedures, now: float) -> None:
     """Ask for the response that is wished for."""
     if do.turn is not None and do.link.is_usable and do.gate.is_open and do.answer.grants(do.turn.id, now):
         rounds, is_taken, is_free = do.calls.open.round.number, do.speech.is_taken, do.link.is_free
-        do.answer.ask(do.turn.id, do.session.brief, rounds=rounds, is_taken=is_taken, is_free=is_free, now=now)
+        do.answer.ask(do.turn.id, do.session.spec, rounds=rounds, is_taken=is_taken, is_free=is_free, now=now)
 
 
 def _finish(do: Procedures, now: float) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from appliance.agents.spec import AgentSpec
 from appliance.conversation.commands import Disconnect, PrepareAgent
 from appliance.conversation.events import ConnectKey
 from appliance.conversation.notices import Guardrail, Outcome, TroubleKind, TurnEnd, TurnStart
@@ -25,7 +26,6 @@ from appliance.conversation.regions.link import Link, Links
 from appliance.conversation.regions.out_of_band import OutOfBand
 from appliance.conversation.regions.session import Session, SessionUpdateSent, session_for
 from appliance.conversation.regions.speech import Ended, Kind, Speech
-from appliance.conversation.roster import Brief
 from appliance.conversation.support.call import Closed
 from appliance.conversation.support.outbox import Outbox
 from appliance.conversation.support.prices import response_usd
@@ -49,13 +49,13 @@ class Procedures:
     """The ten regions, the running turn, and every step that couples them."""
 
     def __init__(
-        self, *, policy: Policy, brief: Brief, history: Sequence[HistoryItem], seed: int, is_muted: bool
+        self, *, policy: Policy, spec: AgentSpec, history: Sequence[HistoryItem], seed: int, is_muted: bool
     ) -> None:
         self.policy = policy
         self.out = out = Outbox()
         self.device = Device(policy, out, is_muted=is_muted)
         self.link = Links(policy, out, seed=seed)
-        self.session = Session(policy, out, brief)
+        self.session = Session(policy, out, spec)
         self.history = History(policy, out, history)
         self.speech = Speech(policy, out)
         self.gate = Gate(policy, out)
@@ -192,17 +192,17 @@ class Procedures:
     def begin_checks(self, now: float) -> None:
         """Before the answer is asked for: new instructions, and the input guardrails."""
         self.prepare_for_turn(now)
-        if self.session.brief.has_input_guardrails and not self.answer.asked.trips and not self.gate.has_passed:
+        if self.session.spec.has_input_guardrails and not self.answer.asked.trips and not self.gate.has_passed:
             self.gate.await_words(now)
             if self.speech.heard is not None:
                 self.check_input(self.speech.heard, now)
 
     def prepare_for_turn(self, now: float) -> None:
-        if self.session.brief.is_asked_at_turn:
-            self.gate.prepare(self.session.brief.agent, self.speech.replays, now)
+        if self.session.spec.is_asked_at_turn:
+            self.gate.prepare(self.session.spec.agent, self.speech.replays, now)
 
     def check_input(self, heard: str, now: float) -> None:
-        self.gate.check(self.session.brief.agent, self.speech.checked_text(heard), now)
+        self.gate.check(self.session.spec.agent, self.speech.checked_text(heard), now)
 
     def refuse_input(self, name: str, reason: str, now: float) -> None:
         """What the user said is not answered."""
@@ -341,20 +341,20 @@ class Procedures:
 
     def link_ready(self, link: Link, now: float) -> None:
         self.device.forget_trouble()
-        if self.session.brief.is_asked_at_connect:
+        if self.session.spec.is_asked_at_connect:
             link.deadline = now + self.policy.prepare_s
-            self.out.do(PrepareAgent(ConnectKey(link.id), self.session.brief.agent, "connect"))
+            self.out.do(PrepareAgent(ConnectKey(link.id), self.session.spec.agent, "connect"))
         else:
             self.configure(link, now)
 
     def configure(self, link: Link, now: float) -> None:
         """Tell the new connection who talks, and what was said so far."""
         self.link.configured(link)
-        brief = self.session.brief
-        self.session.update(SessionUpdateSent(f"session_{link.id}", "connect", self.session_of(brief), brief), now)
+        spec = self.session.spec
+        self.session.update(SessionUpdateSent(f"session_{link.id}", "connect", self.session_of(spec), spec), now)
         self.history.replay()
 
-    def session_of(self, brief: Brief) -> Mapping[str, Any]:
+    def session_of(self, spec: AgentSpec) -> Mapping[str, Any]:
         main = self.link.main
         is_trusted = main is None or main.endpoint == 0
-        return session_for(brief, is_trusted=is_trusted, has_spoken=main is not None and main.has_spoken)
+        return session_for(spec, is_trusted=is_trusted, has_spoken=main is not None and main.has_spoken)

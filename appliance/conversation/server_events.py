@@ -121,7 +121,7 @@ class ServerEvents:
         do.link.created(link, now, model=str(event.session.get("model") or ""))
         do.link_ready(link, now)
         if do.speech.is_committing:
-            do.speech.wait_until(now + do.policy.commit_s + do.policy.prepare_s * do.session.brief.is_asked_at_connect)
+            do.speech.wait_until(now + do.policy.commit_s + do.policy.prepare_s * do.session.spec.is_asked_at_connect)
 
     # --- errors -------------------------------------------------------------------------------------------------
 
@@ -145,8 +145,8 @@ class ServerEvents:
         elif update.kind == "handoff":
             self._agent.fail_handoff(update.call_id, error.message, now)
         else:
-            if update.kind == "turn" and update.brief is not None:
-                do.session.brief = update.brief
+            if update.kind == "turn" and update.spec is not None:
+                do.session.spec = update.spec
             do.device.report("server_error", now, detail=error.message)
         return True
 
@@ -191,7 +191,7 @@ class ServerEvents:
 
     def _speech_started(self, event: wire.SpeechStarted, now: float) -> None:
         """The server's turn detection hears the user: a barge-in, and a turn that the server ends."""
-        do, detection = self._do, self._do.session.brief.turn_detection
+        do, detection = self._do, self._do.session.spec.turn_detection
         if detection is None:
             return
         if not do.speech.is_open:
@@ -202,7 +202,7 @@ class ServerEvents:
         do.speech.becomes(event.item_id)
 
     def _committed(self, item_id: str, now: float) -> None:
-        do, detection = self._do, self._do.session.brief.turn_detection
+        do, detection = self._do, self._do.session.spec.turn_detection
         turn = do.turn
         if detection is not None and (turn is None or turn.kind == "vad"):
             turn = turn or do.begin_turn("vad", now)  # an idle user is prompted without having spoken
@@ -210,7 +210,7 @@ class ServerEvents:
             if detection.get("create_response", True):
                 do.answer.ask_at_server(turn.id)
                 is_free = do.link.is_free
-                do.answer.open(do.session.brief, is_taken=do.speech.is_taken, is_free=is_free, now=now)
+                do.answer.open(do.session.spec, is_taken=do.speech.is_taken, is_free=is_free, now=now)
                 do.prepare_for_turn(now)  # too late for this answer, which the server begins by itself
             else:
                 do.begin_checks(now)
@@ -248,7 +248,7 @@ class ServerEvents:
     def _response_created(self, response: wire.Response, now: float) -> None:
         do = self._do
         if do.answer.created(response) and do.turn is not None and not do.speech.is_open:
-            do.answer.accept(do.session.brief)
+            do.answer.accept(do.session.spec)
             do.speech_taken(now)
 
     def _audio(self, event: wire.OutputAudioDelta, now: float) -> None:
@@ -302,7 +302,7 @@ class ServerEvents:
         elif response.status == "incomplete":
             reason = response.reason or "no reason"
             do.device.report("answer_incomplete", now, detail=f"the answer was cut short: {reason}")
-        elif response.status == "cancelled" and do.session.brief.turn_detection and not do.answer.received.has_output:
+        elif response.status == "cancelled" and do.session.spec.turn_detection and not do.answer.received.has_output:
             do.end_turn("interrupted", now)  # the server's turn detection heard the user again
             return
         if _speaks_of_mcp(response):

@@ -63,7 +63,7 @@ class UserEvents:
             self._refuse(refusal, now, "muted" if refusal == "muted" else "error")
         elif do.account.allows_nothing:
             self._refuse("budget_spent", now, "error")
-        elif do.session.brief.turn_detection is not None:
+        elif do.session.spec.turn_detection is not None:
             self.interrupt(now)  # the server listens by itself
         elif speech.waits:
             self._resume(now)
@@ -116,7 +116,7 @@ class UserEvents:
                 do.end_capture(ended, now)
             return
         do.device.keep(event)
-        if do.session.brief.turn_detection is not None and not do.account.allows_nothing:
+        if do.session.spec.turn_detection is not None and not do.account.allows_nothing:
             do.out.send(wire.InputAudioBufferAppend(audio=event.pcm))
 
     def overrun(self, now: float) -> None:
@@ -157,7 +157,7 @@ class UserEvents:
 
     def begin(self, now: float) -> None:
         do = self._do
-        if do.session.brief.turn_detection is not None:
+        if do.session.spec.turn_detection is not None:
             return  # the server finds the turns
         if do.account.allows_nothing:
             self._refuse("budget_spent", now, "error")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from appliance.agents.agent import RealtimeAgent
-from appliance.agents.crew import Crew
+from appliance.agents.spec import AgentSpec
 from appliance.agents.tools import Tool
 from appliance.audio.backends import Backend, open_backend
 from appliance.audio.streams import AudioStreams
@@ -34,7 +34,6 @@ from appliance.conversation.events import (
 )
 from appliance.conversation.machine import Conversation
 from appliance.conversation.policy import Policy
-from appliance.conversation.roster import Brief
 from appliance.conversation.support.feedback import View
 from appliance.errors import ApplianceError, SpeechError, StorageError, first_error
 from appliance.hardware.button import Button
@@ -43,8 +42,9 @@ from appliance.hardware.pins import open_pin_factory
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings, Transcription, session_object
 from appliance.realtime.transports.websocket import Endpoint, WebSocketTransport, endpoint_url
+from appliance.runtime.agent_runtime import AgentRuntime
+from appliance.runtime.driver import Driver, Observer
 from appliance.service.announcer import LocalAnnouncer, Voice
-from appliance.service.driver import Driver, Observer
 from appliance.service.systemd import Notifier
 from appliance.service.trace import TraceRecorder
 from appliance.service.turnlog import TurnLog
@@ -52,7 +52,7 @@ from appliance.settings import Settings, read_api_key, read_instructions
 from appliance.toolbox import DeviceParts, device_tools
 from appliance.toolbox.outputs import open_outputs
 from appliance.toolbox.status import StatusReader
-from appliance.toolbox.timers import TimerShelf
+from appliance.toolbox.timers import Timers
 
 __all__ = ["Appliance"]
 
@@ -176,12 +176,12 @@ class Appliance:
         )
         self.audio = audio = self._open_audio(transport)
         factory = self._pin_factory or open_pin_factory(settings.pins.factory)
-        timers = TimerShelf(post=self.post, path=self._state_dir / "timers.json" if self._state_dir else None)
+        timers = Timers(post=self.post, path=self._state_dir / "timers.json" if self._state_dir else None)
         outputs = stack.enter_context(open_outputs(**settings.outputs.model_dump(), factory=factory))
         device = DeviceParts(
             lamp=outputs.lamp, light=outputs.dimmer, volume=audio, timers=timers, status=StatusReader()
         )
-        crew = Crew(
+        runtime = AgentRuntime(
             self._agent(device_tools(device)),
             compose=self._compose,
             post=self.post,
@@ -189,28 +189,28 @@ class Appliance:
             are_guardrails_parallel=settings.guardrails.parallel,
             guardrail_s=settings.guardrails.timeout_s,
         )
-        for agent in crew.agents.values():  # a wrong setting is told at the start, not at the handoff
+        for agent in runtime.agents.values():  # a wrong setting is told at the start, not at the handoff
             session_settings(settings).of_agent(agent.settings, voice=agent.voice)
-        await stack.enter_async_context(crew)
+        await stack.enter_async_context(runtime)
         button = self._open_button(stack, factory)
         light = self._open_light(stack, factory)
         announcer = LocalAnnouncer(audio, self._voice())
         offline = next((at for at, (_, is_offline) in enumerate(endpoints) if is_offline), None)
         policy = policy_from(settings, endpoints=len(endpoints), offline_endpoint=offline)
-        conversation, observers = self._open_conversation(stack, policy, await crew.briefs())
-        observers += [crew.observe, TurnLog(lambda: audio.xruns.total)]
+        conversation, observers = self._open_conversation(stack, policy, await runtime.specs())
+        observers += [runtime.observe, TurnLog(lambda: audio.xruns.total)]
         self._driver = driver = Driver(
             conversation,
             transport=transport,
             audio=audio,
-            tools=crew.tools,
-            agents=crew.briefer,
+            tools=runtime.tools,
+            agents=runtime.preparer,
             light=light,
             announcer=announcer,
             alarms=timers,
             observers=observers,
         )
-        return driver, transport, [transport, audio, crew, button, light, announcer, timers]
+        return driver, transport, [transport, audio, runtime, button, light, announcer, timers]
 
     async def _endpoints(self, stack: AsyncExitStack) -> list[tuple[Endpoint, bool]]:
         """Where the model is, the best first, each with whether it is the offline brain inside this process.
@@ -236,7 +236,7 @@ class Appliance:
         """Who begins: described by the settings, or by files of their own."""
         settings = self._settings
         if settings.assistant.agents_file:
-            from appliance.agents.described import load_agents
+            from appliance.agents.agent_files import load_agents
 
             return load_agents(Path(settings.assistant.agents_file), tools={one.name: one for one in tools})
         return RealtimeAgent(
@@ -337,7 +337,7 @@ class Appliance:
         return items
 
     def _open_conversation(
-        self, stack: AsyncExitStack, policy: Policy, briefs: Sequence[Brief]
+        self, stack: AsyncExitStack, policy: Policy, specs: Sequence[AgentSpec]
     ) -> tuple[Conversation, list[Observer]]:
         observers = list(self._observers)
         history = self._open_store(stack, observers)
@@ -345,12 +345,12 @@ class Appliance:
         if trace is not None:
             recorder = TraceRecorder(trace, post=self.post)
             try:
-                recorder.open(policy=policy, briefs=briefs, history=history, seed=self._seed)
+                recorder.open(policy=policy, specs=specs, history=history, seed=self._seed)
             except StorageError as exc:  # the device is worth more than its record
                 self._trace_problem = str(exc)
             stack.callback(recorder.close)
             observers.append(recorder)
-        self._conversation = conversation = Conversation(policy=policy, briefs=briefs, history=history, seed=self._seed)
+        self._conversation = conversation = Conversation(policy=policy, specs=specs, history=history, seed=self._seed)
         return conversation, observers
 
     # --- running ------------------------------------------------------------------------------------------------
@@ -410,7 +410,7 @@ class _LazyVoice:
 
     async def synthesize(self, text: str) -> bytes:
         if self._engine is None:
-            from appliance.brain.tts import open_tts
+            from appliance.speech.tts import open_tts
 
             self._engine = open_tts(self._settings.brain.tts, language=self._settings.assistant.language)
         pcm: bytes = await self._engine.synthesize(text)
@@ -424,8 +424,8 @@ async def offline_brain(
     settings: Settings, environ: Mapping[str, str], *, host: str = "127.0.0.1", port: int = 0, token: str | None = None
 ) -> AsyncIterator[Any]:
     """Run the offline brain of these settings as a server; yields a `BrainServer`."""
-    from appliance.brain.pipeline import build_pipeline
     from appliance.brain.server import BrainServer
+    from appliance.speech.pipeline import build_pipeline
 
     brain = settings.brain
     pipeline = build_pipeline(

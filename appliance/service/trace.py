@@ -20,20 +20,20 @@ from typing import Any, TextIO
 
 import msgspec
 
+from appliance.agents import spec
+from appliance.agents.spec import AgentSpec
 from appliance.conversation import commands as command_types
 from appliance.conversation import events as event_types
 from appliance.conversation import notices as notice_types
-from appliance.conversation import roster
 from appliance.conversation.commands import Command
 from appliance.conversation.events import Event, TracingFailed
 from appliance.conversation.machine import Conversation
 from appliance.conversation.policy import Policy
-from appliance.conversation.roster import Brief
 from appliance.conversation.support.feedback import View
 from appliance.errors import SettingsError, StorageError, bare_address
 from appliance.realtime import protocol as wire
 from appliance.realtime.items import HistoryItem
-from appliance.service.journal import mask_secrets
+from appliance.service.logging_setup import mask_secrets
 
 __all__ = ["Divergence", "TraceRecorder", "replay"]
 
@@ -57,7 +57,7 @@ def _field_names(cls: type) -> tuple[str, ...] | None:
 
 _TYPES: dict[str, type] = {
     **_classes(wire),
-    **_classes(roster),
+    **_classes(spec),
     **_classes(event_types),  # HistoryItem among them
     **_classes(command_types),
     **_classes(notice_types),
@@ -127,7 +127,7 @@ class TraceRecorder:
         self,
         *,
         policy: Policy,
-        briefs: Sequence[Brief],
+        specs: Sequence[AgentSpec],
         history: Sequence[HistoryItem] = (),
         seed: int = 0,
         is_muted: bool = False,
@@ -140,7 +140,7 @@ class TraceRecorder:
         head = {
             "trace": FORMAT,
             "policy": {key: one for key, one in encode(policy).items() if key != "@"},
-            "briefs": encode(briefs),
+            "specs": encode(specs),
             "history": encode(history),
             "seed": seed,
             "is_muted": is_muted,
@@ -232,7 +232,7 @@ def replay(path: Path) -> tuple[int, list[Divergence]]:
         head = next(lines)
         conversation = Conversation(
             policy=Policy(**head["policy"]),
-            briefs=decode(head["briefs"]),
+            specs=decode(head["specs"]),
             history=decode(head["history"]),
             seed=head["seed"],
             is_muted=head["is_muted"],

@@ -16,9 +16,9 @@ from appliance.conversation.support.feedback import State, View
 from appliance.errors import first_error
 from appliance.settings import Settings
 from appliance.simulator.report import TurnReport
-from appliance.simulator.stand import Stand, read_speech
+from appliance.simulator.simulated_device import SimulatedDevice, read_speech
 
-__all__ = ["Answer", "ask", "describe", "partner"]
+__all__ = ["AskResult", "ask", "describe", "partner"]
 
 _READY_WAIT_S = 60.0  # then it is pressed all the same: what is said is kept until the link is up
 _TURN_WAIT_S = 180.0
@@ -26,7 +26,7 @@ _SETTLE_S = 0.3  # the transcript may come after the answer
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AskResult:
     """What `ask` has to tell."""
 
     report: TurnReport
@@ -102,7 +102,7 @@ async def ask(
     voice: str = "rms",
     save: Path | None = None,
     trace: Path | None = None,
-) -> Answer:
+) -> AskResult:
     """Say one thing to a simulated device and wait until it has answered.
 
     Args:
@@ -121,7 +121,7 @@ async def ask(
 @asynccontextmanager
 async def partner(
     *, settings: Settings, environ: Mapping[str, str], save: Path | None = None, trace: Path | None = None
-) -> AsyncIterator[Callable[[bytes], Awaitable[Answer]]]:
+) -> AsyncIterator[Callable[[bytes], Awaitable[AskResult]]]:
     """Run one simulated device to talk with; each call of what it yields is a turn.
 
     Args:
@@ -133,35 +133,35 @@ async def partner(
     Yields:
         A function that says something (PCM16 mono at 24 kHz) and returns what came of it.
     """
-    stand = Stand(settings, environ=environ, trace=trace)
+    device = SimulatedDevice(settings, environ=environ, trace=trace)
     milestones = _Milestones()
-    stand.observe(milestones)
+    device.observe(milestones)
 
-    async def talk(speech: bytes) -> Answer:
-        return await _hold_turn(stand, milestones, speech)
+    async def talk(speech: bytes) -> AskResult:
+        return await _hold_turn(device, milestones, speech)
 
     with first_error():
         async with asyncio.TaskGroup() as group:
-            running = group.create_task(stand.run())
+            running = group.create_task(device.run())
             try:
                 await _wait(milestones.ready, _READY_WAIT_S)
                 yield talk
             finally:
-                stand.stop("asked")
+                device.stop("asked")
                 await running
-                if save is not None and stand.loudspeaker is not None:
-                    stand.loudspeaker.save(save)
+                if save is not None and device.loudspeaker is not None:
+                    device.loudspeaker.save(save)
 
 
-async def _hold_turn(stand: Stand, milestones: _Milestones, speech: bytes) -> Answer:
+async def _hold_turn(device: SimulatedDevice, milestones: _Milestones, speech: bytes) -> AskResult:
     report = milestones.begin() if milestones.report.turn else milestones.report
-    loudspeaker, audio = stand.loudspeaker, stand.appliance.audio
+    loudspeaker, audio = device.loudspeaker, device.appliance.audio
     sounded_before = loudspeaker.frames if loudspeaker is not None else 0
-    await stand.talk_pcm(speech)
+    await device.talk_pcm(speech)
     await _wait(milestones.ended, _TURN_WAIT_S)
     await _wait(milestones.heard, _SETTLE_S)
     has_sounded = loudspeaker is not None and loudspeaker.frames > sounded_before and loudspeaker.has_sounded
-    return Answer(
+    return AskResult(
         report,
         audio.xruns.total if audio is not None else 0,
         has_sounded=has_sounded and "first_frame_played" in report.marks,
@@ -176,7 +176,7 @@ async def _wait(milestone: asyncio.Event, seconds: float) -> None:
         pass
 
 
-def describe(answer: Answer) -> str:
+def describe(answer: AskResult) -> str:
     """What `ask` prints for people."""
     report = answer.report
     lines = [f"heard     {report.heard or '(nothing that was understood)'}"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["Lamp"]
+__all__ = ["SimulatedLamp"]
 
 
-class Lamp:
+class SimulatedLamp:
     """One lamp, or the three colours of one, on mock pins."""
 
     def __init__(self, factory: Any, pins: Sequence[int], *, active_high: bool = True) -> None:

@@ -32,7 +32,7 @@ from appliance.conversation.support.feedback import View, light_state, pattern
 from appliance.errors import ApplianceError, first_error
 from appliance.settings import Settings
 from appliance.simulator.keyboard import ENABLE, Key, KeyParser, raw_terminal
-from appliance.simulator.stand import Stand
+from appliance.simulator.simulated_device import SimulatedDevice
 
 __all__ = ["simulate"]
 
@@ -49,13 +49,13 @@ def simulate(
     settings: Settings, *, environ: Mapping[str, str], trace: Path | None = None, save: Path | None = None
 ) -> int:
     """Run until Ctrl-C, or until standard input ends where it is no terminal; returns the exit status."""
-    stand = Stand(settings, environ=environ, trace=trace)
-    session = _Session(stand, sys.stdin, sys.stdout)
+    device = SimulatedDevice(settings, environ=environ, trace=trace)
+    session = _Terminal(device, sys.stdin, sys.stdout)
     try:
         asyncio.run(session.run())
     finally:
-        if save is not None and stand.loudspeaker is not None:
-            stand.loudspeaker.save(save)
+        if save is not None and device.loudspeaker is not None:
+            device.loudspeaker.save(save)
     return 0
 
 
@@ -116,11 +116,11 @@ def dot(shown: LightPattern) -> str:
     return f"\x1b[38;2;{red};{green};{blue}m{symbol}\x1b[0m"
 
 
-class _Session:
+class _Terminal:
     """One run of the simulator: keys in, lines out."""
 
-    def __init__(self, stand: Stand, keyboard: TextIO, out: TextIO) -> None:
-        self._stand = stand
+    def __init__(self, device: SimulatedDevice, keyboard: TextIO, out: TextIO) -> None:
+        self._device = device
         self._keyboard = keyboard
         self._screen = Screen(out)
         self._out = out
@@ -130,7 +130,7 @@ class _Session:
         self._level_db = -96.0
         self._speaking: asyncio.Queue[str] = asyncio.Queue()
         self._rested = asyncio.Event()
-        stand.observe(self._on_step)
+        device.observe(self._on_step)
 
     async def run(self) -> None:
         self._screen.say("The appliance starts. " + (HELP if self._keyboard.isatty() else ""))
@@ -139,7 +139,7 @@ class _Session:
                 extra = [group.create_task(self._redraw()), group.create_task(self._speak())]
                 extra.append(group.create_task(self._read_keys() if self._keyboard.isatty() else self._read_lines()))
                 try:
-                    await self._stand.run()
+                    await self._device.run()
                 finally:
                     for task in extra:
                         task.cancel()
@@ -190,7 +190,7 @@ class _Session:
     async def _redraw(self) -> None:
         while True:
             shown = pattern(self._view)
-            lamp = self._stand.lamp_line()
+            lamp = self._device.lamp_line()
             typed = f" > {self._typed}" if self._typed else ""
             self._screen.draw(f"{dot(shown)} {shown.name:<12} {meter(self._level_db)} {lamp}{typed}")
             await asyncio.sleep(1 / _REDRAWS_PER_S)
@@ -211,13 +211,13 @@ class _Session:
             loop.remove_reader(descriptor)
 
     def _on_key(self, key: Key) -> None:
-        finger = self._stand.finger
+        finger = self._device.finger
         match key.kind:
             case "holds":
                 self._out.write(ENABLE)
                 self._screen.say(HELP_HOLD)
             case "quit":
-                self._stand.stop("Ctrl-C")
+                self._device.stop("Ctrl-C")
             case "enter":
                 if self._typed.strip():
                     self._speaking.put_nowait(self._typed.strip())
@@ -233,7 +233,7 @@ class _Session:
             case "space_tap":
                 finger.hold(_TAP_S)
             case "text" if key.text == "m" and not self._typed:
-                self._stand.appliance.post(MuteSwitched(not self._view.is_muted))
+                self._device.appliance.post(MuteSwitched(not self._view.is_muted))
             case "text":
                 self._typed += key.text
 
@@ -244,15 +244,15 @@ class _Session:
             if line.strip():
                 await self._rested.wait()
                 self._screen.say(f"> {line.strip()}")
-                await self._stand.talk(line.strip())
+                await self._device.talk(line.strip())
         await self._rested.wait()
-        self._stand.stop("end of input")
+        self._device.stop("end of input")
 
     async def _speak(self) -> None:
         while True:
             text = await self._speaking.get()
             self._screen.say(f"> {text}")
             try:
-                await self._stand.talk(text)
+                await self._device.talk(text)
             except ApplianceError as exc:
                 self._screen.say(f"  trouble    {exc}")

@@ -41,8 +41,8 @@ class Volume(Protocol):
     volume: int
 
 
-class Timers(Protocol):
-    """See `TimerShelf`."""
+class TimerControl(Protocol):
+    """See `Timers`."""
 
     @property
     def save_problem(self) -> str: ...
@@ -64,7 +64,7 @@ class DeviceParts:
     lamp: Switch | None = None
     light: Dimmable | None = None
     volume: Volume | None = None
-    timers: Timers | None = None
+    timers: TimerControl | None = None
     status: Status | None = None
     now: Callable[[], datetime] = lambda: datetime.now().astimezone()
 
@@ -148,7 +148,7 @@ def _clock_tools(now: Callable[[], datetime]) -> Iterator[Tool]:
     yield get_time
 
 
-def _timer_tools(timers: Timers) -> Iterator[Tool]:
+def _timer_tools(timers: TimerControl) -> Iterator[Tool]:
     @tool
     async def start_timer(
         seconds: Annotated[int, Field(ge=1, le=86_400)], label: Annotated[str, Field(max_length=40)] | None = None

@@ -17,7 +17,7 @@ from pydantic import Field, TypeAdapter
 from appliance.conversation.events import AlarmRang, Event, TimersChanged
 from appliance.errors import ToolError
 
-__all__ = ["Timer", "TimerShelf"]
+__all__ = ["Timer", "Timers"]
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Timer:
     label: str
     seconds: int
     due: float
-    """On the shelf's `clock`: it does not jump when the network sets the wall clock, minutes after a Pi's start."""
+    """On the `clock` of `Timers`: it does not jump when the network sets the wall clock, minutes after a Pi's start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class _Kept:
 _KEPT = TypeAdapter(list[_Kept])
 
 
-class TimerShelf:
+class Timers:
     """All running timers.
 
     Args:
@@ -82,7 +82,7 @@ class TimerShelf:
         """Why the timers would not survive a restart; "" while they would."""
 
     def __repr__(self) -> str:
-        return f"<TimerShelf {len(self._timers)} running>"
+        return f"<Timers {len(self._timers)} running>"
 
     def start(self, seconds: int, label: str = "") -> Timer:
         """Start a timer.
@@ -118,7 +118,7 @@ class TimerShelf:
         return gone
 
     def silence(self, alarm_id: str) -> None:
-        """An alarm was acknowledged; it left the shelf when it began to ring."""
+        """An alarm was acknowledged: no-op, a timer is removed when it begins to ring."""
 
     async def run(self) -> None:
         """Ring what is due, until cancelled."""

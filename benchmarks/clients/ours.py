@@ -19,7 +19,7 @@ def _load() -> None:
     import appliance.conversation.machine
     import appliance.realtime.payload
     import appliance.realtime.transports.websocket
-    import appliance.service.driver  # noqa: F401
+    import appliance.runtime.driver  # noqa: F401
 
 
 def _load_daemon() -> None:
@@ -48,15 +48,15 @@ async def _duplex(url: str, seconds: float) -> dict[str, float]:
     import asyncio
     import gc
 
+    from appliance.agents.spec import AgentSpec
     from appliance.audio.backends.simulated import SimulatedBackend
     from appliance.audio.streams import AudioStreams
     from appliance.conversation.events import ButtonEdge, Event, ServerEventReceived, Started
     from appliance.conversation.machine import Conversation
     from appliance.conversation.policy import Policy
-    from appliance.conversation.roster import Brief
     from appliance.realtime.protocol import OutputAudioDelta
     from appliance.realtime.transports.websocket import Endpoint, WebSocketTransport
-    from appliance.service.driver import Driver
+    from appliance.runtime.driver import Driver
 
     received = 0
 
@@ -72,7 +72,7 @@ async def _duplex(url: str, seconds: float) -> dict[str, float]:
     card.loudspeaker.take = lambda at, block: None  # type: ignore[method-assign]  # a real card keeps no recording
     audio = AudioStreams(card, post=post)
     policy = Policy(button_mode="hold", max_turn_s=3600.0, start_guard_s=0.0)
-    conversation = Conversation(policy=policy, briefs=[Brief(agent="assistant", session={"type": "realtime"})])
+    conversation = Conversation(policy=policy, specs=[AgentSpec(agent="assistant", session={"type": "realtime"})])
     nothing: Any = _Nothing()
     driver = Driver(
         conversation,
@@ -102,10 +102,10 @@ async def _duplex(url: str, seconds: float) -> dict[str, float]:
 
 
 def _micro() -> dict[str, float]:
+    from appliance.agents.spec import AgentSpec
     from appliance.conversation.events import AudioCaptured, ButtonEdge, ServerEventReceived, Started
     from appliance.conversation.machine import Conversation
     from appliance.conversation.policy import Policy
-    from appliance.conversation.roster import Brief
     from appliance.realtime import protocol
     from benchmarks.clients.frames import delta_frame
 
@@ -114,7 +114,7 @@ def _micro() -> dict[str, float]:
     def conversation() -> Conversation:
         one = Conversation(
             policy=Policy(button_mode="hold", pre_roll_ms=0, post_roll_ms=0),
-            briefs=[Brief(agent="assistant", session={"type": "realtime"})],
+            specs=[AgentSpec(agent="assistant", session={"type": "realtime"})],
         )
         one.handle(Started(), 0.0)
         one.handle(ServerEventReceived(1, protocol.SessionCreated(session={})), 1.0)

@@ -159,7 +159,7 @@ def missing() -> None:
 async def turn() -> None:
     """A whole appliance on the virtual card: pressed when standard input says so, released when it says so."""
     from appliance.settings import load_settings
-    from appliance.simulator.stand import DEFAULT_PINS, Stand
+    from appliance.simulator.simulated_device import DEFAULT_PINS, SimulatedDevice
 
     overrides = {
         "audio.backend": "portaudio",
@@ -168,10 +168,10 @@ async def turn() -> None:
         "pins.factory": "mock",
         **DEFAULT_PINS,
     }
-    stand = Stand(load_settings(None, {}, None, overrides=overrides), environ={})
+    device = SimulatedDevice(load_settings(None, {}, None, overrides=overrides), environ={})
     report = TurnReport()
-    stand.observe(report)
-    running = asyncio.create_task(stand.run())
+    device.observe(report)
+    running = asyncio.create_task(device.run())
     loop = asyncio.get_running_loop()
     while "ready" not in report.lights:
         await asyncio.sleep(0.05)
@@ -179,9 +179,9 @@ async def turn() -> None:
     say(state="ready")
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         if line.strip() == "press":
-            stand.finger.press()
+            device.finger.press()
         elif line.strip() == "release":
-            stand.finger.release()
+            device.finger.release()
         say(done=line.strip())
         if line.strip() == "release":
             break
@@ -189,16 +189,16 @@ async def turn() -> None:
         while not report.outcome:
             await asyncio.sleep(0.05)
     await asyncio.sleep(0.5)
-    assert stand.appliance.audio is not None
+    assert device.appliance.audio is not None
     say(
         outcome=report.outcome,
         heard=report.heard,
         tools=[[tool["name"], tool["arguments"], tool["output"]] for tool in report.tools],
         reply=report.reply,
         troubles=report.troubles,
-        xruns=stand.appliance.audio.xruns.total,
+        xruns=device.appliance.audio.xruns.total,
     )
-    stand.stop("asked")
+    device.stop("asked")
     await running
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from appliance.audio.pcm import from_bytes
 from appliance.audio.resample import Resampler
-from appliance.simulator.stand import speak
+from appliance.simulator.simulated_device import speak
 from tests.alsa.signal import likeness, ramp
 from tests.support.pulse import RATE, Cable, asound_conf, require_pulseaudio
 

@@ -8,7 +8,7 @@ import sys
 
 from appliance.settings import load_settings
 from appliance.simulator.ask import partner
-from appliance.simulator.stand import DEFAULT_PINS, SIMULATED, speak
+from appliance.simulator.simulated_device import DEFAULT_PINS, SIMULATED, speak
 
 
 async def main() -> None:

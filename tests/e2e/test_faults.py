@@ -325,16 +325,16 @@ async def test_a_server_that_never_comes_is_told_aloud() -> None:
 async def test_a_microphone_that_is_missing_at_the_start_and_comes() -> None:
     async with ScriptedServer(every_other=GOOD) as server:
         rig = Rig(server.base_url)
-        assert rig.stand.backend is not None
-        rig.stand.backend.microphone.is_plugged = False
+        assert rig.device.backend is not None
+        rig.device.backend.microphone.is_plugged = False
         async with running(rig):
             await rig.until(lambda: rig.light == "no_card")
             assert "no_microphone" in rig.troubles
-            rig.stand.finger.hold(0.2)
+            rig.device.finger.hold(0.2)
             await rig.until(lambda: bool(rig.announced))
             assert "microphone" in rig.announced[0]
             await rig.until_true(lambda: rig.has_sounded)
-            rig.stand.backend.microphone.is_plugged = True
+            rig.device.backend.microphone.is_plugged = True
             await rig.at_rest("ready", "error")
             assert await rig.turn() == "answered"
 
@@ -342,21 +342,21 @@ async def test_a_microphone_that_is_missing_at_the_start_and_comes() -> None:
 async def test_a_microphone_unplugged_in_mid_sentence_sends_what_was_said() -> None:
     async with ScriptedServer(every_other=GOOD) as server:
         rig = Rig(server.base_url)
-        assert rig.stand.backend is not None
+        assert rig.device.backend is not None
         async with running(rig):
             await rig.at_rest()
-            rig.stand.finger.press()
-            rig.stand.backend.microphone.say(b"\x10\x27" * 24_000)
+            rig.device.finger.press()
+            rig.device.backend.microphone.say(b"\x10\x27" * 24_000)
             await rig.until(lambda: rig.light == "listening")
             await asyncio.sleep(0.6)
-            rig.stand.backend.microphone.is_plugged = False
+            rig.device.backend.microphone.is_plugged = False
             await rig.until(lambda: bool(rig.outcomes))
-            rig.stand.finger.release()
+            rig.device.finger.release()
             assert rig.outcomes == ["answered"]
             assert rig.troubles == ["no_microphone"]
             assert "no_card" in rig.lights
             assert 400 <= spoken_ms(server.connections[0]) < 1000
-            rig.stand.backend.microphone.is_plugged = True
+            rig.device.backend.microphone.is_plugged = True
             await rig.at_rest("ready", "error")
             assert await rig.turn() == "answered"
 
@@ -365,17 +365,17 @@ async def test_a_loudspeaker_unplugged_while_speaking() -> None:
     long_answer = reply(lambda one: [created(one), audio_delta(one, 5000), done(one)])
     async with ScriptedServer([*OPENED, *ASKED, long_answer, *ANSWERED_TURN]) as server:
         rig = Rig(server.base_url)
-        assert rig.stand.backend is not None
+        assert rig.device.backend is not None
         async with running(rig):
             await rig.at_rest()
             await rig.talk()
             await rig.until(lambda: rig.light == "speaking")
-            rig.stand.backend.loudspeaker.is_plugged = False
+            rig.device.backend.loudspeaker.is_plugged = False
             await rig.until(lambda: bool(rig.outcomes))
             assert rig.outcomes == ["failed"]
             assert "no_speaker" in rig.troubles
             assert "no_card" in rig.lights
-            rig.stand.backend.loudspeaker.is_plugged = True
+            rig.device.backend.loudspeaker.is_plugged = True
             await rig.at_rest("ready", "error")
             assert await rig.turn() == "answered"
         assert "conversation.item.truncate" in server.connections[0].types
@@ -384,8 +384,8 @@ async def test_a_loudspeaker_unplugged_while_speaking() -> None:
 async def test_a_loudspeaker_that_is_missing_at_the_start_and_comes() -> None:
     async with ScriptedServer([*OPENED, *ANSWERED_TURN, *ANSWERED_TURN]) as server:
         rig = Rig(server.base_url)
-        assert rig.stand.backend is not None
-        rig.stand.backend.loudspeaker.is_plugged = False
+        assert rig.device.backend is not None
+        rig.device.backend.loudspeaker.is_plugged = False
         async with running(rig):
             await rig.until(lambda: rig.has_captured and rig.light == "no_card")
             assert rig.troubles == ["no_speaker"]
@@ -393,7 +393,7 @@ async def test_a_loudspeaker_that_is_missing_at_the_start_and_comes() -> None:
             await rig.until(lambda: bool(rig.outcomes))
             assert rig.outcomes == ["failed"], "nobody heard the answer"
             assert rig.troubles[-1] in ("no_speaker", "playout_stalled")
-            rig.stand.backend.loudspeaker.is_plugged = True
+            rig.device.backend.loudspeaker.is_plugged = True
             await rig.at_rest("ready", "error")
             assert await rig.turn() == "answered"
 
@@ -401,19 +401,19 @@ async def test_a_loudspeaker_that_is_missing_at_the_start_and_comes() -> None:
 async def test_a_dead_microphone_is_told_and_nothing_is_committed() -> None:
     async with ScriptedServer(every_other=GOOD) as server:
         rig = Rig(server.base_url)
-        assert rig.stand.backend is not None
+        assert rig.device.backend is not None
         async with running(rig):
             await rig.at_rest()
-            rig.stand.backend.microphone.is_dead = True
+            rig.device.backend.microphone.is_dead = True
             await asyncio.sleep(0.5)
-            rig.stand.finger.hold(0.6)
+            rig.device.finger.hold(0.6)
             await rig.until(lambda: bool(rig.outcomes))
             assert rig.outcomes == ["silence"]
             assert rig.troubles == ["silent_microphone"]
             assert rig.announced
             assert rig.light == "error"
             assert "input_audio_buffer.commit" not in server.connections[0].types
-            rig.stand.backend.microphone.is_dead = False
+            rig.device.backend.microphone.is_dead = False
             await rig.at_rest("ready", "error")
             assert await rig.turn() == "answered"
 
@@ -478,11 +478,11 @@ async def test_a_stop_is_quick_whatever_the_server_does() -> None:
             async with running(rig):
                 await rig.until(lambda: rig.has_captured and bool(server.connections))
                 if talks:
-                    rig.stand.finger.press()
+                    rig.device.finger.press()
                     await rig.until(lambda: rig.light == "listening")
                     await asyncio.sleep(0.4)
                 if light != "listening":
-                    rig.stand.finger.release()
+                    rig.device.finger.release()
                 await rig.until(lambda: rig.light == light)
                 began = asyncio.get_running_loop().time()
             assert asyncio.get_running_loop().time() - began < 10, "it waited for a deadline of the conversation"

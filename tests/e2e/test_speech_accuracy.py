@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from appliance.brain.pipeline import ChainedPipeline, build_pipeline
-from appliance.brain.stages import CallPart, ResponseRequest
-from appliance.brain.tts import open_tts
+from appliance.speech.pipeline import ChainedPipeline, build_pipeline
+from appliance.speech.stages import CallPart, ResponseRequest
+from appliance.speech.tts import open_tts
 from tests.support.sentences import IN_BOOK, OUT_OF_BOOK, VOICES
 
 pytestmark = pytest.mark.e2e

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from agents.realtime import RealtimeAgent, RealtimeToolEnd
 
-from appliance.simulator.stand import speak
+from appliance.simulator.simulated_device import speak
 from tests.e2e.test_third_party_clients import LAMP, agents_of, answered, of_type, says, sdk_of, set_lamp
 
 pytestmark = pytest.mark.e2e

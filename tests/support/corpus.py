@@ -109,7 +109,7 @@ class Corpus:
         head = self._values[trace["head"]]
         conversation = Conversation(
             policy=Policy(**head["policy"]),
-            briefs=decode(head["briefs"]),
+            specs=decode(head["specs"]),
             history=decode(head["history"]),
             seed=head["seed"],
             is_muted=head["is_muted"],
@@ -220,7 +220,7 @@ class Recorder:
             make(conversation, **made_of)
             running[id(conversation)] = steps = []
             head = {"history": [], "seed": 0, "is_muted": False} | made_of
-            head |= {"policy": asdict(made_of["policy"])} | {key: list(head[key]) for key in ("briefs", "history")}
+            head |= {"policy": asdict(made_of["policy"])} | {key: list(head[key]) for key in ("specs", "history")}
             test = os.environ.get("PYTEST_CURRENT_TEST", "-").split(" ")[0]
             recorder._traces[test].append({"head": recorder._number(head), "steps": steps})
 

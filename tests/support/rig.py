@@ -18,7 +18,7 @@ from appliance.conversation.events import AudioCaptured, Event
 from appliance.conversation.notices import Error, TurnEnd
 from appliance.conversation.support.feedback import View, light_state
 from appliance.settings import load_settings
-from appliance.simulator.stand import DEFAULT_PINS, SIMULATED, Stand
+from appliance.simulator.simulated_device import DEFAULT_PINS, SIMULATED, SimulatedDevice
 from tests.support.scripted_server import SESSION_CREATED, Connection, Frame, Step, expect, reply, send
 
 __all__ = [
@@ -148,8 +148,10 @@ class Rig:
         trace: Path | None = changes.pop("trace", None)
         environ = environ or {}
         overrides |= {key.replace("__", "."): value for key, value in changes.items()}
-        self.stand = Stand(load_settings(None, environ, None, overrides=overrides), environ=environ, trace=trace)
-        self.stand.observe(self._see)
+        self.device = SimulatedDevice(
+            load_settings(None, environ, None, overrides=overrides), environ=environ, trace=trace
+        )
+        self.device.observe(self._see)
         self.troubles: list[str] = []
         self.messages: list[str] = []
         self.outcomes: list[str] = []
@@ -196,7 +198,7 @@ class Rig:
 
     async def talk(self, ms: int = SPOKEN_MS) -> None:
         """Press, speak a tone, let go."""
-        await self.stand.talk_pcm(tone(ms))
+        await self.device.talk_pcm(tone(ms))
 
     async def turn(self) -> str:
         """Hold one turn and return how it ended; an answer MUST have been heard."""
@@ -210,15 +212,15 @@ class Rig:
     @property
     def answer_ms(self) -> int:
         """How much of the server's answers came out of the loudspeaker; the device's own cues do not count."""
-        assert self.stand.loudspeaker is not None
-        rate = self.stand.loudspeaker.rate
-        return 20 * sum(1 for _, block in self.stand.loudspeaker.periods if _is_answer(block, rate))
+        assert self.device.loudspeaker is not None
+        rate = self.device.loudspeaker.rate
+        return 20 * sum(1 for _, block in self.device.loudspeaker.periods if _is_answer(block, rate))
 
     @property
     def has_sounded(self) -> bool:
         """Anything at all was played."""
-        assert self.stand.loudspeaker is not None
-        return self.stand.loudspeaker.has_sounded
+        assert self.device.loudspeaker is not None
+        return self.device.loudspeaker.has_sounded
 
 
 def _is_answer(block: np.ndarray[Any, np.dtype[np.int16]], rate: int) -> bool:
@@ -235,9 +237,9 @@ def _is_answer(block: np.ndarray[Any, np.dtype[np.int16]], rate: int) -> bool:
 async def running(rig: Rig, *, limit_s: float = 60.0) -> AsyncIterator[Rig]:
     """Run the appliance for as long as the block lasts; the limit is a safety net only."""
     async with asyncio.timeout(limit_s), asyncio.TaskGroup() as group:
-        task = group.create_task(rig.stand.run())
+        task = group.create_task(rig.device.run())
         try:
             yield rig
         finally:
-            rig.stand.stop("tested")
+            rig.device.stop("tested")
             await task

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from appliance.brain.stages import CallPart, Part, ResponseRequest, SpokenPart, TextPart, Transcript
+from appliance.speech.stages import CallPart, Part, ResponseRequest, SpokenPart, TextPart, Transcript
 
 __all__ = ["ScriptedPipeline", "sine"]
 

@@ -7,7 +7,7 @@ import json
 from array import array
 from typing import Any
 
-from appliance.brain.model import Close, Effect, Emit, Generate, ServerModel, StopGenerating, Transcribe
+from appliance.brain.model import Close, Effect, EmitFrame, Generate, ServerModel, StopGenerating, Transcribe
 from tests.support.oracle import check_server_frame
 
 MS = 48  # bytes of one millisecond of PCM16 at 24 kHz
@@ -43,7 +43,7 @@ class Served:
         frames = []
         for effect in effects:
             match effect:
-                case Emit(frame):
+                case EmitFrame(frame):
                     check_server_frame(frame)
                     frames.append(json.loads(json.dumps(frame)))
                 case Generate():

@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
+from appliance.agents.spec import AgentSpec
 from appliance.conversation.commands import (
     Announce,
     Command,
@@ -37,7 +38,6 @@ from appliance.conversation.events import (
 from appliance.conversation.machine import Conversation
 from appliance.conversation.notices import Error, Notice, TurnEnd
 from appliance.conversation.policy import Policy
-from appliance.conversation.roster import Brief
 from appliance.realtime import protocol as wire
 from appliance.realtime.items import HistoryItem
 from tests.support.oracle import check_client_frame
@@ -58,14 +58,14 @@ class Stage:
         self,
         *,
         approvals: tuple[str, ...] = (),
-        briefs: Sequence[Brief] = (),
+        specs: Sequence[AgentSpec] = (),
         history: Sequence[HistoryItem] = (),
         is_muted: bool = False,
         **policy: Any,
     ) -> None:
         self.conversation = Conversation(
             policy=Policy(**({"button_mode": "hold"} | policy)),
-            briefs=briefs or [Brief(agent="assistant", session=SESSION, approvals=approvals)],
+            specs=specs or [AgentSpec(agent="assistant", session=SESSION, approvals=approvals)],
             history=history,
             is_muted=is_muted,
         )

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+from appliance.agents.spec import AgentSpec, HandoffCard, ToolCard
 from appliance.brain import model as server_side
 from appliance.conversation.commands import (
     CheckApproval,
@@ -55,7 +56,6 @@ from appliance.conversation.events import (
 from appliance.conversation.machine import Conversation
 from appliance.conversation.notices import Connected, Guardrail, Notice, ToolApproval, TurnEnd
 from appliance.conversation.policy import Policy
-from appliance.conversation.roster import Brief, HandoffCard, ToolCard
 from appliance.conversation.support.feedback import State, light_state
 from appliance.realtime import protocol as wire
 from tests.support.oracle import check_client_frame
@@ -100,7 +100,7 @@ OTHER = {"ann": "bob", "bob": "ann"}
 GUARDED = {"ann"}
 
 
-def brief(agent: str, version: int = 1) -> Brief:
+def spec(agent: str, version: int = 1) -> AgentSpec:
     """Return one of the two agents: bob's instructions are made by a function, ann's answers are guarded."""
     names = [*APPROVALS[agent], f"transfer_to_{OTHER[agent]}"]
     tools = [{"type": "function", "name": name, "parameters": {"type": "object"}} for name in names]
@@ -118,7 +118,7 @@ def brief(agent: str, version: int = 1) -> Brief:
         for name, approval in APPROVALS[agent].items()
     )
     first = "Bob here." if agent == "ann" else ""
-    return Brief(
+    return AgentSpec(
         agent=agent,
         session=session,
         tools=tuple(cards),
@@ -200,7 +200,7 @@ class World:
     def __init__(self, **policy: Any) -> None:
         waits = {"link_wait_s": 600.0, "commit_s": 60.0, "answer_s": 600.0, "connect_s": 60.0}
         self.policy = Policy(**{"button_mode": "hold"} | waits | policy)
-        self.conversation = Conversation(policy=self.policy, briefs=[brief("ann"), brief("bob")])
+        self.conversation = Conversation(policy=self.policy, specs=[spec("ann"), spec("bob")])
         self.now = 50.0
         self._numbers = count(1)
         self.servers: dict[int, Server] = {}
@@ -515,7 +515,7 @@ class World:
     def _effects(self, server: Server, effects: list[server_side.Effect]) -> None:
         for effect in effects:
             match effect:
-                case server_side.Emit():
+                case server_side.EmitFrame():
                     self._emitted(server, effect.frame)
                     server.down.append(json.dumps(effect.frame))
                 case server_side.Generate():
@@ -675,7 +675,7 @@ class World:
             if fails:
                 self.do(AgentPrepared(asked.key, None, "the library is down"))
             else:
-                self.do(AgentPrepared(asked.key, brief(asked.agent, next(self._numbers))))
+                self.do(AgentPrepared(asked.key, spec(asked.agent, next(self._numbers))))
 
     def interrupt(self) -> None:
         self.do(InterruptAsked())

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from appliance.brain.client_schema import CLIENT_EVENTS
 from appliance.brain.model import Close, GenerationRequest
-from appliance.brain.rules import CLIENT_EVENTS
 from tests.support.served import MS, Served, names, silence, the_error, tone
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="

@@ -16,8 +16,8 @@ from websockets.typing import Subprotocol
 
 from appliance.brain import model as brain_model
 from appliance.brain.server import BrainServer
-from appliance.brain.stages import Part, ResponseRequest, SpokenPart, Transcript
 from appliance.errors import ApplianceError, SpeechError
+from appliance.speech.stages import Part, ResponseRequest, SpokenPart, Transcript
 from tests.support.oracle import check_server_frame
 from tests.support.scripted import ScriptedPipeline, sine
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from appliance.agents.spec import AgentSpec, HandoffCard, ToolCard
 from appliance.conversation.commands import (
     Announce,
     CancelTool,
@@ -38,7 +39,6 @@ from appliance.conversation.notices import (
     ToolStart,
     TurnEnd,
 )
-from appliance.conversation.roster import Brief, HandoffCard, ToolCard
 from appliance.conversation.support.feedback import light_state
 from tests.support.stage import Stage
 
@@ -47,13 +47,13 @@ AUDIO_SESSION = {
     "instructions": "Greet.",
     "audio": {"input": {"turn_detection": None}, "output": {"voice": "marin"}},
 }
-GREETER = Brief(
+GREETER = AgentSpec(
     agent="greeter",
     session=AUDIO_SESSION,
     tools=(),
     handoffs=(HandoffCard(name="transfer_to_billing", agent="billing", first_sentence="Billing here."),),
 )
-BILLING = Brief(
+BILLING = AgentSpec(
     agent="billing",
     session={
         "type": "realtime",
@@ -64,9 +64,9 @@ BILLING = Brief(
 )
 
 
-def greeter(*cards: ToolCard, **more: Any) -> Brief:
+def greeter(*cards: ToolCard, **more: Any) -> AgentSpec:
     """An agent with these tools."""
-    return Brief(agent="greeter", session=AUDIO_SESSION, tools=cards, **more)
+    return AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=cards, **more)
 
 
 class Scene(Stage):
@@ -157,7 +157,7 @@ class Scene(Stage):
 
 
 def test_two_calls_are_answered_in_any_order_and_the_model_asked_once() -> None:
-    scene = Scene(briefs=[greeter(ToolCard(name="a"), ToolCard(name="b"))]).ready().asked()
+    scene = Scene(specs=[greeter(ToolCard(name="a"), ToolCard(name="b"))]).ready().asked()
     scene.called("a", "call_1")
     scene.called("b", "call_2")
     scene.done()
@@ -169,7 +169,7 @@ def test_two_calls_are_answered_in_any_order_and_the_model_asked_once() -> None:
 
 
 def test_a_late_tool_does_not_hold_up_the_answer_beyond_its_deadline() -> None:
-    scene = Scene(tool_s=5.0, briefs=[greeter(ToolCard(name="a"), ToolCard(name="b"))]).ready().asked()
+    scene = Scene(tool_s=5.0, specs=[greeter(ToolCard(name="a"), ToolCard(name="b"))]).ready().asked()
     scene.called("a", "call_1")
     scene.called("b", "call_2")
     scene.done()
@@ -183,7 +183,7 @@ def test_a_late_tool_does_not_hold_up_the_answer_beyond_its_deadline() -> None:
 
 
 def test_the_result_of_a_tool_that_was_given_up_is_not_sent_as_a_second_output() -> None:
-    scene = Scene(tool_s=5.0, briefs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene = Scene(tool_s=5.0, specs=[greeter(ToolCard(name="a"))]).ready().asked()
     scene.called("a", "call_1")
     scene.done()
     scene.advance(5.1)
@@ -192,7 +192,7 @@ def test_the_result_of_a_tool_that_was_given_up_is_not_sent_as_a_second_output()
 
 
 def test_a_tool_may_run_as_long_as_its_own_card_says() -> None:
-    scene = Scene(tool_s=5.0, briefs=[greeter(ToolCard(name="a", timeout_s=30.0))]).ready().asked()
+    scene = Scene(tool_s=5.0, specs=[greeter(ToolCard(name="a", timeout_s=30.0))]).ready().asked()
     scene.called("a", "call_1")
     scene.done()
     scene.advance(30.0)
@@ -202,7 +202,7 @@ def test_a_tool_may_run_as_long_as_its_own_card_says() -> None:
 
 
 def test_a_tool_with_a_time_limit_of_its_own_is_given_up_soon_after_it() -> None:
-    scene = Scene(tool_s=60.0, briefs=[greeter(ToolCard(name="a", timeout_s=1.0))]).ready().asked()
+    scene = Scene(tool_s=60.0, specs=[greeter(ToolCard(name="a", timeout_s=1.0))]).ready().asked()
     scene.called("a", "call_1")
     scene.done()
     scene.advance(5.0)
@@ -210,7 +210,7 @@ def test_a_tool_with_a_time_limit_of_its_own_is_given_up_soon_after_it() -> None
 
 
 def test_a_rejected_call_beside_one_that_runs_is_one_ask() -> None:
-    scene = Scene(briefs=[greeter(ToolCard(name="a"), ToolCard(name="open", approval="always"))]).ready().asked()
+    scene = Scene(specs=[greeter(ToolCard(name="a"), ToolCard(name="open", approval="always"))]).ready().asked()
     scene.called("a", "call_1")
     scene.called("open", "call_2")
     scene.done()
@@ -223,7 +223,7 @@ def test_a_rejected_call_beside_one_that_runs_is_one_ask() -> None:
 
 @pytest.mark.parametrize("name", ["nothing_like_it", "asleep"])
 def test_a_call_that_cannot_be_made_beside_one_that_runs_is_one_ask(name: str) -> None:
-    scene = Scene(briefs=[greeter(ToolCard(name="a"), ToolCard(name="asleep"), disabled=("asleep",))]).ready().asked()
+    scene = Scene(specs=[greeter(ToolCard(name="a"), ToolCard(name="asleep"), disabled=("asleep",))]).ready().asked()
     scene.called(name, "call_1")
     scene.called("a", "call_2")
     scene.done()
@@ -234,7 +234,7 @@ def test_a_call_that_cannot_be_made_beside_one_that_runs_is_one_ask(name: str) -
 
 
 def test_calls_that_all_end_before_response_done_are_one_ask_after_it() -> None:
-    scene = Scene(briefs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene = Scene(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     scene.called("a", "call_1")
     scene.finished("call_1", "1")
     scene.called("unknown", "call_2")
@@ -244,8 +244,8 @@ def test_calls_that_all_end_before_response_done_are_one_ask_after_it() -> None:
 
 
 def test_an_unknown_tool_is_answered_with_those_that_there_are_and_the_turn_goes_on() -> None:
-    brief = greeter(ToolCard(name="clock"), ToolCard(name="asleep"), handoffs=GREETER.handoffs, disabled=("asleep",))
-    scene = Scene(briefs=[brief]).ready().asked()
+    spec = greeter(ToolCard(name="clock"), ToolCard(name="asleep"), handoffs=GREETER.handoffs, disabled=("asleep",))
+    scene = Scene(specs=[spec]).ready().asked()
     scene.called("weather", "call_1")
     scene.done()
     assert scene.outputs() == {"call_1": ["There is no tool 'weather'; there are: clock, transfer_to_billing."]}
@@ -259,7 +259,7 @@ def test_an_unknown_tool_is_answered_with_those_that_there_are_and_the_turn_goes
 
 
 def test_a_disabled_tool_is_not_run_and_the_model_told_so() -> None:
-    scene = Scene(briefs=[greeter(ToolCard(name="clock"), disabled=("clock",))]).ready().asked()
+    scene = Scene(specs=[greeter(ToolCard(name="clock"), disabled=("clock",))]).ready().asked()
     scene.called("clock", "call_1")
     scene.done()
     assert scene.tool_runs() == []
@@ -268,15 +268,17 @@ def test_a_disabled_tool_is_not_run_and_the_model_told_so() -> None:
 
 
 def test_a_disabled_handoff_is_not_made() -> None:
-    brief = Brief(agent="greeter", session=AUDIO_SESSION, handoffs=GREETER.handoffs, disabled=("transfer_to_billing",))
-    scene = Scene(briefs=[brief]).ready().asked()
+    spec = AgentSpec(
+        agent="greeter", session=AUDIO_SESSION, handoffs=GREETER.handoffs, disabled=("transfer_to_billing",)
+    )
+    scene = Scene(specs=[spec]).ready().asked()
     scene.called("transfer_to_billing", "call_1")
     assert scene.of(PrepareAgent) == []
     assert "not available" in scene.outputs()["call_1"][0]
 
 
 def test_a_tool_that_failed_answers_the_model_and_the_turn_goes_on() -> None:
-    scene = Scene(briefs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene = Scene(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     scene.called("a", "call_1")
     scene.done()
     scene.finished("call_1", "ValueError: no such city", is_error=True)
@@ -286,7 +288,7 @@ def test_a_tool_that_failed_answers_the_model_and_the_turn_goes_on() -> None:
 
 
 def test_a_tool_run_names_the_agent_whose_tool_it_is() -> None:
-    scene = Scene(briefs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene = Scene(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     scene.called("a", "call_1", '{"x":1}')
     (run,) = scene.tool_runs()
     assert (run.agent, run.name, run.arguments) == ("greeter", "a", '{"x":1}')
@@ -294,7 +296,7 @@ def test_a_tool_run_names_the_agent_whose_tool_it_is() -> None:
 
 
 def test_a_call_that_the_model_did_not_finish_writing_is_not_run() -> None:
-    scene = Scene(briefs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene = Scene(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     item = {
         "id": "item_call_1",
         "type": "function_call",
@@ -312,7 +314,7 @@ def test_a_call_that_the_model_did_not_finish_writing_is_not_run() -> None:
 
 
 def test_a_background_result_is_told_and_not_spoken_about() -> None:
-    scene = Scene(briefs=[greeter(ToolCard(name="note"))]).ready().asked()
+    scene = Scene(specs=[greeter(ToolCard(name="note"))]).ready().asked()
     scene.called("note", "call_1")
     scene.done()
     scene.finished("call_1", "noted", is_background=True)
@@ -324,7 +326,7 @@ def test_a_background_result_is_told_and_not_spoken_about() -> None:
 
 
 def test_a_background_result_before_response_done_ends_the_turn_at_response_done() -> None:
-    scene = Scene(briefs=[greeter(ToolCard(name="note"))]).ready().asked()
+    scene = Scene(specs=[greeter(ToolCard(name="note"))]).ready().asked()
     scene.called("note", "call_1")
     scene.finished("call_1", "noted", is_background=True)
     assert scene.outcomes() == []
@@ -334,7 +336,7 @@ def test_a_background_result_before_response_done_ends_the_turn_at_response_done
 
 
 def test_a_background_result_beside_a_sentence_lets_the_sentence_play_out() -> None:
-    scene = Scene(briefs=[greeter(ToolCard(name="note"))]).ready().asked()
+    scene = Scene(specs=[greeter(ToolCard(name="note"))]).ready().asked()
     scene.audio(ms=200)
     scene.called("note", "call_1")
     scene.done()
@@ -346,7 +348,7 @@ def test_a_background_result_beside_a_sentence_lets_the_sentence_play_out() -> N
 
 @pytest.mark.parametrize("background_first", [True, False])
 def test_a_background_result_beside_an_ordinary_one_is_one_ask(background_first: bool) -> None:
-    scene = Scene(briefs=[greeter(ToolCard(name="note"), ToolCard(name="clock"))]).ready().asked()
+    scene = Scene(specs=[greeter(ToolCard(name="note"), ToolCard(name="clock"))]).ready().asked()
     scene.called("note", "call_1")
     scene.called("clock", "call_2")
     scene.done()
@@ -362,7 +364,7 @@ def test_a_background_result_beside_an_ordinary_one_is_one_ask(background_first:
 
 def _running(**card: Any) -> Scene:
     """A tool runs, its response is done."""
-    scene = Scene(briefs=[greeter(ToolCard(name="slow", **card))]).ready().asked()
+    scene = Scene(specs=[greeter(ToolCard(name="slow", **card))]).ready().asked()
     scene.called("slow", "call_1")
     scene.done()
     scene.commands.clear()
@@ -423,7 +425,7 @@ def test_a_tool_that_hangs_after_a_barge_in_is_answered_by_its_deadline() -> Non
 
 def test_a_whole_call_that_arrives_after_the_barge_in_is_not_run_and_still_answered_once() -> None:
     """The server had finished writing it when our cancel came: without an output it stays open for ever."""
-    scene = Scene(briefs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene = Scene(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     scene.press()
     scene.called("a", "call_1")
     scene.done(status="cancelled")
@@ -472,7 +474,7 @@ def test_a_quick_tool_is_not_heard_working() -> None:
 
 
 def test_no_working_sound_while_a_sentence_is_still_being_played() -> None:
-    scene = Scene(briefs=[greeter(ToolCard(name="slow", working_after_s=1.0, filler="Wait."))]).ready().asked()
+    scene = Scene(specs=[greeter(ToolCard(name="slow", working_after_s=1.0, filler="Wait."))]).ready().asked()
     scene.audio(ms=2000)
     scene.play(2400)
     scene.called("slow", "call_1")
@@ -505,7 +507,7 @@ def test_the_wait_for_an_approval_does_not_count_as_working() -> None:
 
 def _asking(approval: str = "always", **policy: Any) -> Scene:
     """The model wants to open the door."""
-    scene = Scene(briefs=[greeter(ToolCard(name="open_door", approval=approval))], **policy).ready().asked()
+    scene = Scene(specs=[greeter(ToolCard(name="open_door", approval=approval))], **policy).ready().asked()
     scene.called("open_door", "call_1", '{"door":"front"}')
     scene.done()
     return scene
@@ -586,7 +588,7 @@ def test_an_approval_of_one_call_is_for_that_call_only() -> None:
 
 def test_an_approval_for_good_holds_for_no_other_tool() -> None:
     cards = (ToolCard(name="open_door", approval="always"), ToolCard(name="open_safe", approval="always"))
-    scene = Scene(briefs=[greeter(*cards)]).ready().asked()
+    scene = Scene(specs=[greeter(*cards)]).ready().asked()
     scene.called("open_door", "call_1")
     scene.done()
     scene.do(ApprovalAnswered("call_1", approved=True, always=True))
@@ -653,7 +655,7 @@ def test_the_time_that_a_tool_may_run_begins_with_its_approval() -> None:
 
 
 def test_a_tap_approves_one_call_at_a_time() -> None:
-    scene = Scene(briefs=[greeter(ToolCard(name="open_door", approval="always"))]).ready().asked()
+    scene = Scene(specs=[greeter(ToolCard(name="open_door", approval="always"))]).ready().asked()
     scene.called("open_door", "call_1")
     scene.called("open_door", "call_2")
     scene.done()
@@ -695,7 +697,7 @@ def test_a_press_while_the_predicate_is_still_asked_is_a_barge_in_and_approves_n
 
 def test_a_tap_is_for_the_question_that_was_there_when_it_began() -> None:
     """The finger goes down for the first question; the second comes while it is down, and is not approved."""
-    scene = Scene(briefs=[greeter(ToolCard(name="open_door", approval="always"))]).ready().asked()
+    scene = Scene(specs=[greeter(ToolCard(name="open_door", approval="always"))]).ready().asked()
     scene.called("open_door", "call_1")
     scene.press()
     scene.advance(0.05)
@@ -706,7 +708,7 @@ def test_a_tap_is_for_the_question_that_was_there_when_it_began() -> None:
 
 
 def test_a_hold_is_for_the_question_that_was_there_when_it_began() -> None:
-    scene = Scene(briefs=[greeter(ToolCard(name="open_door", approval="always"))]).ready().asked()
+    scene = Scene(specs=[greeter(ToolCard(name="open_door", approval="always"))]).ready().asked()
     scene.called("open_door", "call_1")
     scene.press()
     scene.advance(0.5)
@@ -746,8 +748,8 @@ def test_a_written_yes_approves_nothing() -> None:
 
 def test_a_voice_that_the_server_hears_approves_nothing() -> None:
     ear = {"type": "realtime", "audio": {"input": {"turn_detection": {"type": "server_vad"}}}}
-    brief = Brief(agent="greeter", session=ear, tools=(ToolCard(name="open_door", approval="always"),))
-    scene = Scene(briefs=[brief]).ready()
+    spec = AgentSpec(agent="greeter", session=ear, tools=(ToolCard(name="open_door", approval="always"),))
+    scene = Scene(specs=[spec]).ready()
     scene.server({"type": "input_audio_buffer.speech_started", "item_id": "item_user", "audio_start_ms": 0})
     scene.committed()
     scene.created(turn=None)
@@ -819,7 +821,7 @@ def _verdicts(scene: Scene) -> list[dict[str, Any]]:
 
 
 def test_a_call_of_an_mcp_server_that_needs_approval_asks_the_user_as_any_other() -> None:
-    scene = Scene(briefs=[GREETER]).ready().asked()
+    scene = Scene(specs=[GREETER]).ready().asked()
     _mcp_asked(scene)
     scene.done()
     assert scene.state == "awaiting_approval"
@@ -830,7 +832,7 @@ def test_a_call_of_an_mcp_server_that_needs_approval_asks_the_user_as_any_other(
 
 
 def test_a_tap_approves_the_call_of_an_mcp_server_and_the_model_is_asked_to_go_on() -> None:
-    scene = Scene(briefs=[GREETER]).ready().asked()
+    scene = Scene(specs=[GREETER]).ready().asked()
     _mcp_asked(scene)
     scene.done()
     scene.tap()
@@ -843,7 +845,7 @@ def test_a_tap_approves_the_call_of_an_mcp_server_and_the_model_is_asked_to_go_o
 
 
 def test_the_call_of_an_mcp_server_is_rejected_with_the_reason() -> None:
-    scene = Scene(briefs=[GREETER]).ready().asked()
+    scene = Scene(specs=[GREETER]).ready().asked()
     _mcp_asked(scene)
     scene.done()
     scene.do(ApprovalAnswered("mcpr_1", approved=False, message="Delete nothing."))
@@ -853,7 +855,7 @@ def test_the_call_of_an_mcp_server_is_rejected_with_the_reason() -> None:
 
 
 def test_the_call_of_an_mcp_server_that_nobody_approves_is_rejected_at_the_deadline() -> None:
-    scene = Scene(approval_s=30.0, briefs=[GREETER]).ready().asked()
+    scene = Scene(approval_s=30.0, specs=[GREETER]).ready().asked()
     _mcp_asked(scene)
     scene.done()
     scene.advance(29.9)
@@ -863,7 +865,7 @@ def test_the_call_of_an_mcp_server_that_nobody_approves_is_rejected_at_the_deadl
 
 
 def test_an_interruption_rejects_the_call_of_an_mcp_server() -> None:
-    scene = Scene(briefs=[GREETER]).ready().asked()
+    scene = Scene(specs=[GREETER]).ready().asked()
     _mcp_asked(scene)
     scene.done()
     scene.do(InterruptAsked())
@@ -873,7 +875,7 @@ def test_an_interruption_rejects_the_call_of_an_mcp_server() -> None:
 
 @pytest.mark.parametrize("approved", [True, False])
 def test_a_decision_for_good_answers_the_next_call_of_that_mcp_tool(approved: bool) -> None:
-    scene = Scene(briefs=[GREETER]).ready().asked()
+    scene = Scene(specs=[GREETER]).ready().asked()
     _mcp_asked(scene)
     scene.do(ApprovalAnswered("mcpr_1", approved=approved, always=True))
     _mcp_asked(scene, "mcpr_2")
@@ -885,7 +887,7 @@ def test_a_decision_for_good_answers_the_next_call_of_that_mcp_tool(approved: bo
 
 
 def test_an_approval_request_told_twice_is_asked_once() -> None:
-    scene = Scene(briefs=[GREETER]).ready().asked()
+    scene = Scene(specs=[GREETER]).ready().asked()
     _mcp_asked(scene)
     item = {
         "id": "mcpr_1",
@@ -899,7 +901,7 @@ def test_an_approval_request_told_twice_is_asked_once() -> None:
 
 
 def test_the_turn_waits_for_a_call_that_the_server_runs_and_then_asks_once() -> None:
-    scene = Scene(briefs=[GREETER]).ready().asked()
+    scene = Scene(specs=[GREETER]).ready().asked()
     _mcp_called(scene)
     scene.done()
     assert len(scene.asks()) == 1
@@ -910,7 +912,7 @@ def test_the_turn_waits_for_a_call_that_the_server_runs_and_then_asks_once() -> 
 
 
 def test_a_model_that_has_spoken_about_the_mcp_call_is_not_asked_again() -> None:
-    scene = Scene(briefs=[GREETER]).ready().asked()
+    scene = Scene(specs=[GREETER]).ready().asked()
     _mcp_called(scene)
     _mcp_ended(scene, output="a.txt")
     scene.audio()
@@ -928,21 +930,21 @@ def test_a_model_that_has_spoken_about_the_mcp_call_is_not_asked_again() -> None
 
 
 def test_whoever_watches_is_told_the_output_of_an_mcp_call() -> None:
-    scene = Scene(briefs=[GREETER]).ready().asked()
+    scene = Scene(specs=[GREETER]).ready().asked()
     _mcp_called(scene)
     _mcp_ended(scene, output="a.txt")
     assert scene.notices(ToolEnd) == [ToolEnd("turn_1", "mcp_1", "files.list", "a.txt", False, "greeter")]
 
 
 def test_whoever_watches_is_told_that_an_mcp_call_failed() -> None:
-    scene = Scene(briefs=[GREETER]).ready().asked()
+    scene = Scene(specs=[GREETER]).ready().asked()
     _mcp_called(scene)
     _mcp_ended(scene, failed=True, error={"type": "tool_execution_error", "message": "no such folder"})
     assert scene.ended() == [("mcp_1", True)]
 
 
 def test_an_mcp_call_that_never_ends_is_given_up_and_the_model_asked() -> None:
-    scene = Scene(tool_s=20.0, briefs=[GREETER]).ready().asked()
+    scene = Scene(tool_s=20.0, specs=[GREETER]).ready().asked()
     _mcp_called(scene)
     scene.done()
     scene.advance(20.1)
@@ -951,7 +953,7 @@ def test_an_mcp_call_that_never_ends_is_given_up_and_the_model_asked() -> None:
 
 
 def test_an_mcp_call_beside_one_of_ours_is_one_ask() -> None:
-    scene = Scene(briefs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene = Scene(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     _mcp_called(scene)
     scene.called("a", "call_1")
     scene.done()
@@ -962,7 +964,7 @@ def test_an_mcp_call_beside_one_of_ours_is_one_ask() -> None:
 
 
 def test_a_list_of_mcp_tools_that_cannot_be_read_is_reported_and_ends_nothing() -> None:
-    scene = Scene(briefs=[GREETER]).ready()
+    scene = Scene(specs=[GREETER]).ready()
     scene.server({"type": "mcp_list_tools.failed", "item_id": "mcpl_1"})
     assert scene.troubles() == ["server_error"]
     assert scene.state == "ready"
@@ -971,9 +973,9 @@ def test_a_list_of_mcp_tools_that_cannot_be_read_is_reported_and_ends_nothing() 
 # --- handoffs ----------------------------------------------------------------------------------------------------
 
 
-def _handing(briefs: tuple[Brief, ...] = (GREETER, BILLING), **policy: Any) -> Scene:
+def _handing(specs: tuple[AgentSpec, ...] = (GREETER, BILLING), **policy: Any) -> Scene:
     """The greeter wants to hand over to billing; its response is done."""
-    scene = Scene(briefs=briefs, **policy).ready()
+    scene = Scene(specs=specs, **policy).ready()
     scene.session_updated()
     scene.asked()
     scene.commands.clear()
@@ -982,8 +984,8 @@ def _handing(briefs: tuple[Brief, ...] = (GREETER, BILLING), **policy: Any) -> S
     return scene
 
 
-def _prepared(scene: Scene, brief: Brief | None = BILLING, problem: str = "") -> list[Command]:
-    return scene.do(AgentPrepared("handoff_call_1", brief, problem))
+def _prepared(scene: Scene, spec: AgentSpec | None = BILLING, problem: str = "") -> list[Command]:
+    return scene.do(AgentPrepared("handoff_call_1", spec, problem))
 
 
 def _accepted(scene: Scene) -> list[Command]:
@@ -1048,10 +1050,10 @@ def test_a_first_sentence_is_not_lost_when_the_server_was_still_busy() -> None:
 
 
 def test_a_handoff_without_a_first_sentence_leaves_the_instructions_to_the_session() -> None:
-    brief = Brief(
+    spec = AgentSpec(
         agent="greeter", session=AUDIO_SESSION, handoffs=(HandoffCard(name="transfer_to_billing", agent="billing"),)
     )
-    scene = _handing((brief,))
+    scene = _handing((spec,))
     _prepared(scene)
     _accepted(scene)
     (ask,) = scene.asks()
@@ -1059,7 +1061,7 @@ def test_a_handoff_without_a_first_sentence_leaves_the_instructions_to_the_sessi
 
 
 def test_agents_and_handoff_are_told_in_order() -> None:
-    scene = Scene(briefs=[GREETER]).ready()
+    scene = Scene(specs=[GREETER]).ready()
     scene.session_updated()
     scene.asked()
     scene.wrote("I hand you over.", is_final=True)
@@ -1085,7 +1087,7 @@ def test_agents_and_handoff_are_told_in_order() -> None:
 
 
 def test_the_voice_is_left_out_once_the_connection_has_spoken() -> None:
-    scene = Scene(briefs=[GREETER]).ready()
+    scene = Scene(specs=[GREETER]).ready()
     scene.session_updated()
     scene.asked()
     scene.audio()
@@ -1099,7 +1101,7 @@ def test_the_voice_is_left_out_once_the_connection_has_spoken() -> None:
 
 
 def test_a_new_connection_is_told_the_voice_again() -> None:
-    scene = Scene(briefs=[GREETER]).ready()
+    scene = Scene(specs=[GREETER]).ready()
     scene.session_updated()
     scene.answering(ms=200)
     scene.lose()
@@ -1110,7 +1112,7 @@ def test_a_new_connection_is_told_the_voice_again() -> None:
 
 
 def test_an_earlier_update_that_is_confirmed_only_now_swaps_nobody() -> None:
-    scene = Scene(briefs=[GREETER]).start()
+    scene = Scene(specs=[GREETER]).start()
     scene.link_ready()  # the first session.update is not confirmed yet
     scene.advance(2.0)
     scene.asked()
@@ -1206,12 +1208,12 @@ def test_an_agent_that_is_never_prepared_is_given_up_at_the_deadline_without_an_
 
 
 def test_a_second_handoff_in_the_same_response_is_refused() -> None:
-    brief = Brief(
+    spec = AgentSpec(
         agent="greeter",
         session=AUDIO_SESSION,
         handoffs=(*GREETER.handoffs, HandoffCard(name="transfer_to_sales", agent="sales")),
     )
-    scene = Scene(briefs=[brief]).ready()
+    scene = Scene(specs=[spec]).ready()
     scene.session_updated()
     scene.asked()
     scene.called("transfer_to_billing", "call_1")
@@ -1226,8 +1228,8 @@ def test_a_second_handoff_in_the_same_response_is_refused() -> None:
 
 
 def test_a_handoff_beside_a_tool_is_one_ask() -> None:
-    brief = Brief(agent="greeter", session=AUDIO_SESSION, tools=(ToolCard(name="a"),), handoffs=GREETER.handoffs)
-    scene = Scene(briefs=[brief]).ready()
+    spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=(ToolCard(name="a"),), handoffs=GREETER.handoffs)
+    scene = Scene(specs=[spec]).ready()
     scene.session_updated()
     scene.asked()
     scene.called("transfer_to_billing", "call_1")
@@ -1277,8 +1279,8 @@ def test_a_turn_after_a_barge_in_into_a_handoff_is_answered_without_the_first_se
 
 def test_instructions_for_a_turn_do_not_undo_a_handoff_that_is_under_way() -> None:
     """After all confirmations, the server and we must mean the same agent."""
-    first = Brief(agent="greeter", session=AUDIO_SESSION, handoffs=GREETER.handoffs, is_asked_at_turn=True)
-    scene = Scene(briefs=[first]).ready()
+    first = AgentSpec(agent="greeter", session=AUDIO_SESSION, handoffs=GREETER.handoffs, is_asked_at_turn=True)
+    scene = Scene(specs=[first]).ready()
     scene.session_updated()
     scene.say()
     scene.do(AgentPrepared("turn_turn_1_0", first))
@@ -1288,7 +1290,7 @@ def test_instructions_for_a_turn_do_not_undo_a_handoff_that_is_under_way() -> No
     scene.done()
     _prepared(scene)
     scene.say()  # a barge-in: its instructions are asked for while the server has not confirmed the handoff
-    at_noon = Brief(agent="greeter", session={**AUDIO_SESSION, "instructions": "Greet. It is noon."})
+    at_noon = AgentSpec(agent="greeter", session={**AUDIO_SESSION, "instructions": "Greet. It is noon."})
     scene.do(AgentPrepared("turn_turn_2_0", at_noon))
     for update in scene.updates():
         scene.session_updated(update["session"])
@@ -1332,13 +1334,13 @@ def test_a_new_connection_after_a_handoff_is_told_of_the_new_agent() -> None:
 # --- guardrails on the answer: what is checked, and when ---------------------------------------------------------
 
 
-def guarded(**more: Any) -> Brief:
-    return Brief(agent="greeter", session=AUDIO_SESSION, tools=(), has_output_guardrails=True, **more)
+def guarded(**more: Any) -> AgentSpec:
+    return AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=(), has_output_guardrails=True, **more)
 
 
 def _watched(**policy: Any) -> Scene:
     """A watched answer has begun."""
-    return Scene(briefs=[guarded()], **policy).ready().asked()
+    return Scene(specs=[guarded()], **policy).ready().asked()
 
 
 def test_a_text_is_checked_whenever_it_has_grown_by_a_hundred_characters() -> None:
@@ -1413,7 +1415,7 @@ def test_each_part_of_an_item_is_checked() -> None:
 
 
 def test_without_guardrails_nothing_is_checked() -> None:
-    scene = Scene(briefs=[GREETER]).ready().asked()
+    scene = Scene(specs=[GREETER]).ready().asked()
     scene.wrote("a" * 200)
     scene.wrote("a" * 200, is_final=True)
     assert scene.checks() == []
@@ -1421,8 +1423,8 @@ def test_without_guardrails_nothing_is_checked() -> None:
 
 def test_what_an_agent_says_after_its_handoff_was_accepted_is_checked_by_its_own_guardrails() -> None:
     """The call comes before the sentence in the same response, and the server is quick to take the new agent."""
-    brief = Brief(agent="greeter", session=AUDIO_SESSION, handoffs=GREETER.handoffs, has_output_guardrails=True)
-    scene = Scene(briefs=[brief]).ready()
+    spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, handoffs=GREETER.handoffs, has_output_guardrails=True)
+    scene = Scene(specs=[spec]).ready()
     scene.session_updated()
     scene.asked()
     scene.called("transfer_to_billing", "call_1")
@@ -1602,8 +1604,8 @@ def test_checks_run_beside_each_other_and_a_later_one_may_trip_first() -> None:
 
 
 def test_a_call_of_a_tripped_answer_that_waits_for_approval_is_never_made() -> None:
-    brief = greeter(ToolCard(name="open_door", approval="always"), has_output_guardrails=True)
-    scene = Scene(briefs=[brief]).ready().asked()
+    spec = greeter(ToolCard(name="open_door", approval="always"), has_output_guardrails=True)
+    scene = Scene(specs=[spec]).ready().asked()
     scene.audio()
     (check,) = scene.checks(scene.wrote("4711", is_final=True))
     scene.called("open_door", "call_1")
@@ -1615,8 +1617,8 @@ def test_a_call_of_a_tripped_answer_that_waits_for_approval_is_never_made() -> N
 
 
 def test_a_tool_that_runs_when_its_answer_trips_is_answered_and_brings_no_ask_of_its_own() -> None:
-    brief = greeter(ToolCard(name="slow"), has_output_guardrails=True)
-    scene = Scene(briefs=[brief]).ready().asked()
+    spec = greeter(ToolCard(name="slow"), has_output_guardrails=True)
+    scene = Scene(specs=[spec]).ready().asked()
     scene.audio()
     (check,) = scene.checks(scene.wrote("4711", is_final=True))
     scene.called("slow", "call_1")
@@ -1639,7 +1641,7 @@ FRAMES_PER_CHARACTER = 24_000 // 25
 
 def _held(**policy: Any) -> Scene:
     """Eight seconds of an answer are received and held."""
-    scene = Scene(briefs=[guarded()], hold_audio=True, **policy).ready().asked()
+    scene = Scene(specs=[guarded()], hold_audio=True, **policy).ready().asked()
     scene.audio(ms=8000)
     return scene
 
@@ -1663,7 +1665,7 @@ def test_checked_text_releases_a_twenty_fifth_of_a_second_a_character_and_no_mor
 
 
 def test_audio_that_comes_after_its_text_has_passed_is_released_as_far_as_that_reaches() -> None:
-    scene = Scene(briefs=[guarded()], hold_audio=True).ready().asked()
+    scene = Scene(specs=[guarded()], hold_audio=True).ready().asked()
     (check,) = scene.checks(scene.wrote("a" * 100))
     scene.passed(check)
     scene.audio(ms=3000)
@@ -1681,7 +1683,7 @@ def test_the_rest_is_released_when_the_final_text_has_passed() -> None:
 
 
 def test_what_is_released_is_all_of_what_was_held_in_order() -> None:
-    scene = Scene(briefs=[guarded()], hold_audio=True).ready().asked()
+    scene = Scene(specs=[guarded()], hold_audio=True).ready().asked()
     scene.audio(ms=3000)
     scene.audio(ms=3000)
     (first,) = scene.checks(scene.wrote("a" * 100))
@@ -1787,7 +1789,7 @@ def test_an_answer_of_which_the_released_part_was_heard_is_truncated_there() -> 
 
 
 def test_without_guardrails_no_audio_is_held() -> None:
-    scene = Scene(briefs=[GREETER], hold_audio=True).ready().asked()
+    scene = Scene(specs=[GREETER], hold_audio=True).ready().asked()
     scene.audio(ms=200)
     assert scene.played_frames_of("item_a") == 4800
 
@@ -1797,8 +1799,8 @@ def test_without_guardrails_no_audio_is_held() -> None:
 
 def _screened(**policy: Any) -> Scene:
     """A turn was spoken to an agent that checks it first."""
-    brief = Brief(agent="greeter", session=AUDIO_SESSION, tools=(), has_input_guardrails=True)
-    scene = Scene(briefs=[brief], **policy).ready()
+    spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=(), has_input_guardrails=True)
+    scene = Scene(specs=[spec], **policy).ready()
     scene.say()
     scene.committed()
     return scene
@@ -1845,7 +1847,7 @@ def test_words_that_could_not_be_written_down_are_refused() -> None:
 
 
 def test_a_failed_transcript_is_no_obstacle_where_nobody_checks() -> None:
-    scene = Scene(briefs=[GREETER]).ready().asked()
+    scene = Scene(specs=[GREETER]).ready().asked()
     scene.server(
         {
             "type": "conversation.item.input_audio_transcription.failed",
@@ -1893,8 +1895,8 @@ def test_the_transcript_of_another_item_is_not_checked_for_this_turn() -> None:
 
 
 def test_a_message_is_checked_by_its_text_and_deleted_when_refused() -> None:
-    brief = Brief(agent="greeter", session=AUDIO_SESSION, has_input_guardrails=True)
-    scene = Scene(briefs=[brief]).ready()
+    spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, has_input_guardrails=True)
+    scene = Scene(specs=[spec]).ready()
     item = {"id": "m1", "type": "message", "role": "user", "content": [{"type": "input_text", "text": "bad"}]}
     (check,) = scene.checks(scene.do(MessageGiven(item, "bad")))
     assert check.text == "bad"
@@ -1905,8 +1907,8 @@ def test_a_message_is_checked_by_its_text_and_deleted_when_refused() -> None:
 
 
 def test_words_that_have_passed_are_not_checked_again_for_a_second_round() -> None:
-    brief = greeter(ToolCard(name="a"), has_input_guardrails=True)
-    scene = Scene(briefs=[brief]).ready()
+    spec = greeter(ToolCard(name="a"), has_input_guardrails=True)
+    scene = Scene(specs=[spec]).ready()
     scene.say()
     scene.committed()
     (check,) = scene.checks(scene.heard("What time is it?"))
@@ -1933,11 +1935,11 @@ def test_a_turn_said_again_on_another_connection_is_still_checked_before_it_is_a
 
 # --- instructions that are made anew -----------------------------------------------------------------------------
 
-MORNING = Brief(agent="greeter", session={**AUDIO_SESSION, "instructions": "Greet. It is morning."})
+MORNING = AgentSpec(agent="greeter", session={**AUDIO_SESSION, "instructions": "Greet. It is morning."})
 
 
 def test_instructions_are_asked_for_when_a_connection_is_made_and_told_to_it() -> None:
-    scene = Scene(briefs=[Brief(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)]).start()
+    scene = Scene(specs=[AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)]).start()
     scene.link_ready()
     assert scene.of(PrepareAgent) == [PrepareAgent("connect_1", "greeter", "connect")]
     assert scene.sent() == [], "nothing is told before they are there"
@@ -1946,8 +1948,8 @@ def test_instructions_are_asked_for_when_a_connection_is_made_and_told_to_it() -
 
 
 def test_instructions_that_come_too_late_for_a_connection_leave_the_old_ones() -> None:
-    brief = Brief(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)
-    scene = Scene(briefs=[brief], prepare_s=5.0).start()
+    spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)
+    scene = Scene(specs=[spec], prepare_s=5.0).start()
     scene.link_ready()
     scene.advance(4.9)
     assert scene.updates() == []
@@ -1958,7 +1960,7 @@ def test_instructions_that_come_too_late_for_a_connection_leave_the_old_ones() -
 
 
 def test_instructions_that_fail_at_a_connection_leave_the_old_ones_and_are_reported() -> None:
-    scene = Scene(briefs=[Brief(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)]).start()
+    scene = Scene(specs=[AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)]).start()
     scene.link_ready()
     scene.do(AgentPrepared("connect_1", None, "KeyError: 'name'"))
     assert [one["session"]["instructions"] for one in scene.updates()] == ["Greet."]
@@ -1966,8 +1968,8 @@ def test_instructions_that_fail_at_a_connection_leave_the_old_ones_and_are_repor
 
 
 def test_instructions_of_an_old_connection_are_not_told_to_the_next() -> None:
-    brief = Brief(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)
-    scene = Scene(briefs=[brief]).start()
+    spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)
+    scene = Scene(specs=[spec]).start()
     scene.link_ready()
     scene.lose()
     scene.advance(1.0)
@@ -1977,7 +1979,7 @@ def test_instructions_of_an_old_connection_are_not_told_to_the_next() -> None:
 
 
 def test_a_turn_spoken_while_a_connection_waits_for_its_instructions_is_sent_after_them() -> None:
-    scene = Scene(briefs=[Brief(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)]).start()
+    scene = Scene(specs=[AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)]).start()
     scene.advance(2.0)
     scene.link_ready()
     scene.say()
@@ -1994,7 +1996,7 @@ def test_a_turn_spoken_while_a_connection_waits_for_its_instructions_is_sent_aft
 
 def _turn_by_turn(**policy: Any) -> Scene:
     """An agent whose instructions are made at each turn; one was spoken."""
-    scene = Scene(briefs=[Brief(agent="greeter", session=AUDIO_SESSION, is_asked_at_turn=True)], **policy).ready()
+    scene = Scene(specs=[AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_turn=True)], **policy).ready()
     scene.session_updated()
     scene.say()
     scene.committed()
@@ -2014,7 +2016,7 @@ def test_the_instructions_of_a_turn_are_told_before_its_answer_is_asked_for() ->
 def test_instructions_that_have_not_changed_are_not_told_again() -> None:
     scene = _turn_by_turn()
     commands = scene.do(
-        AgentPrepared("turn_turn_1_0", Brief(agent="greeter", session=AUDIO_SESSION, is_asked_at_turn=True))
+        AgentPrepared("turn_turn_1_0", AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_turn=True))
     )
     assert scene.sent_types(commands) == ["response.create"]
 
@@ -2052,20 +2054,20 @@ def test_instructions_are_asked_for_at_each_turn() -> None:
 
 
 def test_a_turn_that_needs_instructions_and_a_check_waits_for_both() -> None:
-    brief = Brief(agent="greeter", session=AUDIO_SESSION, is_asked_at_turn=True, has_input_guardrails=True)
-    scene = Scene(briefs=[brief]).ready()
+    spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_turn=True, has_input_guardrails=True)
+    scene = Scene(specs=[spec]).ready()
     scene.say()
     scene.committed()
     (check,) = scene.checks(scene.heard("Hello"))
     scene.passed(check)
     assert scene.asks() == []
-    scene.do(AgentPrepared("turn_turn_1_0", brief))
+    scene.do(AgentPrepared("turn_turn_1_0", spec))
     assert len(scene.asks()) == 1
 
 
 def test_late_instructions_do_not_wait_for_as_long_as_a_transcript_may_take() -> None:
-    brief = Brief(agent="greeter", session=AUDIO_SESSION, is_asked_at_turn=True, has_input_guardrails=True)
-    scene = Scene(briefs=[brief], prepare_s=5.0, transcript_s=10.0).ready()
+    spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_turn=True, has_input_guardrails=True)
+    scene = Scene(specs=[spec], prepare_s=5.0, transcript_s=10.0).ready()
     scene.say()
     scene.committed()
     (check,) = scene.checks(scene.heard("Hello"))
@@ -2075,7 +2077,7 @@ def test_late_instructions_do_not_wait_for_as_long_as_a_transcript_may_take() ->
 
 
 def test_the_voice_is_kept_too_when_the_server_spoke_only_to_an_answer_that_was_cut() -> None:
-    scene = Scene(briefs=[GREETER]).ready().asked()
+    scene = Scene(specs=[GREETER]).ready().asked()
     scene.press()  # a barge-in, before any audio came
     scene.audio()
     assert scene.plays() == []

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from appliance.agents.spec import AgentSpec, HandoffCard, ToolCard
 from appliance.conversation.commands import Command
 from appliance.conversation.events import (
     AgentPrepared,
@@ -21,7 +22,6 @@ from appliance.conversation.events import (
     ShutdownRequested,
 )
 from appliance.conversation.notices import InputText, ToolEnd, ToolStart
-from appliance.conversation.roster import Brief, HandoffCard, ToolCard
 from appliance.realtime import protocol as wire
 from tests.unit.test_conversation_agents import AUDIO_SESSION, BILLING, GREETER, Scene, greeter
 
@@ -83,7 +83,7 @@ def note(text: str = "Hi.", item_id: str = "m1", **more: Any) -> MessageGiven:
 
 
 def test_an_item_that_was_heard_whole_before_the_barge_in_is_not_deleted() -> None:
-    scene = Watched(briefs=[greeter()]).ready().asked()
+    scene = Watched(specs=[greeter()]).ready().asked()
     scene.added()
     scene.wrote("First sentence.")
     scene.audio(ms=200)
@@ -95,7 +95,7 @@ def test_an_item_that_was_heard_whole_before_the_barge_in_is_not_deleted() -> No
 
 
 def test_the_first_of_two_items_that_was_heard_whole_is_not_deleted_by_a_barge_in_into_the_second() -> None:
-    scene = Watched(briefs=[greeter()]).ready().asked()
+    scene = Watched(specs=[greeter()]).ready().asked()
     scene.added()
     scene.audio(ms=200)
     scene.server({"type": "response.output_item.done", "response_id": "resp_1", "output_index": 0, "item": spoken()})
@@ -108,7 +108,7 @@ def test_the_first_of_two_items_that_was_heard_whole_is_not_deleted_by_a_barge_i
 
 
 def test_a_written_answer_that_was_read_is_not_deleted_by_an_interruption() -> None:
-    scene = Watched(briefs=[Brief(agent="a", session=TEXT_SESSION, tools=())]).ready()
+    scene = Watched(specs=[AgentSpec(agent="a", session=TEXT_SESSION, tools=())]).ready()
     scene.do(note())
     scene.created()
     scene.added()
@@ -120,7 +120,7 @@ def test_a_written_answer_that_was_read_is_not_deleted_by_an_interruption() -> N
 
 
 def test_a_failed_response_with_a_call_still_running_does_not_go_on_and_then_fail_a_good_answer() -> None:
-    scene = Watched(briefs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene = Watched(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     scene.called("a", "call_1")
     scene.done(status="failed")
     scene.finished("call_1", "1")
@@ -136,7 +136,7 @@ def test_a_failed_response_with_a_call_still_running_does_not_go_on_and_then_fai
 
 
 def test_an_update_of_the_program_behind_a_handoff_does_not_make_the_driver_spin() -> None:
-    scene = Watched(briefs=[GREETER]).ready().asked()
+    scene = Watched(specs=[GREETER]).ready().asked()
     scene.called("transfer_to_billing", "call_1")
     scene.do(AgentPrepared("handoff_call_1", BILLING))
     scene.done()
@@ -148,8 +148,8 @@ def test_an_update_of_the_program_behind_a_handoff_does_not_make_the_driver_spin
 
 
 def test_the_commit_of_the_turn_before_is_not_taken_for_the_next_turns() -> None:
-    brief = Brief(agent="greeter", session=AUDIO_SESSION, tools=(), has_input_guardrails=True)
-    scene = Watched(briefs=[brief]).ready()
+    spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=(), has_input_guardrails=True)
+    scene = Watched(specs=[spec]).ready()
     scene.say()  # committed; a slow link: the server has not confirmed it
     scene.say()  # the next turn is committed too
     scene.committed("item_1")
@@ -163,7 +163,7 @@ def test_the_commit_of_the_turn_before_is_not_taken_for_the_next_turns() -> None
 
 
 def test_the_words_of_the_turn_before_are_not_told_under_the_next() -> None:
-    scene = Watched(briefs=[greeter()]).ready()
+    scene = Watched(specs=[greeter()]).ready()
     scene.say()
     scene.say()
     scene.committed("item_1")
@@ -174,8 +174,8 @@ def test_the_words_of_the_turn_before_are_not_told_under_the_next() -> None:
 
 
 def test_words_that_were_not_checked_when_the_turn_was_interrupted_do_not_stay_in_the_conversation() -> None:
-    brief = Brief(agent="greeter", session=AUDIO_SESSION, tools=(), has_input_guardrails=True)
-    scene = Watched(briefs=[brief]).ready()
+    spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=(), has_input_guardrails=True)
+    scene = Watched(specs=[spec]).ready()
     scene.say()
     scene.committed("item_1")
     scene.say()  # speaks again before the words of the first turn are written down
@@ -190,8 +190,8 @@ def test_words_that_were_not_checked_when_the_turn_was_interrupted_do_not_stay_i
 
 
 def test_a_message_given_while_the_user_speaks_is_checked_too() -> None:
-    brief = Brief(agent="greeter", session=AUDIO_SESSION, tools=(), has_input_guardrails=True)
-    scene = Watched(briefs=[brief]).ready()
+    spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=(), has_input_guardrails=True)
+    scene = Watched(specs=[spec]).ready()
     scene.press()
     scene.hear(500)
     commands = scene.do(note("Something bad."))
@@ -202,8 +202,8 @@ def test_a_message_given_while_the_user_speaks_is_checked_too() -> None:
 
 
 def test_a_turn_said_again_after_a_long_outage_waits_for_its_words_anew() -> None:
-    brief = Brief(agent="greeter", session=AUDIO_SESSION, tools=(), has_input_guardrails=True)
-    scene = Watched(briefs=[brief]).ready()
+    spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=(), has_input_guardrails=True)
+    scene = Watched(specs=[spec]).ready()
     scene.say()
     scene.committed()
     scene.lose()
@@ -222,7 +222,7 @@ def test_a_turn_said_again_after_a_long_outage_waits_for_its_words_anew() -> Non
 
 
 def test_a_message_that_waits_for_a_link_is_not_lost_when_the_user_speaks() -> None:
-    scene = Watched(briefs=[greeter()]).start()
+    scene = Watched(specs=[greeter()]).start()
     scene.advance(2.0)
     scene.do(note("Remember the milk."))
     scene.say()
@@ -232,7 +232,7 @@ def test_a_message_that_waits_for_a_link_is_not_lost_when_the_user_speaks() -> N
 
 
 def test_a_server_that_refuses_for_ever_does_not_hold_the_turn_for_ever() -> None:
-    scene = Watched(briefs=[greeter()]).ready()
+    scene = Watched(specs=[greeter()]).ready()
     scene.say()
     scene.committed()
     for _ in range(120):
@@ -242,7 +242,7 @@ def test_a_server_that_refuses_for_ever_does_not_hold_the_turn_for_ever() -> Non
 
 
 def test_a_handoff_after_audio_that_was_dropped_leaves_the_voice_out() -> None:
-    scene = Watched(briefs=[GREETER]).ready()
+    scene = Watched(specs=[GREETER]).ready()
     scene.say()
     scene.committed()
     scene.press()  # before response.created
@@ -262,7 +262,7 @@ def test_a_handoff_after_audio_that_was_dropped_leaves_the_voice_out() -> None:
 
 
 def test_an_out_of_band_response_of_the_program_is_not_cancelled() -> None:
-    scene = Watched(briefs=[greeter()]).ready()
+    scene = Watched(specs=[greeter()]).ready()
     scene.do(
         FrameGiven({"type": "response.create", "response": {"conversation": "none", "output_modalities": ["text"]}})
     )
@@ -276,7 +276,7 @@ def test_an_out_of_band_response_of_the_program_is_not_cancelled() -> None:
 
 
 def test_an_out_of_band_response_of_the_program_is_not_played_as_the_answer_nor_kept_in_the_history() -> None:
-    scene = Watched(briefs=[greeter()]).ready()
+    scene = Watched(specs=[greeter()]).ready()
     frame = {"type": "response.create", "response": {"conversation": "none", "metadata": {"topic": "x"}}}
     scene.do(FrameGiven(frame))
     scene.say()
@@ -292,7 +292,7 @@ def test_an_out_of_band_response_of_the_program_is_not_played_as_the_answer_nor_
 
 
 def test_a_required_tool_of_a_given_response_is_not_required_again_in_every_round() -> None:
-    scene = Watched(briefs=[greeter(ToolCard(name="a"))]).ready()
+    scene = Watched(specs=[greeter(ToolCard(name="a"))]).ready()
     scene.do(FrameGiven({"type": "response.create", "response": {"tool_choice": "required"}}))
     scene.created()
     scene.called("a", "call_1")
@@ -303,21 +303,21 @@ def test_a_required_tool_of_a_given_response_is_not_required_again_in_every_roun
 
 @pytest.mark.parametrize("response", [None, "x", {"metadata": None}, {"metadata": "x"}])
 def test_a_given_frame_of_any_shape_ends_nothing(response: Any) -> None:
-    scene = Watched(briefs=[greeter()]).ready()
+    scene = Watched(specs=[greeter()]).ready()
     scene.do(FrameGiven({"type": "response.create", "response": response}))
     assert scene.state != "booting"
 
 
 @pytest.mark.parametrize("session", [None, "x", []])
 def test_a_given_session_update_of_any_shape_ends_nothing(session: Any) -> None:
-    scene = Watched(briefs=[greeter()]).ready()
+    scene = Watched(specs=[greeter()]).ready()
     scene.conversation.handle(FrameGiven({"type": "session.update", "session": session}), scene.now)
     scene.session_updated()
 
 
 @pytest.mark.parametrize("audio", [{"input": None}, [], "x", {"input": []}, {"input": {"transcription": "whisper-1"}}])
 def test_a_session_of_any_shape_that_the_server_confirms_ends_nothing(audio: Any) -> None:
-    scene = Watched(briefs=[greeter()]).ready()
+    scene = Watched(specs=[greeter()]).ready()
     try:
         event = wire.parse({"type": "session.updated", "session": {"type": "realtime", "audio": audio}})
     except wire.RemoteProtocolError:
@@ -328,7 +328,7 @@ def test_a_session_of_any_shape_that_the_server_confirms_ends_nothing(audio: Any
 
 
 def test_a_text_answer_that_the_program_asked_for_in_an_audio_session_is_an_answer() -> None:
-    scene = Watched(briefs=[greeter()]).ready()
+    scene = Watched(specs=[greeter()]).ready()
     scene.do(FrameGiven({"type": "response.create", "response": {"output_modalities": ["text"]}}))
     scene.created()
     scene.text("Paris.", is_final=True)
@@ -337,8 +337,8 @@ def test_a_text_answer_that_the_program_asked_for_in_an_audio_session_is_an_answ
 
 
 def test_audio_that_was_held_back_and_lost_with_the_link_is_not_told_as_said() -> None:
-    brief = Brief(agent="greeter", session=AUDIO_SESSION, tools=(), has_output_guardrails=True)
-    scene = Watched(briefs=[brief], hold_audio=True).ready().asked()
+    spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=(), has_output_guardrails=True)
+    scene = Watched(specs=[spec], hold_audio=True).ready().asked()
     scene.added()
     scene.wrote("The code of the safe is 4711, which nobody has heard.")
     scene.audio(ms=2000)
@@ -355,7 +355,7 @@ def test_audio_that_was_held_back_and_lost_with_the_link_is_not_told_as_said() -
 
 
 def test_every_tool_start_has_its_tool_end_when_the_link_is_lost_after_a_barge_in() -> None:
-    scene = Watched(briefs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene = Watched(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     scene.called("a", "call_1")
     scene.done()
     scene.press()
@@ -368,7 +368,7 @@ def test_every_tool_start_has_its_tool_end_when_the_link_is_lost_after_a_barge_i
 
 
 def test_no_tool_end_without_a_tool_start_when_the_link_is_lost_in_an_mcp_call() -> None:
-    scene = Watched(briefs=[greeter()]).ready().asked()
+    scene = Watched(specs=[greeter()]).ready().asked()
     item = {"id": "mcp_1", "type": "mcp_call", "server_label": "files", "name": "list", "arguments": ""}
     scene.server({"type": "response.output_item.added", "response_id": "resp_1", "output_index": 0, "item": item})
     scene.lose()
@@ -376,7 +376,7 @@ def test_no_tool_end_without_a_tool_start_when_the_link_is_lost_in_an_mcp_call()
 
 
 def test_a_turn_does_not_wait_for_an_mcp_call_whose_connection_is_gone() -> None:
-    scene = Watched(briefs=[greeter()]).ready().asked()
+    scene = Watched(specs=[greeter()]).ready().asked()
     item = {"id": "mcp_1", "type": "mcp_call", "server_label": "files", "name": "list", "arguments": "{}"}
     scene.server({"type": "response.output_item.added", "response_id": "resp_1", "output_index": 0, "item": item})
     scene.audio()
@@ -387,7 +387,7 @@ def test_a_turn_does_not_wait_for_an_mcp_call_whose_connection_is_gone() -> None
 
 
 def test_a_model_that_spoke_before_its_mcp_call_is_asked_to_go_on() -> None:
-    scene = Watched(briefs=[greeter()]).ready().asked()
+    scene = Watched(specs=[greeter()]).ready().asked()
     item = {"id": "mcp_1", "type": "mcp_call", "server_label": "files", "name": "list", "arguments": "{}"}
     scene.audio()
     scene.server({"type": "response.output_item.added", "response_id": "resp_1", "output_index": 1, "item": item})
@@ -399,7 +399,7 @@ def test_a_model_that_spoke_before_its_mcp_call_is_asked_to_go_on() -> None:
 
 def _budgeted(**policy: Any) -> Watched:
     more = {"endpoints": 2, "offline_endpoint": 1, "budget_s": 4.0} | policy
-    scene = Watched(briefs=[greeter()], **more)
+    scene = Watched(specs=[greeter()], **more)
     scene.do(DayBegan("2027-01-01"))
     scene.ready()
     return scene
@@ -420,7 +420,7 @@ def test_with_the_budget_spent_a_barge_in_is_answered_by_the_offline_brain() -> 
 
 
 def test_with_the_budget_spent_and_no_offline_brain_nothing_is_asked_beside_either() -> None:
-    scene = Watched(briefs=[greeter()], budget_s=1.0)
+    scene = Watched(specs=[greeter()], budget_s=1.0)
     scene.do(DayBegan("2027-01-01", 0.0, 2.0))
     scene.ready()
     scene.do(OutOfBandAsked("k", {"output_modalities": ["text"]}))
@@ -431,11 +431,11 @@ def test_with_the_budget_spent_and_no_offline_brain_nothing_is_asked_beside_eith
 def test_the_output_of_a_handoff_is_json_whatever_the_agent_is_called() -> None:
     import json
 
-    other = Brief(agent='The "boss"', session=BILLING.session, tools=())
-    brief = Brief(
+    other = AgentSpec(agent='The "boss"', session=BILLING.session, tools=())
+    spec = AgentSpec(
         agent="greeter", session=AUDIO_SESSION, tools=(), handoffs=(HandoffCard(name="t", agent='The "boss"'),)
     )
-    scene = Watched(briefs=[brief]).ready().asked()
+    scene = Watched(specs=[spec]).ready().asked()
     scene.called("t", "call_1")
     scene.do(AgentPrepared("handoff_call_1", other))
     scene.session_updated(dict(other.session))
@@ -443,8 +443,8 @@ def test_the_output_of_a_handoff_is_json_whatever_the_agent_is_called() -> None:
 
 
 def test_a_cancellable_tool_that_a_guardrail_stops_is_not_said_to_be_interrupted_by_the_user() -> None:
-    brief = greeter(ToolCard(name="a", is_cancellable=True), has_output_guardrails=True)
-    scene = Watched(briefs=[brief]).ready().asked()
+    spec = greeter(ToolCard(name="a", is_cancellable=True), has_output_guardrails=True)
+    scene = Watched(specs=[spec]).ready().asked()
     scene.called("a", "call_1")
     (check,) = scene.checks(scene.wrote("4711", is_final=True))
     scene.tripped(check)
@@ -452,7 +452,7 @@ def test_a_cancellable_tool_that_a_guardrail_stops_is_not_said_to_be_interrupted
 
 
 def test_a_handoff_that_is_never_confirmed_does_not_make_the_driver_spin() -> None:
-    scene = Watched(briefs=[GREETER]).ready().asked()
+    scene = Watched(specs=[GREETER]).ready().asked()
     scene.called("transfer_to_billing", "call_1")
     scene.done()
     scene.advance(3.0)  # on_handoff and the instructions took their time
@@ -461,7 +461,7 @@ def test_a_handoff_that_is_never_confirmed_does_not_make_the_driver_spin() -> No
 
 
 def test_no_tool_end_without_a_tool_start_when_a_question_is_withdrawn() -> None:
-    scene = Watched(briefs=[greeter(ToolCard(name="a", approval="always"))]).ready().asked()
+    scene = Watched(specs=[greeter(ToolCard(name="a", approval="always"))]).ready().asked()
     scene.called("a", "call_1")
     scene.done()
     scene.do(InterruptAsked())
@@ -469,7 +469,7 @@ def test_no_tool_end_without_a_tool_start_when_a_question_is_withdrawn() -> None
 
 
 def test_every_tool_start_has_its_tool_end_at_the_end_of_the_session() -> None:
-    scene = Watched(briefs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene = Watched(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     scene.called("a", "call_1")
     scene.done()
     scene.do(InterruptAsked())
@@ -481,8 +481,8 @@ VAD_SESSION = {"type": "realtime", "audio": {"input": {"turn_detection": {"type"
 
 
 def _vad(**more: Any) -> Watched:
-    brief = Brief(agent="greeter", session=VAD_SESSION, tools=(ToolCard(name="a"),), **more)
-    scene = Watched(briefs=[brief]).ready()
+    spec = AgentSpec(agent="greeter", session=VAD_SESSION, tools=(ToolCard(name="a"),), **more)
+    scene = Watched(specs=[spec]).ready()
     scene.hear(200)
     scene.server({"type": "input_audio_buffer.speech_started", "item_id": "item_1", "audio_start_ms": 0})
     scene.hear(500)
@@ -532,7 +532,7 @@ def test_speech_into_a_tool_round_with_the_servers_ear_is_answered_once() -> Non
 
 
 def test_a_committed_turn_of_the_program_while_the_server_listens_does_not_end_what_the_user_says() -> None:
-    scene = Watched(briefs=[Brief(agent="greeter", session=VAD_SESSION, tools=())]).ready()
+    scene = Watched(specs=[AgentSpec(agent="greeter", session=VAD_SESSION, tools=())]).ready()
     scene.server({"type": "input_audio_buffer.speech_started", "item_id": "item_1", "audio_start_ms": 0})
     scene.hear(500)
     scene.do(CommitAsked())
@@ -540,10 +540,10 @@ def test_a_committed_turn_of_the_program_while_the_server_listens_does_not_end_w
 
 
 def test_a_trip_in_a_written_answer_that_is_whole_takes_it_out_as_one_that_is_not() -> None:
-    brief = Brief(agent="a", session=TEXT_SESSION, tools=(), has_output_guardrails=True)
+    spec = AgentSpec(agent="a", session=TEXT_SESSION, tools=(), has_output_guardrails=True)
 
     def tripped(*, late: bool) -> list[str]:
-        scene = Watched(briefs=[brief]).ready()
+        scene = Watched(specs=[spec]).ready()
         scene.do(note())
         scene.created()
         scene.added()
@@ -561,8 +561,8 @@ def test_a_trip_in_a_written_answer_that_is_whole_takes_it_out_as_one_that_is_no
 
 
 def test_a_call_of_a_response_that_a_guardrail_stopped_gets_one_output() -> None:
-    brief = greeter(ToolCard(name="a"), has_output_guardrails=True)
-    scene = Watched(briefs=[brief]).ready().asked()
+    spec = greeter(ToolCard(name="a"), has_output_guardrails=True)
+    scene = Watched(specs=[spec]).ready().asked()
     (check,) = scene.checks(scene.wrote("4711", is_final=True))
     scene.called("a", "call_1")
     scene.tripped(check)
@@ -574,14 +574,14 @@ def test_a_call_of_a_response_that_a_guardrail_stopped_gets_one_output() -> None
 
 
 def test_a_handoff_whose_answer_trips_still_begins_with_the_first_sentence() -> None:
-    brief = Brief(
+    spec = AgentSpec(
         agent="greeter",
         session=AUDIO_SESSION,
         tools=(),
         handoffs=GREETER.handoffs,
         has_output_guardrails=True,
     )
-    scene = Watched(briefs=[brief]).ready().asked()
+    scene = Watched(specs=[spec]).ready().asked()
     (check,) = scene.checks(scene.wrote("4711", is_final=True))
     scene.called("transfer_to_billing", "call_1")
     scene.do(AgentPrepared("handoff_call_1", BILLING))
@@ -593,7 +593,7 @@ def test_a_handoff_whose_answer_trips_still_begins_with_the_first_sentence() -> 
 
 
 def test_an_approval_outlives_a_message_that_wants_no_answer() -> None:
-    scene = Watched(briefs=[greeter(ToolCard(name="a", approval="always"))]).ready().asked()
+    scene = Watched(specs=[greeter(ToolCard(name="a", approval="always"))]).ready().asked()
     scene.called("a", "call_1")
     scene.done()
     scene.do(note(wants_answer=False))
@@ -604,7 +604,7 @@ def test_an_approval_outlives_a_message_that_wants_no_answer() -> None:
 
 
 def test_a_model_that_calls_although_it_may_not_is_not_followed_for_ever() -> None:
-    scene = Watched(briefs=[greeter(ToolCard(name="a"))], max_tool_rounds=2).ready()
+    scene = Watched(specs=[greeter(ToolCard(name="a"))], max_tool_rounds=2).ready()
     scene.say()
     scene.committed()
     for index in range(1, 12):
@@ -616,7 +616,7 @@ def test_a_model_that_calls_although_it_may_not_is_not_followed_for_ever() -> No
 
 
 def test_an_answer_cut_by_the_token_limit_is_told() -> None:
-    scene = Watched(briefs=[greeter()]).ready().asked()
+    scene = Watched(specs=[greeter()]).ready().asked()
     scene.audio()
     scene.done(status="incomplete", status_details={"type": "incomplete", "reason": "content_filter"})
     scene.play(4800, drained=True)
@@ -650,7 +650,7 @@ def test_instructions_are_asked_for_at_each_turn_with_the_servers_ear_too() -> N
 
 
 def test_an_answer_beside_the_conversation_that_was_spoken_keeps_the_voice_too() -> None:
-    scene = Watched(briefs=[GREETER]).ready()
+    scene = Watched(specs=[GREETER]).ready()
     scene.do(OutOfBandAsked("k", {"output_modalities": ["audio"]}))
     response = {"id": "resp_k", "status": "in_progress", "output": [], "metadata": {"aside": "k"}}
     scene.server({"type": "response.created", "response": response})
@@ -663,7 +663,7 @@ def test_an_answer_beside_the_conversation_that_was_spoken_keeps_the_voice_too()
 
 
 def test_a_server_whose_first_word_is_a_call_has_confirmed_the_audio() -> None:
-    scene = Watched(briefs=[greeter(ToolCard(name="a", timeout_s=15.0))]).ready()
+    scene = Watched(specs=[greeter(ToolCard(name="a", timeout_s=15.0))]).ready()
     scene.say()  # neither ``committed`` nor ``response.created`` comes: the minimal contract
     scene.called("a", "call_1")
     scene.advance(8.0)
@@ -674,7 +674,7 @@ def test_a_server_whose_first_word_is_a_call_has_confirmed_the_audio() -> None:
 
 def test_a_session_that_requires_a_tool_requires_it_once_a_turn() -> None:
     scene = Watched(
-        briefs=[Brief(agent="a", session=AUDIO_SESSION | {"tool_choice": "required"}, tools=(ToolCard(name="a"),))]
+        specs=[AgentSpec(agent="a", session=AUDIO_SESSION | {"tool_choice": "required"}, tools=(ToolCard(name="a"),))]
     ).ready()
     scene.asked()
     assert "tool_choice" not in scene.asks()[0], "the session says it"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from appliance.agents.spec import AgentSpec
 from appliance.conversation.commands import Announce, CloseCapture, Command, Connect, Disconnect, Emit, Send, Stop
 from appliance.conversation.events import (
     AlarmRang,
@@ -24,7 +25,6 @@ from appliance.conversation.events import (
     TracingFailed,
 )
 from appliance.conversation.notices import Error, InputText, TurnEnd, TurnStart
-from appliance.conversation.roster import Brief
 from appliance.realtime.items import HistoryItem
 from tests.support.stage import Stage
 
@@ -320,7 +320,7 @@ def test_a_latched_turn_in_a_quiet_room_ends_without_a_trouble() -> None:
 
 
 def test_the_program_begins_no_turn_where_the_server_finds_the_turns() -> None:
-    stage = Stage(briefs=[Brief(agent="ada", session=VAD)]).ready()
+    stage = Stage(specs=[AgentSpec(agent="ada", session=VAD)]).ready()
     assert stage.do(BeginAsked()) == []
     assert stage.state == "ready"
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from appliance.agents.spec import AgentSpec, HandoffCard
 from appliance.conversation.commands import Announce, Command, Connect, Disconnect, PrepareAgent
 from appliance.conversation.events import (
     AgentPrepared,
@@ -23,14 +24,13 @@ from appliance.conversation.events import (
     ServerEventReceived,
 )
 from appliance.conversation.notices import Connected, Error, HandoffDone, ToolEnd, ToolStart, TurnStart
-from appliance.conversation.roster import Brief, HandoffCard
 from appliance.realtime import protocol as wire
 from tests.support.stage import SESSION, Stage
 
 MAIN, SPARE = 2, 3
 BAD_KEY = (3000, "invalid_request_error.invalid_api_key")
-BOB = Brief(agent="bob", session=SESSION | {"instructions": "I am Bob."})
-ANN = Brief(
+BOB = AgentSpec(agent="bob", session=SESSION | {"instructions": "I am Bob."})
+ANN = AgentSpec(
     agent="ann", session=SESSION | {"instructions": "I am Ann."}, handoffs=(HandoffCard(name="to_bob", agent="bob"),)
 )
 
@@ -245,9 +245,9 @@ def test_one_unreadable_frame_more_than_allowed_ends_the_main_link() -> None:
 
 def prepared(instructions: str) -> Stage:
     """An agent has other instructions for this turn, and the server was told them."""
-    old = Brief(agent="ann", session=SESSION | {"instructions": "old"}, is_asked_at_turn=True)
-    new = Brief(agent="ann", session=SESSION | {"instructions": instructions}, is_asked_at_turn=True)
-    stage = Stage(briefs=[old]).ready()
+    old = AgentSpec(agent="ann", session=SESSION | {"instructions": "old"}, is_asked_at_turn=True)
+    new = AgentSpec(agent="ann", session=SESSION | {"instructions": instructions}, is_asked_at_turn=True)
+    stage = Stage(specs=[old]).ready()
     stage.say()
     assert [one.key for one in stage.commands if isinstance(one, PrepareAgent)] == ["turn_turn_1_0"]
     commands = stage.do(AgentPrepared("turn_turn_1_0", new))
@@ -305,7 +305,7 @@ def test_the_acceptance_of_a_later_update_answers_the_earlier_ones_too() -> None
 
 def handing_over() -> Stage:
     """The server was asked to take another agent, and has not answered."""
-    stage = asked(Stage(briefs=[ANN]).ready())
+    stage = asked(Stage(specs=[ANN]).ready())
     stage.called("to_bob", "call_1")
     stage.done()
     stage.do(AgentPrepared("handoff_call_1", BOB))
@@ -313,7 +313,7 @@ def handing_over() -> Stage:
 
 
 def test_a_handoff_is_made_when_the_server_accepts_it_before_the_update_that_was_sent_earlier() -> None:
-    stage = asked(Stage(briefs=[ANN]).ready())
+    stage = asked(Stage(specs=[ANN]).ready())
     stage.called("to_bob", "call_1")
     stage.done()
     raw_update(stage, "Speak slowly.")

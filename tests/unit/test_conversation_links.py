@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from appliance.agents.spec import AgentSpec
 from appliance.conversation.commands import Connect, Disconnect, PrepareAgent, Send
 from appliance.conversation.events import (
     AgentPrepared,
@@ -18,7 +19,6 @@ from appliance.conversation.events import (
     ToolFinished,
 )
 from appliance.conversation.notices import BudgetWarning, Connected, InputText, Usage
-from appliance.conversation.roster import Brief
 from appliance.realtime import protocol as wire
 from tests.support.stage import SESSION, Stage, period
 
@@ -668,13 +668,13 @@ def test_a_rotation_that_fails_is_tried_again_before_the_hour() -> None:
     assert scene.connects() == [Connect(2, CLOUD), Connect(3, CLOUD)]
 
 
-def test_a_spare_that_waited_through_a_long_turn_is_given_the_time_to_be_briefed() -> None:
-    brief = Brief(agent="assistant", session=SESSION, is_asked_at_connect=True)
-    scene = Scene(briefs=[brief], rotate_after_s=3300.0, prepare_s=5.0)
+def test_a_spare_that_waited_through_a_long_turn_is_given_the_time_to_be_prepared() -> None:
+    spec = AgentSpec(agent="assistant", session=SESSION, is_asked_at_connect=True)
+    scene = Scene(specs=[spec], rotate_after_s=3300.0, prepare_s=5.0)
     scene.start()
     scene.do(LinkUp(1))
     scene.server({"type": "session.created", "session": {"type": "realtime"}})
-    scene.do(AgentPrepared("connect_1", brief))
+    scene.do(AgentPrepared("connect_1", spec))
     scene.confirm()
     scene.advance(3300.0)
     scene.press()
@@ -690,7 +690,7 @@ def test_a_spare_that_waited_through_a_long_turn_is_given_the_time_to_be_briefed
     scene.advance(1.0)
     assert scene.sent_on(2) == []
     assert scene.troubles() == []
-    scene.do(AgentPrepared("connect_2", brief))
+    scene.do(AgentPrepared("connect_2", spec))
     assert scene.types_on(2) == ["session.update", "conversation.item.create"]
 
 

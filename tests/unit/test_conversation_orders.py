@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from appliance.agents.spec import AgentSpec, ToolCard
 from appliance.conversation.events import (
     AgentPrepared,
     AlarmRang,
@@ -20,15 +21,14 @@ from appliance.conversation.events import (
     OutOfBandAsked,
     ServerEventReceived,
 )
-from appliance.conversation.roster import Brief, ToolCard
 from appliance.realtime import protocol as wire
 from tests.support.stage import SESSION, Stage
 
 SERVER_VAD = {"type": "realtime", "audio": {"input": {"turn_detection": {"type": "server_vad"}}}}
 
 
-def brief(**more: Any) -> Brief:
-    return Brief(**({"agent": "ann", "session": SESSION} | more))
+def spec(**more: Any) -> AgentSpec:
+    return AgentSpec(**({"agent": "ann", "session": SESSION} | more))
 
 
 class OnLink(Stage):
@@ -80,7 +80,7 @@ def take_over(stage: OnLink) -> None:
 
 
 def test_a_link_is_lost_with_a_question_aside_two_items_and_calls_out_of_order():
-    stage = asked(Stage(briefs=[brief(tools=None)]).ready())
+    stage = asked(Stage(specs=[spec(tools=None)]).ready())
     stage.do(OutOfBandAsked("key", {"input": []}))
     begins(stage, "item_a")
     stage.audio()
@@ -123,19 +123,19 @@ def test_a_spare_takes_over_in_the_middle_of_an_answer_and_the_user_barges_in():
 
 
 def test_a_response_belongs_to_the_agent_whose_update_came_before_it():
-    stage = Stage(briefs=[brief(is_asked_at_turn=True, tools=None)]).ready()
+    stage = Stage(specs=[spec(is_asked_at_turn=True, tools=None)]).ready()
     stage.say()
     stage.committed()
     stage.advance(6.0)
-    stage.do(AgentPrepared("turn_turn_1_0", brief(is_asked_at_turn=True)))
+    stage.do(AgentPrepared("turn_turn_1_0", spec(is_asked_at_turn=True)))
     assert stage.troubles() == ["instructions_late"]
 
 
 def test_instructions_that_come_while_the_server_answers_by_itself_hold_from_the_next_response():
-    stage = Stage(briefs=[brief(session=SERVER_VAD, is_asked_at_turn=True, tools=None)]).ready()
+    stage = Stage(specs=[spec(session=SERVER_VAD, is_asked_at_turn=True, tools=None)]).ready()
     stage.server({"type": "input_audio_buffer.speech_started", "item_id": "user", "audio_start_ms": 0})
     stage.committed("user")
-    later = brief(session=SERVER_VAD | {"instructions": "new"}, is_asked_at_turn=True, tools=(ToolCard(name="b"),))
+    later = spec(session=SERVER_VAD | {"instructions": "new"}, is_asked_at_turn=True, tools=(ToolCard(name="b"),))
     stage.do(AgentPrepared("turn_turn_1_0", later))
     stage.created(turn=None)
     stage.called("gone", "call_1")
@@ -143,7 +143,7 @@ def test_instructions_that_come_while_the_server_answers_by_itself_hold_from_the
 
 
 def test_an_answer_is_checked_whole_before_its_sound_is_finished():
-    stage = asked(Stage(briefs=[brief(has_output_guardrails=True)], guardrail_debounce=-1).ready())
+    stage = asked(Stage(specs=[spec(has_output_guardrails=True)], guardrail_debounce=-1).ready())
     begins(stage, "item_a")
     says(stage, "Hello.")
     stage.audio()
@@ -157,8 +157,8 @@ def test_calls_questions_alarms_and_updates_are_late_at_once(has_guardrails: boo
         ToolCard(name="slow", working_after_s=1.0, filler="wait", timeout_s=2.0),
         ToolCard(name="asks", approval="always"),
     )
-    agent = brief(tools=tools, has_output_guardrails=has_guardrails)
-    stage = asked(Stage(briefs=[agent], guardrail_debounce=1).ready())
+    agent = spec(tools=tools, has_output_guardrails=has_guardrails)
+    stage = asked(Stage(specs=[agent], guardrail_debounce=1).ready())
     stage.do(OutOfBandAsked("key", {"input": []}, 5.0))
     stage.do(AlarmRang("alarm", "egg"))
     says(stage, "Hello.")
@@ -173,7 +173,7 @@ def test_calls_questions_alarms_and_updates_are_late_at_once(has_guardrails: boo
 
 
 def test_a_check_of_the_answer_and_the_answer_itself_are_late_at_once():
-    stage = asked(Stage(briefs=[brief(has_output_guardrails=True)], guardrail_debounce=1).ready())
+    stage = asked(Stage(specs=[spec(has_output_guardrails=True)], guardrail_debounce=1).ready())
     says(stage, "Hello.")
     stage.now += 100.0
     stage.do(DeadlinePassed())
@@ -210,7 +210,7 @@ def test_a_greeting_an_alarm_and_a_release_are_late_at_once(is_rung_first: bool)
 
 
 def test_a_hold_that_rejects_and_the_time_to_approve_are_over_at_once():
-    stage = asked(Stage(briefs=[brief(tools=(ToolCard(name="asks", approval="always"),))]).ready())
+    stage = asked(Stage(specs=[spec(tools=(ToolCard(name="asks", approval="always"),))]).ready())
     stage.called("asks", "call_1")
     stage.press()
     stage.do(OutOfBandAsked("key", {"input": []}, 5.0))
@@ -221,7 +221,7 @@ def test_a_hold_that_rejects_and_the_time_to_approve_are_over_at_once():
 
 
 def test_a_button_is_stuck_when_the_turn_reaches_its_longest():
-    stage = asked(Stage(briefs=[brief(tools=None)], stuck_s=1.0, max_turn_s=5.0).ready())
+    stage = asked(Stage(specs=[spec(tools=None)], stuck_s=1.0, max_turn_s=5.0).ready())
     stage.called("tool", "call_1")
     stage.press()
     stage.hear(200)

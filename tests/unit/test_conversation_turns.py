@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from appliance.agents.spec import AgentSpec
 from appliance.conversation.commands import CheckText, Command
 from appliance.conversation.events import (
     AbortAsked,
@@ -24,7 +25,6 @@ from appliance.conversation.events import (
     ShutdownRequested,
 )
 from appliance.conversation.notices import AnswerText, AudioInterrupted, InputText, OutOfBandEnded, TurnStart
-from appliance.conversation.roster import Brief
 from appliance.realtime.items import HistoryItem
 from tests.support.stage import SESSION, Stage, period
 
@@ -57,10 +57,10 @@ def of_part(part: int, *, ms: int) -> dict[str, Any]:
     }
 
 
-def listening_server(**detection: Any) -> Brief:
+def listening_server(**detection: Any) -> AgentSpec:
     """An agent of a session in which the server finds the turns by itself."""
     turn_detection = {"type": "server_vad"} | detection
-    return Brief(agent="ada", session={"type": "realtime", "audio": {"input": {"turn_detection": turn_detection}}})
+    return AgentSpec(agent="ada", session={"type": "realtime", "audio": {"input": {"turn_detection": turn_detection}}})
 
 
 class Scene(Stage):
@@ -750,14 +750,14 @@ def test_a_frame_without_a_connection_is_reported_and_not_kept() -> None:
 
 
 def test_the_servers_ear_hears_everything_without_a_turn() -> None:
-    scene = Scene(briefs=[listening_server()]).ready()
+    scene = Scene(specs=[listening_server()]).ready()
     commands = scene.hear(200, sample=1234)
     assert scene.sent_audio(commands) == period(1234, frames=24 * 200)
     assert scene.state == "ready"
 
 
 def test_speech_begins_a_turn_that_the_servers_commit_ends() -> None:
-    scene = Scene(briefs=[listening_server()]).ready()
+    scene = Scene(specs=[listening_server()]).ready()
     scene.hear(100)
     scene.speech_started()
     assert scene.state == "listening"
@@ -770,7 +770,7 @@ def test_speech_begins_a_turn_that_the_servers_commit_ends() -> None:
 
 
 def test_what_the_servers_ear_has_heard_is_neither_cleared_sent_twice_nor_committed_by_us() -> None:
-    scene = Scene(briefs=[listening_server()]).ready()
+    scene = Scene(specs=[listening_server()]).ready()
     for sample, speak in ((1, lambda: None), (2, scene.speech_started), (3, scene.speech_stopped)):
         scene.hear(100, sample=sample)
         speak()
@@ -780,7 +780,7 @@ def test_what_the_servers_ear_has_heard_is_neither_cleared_sent_twice_nor_commit
 
 
 def test_the_servers_own_response_is_played() -> None:
-    scene = Scene(briefs=[listening_server()]).ready()
+    scene = Scene(specs=[listening_server()]).ready()
     scene.spoke_to_server()
     scene.answered(turn=None)
     assert [one.item_id for one in scene.plays()] == ["item_a"]
@@ -789,7 +789,7 @@ def test_the_servers_own_response_is_played() -> None:
 
 
 def test_where_the_server_asks_for_nothing_we_ask_once() -> None:
-    scene = Scene(briefs=[listening_server(create_response=False)]).ready()
+    scene = Scene(specs=[listening_server(create_response=False)]).ready()
     scene.spoke_to_server()
     assert [one["response"] for one in scene.asks()] == [{"metadata": {"turn": "turn_1"}}]
     scene.answered()
@@ -797,7 +797,7 @@ def test_where_the_server_asks_for_nothing_we_ask_once() -> None:
 
 
 def test_speech_into_an_answer_stops_it_and_the_server_cancels_it_by_itself() -> None:
-    scene = Scene(briefs=[listening_server(interrupt_response=True)]).ready()
+    scene = Scene(specs=[listening_server(interrupt_response=True)]).ready()
     scene.spoke_to_server()
     scene.created(turn=None)
     scene.audio(ms=2000)
@@ -812,7 +812,7 @@ def test_speech_into_an_answer_stops_it_and_the_server_cancels_it_by_itself() ->
 
 
 def test_where_the_server_does_not_cancel_by_itself_we_do() -> None:
-    scene = Scene(briefs=[listening_server(interrupt_response=False)]).ready()
+    scene = Scene(specs=[listening_server(interrupt_response=False)]).ready()
     scene.spoke_to_server()
     scene.created(turn=None)
     scene.audio(ms=2000)
@@ -822,7 +822,7 @@ def test_where_the_server_does_not_cancel_by_itself_we_do() -> None:
 
 
 def test_the_next_answer_of_the_server_is_played_after_one_that_was_interrupted() -> None:
-    scene = Scene(briefs=[listening_server()]).ready()
+    scene = Scene(specs=[listening_server()]).ready()
     scene.spoke_to_server()
     scene.created(turn=None)
     scene.audio(ms=2000)
@@ -840,7 +840,7 @@ def test_the_next_answer_of_the_server_is_played_after_one_that_was_interrupted(
 
 
 def test_a_response_that_the_server_itself_cancels_before_it_said_anything_is_an_interruption() -> None:
-    scene = Scene(briefs=[listening_server()]).ready()
+    scene = Scene(specs=[listening_server()]).ready()
     scene.spoke_to_server()
     scene.created(turn=None)
     scene.done(turn=None, status="cancelled", status_details={"type": "cancelled", "reason": "turn_detected"})
@@ -849,7 +849,7 @@ def test_a_response_that_the_server_itself_cancels_before_it_said_anything_is_an
 
 
 def test_a_press_with_the_servers_ear_stops_the_answer_and_begins_no_turn() -> None:
-    scene = Scene(briefs=[listening_server()]).ready()
+    scene = Scene(specs=[listening_server()]).ready()
     scene.spoke_to_server()
     scene.created(turn=None)
     scene.audio(ms=2000)
@@ -860,7 +860,7 @@ def test_a_press_with_the_servers_ear_stops_the_answer_and_begins_no_turn() -> N
 
 
 def test_a_user_who_says_nothing_for_long_is_prompted_by_the_server() -> None:
-    scene = Scene(briefs=[listening_server(idle_timeout_ms=6000)]).ready()
+    scene = Scene(specs=[listening_server(idle_timeout_ms=6000)]).ready()
     scene.hear(100)
     scene.server(
         {
@@ -884,7 +884,7 @@ def test_without_such_an_ear_what_the_server_says_of_speech_begins_nothing() -> 
 
 
 def test_a_connection_lost_in_mid_sentence_is_told_the_sentence_again() -> None:
-    scene = Scene(briefs=[listening_server()], pre_roll_ms=100).ready()
+    scene = Scene(specs=[listening_server()], pre_roll_ms=100).ready()
     scene.hear(100, sample=1)
     scene.speech_started()
     scene.hear(100, sample=2)
@@ -904,7 +904,7 @@ def test_a_connection_lost_in_mid_sentence_is_told_the_sentence_again() -> None:
 
 
 def test_a_connection_lost_before_the_servers_answer_has_begun_is_told_the_turn_again() -> None:
-    scene = Scene(briefs=[listening_server()], pre_roll_ms=0).ready()
+    scene = Scene(specs=[listening_server()], pre_roll_ms=0).ready()
     scene.speech_started()
     scene.hear(200, sample=5)
     scene.committed()
@@ -915,7 +915,7 @@ def test_a_connection_lost_before_the_servers_answer_has_begun_is_told_the_turn_
 
 
 def test_a_turn_that_the_servers_ear_never_ends_is_given_up_and_told() -> None:
-    scene = Scene(briefs=[listening_server()], max_turn_s=10.0).ready()
+    scene = Scene(specs=[listening_server()], max_turn_s=10.0).ready()
     scene.speech_started()
     scene.hear(200)
     scene.advance(10.0)
@@ -929,14 +929,14 @@ CUT = [
     {"type": "conversation.item.truncate", "item_id": "item_a", "content_index": 0, "audio_end_ms": 100},
     {"type": "response.cancel", "response_id": "resp_1"},
 ]
-GUARDED = Brief(agent="ada", session=SESSION, has_output_guardrails=True)
+GUARDED = AgentSpec(agent="ada", session=SESSION, has_output_guardrails=True)
 WAYS = ["button", "program", "interrupt", "message", "frame", "ear", "tripwire"]
 
 
 def interrupted(way: str, *, is_done: bool = False) -> tuple[Scene, list[Command]]:
     """Let one of those who may interrupt an answer of 2 s, of which 100 ms were heard; returns what comes of it."""
-    brief = listening_server(interrupt_response=False) if way == "ear" else GUARDED
-    scene = Scene(briefs=[brief], pre_roll_ms=0).ready()
+    spec = listening_server(interrupt_response=False) if way == "ear" else GUARDED
+    scene = Scene(specs=[spec], pre_roll_ms=0).ready()
     if way == "ear":
         scene.spoke_to_server()
     else:
@@ -1013,7 +1013,7 @@ def test_an_interruption_before_the_response_is_created_cancels_it_on_arrival(wa
 
 
 def test_speech_before_the_servers_own_response_is_created_keeps_that_from_being_played() -> None:
-    scene = Scene(briefs=[listening_server(interrupt_response=False)]).ready()
+    scene = Scene(specs=[listening_server(interrupt_response=False)]).ready()
     scene.spoke_to_server()
     scene.speech_started("item_2")
     assert scene.sent(scene.created(turn=None)) == [{"type": "response.cancel", "response_id": "resp_1"}]

@@ -14,7 +14,7 @@ PAGES = sorted(path for path in (ROOT / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 OF_FILES = {"agents-in-toml.md"}
-"""Its blocks read the shipped files; `test_described_agents` runs them."""
+"""Its blocks read the shipped files; `test_agent_files` runs them."""
 
 
 @pytest.mark.parametrize("page", [one for one in PAGES if one.name not in OF_FILES], ids=lambda page: page.name)

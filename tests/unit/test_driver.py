@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
+from appliance.agents.spec import AgentSpec
 from appliance.conversation.commands import (
     Announce,
     CancelTool,
@@ -41,9 +42,8 @@ from appliance.conversation.events import (
 )
 from appliance.conversation.machine import Conversation
 from appliance.conversation.policy import Policy
-from appliance.conversation.roster import Brief
 from appliance.realtime import protocol as wire
-from appliance.service.driver import Driver
+from appliance.runtime.driver import Driver
 
 
 class Recorder:
@@ -67,7 +67,8 @@ def _driver(**policy: Any) -> tuple[Driver, Recorder, list[tuple[Event, Any]]]:
     seen: list[tuple[Event, Any]] = []
     driver = Driver(
         Conversation(
-            policy=Policy(button_mode="hold", **policy), briefs=[Brief(agent="assistant", session={"type": "realtime"})]
+            policy=Policy(button_mode="hold", **policy),
+            specs=[AgentSpec(agent="assistant", session={"type": "realtime"})],
         ),
         transport=recorder,
         audio=recorder,
@@ -131,7 +132,7 @@ async def test_the_lag_is_the_age_of_the_oldest_event() -> None:
     now = 100.0
     recorder: Any = Recorder()
     driver = Driver(
-        Conversation(policy=Policy(), briefs=[Brief(agent="assistant", session={"type": "realtime"})]),
+        Conversation(policy=Policy(), specs=[AgentSpec(agent="assistant", session={"type": "realtime"})]),
         transport=recorder,
         audio=recorder,
         tools=recorder,
@@ -155,7 +156,7 @@ class Scripted(Conversation):
     """Answers each event with the next commands of a list; its deadline is set by the test."""
 
     def __init__(self, *steps: list[Command]) -> None:
-        super().__init__(policy=Policy(), briefs=[Brief(agent="assistant", session={"type": "realtime"})])
+        super().__init__(policy=Policy(), specs=[AgentSpec(agent="assistant", session={"type": "realtime"})])
         self.steps = list(steps)
         self.events: list[Event] = []
         self.at: float | None = None

@@ -21,7 +21,7 @@ from appliance.hardware.button import Button
 from appliance.hardware.light import Light, brightness
 from appliance.hardware.pins import open_pin_factory
 from appliance.simulator.finger import Finger
-from appliance.simulator.lamp import Lamp
+from appliance.simulator.lamp import SimulatedLamp
 
 
 @pytest.fixture
@@ -177,17 +177,17 @@ async def test_a_single_led_shows_the_level_and_an_rgb_led_the_colour(factory: A
     rgb = Light("rgb", [5, 6, 12], factory=factory)
     for light in (led, rgb):
         light.show(_pattern("solid", level=0.5))
-    assert Lamp(factory, [25]).color == (0.5,)
-    assert Lamp(factory, [5, 6, 12]).color == (0.5, 0.25, 0.0)
+    assert SimulatedLamp(factory, [25]).color == (0.5,)
+    assert SimulatedLamp(factory, [5, 6, 12]).color == (0.5, 0.25, 0.0)
     led.close()
     rgb.close()
-    assert not Lamp(factory, [25]).is_on
+    assert not SimulatedLamp(factory, [25]).is_on
 
 
 async def test_a_light_that_is_active_low_is_turned_around(factory: Any) -> None:
     light = Light("led", [25], factory=factory, active_high=False)
     light.show(_pattern("solid"))
-    assert Lamp(factory, [25], active_high=False).level == 1.0
+    assert SimulatedLamp(factory, [25], active_high=False).level == 1.0
     assert factory.pin(25).state == 0.0
     light.close()
 

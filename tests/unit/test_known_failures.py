@@ -19,13 +19,13 @@ from typing import Any, TypeVar
 import pytest
 
 from appliance.agents.agent import RealtimeAgent
+from appliance.agents.spec import AgentSpec, ToolCard
 from appliance.agents.tools import tool
 from appliance.conversation.commands import CheckText
 from appliance.conversation.events import GuardrailsChecked, InterruptAsked, MessageGiven
 from appliance.conversation.notices import AudioInterrupted, Connected, Error, Guardrail, SessionEvent, ToolEnd, TurnEnd
 from appliance.conversation.policy import Policy
-from appliance.conversation.roster import Brief, ToolCard
-from appliance.session import RealtimeSession
+from appliance.runtime.session import RealtimeSession
 from tests.support.scripted_server import (
     SESSION_CREATED,
     Connection,
@@ -130,8 +130,8 @@ def asks(stage: Stage) -> list[str]:
     return [one["response"]["metadata"]["turn"] for one in stage.sent() if one["type"] == "response.create"]
 
 
-def with_tools(*names: str, **more: Any) -> Brief:
-    return Brief(agent="ada", session=SESSION, tools=tuple(ToolCard(name=one) for one in names), **more)
+def with_tools(*names: str, **more: Any) -> AgentSpec:
+    return AgentSpec(agent="ada", session=SESSION, tools=tuple(ToolCard(name=one) for one in names), **more)
 
 
 class Reader:
@@ -369,7 +369,7 @@ def test_the_output_of_a_tool_that_was_interrupted_is_sent_and_no_answer_asked_f
 
     ``_handle_tool_call`` always sends the output with ``start_response=True``, whoever speaks meanwhile.
     """
-    stage = Stage(briefs=[with_tools("look_up")]).ready()
+    stage = Stage(specs=[with_tools("look_up")]).ready()
     stage.do(message())
     stage.created()
     stage.called("look_up", "call_1")
@@ -422,7 +422,7 @@ def test_a_short_reply_and_the_tail_of_a_long_one_are_checked(before: str) -> No
     ``_record_output_guardrail_delta`` runs the guardrails when the text has passed the next multiple of
     ``debounce_text_length`` (100); "turn_ended" clears the texts without another run.
     """
-    stage = Stage(briefs=[with_tools(has_output_guardrails=True)]).ready()
+    stage = Stage(specs=[with_tools(has_output_guardrails=True)]).ready()
     stage.do(message())
     stage.created()
     if before:
@@ -519,7 +519,7 @@ def test_two_calls_of_one_response_bring_one_answer_when_both_are_done() -> None
     Each call sends its output with ``start_response=True`` (``_send_tool_output``); only wishes that wait at the same
     time are made into one.
     """
-    stage = Stage(briefs=[with_tools("weather", "traffic")]).ready()
+    stage = Stage(specs=[with_tools("weather", "traffic")]).ready()
     stage.do(message())
     stage.created()
     stage.called("weather", "call_1")

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from openai.types.realtime.realtime_tools_config_union import Mcp
 
-from appliance.agents.mcp import HostedMcp, McpServer, McpServerHttp, McpServerStdio
 from appliance.agents.tools import TOOL_NAME, Tool
 from appliance.errors import LinkError, ToolError
+from appliance.runtime.mcp import HostedMcp, McpServer, McpServerHttp, McpServerStdio
 from tests.support.mcp_server import PROGRAM, TOOLS, House, over_http
 from tests.support.oracle import check_client_frame
 
@@ -145,7 +145,7 @@ def test_a_hosted_server_shows_no_secret() -> None:
 
 def test_importing_the_module_does_not_import_the_package() -> None:
     script = (
-        "import sys, appliance.agents.mcp\n"
+        "import sys, appliance.runtime.mcp\n"
         "print([one for one in sys.modules if one.partition('.')[0] in ('mcp', 'mcp_types', 'httpx2', 'anyio')])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -13,8 +13,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.brain.phrases import PhraseBook, normalize
 from appliance.errors import SettingsError
+from appliance.speech.phrases import PhraseBook, normalize
 from tests.support.sentences import IN_BOOK, OUT_OF_BOOK
 
 FOLDER = Path(__file__).parents[2] / "config" / "phrases"

@@ -20,13 +20,13 @@ PACKAGE = ROOT / "appliance"
 PURE_AGENTS = (
     "agents.agent",
     "agents.context",
-    "agents.described",
+    "agents.agent_files",
     "agents.guardrails",
     "agents.handoffs",
     "agents.hooks",
     "agents.tools",
 )
-SHARED_CONVERSATION = ("conversation.events", "conversation.commands", "conversation.roster")
+SHARED_CONVERSATION = ("conversation.events", "conversation.commands", "agents.spec")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,12 @@ TABLE = (
     Row(("records",), (), never=IMPURE, only=("msgspec",)),
     Row(("realtime.protocol", "realtime.items"), ("records", "errors"), never=IMPURE, only=("msgspec",)),
     # What is asked for lazily: `as_tool`, and the types of MCP servers.
-    Row(("agents.agent",), (*PURE_AGENTS, "agents.consult", "agents.mcp", "errors"), never=IMPURE, only=("pydantic",)),
+    Row(
+        ("agents.agent",),
+        (*PURE_AGENTS, "runtime.agent_tool", "runtime.mcp", "errors"),
+        never=IMPURE,
+        only=("pydantic",),
+    ),
     Row(
         PURE_AGENTS,
         (*PURE_AGENTS, "realtime.items", "errors"),
@@ -66,8 +71,8 @@ TABLE = (
         only=("pydantic", "msgspec"),
     ),
     Row(
-        ("brain.model", "brain.rules", "brain.vad"),
-        ("brain.model", "brain.rules", "brain.vad", "audio.g711", "audio.pcm", "realtime.protocol", "errors"),
+        ("brain.model", "brain.client_schema", "brain.vad"),
+        ("brain.model", "brain.client_schema", "brain.vad", "audio.g711", "audio.pcm", "realtime.protocol", "errors"),
         never=("asyncio", "time", "logging", "threading", "socket", "subprocess"),
     ),
     Row(
@@ -78,13 +83,13 @@ TABLE = (
     Row(("realtime",), ("realtime", *SHARED_CONVERSATION, "errors")),
     Row(("audio",), ("audio", *SHARED_CONVERSATION, "errors")),
     Row(("hardware",), ("hardware", *SHARED_CONVERSATION, "conversation.feedback", "conversation.gestures", "errors")),
-    Row(("agents.mcp",), ("agents", "plugins", "errors")),
+    Row(("runtime.mcp",), ("agents", "plugins", "errors")),
     Row(("agents",), ("agents", "realtime.items", *SHARED_CONVERSATION, "errors")),
     Row(("panel",), ("panel", *SHARED_CONVERSATION, "errors")),
     Row(("toolbox",), ("toolbox", "agents", *SHARED_CONVERSATION, "wording", "errors")),
-    Row(("service.driver",), ("conversation", "realtime.protocol", "service.trace", "service.store", "errors")),
+    Row(("runtime.driver",), ("conversation", "realtime.protocol", "service.trace", "service.store", "errors")),
     Row(("settings",), ("errors",), never=("asyncio", "threading", "socket", "subprocess"), only=("pydantic",)),
-    Row(("service.systemd", "service.journal"), ("errors",)),
+    Row(("service.systemd", "service.logging_setup"), ("errors",)),
 )
 
 SEES_SETTINGS = ("settings", "service.app", "session", "cli", "simulator")
@@ -166,7 +171,7 @@ def test_a_module_imports_only_what_the_table_allows(name: str) -> None:
         ("audio.streams", "from appliance import hardware", ["hardware"]),
         ("audio.streams", "from ..hardware import Nothing", ["hardware"]),
         ("hardware.button", "from appliance.conversation.machine import Conversation", ["conversation.machine"]),
-        ("service.driver", "from appliance.realtime.transports.websocket import X", ["realtime.transports.websocket"]),
+        ("runtime.driver", "from appliance.realtime.transports.websocket import X", ["realtime.transports.websocket"]),
         ("toolbox.volume", "from appliance.settings import Settings", ["settings"]),
         ("service.app", "import openai", ["openai"]),
         ("realtime.protocol", "import numpy", ["numpy"]),

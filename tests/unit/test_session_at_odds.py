@@ -13,26 +13,26 @@ from typing import Any
 import pytest
 
 from appliance.agents.agent import RealtimeAgent
-from appliance.agents.briefing import Briefer
 from appliance.agents.context import ToolContext
-from appliance.agents.executor import called
 from appliance.agents.guardrails import output_guardrail
 from appliance.agents.hooks import RealtimeRunHooks
-from appliance.agents.mcp import HostedMcp
+from appliance.agents.spec import AgentSpec
 from appliance.agents.tools import tool
 from appliance.conversation.commands import Emit, PrepareAgent
 from appliance.conversation.events import ServerEventReceived, Started, TimersChanged
 from appliance.conversation.notices import AnswerText, Audio, Connected, ToolEnd, TurnEnd, TurnStart, Usage
 from appliance.conversation.policy import Policy
-from appliance.conversation.roster import Brief
 from appliance.errors import LinkError, SettingsError, StorageError
 from appliance.realtime import protocol as wire
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings
+from appliance.runtime.agent_preparer import AgentPreparer
+from appliance.runtime.mcp import HostedMcp
+from appliance.runtime.session import RealtimeSession
+from appliance.runtime.tool_runner import called
 from appliance.service.app import Appliance
 from appliance.service.store import ConversationStore
 from appliance.service.trace import TraceRecorder
-from appliance.session import RealtimeSession
 from appliance.settings import Settings
 from tests.support.scripted_server import ScriptedServer, close, expect, hold, refuse, send, stall_handshake
 from tests.unit.test_session import (
@@ -295,7 +295,7 @@ async def _up_to(session: RealtimeSession, kind: str) -> Any:
 
 
 class _McpServer:
-    """As `agents.mcp.McpServer` says: connect is nothing when connected, close is idempotent."""
+    """As `runtime.mcp.McpServer` says: connect is nothing when connected, close is idempotent."""
 
     name = "house"
 
@@ -401,8 +401,8 @@ async def test_the_token_of_an_mcp_server_is_in_no_log_line(caplog: pytest.LogCa
 def test_the_query_of_an_mcp_servers_address_is_not_in_the_trace(tmp_path: Path) -> None:
     hosted = HostedMcp(server_label="mail", server_url="https://ada:opensesame@mail.example/mcp?k=opensesame")
     recorder = TraceRecorder(tmp_path / "trace", post=lambda event: None)
-    brief = Brief(agent="Ada", session={"type": "realtime", "tools": [hosted.definition()]})
-    recorder.open(policy=Policy(), briefs=[brief])
+    spec = AgentSpec(agent="Ada", session={"type": "realtime", "tools": [hosted.definition()]})
+    recorder.open(policy=Policy(), specs=[spec])
     recorder.close()
     assert "opensesame" not in (tmp_path / "trace").read_text()
 
@@ -483,7 +483,7 @@ async def test_an_agent_as_a_tool_may_take_as_long_as_it_was_given() -> None:
 
 def test_a_limit_of_guardrails_above_fifteen_seconds_holds() -> None:
     session = RealtimeSession(RealtimeAgent(name="Ada"), url="ws://x/v1", policy=Policy(guardrail_s=60.0))
-    assert session._crew.briefer._timeout_s >= 60.0
+    assert session._runtime.preparer._timeout_s >= 60.0
 
 
 async def test_a_session_that_is_cancelled_while_it_connects_leaves_nothing_behind() -> None:
@@ -528,16 +528,16 @@ async def test_provider_data_that_json_cannot_hold_is_refused_by_name() -> None:
 
 
 async def test_instructions_that_are_cancelled_from_within_are_answered_too() -> None:
-    """service.driver, `Agents`: each question MUST be answered by exactly one event of its key."""
+    """runtime.driver, `Agents`: each question MUST be answered by exactly one event of its key."""
     posted: list[Any] = []
 
     async def cancelled(context: Any, agent: Any) -> str:
         raise asyncio.CancelledError
 
     agent = RealtimeAgent(name="Ada", instructions=cancelled)
-    briefer = Briefer({"Ada": agent}, compose=lambda *of: {}, post=posted.append)
-    task = asyncio.create_task(briefer.run())
-    briefer.prepare_agent(PrepareAgent("turn_1", "Ada", "turn"))
+    preparer = AgentPreparer({"Ada": agent}, compose=lambda *of: {}, post=posted.append)
+    task = asyncio.create_task(preparer.run())
+    preparer.prepare_agent(PrepareAgent("turn_1", "Ada", "turn"))
     await asyncio.sleep(0.05)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from appliance.errors import SettingsError
 from appliance.settings import (
     OPENAI_URL,
-    Endpoint,
+    EndpointSettings,
     Settings,
     find_settings_file,
     load_settings,
@@ -46,7 +46,7 @@ def problems(path: Path | None = None, **environ: str) -> list[str]:
 def test_defaults_alone_are_valid_and_answer_offline() -> None:
     settings = load_settings(None, {})
     assert settings.model_dump() == Settings().model_dump()
-    assert settings.endpoint() == Endpoint("offline", "", needs_key=False)
+    assert settings.endpoint() == EndpointSettings("offline", "", needs_key=False)
 
 
 def test_file_then_environment_then_override_win_in_this_order(tmp_path: Path) -> None:
@@ -271,16 +271,26 @@ def test_no_text_of_the_environment_breaks_the_loader(text: str) -> None:
 @pytest.mark.parametrize(
     ("link", "key", "expected"),
     [
-        ({}, "", Endpoint("offline", "", needs_key=False)),
-        ({}, KEY, Endpoint("openai", OPENAI_URL, needs_key=True)),
-        ({"provider": "offline"}, KEY, Endpoint("offline", "", needs_key=False)),
-        ({"provider": "openai"}, "", Endpoint("openai", OPENAI_URL, needs_key=True)),
-        ({"base_url": "http://127.0.0.1:8/v1/"}, KEY, Endpoint("compatible", "ws://127.0.0.1:8/v1", needs_key=False)),
-        ({"base_url": "https://h/v1", "provider": "openai"}, "", Endpoint("openai", "wss://h/v1", needs_key=True)),
-        ({"base_url": "ws://h/v1", "provider": "offline"}, "", Endpoint("offline", "", needs_key=False)),
+        ({}, "", EndpointSettings("offline", "", needs_key=False)),
+        ({}, KEY, EndpointSettings("openai", OPENAI_URL, needs_key=True)),
+        ({"provider": "offline"}, KEY, EndpointSettings("offline", "", needs_key=False)),
+        ({"provider": "openai"}, "", EndpointSettings("openai", OPENAI_URL, needs_key=True)),
+        (
+            {"base_url": "http://127.0.0.1:8/v1/"},
+            KEY,
+            EndpointSettings("compatible", "ws://127.0.0.1:8/v1", needs_key=False),
+        ),
+        (
+            {"base_url": "https://h/v1", "provider": "openai"},
+            "",
+            EndpointSettings("openai", "wss://h/v1", needs_key=True),
+        ),
+        ({"base_url": "ws://h/v1", "provider": "offline"}, "", EndpointSettings("offline", "", needs_key=False)),
     ],
 )
-def test_who_answers_follows_from_provider_address_and_key(link: dict[str, str], key: str, expected: Endpoint) -> None:
+def test_who_answers_follows_from_provider_address_and_key(
+    link: dict[str, str], key: str, expected: EndpointSettings
+) -> None:
     assert load_settings(None, {"OPENAI_API_KEY": key}, overrides={"link": link}).endpoint() == expected
 
 

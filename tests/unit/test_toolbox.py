@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 from gpiozero.pins.mock import MockFactory, MockPWMPin
 
-from appliance.agents.executor import ToolExecutor
 from appliance.agents.tools import Tool
-from appliance.brain.phrases import PhraseBook
 from appliance.conversation.commands import RunTool
 from appliance.conversation.events import AlarmRang, Event, TimersChanged, ToolFinished
 from appliance.errors import BadPin, ToolError
+from appliance.runtime.tool_runner import ToolRunner
+from appliance.speech.phrases import PhraseBook
 from appliance.toolbox import DeviceParts, device_tools
 from appliance.toolbox.outputs import Outputs, open_outputs
 from appliance.toolbox.status import StatusReader
-from appliance.toolbox.timers import MOST_TIMERS, TimerShelf
+from appliance.toolbox.timers import MOST_TIMERS, Timers
 from tests.support.sentences import IN_BOOK
 
 BOOK = PhraseBook.load(Path(__file__).parents[2] / "config" / "phrases", "en")
@@ -50,18 +50,18 @@ class Speaker:
 
 @dataclass
 class Device:
-    """A shelf of timers, and what it posted."""
+    """The timers, and what they posted."""
 
     clocks: Clocks = field(default_factory=Clocks)
     posted: list[Event] = field(default_factory=list)
     path: Path | None = None
 
     def __post_init__(self) -> None:
-        self.timers = self.shelf()
+        self.timers = self.new_timers()
 
-    def shelf(self) -> TimerShelf:
-        """Make a shelf over the same file, as a restart does."""
-        return TimerShelf(
+    def new_timers(self) -> Timers:
+        """Make timers over the same file, as a restart does."""
+        return Timers(
             post=self.posted.append,
             path=self.path,
             clock=lambda: self.clocks.monotonic,
@@ -87,12 +87,12 @@ def opened(lamp_pin: int | None = 5, dimmer_pin: int | None = 6, *, active_high:
 
 
 async def call(tools: Sequence[Tool], name: str, **arguments: Any) -> Any:
-    """Call as the appliance does: through the executor, with JSON both ways."""
+    """Call as the appliance does: through the runner, with JSON both ways."""
     answers: asyncio.Queue[Event] = asyncio.Queue()
-    executor = ToolExecutor(tools, post=answers.put_nowait)
-    executor.run_tool(RunTool("call_1", name, json.dumps(arguments)))
+    runner = ToolRunner(tools, post=answers.put_nowait)
+    runner.run_tool(RunTool("call_1", name, json.dumps(arguments)))
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(executor.run())
+        task = group.create_task(runner.run())
         finished = await answers.get()
         task.cancel()
     assert isinstance(finished, ToolFinished)
@@ -365,9 +365,9 @@ def test_a_wall_clock_that_is_set_neither_rings_nor_delays_a_timer(jump: float) 
 
 
 @contextlib.asynccontextmanager
-async def running(shelf: TimerShelf) -> AsyncIterator[None]:
+async def running(timers: Timers) -> AsyncIterator[None]:
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(shelf.run())
+        task = group.create_task(timers.run())
         for _ in range(5):
             await asyncio.sleep(0)
         yield
@@ -377,19 +377,19 @@ async def running(shelf: TimerShelf) -> AsyncIterator[None]:
 async def test_the_loop_rings_what_is_due_and_wakes_for_a_new_timer() -> None:
     device = Device()
     rang: asyncio.Queue[Event] = asyncio.Queue()
-    shelf = TimerShelf(post=rang.put_nowait, clock=lambda: device.clocks.monotonic, wall=lambda: device.clocks.wall)
-    async with running(shelf), asyncio.timeout(20):
-        long = shelf.start(86_400, "long")
+    timers = Timers(post=rang.put_nowait, clock=lambda: device.clocks.monotonic, wall=lambda: device.clocks.wall)
+    async with running(timers), asyncio.timeout(20):
+        long = timers.start(86_400, "long")
         assert await rang.get() == TimersChanged(1)
-        short = shelf.start(10, "short")
+        short = timers.start(10, "short")
         assert await rang.get() == TimersChanged(2)
         device.clocks.advance(10)
-        shelf.cancel("nothing of that name")
-        shelf.start(20)  # wakes the loop
+        timers.cancel("nothing of that name")
+        timers.start(20)  # wakes the loop
         assert await rang.get() == TimersChanged(3)
         assert await rang.get() == AlarmRang(short.id, "short")
         assert await rang.get() == TimersChanged(2)
-        assert [timer.id for timer, _ in shelf.running()] == ["timer_3", long.id]
+        assert [timer.id for timer, _ in timers.running()] == ["timer_3", long.id]
 
 
 def kept(path: Path) -> list[Any]:
@@ -404,20 +404,20 @@ async def test_timers_survive_a_restart_and_ring_if_they_ended_meanwhile(tmp_pat
     device.taken()
     device.clocks.monotonic = 3.0  # a new boot
     device.clocks.wall += 600
-    shelf = device.shelf()
-    async with running(shelf):
+    timers = device.new_timers()
+    async with running(timers):
         assert device.taken() == [TimersChanged(2), AlarmRang(pasta.id, "pasta"), TimersChanged(1)]
-        assert [(timer.label, left) for timer, left in shelf.running()] == [("Brot für später", 3000)]
-        assert shelf.start(5).id == "timer_3"
+        assert [(timer.label, left) for timer, left in timers.running()] == [("Brot für später", 3000)]
+        assert timers.start(5).id == "timer_3"
     assert len(kept(tmp_path / "state" / "timers.json")) == 2
 
 
 def test_a_start_before_run_does_not_lose_what_was_kept(tmp_path: Path) -> None:
     device = Device(path=tmp_path / "timers.json")
     device.timers.start(60, "old")
-    shelf = device.shelf()
-    shelf.start(30, "new")
-    assert [timer.label for timer, _ in shelf.running()] == ["new", "old"]
+    timers = device.new_timers()
+    timers.start(30, "new")
+    assert [timer.label for timer, _ in timers.running()] == ["new", "old"]
     assert {one["label"] for one in kept(tmp_path / "timers.json")} == {"new", "old"}
 
 
@@ -425,7 +425,7 @@ def test_a_wall_clock_that_is_behind_makes_no_timer_longer(tmp_path: Path) -> No
     device = Device(path=tmp_path / "timers.json")
     device.timers.start(60)
     device.clocks.wall -= 86_400
-    assert [left for _, left in device.shelf().running()] == [60]
+    assert [left for _, left in device.new_timers().running()] == [60]
 
 
 async def test_when_the_wall_clock_is_set_the_kept_ends_follow(tmp_path: Path) -> None:

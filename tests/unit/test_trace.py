@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from appliance.agents.spec import AgentSpec
 from appliance.conversation.events import Event, HistoryReplaced, ServerEventReceived, ToolFinished, TracingFailed
 from appliance.conversation.policy import Policy
-from appliance.conversation.roster import Brief
 from appliance.errors import SettingsError, StorageError
 from appliance.realtime import protocol as wire
 from appliance.realtime.items import HistoryItem
@@ -29,7 +29,7 @@ class Recorded(Stage):
         self.posted: list[Event] = []
         self.recorder = TraceRecorder(path, post=self.posted.append)
         self.recorder.open(
-            policy=Policy(button_mode="hold"), briefs=[Brief(agent="assistant", session=SESSION)], seed=0
+            policy=Policy(button_mode="hold"), specs=[AgentSpec(agent="assistant", session=SESSION)], seed=0
         )
 
     def do(self, event: Event) -> Any:
@@ -98,7 +98,7 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
         '{"trace": 99}\n',
         "[]\n",
         '{"trace": 2}\n',
-        '{"trace": 2, "policy": {"of_the_future": 1}, "briefs": [], "history": [], "seed": 0, "is_muted": false}\n',
+        '{"trace": 2, "policy": {"of_the_future": 1}, "specs": [], "history": [], "seed": 0, "is_muted": false}\n',
     ],
 )
 def test_a_file_that_is_no_trace_is_named(tmp_path: Path, text: str) -> None:
@@ -113,7 +113,7 @@ def test_a_trace_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None
         replay(tmp_path / "missing")
     recorder = TraceRecorder(tmp_path / "no" / "such" / "folder", post=lambda event: None)
     with pytest.raises(StorageError, match="folder"):
-        recorder.open(policy=Policy(), briefs=[], seed=0)
+        recorder.open(policy=Policy(), specs=[], seed=0)
 
 
 def test_a_disk_that_fills_up_ends_the_trace_once_and_not_the_conversation(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_another_session_sends_something_else(tmp_path: Path) -> None:
     _conversation(path).recorder.close()
     head, rest = path.read_text(encoding="utf-8").split("\n", 1)
     row = json.loads(head)
-    row["briefs"][0]["session"]["voice"] = "another"
+    row["specs"][0]["session"]["voice"] = "another"
     path.write_text(json.dumps(row) + "\n" + rest, encoding="utf-8")
     assert [one.event["@"] for one in replay(path)[1]] == ["ServerEventReceived"]
 

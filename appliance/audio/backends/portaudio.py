@@ -37,7 +37,7 @@ _INVALID_RATE, _UNAVAILABLE, _ILLEGAL_COMBINATION, _INVALID_CHANNELS = -9997, -9
 _CALLBACK = Callable[[bytes | None, int, Mapping[str, float], int], tuple[bytes | None, int]]
 
 
-class _Stream:
+class _PortAudioStream:
     """One PyAudio stream in callback mode."""
 
     def __init__(self, rate: int, period: int) -> None:
@@ -101,8 +101,8 @@ class PortAudioBackend:
     def __repr__(self) -> str:
         return f"<PortAudioBackend {self._cards['capture']!r}, {self._cards['playback']!r}>"
 
-    def open_capture(self, consume: Consume) -> _Stream:
-        def make(stream: _Stream, channels: int) -> _CALLBACK:
+    def open_capture(self, consume: Consume) -> _PortAudioStream:
+        def make(stream: _PortAudioStream, channels: int) -> _CALLBACK:
             def callback(data: bytes | None, frames: int, times: Mapping[str, float], status: int) -> tuple[None, int]:
                 try:
                     stream.last_callback_at = time.monotonic()
@@ -118,8 +118,8 @@ class PortAudioBackend:
 
         return self._open("capture", make)
 
-    def open_playback(self, fill: Fill) -> _Stream:
-        def make(stream: _Stream, channels: int) -> _CALLBACK:
+    def open_playback(self, fill: Fill) -> _PortAudioStream:
+        def make(stream: _PortAudioStream, channels: int) -> _CALLBACK:
             block: NDArray[np.int16] = np.zeros(8 * stream.period, np.int16)
 
             def callback(data: bytes | None, frames: int, times: Mapping[str, float], status: int) -> tuple[bytes, int]:
@@ -156,7 +156,7 @@ class PortAudioBackend:
             self.complaints = said.text
         return self._audio
 
-    def _open(self, direction: Direction, make: Callable[[_Stream, int], _CALLBACK]) -> _Stream:
+    def _open(self, direction: Direction, make: Callable[[_PortAudioStream, int], _CALLBACK]) -> _PortAudioStream:
         audio = self._instance()
         card = self._find(audio, direction)
         key = "maxInputChannels" if direction == "capture" else "maxOutputChannels"
@@ -181,10 +181,10 @@ class PortAudioBackend:
         card: Mapping[str, Any],
         rate: int,
         channels: int,
-        make: Callable[[_Stream, int], _CALLBACK],
-    ) -> _Stream:
+        make: Callable[[_PortAudioStream, int], _CALLBACK],
+    ) -> _PortAudioStream:
         period = rate * self._period_ms // 1000
-        stream = _Stream(rate, period)
+        stream = _PortAudioStream(rate, period)
         is_capture = direction == "capture"
         with _quiet():
             opened = audio.open(

@@ -133,7 +133,7 @@ class Loudspeaker:
             raise StorageError(f"{path}: the recording cannot be written: {exc.strerror or exc}") from None
 
 
-class _Stream:
+class _SimulatedStream:
     """One direction: a thread that calls back once a period; `work` says False to end, None for a stall."""
 
     def __init__(self, name: str, rate: int, period: int, work: Callable[[float], bool | None]) -> None:
@@ -188,7 +188,7 @@ class SimulatedBackend:
     def __repr__(self) -> str:
         return f"<SimulatedBackend {self.rate} Hz, periods of {self.period}>"
 
-    def open_capture(self, consume: Consume) -> _Stream:
+    def open_capture(self, consume: Consume) -> _SimulatedStream:
         microphone = self.microphone
         if not microphone.is_plugged:
             raise CardMissing("capture: the simulated microphone is unplugged; plug it in")
@@ -201,9 +201,9 @@ class SimulatedBackend:
             consume(microphone.hear(self.period))
             return True
 
-        return _Stream("simulated microphone", self.rate, self.period, work)
+        return _SimulatedStream("simulated microphone", self.rate, self.period, work)
 
-    def open_playback(self, fill: Fill) -> _Stream:
+    def open_playback(self, fill: Fill) -> _SimulatedStream:
         loudspeaker = self.loudspeaker
         if not loudspeaker.is_plugged:
             raise CardMissing("playback: the simulated loudspeaker is unplugged; plug it in")
@@ -218,7 +218,7 @@ class SimulatedBackend:
             loudspeaker.take(now, block)
             return True
 
-        return _Stream("simulated loudspeaker", self.rate, self.period, work)
+        return _SimulatedStream("simulated loudspeaker", self.rate, self.period, work)
 
     def reset(self) -> None:
         """Nothing is cached: a card that was plugged in is found at the next opening."""

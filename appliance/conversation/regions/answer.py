@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypeAlias
 
+from appliance.agents.spec import AgentSpec
 from appliance.conversation.notices import (
     AgentEnd,
     AgentStart,
@@ -19,7 +20,6 @@ from appliance.conversation.notices import (
     TroubleKind,
 )
 from appliance.conversation.policy import Policy
-from appliance.conversation.roster import Brief
 from appliance.conversation.support.outbox import Outbox
 from appliance.conversation.support.playback import Playback
 from appliance.conversation.support.response_slot import Arrival, Request, ResponseSlot
@@ -67,8 +67,8 @@ class Answer:
     def is_written(self) -> bool:
         """The answer is text, not speech: by the session, or by what the program asked of this response."""
         own = self.asked.options.get("output_modalities")
-        brief = self.speaker.brief
-        return list(own) == ["text"] if own else brief is not None and brief.is_written
+        spec = self.speaker.spec
+        return list(own) == ["text"] if own else spec is not None and spec.is_written
 
     @property
     def is_empty(self) -> bool:
@@ -143,43 +143,43 @@ class Answer:
         """Whether the response to `turn` may be asked for now."""
         return self._slot.grant(now) == turn
 
-    def ask(self, turn: str, brief: Brief, *, rounds: int, is_taken: bool, is_free: bool, now: float) -> None:
+    def ask(self, turn: str, spec: AgentSpec, *, rounds: int, is_taken: bool, is_free: bool, now: float) -> None:
         """Send the ``response.create`` that was granted.
 
         Args:
             turn: The running turn.
-            brief: The agent in force.
+            spec: The agent in force.
             rounds: Responses of this turn that made calls.
             is_taken: The speech is taken.
             is_free: The offline brain answers.
             now: Monotonic seconds.
         """
         event_id = self._out.next_event_id()
-        response = self.asked.response(turn, brief, rounds=rounds, first_sentence=self.speaker.first_sentence)
+        response = self.asked.response(turn, spec, rounds=rounds, first_sentence=self.speaker.first_sentence)
         if rounds >= self._policy.max_tool_rounds:
             response["tool_choice"] = "none"
         self._slot.asked(turn, event_id)
-        self.open(brief, is_taken=is_taken, is_free=is_free, now=now)
+        self.open(spec, is_taken=is_taken, is_free=is_free, now=now)
         self._out.send(wire.ResponseCreate(event_id=event_id, response=response))
 
     def ask_at_server(self, turn: str) -> None:
         """The server asks for the response by itself."""
         self._slot.asked(turn, "")
 
-    def open(self, brief: Brief, *, is_taken: bool, is_free: bool, now: float) -> None:
+    def open(self, spec: AgentSpec, *, is_taken: bool, is_free: bool, now: float) -> None:
         """A response was asked for."""
         asked = self.asked
         asked.is_open, asked.is_done, asked.is_free = True, False, is_free
-        self._speak(brief)
+        self._speak(spec)
         if is_taken and not asked.is_retry:
             self.prolong(now)
         if not self.speaker.agent:
-            self.speaker.agent = brief.agent
-            self._out.emit(AgentStart(brief.agent))
+            self.speaker.agent = spec.agent
+            self._out.emit(AgentStart(spec.agent))
 
-    def _speak(self, brief: Brief) -> None:
-        self.speaker.brief = brief
-        self.playback.guards = brief.agent if brief.has_output_guardrails else ""
+    def _speak(self, spec: AgentSpec) -> None:
+        self.speaker.spec = spec
+        self.playback.guards = spec.agent if spec.has_output_guardrails else ""
 
     def created(self, response: wire.Response) -> bool:
         """Decide on a ``response.created``; returns whether the response is the one that was asked for."""
@@ -188,10 +188,10 @@ class Answer:
             self._out.send(wire.ResponseCancel(response_id=response.id))
         return arrival is Arrival.ACCEPT
 
-    def accept(self, brief: Brief) -> None:
+    def accept(self, spec: AgentSpec) -> None:
         """The response begins; the server's events are in order, so it is given by the agent in force."""
         self.speaker.first_sentence = ""
-        self._speak(brief)
+        self._speak(spec)
 
     def done(self, response: wire.Response) -> Request | None:
         """Free the slot; returns the request that the response ends."""

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+from appliance.agents.spec import AgentSpec, HandoffCard, ToolCard
 from appliance.conversation.commands import CancelTool, CheckApproval, PrepareAgent, RunTool
 from appliance.conversation.events import ApprovalChecked, HandoffKey, ToolFinished
 from appliance.conversation.notices import ToolApproval, ToolEnd, ToolStart
 from appliance.conversation.policy import Policy
-from appliance.conversation.roster import Brief, HandoffCard, ToolCard
 from appliance.conversation.support.call import Call, Closed, Made, Round, Stage, mcp_error, tool_names
 from appliance.conversation.support.open_calls import OpenCalls
 from appliance.conversation.support.outbox import Outbox
@@ -81,15 +81,15 @@ class Calls:
         self.open.add(call)
         return call
 
-    def begin(self, call: Call, brief: Brief, agent_in_force: str, now: float) -> Closed | None:
+    def begin(self, call: Call, spec: AgentSpec, agent_in_force: str, now: float) -> Closed | None:
         """Begin a call as the agent that made it treats it."""
         if self.open.round.number >= self._policy.max_tool_rounds:
             return self._refuse(call, "There were too many calls in this turn; this one was not made.")
-        if call.name in brief.disabled:
+        if call.name in spec.disabled:
             return self._refuse(call, f"The tool {call.name} is not available now.")
-        card = brief.handoff(call.name) or brief.tool(call.name)
+        card = spec.handoff(call.name) or spec.tool(call.name)
         if card is None:
-            return self._refuse(call, f"There is no tool {call.name!r}; there are: {tool_names(brief)}.")
+            return self._refuse(call, f"There is no tool {call.name!r}; there are: {tool_names(spec)}.")
         call.card = card
         if isinstance(card, HandoffCard):
             return self._begin_handoff(call, card, agent_in_force)

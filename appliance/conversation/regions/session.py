@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from appliance.agents.spec import AgentSpec
 from appliance.conversation.policy import Policy
-from appliance.conversation.roster import Brief
 from appliance.conversation.support.outbox import Outbox
 from appliance.conversation.support.values import mapping
 from appliance.realtime import protocol as wire
@@ -23,7 +23,7 @@ class SessionUpdateSent:
     event_id: str
     kind: Literal["connect", "turn", "handoff", "rollback", "raw"]
     session: Mapping[str, Any] = field(repr=False)
-    brief: Brief | None = None
+    spec: AgentSpec | None = None
     """The agent that comes into force with it; of kind ``turn`` the one to restore if it is refused."""
     call_id: str = ""
     deadline: float = 0.0
@@ -37,10 +37,10 @@ class Session:
     id of ours, so the updates are kept in order.
     """
 
-    def __init__(self, policy: Policy, out: Outbox, brief: Brief) -> None:
+    def __init__(self, policy: Policy, out: Outbox, spec: AgentSpec) -> None:
         self._policy = policy
         self._out = out
-        self.brief = brief
+        self.spec = spec
         self.transcriber = ""
         """The model that writes down what the user says, as the server names it."""
         self._updates: deque[SessionUpdateSent] = deque()
@@ -85,7 +85,7 @@ class Session:
         self.transcriber = str(mapping(audio_input.get("transcription")).get("model") or "")
         instructions = event.session.get("instructions")
         fits = [one for one in self._updates if one.session.get("instructions", instructions) == instructions]
-        is_old = instructions is not None and instructions == self.brief.session.get("instructions")
+        is_old = instructions is not None and instructions == self.spec.session.get("instructions")
         if not self._updates or (is_old and not fits):
             return None
         accepted = fits[0] if fits else self._updates[0]
@@ -100,14 +100,14 @@ class Session:
             self._updates.remove(update)
         return update
 
-    def change_for_turn(self, turn: str, brief: Brief, session: Mapping[str, Any], now: float) -> None:
+    def change_for_turn(self, turn: str, spec: AgentSpec, session: Mapping[str, Any], now: float) -> None:
         """Put new instructions of the same agent in force, and restore the old ones if they are refused."""
-        before, self.brief = self.brief, brief
+        before, self.spec = self.spec, spec
         self.update(SessionUpdateSent(f"turn_{turn}", "turn", session, before), now)
 
-    def request_handoff(self, call_id: str, brief: Brief, session: Mapping[str, Any], now: float) -> None:
+    def request_handoff(self, call_id: str, spec: AgentSpec, session: Mapping[str, Any], now: float) -> None:
         """Ask the server to take another agent; it comes into force when the server agrees."""
-        self.update(SessionUpdateSent(f"handoff_{call_id}", "handoff", session, brief, call_id), now)
+        self.update(SessionUpdateSent(f"handoff_{call_id}", "handoff", session, spec, call_id), now)
 
     def roll_back(self, call_id: str, session: Mapping[str, Any], now: float) -> None:
         """A handoff failed: whatever of it the server may have taken is overwritten with the agent in force."""
@@ -117,14 +117,14 @@ class Session:
         self.update(SessionUpdateSent(f"rollback_{call_id}", "rollback", session), now)
 
 
-def session_for(brief: Brief, *, is_trusted: bool, has_spoken: bool) -> Mapping[str, Any]:
+def session_for(spec: AgentSpec, *, is_trusted: bool, has_spoken: bool) -> Mapping[str, Any]:
     """Return the ``session`` object of an agent as one connection may have it.
 
     Args:
-        brief: The agent.
+        spec: The agent.
         is_trusted: Whether the server may have secrets of ours (those of MCP servers).
         has_spoken: Whether the server has spoken: it would refuse a change of voice.
     """
     if not is_trusted:
-        brief = replace(brief, session=brief.without_secrets())
-    return brief.without_voice() if has_spoken else brief.session
+        spec = replace(spec, session=spec.without_secrets())
+    return spec.without_voice() if has_spoken else spec.session

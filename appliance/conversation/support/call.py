@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Literal
 
-from appliance.conversation.roster import Brief, HandoffCard, ToolCard
+from appliance.agents.spec import AgentSpec, HandoffCard, ToolCard
 
 __all__ = ["Call", "Closed", "Made", "Round", "Stage", "mcp_error", "tool_names"]
 
@@ -44,7 +44,7 @@ class Call:
     deadline: float
     stage: Stage = Stage.RUNNING
     card: ToolCard | HandoffCard | None = None
-    brief: Brief | None = None
+    spec: AgentSpec | None = None
     """Of a handoff: the agent that the server is being asked to take."""
     working_at: float | None = None
     """When the user hears that it takes a while."""
@@ -99,10 +99,10 @@ class Round:
         return wants_answer
 
 
-def tool_names(brief: Brief) -> str:
+def tool_names(spec: AgentSpec) -> str:
     """Name what an agent may call."""
-    names = [one.name for one in brief.tools or ()] + [one.name for one in brief.handoffs]
-    return ", ".join(sorted(set(names) - set(brief.disabled))) or "none"
+    names = [one.name for one in spec.tools or ()] + [one.name for one in spec.handoffs]
+    return ", ".join(sorted(set(names) - set(spec.disabled))) or "none"
 
 
 def mcp_error(error: Any) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from appliance.agents.spec import AgentSpec
 from appliance.conversation.notices import TroubleKind
-from appliance.conversation.roster import Brief
 from appliance.conversation.support.values import mapping
 
 __all__ = ["Asked", "Received", "Speaker"]
@@ -17,7 +17,7 @@ __all__ = ["Asked", "Received", "Speaker"]
 class Speaker:
     """Who answers."""
 
-    brief: Brief | None = None
+    spec: AgentSpec | None = None
     """The agent that gives the response that is under way: its tools are called, its guardrails watch."""
     agent: str = ""
     """"" before an answer was asked for."""
@@ -58,12 +58,12 @@ class Asked:
     trips: int = 0
     """Responses that a guardrail stopped."""
 
-    def response(self, turn: str, brief: Brief, *, rounds: int, first_sentence: str) -> dict[str, Any]:
+    def response(self, turn: str, spec: AgentSpec, *, rounds: int, first_sentence: str) -> dict[str, Any]:
         """Return the ``response`` object of the next request.
 
         Args:
             turn: The running turn, which the server echoes.
-            brief: The agent in force.
+            spec: The agent in force.
             rounds: Responses of this turn that made calls.
             first_sentence: What the answer must begin with; "" for anything.
         """
@@ -71,9 +71,9 @@ class Asked:
         if rounds or self.trips:  # what it began from, and must call, holds for the first one
             wanted = {key: value for key, value in wanted.items() if key not in ("tool_choice", "input")}
         response: dict[str, Any] = {**wanted, "metadata": {**mapping(wanted.get("metadata")), "turn": turn}}
-        if rounds and brief.session.get("tool_choice", "auto") not in ("auto", "none"):
+        if rounds and spec.session.get("tool_choice", "auto") not in ("auto", "none"):
             response["tool_choice"] = "auto"  # what must be called was called: else the model could never answer
         if first_sentence:
-            own = brief.session.get("instructions", "")
+            own = spec.session.get("instructions", "")
             response["instructions"] = f"{own}\n\nBegin your answer with exactly this sentence: {first_sentence}"
         return response

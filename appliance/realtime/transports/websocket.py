@@ -171,7 +171,7 @@ class _Link:
 
 
 class WebSocketTransport:
-    """A `service.driver.Transport` over WebSockets.
+    """A `runtime.driver.Transport` over WebSockets.
 
     Args:
         endpoints: Where to connect; a ``Connect`` names one by its place.

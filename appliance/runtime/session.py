@@ -30,7 +30,6 @@ from types import TracebackType
 from typing import Any, Literal
 
 from appliance.agents.agent import RealtimeAgent
-from appliance.agents.crew import Crew, check_json
 from appliance.agents.hooks import RealtimeRunHooks
 from appliance.conversation.commands import Announce, Command, Earcon, Emit, LightPattern, Play
 from appliance.conversation.events import (
@@ -72,7 +71,8 @@ from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings, image_part, message_item, session_object
 from appliance.realtime.protocol import SAMPLE_RATE
 from appliance.realtime.transports.websocket import Endpoint, WebSocketTransport, endpoint_url
-from appliance.service.driver import Driver
+from appliance.runtime.agent_runtime import AgentRuntime, check_json
+from appliance.runtime.driver import Driver
 
 __all__ = ["RealtimeSession"]
 
@@ -140,7 +140,7 @@ class RealtimeSession:
         playback: How much was heard, for truncation: ``paced`` supposes that audio is played as it comes, at once and
             without a pause; ``reported`` waits for `played`.
         are_guardrails_parallel: Run several guardrails side by side, or one after the other.
-        observers: See `service.driver`; a `service.store.ConversationStore` is one.
+        observers: See `runtime.driver`; a `service.store.ConversationStore` is one.
         connect_timeout_s: How long ``async with`` waits for the model.
         raw_events: Whether every frame is yielded too, as a `Raw` event.
 
@@ -178,7 +178,7 @@ class RealtimeSession:
         self._observers = observers
         self._connect_timeout_s = connect_timeout_s
         self._raw_events = raw_events
-        self._crew = Crew(
+        self._runtime = AgentRuntime(
             agent,
             compose=self._compose,
             post=self._post,
@@ -188,7 +188,7 @@ class RealtimeSession:
             are_guardrails_parallel=are_guardrails_parallel,
             guardrail_s=self._policy.guardrail_s,
         )
-        for one in self._crew.agents.values():
+        for one in self._runtime.agents.values():
             self._check(one)
         self._events: deque[SessionEvent] = deque()
         self._arrived = asyncio.Event()
@@ -207,7 +207,7 @@ class RealtimeSession:
         self._trouble = ""
 
     def __repr__(self) -> str:
-        return f"<RealtimeSession of {list(self._crew.agents)}: {self._conversation!r}>"
+        return f"<RealtimeSession of {list(self._runtime.agents)}: {self._conversation!r}>"
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -222,9 +222,9 @@ class RealtimeSession:
         async with AsyncExitStack() as stack:
             first = next((one for one in self._urls if one != "offline"), None)
             self._endpoints = [await self._endpoint(stack, one, has_key=one is first) for one in self._urls]
-            await stack.enter_async_context(self._crew)
-            briefs = await self._crew.briefs()
-            self._running = asyncio.get_running_loop().create_task(self._run(briefs), name="realtime session")
+            await stack.enter_async_context(self._runtime)
+            specs = await self._runtime.specs()
+            self._running = asyncio.get_running_loop().create_task(self._run(specs), name="realtime session")
             stack.push_async_callback(self._stop)
             await self._until_connected()
             self._stack = stack.pop_all()
@@ -267,7 +267,7 @@ class RealtimeSession:
             why = self._trouble or f"no connection within {self._connect_timeout_s:g} s"
             raise LinkError(f"{', '.join(one.name for one in self._endpoints)}: {why}")
 
-    async def _run(self, briefs: Sequence[Any]) -> None:
+    async def _run(self, specs: Sequence[Any]) -> None:
         transport = WebSocketTransport(
             self._endpoints,
             post=self._post,
@@ -275,7 +275,7 @@ class RealtimeSession:
         )
         self._conversation = conversation = Conversation(
             policy=self._policy_for(len(self._endpoints)),
-            briefs=briefs,
+            specs=specs,
             history=self._start_history,
             seed=time.monotonic_ns() & 0xFFFF_FFFF,
         )
@@ -284,27 +284,27 @@ class RealtimeSession:
             conversation,
             transport=transport,
             audio=sink,
-            tools=self._crew.tools,
-            agents=self._crew.briefer,
+            tools=self._runtime.tools,
+            agents=self._runtime.preparer,
             light=_Nothing(),
             announcer=_Nothing(),
             alarms=_Nothing(),
-            observers=[self._observe, self._crew.observe, *self._observers],
+            observers=[self._observe, self._runtime.observe, *self._observers],
         )
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one.run()) for one in (transport, sink, self._crew)]
+                tasks = [group.create_task(one.run()) for one in (transport, sink, self._runtime)]
                 driver.post(Started())
                 await driver.run()
                 await transport.said_goodbye()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_HOOKS_S):
-                        await self._crew.hooks_are_done()
+                        await self._runtime.hooks_are_done()
                 for task in tasks:
                     task.cancel()
         finally:
             self._driver = None
-            self._crew.ask.end("the session has ended")
+            self._runtime.ask.end("the session has ended")
             self._end_events()
 
     def _policy_for(self, endpoints: int) -> Policy:
@@ -417,8 +417,8 @@ class RealtimeSession:
 
     @property
     def ask(self) -> Any:
-        """Ask the model beside the conversation; see `agents.crew.Asker`."""
-        return self._crew.ask
+        """Ask the model beside the conversation; see `runtime.agent_runtime.Asker`."""
+        return self._runtime.ask
 
     @property
     def history(self) -> tuple[HistoryItem, ...]:
@@ -444,7 +444,7 @@ class RealtimeSession:
     @property
     def agents(self) -> Mapping[str, RealtimeAgent]:
         """Every agent by its name, as events name them."""
-        return self._crew.agents
+        return self._runtime.agents
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -454,7 +454,7 @@ class RealtimeSession:
     @property
     def agent(self) -> RealtimeAgent:
         """Who talks."""
-        agents = self._crew.agents
+        agents = self._runtime.agents
         return agents[self._conversation.agent] if self._conversation is not None else next(iter(agents.values()))
 
     def played(self, frames: int) -> None:
@@ -526,7 +526,7 @@ class RealtimeSession:
     def _is_told_otherwise(self, notice: Notice) -> bool:
         """The call of a handoff is yielded as the handoff, and the answer to `ask` is returned by it."""
         if isinstance(notice, (ToolStart, ToolEnd, ToolApproval)):
-            return any(one.tool_name == notice.name for one in self._crew.agents[notice.agent].transfers())
+            return any(one.tool_name == notice.name for one in self._runtime.agents[notice.agent].transfers())
         return isinstance(notice, OutOfBandEnded)
 
     # --- inside -------------------------------------------------------------------------------------------------
@@ -535,7 +535,7 @@ class RealtimeSession:
         if self._driver is not None:
             self._driver.post(event)
         elif isinstance(event, OutOfBandAsked):
-            self._crew.ask.take(OutOfBandEnded(event.key, (), "the session is not running"))
+            self._runtime.ask.take(OutOfBandEnded(event.key, (), "the session is not running"))
 
     def _give(self, role: Literal["user", "system"], text: str, images: list[dict[str, Any]], respond: bool) -> str:
         self._items += 1

@@ -15,16 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.brain.phrases import PhraseBook
-from appliance.brain.pipeline import ChainedPipeline, SentenceSplitter, build_pipeline
-from appliance.brain.stages import CallPart, Part, ResponseRequest, SpokenPart, TextPart, Transcript
-from appliance.brain.stt import open_stt
-from appliance.brain.stt.agreement import Hypothesis, Pronouncer, Segment, agree, weigh
-from appliance.brain.stt.sphinx import SphinxSpeechToText
-from appliance.brain.tts import open_tts
-from appliance.brain.tts.programs import ProgramSpeech, SpeechProgram, read_wav
-from appliance.brain.workflows.phrases import PhrasesWorkflow
 from appliance.errors import SettingsError, SpeechError
+from appliance.speech.phrases import PhraseBook
+from appliance.speech.pipeline import ChainedPipeline, SentenceSplitter, build_pipeline
+from appliance.speech.stages import CallPart, Part, ResponseRequest, SpokenPart, TextPart, Transcript
+from appliance.speech.stt import open_stt
+from appliance.speech.stt.agreement import Hypothesis, Pronouncer, Segment, agree, weigh
+from appliance.speech.stt.sphinx import SphinxSpeechToText
+from appliance.speech.tts import open_tts
+from appliance.speech.tts.programs import ProgramSpeech, SpeechProgram, read_wav
+from appliance.speech.workflows.phrases import PhrasesWorkflow
 
 BOOK = PhraseBook.load(Path(__file__).parents[2] / "config" / "phrases", "en")
 TOOLS = [{"type": "function", "name": name} for name in ("set_lamp", "set_volume", "get_volume", "get_time")]

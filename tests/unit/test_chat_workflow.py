@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from appliance.brain.stages import CallPart, ResponseRequest, TextPart
-from appliance.brain.workflows.chat import ChatWorkflow, messages
-from appliance.brain.workflows.http import Timeouts
 from appliance.errors import SettingsError, SpeechError
+from appliance.speech.stages import CallPart, ResponseRequest, TextPart
+from appliance.speech.workflows.chat import ChatWorkflow, messages
+from appliance.speech.workflows.http import Timeouts
 
 LAMP = {
     "type": "function",

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from appliance.brain.stages import Workflow
 from appliance.plugins import named
+from appliance.speech.stages import Workflow
 
 if TYPE_CHECKING:
-    from appliance.brain.phrases import PhraseBook
+    from appliance.speech.phrases import PhraseBook
 
 __all__ = ["WORKFLOWS", "ChatEndpoint", "Factory", "open_workflow"]
 
@@ -46,13 +46,13 @@ def open_workflow(name: str, book: PhraseBook, endpoint: ChatEndpoint) -> Workfl
 
 
 def _phrases(book: PhraseBook, _: ChatEndpoint) -> Workflow:
-    from appliance.brain.workflows.phrases import PhrasesWorkflow
+    from appliance.speech.workflows.phrases import PhrasesWorkflow
 
     return PhrasesWorkflow(book)
 
 
 def _chat(book: PhraseBook, endpoint: ChatEndpoint) -> Workflow:
-    from appliance.brain.workflows.chat import ChatWorkflow
+    from appliance.speech.workflows.chat import ChatWorkflow
 
     return ChatWorkflow(url=endpoint.url, model=endpoint.model, key=endpoint.key, silence=book.text("silence"))
 

@@ -1,7 +1,7 @@
 """An agent as a tool of another: asked beside the conversation, in writing, with its own instructions and tools.
 
 Theory of operation. The question is one out-of-band response. While its answer holds calls, the agent's tools are run
-as the conversation's are (`executor.called`), and the model is asked again with the question, the calls and their
+as the conversation's are (`runner.called`), and the model is asked again with the question, the calls and their
 outputs: it keeps nothing of a response beside the conversation.
 """
 
@@ -16,18 +16,18 @@ from pydantic import Field
 
 from appliance.agents.agent import RealtimeAgent
 from appliance.agents.context import RunContext, ToolContext
-from appliance.agents.executor import called, find_tool, is_enabled
 from appliance.agents.handoffs import transfer_name
 from appliance.agents.tools import Tool, tool
 from appliance.errors import ApplianceError, ToolError
 from appliance.realtime.items import HistoryItem
+from appliance.runtime.tool_runner import called, find_tool, is_enabled
 
-__all__ = ["consult_tool"]
+__all__ = ["agent_tool"]
 
 _MOST_ROUNDS = 4  # of calls; an agent that has not come to an answer by then goes round in circles
 
 
-def consult_tool(
+def agent_tool(
     agent: RealtimeAgent, *, tool_name: str = "", tool_description: str = "", timeout_s: float = 30.0
 ) -> Tool:
     """Make a tool that asks `agent` a question and gives back its answer as text.

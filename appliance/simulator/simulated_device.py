@@ -1,4 +1,4 @@
-"""The test stand: a whole `Appliance` with a finger, a lamp, a microphone and a loudspeaker that are not there.
+"""A simulated device: a whole `Appliance` with a finger, a lamp, a microphone and a loudspeaker that are not there.
 
 The finger drives a mock pin from its own thread; the microphone and the loudspeaker are paced like a card. All
 between them is the real thing: the driver, the conversation, the rings, a real socket, the brain.
@@ -19,13 +19,13 @@ from appliance.audio.pcm import WIRE_RATE, to_mono
 from appliance.audio.resample import Resampler
 from appliance.errors import SettingsError, SpeechError
 from appliance.hardware.pins import open_pin_factory
+from appliance.runtime.driver import Observer
 from appliance.service.app import Appliance
-from appliance.service.driver import Observer
 from appliance.settings import Settings
 from appliance.simulator.finger import Finger
-from appliance.simulator.lamp import Lamp
+from appliance.simulator.lamp import SimulatedLamp
 
-__all__ = ["DEFAULT_PINS", "SIMULATED", "Stand", "read_speech"]
+__all__ = ["DEFAULT_PINS", "SIMULATED", "SimulatedDevice", "read_speech"]
 
 SIMULATED = {"audio.backend": "simulated", "pins.factory": "mock"}
 """What a simulation changes in the settings: the rest is the real thing."""
@@ -37,7 +37,7 @@ _LEAD_OUT_S = 0.15  # and lets go after the last word
 _POLL_S = 0.01
 
 
-class Stand:
+class SimulatedDevice:
     """One simulated device.
 
     Args:
@@ -70,9 +70,9 @@ class Stand:
         self._lamp = self._watch(outputs.lamp_pin)
         self._dimmer = self._watch(outputs.dimmer_pin)
 
-    def _watch(self, pin: int | None) -> Lamp | None:
+    def _watch(self, pin: int | None) -> SimulatedLamp | None:
         active_high = self._settings.outputs.active_high
-        return None if pin is None else Lamp(self.factory, [pin], active_high=active_high)
+        return None if pin is None else SimulatedLamp(self.factory, [pin], active_high=active_high)
 
     @property
     def loudspeaker(self) -> Loudspeaker | None:
@@ -133,7 +133,7 @@ class Stand:
 
 async def speak(text: str, *, voice: str) -> bytes:
     """The simulated user's voice: PCM16 mono at 24 kHz."""
-    from appliance.brain.tts import open_tts
+    from appliance.speech.tts import open_tts
 
     pcm: bytes = await open_tts("flite").synthesize(text, voice=voice)
     if not pcm:

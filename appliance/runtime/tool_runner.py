@@ -33,7 +33,7 @@ from appliance.conversation.events import ApprovalChecked, Event, ToolFinished
 from appliance.errors import ApplianceError, ToolError
 from appliance.realtime.items import HistoryItem
 
-__all__ = ["Outcome", "ToolExecutor", "ToolTimeout", "called", "find_tool", "is_enabled"]
+__all__ = ["Outcome", "ToolRunner", "ToolTimeout", "called", "find_tool", "is_enabled"]
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Outcome(NamedTuple):
     """The model is not asked to speak about it."""
 
 
-class ToolExecutor:
+class ToolRunner:
     """Runs tools by agent and name.
 
     Args:
@@ -100,7 +100,7 @@ class ToolExecutor:
 
     def __repr__(self) -> str:
         names = sorted({tool.name for agent in self._agents.values() for tool in agent.tools})
-        return f"<ToolExecutor {names}, running {sorted(self._running)}>"
+        return f"<ToolRunner {names}, running {sorted(self._running)}>"
 
     def run_tool(self, command: RunTool) -> None:
         """Run a tool; answered by one ``ToolFinished``, whatever happens. Before `run` has begun, it waits for it."""

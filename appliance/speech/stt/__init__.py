@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from appliance.brain.stages import SpeechToText
 from appliance.plugins import named
+from appliance.speech.stages import SpeechToText
 
 if TYPE_CHECKING:
-    from appliance.brain.phrases import PhraseBook
+    from appliance.speech.phrases import PhraseBook
 
 __all__ = ["ENGINES", "Factory", "Loadable", "open_stt"]
 
@@ -41,5 +41,5 @@ def open_stt(name: str, book: PhraseBook, *, language: str = "en") -> SpeechToTe
     return factory(book, language=language)
 
 
-ENGINES: Mapping[str, str] = {"pocketsphinx": "appliance.brain.stt.worker:WorkerSpeechToText"}
+ENGINES: Mapping[str, str] = {"pocketsphinx": "appliance.speech.stt.worker:WorkerSpeechToText"}
 """Where each `Factory` is; a package adds one by an entry point in the group ``voice_appliance.stt``."""

@@ -1,7 +1,7 @@
 """All agents of a session and what calls the maker's code for them, put together once for every driver.
 
-A `Crew` owns the tools' executor, the briefer, the hooks, the questions beside the conversation and the connections
-to MCP servers. The daemon and `RealtimeSession` both take it as it is.
+An `AgentRuntime` owns the tools' runner, the preparer, the hooks, the questions beside the conversation and the
+connections to MCP servers. The daemon and `RealtimeSession` both take it as it is.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from types import TracebackType
 from typing import Any
 
 from appliance.agents.agent import RealtimeAgent, agents_of
-from appliance.agents.briefing import Briefer, Compose
 from appliance.agents.context import RunContext
-from appliance.agents.executor import ToolExecutor
 from appliance.agents.hooks import RealtimeRunHooks
-from appliance.agents.mcp import HostedMcp, McpServer
+from appliance.agents.spec import AgentSpec
 from appliance.agents.tools import Tool
 from appliance.conversation.commands import Command, Emit
 from appliance.conversation.events import Event, OutOfBandAsked
@@ -33,11 +31,13 @@ from appliance.conversation.notices import (
     ToolEnd,
     ToolStart,
 )
-from appliance.conversation.roster import Brief
 from appliance.errors import LinkError, SettingsError, ToolError
 from appliance.realtime.items import HistoryItem
+from appliance.runtime.agent_preparer import AgentPreparer, Compose
+from appliance.runtime.mcp import HostedMcp, McpServer
+from appliance.runtime.tool_runner import ToolRunner
 
-__all__ = ["Asker", "Crew", "check_json"]
+__all__ = ["AgentRuntime", "Asker", "check_json"]
 
 log = logging.getLogger(__name__)
 
@@ -128,17 +128,17 @@ class Asker:
             waiting.set_result(ended)
 
 
-class Crew:
+class AgentRuntime:
     """The agents that can be reached from the first one, and what runs for them.
 
     Args:
         start: Who begins.
-        compose: See `Briefer`.
+        compose: See `AgentPreparer`.
         post: Takes the events; called on the loop's thread.
         context: The maker's object, handed to every function.
         hooks: Of the whole session.
         history: The conversation at this instant.
-        are_guardrails_parallel: See `Briefer`.
+        are_guardrails_parallel: See `AgentPreparer`.
         guardrail_s: How long the conversation waits for a check.
 
     Raises:
@@ -166,10 +166,10 @@ class Crew:
         self._open: AsyncExitStack | None = None
         self._calls: asyncio.Queue[Notice] = asyncio.Queue()
         self.ask = Asker(post)
-        self.tools = ToolExecutor(
+        self.tools = ToolRunner(
             self.agents, post=post, context=context, history=history, ask=self.ask, extra_tools=self._extra
         )
-        self.briefer = Briefer(
+        self.preparer = AgentPreparer(
             self.agents,
             compose=compose,
             post=post,
@@ -181,9 +181,9 @@ class Crew:
         )
 
     def __repr__(self) -> str:
-        return f"<Crew {list(self.agents)}>"
+        return f"<AgentRuntime {list(self.agents)}>"
 
-    async def __aenter__(self) -> Crew:
+    async def __aenter__(self) -> AgentRuntime:
         """Connect the MCP servers.
 
         Raises:
@@ -234,13 +234,13 @@ class Crew:
     def _extra(self, agent: str) -> Sequence[Tool]:
         return self._mcp_tools.get(agent, ())
 
-    async def briefs(self) -> list[Brief]:
-        """Return what the conversation is made of: the first agent's brief.
+    async def specs(self) -> list[AgentSpec]:
+        """Return what the conversation is made of: the first agent's spec.
 
         Raises:
             ToolError: Its instructions are no text.
         """
-        return [await self.briefer.brief(self._start)]
+        return [await self.preparer.spec(self._start)]
 
     def tool(self, agent: str, name: str) -> Tool | None:
         """Find a tool of an agent; None for handoffs, unknown ones and those of the far side."""
@@ -264,7 +264,7 @@ class Crew:
         """Own the tools, the questions and the hooks until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.tools.run(), name="tools")
-            group.create_task(self.briefer.run(), name="briefer")
+            group.create_task(self.preparer.run(), name="preparer")
             group.create_task(self._run_hooks(), name="hooks")
 
     async def hooks_are_done(self) -> None:

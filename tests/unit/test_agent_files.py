@@ -14,15 +14,15 @@ import pytest
 from gpiozero.pins.mock import MockFactory, MockPWMPin
 
 from appliance.agents.agent import RealtimeAgent, agents_of
+from appliance.agents.agent_files import MOST_BYTES, Prompt, load_agents, prompt_markdown
 from appliance.agents.context import RunContext
-from appliance.agents.described import MOST_BYTES, Prompt, load_agents, prompt_markdown
 from appliance.agents.guardrails import GuardrailFunctionOutput
 from appliance.agents.tools import Tool, tool
 from appliance.errors import SettingsError
 from appliance.toolbox import DeviceParts, device_tools
 from appliance.toolbox.outputs import open_outputs
 from appliance.toolbox.status import StatusReader
-from appliance.toolbox.timers import TimerShelf
+from appliance.toolbox.timers import Timers
 
 SHIPPED = Path(__file__).parents[2] / "config" / "agents"
 DOCUMENTATION = (Path(__file__).parents[2] / "docs" / "agents-in-toml.md").read_text("utf-8")
@@ -110,8 +110,8 @@ class ShippedAgents:
     agents: dict[str, RealtimeAgent] = field(default_factory=dict)
 
 
-def timers() -> TimerShelf:
-    return TimerShelf(post=lambda event: None, path=None, clock=lambda: 100.0, wall=lambda: 1_800_000_000.0)
+def timers() -> Timers:
+    return Timers(post=lambda event: None, path=None, clock=lambda: 100.0, wall=lambda: 1_800_000_000.0)
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from appliance.brain.stages import TextToSpeech
 from appliance.plugins import named
+from appliance.speech.stages import TextToSpeech
 
 __all__ = ["ENGINES", "Factory", "open_tts"]
 
@@ -36,7 +36,7 @@ def open_tts(name: str, *, language: str = "en", voice: str = "") -> TextToSpeec
 
 
 ENGINES: Mapping[str, str] = {
-    "flite": "appliance.brain.tts.programs:flite",
-    "espeak-ng": "appliance.brain.tts.programs:espeak",
+    "flite": "appliance.speech.tts.programs:flite",
+    "espeak-ng": "appliance.speech.tts.programs:espeak",
 }
 """Where each `Factory` is; a package adds one by an entry point in the group ``voice_appliance.tts``."""

@@ -11,21 +11,21 @@ import pytest
 from pydantic import BaseModel, Field
 
 from appliance.agents.agent import RealtimeAgent
-from appliance.agents.briefing import Briefer
 from appliance.agents.context import RunContext
-from appliance.agents.crew import Crew
 from appliance.agents.guardrails import GuardrailFunctionOutput, input_guardrail, output_guardrail
 from appliance.agents.handoffs import handoff
+from appliance.agents.spec import AgentSpec
 from appliance.agents.tools import tool
 from appliance.conversation.commands import CheckText, PrepareAgent
 from appliance.conversation.events import AgentPrepared, Event, GuardrailsChecked
 from appliance.conversation.notices import Connected, HandoffDone, SessionEvent, ToolEnd, TurnEnd
 from appliance.conversation.policy import Policy
-from appliance.conversation.roster import Brief
 from appliance.errors import ToolError
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings
-from appliance.session import RealtimeSession
+from appliance.runtime.agent_preparer import AgentPreparer
+from appliance.runtime.agent_runtime import AgentRuntime
+from appliance.runtime.session import RealtimeSession
 from tests.support.scripted_server import (
     SESSION_CREATED,
     Connection,
@@ -41,7 +41,7 @@ from tests.support.scripted_server import (
 E = TypeVar("E", bound=SessionEvent)
 
 
-# --- one briefer ------------------------------------------------------------------------------------------------
+# --- one preparer ------------------------------------------------------------------------------------------------
 
 
 def compose(agent: RealtimeAgent, instructions: str, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -49,28 +49,28 @@ def compose(agent: RealtimeAgent, instructions: str, tools: Sequence[Mapping[str
 
 
 class Desk:
-    """A briefer with its inbox."""
+    """A preparer with its inbox."""
 
     def __init__(self, *agents: RealtimeAgent, **options: Any) -> None:
         self.answers: asyncio.Queue[Event] = asyncio.Queue()
-        self.briefer = Briefer(
+        self.preparer = AgentPreparer(
             {one.name: one for one in agents}, compose=compose, post=self.answers.put_nowait, **options
         )
 
     async def prepared(self, agent: str, reason: Any = "connect", **of_handoff: str) -> AgentPrepared:
-        self.briefer.prepare_agent(PrepareAgent("key", agent, reason, **of_handoff))
+        self.preparer.prepare_agent(PrepareAgent("key", agent, reason, **of_handoff))
         answer = await asyncio.wait_for(self.answers.get(), 10)
         assert isinstance(answer, AgentPrepared)
         assert answer.key == "key"
         return answer
 
-    async def brief(self, agent: str, reason: Any = "connect", **of_handoff: str) -> Brief:
+    async def spec(self, agent: str, reason: Any = "connect", **of_handoff: str) -> AgentSpec:
         answer = await self.prepared(agent, reason, **of_handoff)
-        assert answer.brief is not None, answer.problem
-        return answer.brief
+        assert answer.spec is not None, answer.problem
+        return answer.spec
 
     async def checked(self, text: str, agent: str = "Ada", side: Any = "output") -> tuple[str, str]:
-        self.briefer.check_text(CheckText("key", agent, side, text))
+        self.preparer.check_text(CheckText("key", agent, side, text))
         answer = await asyncio.wait_for(self.answers.get(), 10)
         assert isinstance(answer, GuardrailsChecked)
         assert answer.key == "key"
@@ -80,7 +80,7 @@ class Desk:
 @asynccontextmanager
 async def at_desk(*agents: RealtimeAgent, **options: Any) -> AsyncIterator[Desk]:
     desk = Desk(*agents, **options)
-    task = asyncio.create_task(desk.briefer.run())
+    task = asyncio.create_task(desk.preparer.run())
     try:
         yield desk
     finally:
@@ -106,16 +106,16 @@ class _Object:
 async def test_instructions_are_a_function_of_context_and_agent_sync_or_async(instructions: Any) -> None:
     agent = RealtimeAgent(name="Ada", instructions=instructions)
     async with at_desk(agent, context="Eve", history=lambda: (HistoryItem(id="1"),)) as desk:
-        brief = await desk.brief("Ada")
-    assert brief.session["instructions"] == "Ada knows Eve and 1 items."
-    assert brief.is_asked_at_connect
+        spec = await desk.spec("Ada")
+    assert spec.session["instructions"] == "Ada knows Eve and 1 items."
+    assert spec.is_asked_at_connect
 
 
 async def test_a_text_is_not_asked_for_again() -> None:
     async with at_desk(RealtimeAgent(name="Ada", instructions="Be brief.")) as desk:
-        brief = await desk.brief("Ada")
-    assert brief.session["instructions"] == "Be brief."
-    assert (brief.is_asked_at_connect, brief.is_asked_at_turn) == (False, False)
+        spec = await desk.spec("Ada")
+    assert spec.session["instructions"] == "Be brief."
+    assert (spec.is_asked_at_connect, spec.is_asked_at_turn) == (False, False)
 
 
 def _raises(*_: Any) -> Any:
@@ -135,8 +135,8 @@ async def test_instructions_that_fail_are_told_and_the_next_question_is_answered
     agents = RealtimeAgent(name="Ada", instructions=instructions), RealtimeAgent(name="Bob")
     async with at_desk(*agents) as desk:
         answer = await desk.prepared("Ada")
-        assert (answer.brief, answer.problem) == (None, problem)
-        assert (await desk.brief("Bob")).agent == "Bob"
+        assert (answer.spec, answer.problem) == (None, problem)
+        assert (await desk.spec("Bob")).agent == "Bob"
 
 
 async def test_instructions_that_hang_are_given_up_with_the_limit_in_words() -> None:
@@ -149,11 +149,11 @@ async def test_instructions_that_hang_are_given_up_with_the_limit_in_words() -> 
     assert answer.problem == "the agent 'Ada' was not ready within 0.01 s"
 
 
-async def test_a_question_before_the_briefer_runs_waits_for_it() -> None:
+async def test_a_question_before_the_preparer_runs_waits_for_it() -> None:
     desk = Desk(RealtimeAgent(name="Ada"))
-    desk.briefer.prepare_agent(PrepareAgent("early", "Ada", "connect"))
+    desk.preparer.prepare_agent(PrepareAgent("early", "Ada", "connect"))
     assert desk.answers.empty()
-    task = asyncio.create_task(desk.briefer.run())
+    task = asyncio.create_task(desk.preparer.run())
     answer = await asyncio.wait_for(desk.answers.get(), 10)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -185,20 +185,20 @@ async def test_a_tool_is_offered_where_its_predicate_says_so_and_a_failing_one_s
         return "pong"
 
     async with at_desk(RealtimeAgent(name="Ada", tools=[ping]), context={"night": True}) as desk:
-        brief = await desk.brief("Ada")
-    assert [one["name"] for one in brief.session["tools"]] == (["ping"] if is_offered else [])
-    assert brief.disabled == (() if is_offered else ("ping",))
-    assert brief.tool("ping") is not None, "a call of a disabled tool is answered, so its card is needed"
-    assert brief.is_asked_at_connect == callable(enabled)
+        spec = await desk.spec("Ada")
+    assert [one["name"] for one in spec.session["tools"]] == (["ping"] if is_offered else [])
+    assert spec.disabled == (() if is_offered else ("ping",))
+    assert spec.tool("ping") is not None, "a call of a disabled tool is answered, so its card is needed"
+    assert spec.is_asked_at_connect == callable(enabled)
 
 
 @pytest.mark.parametrize(("enabled", "is_offered"), [(_says(True), True), (_says(False), False), (_raises, False)])
 async def test_a_handoff_is_offered_where_its_predicate_says_so(enabled: Any, is_offered: bool) -> None:
     bob = RealtimeAgent(name="Bob")
     async with at_desk(RealtimeAgent(name="Ada", handoffs=[handoff(bob, enabled=enabled)]), bob) as desk:
-        brief = await desk.brief("Ada")
-    assert [one["name"] for one in brief.session["tools"]] == (["transfer_to_bob"] if is_offered else [])
-    assert brief.disabled == (() if is_offered else ("transfer_to_bob",))
+        spec = await desk.spec("Ada")
+    assert [one["name"] for one in spec.session["tools"]] == (["transfer_to_bob"] if is_offered else [])
+    assert spec.disabled == (() if is_offered else ("transfer_to_bob",))
 
 
 async def test_the_card_of_a_tool_tells_how_its_calls_are_treated() -> None:
@@ -209,8 +209,8 @@ async def test_the_card_of_a_tool_tells_how_its_calls_are_treated() -> None:
     def asked() -> None: ...
 
     async with at_desk(RealtimeAgent(name="Ada", tools=[slow, asked])) as desk:
-        brief = await desk.brief("Ada")
-    card, other = brief.tool("slow"), brief.tool("asked")
+        spec = await desk.spec("Ada")
+    card, other = spec.tool("slow"), spec.tool("asked")
     assert card is not None
     assert other is not None
     assert (card.approval, card.is_cancellable, card.working_after_s) == ("always", True, 0.7)
@@ -242,15 +242,15 @@ async def _hand_over(arguments: str, **options: Any) -> tuple[AgentPrepared, lis
 async def test_on_handoff_is_given_what_the_model_told_with_it() -> None:
     answer, given = await _hand_over('{"dish":"soup","servings":2}', input_type=Order)
     assert given == [("Ada", Order(dish="soup", servings=2))]
-    assert answer.brief is not None
-    assert answer.brief.session["instructions"] == "Cook."
+    assert answer.spec is not None
+    assert answer.spec.session["instructions"] == "Cook."
 
 
 async def test_what_the_model_must_tell_with_a_handoff_is_in_the_tools_schema() -> None:
     bob = RealtimeAgent(name="Bob")
     ada = RealtimeAgent(name="Ada", handoffs=[handoff(bob, on_handoff=lambda c, o: None, input_type=Order)])
     async with at_desk(ada, bob) as desk:
-        (definition,) = (await desk.brief("Ada")).session["tools"]
+        (definition,) = (await desk.spec("Ada")).session["tools"]
     assert definition["parameters"]["properties"] == {
         "dish": {"type": "string"},
         "servings": {"type": "integer", "minimum": 1},
@@ -264,7 +264,7 @@ async def test_a_handoff_with_arguments_that_do_not_fit_does_not_happen_and_says
 ) -> None:
     answer, given = await _hand_over(arguments, input_type=Order)
     assert given == []
-    assert answer.brief is None
+    assert answer.spec is None
     assert answer.problem.startswith("transfer_to_bob: ")
 
 
@@ -286,7 +286,7 @@ async def test_an_on_handoff_that_raises_keeps_the_old_agent(is_async: bool) -> 
     ada = RealtimeAgent(name="Ada", handoffs=[handoff(bob, on_handoff=refuses if is_async else refuses_at_once)])
     async with at_desk(ada, bob) as desk:
         answer = await desk.prepared("Bob", "handoff", from_agent="Ada", tool_name="transfer_to_bob")
-    assert answer.brief is None
+    assert answer.spec is None
     assert "the kitchen is closed" in answer.problem
 
 
@@ -338,7 +338,7 @@ async def test_a_guardrail_that_raises_counts_as_tripped(is_parallel: bool) -> N
     agent = RealtimeAgent(name="Ada", output_guardrails=[output_guardrail(name="broken")(_raises)])
     async with at_desk(agent, is_parallel=is_parallel) as desk:
         assert await desk.checked("hm") == ("broken", "it failed: KeyError")
-        assert (await desk.brief("Ada")).agent == "Ada", "the desk is still open"
+        assert (await desk.spec("Ada")).agent == "Ada", "the desk is still open"
 
 
 async def test_a_guardrail_that_hangs_counts_as_tripped() -> None:
@@ -375,30 +375,30 @@ async def test_input_and_output_guardrails_are_kept_apart() -> None:
     async with at_desk(agent) as desk:
         assert (await desk.checked("hm", side="input"))[0] == "ear"
         assert (await desk.checked("hm", side="output"))[0] == "mouth"
-        brief = await desk.brief("Ada")
-    assert (brief.has_input_guardrails, brief.has_output_guardrails) == (True, True)
+        spec = await desk.spec("Ada")
+    assert (spec.has_input_guardrails, spec.has_output_guardrails) == (True, True)
 
 
-# --- the crew ---------------------------------------------------------------------------------------------------
+# --- the runtime ---------------------------------------------------------------------------------------------------
 
 
-def crew_of(start: RealtimeAgent) -> Crew:
-    return Crew(start, compose=compose, post=lambda event: None)
+def runtime_of(start: RealtimeAgent) -> AgentRuntime:
+    return AgentRuntime(start, compose=compose, post=lambda event: None)
 
 
-def test_everyone_who_can_be_reached_by_handoffs_is_in_the_crew_also_in_a_circle() -> None:
+def test_everyone_who_can_be_reached_by_handoffs_belongs_to_the_runtime_also_in_a_circle() -> None:
     back: list[Any] = []
     eve = RealtimeAgent(name="Eve", handoffs=back)
     bob = RealtimeAgent(name="Bob", handoffs=[handoff(eve)])
     ada = RealtimeAgent(name="Ada", handoffs=[bob])
     back.append(ada)
-    assert list(crew_of(ada).agents) == ["Ada", "Bob", "Eve"]
+    assert list(runtime_of(ada).agents) == ["Ada", "Bob", "Eve"]
 
 
 def test_two_agents_of_one_name_are_refused_wherever_they_are() -> None:
     bob = RealtimeAgent(name="Bob", handoffs=[RealtimeAgent(name="Eve", handoffs=[RealtimeAgent(name="Ada")])])
     with pytest.raises(ToolError, match="two agents are named 'Ada'"):
-        crew_of(RealtimeAgent(name="Ada", handoffs=[bob]))
+        runtime_of(RealtimeAgent(name="Ada", handoffs=[bob]))
 
 
 def test_a_name_that_a_list_took_twice_after_the_agent_was_made_is_refused_at_the_start() -> None:
@@ -409,7 +409,7 @@ def test_a_name_that_a_list_took_twice_after_the_agent_was_made_is_refused_at_th
     agent = RealtimeAgent(name="Ada", tools=tools)
     tools.append(ping)
     with pytest.raises(ToolError, match="two tools are named ping"):
-        crew_of(agent)
+        runtime_of(agent)
 
 
 def test_a_tool_with_the_name_of_a_handoff_is_refused() -> None:
@@ -428,9 +428,9 @@ def test_two_agents_whose_names_make_one_tool_are_refused_until_one_tool_is_name
     assert [one.tool_name for one in named.transfers()] == ["transfer_to_the_bob", "other_bob"]
 
 
-async def test_the_first_brief_is_the_first_agents() -> None:
-    crew = crew_of(RealtimeAgent(name="Ada", handoffs=[RealtimeAgent(name="Bob")]))
-    assert [one.agent for one in await crew.briefs()] == ["Ada"]
+async def test_the_first_spec_is_the_first_agents() -> None:
+    runtime = runtime_of(RealtimeAgent(name="Ada", handoffs=[RealtimeAgent(name="Bob")]))
+    assert [one.agent for one in await runtime.specs()] == ["Ada"]
 
 
 # --- when they are asked, over a whole session ------------------------------------------------------------------
@@ -666,7 +666,7 @@ def look_outside(window: str) -> str:
     return f"sun in the {window}"
 
 
-async def _consulted(expert: RealtimeAgent, *answers: Callable[[Connection], Frame]) -> tuple[ToolEnd, Connection]:
+async def _asked(expert: RealtimeAgent, *answers: Callable[[Connection], Frame]) -> tuple[ToolEnd, Connection]:
     ada = RealtimeAgent(name="Ada", tools=[expert.as_tool()])
     asides = [step for one in answers for step in (expect("response.create"), reply(one))]
     script = [
@@ -689,7 +689,7 @@ async def _consulted(expert: RealtimeAgent, *answers: Callable[[Connection], Fra
 
 async def test_an_agent_as_a_tool_is_asked_beside_the_conversation_with_its_own_instructions() -> None:
     expert = RealtimeAgent(name="Expert", instructions=lambda context, agent: f"You are the {agent.name}.")
-    ended, connection = await _consulted(expert, aside(SAYS_SUNNY))
+    ended, connection = await _asked(expert, aside(SAYS_SUNNY))
     assert (ended.name, ended.output, ended.is_error) == ("ask_expert", "Sunny.", False)
     _, asked, _ = (one["response"] for one in connection.of_type("response.create"))
     assert asked["conversation"] == "none"
@@ -702,7 +702,7 @@ async def test_an_agent_as_a_tool_is_asked_beside_the_conversation_with_its_own_
 async def test_an_agent_as_a_tool_runs_its_own_tools_and_is_asked_again_with_their_outputs() -> None:
     expert = RealtimeAgent(name="Expert", tools=[look_outside])
     call = function_call("look_outside", '{"window":"east"}', "call_9")
-    ended, connection = await _consulted(expert, aside(call), aside(SAYS_SUNNY))
+    ended, connection = await _asked(expert, aside(call), aside(SAYS_SUNNY))
     assert ended.output == "Sunny."
     again = connection.of_type("response.create")[2]["response"]
     assert [one["name"] for one in again["tools"]] == ["look_outside"]
@@ -722,7 +722,7 @@ async def test_an_agent_as_a_tool_is_not_offered_what_needs_approval() -> None:
     def open_window() -> None: ...
 
     expert = RealtimeAgent(name="Expert", tools=[look_outside, open_window])
-    _, connection = await _consulted(expert, aside(SAYS_SUNNY))
+    _, connection = await _asked(expert, aside(SAYS_SUNNY))
     asked = connection.of_type("response.create")[1]["response"]
     assert [one["name"] for one in asked["tools"]] == ["look_outside"]
 
@@ -730,6 +730,6 @@ async def test_an_agent_as_a_tool_is_not_offered_what_needs_approval() -> None:
 async def test_an_agent_as_a_tool_that_only_calls_is_given_up_and_the_model_is_told() -> None:
     expert = RealtimeAgent(name="Expert", tools=[look_outside])
     call = function_call("look_outside", '{"window":"east"}', "call_9")
-    ended, _ = await _consulted(expert, *[aside(call)] * 5)
+    ended, _ = await _asked(expert, *[aside(call)] * 5)
     assert ended.is_error
     assert "came to no answer" in ended.output

@@ -22,10 +22,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
-from appliance.brain.phrases import PhraseBook
-from appliance.brain.stages import Transcript
-from appliance.brain.stt.sphinx import SphinxSpeechToText
 from appliance.errors import ApplianceError, SpeechError
+from appliance.speech.phrases import PhraseBook
+from appliance.speech.stages import Transcript
+from appliance.speech.stt.sphinx import SphinxSpeechToText
 
 __all__ = ["WorkerSpeechToText"]
 
@@ -85,7 +85,7 @@ class WorkerSpeechToText:
 
     def _start(self) -> subprocess.Popen[bytes]:
         child = subprocess.Popen(
-            [sys.executable, "-m", "appliance.brain.stt.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-m", "appliance.speech.stt.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         self._end = weakref.finalize(self, _end, child)
         self._child = child

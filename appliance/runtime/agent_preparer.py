@@ -1,6 +1,6 @@
 """Asks the functions of the maker that say who talks and what may be said: instructions, predicates, guardrails.
 
-The conversation is pure and cannot call them; it asks for a `Brief`, or for a verdict on a text, and goes on. Here
+The conversation is pure and cannot call them; it asks for an `AgentSpec`, or for a verdict on a text, and goes on. Here
 the functions are called, sync ones on the loop (they are expected to be quick), and each question is answered by
 exactly one event. What a function breaks costs the question, never the session: instructions that fail leave the old
 ones in force, a predicate that fails counts as False, a guardrail that fails or hangs counts as tripped.
@@ -20,15 +20,15 @@ from appliance.agents.agent import RealtimeAgent
 from appliance.agents.context import RunContext
 from appliance.agents.guardrails import GuardrailFunctionOutput, InputGuardrail, OutputGuardrail
 from appliance.agents.handoffs import Handoff
-from appliance.agents.mcp import HostedMcp
+from appliance.agents.spec import AgentSpec, HandoffCard, ToolCard
 from appliance.agents.tools import Tool
 from appliance.conversation.commands import CheckText, PrepareAgent
 from appliance.conversation.events import AgentPrepared, Event, GuardrailsChecked
-from appliance.conversation.roster import Brief, HandoffCard, ToolCard
 from appliance.errors import ApplianceError, ToolError
 from appliance.realtime.items import HistoryItem
+from appliance.runtime.mcp import HostedMcp
 
-__all__ = ["Briefer", "Compose"]
+__all__ = ["AgentPreparer", "Compose"]
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ Compose = Callable[[RealtimeAgent, str, Sequence[Mapping[str, Any]]], Mapping[st
 """(agent, its instructions, its tools as the session lists them) → the whole ``session`` object."""
 
 
-class Briefer:
+class AgentPreparer:
     """Answers what the conversation asks about agents.
 
     Args:
@@ -76,7 +76,7 @@ class Briefer:
         self._early: list[PrepareAgent | CheckText] = []
 
     def __repr__(self) -> str:
-        return f"<Briefer of {sorted(self._agents)}>"
+        return f"<AgentPreparer of {sorted(self._agents)}>"
 
     # --- called by the driver -----------------------------------------------------------------------------------
 
@@ -110,9 +110,9 @@ class Briefer:
     async def _answer(self, answer: Awaitable[Event]) -> None:
         self._post(await answer)
 
-    # --- briefs -------------------------------------------------------------------------------------------------
+    # --- specs -------------------------------------------------------------------------------------------------
 
-    async def brief(self, agent: RealtimeAgent) -> Brief:
+    async def spec(self, agent: RealtimeAgent) -> AgentSpec:
         """Ask an agent's functions and put together what the conversation needs.
 
         Raises:
@@ -124,7 +124,7 @@ class Briefer:
         definitions = [one.definition() for one in tools] + [one.definition() for one in handoffs] + hosted
         predicates = [one.enabled for one in self._tools(agent)] + [one.enabled for one in agent.transfers()]
         is_asked = callable(agent.instructions) or any(callable(one) for one in predicates)
-        return Brief(
+        return AgentSpec(
             agent=agent.name,
             session=self._compose(agent, await self._instructions(agent), definitions),
             tools=tuple(_card(one) for one in (*tools, *disabled_tools)),
@@ -172,7 +172,7 @@ class Briefer:
             async with asyncio.timeout(self._timeout_s):
                 if command.reason == "handoff":
                     await self._announce_handoff(command)
-                return AgentPrepared(command.key, await self.brief(self._agents[command.agent]))
+                return AgentPrepared(command.key, await self.spec(self._agents[command.agent]))
         except asyncio.CancelledError:
             if _is_cancelled():
                 raise

@@ -18,10 +18,10 @@ import numpy as np
 import soxr
 
 from appliance.audio.pcm import WIRE_RATE
-from appliance.brain.phrases import LivePhrases, PhraseBook
-from appliance.brain.stages import Transcript
-from appliance.brain.stt.agreement import Hypothesis, Pronouncer, Segment, agree
 from appliance.errors import SettingsError, SpeechError
+from appliance.speech.phrases import LivePhrases, PhraseBook
+from appliance.speech.stages import Transcript
+from appliance.speech.stt.agreement import Hypothesis, Pronouncer, Segment, agree
 
 __all__ = ["SphinxSpeechToText"]
 

@@ -12,7 +12,8 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from appliance.brain.stages import (
+from appliance.errors import SpeechError
+from appliance.speech.stages import (
     CallPart,
     Part,
     ResponseRequest,
@@ -23,10 +24,9 @@ from appliance.brain.stages import (
     Transcript,
     Workflow,
 )
-from appliance.errors import SpeechError
 
 if TYPE_CHECKING:
-    from appliance.brain.phrases import PhraseBook
+    from appliance.speech.phrases import PhraseBook
 
 __all__ = ["ChainedPipeline", "SentenceSplitter", "build_pipeline"]
 
@@ -187,9 +187,9 @@ def build_pipeline(
         SettingsError: An unknown name, a phrase book that is wrong, or an endpoint that is not given.
         SpeechError: A package is missing, or an engine does not know the language.
     """
-    from appliance.brain.stt import open_stt
-    from appliance.brain.tts import open_tts
-    from appliance.brain.workflows import ChatEndpoint, open_workflow
+    from appliance.speech.stt import open_stt
+    from appliance.speech.tts import open_tts
+    from appliance.speech.workflows import ChatEndpoint, open_workflow
 
     book = _load_book(phrases_dir or _own_phrases(), language)
     return ChainedPipeline(
@@ -201,7 +201,7 @@ def build_pipeline(
 
 def _load_book(folder: Path, language: str) -> PhraseBook:
     try:
-        from appliance.brain.phrases import PhraseBook
+        from appliance.speech.phrases import PhraseBook
     except ImportError as exc:
         remedy = "install them: pip install 'voice-appliance[offline]'"
         raise SpeechError(f"the offline brain needs Python packages that are missing ({exc.name}); {remedy}") from None

@@ -1,8 +1,8 @@
 """Who can be talking: what the conversation must know of each agent, as plain data. Pure.
 
 Agents hold functions (instructions, predicates, tools), which only the outside can call. It calls them and hands in
-a `Brief`: what the server is to be told, and how each tool is to be treated. A brief holds nothing that JSON cannot,
-so a trace records it and a replay needs none of the maker's code.
+an `AgentSpec`: what the server is to be told, and how each tool is to be treated. A spec holds nothing that JSON
+cannot, so a trace records it and a replay needs none of the maker's code.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["Brief", "HandoffCard", "ToolCard"]
+__all__ = ["AgentSpec", "HandoffCard", "ToolCard"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class HandoffCard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Brief:
+class AgentSpec:
     """One agent, ready to talk."""
 
     agent: str

@@ -1,4 +1,4 @@
-"""`ToolExecutor`: every call is answered exactly once, and no tool ends the session. An agent as a tool of another."""
+"""`ToolRunner`: every call is answered exactly once, and no tool ends the session. An agent as a tool of another."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from pydantic import BaseModel, model_serializer
 
 from appliance.agents.agent import RealtimeAgent
 from appliance.agents.context import RunContext, ToolContext
-from appliance.agents.executor import ToolExecutor, ToolTimeout
 from appliance.agents.tools import Tool, background, tool
 from appliance.conversation.commands import CheckApproval, RunTool
 from appliance.conversation.events import ApprovalChecked, Event, ToolFinished
 from appliance.errors import HardwareError, LinkError, ToolError
 from appliance.realtime.items import HistoryItem
+from appliance.runtime.tool_runner import ToolRunner, ToolTimeout
 from tests.support.oracle import check_client_frame
 
 T = TypeVar("T")
@@ -62,18 +62,18 @@ class Inbox:
 @contextlib.asynccontextmanager
 async def serving(
     agents: Mapping[str, RealtimeAgent] | Sequence[Tool], **options: Any
-) -> AsyncIterator[tuple[ToolExecutor, Inbox]]:
+) -> AsyncIterator[tuple[ToolRunner, Inbox]]:
     inbox = Inbox()
-    executor = ToolExecutor(agents, post=inbox.post, **options)
+    runner = ToolRunner(agents, post=inbox.post, **options)
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(executor.run())
+        task = group.create_task(runner.run())
         await asyncio.sleep(0)
-        yield executor, inbox
+        yield runner, inbox
         assert not task.done()
         task.cancel()
 
 
-def running(*tools: Tool) -> contextlib.AbstractAsyncContextManager[tuple[ToolExecutor, Inbox]]:
+def running(*tools: Tool) -> contextlib.AbstractAsyncContextManager[tuple[ToolRunner, Inbox]]:
     return serving(tools)
 
 
@@ -106,8 +106,8 @@ def in_virtual_time(scene: Coroutine[Any, Any, T]) -> T:
 
 
 async def answer(made: Tool, arguments: str = "{}") -> ToolFinished:
-    async with running(made) as (executor, inbox):
-        executor.run_tool(RunTool("call_1", made.name, arguments))
+    async with running(made) as (runner, inbox):
+        runner.run_tool(RunTool("call_1", made.name, arguments))
         finished = await inbox.next()
         await inbox.nothing_more()
         assert finished.call_id == "call_1"
@@ -194,8 +194,8 @@ async def test_arguments_are_checked_before_the_tool_is_called() -> None:
 
 
 async def test_an_unknown_tool_is_answered_with_those_that_exist() -> None:
-    async with running(tool(name="ping")(lambda: "pong")) as (executor, inbox):
-        executor.run_tool(RunTool("call_1", "pong", "{}"))
+    async with running(tool(name="ping")(lambda: "pong")) as (runner, inbox):
+        runner.run_tool(RunTool("call_1", "pong", "{}"))
         assert await inbox.next() == ToolFinished("call_1", "There is no tool 'pong'; there are: ping.", True)
 
 
@@ -229,12 +229,12 @@ async def test_a_tool_that_raises_is_told_and_the_next_call_works(
     make: Callable[[BaseException], Callable[[], Any]], error: BaseException, output: str
 ) -> None:
     bad = tool(name="bad")(make(error))
-    async with running(bad, tool(name="ping")(lambda: "pong")) as (executor, inbox):
-        executor.run_tool(RunTool("call_1", "bad", "{}"))
+    async with running(bad, tool(name="ping")(lambda: "pong")) as (runner, inbox):
+        runner.run_tool(RunTool("call_1", "bad", "{}"))
         finished = await inbox.next()
         assert (finished.call_id, finished.is_error) == ("call_1", True)
         assert finished.output.endswith(output)
-        executor.run_tool(RunTool("call_2", "ping", "{}"))
+        runner.run_tool(RunTool("call_2", "ping", "{}"))
         assert await inbox.next() == ToolFinished("call_2", "pong")
 
 
@@ -274,8 +274,8 @@ async def test_a_hanging_thread_is_given_up_and_its_late_result_dropped() -> Non
         ended.set()
         return "too late"
 
-    async with running(hang) as (executor, inbox):
-        executor.run_tool(RunTool("call_1", "hang", "{}"))
+    async with running(hang) as (runner, inbox):
+        runner.run_tool(RunTool("call_1", "hang", "{}"))
         finished = await inbox.next()
         assert finished.is_error
         assert "given up" in finished.output
@@ -288,10 +288,10 @@ async def test_a_hanging_thread_is_given_up_and_its_late_result_dropped() -> Non
 async def test_hanging_threads_do_not_keep_others_from_running() -> None:
     release = threading.Event()
     hang = tool(name="hang", timeout_s=60.0)(lambda: release.wait(20))
-    async with running(hang, tool(name="ping")(lambda: "pong")) as (executor, inbox):
+    async with running(hang, tool(name="ping")(lambda: "pong")) as (runner, inbox):
         for number in range(40):
-            executor.run_tool(RunTool(f"hang_{number}", "hang", "{}"))
-        executor.run_tool(RunTool("call_1", "ping", "{}"))
+            runner.run_tool(RunTool(f"hang_{number}", "hang", "{}"))
+        runner.run_tool(RunTool("call_1", "ping", "{}"))
         assert await inbox.next() == ToolFinished("call_1", "pong")
         release.set()
         assert {(await inbox.next()).call_id for _ in range(40)} == {f"hang_{number}" for number in range(40)}
@@ -303,28 +303,28 @@ async def test_a_cancelled_call_is_answered_once_whenever_it_is_cancelled(steps_
     async def hang() -> None:
         await asyncio.Event().wait()
 
-    async with running(hang) as (executor, inbox):
-        executor.run_tool(RunTool("call_1", "hang", "{}"))
+    async with running(hang) as (runner, inbox):
+        runner.run_tool(RunTool("call_1", "hang", "{}"))
         for _ in range(steps_before):
             await asyncio.sleep(0)
-        executor.cancel("call_1")
-        executor.cancel("call_1")
+        runner.cancel("call_1")
+        runner.cancel("call_1")
         assert await inbox.next() == ToolFinished("call_1", "The call of hang was cancelled.", True)
-        executor.cancel("call_1")
-        executor.cancel("never_begun")
+        runner.cancel("call_1")
+        runner.cancel("never_begun")
         await inbox.nothing_more()
 
 
 async def test_calls_before_run_wait_for_it_and_can_be_cancelled() -> None:
     inbox = Inbox()
-    executor = ToolExecutor([tool(name="ping")(lambda: "pong")], post=inbox.post)
-    executor.run_tool(RunTool("call_1", "ping", "{}"))
-    executor.run_tool(RunTool("call_2", "ping", "{}"))
-    executor.cancel("call_1")
+    runner = ToolRunner([tool(name="ping")(lambda: "pong")], post=inbox.post)
+    runner.run_tool(RunTool("call_1", "ping", "{}"))
+    runner.run_tool(RunTool("call_2", "ping", "{}"))
+    runner.cancel("call_1")
     assert await inbox.next() == ToolFinished("call_1", "The call of ping was cancelled.", True)
     await inbox.nothing_more()
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(executor.run())
+        task = group.create_task(runner.run())
         assert await inbox.next() == ToolFinished("call_2", "pong")
         await inbox.nothing_more()
         task.cancel()
@@ -341,12 +341,12 @@ async def test_the_end_of_the_session_ends_the_tools_with_it() -> None:
         finally:
             is_ended = True
 
-    async with running(hang) as (executor, _):
-        executor.run_tool(RunTool("call_1", "hang", "{}"))
+    async with running(hang) as (runner, _):
+        runner.run_tool(RunTool("call_1", "hang", "{}"))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
     assert is_ended
-    executor.run_tool(RunTool("call_2", "hang", "{}"))  # after the end: no error, no answer
+    runner.run_tool(RunTool("call_2", "hang", "{}"))  # after the end: no error, no answer
 
 
 async def test_a_flood_of_text_is_cut() -> None:
@@ -354,7 +354,7 @@ async def test_a_flood_of_text_is_cut() -> None:
 
 
 async def test_what_is_posted_can_go_over_the_wire(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.CRITICAL, "appliance.agents.executor")  # parallel runs cannot report a half surrogate
+    caplog.set_level(logging.CRITICAL, "appliance.runtime.tool_runner")  # parallel runs cannot report a half surrogate
     finished = await answer(tool(name="bad")(raises(ValueError("lone \udfff"))))
     json.dumps(finished.output, ensure_ascii=False).encode("utf-8")
 
@@ -380,12 +380,12 @@ class Unspeakable(Exception):
 async def test_an_error_that_cannot_be_put_into_words_is_told_by_its_name(
     make: Callable[[BaseException], Callable[[], Any]],
 ) -> None:
-    async with running(tool(name="bad")(make(Unspeakable())), tool(name="ping")(lambda: "pong")) as (executor, inbox):
-        executor.run_tool(RunTool("call_1", "bad", "{}"))
+    async with running(tool(name="bad")(make(Unspeakable())), tool(name="ping")(lambda: "pong")) as (runner, inbox):
+        runner.run_tool(RunTool("call_1", "bad", "{}"))
         finished = await inbox.next()
         assert finished.is_error
         assert "Unspeakable" in finished.output
-        executor.run_tool(RunTool("call_2", "ping", "{}"))
+        runner.run_tool(RunTool("call_2", "ping", "{}"))
         assert await inbox.next() == ToolFinished("call_2", "pong")
 
 
@@ -408,16 +408,16 @@ async def test_two_calls_of_one_tool_run_at_once_and_are_answered_each() -> None
         await both.wait()
         return place
 
-    async with running(meet) as (executor, inbox):
-        executor.run_tool(RunTool("call_1", "meet", '{"place": "here"}'))
-        executor.run_tool(RunTool("call_2", "meet", '{"place": "there"}'))
+    async with running(meet) as (runner, inbox):
+        runner.run_tool(RunTool("call_1", "meet", '{"place": "here"}'))
+        runner.run_tool(RunTool("call_2", "meet", '{"place": "there"}'))
         answers = {await inbox.next(), await inbox.next()}
     assert answers == {ToolFinished("call_1", "here"), ToolFinished("call_2", "there")}
 
 
 async def test_no_tools_at_all_are_said_to_be_none() -> None:
-    async with running() as (executor, inbox):
-        executor.run_tool(RunTool("call_1", "ping", "{}"))
+    async with running() as (runner, inbox):
+        runner.run_tool(RunTool("call_1", "ping", "{}"))
         assert await inbox.next() == ToolFinished("call_1", "There is no tool 'ping'; there are: none.", True)
 
 
@@ -427,10 +427,10 @@ def test_a_hanging_call_is_given_up_when_its_time_is_over_each_time() -> None:
         async def hang() -> None:
             await asyncio.Event().wait()
 
-        async with running(hang) as (executor, inbox):
+        async with running(hang) as (runner, inbox):
             for _ in range(2):
                 began = asyncio.get_running_loop().time()
-                executor.run_tool(RunTool("call_1", "hang", "{}"))
+                runner.run_tool(RunTool("call_1", "hang", "{}"))
                 assert (await inbox.next()).output == "The tool hang took longer than 15 s and was given up."
                 assert asyncio.get_running_loop().time() - began == pytest.approx(15.0)
 
@@ -450,17 +450,17 @@ def test_an_async_tool_that_ignores_its_end_is_answered_and_left_behind() -> Non
             ended.set()
             return "too late"
 
-        async with running(stubborn, tool(name="ping")(ping)) as (executor, inbox):
-            executor.run_tool(RunTool("call_1", "stubborn", "{}"))
+        async with running(stubborn, tool(name="ping")(ping)) as (runner, inbox):
+            runner.run_tool(RunTool("call_1", "stubborn", "{}"))
             finished = await inbox.next()
             assert finished == ToolFinished("call_1", "The tool stubborn took longer than 3 s and was given up.", True)
             assert asyncio.get_running_loop().time() < 3.0 + 2.0  # by then the conversation has given it up
-            executor.run_tool(RunTool("call_2", "stubborn", "{}"))
+            runner.run_tool(RunTool("call_2", "stubborn", "{}"))
             for _ in range(3):
                 await asyncio.sleep(0)
-            executor.cancel("call_2")
+            runner.cancel("call_2")
             assert await inbox.next() == ToolFinished("call_2", "The call of stubborn was cancelled.", True)
-            executor.run_tool(RunTool("call_3", "ping", "{}"))
+            runner.run_tool(RunTool("call_3", "ping", "{}"))
             assert await inbox.next() == ToolFinished("call_3", "pong")
             release.set()
             await ended.wait()
@@ -495,45 +495,48 @@ def says(text: str, name: str = "ping") -> Tool:
     return tool(name=name)(say)
 
 
-def crew(**tools: Sequence[Tool]) -> dict[str, RealtimeAgent]:
+def agents_with(**tools: Sequence[Tool]) -> dict[str, RealtimeAgent]:
     return {name: RealtimeAgent(name=name, tools=own) for name, own in tools.items()}
 
 
-async def output_of(executor: ToolExecutor, inbox: Inbox, name: str, agent: str = "", arguments: str = "{}") -> str:
-    executor.run_tool(RunTool("call_1", name, arguments, agent))
+async def output_of(runner: ToolRunner, inbox: Inbox, name: str, agent: str = "", arguments: str = "{}") -> str:
+    runner.run_tool(RunTool("call_1", name, arguments, agent))
     return (await inbox.next()).output
 
 
 async def test_a_tool_is_looked_up_in_the_agent_that_called_it() -> None:
-    async with serving(crew(kitchen=[says("soup")], garden=[says("leek")])) as (executor, inbox):
-        assert await output_of(executor, inbox, "ping", "garden") == "leek"
-        assert await output_of(executor, inbox, "ping", "kitchen") == "soup"
-        assert await output_of(executor, inbox, "ping") == "soup"
+    async with serving(agents_with(kitchen=[says("soup")], garden=[says("leek")])) as (runner, inbox):
+        assert await output_of(runner, inbox, "ping", "garden") == "leek"
+        assert await output_of(runner, inbox, "ping", "kitchen") == "soup"
+        assert await output_of(runner, inbox, "ping") == "soup"
 
 
 async def test_a_tool_of_another_agent_is_not_there() -> None:
-    agents = crew(kitchen=[says("soup", "cook")], garden=[says("leek", "dig"), says("beet", "all")])
-    async with serving(agents) as (executor, inbox):
-        assert await output_of(executor, inbox, "cook", "garden") == "There is no tool 'cook'; there are: all, dig."
+    agents = agents_with(kitchen=[says("soup", "cook")], garden=[says("leek", "dig"), says("beet", "all")])
+    async with serving(agents) as (runner, inbox):
+        assert await output_of(runner, inbox, "cook", "garden") == "There is no tool 'cook'; there are: all, dig."
 
 
 async def test_an_unknown_agent_is_answered_with_those_that_exist() -> None:
-    async with serving(crew(kitchen=[], garden=[])) as (executor, inbox):
+    async with serving(agents_with(kitchen=[], garden=[])) as (runner, inbox):
         told = "There is no agent 'cellar'; there are: garden, kitchen."
-        assert await output_of(executor, inbox, "ping", "cellar") == told
-    async with serving({}) as (executor, inbox):
-        assert await output_of(executor, inbox, "ping") == "There is no agent ''; there are: none."
+        assert await output_of(runner, inbox, "ping", "cellar") == told
+    async with serving({}) as (runner, inbox):
+        assert await output_of(runner, inbox, "ping") == "There is no agent ''; there are: none."
 
 
 async def test_extra_tools_are_looked_up_at_each_call() -> None:
     extra: dict[str, list[Tool]] = {"kitchen": [], "garden": []}
-    async with serving(crew(kitchen=[says("soup")], garden=[]), extra_tools=extra.__getitem__) as (executor, inbox):
+    async with serving(agents_with(kitchen=[says("soup")], garden=[]), extra_tools=extra.__getitem__) as (
+        runner,
+        inbox,
+    ):
         extra["garden"].append(says("leek"))
-        assert await output_of(executor, inbox, "ping", "garden") == "leek"
+        assert await output_of(runner, inbox, "ping", "garden") == "leek"
         extra["garden"].clear()
-        assert await output_of(executor, inbox, "ping", "garden") == "There is no tool 'ping'; there are: none."
+        assert await output_of(runner, inbox, "ping", "garden") == "There is no tool 'ping'; there are: none."
         extra["kitchen"].append(says("other"))
-        assert await output_of(executor, inbox, "ping", "kitchen") == "soup"  # the agent's own comes first
+        assert await output_of(runner, inbox, "ping", "kitchen") == "soup"  # the agent's own comes first
 
 
 @pytest.mark.parametrize("broken", ["history", "extra_tools"])
@@ -546,12 +549,12 @@ async def test_what_surrounds_a_call_may_break_and_the_call_is_answered(broken: 
         return ()
 
     options: dict[str, Any] = {broken: surroundings}
-    async with serving([says("pong")], **options) as (executor, inbox):
-        assert await output_of(executor, inbox, "ping") == "The tool ping could not be called: ValueError: odd"
-        executor.check_approval(CheckApproval("call_1", "ping", "{}"))
+    async with serving([says("pong")], **options) as (runner, inbox):
+        assert await output_of(runner, inbox, "ping") == "The tool ping could not be called: ValueError: odd"
+        runner.check_approval(CheckApproval("call_1", "ping", "{}"))
         assert await inbox.next_check() == ApprovalChecked("call_1", needed=True)
         is_broken = False
-        assert await output_of(executor, inbox, "ping") == "pong"
+        assert await output_of(runner, inbox, "ping") == "pong"
 
 
 @pytest.mark.parametrize("is_async", [True, False])
@@ -566,12 +569,12 @@ async def test_a_tool_that_asks_for_the_context_is_given_it(is_async: bool) -> N
         seen.append((where, shelf))
         return where.context["owner"]
 
-    agents = crew(kitchen=[], garden=[tool(name="look")(look if is_async else look_beside)])
+    agents = agents_with(kitchen=[], garden=[tool(name="look")(look if is_async else look_beside)])
     history = [HistoryItem(id="item_1", text="Look!")]
     ask = Asked()
     options = {"context": {"owner": "Ada"}, "history": lambda: tuple(history), "ask": ask}
-    async with serving(agents, **options) as (executor, inbox):
-        executor.run_tool(RunTool("call_7", "look", '{"shelf": 2}', "garden"))
+    async with serving(agents, **options) as (runner, inbox):
+        runner.run_tool(RunTool("call_7", "look", '{"shelf": 2}', "garden"))
         assert await inbox.next() == ToolFinished("call_7", "Ada")
     ((context, shelf),) = seen
     assert shelf == 2
@@ -645,11 +648,11 @@ BROKEN = [ValueError("odd"), ToolError("odd"), SystemExit(3), asyncio.CancelledE
 async def test_a_tool_that_is_not_enabled_is_not_called(make: Callable[[Any], Any], result: Any) -> None:
     calls: list[str] = []
     lamp = tool(name="lamp", enabled=make(result), error_function=lambda *_: "never said")(lambda: calls.append("lit"))
-    async with running(lamp, says("pong")) as (executor, inbox):
-        executor.run_tool(RunTool("call_1", "lamp", "{}"))
+    async with running(lamp, says("pong")) as (runner, inbox):
+        runner.run_tool(RunTool("call_1", "lamp", "{}"))
         assert await inbox.next() == NOT_NOW
         assert calls == []
-        assert await output_of(executor, inbox, "ping") == "pong"
+        assert await output_of(runner, inbox, "ping") == "pong"
 
 
 async def test_a_tool_that_is_never_enabled_is_not_called() -> None:
@@ -672,9 +675,9 @@ async def test_whether_a_tool_is_enabled_is_asked_at_each_call_on_the_loop() -> 
         seen.append((context.context, agent.name, threading.get_ident()))
         return states.pop(0)
 
-    agents = crew(kitchen=[tool(name="lamp", enabled=is_enabled)(ping)])
-    async with serving(agents, context="mine") as (executor, inbox):
-        outputs = [await output_of(executor, inbox, "lamp") for _ in range(3)]
+    agents = agents_with(kitchen=[tool(name="lamp", enabled=is_enabled)(ping)])
+    async with serving(agents, context="mine") as (runner, inbox):
+        outputs = [await output_of(runner, inbox, "lamp") for _ in range(3)]
     assert outputs == ["pong", NOT_NOW.output, "pong"]
     assert seen == [("mine", "kitchen", threading.get_ident())] * 3
 
@@ -782,8 +785,8 @@ async def test_a_tool_error_without_words_is_told_by_its_name() -> None:
 
 
 async def check(made: Tool, arguments: str = "{}") -> ApprovalChecked:
-    async with running(made) as (executor, inbox):
-        executor.check_approval(CheckApproval("call_1", made.name, arguments))
+    async with running(made) as (runner, inbox):
+        runner.check_approval(CheckApproval("call_1", made.name, arguments))
         checked = await inbox.next_check()
         await inbox.nothing_more()
         assert checked.call_id == "call_1"
@@ -815,10 +818,10 @@ async def test_a_predicate_is_asked_on_the_loop_with_the_checked_arguments() -> 
     async def buy(price: int, where: ToolContext[Any], note: str = "") -> None:
         calls.append(price)
 
-    async with serving(crew(shop=[buy]), context="mine") as (executor, inbox):
-        executor.check_approval(CheckApproval("call_1", "buy", '{"price": "11"}', "shop"))
+    async with serving(agents_with(shop=[buy]), context="mine") as (runner, inbox):
+        runner.check_approval(CheckApproval("call_1", "buy", '{"price": "11"}', "shop"))
         assert await inbox.next_check() == ApprovalChecked("call_1", needed=True)
-        executor.check_approval(CheckApproval("call_2", "buy", '{"price": 9, "note": "x"}', "shop"))
+        runner.check_approval(CheckApproval("call_2", "buy", '{"price": 9, "note": "x"}', "shop"))
         assert await inbox.next_check() == ApprovalChecked("call_2", needed=False)
     own = threading.get_ident()
     assert seen == [
@@ -839,13 +842,13 @@ async def test_arguments_that_do_not_fit_are_a_problem_and_the_predicate_is_not_
 
 async def test_a_call_that_cannot_be_made_is_a_problem() -> None:
     lamp = tool(name="lamp", needs_approval=predicate(False), enabled=False)(ping)
-    async with serving(crew(kitchen=[lamp])) as (executor, inbox):
+    async with serving(agents_with(kitchen=[lamp])) as (runner, inbox):
         for name, agent, problem in (
             ("oven", "kitchen", "There is no tool 'oven'; there are: lamp."),
             ("lamp", "cellar", "There is no agent 'cellar'; there are: kitchen."),
             ("lamp", "", "The tool lamp is not available now."),
         ):
-            executor.check_approval(CheckApproval("call_1", name, "{}", agent))
+            runner.check_approval(CheckApproval("call_1", name, "{}", agent))
             assert await inbox.next_check() == ApprovalChecked("call_1", True, problem)
 
 
@@ -869,21 +872,21 @@ def test_a_predicate_that_hangs_leaves_it_to_the_user_once_the_tools_time_is_ove
 
 async def test_a_check_before_run_waits_for_it_and_is_answered_once_whatever_is_cancelled() -> None:
     inbox = Inbox()
-    executor = ToolExecutor([tool(name="ping", needs_approval=predicate(False))(ping)], post=inbox.post)
-    executor.check_approval(CheckApproval("call_1", "ping", "{}"))
-    executor.cancel("call_1")
+    runner = ToolRunner([tool(name="ping", needs_approval=predicate(False))(ping)], post=inbox.post)
+    runner.check_approval(CheckApproval("call_1", "ping", "{}"))
+    runner.cancel("call_1")
     await inbox.nothing_more()
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(executor.run())
+        task = group.create_task(runner.run())
         assert await inbox.next_check() == ApprovalChecked("call_1", needed=False)
-        executor.cancel("call_1")
+        runner.cancel("call_1")
         await inbox.nothing_more()
         task.cancel()
 
 
 async def test_a_check_that_the_end_of_the_session_cuts_off_says_that_approval_is_needed() -> None:
-    async with running(tool(name="ping", needs_approval=hanging)(ping)) as (executor, inbox):
-        executor.check_approval(CheckApproval("call_1", "ping", "{}"))
+    async with running(tool(name="ping", needs_approval=hanging)(ping)) as (runner, inbox):
+        runner.check_approval(CheckApproval("call_1", "ping", "{}"))
         for _ in range(3):
             await asyncio.sleep(0)
     assert await inbox.next_check() == ApprovalChecked("call_1", needed=True)
@@ -928,13 +931,13 @@ def function_call(name: str, arguments: str = "{}", call_id: str = "call_a") -> 
     return HistoryItem(id="item_c", type="function_call", name=name, call_id=call_id, arguments=arguments)
 
 
-async def consult(
+async def ask_agent(
     agent: RealtimeAgent, *answers: Sequence[HistoryItem] | Exception, **options: Any
 ) -> tuple[ToolFinished, list[dict[str, Any]]]:
     ask = Asked(list(answers))
     made = agent.as_tool()
-    async with serving([made], ask=ask, **options) as (executor, inbox):
-        executor.run_tool(RunTool("call_1", made.name, '{"question": "How long do eggs boil?"}'))
+    async with serving([made], ask=ask, **options) as (runner, inbox):
+        runner.run_tool(RunTool("call_1", made.name, '{"question": "How long do eggs boil?"}'))
         finished = await inbox.next()
     ask.assert_complete()
     return finished, ask.questions
@@ -946,7 +949,7 @@ async def minutes(dish: str) -> int:
     return {"eggs": 6}[dish]
 
 
-def test_a_consulted_agent_is_a_tool_with_one_question() -> None:
+def test_an_asked_agent_is_a_tool_with_one_question() -> None:
     agent = RealtimeAgent(name="Head Chef", handoff_description="Knows recipes.")
     made = agent.as_tool()
     assert made.definition() == {
@@ -970,9 +973,9 @@ def test_a_consulted_agent_is_a_tool_with_one_question() -> None:
     assert (other.name, other.description, other.timeout_s) == ("cook", "Ask the cook.", 5.0)
 
 
-async def test_the_answer_of_a_consulted_agent_is_the_tools_result() -> None:
+async def test_the_answer_of_an_asked_agent_is_the_tools_result() -> None:
     agent = RealtimeAgent(name="Chef", instructions="Be brief.", tools=[minutes])
-    finished, questions = await consult(agent, [message("Six minutes."), message("Then cold water.")])
+    finished, questions = await ask_agent(agent, [message("Six minutes."), message("Then cold water.")])
     assert finished == ToolFinished("call_1", "Six minutes.\nThen cold water.")
     assert questions == [
         {
@@ -984,9 +987,9 @@ async def test_the_answer_of_a_consulted_agent_is_the_tools_result() -> None:
     ]
 
 
-async def test_what_a_consulted_agent_calls_is_run_and_told() -> None:
+async def test_what_an_asked_agent_calls_is_run_and_told() -> None:
     agent = RealtimeAgent(name="Chef", tools=[minutes])
-    finished, questions = await consult(
+    finished, questions = await ask_agent(
         agent,
         [message("I look it up."), function_call("minutes", '{"dish": "eggs"}')],
         [function_call("minutes", '{"dish": "rice"}', "call_b"), function_call("minutes", "{}", "call_c")],
@@ -1031,7 +1034,7 @@ async def test_only_tools_that_may_run_unasked_are_offered_and_run() -> None:
         ],
     )
     names = ["always", "maybe", "off", "off_now", "broken"]
-    finished, questions = await consult(agent, [function_call(name) for name in names], [message("No.")])
+    finished, questions = await ask_agent(agent, [function_call(name) for name in names], [message("No.")])
     assert finished == ToolFinished("call_1", "No.")
     assert [one["name"] for one in questions[0]["tools"]] == ["free"]
     outputs = [one["output"] for one in questions[1]["items"] if one["type"] == "function_call_output"]
@@ -1039,7 +1042,7 @@ async def test_only_tools_that_may_run_unasked_are_offered_and_run() -> None:
     assert calls == []
 
 
-async def test_a_consulted_agents_functions_see_that_agent_and_the_same_context() -> None:
+async def test_an_asked_agents_functions_see_that_agent_and_the_same_context() -> None:
     seen: list[Any] = []
 
     async def instructions(context: RunContext[Any], agent: RealtimeAgent) -> str:
@@ -1052,7 +1055,7 @@ async def test_a_consulted_agents_functions_see_that_agent_and_the_same_context(
         return "seen"
 
     agent = RealtimeAgent(name="Chef", instructions=instructions, tools=[look])
-    _, questions = await consult(agent, [function_call("look")], [message("Six.")], context="mine")
+    _, questions = await ask_agent(agent, [function_call("look")], [message("Six.")], context="mine")
     assert questions[0]["instructions"] == "Be brief."
     assert seen == [("mine", agent, agent), ("mine", agent, "look", "call_a")]
 
@@ -1060,20 +1063,20 @@ async def test_a_consulted_agents_functions_see_that_agent_and_the_same_context(
 async def test_an_agent_that_goes_on_calling_is_stopped_after_four_rounds() -> None:
     calls: list[str] = []
     agent = RealtimeAgent(name="Chef", tools=[tool(name="look")(lambda: calls.append("look"))])
-    finished, questions = await consult(agent, *[[function_call("look")]] * 5)
+    finished, questions = await ask_agent(agent, *[[function_call("look")]] * 5)
     assert finished == ToolFinished("call_1", "The Chef agent called tools 4 times over and came to no answer.", True)
     assert (len(questions), len(calls)) == (5, 4)
 
 
 async def test_four_rounds_of_calls_may_still_come_to_an_answer() -> None:
     agent = RealtimeAgent(name="Chef", tools=[says("pong")])
-    finished, _ = await consult(agent, *[[function_call("ping")]] * 4, [message("At last.")])
+    finished, _ = await ask_agent(agent, *[[function_call("ping")]] * 4, [message("At last.")])
     assert finished == ToolFinished("call_1", "At last.")
 
 
 async def test_without_a_model_to_ask_the_agent_is_named() -> None:
-    async with serving([RealtimeAgent(name="Chef").as_tool()]) as (executor, inbox):
-        executor.run_tool(RunTool("call_1", "ask_chef", '{"question": "?"}'))
+    async with serving([RealtimeAgent(name="Chef").as_tool()]) as (runner, inbox):
+        runner.run_tool(RunTool("call_1", "ask_chef", '{"question": "?"}'))
         assert await inbox.next() == ToolFinished(
             "call_1", "The Chef agent cannot be asked: there is no model to ask here.", True
         )
@@ -1089,7 +1092,7 @@ async def test_without_a_model_to_ask_the_agent_is_named() -> None:
     ],
 )
 async def test_no_answer_is_told_with_the_agents_name(answer: Sequence[HistoryItem] | Exception, told: str) -> None:
-    finished, _ = await consult(RealtimeAgent(name="Chef"), answer)
+    finished, _ = await ask_agent(RealtimeAgent(name="Chef"), answer)
     assert finished == ToolFinished("call_1", told, True)
 
 
@@ -1104,15 +1107,15 @@ async def test_no_answer_is_told_with_the_agents_name(answer: Sequence[HistoryIt
 async def test_instructions_that_break_are_told_with_the_agents_name(
     instructions: Callable[..., Any], told: str
 ) -> None:
-    finished, questions = await consult(RealtimeAgent(name="Chef", instructions=instructions))
+    finished, questions = await ask_agent(RealtimeAgent(name="Chef", instructions=instructions))
     assert finished == ToolFinished("call_1", f"The Chef agent cannot be asked: {told}", True)
     assert questions == []
 
 
 def test_an_agent_that_is_never_answered_is_given_up() -> None:
     async def scene() -> None:
-        async with serving([RealtimeAgent(name="Chef").as_tool(timeout_s=8.0)], ask=hanging_ask) as (executor, inbox):
-            executor.run_tool(RunTool("call_1", "ask_chef", '{"question": "?"}'))
+        async with serving([RealtimeAgent(name="Chef").as_tool(timeout_s=8.0)], ask=hanging_ask) as (runner, inbox):
+            runner.run_tool(RunTool("call_1", "ask_chef", '{"question": "?"}'))
             assert (await inbox.next()).output == "The tool ask_chef took longer than 8 s and was given up."
             assert asyncio.get_running_loop().time() == pytest.approx(8.0)
 

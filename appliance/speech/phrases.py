@@ -30,11 +30,11 @@ from hassil.parse_expression import parse_sentence
 from hassil.parser import ParseError
 from hassil.recognize import recognize_all
 
-from appliance.brain.stt.grammar import Automaton, compile_grammar, refuse_joins, words
 from appliance.errors import SettingsError
+from appliance.speech.stt.grammar import Automaton, compile_grammar, refuse_joins, words
 from appliance.wording import duration
 
-__all__ = ["Call", "LivePhrases", "Match", "Phrase", "PhraseBook", "Reply", "Sum", "normalize"]
+__all__ = ["IntentCall", "LivePhrases", "Match", "Phrase", "PhraseBook", "Reply", "Sum", "normalize"]
 
 JsonObject: TypeAlias = dict[str, Any]
 Offered: TypeAlias = Mapping[str, frozenset[str] | None]
@@ -95,7 +95,7 @@ class Sum:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class IntentCall:
     """A tool, and how its arguments are made from slots."""
 
     tool: str
@@ -121,8 +121,8 @@ class Phrase:
     """Templates that mean the same, and what they mean: exactly one of `call`, `answer` and `special`."""
 
     say: tuple[str, ...]
-    call: Call | None = None
-    then: Call | None = None
+    call: IntentCall | None = None
+    then: IntentCall | None = None
     """A second call; its sums are made from the first one's output ("louder" must know how loud it is)."""
     answer: str = ""
     special: str = ""
@@ -473,7 +473,7 @@ def _replies(ones: Any, where: str) -> tuple[Reply, ...]:
     return tuple(Reply(say=str(one["say"]), when=one.get("when") or {}) for one in ones)
 
 
-def _call(one: Mapping[str, Any], where: str) -> Call:
+def _call(one: Mapping[str, Any], where: str) -> IntentCall:
     fixed: JsonObject = {}
     sums: dict[str, Sum] = {}
     for name, value in (one.get("arguments") or {}).items():
@@ -485,7 +485,7 @@ def _call(one: Mapping[str, Any], where: str) -> Call:
             )
         else:
             raise SettingsError(f"{where}: arguments.{name}: a mapping must have 'sum'")
-    return Call(tool=str(one["tool"]), fixed=fixed, sums=sums)
+    return IntentCall(tool=str(one["tool"]), fixed=fixed, sums=sums)
 
 
 def _pronunciations(source: Mapping[Any, Any], name: str) -> dict[str, str]:
@@ -528,7 +528,7 @@ def _offered(tools: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, frozense
         yield name, frozenset(known) if isinstance(known, Mapping) else None
 
 
-def _is_offered(offered: Offered, call: Call, slots: frozenset[str]) -> bool:
+def _is_offered(offered: Offered, call: IntentCall, slots: frozenset[str]) -> bool:
     if call.tool not in offered:
         return False
     taken = offered[call.tool]

@@ -41,7 +41,7 @@ from appliance.conversation.machine import Conversation
 from appliance.conversation.support.feedback import View, pattern
 from appliance.realtime.protocol import ClientEvent
 
-__all__ = ["Agents", "Alarms", "Announcer", "Audio", "Driver", "Light", "Observer", "Tools", "Transport"]
+__all__ = ["Agents", "AlarmSink", "Announcer", "AudioDevice", "Driver", "LightOutput", "Observer", "Tools", "Transport"]
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Transport(Protocol):
     def send(self, link: int, event: ClientEvent) -> None: ...
 
 
-class Audio(Protocol):
+class AudioDevice(Protocol):
     """The sound card. Commands of a stale epoch MUST be dropped."""
 
     def play(self, epoch: int, item_id: str, pcm: bytes) -> None: ...
@@ -90,7 +90,7 @@ class Agents(Protocol):
     def check_text(self, command: CheckText) -> None: ...
 
 
-class Light(Protocol):
+class LightOutput(Protocol):
     def show(self, pattern: LightPattern) -> None: ...
 
 
@@ -100,7 +100,7 @@ class Announcer(Protocol):
     def announce(self, command: Announce) -> None: ...
 
 
-class Alarms(Protocol):
+class AlarmSink(Protocol):
     def silence(self, alarm_id: str) -> None: ...
 
 
@@ -112,12 +112,12 @@ class Driver:
         conversation: Conversation,
         *,
         transport: Transport,
-        audio: Audio,
+        audio: AudioDevice,
         tools: Tools,
         agents: Agents,
-        light: Light,
+        light: LightOutput,
         announcer: Announcer,
-        alarms: Alarms,
+        alarms: AlarmSink,
         observers: Sequence[Observer] = (),
         clock: Callable[[], float] | None = None,
     ) -> None:

@@ -11,7 +11,7 @@ from typing import TextIO
 
 import pytest
 
-from appliance.service.journal import is_journal, mask_secrets, set_up_logging
+from appliance.service.logging_setup import is_journal, mask_secrets, set_up_logging
 
 SECRET = "sk-proj-" + "Zz9_-x" * 6
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 
-from appliance.brain.stages import CallPart, ResponseRequest, TextPart
-from appliance.brain.workflows.http import BadAnswer, HttpAnswer, Timeouts, events, is_printable, post
 from appliance.errors import SettingsError, SpeechError
+from appliance.speech.stages import CallPart, ResponseRequest, TextPart
+from appliance.speech.workflows.http import BadAnswer, HttpAnswer, Timeouts, events, is_printable, post
 
 __all__ = ["ChatWorkflow", "messages"]
 

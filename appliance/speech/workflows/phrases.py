@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from appliance.brain.phrases import Match, PhraseBook
-from appliance.brain.stages import CallPart, ResponseRequest, TextPart
+from appliance.speech.phrases import Match, PhraseBook
+from appliance.speech.stages import CallPart, ResponseRequest, TextPart
 
 __all__ = ["PhrasesWorkflow"]
 
