@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from appliance.agents.guardrails import GuardrailFunctionOutput, input_guardrail, output_guardrail
     from appliance.agents.handoffs import Handoff, handoff
     from appliance.agents.hooks import RealtimeAgentHooks, RealtimeRunHooks
+    from appliance.agents.mcp_servers import HostedMcp
     from appliance.agents.tools import Tool, background, tool
     from appliance.conversation.policy import Policy
     from appliance.errors import ApplianceError
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
         ServerVad,
         Transcription,
     )
-    from appliance.runtime.mcp import HostedMcp, McpServerHttp, McpServerStdio
+    from appliance.runtime.mcp import McpServerHttp, McpServerStdio
     from appliance.runtime.session import RealtimeSession
 
 __all__ = [
@@ -70,7 +71,7 @@ _HOMES = {
     "appliance.agents.guardrails": ("GuardrailFunctionOutput", "input_guardrail", "output_guardrail"),
     "appliance.agents.handoffs": ("Handoff", "handoff"),
     "appliance.agents.hooks": ("RealtimeAgentHooks", "RealtimeRunHooks"),
-    "appliance.runtime.mcp": ("HostedMcp", "McpServerHttp", "McpServerStdio"),
+    "appliance.agents.mcp_servers": ("HostedMcp",),
     "appliance.agents.tools": ("Tool", "background", "tool"),
     "appliance.conversation.policy": ("Policy",),
     "appliance.errors": ("ApplianceError",),
@@ -83,6 +84,7 @@ _HOMES = {
         "ServerVad",
         "Transcription",
     ),
+    "appliance.runtime.mcp": ("McpServerHttp", "McpServerStdio"),
     "appliance.runtime.session": ("RealtimeSession",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -198,7 +198,8 @@ def _ask(arguments: argparse.Namespace) -> int:
 
 
 def _brain(arguments: argparse.Namespace) -> int:
-    from appliance.service.app import offline_brain
+    from appliance.brain.offline import offline_brain
+    from appliance.service.app import open_pipeline
     from appliance.service.logging_setup import set_up_logging
 
     settings = _settings(arguments)
@@ -208,7 +209,8 @@ def _brain(arguments: argparse.Namespace) -> int:
         stopped = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
         token = os.environ.get(arguments.token_env) or None
-        async with offline_brain(settings, os.environ, host=arguments.host, port=arguments.port, token=token) as server:
+        pipeline = open_pipeline(settings, os.environ)
+        async with offline_brain(pipeline, host=arguments.host, port=arguments.port, token=token) as server:
             print(server.url, flush=True)
             await stopped.wait()
 

@@ -26,6 +26,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
 
+from appliance.conversation.policy import Policy
 from appliance.errors import KEY_SHAPE, SettingsError, did_you_mean, is_loopback
 
 __all__ = [
@@ -72,6 +73,8 @@ _WHERE_KEYS_LIVE: Final = (
     "the systemd credential named by link.credential, a file of its own named by link.key_file, "
     "or the environment variable named by link.key_env"
 )
+
+_POLICY: Final = Policy()  # where a setting is a figure of the conversation, its default stands there
 
 _INSTRUCTIONS: Final = (
     "You are a voice assistant inside a small box on a shelf. Your answers are heard, not read: keep them to one or "
@@ -125,9 +128,11 @@ class LinkSettings(_Section):
     ping_timeout_s: float = Field(
         default=10.0, ge=1, le=600, description="Seconds without a pong after which the link is lost."
     )
-    backoff_initial_s: float = Field(default=0.5, ge=0.05, le=60, description="Seconds before the first new attempt.")
+    backoff_initial_s: float = Field(
+        default=_POLICY.backoff_initial_s, ge=0.05, le=60, description="Seconds before the first new attempt."
+    )
     backoff_max_s: float = Field(
-        default=30.0, ge=0.05, le=3600, description="Longest pause between two attempts, in seconds."
+        default=_POLICY.backoff_max_s, ge=0.05, le=3600, description="Longest pause between two attempts, in seconds."
     )
     fallbacks: str = Field(
         default="",
@@ -136,10 +141,13 @@ class LinkSettings(_Section):
         json_schema_extra={"allowed": "addresses with ws://, wss://, http:// or https://, and offline"},
     )
     failback_s: float = Field(
-        default=60.0, ge=1, le=86400, description="Seconds between two tries to get back from a fallback."
+        default=_POLICY.failback_s, ge=1, le=86400, description="Seconds between two tries to get back from a fallback."
     )
     rotate_after_minutes: float = Field(
-        default=55.0, ge=1, le=1440, description="A connection is replaced in a pause after this; OpenAI ends it at 60."
+        default=_POLICY.rotate_after_s / 60,
+        ge=1,
+        le=1440,
+        description="A connection is replaced in a pause after this; OpenAI ends it at 60.",
     )
 
 
@@ -193,15 +201,22 @@ class AudioSettings(_Section):
     )
     rate: int = Field(default=48000, ge=8000, le=192000, description="Sampling rate of the card in Hz.")
     period_ms: int = Field(default=20, ge=5, le=100, description="Length of one period in ms.")
-    pre_roll_ms: int = Field(default=300, ge=0, le=2000, description="What is kept from before a press, in ms.")
-    post_roll_ms: int = Field(default=250, ge=0, le=2000, description="What is kept from after a release, in ms.")
+    pre_roll_ms: int = Field(
+        default=_POLICY.pre_roll_ms, ge=0, le=2000, description="What is kept from before a press, in ms."
+    )
+    post_roll_ms: int = Field(
+        default=_POLICY.post_roll_ms, ge=0, le=2000, description="What is kept from after a release, in ms."
+    )
     volume: int = Field(default=70, ge=0, le=100, description="Volume at start, in percent.")
     prebuffer_ms: int = Field(
         default=60, ge=0, le=1000, description="Audio gathered before an answer starts to sound, in ms."
     )
     playback_ring_ms: int = Field(default=300, ge=40, le=2000, description="Audio that lies ready for the card, in ms.")
     max_turn_s: float = Field(
-        default=60.0, ge=1, le=600, description="Longest turn in seconds; it is sent when this is reached."
+        default=_POLICY.max_turn_s,
+        ge=1,
+        le=600,
+        description="Longest turn in seconds; it is sent when this is reached.",
     )
     announcements: bool = Field(default=True, description="Say troubles aloud (no link, no key, no microphone).")
 
@@ -216,19 +231,26 @@ class ButtonSettings(_Section):
         default="auto",
         description="hold: talk while held. tap: tap to start, tap to end. auto: both, told apart by duration.",
     )
-    tap_max_ms: int = Field(default=300, ge=50, le=2000, description="A press up to this long, in ms, is a tap (auto).")
+    tap_max_ms: int = Field(
+        default=_POLICY.tap_max_ms, ge=50, le=2000, description="A press up to this long, in ms, is a tap (auto)."
+    )
     min_turn_ms: int = Field(
-        default=100,
+        default=_POLICY.min_turn_ms,
         ge=100,
         le=5000,
         description="Less audio than this, in ms, is a slip. The server refuses less than 100.",
     )
     release_debounce_ms: int = Field(
-        default=20, ge=0, le=500, description="How long a release must last, in ms, to count."
+        default=_POLICY.release_debounce_ms, ge=0, le=500, description="How long a release must last, in ms, to count."
     )
-    silence_ms: int = Field(default=1200, ge=200, le=10000, description="Silence that ends a tapped turn, in ms.")
+    silence_ms: int = Field(
+        default=_POLICY.silence_ms, ge=200, le=10000, description="Silence that ends a tapped turn, in ms."
+    )
     no_speech_s: float = Field(
-        default=6.0, ge=1, le=60, description="A tapped turn with no speech ends after this, in seconds."
+        default=_POLICY.no_speech_s,
+        ge=1,
+        le=60,
+        description="A tapped turn with no speech ends after this, in seconds.",
     )
 
 
@@ -298,25 +320,39 @@ class BrainSettings(_Section):
 class DeadlineSettings(_Section):
     """How long each state may last, in seconds, before the device says so and goes back to ready."""
 
-    connect_s: float = Field(default=15.0, ge=1, le=300, description="Until the session is ready.")
-    commit_s: float = Field(default=5.0, ge=0.5, le=60, description="Until the server confirms what was said.")
-    answer_s: float = Field(default=20.0, ge=1, le=300, description="Until the answer begins.")
-    playout_stall_s: float = Field(default=5.0, ge=0.5, le=60, description="Without sound in the middle of an answer.")
-    tool_s: float = Field(default=20.0, ge=0.5, le=600, description="For one call of a tool.")
-    approval_s: float = Field(default=30.0, ge=1, le=600, description="For a yes or no of the user.")
-    link_wait_s: float = Field(default=30.0, ge=1, le=600, description="That a spoken turn waits for a lost link.")
-    cancel_s: float = Field(default=3.0, ge=0.5, le=30, description="Until the server confirms a cancelled answer.")
+    connect_s: float = Field(default=_POLICY.connect_s, ge=1, le=300, description="Until the session is ready.")
+    commit_s: float = Field(
+        default=_POLICY.commit_s, ge=0.5, le=60, description="Until the server confirms what was said."
+    )
+    answer_s: float = Field(default=_POLICY.answer_s, ge=1, le=300, description="Until the answer begins.")
+    playout_stall_s: float = Field(
+        default=_POLICY.playout_stall_s, ge=0.5, le=60, description="Without sound in the middle of an answer."
+    )
+    tool_s: float = Field(default=_POLICY.tool_s, ge=0.5, le=600, description="For one call of a tool.")
+    approval_s: float = Field(default=_POLICY.approval_s, ge=1, le=600, description="For a yes or no of the user.")
+    link_wait_s: float = Field(
+        default=_POLICY.link_wait_s, ge=1, le=600, description="That a spoken turn waits for a lost link."
+    )
+    cancel_s: float = Field(
+        default=_POLICY.cancel_s, ge=0.5, le=30, description="Until the server confirms a cancelled answer."
+    )
 
 
 class GuardrailSettings(_Section):
     """Checks of what the model says, for agents that have some."""
 
     debounce_characters: int = Field(
-        default=100, ge=-1, le=10000, description="New text between two checks of an answer; -1: only the whole text."
+        default=_POLICY.guardrail_debounce,
+        ge=-1,
+        le=10000,
+        description="New text between two checks of an answer; -1: only the whole text.",
     )
-    timeout_s: float = Field(default=5.0, ge=0.1, le=60, description="A check that takes longer counts as tripped.")
+    timeout_s: float = Field(
+        default=_POLICY.guardrail_s, ge=0.1, le=60, description="A check that takes longer counts as tripped."
+    )
     hold_audio: bool = Field(
-        default=False, description="Play nothing before its text was checked: answers begin later, none slips through."
+        default=_POLICY.hold_audio,
+        description="Play nothing before its text was checked: answers begin later, none slips through.",
     )
     parallel: bool = Field(default=True, description="Run several checks side by side; false: one after the other.")
 
@@ -328,7 +364,10 @@ class HistorySettings(_Section):
     max_items: int = Field(default=200, ge=1, le=100000, description="Items that are kept, the newest.")
     max_age_days: float = Field(default=30.0, ge=0.01, le=3650, description="Days that an item is kept.")
     replay_items: int = Field(
-        default=100, ge=0, le=10000, description="Items that a new connection is told, the newest; they cost tokens."
+        default=_POLICY.replay_items,
+        ge=0,
+        le=10000,
+        description="Items that a new connection is told, the newest; they cost tokens.",
     )
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Write config/appliance.toml and docs/settings.md from the models in appliance/settings.py.
 
-The models are the only place where a default, a range or a meaning is written down; a test holds the two files to
-them. Run this after a change: ``.venv/bin/python scripts/settings_reference.py``.
+The models are the only place where a range or a meaning is written down, and where defaults are read from; a test
+holds the two files to them. Run this after a change: ``.venv/bin/python scripts/settings_reference.py``.
 """
 
 from __future__ import annotations

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from appliance.agents.context import InstructionsFunction
+from pydantic import Field
+
+from appliance.agents.context import ASK_TIMEOUT_S, InstructionsFunction, ToolContext
 from appliance.agents.guardrails import InputGuardrail, OutputGuardrail
-from appliance.agents.handoffs import Handoff, handoff
+from appliance.agents.handoffs import Handoff, handoff, transfer_name
 from appliance.agents.hooks import RealtimeAgentHooks
-from appliance.agents.tools import Tool
+from appliance.agents.tools import Tool, tool
 from appliance.errors import ToolError
 
 if TYPE_CHECKING:
-    from appliance.runtime.mcp import HostedMcp, McpServer
+    from appliance.agents.mcp_servers import HostedMcp, McpServer
 
 __all__ = ["RealtimeAgent", "agents_of"]
 
@@ -80,20 +82,36 @@ class RealtimeAgent:
         """
         return RealtimeAgent(**{f.name: getattr(self, f.name) for f in fields(self)} | changes)
 
-    def as_tool(self, *, tool_name: str = "", tool_description: str = "", timeout_s: float = 30.0) -> Tool:
+    def as_tool(self, *, tool_name: str = "", tool_description: str = "", timeout_s: float = ASK_TIMEOUT_S) -> Tool:
         """Return a tool that asks this agent beside the conversation and gives back its answer as text.
 
-        The agent's own tools run too, but for those that need approval. It says nothing aloud: the agent that called
-        the tool does.
+        The agent's own tools run too, if they are enabled and never need approval. Its handoffs, and the tools of its
+        MCP servers, are not offered. It says nothing aloud: the agent that called the tool does.
 
         Args:
             tool_name: Instead of ``ask_<name>``.
             tool_description: Instead of one made of `handoff_description`.
-            timeout_s: Longest wait for the answer.
-        """
-        from appliance.runtime.agent_tool import agent_tool
+            timeout_s: Longest wait for the answer, the agent's tools included.
 
-        return agent_tool(self, tool_name=tool_name, tool_description=tool_description, timeout_s=timeout_s)
+        Raises:
+            ToolError: The name or the limit is impossible.
+        """
+
+        async def ask(
+            context: ToolContext[Any],
+            question: Annotated[
+                str, Field(description="The whole question; the other agent does not hear the conversation.")
+            ],
+        ) -> str:
+            if context.ask_agent is None:
+                raise ToolError(f"The {self.name} agent cannot be asked: there is no model to ask here.")
+            return await context.ask_agent(self, context, question, timeout_s=timeout_s)
+
+        return tool(
+            name=tool_name or "ask_" + transfer_name(self.name).removeprefix("transfer_to_"),
+            description=tool_description or f"Ask the {self.name} agent. {self.handoff_description}".strip(),
+            timeout_s=timeout_s,
+        )(ask)
 
 
 def agents_of(start: RealtimeAgent) -> dict[str, RealtimeAgent]:

@@ -10,12 +10,15 @@ if TYPE_CHECKING:
     from appliance.agents.agent import RealtimeAgent
     from appliance.realtime.items import HistoryItem
 
-__all__ = ["AskAside", "MaybeAwaitable", "RunContext", "ToolContext"]
+__all__ = ["ASK_TIMEOUT_S", "AskAgent", "AskAside", "MaybeAwaitable", "RunContext", "ToolContext"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 MaybeAwaitable: TypeAlias = R | Awaitable[R]
+
+ASK_TIMEOUT_S = 30.0
+"""Longest wait for an answer beside the conversation, unless the question says otherwise."""
 
 
 class AskAside(Protocol):
@@ -28,12 +31,26 @@ class AskAside(Protocol):
         instructions: str = "",
         tools: Sequence[Mapping[str, Any]] = (),
         items: Sequence[Mapping[str, Any]] = (),
-        timeout_s: float = 30.0,
+        timeout_s: float = ASK_TIMEOUT_S,
     ) -> Sequence[HistoryItem]:
         """Return the items of the answer: messages and function calls.
 
         Raises:
             LinkError: There is no connection, or the model gave no answer in time.
+        """
+        ...
+
+
+class AskAgent(Protocol):
+    """Put a question to another agent beside the conversation; its own tools run too."""
+
+    async def __call__(
+        self, agent: RealtimeAgent, context: ToolContext[Any], question: str, *, timeout_s: float
+    ) -> str:
+        """Return the answer as text.
+
+        Raises:
+            ToolError: Nobody can be asked, or the agent came to no answer.
         """
         ...
 
@@ -59,6 +76,8 @@ class ToolContext(RunContext[T]):
     """The JSON text that the model wrote."""
     ask: AskAside | None = None
     """Asks the model beside the conversation; None where there is none."""
+    ask_agent: AskAgent | None = None
+    """Asks another agent beside the conversation, for `RealtimeAgent.as_tool`; None where there is no model."""
 
 
 InstructionsFunction = Callable[[RunContext[Any], "RealtimeAgent"], MaybeAwaitable[str]]

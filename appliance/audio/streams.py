@@ -319,10 +319,10 @@ class AudioStreams:
         backend: Backend,
         *,
         post: Callable[[Event], None],
+        capture_ring_s: float,
+        playback_ring_ms: int,
+        prebuffer_ms: int,
         has_room: Callable[[], bool] = lambda: True,
-        capture_ring_s: float = 60.0,
-        playback_ring_ms: int = 300,
-        prebuffer_ms: int = 60,
         stall_s: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -331,10 +331,10 @@ class AudioStreams:
         Args:
             backend: Where the streams come from.
             post: Takes events, on the loop's thread.
-            has_room: False while the network is stalled: the microphone's audio then waits in its ring.
             capture_ring_s: The longest stall that loses nothing.
             playback_ring_ms: How much sound is out of the loop's hands.
             prebuffer_ms: Of an answer, before its first sample sounds.
+            has_room: False while the network is stalled: the microphone's audio then waits in its ring.
             stall_s: A stream without a callback for so long is lost.
             clock: Monotonic seconds.
         """

@@ -140,10 +140,6 @@ def nullable(rule: Rule) -> Rule:
     return lambda value, path: None if value is None else rule(value, path)
 
 
-def anything(value: Any, path: str) -> Any:
-    return value
-
-
 def free_object(value: Any, path: str) -> Any:
     """Accept any object: a JSON Schema, or what another service defines."""
     if not isinstance(value, dict):

@@ -26,7 +26,6 @@ __all__ = [
     "Emit",
     "FinishPlay",
     "FlushPlayback",
-    "LightPattern",
     "OpenCapture",
     "Play",
     "PlayEarcon",
@@ -38,26 +37,6 @@ __all__ = [
 ]
 
 Earcon: TypeAlias = Literal["start", "end", "error", "offline", "cancel", "alarm", "approval", "muted", "working"]
-
-
-class LightPattern(Record, frozen=True):
-    """What the light shows; a function of the state (`conversation.feedback.pattern`), never set by a handler.
-
-    A single-colour light shows `level` and the rhythm only: no two patterns may differ in colour alone.
-    """
-
-    name: str
-    """The light state: "listening", "thinking", …"""
-    color: tuple[float, float, float]
-    """Red, green, blue, 0.0 to 1.0, at full brightness."""
-    effect: Literal["off", "solid", "blink", "pulse"]
-    """`blink` switches hard, `pulse` fades up and down."""
-    period_s: float = 1.0
-    """One whole blink or pulse."""
-    duty: float = 0.5
-    """Share of the period that a blink is on."""
-    level: float = 1.0
-    """Peak brightness, 0.0 to 1.0."""
 
 
 class Connect(Record, frozen=True):

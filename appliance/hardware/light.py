@@ -1,4 +1,4 @@
-"""The light: shows one `LightPattern` at a time, on a single LED by brightness and rhythm, on an RGB LED in colour.
+"""The light: shows one light state at a time, on a single LED by brightness and rhythm, on an RGB LED in colour.
 
 The loop animates it, 25 steps a second while it pulses and not at all while it is steady; no thread of its own.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from appliance.conversation.commands import LightPattern
+from appliance.hardware.patterns import OFF, PATTERNS, LightPattern
 from appliance.hardware.pins import claimed, given_back
 
 __all__ = ["Light", "brightness"]
@@ -20,7 +20,6 @@ log = logging.getLogger(__name__)
 
 _STEP_S = 0.04
 _FAINTEST = 0.05  # of a pulse: a light that is quite out for a while looks broken
-OFF = LightPattern("off", (0.0, 0.0, 0.0), "off")
 
 
 def brightness(pattern: LightPattern, elapsed_s: float) -> float:
@@ -46,17 +45,25 @@ class Light:
         pins: BCM numbers: one, or red, green, blue.
         factory: A gpiozero pin factory.
         active_high: A high pin lights it.
+        patterns: How each light state looks; one that is not among them is dark.
 
     Raises:
         BadPin: A pin cannot be had.
     """
 
     def __init__(
-        self, kind: Literal["led", "rgb", "none"], pins: Sequence[int | None], *, factory: Any, active_high: bool = True
+        self,
+        kind: Literal["led", "rgb", "none"],
+        pins: Sequence[int | None],
+        *,
+        factory: Any,
+        active_high: bool = True,
+        patterns: Mapping[str, LightPattern] = PATTERNS,
     ) -> None:
         from gpiozero import PWMLED
 
         self._kind = kind
+        self._patterns = patterns
         self._pattern = OFF
         self._changed = asyncio.Event()
         self._has_failed = False
@@ -74,8 +81,9 @@ class Light:
         """The pattern now."""
         return self._pattern
 
-    def show(self, pattern: LightPattern) -> None:
-        """Show a pattern from its beginning; the one that is shown already goes on undisturbed."""
+    def show(self, state: str) -> None:
+        """Show a light state from the beginning of its pattern; the one that is shown already goes on undisturbed."""
+        pattern = self._patterns.get(state, OFF)
         if pattern != self._pattern:
             self._pattern = pattern
             self._write(brightness(pattern, 0.0))

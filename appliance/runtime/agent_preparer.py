@@ -20,13 +20,13 @@ from appliance.agents.agent import RealtimeAgent
 from appliance.agents.context import RunContext
 from appliance.agents.guardrails import GuardrailFunctionOutput, InputGuardrail, OutputGuardrail
 from appliance.agents.handoffs import Handoff
+from appliance.agents.mcp_servers import HostedMcp
 from appliance.agents.spec import AgentSpec, HandoffCard, ToolCard
 from appliance.agents.tools import Tool
 from appliance.conversation.commands import CheckText, PrepareAgent
 from appliance.conversation.events import AgentPrepared, Event, GuardrailsChecked
 from appliance.errors import ApplianceError, ToolError
 from appliance.realtime.items import HistoryItem
-from appliance.runtime.mcp import HostedMcp
 
 __all__ = ["AgentPreparer", "Compose"]
 

@@ -16,8 +16,9 @@ from types import TracebackType
 from typing import Any
 
 from appliance.agents.agent import RealtimeAgent, agents_of
-from appliance.agents.context import RunContext
+from appliance.agents.context import ASK_TIMEOUT_S, RunContext
 from appliance.agents.hooks import RealtimeRunHooks
+from appliance.agents.mcp_servers import HostedMcp, McpServer
 from appliance.agents.spec import AgentSpec
 from appliance.agents.tools import Tool
 from appliance.conversation.commands import Command, Emit
@@ -34,7 +35,7 @@ from appliance.conversation.notices import (
 from appliance.errors import LinkError, SettingsError, ToolError
 from appliance.realtime.items import HistoryItem
 from appliance.runtime.agent_preparer import AgentPreparer, Compose
-from appliance.runtime.mcp import HostedMcp, McpServer
+from appliance.runtime.agent_tool import ask_agent
 from appliance.runtime.tool_runner import ToolRunner
 
 __all__ = ["AgentRuntime", "Asker", "check_json"]
@@ -74,7 +75,7 @@ class Asker:
         tools: Sequence[Mapping[str, Any]] = (),
         items: Sequence[Mapping[str, Any]] = (),
         sees_history: bool = False,
-        timeout_s: float = 30.0,
+        timeout_s: float = ASK_TIMEOUT_S,
     ) -> Sequence[HistoryItem]:
         """Return the items of the answer.
 
@@ -99,7 +100,7 @@ class Asker:
                 response["instructions"] = instructions
         return await self.ask(response, timeout_s=timeout_s)
 
-    async def ask(self, response: Mapping[str, Any], *, timeout_s: float = 30.0) -> Sequence[HistoryItem]:
+    async def ask(self, response: Mapping[str, Any], *, timeout_s: float = ASK_TIMEOUT_S) -> Sequence[HistoryItem]:
         """Ask with a ``response`` object of the Realtime API, as it is.
 
         Raises:
@@ -155,7 +156,7 @@ class AgentRuntime:
         hooks: RealtimeRunHooks | None = None,
         history: Callable[[], Sequence[HistoryItem]] = tuple,
         are_guardrails_parallel: bool = True,
-        guardrail_s: float = 5.0,
+        guardrail_s: float,
     ) -> None:
         self.agents = agents_of(start)
         self._start = start
@@ -167,7 +168,13 @@ class AgentRuntime:
         self._calls: asyncio.Queue[Notice] = asyncio.Queue()
         self.ask = Asker(post)
         self.tools = ToolRunner(
-            self.agents, post=post, context=context, history=history, ask=self.ask, extra_tools=self._extra
+            self.agents,
+            post=post,
+            context=context,
+            history=history,
+            ask=self.ask,
+            ask_agent=ask_agent,
+            extra_tools=self._extra,
         )
         self.preparer = AgentPreparer(
             self.agents,

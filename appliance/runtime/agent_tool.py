@@ -1,7 +1,7 @@
 """An agent as a tool of another: asked beside the conversation, in writing, with its own instructions and tools.
 
 Theory of operation. The question is one out-of-band response. While its answer holds calls, the agent's tools are run
-as the conversation's are (`runner.called`), and the model is asked again with the question, the calls and their
+as the conversation's are (`tool_runner.called`), and the model is asked again with the question, the calls and their
 outputs: it keeps nothing of a response beside the conversation.
 """
 
@@ -10,58 +10,24 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from appliance.agents.agent import RealtimeAgent
 from appliance.agents.context import RunContext, ToolContext
-from appliance.agents.handoffs import transfer_name
-from appliance.agents.tools import Tool, tool
+from appliance.agents.tools import Tool
 from appliance.errors import ApplianceError, ToolError
 from appliance.realtime.items import HistoryItem
 from appliance.runtime.tool_runner import called, find_tool, is_enabled
 
-__all__ = ["agent_tool"]
+__all__ = ["ask_agent"]
 
 _MOST_ROUNDS = 4  # of calls; an agent that has not come to an answer by then goes round in circles
 
 
-def agent_tool(
-    agent: RealtimeAgent, *, tool_name: str = "", tool_description: str = "", timeout_s: float = 30.0
-) -> Tool:
-    """Make a tool that asks `agent` a question and gives back its answer as text.
+async def ask_agent(agent: RealtimeAgent, context: ToolContext[Any], question: str, *, timeout_s: float) -> str:
+    """Ask, run what the agent calls, and ask again with the results; an `AskAgent`.
 
-    Of the agent's own tools those run that are enabled and never need approval. Its handoffs, and the tools of its MCP
-    servers, are not offered.
-
-    Args:
-        agent: Who is asked.
-        tool_name: Instead of ``ask_<name>``.
-        tool_description: Instead of one made of the agent's ``handoff_description``.
-        timeout_s: Longest wait for the answer, the agent's tools included.
-
-    Raises:
-        ToolError: The name or the limit is impossible.
-    """
-
-    async def ask(
-        context: ToolContext[Any],
-        question: Annotated[
-            str, Field(description="The whole question; the other agent does not hear the conversation.")
-        ],
-    ) -> str:
-        return await _answer(agent, context, question, timeout_s)
-
-    return tool(
-        name=tool_name or "ask_" + transfer_name(agent.name).removeprefix("transfer_to_"),
-        description=tool_description or f"Ask the {agent.name} agent. {agent.handoff_description}".strip(),
-        timeout_s=timeout_s,
-    )(ask)
-
-
-async def _answer(agent: RealtimeAgent, context: ToolContext[Any], question: str, timeout_s: float) -> str:
-    """Ask, run what the agent calls, and ask again with the results.
+    Of the agent's own tools those run that are enabled and never need approval.
 
     Raises:
         ToolError: Nobody can be asked here, or the agent came to no answer.

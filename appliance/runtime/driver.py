@@ -26,7 +26,6 @@ from appliance.conversation.commands import (
     Emit,
     FinishPlay,
     FlushPlayback,
-    LightPattern,
     OpenCapture,
     Play,
     PlayEarcon,
@@ -38,7 +37,7 @@ from appliance.conversation.commands import (
 )
 from appliance.conversation.events import AudioCaptured, DeadlinePassed, Event, PlayoutProgress
 from appliance.conversation.machine import Conversation
-from appliance.conversation.support.feedback import View, pattern
+from appliance.conversation.support.feedback import View, light_state
 from appliance.realtime.protocol import ClientEvent
 
 __all__ = ["Agents", "AlarmSink", "Announcer", "AudioDevice", "Driver", "LightOutput", "Observer", "Tools", "Transport"]
@@ -91,7 +90,9 @@ class Agents(Protocol):
 
 
 class LightOutput(Protocol):
-    def show(self, pattern: LightPattern) -> None: ...
+    """Shows a light state (`conversation.feedback.light_state`) by its name; how it looks is its own affair."""
+
+    def show(self, state: str) -> None: ...
 
 
 class Announcer(Protocol):
@@ -136,6 +137,7 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
         self._view: View | None = None
+        self._shown = ""
         self._stop_reason: str | None = None
         self.handled = 0
         """Events handled so far; the watchdog compares it."""
@@ -199,7 +201,9 @@ class Driver:
         view = self._conversation.view
         if view != self._view:
             self._view = view
-            self._light.show(pattern(view))
+            if (light := light_state(view)) != self._shown:
+                self._shown = light
+                self._light.show(light)
         for observer in self._observers:
             observer(now, event, commands, view)
 

@@ -1,6 +1,6 @@
-"""MCP servers: tools of the Model Context Protocol, called by the model's side (`HostedMcp`) or by the appliance.
+"""MCP servers that the appliance calls itself: a program beside it, or one over HTTP. See `agents.mcp_servers`.
 
-Theory of operation of the second kind: the `mcp` package keeps its connection in context managers that must be entered
+Theory of operation: the `mcp` package keeps its connection in context managers that must be entered
 and left by one task. So each server has an owner, an asyncio task that enters them, answers `connect`, waits, and
 leaves them when `close` is called or the server is lost. What is called meanwhile goes through the owner's client from
 the caller's own task: requests may overlap, and a caller that is cancelled cancels its request at the server.
@@ -26,11 +26,11 @@ from abc import ABC, abstractmethod
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TextIO
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
+from typing import TYPE_CHECKING, Any, ClassVar, TextIO
+from urllib.parse import parse_qsl, unquote
 
+from appliance.agents.mcp_servers import check_names, public_address, split_address
 from appliance.agents.tools import TOOL_NAME, Tool
 from appliance.errors import LinkError, ToolError
 from appliance.plugins import version
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from mcp_types import CallToolResult, ContentBlock
     from mcp_types import Tool as ListedTool
 
-__all__ = ["HostedMcp", "McpServer", "McpServerHttp", "McpServerStdio"]
+__all__ = ["McpServerHttp", "McpServerStdio"]
 
 log = logging.getLogger(__name__)
 
@@ -57,105 +57,7 @@ _FORGOTTEN = "the server does not know the session any more"
 _CLOSED = "Connection closed"
 _REFUSED = "Server returned an error response"
 
-RequireApproval = Literal["always", "never"] | Mapping[str, Any]
 NeedsApproval = bool | Sequence[str]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HostedMcp:
-    """An MCP server that the model's side calls; the appliance never connects to it. Pure.
-
-    Raises:
-        ToolError: Not exactly one of `server_url`, `connector_id` and `tunnel_id` is given, or a value is impossible.
-    """
-
-    server_label: str
-    """Its name in the tool calls."""
-    server_url: str = ""
-    connector_id: str = ""
-    """Realtime API: ``connector_gmail`` and so on; deprecated for models after 2026-09-01."""
-    tunnel_id: str = ""
-    server_description: str = ""
-    authorization: str = field(default="", repr=False)
-    """OAuth access token, without ``Bearer``."""
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    allowed_tools: Sequence[str] = ()
-    """Names; empty offers all."""
-    require_approval: RequireApproval = "always"
-    """Or ``{"always": {"tool_names": […], "read_only": bool}, "never": {…}}``."""
-    defer_loading: bool | None = None
-    """Whether the model finds the tools by a search only."""
-
-    def __post_init__(self) -> None:
-        if not self.server_label.strip():
-            raise ToolError("a hosted MCP server has no server_label: give it one, its calls are named after it")
-        given = [name for name in ("server_url", "connector_id", "tunnel_id") if getattr(self, name)]
-        if len(given) != 1:
-            raise ToolError(
-                f"hosted MCP server {self.server_label!r}: {' and '.join(given) or 'no address'} given; "
-                "it needs exactly one of server_url, connector_id and tunnel_id"
-            )
-        _check_names(f"hosted MCP server {self.server_label!r}", "allowed_tools", self.allowed_tools)
-        self._check_approval()
-
-    def _check_approval(self) -> None:
-        wanted = self.require_approval
-        is_filter = isinstance(wanted, Mapping)
-        if (is_filter and not set(wanted) <= {"always", "never"}) or (
-            not is_filter and wanted not in ("always", "never")
-        ):
-            raise ToolError(
-                f"hosted MCP server {self.server_label!r}: require_approval is {wanted!r}; "
-                'it is "always", "never", or filters under the keys "always" and "never"'
-            )
-
-    def __repr__(self) -> str:
-        return f"<HostedMcp {self.server_label!r} at {_shown(self.server_url) or self.connector_id or self.tunnel_id}>"
-
-    def definition(self) -> dict[str, Any]:
-        """Return the tool as ``session.tools`` lists it (Realtime API, MCP tool); it holds the secrets."""
-        approval = self.require_approval
-        optional: dict[str, Any] = {
-            "server_url": self.server_url,
-            "connector_id": self.connector_id,
-            "tunnel_id": self.tunnel_id,
-            "server_description": self.server_description,
-            "authorization": self.authorization,
-            "headers": dict(self.headers),
-            "allowed_tools": list(self.allowed_tools),
-            "require_approval": dict(approval) if isinstance(approval, Mapping) else approval,
-        }
-        definition = {"type": "mcp", "server_label": self.server_label} | {k: v for k, v in optional.items() if v}
-        if self.defer_loading is not None:
-            definition["defer_loading"] = self.defer_loading
-        return definition
-
-
-class McpServer(Protocol):
-    """An MCP server that the appliance calls; its tools are tools like any other. Used on one event loop."""
-
-    name: str
-
-    async def connect(self) -> None:
-        """Connect; nothing for a server that is connected.
-
-        Raises:
-            LinkError: It cannot be reached.
-            ToolError: It needs a package that is not installed.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Leave; MUST be idempotent, MAY be called by another task than `connect`."""
-        ...
-
-    async def list_tools(self) -> Sequence[Tool]:
-        """Return the server's tools.
-
-        Raises:
-            LinkError: It is not connected, or was lost.
-        """
-        ...
 
 
 class _Server(ABC):
@@ -178,9 +80,9 @@ class _Server(ABC):
             raise ToolError("an MCP server without a name: give it one, its errors are told by it")
         if not timeout_s > 0:
             raise ToolError(f"MCP server {name!r}: timeout_s is {timeout_s}; it must be more than 0 seconds")
-        _check_names(f"MCP server {name!r}", "allowed_tools", allowed_tools)
+        check_names(f"MCP server {name!r}", "allowed_tools", allowed_tools)
         if not isinstance(needs_approval, bool):
-            _check_names(f"MCP server {name!r}", "needs_approval", needs_approval)
+            check_names(f"MCP server {name!r}", "needs_approval", needs_approval)
         self.name = name
         self.timeout_s = timeout_s
         self._place = place
@@ -457,7 +359,7 @@ class McpServerStdio(_Server):
     ) -> None:
         if not command.strip():
             raise ToolError(f"MCP server {name!r} has no command: name the program to start")
-        _check_names(f"MCP server {name!r}", "args", args)
+        check_names(f"MCP server {name!r}", "args", args)
         super().__init__(
             name,
             place=command,
@@ -505,9 +407,11 @@ class McpServerHttp(_Server):
         needs_approval: NeedsApproval = False,
         timeout_s: float = 15.0,
     ) -> None:
-        parts = _split(url)
+        parts = split_address(url)
         if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ToolError(f"MCP server {name!r}: url is {_shown(url)!r}; it must begin with http:// or https://")
+            raise ToolError(
+                f"MCP server {name!r}: url is {public_address(url)!r}; it must begin with http:// or https://"
+            )
         for key, value in (headers or {}).items():
             if not (key + value).isascii() or not (key + value).isprintable():
                 raise ToolError(f"MCP server {name!r}: header {key!r} has a character that HTTP does not carry")
@@ -515,7 +419,7 @@ class McpServerHttp(_Server):
         self._query = parts.query
         super().__init__(
             name,
-            place=_shown(url),
+            place=public_address(url),
             secrets=[*(headers or {}).values(), *_of_user(*self._user), self._query, *_of_query(self._query)],
             allowed_tools=allowed_tools,
             needs_approval=needs_approval,
@@ -655,11 +559,6 @@ def _standard_error(stack: AsyncExitStack) -> TextIO:
     return sys.__stderr__ if sys.__stderr__ is not None else stack.enter_context(Path(os.devnull).open("w"))
 
 
-def _check_names(whose: str, field_name: str, names: Sequence[str]) -> None:
-    if isinstance(names, str):
-        raise ToolError(f"{whose}: {field_name} is the text {names!r}; give a list of texts")
-
-
 def _with_parts(secrets: Iterable[str]) -> set[str]:
     """Secrets and their words: a server may quote the token of ``Bearer token`` alone."""
     return {word for one in secrets for word in (one, *one.split()) if len(word) >= _SHORTEST_SECRET}
@@ -671,20 +570,3 @@ def _of_user(name: str, password: str) -> list[str]:
 
 def _of_query(query: str) -> list[str]:
     return [part.partition("=")[2] for part in query.split("&")] + [value for _, value in parse_qsl(query)]
-
-
-def _split(url: str) -> SplitResult | None:
-    try:
-        parts = urlsplit(url)
-        parts.port  # noqa: B018 - raises for an impossible one
-    except ValueError:
-        return None
-    return parts
-
-
-def _shown(url: str) -> str:
-    """Return an address without user, password, query and fragment; "" for what is none."""
-    parts = _split(url)
-    if parts is None:
-        return ""
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

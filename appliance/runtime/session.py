@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 from appliance.agents.agent import RealtimeAgent
 from appliance.agents.hooks import RealtimeRunHooks
-from appliance.conversation.commands import Announce, Command, Earcon, Emit, LightPattern, Play
+from appliance.conversation.commands import Announce, Command, Earcon, Emit, Play
 from appliance.conversation.events import (
     AbortAsked,
     ApprovalAnswered,
@@ -580,10 +580,9 @@ class RealtimeSession:
         if url != "offline":
             headers = self._handshake if has_key else dict
             return Endpoint(endpoint_url(url, self.settings.model), headers, bare_address(url))
-        from appliance.service.app import offline_brain
-        from appliance.settings import Settings
+        from appliance.brain.offline import offline_brain
 
-        server = await stack.enter_async_context(offline_brain(Settings(), os.environ))
+        server = await stack.enter_async_context(offline_brain())
         return Endpoint(endpoint_url(server.url, "offline"), dict, "offline brain")
 
     def _handshake(self) -> dict[str, str]:
@@ -669,6 +668,6 @@ class _Sink:
 class _Nothing:
     """Light, voice and alarms of a session: its program has its own."""
 
-    def show(self, pattern: LightPattern) -> None: ...
+    def show(self, state: str) -> None: ...
     def announce(self, command: Announce) -> None: ...
     def silence(self, alarm_id: str) -> None: ...

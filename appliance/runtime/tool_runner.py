@@ -26,7 +26,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from appliance.agents.agent import RealtimeAgent
-from appliance.agents.context import AskAside, RunContext, ToolContext
+from appliance.agents.context import AskAgent, AskAside, RunContext, ToolContext
 from appliance.agents.tools import Background, Tool
 from appliance.conversation.commands import CheckApproval, RunTool
 from appliance.conversation.events import ApprovalChecked, Event, ToolFinished
@@ -69,6 +69,7 @@ class ToolRunner:
         context: The maker's object.
         history: The conversation at the instant of a call.
         ask: Asks the model beside the conversation.
+        ask_agent: Answers the tools that `RealtimeAgent.as_tool` makes.
         extra_tools: Tools of an agent that are not in its list (those of its MCP servers), by its name; asked at each
             call.
 
@@ -84,6 +85,7 @@ class ToolRunner:
         context: Any = None,
         history: Callable[[], Sequence[HistoryItem]] = tuple,
         ask: AskAside | None = None,
+        ask_agent: AskAgent | None = None,
         extra_tools: Callable[[str], Sequence[Tool]] | None = None,
     ) -> None:
         if not isinstance(agents, Mapping):
@@ -93,6 +95,7 @@ class ToolRunner:
         self._context = context
         self._history = history
         self._ask = ask
+        self._ask_agent = ask_agent
         self._extra_tools = extra_tools
         self._early: list[RunTool | CheckApproval] = []
         self._group: asyncio.TaskGroup | None = None
@@ -216,6 +219,7 @@ class ToolRunner:
             call_id=command.call_id,
             arguments=command.arguments,
             ask=self._ask,
+            ask_agent=self._ask_agent,
         )
         return find_tool(command.name, [*agent.tools, *extra]), context
 

@@ -12,10 +12,10 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from appliance.agents.agent import RealtimeAgent
 from appliance.agents.spec import AgentSpec
@@ -35,7 +35,7 @@ from appliance.conversation.events import (
 from appliance.conversation.machine import Conversation
 from appliance.conversation.policy import Policy
 from appliance.conversation.support.feedback import View
-from appliance.errors import ApplianceError, SpeechError, StorageError, first_error
+from appliance.errors import SpeechError, StorageError, first_error
 from appliance.hardware.button import Button
 from appliance.hardware.light import Light
 from appliance.hardware.pins import open_pin_factory
@@ -54,11 +54,14 @@ from appliance.toolbox.outputs import open_outputs
 from appliance.toolbox.status import StatusReader
 from appliance.toolbox.timers import Timers
 
-__all__ = ["Appliance"]
+if TYPE_CHECKING:
+    from appliance.speech.pipeline import ChainedPipeline
+
+__all__ = ["Appliance", "open_pipeline"]
 
 log = logging.getLogger(__name__)
 
-_SWITCH_INTERVAL_S = 0.001  # a spinning thread delays a periodic one by 1.2 ms instead of 5 (DESIGN.md, measured)
+_SWITCH_INTERVAL_S = 0.001  # a spinning thread delays a periodic one by 1.2 ms at the median; by default by 5 ms
 _HEALTHY_LAG_S = 5.0
 _HEALTHY_HEARTBEAT_S = 10.0
 
@@ -223,7 +226,10 @@ class Appliance:
         made = []
         for place, url in enumerate(urls):
             if url == "offline":
-                server = await stack.enter_async_context(offline_brain(settings, self._environ))
+                from appliance.brain.offline import offline_brain
+
+                pipeline = open_pipeline(settings, self._environ)
+                server = await stack.enter_async_context(offline_brain(pipeline))
                 endpoint = Endpoint(url=endpoint_url(server.url, "offline"), headers=dict, name="offline brain")
             elif place == 0:
                 endpoint = Endpoint(endpoint_url(url, settings.link.model), self._headers, chosen.kind)
@@ -419,16 +425,17 @@ class _LazyVoice:
         return pcm
 
 
-@asynccontextmanager
-async def offline_brain(
-    settings: Settings, environ: Mapping[str, str], *, host: str = "127.0.0.1", port: int = 0, token: str | None = None
-) -> AsyncIterator[Any]:
-    """Run the offline brain of these settings as a server; yields a `BrainServer`."""
-    from appliance.brain.server import BrainServer
-    from appliance.speech.pipeline import build_pipeline
+def open_pipeline(settings: Settings, environ: Mapping[str, str]) -> ChainedPipeline:
+    """Build the offline brain's chain as the settings say.
+
+    Raises:
+        SettingsError: See `build_pipeline`.
+        SpeechError: See `build_pipeline`.
+    """
+    from appliance.speech.pipeline import build_pipeline  # it needs the extra "offline"
 
     brain = settings.brain
-    pipeline = build_pipeline(
+    return build_pipeline(
         stt=brain.stt,
         workflow=brain.workflow,
         tts=brain.tts,
@@ -439,21 +446,6 @@ async def offline_brain(
         chat_key=environ.get(brain.chat_key_env, "") if brain.chat_key_env else "",
         voice=brain.voice,
     )
-    async with BrainServer(pipeline, host=host, port=port, token=token) as server:
-        warming = asyncio.create_task(_warm_up(pipeline))
-        try:
-            yield server
-        finally:
-            warming.cancel()
-            pipeline.close()
-
-
-async def _warm_up(pipeline: Any) -> None:
-    """Load the models beside everything else; what cannot be loaded is told when it is needed."""
-    try:
-        await pipeline.warm_up()
-    except ApplianceError as exc:
-        log.warning("the offline brain: %s", exc)
 
 
 def policy_from(settings: Settings, *, endpoints: int = 1, offline_endpoint: int | None = None) -> Policy:
@@ -507,10 +499,10 @@ def session_settings(settings: Settings) -> RealtimeSessionSettings:
 
 
 def _tune() -> None:
-    """Make a periodic callback punctual beside a busy loop (DESIGN.md, Threads)."""
+    """Make a periodic callback punctual beside a busy loop."""
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.collect()
-    gc.freeze()
+    gc.freeze()  # what is there now stays: a full collection would hold every thread up for milliseconds
 
 
 def _named(part: _Runs) -> Coroutine[Any, Any, None]:

@@ -39,7 +39,7 @@ __all__ = ["Divergence", "TraceRecorder", "replay"]
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 _SECRETS_OF_MCP = ("authorization", "headers")  # of a server that the model's side calls
 _FLUSH_EVERY = 50  # lines, a second of microphone: a crash loses no more than that
 

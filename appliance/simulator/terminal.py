@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from appliance.conversation.commands import Command, Emit, LightPattern
+from appliance.conversation.commands import Command, Emit
 from appliance.conversation.events import AudioCaptured, Event, MuteSwitched
 from appliance.conversation.notices import (
     AnswerText,
@@ -28,8 +28,9 @@ from appliance.conversation.notices import (
     ToolStart,
     TurnEnd,
 )
-from appliance.conversation.support.feedback import View, light_state, pattern
+from appliance.conversation.support.feedback import View, light_state
 from appliance.errors import ApplianceError, first_error
+from appliance.hardware.patterns import PATTERNS, LightPattern
 from appliance.settings import Settings
 from appliance.simulator.keyboard import ENABLE, Key, KeyParser, raw_terminal
 from appliance.simulator.simulated_device import SimulatedDevice
@@ -189,7 +190,7 @@ class _Terminal:
 
     async def _redraw(self) -> None:
         while True:
-            shown = pattern(self._view)
+            shown = PATTERNS[light_state(self._view)]
             lamp = self._device.lamp_line()
             typed = f" > {self._typed}" if self._typed else ""
             self._screen.draw(f"{dot(shown)} {shown.name:<12} {meter(self._level_db)} {lamp}{typed}")

@@ -73,7 +73,14 @@ class Rig:
 
     def __init__(self, backend: PortAudioBackend) -> None:
         self.events: list[Event] = []
-        self.audio = AudioStreams(backend, post=self.events.append, stall_s=1.0)
+        self.audio = AudioStreams(
+            backend,
+            post=self.events.append,
+            capture_ring_s=60.0,
+            playback_ring_ms=300,
+            prebuffer_ms=60,
+            stall_s=1.0,
+        )
 
     async def until(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(30):

@@ -91,7 +91,7 @@ class Corpus:
 
     def __init__(self, path: Path = RECORDED) -> None:
         recorded = json.loads(lzma.decompress(path.read_bytes()))
-        self._values = [translate(one) for one in recorded["values"]]
+        self._values = [translate(renamed(one)) for one in recorded["values"]]
         self.traces: dict[str, list[dict[str, Any]]] = recorded["traces"]
         self._events: dict[int, Any] = {}
 
@@ -201,6 +201,20 @@ def _key(text: Any) -> Any:
             return {"@": "InputCheck", "turn": rest}
         case _:
             return {"@": "OutputCheck", "number": int(rest)}
+
+
+_KEYS = {"briefs": "specs", "brief": "spec"}  # recorded → now
+_CLASSES = {"Brief": "AgentSpec"}  # recorded → now
+
+
+def renamed(value: Any) -> Any:
+    """Give the keys and classes of a recorded value the names that they have now."""
+    if isinstance(value, list):
+        return [renamed(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    made = {_KEYS.get(key, key): renamed(one) for key, one in value.items()}
+    return made | {"@": _CLASSES.get(made["@"], made["@"])} if "@" in made else made
 
 
 class Recorder:

@@ -383,7 +383,7 @@ async def test_input_and_output_guardrails_are_kept_apart() -> None:
 
 
 def runtime_of(start: RealtimeAgent) -> AgentRuntime:
-    return AgentRuntime(start, compose=compose, post=lambda event: None)
+    return AgentRuntime(start, compose=compose, post=lambda event: None, guardrail_s=5.0)
 
 
 def test_everyone_who_can_be_reached_by_handoffs_belongs_to_the_runtime_also_in_a_circle() -> None:

@@ -24,7 +24,7 @@ from appliance.conversation.events import (
     ToolFinished,
 )
 from appliance.conversation.notices import AnswerText, Error, InputText, ToolEnd, TurnEnd
-from appliance.conversation.support.feedback import PATTERNS, State, light_state
+from appliance.conversation.support.feedback import State, light_state
 from appliance.realtime import protocol as wire
 from tests.support.stage import SESSION, Stage, period
 
@@ -998,15 +998,7 @@ def test_unreadable_frames_are_told_and_too_many_end_the_link() -> None:
     assert stage.state == "offline"
 
 
-# --- the light ---------------------------------------------------------------------------------------------------
-
-
-def test_no_two_patterns_look_alike_on_a_single_colour_light() -> None:
-    looks = {
-        (one.effect, one.level) if one.effect == "solid" else (one.effect, one.period_s, one.duty, one.level)
-        for one in PATTERNS.values()
-    }
-    assert len(looks) == len(PATTERNS)
+# --- states ------------------------------------------------------------------------------------------------------
 
 
 def test_every_state_that_is_not_resting_has_a_deadline() -> None:

@@ -21,7 +21,6 @@ from appliance.conversation.commands import (
     Emit,
     FinishPlay,
     FlushPlayback,
-    LightPattern,
     OpenCapture,
     Play,
     PlayEarcon,
@@ -59,7 +58,7 @@ class Recorder:
         return [one[0] for one in self.asked if one[0] != "show"]
 
     def shown(self) -> list[str]:
-        return [one[1].name for one in self.asked if one[0] == "show" and isinstance(one[1], LightPattern)]
+        return [one[1] for one in self.asked if one[0] == "show"]
 
 
 def _driver(**policy: Any) -> tuple[Driver, Recorder, list[tuple[Event, Any]]]:

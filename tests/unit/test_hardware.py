@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from gpiozero.pins.mock import MockFactory, MockPWMPin
 
-from appliance.conversation.commands import LightPattern
 from appliance.conversation.events import ButtonEdge, Event
-from appliance.conversation.support.feedback import PATTERNS
+from appliance.conversation.support.feedback import State, View, light_state
 from appliance.errors import BadPin, PinFactoryUnavailable
 from appliance.hardware import pins
 from appliance.hardware.button import Button
 from appliance.hardware.light import Light, brightness
+from appliance.hardware.patterns import OFF, PATTERNS, LightPattern
 from appliance.hardware.pins import open_pin_factory
 from appliance.simulator.finger import Finger
 from appliance.simulator.lamp import SimulatedLamp
@@ -166,6 +166,21 @@ def test_brightness_follows_effect_period_duty_and_level() -> None:
     assert min(pulse) == pulse[0] > 0.0, "a pulse never goes out"
 
 
+def test_no_two_patterns_look_alike_on_a_single_colour_light() -> None:
+    looks = {
+        (one.effect, one.level) if one.effect == "solid" else (one.effect, one.period_s, one.duty, one.level)
+        for one in PATTERNS.values()
+    }
+    assert len(looks) == len(PATTERNS)
+
+
+def test_every_light_state_has_a_pattern() -> None:
+    flags: list[dict[str, Any]] = [{"cards_lost": ("capture",)}, {"timers_running": 1}]
+    flags += [{name: True} for name in ("is_link_lost", "is_button_stuck", "is_ringing", "has_error", "is_muted")]
+    views = [View(state=one) for one in State] + [View(state=State.READY, **one) for one in flags]
+    assert {light_state(one) for one in views} == set(PATTERNS)
+
+
 @pytest.mark.parametrize("name", sorted(PATTERNS))
 def test_every_pattern_can_be_seen(name: str) -> None:
     levels = [brightness(PATTERNS[name], at / 50) for at in range(500)]
@@ -173,10 +188,11 @@ def test_every_pattern_can_be_seen(name: str) -> None:
 
 
 async def test_a_single_led_shows_the_level_and_an_rgb_led_the_colour(factory: Any) -> None:
-    led = Light("led", [25], factory=factory)
-    rgb = Light("rgb", [5, 6, 12], factory=factory)
+    half = {"half": _pattern("solid", level=0.5)}
+    led = Light("led", [25], factory=factory, patterns=half)
+    rgb = Light("rgb", [5, 6, 12], factory=factory, patterns=half)
     for light in (led, rgb):
-        light.show(_pattern("solid", level=0.5))
+        light.show("half")
     assert SimulatedLamp(factory, [25]).color == (0.5,)
     assert SimulatedLamp(factory, [5, 6, 12]).color == (0.5, 0.25, 0.0)
     led.close()
@@ -186,22 +202,21 @@ async def test_a_single_led_shows_the_level_and_an_rgb_led_the_colour(factory: A
 
 async def test_a_light_that_is_active_low_is_turned_around(factory: Any) -> None:
     light = Light("led", [25], factory=factory, active_high=False)
-    light.show(_pattern("solid"))
+    light.show("listening")
     assert SimulatedLamp(factory, [25], active_high=False).level == 1.0
     assert factory.pin(25).state == 0.0
     light.close()
 
 
 async def test_blinking_goes_on_and_off_in_turn_and_the_same_pattern_does_not_begin_anew(factory: Any) -> None:
-    light = Light("led", [25], factory=factory)
+    light = Light("led", [25], factory=factory, patterns={"quick": _pattern("blink", period_s=0.02)})
     running = asyncio.create_task(light.run())
-    pattern = _pattern("blink", period_s=0.02)
-    light.show(pattern)
+    light.show("quick")
     pin = factory.pin(25)
     pin.clear_states()
     async with asyncio.timeout(10):
         while len(pin.states) < 8:
-            light.show(pattern)
+            light.show("quick")
             await asyncio.sleep(0.005)
     states = [state.state for state in pin.states]
     assert all(a != b for a, b in zip(states, states[1:], strict=False))
@@ -212,7 +227,7 @@ async def test_blinking_goes_on_and_off_in_turn_and_the_same_pattern_does_not_be
 async def test_a_steady_light_is_not_touched_again(factory: Any) -> None:
     light = Light("led", [25], factory=factory)
     running = asyncio.create_task(light.run())
-    light.show(_pattern("solid", level=0.3))
+    light.show("ready")
     await asyncio.sleep(0.02)
     pin = factory.pin(25)
     pin.clear_states()
@@ -233,14 +248,22 @@ async def test_a_pin_that_cannot_be_written_is_logged_once(factory: Any, caplog:
             pass
 
     light._leds = [Broken()]
-    light.show(_pattern("solid"))
-    light.show(_pattern("blink"))
+    light.show("listening")
+    light.show("muted")
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+async def test_a_state_without_a_pattern_is_dark(factory: Any) -> None:
+    light = Light("led", [25], factory=factory)
+    light.show("listening")
+    light.show("something new")
+    assert (light.shown, factory.pin(25).state) == (OFF, 0.0)
+    light.close()
 
 
 async def test_no_light_is_a_light_too(factory: Any) -> None:
     light = Light("none", [], factory=factory)
-    light.show(_pattern("pulse"))
+    light.show("thinking")
     light.close()
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from appliance.conversation.commands import LightPattern
 from appliance.conversation.events import ButtonEdge, Event
 from appliance.errors import BadPin, PinFactoryUnavailable
 from appliance.hardware.button import Button
 from appliance.hardware.light import Light
+from appliance.hardware.patterns import LightPattern
 from appliance.hardware.pins import open_pin_factory
 from appliance.toolbox.outputs import open_outputs
 from tests.support.fake_lgpio import FakeChip, installed
@@ -90,8 +91,9 @@ async def test_the_resistor_is_set_and_the_level_at_rest_is_released(
 
 
 def test_a_light_is_dimmed_by_the_chip_s_pwm(chip: FakeChip, factory: Any) -> None:
-    light = Light("rgb", [5, 6, 12], factory=factory)
-    light.show(LightPattern("test", (1.0, 0.5, 0.0), "solid", level=0.8))
+    patterns = {"test": LightPattern("test", (1.0, 0.5, 0.0), "solid", level=0.8)}
+    light = Light("rgb", [5, 6, 12], factory=factory, patterns=patterns)
+    light.show("test")
     assert [chip.line(pin).duty for pin in (5, 6, 12)] == [80, 40, 0]
     assert chip.line(5).frequency >= 100, "no flicker"
     light.close()
@@ -102,10 +104,11 @@ def test_a_light_is_dimmed_by_the_chip_s_pwm(chip: FakeChip, factory: Any) -> No
 def test_a_light_whose_chip_went_is_logged_once_and_closed(
     chip: FakeChip, factory: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    light = Light("rgb", [5, 6, 12], factory=factory)
+    white = LightPattern("one", (1.0, 1.0, 1.0), "solid")
+    light = Light("rgb", [5, 6, 12], factory=factory, patterns={"one": white, "two": replace(white, level=0.5)})
     chip.is_gone = True
-    light.show(LightPattern("one", (1.0, 1.0, 1.0), "solid"))
-    light.show(LightPattern("two", (1.0, 1.0, 1.0), "solid", level=0.5))
+    light.show("one")
+    light.show("two")
     assert [record.getMessage() for record in caplog.records] == [
         'the light cannot be written: invalid state "1.0" for pin GPIO5'
     ]

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from openai.types.realtime.realtime_tools_config_union import Mcp
 
+from appliance.agents.mcp_servers import HostedMcp, McpServer
 from appliance.agents.tools import TOOL_NAME, Tool
 from appliance.errors import LinkError, ToolError
-from appliance.runtime.mcp import HostedMcp, McpServer, McpServerHttp, McpServerStdio
+from appliance.runtime.mcp import McpServerHttp, McpServerStdio
 from tests.support.mcp_server import PROGRAM, TOOLS, House, over_http
 from tests.support.oracle import check_client_frame
 

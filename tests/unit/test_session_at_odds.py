@@ -16,6 +16,7 @@ from appliance.agents.agent import RealtimeAgent
 from appliance.agents.context import ToolContext
 from appliance.agents.guardrails import output_guardrail
 from appliance.agents.hooks import RealtimeRunHooks
+from appliance.agents.mcp_servers import HostedMcp
 from appliance.agents.spec import AgentSpec
 from appliance.agents.tools import tool
 from appliance.conversation.commands import Emit, PrepareAgent
@@ -27,7 +28,7 @@ from appliance.realtime import protocol as wire
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings
 from appliance.runtime.agent_preparer import AgentPreparer
-from appliance.runtime.mcp import HostedMcp
+from appliance.runtime.agent_tool import ask_agent
 from appliance.runtime.session import RealtimeSession
 from appliance.runtime.tool_runner import called
 from appliance.service.app import Appliance
@@ -295,7 +296,7 @@ async def _up_to(session: RealtimeSession, kind: str) -> Any:
 
 
 class _McpServer:
-    """As `runtime.mcp.McpServer` says: connect is nothing when connected, close is idempotent."""
+    """As `agents.mcp_servers.McpServer` says: connect is nothing when connected, close is idempotent."""
 
     name = "house"
 
@@ -476,6 +477,7 @@ async def test_an_agent_as_a_tool_may_take_as_long_as_it_was_given() -> None:
         call_id="c",
         arguments='{"question": "?"}',
         ask=ask,
+        ask_agent=ask_agent,
     )
     await called(librarian, context)
     assert asked[0] > 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import stat
 from array import array
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.errors import SettingsError, SpeechError
+from appliance.settings import Settings
 from appliance.speech.phrases import PhraseBook
 from appliance.speech.pipeline import ChainedPipeline, SentenceSplitter, build_pipeline
 from appliance.speech.stages import CallPart, Part, ResponseRequest, SpokenPart, TextPart, Transcript
@@ -540,6 +542,13 @@ def test_a_language_that_an_engine_does_not_know_is_refused() -> None:
         open_tts("flite", language="de")
     with pytest.raises(SpeechError, match="English only"):
         open_stt("pocketsphinx", BOOK, language="de")
+
+
+def test_a_pipeline_by_default_is_the_one_of_the_settings() -> None:
+    made = {name: one.default for name, one in inspect.signature(build_pipeline).parameters.items()}
+    names = ("stt", "workflow", "tts", "voice", "chat_url", "chat_model")
+    assert {name: made[name] for name in names} == {name: getattr(Settings().brain, name) for name in names}
+    assert made["language"] == Settings().assistant.language
 
 
 async def test_the_pipeline_turns_speech_into_a_call_and_its_output_into_speech() -> None:

@@ -86,7 +86,7 @@ class Hand:
             post=self.events.append,
             has_room=lambda: self.has_room,
             clock=lambda: self.card.now,
-            **{"prebuffer_ms": 0, **options},
+            **{"capture_ring_s": 60.0, "playback_ring_ms": 300, "prebuffer_ms": 0, **options},
         )
 
     def told(self, kind: type) -> list[Any]:

@@ -24,6 +24,7 @@ from appliance.conversation.commands import CheckApproval, RunTool
 from appliance.conversation.events import ApprovalChecked, Event, ToolFinished
 from appliance.errors import HardwareError, LinkError, ToolError
 from appliance.realtime.items import HistoryItem
+from appliance.runtime.agent_tool import ask_agent
 from appliance.runtime.tool_runner import ToolRunner, ToolTimeout
 from tests.support.oracle import check_client_frame
 
@@ -64,7 +65,7 @@ async def serving(
     agents: Mapping[str, RealtimeAgent] | Sequence[Tool], **options: Any
 ) -> AsyncIterator[tuple[ToolRunner, Inbox]]:
     inbox = Inbox()
-    runner = ToolRunner(agents, post=inbox.post, **options)
+    runner = ToolRunner(agents, post=inbox.post, ask_agent=ask_agent, **options)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(runner.run())
         await asyncio.sleep(0)
@@ -931,7 +932,7 @@ def function_call(name: str, arguments: str = "{}", call_id: str = "call_a") -> 
     return HistoryItem(id="item_c", type="function_call", name=name, call_id=call_id, arguments=arguments)
 
 
-async def ask_agent(
+async def answered_by(
     agent: RealtimeAgent, *answers: Sequence[HistoryItem] | Exception, **options: Any
 ) -> tuple[ToolFinished, list[dict[str, Any]]]:
     ask = Asked(list(answers))
@@ -975,7 +976,7 @@ def test_an_asked_agent_is_a_tool_with_one_question() -> None:
 
 async def test_the_answer_of_an_asked_agent_is_the_tools_result() -> None:
     agent = RealtimeAgent(name="Chef", instructions="Be brief.", tools=[minutes])
-    finished, questions = await ask_agent(agent, [message("Six minutes."), message("Then cold water.")])
+    finished, questions = await answered_by(agent, [message("Six minutes."), message("Then cold water.")])
     assert finished == ToolFinished("call_1", "Six minutes.\nThen cold water.")
     assert questions == [
         {
@@ -989,7 +990,7 @@ async def test_the_answer_of_an_asked_agent_is_the_tools_result() -> None:
 
 async def test_what_an_asked_agent_calls_is_run_and_told() -> None:
     agent = RealtimeAgent(name="Chef", tools=[minutes])
-    finished, questions = await ask_agent(
+    finished, questions = await answered_by(
         agent,
         [message("I look it up."), function_call("minutes", '{"dish": "eggs"}')],
         [function_call("minutes", '{"dish": "rice"}', "call_b"), function_call("minutes", "{}", "call_c")],
@@ -1034,7 +1035,7 @@ async def test_only_tools_that_may_run_unasked_are_offered_and_run() -> None:
         ],
     )
     names = ["always", "maybe", "off", "off_now", "broken"]
-    finished, questions = await ask_agent(agent, [function_call(name) for name in names], [message("No.")])
+    finished, questions = await answered_by(agent, [function_call(name) for name in names], [message("No.")])
     assert finished == ToolFinished("call_1", "No.")
     assert [one["name"] for one in questions[0]["tools"]] == ["free"]
     outputs = [one["output"] for one in questions[1]["items"] if one["type"] == "function_call_output"]
@@ -1055,7 +1056,7 @@ async def test_an_asked_agents_functions_see_that_agent_and_the_same_context() -
         return "seen"
 
     agent = RealtimeAgent(name="Chef", instructions=instructions, tools=[look])
-    _, questions = await ask_agent(agent, [function_call("look")], [message("Six.")], context="mine")
+    _, questions = await answered_by(agent, [function_call("look")], [message("Six.")], context="mine")
     assert questions[0]["instructions"] == "Be brief."
     assert seen == [("mine", agent, agent), ("mine", agent, "look", "call_a")]
 
@@ -1063,14 +1064,14 @@ async def test_an_asked_agents_functions_see_that_agent_and_the_same_context() -
 async def test_an_agent_that_goes_on_calling_is_stopped_after_four_rounds() -> None:
     calls: list[str] = []
     agent = RealtimeAgent(name="Chef", tools=[tool(name="look")(lambda: calls.append("look"))])
-    finished, questions = await ask_agent(agent, *[[function_call("look")]] * 5)
+    finished, questions = await answered_by(agent, *[[function_call("look")]] * 5)
     assert finished == ToolFinished("call_1", "The Chef agent called tools 4 times over and came to no answer.", True)
     assert (len(questions), len(calls)) == (5, 4)
 
 
 async def test_four_rounds_of_calls_may_still_come_to_an_answer() -> None:
     agent = RealtimeAgent(name="Chef", tools=[says("pong")])
-    finished, _ = await ask_agent(agent, *[[function_call("ping")]] * 4, [message("At last.")])
+    finished, _ = await answered_by(agent, *[[function_call("ping")]] * 4, [message("At last.")])
     assert finished == ToolFinished("call_1", "At last.")
 
 
@@ -1092,7 +1093,7 @@ async def test_without_a_model_to_ask_the_agent_is_named() -> None:
     ],
 )
 async def test_no_answer_is_told_with_the_agents_name(answer: Sequence[HistoryItem] | Exception, told: str) -> None:
-    finished, _ = await ask_agent(RealtimeAgent(name="Chef"), answer)
+    finished, _ = await answered_by(RealtimeAgent(name="Chef"), answer)
     assert finished == ToolFinished("call_1", told, True)
 
 
@@ -1107,7 +1108,7 @@ async def test_no_answer_is_told_with_the_agents_name(answer: Sequence[HistoryIt
 async def test_instructions_that_break_are_told_with_the_agents_name(
     instructions: Callable[..., Any], told: str
 ) -> None:
-    finished, questions = await ask_agent(RealtimeAgent(name="Chef", instructions=instructions))
+    finished, questions = await answered_by(RealtimeAgent(name="Chef", instructions=instructions))
     assert finished == ToolFinished("call_1", f"The Chef agent cannot be asked: {told}", True)
     assert questions == []
 

@@ -97,8 +97,8 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
         "hello\n",
         '{"trace": 99}\n',
         "[]\n",
-        '{"trace": 2}\n',
-        '{"trace": 2, "policy": {"of_the_future": 1}, "specs": [], "history": [], "seed": 0, "is_muted": false}\n',
+        '{"trace": 3}\n',
+        '{"trace": 3, "policy": {"of_the_future": 1}, "specs": [], "history": [], "seed": 0, "is_muted": false}\n',
     ],
 )
 def test_a_file_that_is_no_trace_is_named(tmp_path: Path, text: str) -> None:

@@ -1,8 +1,8 @@
-"""What the appliance shows: state → light state → pattern. Pure functions; nobody sets a light.
+"""What the appliance shows: state → light state, by name. Pure functions; nobody sets a light.
 
-The order is the priority of DESIGN.md, first match wins (the rule, not the code, follows the Home Assistant Voice
-PE's single script with an explicit priority list). A single-colour light must be readable too: no two patterns
-share effect, period, duty and level.
+The order of `light_state` is the priority, first match wins: what keeps the device from working, then what it is doing,
+then what can wait (the rule, not the code, follows the Home Assistant Voice PE's single script with an explicit
+priority list). How a light state looks is the light's affair.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from appliance.conversation.commands import LightPattern
-
-__all__ = ["PATTERNS", "State", "View", "light_state", "pattern"]
+__all__ = ["State", "View", "light_state"]
 
 
 class State(StrEnum):
@@ -77,31 +75,3 @@ def light_state(view: View) -> str:
         (view.timers_running > 0, "timer"),
     )
     return next((name for applies, name in candidates if applies), "ready")
-
-
-PATTERNS: dict[str, LightPattern] = {
-    one.name: one
-    for one in (
-        LightPattern("failed", (1.0, 0.0, 0.0), "blink", period_s=0.4, duty=0.5),
-        LightPattern("no_card", (1.0, 0.3, 0.0), "blink", period_s=2.0, duty=0.5),
-        LightPattern("no_link", (1.0, 0.0, 0.0), "pulse", period_s=2.4, level=0.6),
-        LightPattern("button_stuck", (1.0, 0.0, 0.6), "blink", period_s=3.0, duty=0.9),
-        LightPattern("ringing", (0.0, 0.4, 1.0), "blink", period_s=0.6, duty=0.3),
-        LightPattern("approval", (1.0, 0.7, 0.0), "blink", period_s=1.0, duty=0.5),
-        LightPattern("listening", (0.0, 1.0, 0.0), "solid"),
-        LightPattern("thinking", (1.0, 0.9, 0.2), "pulse", period_s=0.8),
-        LightPattern("speaking", (0.0, 0.8, 0.8), "pulse", period_s=1.6),
-        LightPattern("error", (1.0, 0.0, 0.0), "blink", period_s=0.2, duty=0.5),
-        LightPattern("muted", (1.0, 0.0, 0.0), "solid", level=0.3),
-        LightPattern("timer", (0.0, 0.3, 0.4), "pulse", period_s=4.0, level=0.3),
-        LightPattern("booting", (0.0, 0.2, 1.0), "blink", period_s=1.4, duty=0.2, level=0.6),
-        LightPattern("connecting", (0.0, 0.2, 1.0), "pulse", period_s=1.2, level=0.5),
-        LightPattern("ready", (0.0, 0.3, 0.0), "solid", level=0.1),
-    )
-}
-"""Every light state. Red is "something is wrong" only; listening is green and steady, the brightest of all."""
-
-
-def pattern(view: View) -> LightPattern:
-    """The light is this function of the state, and nothing else."""
-    return PATTERNS[light_state(view)]

@@ -1,0 +1,49 @@
+"""The offline brain inside this process: a `BrainServer` on loopback, with its models loaded beside everything else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from appliance.brain.server import BrainServer
+from appliance.errors import ApplianceError
+from appliance.speech.pipeline import ChainedPipeline, build_pipeline
+
+__all__ = ["offline_brain"]
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def offline_brain(
+    pipeline: ChainedPipeline | None = None, *, host: str = "127.0.0.1", port: int = 0, token: str | None = None
+) -> AsyncIterator[BrainServer]:
+    """Serve a pipeline until the context is left; yields the server, whose `url` is to be connected to.
+
+    Args:
+        pipeline: Is closed at the end; None takes `build_pipeline` as it is by default.
+        host: See `BrainServer`.
+        port: See `BrainServer`.
+        token: See `BrainServer`.
+
+    Raises:
+        ApplianceError: The pipeline cannot be built, or the address cannot be listened on.
+    """
+    chain = build_pipeline() if pipeline is None else pipeline
+    async with BrainServer(chain, host=host, port=port, token=token) as server:
+        warming = asyncio.create_task(_warm_up(chain))
+        try:
+            yield server
+        finally:
+            warming.cancel()
+            chain.close()
+
+
+async def _warm_up(pipeline: ChainedPipeline) -> None:
+    """Load the models; an error of loading surfaces again at the first use."""
+    try:
+        await pipeline.warm_up()
+    except ApplianceError as exc:
+        log.warning("the offline brain: %s", exc)

@@ -1,0 +1,222 @@
+"""Who imports whom, and what is loaded when: the layers of the package, as a table."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "appliance"
+
+SOUND = ("audio.pcm", "audio.ring", "audio.g711", "audio.resample")
+WIRE = ("realtime.protocol", "realtime.items")
+TOLD = ("conversation.events", "conversation.commands", "conversation.notices")
+BELOW_ALL = ("errors", "records")
+IMPURE = ("asyncio", "time", "logging", "threading", "socket", "subprocess")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Modules that begin with `who` import, of ours, themselves, `BELOW_ALL` and what begins with `may`."""
+
+    who: tuple[str, ...]
+    may: tuple[str, ...] = ()
+    never: tuple[str, ...] = ()
+    """Modules of others that are out of bounds."""
+    only: tuple[str, ...] | None = None
+    """Third-party packages that are allowed; None for any."""
+
+
+# The first row that fits a module holds for it.
+TABLE = (
+    Row(BELOW_ALL, never=IMPURE, only=("msgspec",)),
+    Row(SOUND, never=IMPURE, only=("numpy", "soxr")),
+    Row(("plugins", "wording"), never=IMPURE, only=()),
+    Row(WIRE, never=IMPURE, only=("msgspec",)),
+    Row(("realtime.payload",), WIRE, never=IMPURE, only=("pydantic",)),
+    Row(("realtime.transports",), ("realtime", *TOLD, "plugins")),
+    Row(("realtime",)),
+    Row(("agents",), ("realtime.items",), never=IMPURE, only=("pydantic",)),
+    Row(("conversation",), (*WIRE, "agents"), never=IMPURE, only=("msgspec",)),
+    Row(("brain.model", "brain.client_schema", "brain.vad"), ("realtime.protocol", *SOUND), never=IMPURE),
+    Row(("brain",), ("speech", *WIRE, *SOUND, "plugins", "wording")),
+    Row(("speech",), (*SOUND, *TOLD, "plugins", "wording")),
+    Row(("audio",), (*TOLD, "plugins")),
+    Row(("hardware",), (*TOLD, "plugins")),
+    Row(("panel",), (*SOUND, *TOLD, "plugins")),
+    Row(("toolbox",), ("agents", "conversation.events", "plugins", "wording")),
+    Row(("runtime",), ("conversation", "agents", "realtime", *SOUND, "plugins", "wording", "brain.offline")),
+    Row(
+        ("settings",),
+        ("conversation.turn", "conversation.policy"),
+        never=("asyncio", "threading", "socket", "subprocess"),
+        only=("pydantic",),
+    ),
+    Row(("service.systemd",)),
+    Row(("service.logging_setup",)),
+)
+SEES_SETTINGS = ("settings", "service.app", "cli", "simulator")
+NEVER_AT_RUN_TIME = ("openai", "agents", "scipy", "torch", "sounddevice", "requests")
+HEAVY = (*NEVER_AT_RUN_TIME, "mcp", "aiortc", "aiomqtt", "httpx", "hassil", "yaml", "pocketsphinx")
+
+NOT_YET: set[tuple[str, str]] = {
+    ("brain.model", "brain.g711"),
+    ("runtime.session", "brain.g711"),
+}
+"""(module, import) that the table forbids and that is there still; to be deleted one by one."""
+
+
+def begins_with(name: str, prefixes: tuple[str, ...]) -> bool:
+    return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Name below ``appliance`` → file."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported(name: str, text: str, *, is_package: bool) -> set[str]:
+    """Every module that the text names in an import, wherever in the file; ours as ``appliance.x``."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = ["appliance", *filter(None, name.split("."))]
+                keep = len(parts) - node.level + (1 if is_package else 0)
+                base = ".".join(filter(None, [*parts[:keep], base]))
+            found |= {_target(base, alias.name) for alias in node.names}
+    return found
+
+
+def _target(base: str, name: str) -> str:
+    """``from a import b`` names the module a.b if there is one, else a."""
+    full = f"{base}.{name}"
+    return full if full.removeprefix("appliance.") in modules() and base.startswith("appliance") else base
+
+
+def imports_of(name: str) -> set[str]:
+    path = modules()[name]
+    return imported(name, path.read_text(encoding="utf-8"), is_package=path.name == "__init__.py")
+
+
+def ours(imports: set[str]) -> set[str]:
+    return {item.removeprefix("appliance").removeprefix(".") for item in imports if begins_with(item, ("appliance",))}
+
+
+def offences(name: str, imports: set[str]) -> list[str]:
+    """What of `imports` the table forbids to the module `name`."""
+    inside = ours(imports)
+    others = {item for item in imports if not begins_with(item, ("appliance",))}
+    bad = {item for item in others if begins_with(item, NEVER_AT_RUN_TIME)}
+    row = next((row for row in TABLE if begins_with(name, row.who)), None)
+    if row is not None:
+        bad |= {item for item in inside if not begins_with(item, (*row.who, *row.may, *BELOW_ALL))}
+        bad |= {item for item in others if begins_with(item, row.never)}
+        if row.only is not None:
+            foreign = {item for item in others if item.split(".")[0] not in sys.stdlib_module_names}
+            bad |= {item for item in foreign if not begins_with(item, row.only)}
+    if not begins_with(name, SEES_SETTINGS):
+        bad |= {item for item in inside if begins_with(item, ("settings",))}
+    region = name.startswith("conversation.regions.")
+    bad |= {item for item in inside if region and item.startswith("conversation.regions.")}
+    return sorted(bad)
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_a_module_imports_only_what_the_table_allows(name: str) -> None:
+    assert [item for item in offences(name, imports_of(name)) if (name, item) not in NOT_YET] == []
+
+
+def test_the_exceptions_are_still_needed() -> None:
+    made = {(name, item) for name in modules() for item in offences(name, imports_of(name))}
+    assert NOT_YET - made == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "caught"),
+    [
+        ("conversation.machine", "import asyncio", ["asyncio"]),
+        ("conversation.machine", "from time import monotonic", ["time"]),
+        ("conversation.machine", "def f():\n    from appliance.settings import Settings", ["settings"]),
+        ("conversation.machine", "from appliance.audio import ring", ["audio.ring"]),
+        ("conversation.machine", "from . import events\nfrom ..realtime import protocol", []),
+        ("conversation.regions.answer", "from appliance.conversation.regions.x import X", ["conversation.regions.x"]),
+        ("agents.agent", "from appliance.runtime.agent_tool import ask_agent", ["runtime.agent_tool"]),
+        ("brain.model", "from appliance.conversation.machine import Conversation", ["conversation.machine"]),
+        ("audio.streams", "from appliance import hardware", ["hardware"]),
+        ("audio.streams", "from ..hardware import Nothing", ["hardware"]),
+        ("hardware.button", "from appliance.conversation.machine import Conversation", ["conversation.machine"]),
+        ("realtime.protocol", "import numpy", ["numpy"]),
+        ("runtime.session", "from appliance.service.app import Appliance", ["service.app"]),
+        ("runtime.session", "from appliance.audio.streams import AudioStreams", ["audio.streams"]),
+        ("toolbox.device", "from appliance.settings import Settings", ["settings"]),
+        ("service.app", "import openai", ["openai"]),
+        ("service.app", "from appliance.settings import Settings", []),
+    ],
+)
+def test_the_table_catches_what_it_is_for(name: str, text: str, caught: list[str]) -> None:
+    assert offences(name, imported(name, text, is_package=False)) == caught
+
+
+def package_of(name: str) -> str:
+    """The package of a module; the wire is below the conversation, and the transports are above it."""
+    return "realtime.transports" if begins_with(name, ("realtime.transports",)) else name.split(".")[0]
+
+
+def test_no_circle_between_packages() -> None:
+    graph: dict[str, set[str]] = {}
+    for name in filter(None, modules()):
+        graph.setdefault(package_of(name), set()).update(
+            package_of(item) for item in ours(imports_of(name)) if package_of(item) not in ("", package_of(name))
+        )
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" ← ".join(error.args[1]))
+
+
+def loaded_by(module: str) -> set[str]:
+    code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("module", ["appliance", "appliance.settings", "appliance.cli", "appliance.service.app"])
+def test_the_base_process_loads_nothing_heavy(module: str) -> None:
+    assert sorted({item.split(".")[0] for item in loaded_by(module)} & set(HEAVY)) == []
+
+
+def test_a_session_loads_nothing_of_the_daemon_and_no_brain() -> None:
+    bodies = tuple(f"appliance.{one}" for one in ("brain", "hardware", "service", "settings", "speech", "toolbox"))
+    assert [item for item in sorted(loaded_by("appliance.runtime.session")) if begins_with(item, bodies)] == []
+
+
+# --- names and sizes ----------------------------------------------------------------------------------------------
+
+
+def classes() -> list[tuple[str, ast.ClassDef]]:
+    """(module, class) of every class in the package."""
+    trees = ((name, ast.parse(path.read_text(encoding="utf-8"))) for name, path in modules().items())
+    return [(name, node) for name, tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+
+
+def test_no_two_classes_have_one_name() -> None:
+    names = Counter(node.name for _, node in classes())
+    assert [name for name, count in names.items() if count > 1] == []
