@@ -1,4 +1,4 @@
-"""A push button: levels in, `ButtonEdge` events out. It does not debounce; `conversation.gestures` does.
+"""A push button: levels in, `ButtonEdge` events out. It does not debounce; `conversation.support.gestures` does.
 
 Library debounce drops edges, so none is asked for. Edges come on the pin's own thread; while the button is held the
 level is read again every quarter of a second, so that an edge that was lost heals itself.

@@ -39,7 +39,7 @@ __all__ = ["Divergence", "TraceRecorder", "replay"]
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3
+FORMAT = 3  # goes up when a recorded class or field changes its name or meaning
 _SECRETS_OF_MCP = ("authorization", "headers")  # of a server that the model's side calls
 _FLUSH_EVERY = 50  # lines, a second of microphone: a crash loses no more than that
 
@@ -198,7 +198,7 @@ def read(path: Path) -> Iterator[Mapping[str, Any]]:
     """Yield the lines of a trace; a last line that was cut off is left out.
 
     Raises:
-        SettingsError: The file is no trace of this format.
+        SettingsError: The file is no trace, or one of another format.
         StorageError: It cannot be read.
     """
     try:
@@ -212,9 +212,20 @@ def read(path: Path) -> Iterator[Mapping[str, Any]]:
             if number == len(lines) and number > 1:
                 return
             raise SettingsError(f"{path}, line {number}: not JSON: this is no trace of the appliance") from None
-        if number == 1 and (not isinstance(value, dict) or value.get("trace") != FORMAT):
-            raise SettingsError(f"{path}: not a trace of format {FORMAT}")
+        if number == 1:
+            _check_format(path, value)
         yield value
+
+
+def _check_format(path: Path, head: Any) -> None:
+    found = head.get("trace") if isinstance(head, dict) else None
+    if type(found) is not int:
+        raise SettingsError(f"{path}: no trace of the appliance: its first line names no format")
+    if found != FORMAT:
+        raise SettingsError(
+            f"{path}: a trace of format {found}, and this version reads format {FORMAT} only; "
+            "replay it with the version of the appliance that recorded it"
+        )
 
 
 def replay(path: Path) -> tuple[int, list[Divergence]]:

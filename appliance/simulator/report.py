@@ -83,7 +83,7 @@ class TurnReport:
                 self._mark("press", now)
             case Error():
                 self.troubles.append((notice.kind, notice.message))
-            case InputText(turn=turn) if turn == self.turn:
+            case InputText(is_final=True, turn=turn) if turn == self.turn:
                 self.heard = notice.text
             case AnswerText(turn=turn, is_final=True) if turn == self.turn:
                 self.answers.append(notice.text)

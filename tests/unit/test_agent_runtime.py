@@ -17,7 +17,14 @@ from appliance.agents.handoffs import handoff
 from appliance.agents.spec import AgentSpec
 from appliance.agents.tools import tool
 from appliance.conversation.commands import CheckText, PrepareAgent
-from appliance.conversation.events import AgentPrepared, Event, GuardrailsChecked
+from appliance.conversation.events import (
+    AgentPrepared,
+    ConnectKey,
+    Event,
+    GuardrailsChecked,
+    OutputCheck,
+    TurnKey,
+)
 from appliance.conversation.notices import Connected, HandoffDone, SessionEvent, ToolEnd, TurnEnd
 from appliance.conversation.policy import Policy
 from appliance.errors import ToolError
@@ -58,10 +65,10 @@ class Desk:
         )
 
     async def prepared(self, agent: str, reason: Any = "connect", **of_handoff: str) -> AgentPrepared:
-        self.preparer.prepare_agent(PrepareAgent("key", agent, reason, **of_handoff))
+        self.preparer.prepare_agent(PrepareAgent(TurnKey("turn_1", 0), agent, reason, **of_handoff))
         answer = await asyncio.wait_for(self.answers.get(), 10)
         assert isinstance(answer, AgentPrepared)
-        assert answer.key == "key"
+        assert answer.key == TurnKey("turn_1", 0)
         return answer
 
     async def spec(self, agent: str, reason: Any = "connect", **of_handoff: str) -> AgentSpec:
@@ -70,10 +77,10 @@ class Desk:
         return answer.spec
 
     async def checked(self, text: str, agent: str = "Ada", side: Any = "output") -> tuple[str, str]:
-        self.preparer.check_text(CheckText("key", agent, side, text))
+        self.preparer.check_text(CheckText(OutputCheck(1), agent, side, text))
         answer = await asyncio.wait_for(self.answers.get(), 10)
         assert isinstance(answer, GuardrailsChecked)
-        assert answer.key == "key"
+        assert answer.key == OutputCheck(1)
         return answer.tripped, answer.reason
 
 
@@ -151,14 +158,14 @@ async def test_instructions_that_hang_are_given_up_with_the_limit_in_words() -> 
 
 async def test_a_question_before_the_preparer_runs_waits_for_it() -> None:
     desk = Desk(RealtimeAgent(name="Ada"))
-    desk.preparer.prepare_agent(PrepareAgent("early", "Ada", "connect"))
+    desk.preparer.prepare_agent(PrepareAgent(ConnectKey(1), "Ada", "connect"))
     assert desk.answers.empty()
     task = asyncio.create_task(desk.preparer.run())
     answer = await asyncio.wait_for(desk.answers.get(), 10)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert isinstance(answer, AgentPrepared)
-    assert answer.key == "early"
+    assert answer.key == ConnectKey(1)
 
 
 # --- predicates -------------------------------------------------------------------------------------------------
@@ -603,7 +610,8 @@ async def test_instructions_are_asked_at_the_handoff_after_on_handoff_with_the_c
             await until(session, TurnEnd)
         server.assert_complete()
         assert told(server.connections[0]) == ["", "Cook soup."]
-    assert (handed.from_agent, handed.to_agent) == (ada, bob)
+    assert (handed.from_agent, handed.to_agent) == ("Ada", "Bob")
+    assert (session.agents["Ada"], session.agents["Bob"]) == (ada, bob)
 
 
 async def test_a_handoff_that_on_handoff_refuses_is_told_to_the_model_and_the_old_agent_answers() -> None:

@@ -252,7 +252,7 @@ def test_what_was_heard_and_answered_is_told_under_its_turn() -> None:
             "usage": {"type": "duration", "seconds": 1},
         }
     )
-    assert stage.notices(InputText) == [InputText("turn_1", "turn on the lamp")]
+    assert stage.notices(InputText) == [InputText("turn on the lamp", is_final=True, turn="turn_1")]
     assert stage.notices(AnswerText) == [
         AnswerText("turn_1", "Lamp ", False),
         AnswerText("turn_1", "Lamp on.", True),

@@ -22,11 +22,14 @@ from appliance.conversation.events import (
     ApprovalAnswered,
     ApprovalChecked,
     BeginAsked,
+    ConnectKey,
     FrameGiven,
     GuardrailsChecked,
+    HandoffKey,
     InterruptAsked,
     MessageGiven,
     ToolFinished,
+    TurnKey,
 )
 from appliance.conversation.notices import (
     AgentEnd,
@@ -985,7 +988,7 @@ def _handing(specs: tuple[AgentSpec, ...] = (GREETER, BILLING), **policy: Any) -
 
 
 def _prepared(scene: Scene, spec: AgentSpec | None = BILLING, problem: str = "") -> list[Command]:
-    return scene.do(AgentPrepared("handoff_call_1", spec, problem))
+    return scene.do(AgentPrepared(HandoffKey("call_1"), spec, problem))
 
 
 def _accepted(scene: Scene) -> list[Command]:
@@ -995,7 +998,7 @@ def _accepted(scene: Scene) -> list[Command]:
 def test_a_handoff_prepares_the_agent_with_who_hands_over_and_why() -> None:
     scene = _handing()
     assert scene.of(PrepareAgent) == [
-        PrepareAgent("handoff_call_1", "billing", "handoff", "greeter", "transfer_to_billing", '{"why":"money"}')
+        PrepareAgent(HandoffKey("call_1"), "billing", "handoff", "greeter", "transfer_to_billing", '{"why":"money"}')
     ]
     assert scene.tool_runs() == []
     assert scene.updates() == []
@@ -1283,7 +1286,7 @@ def test_instructions_for_a_turn_do_not_undo_a_handoff_that_is_under_way() -> No
     scene = Scene(specs=[first]).ready()
     scene.session_updated()
     scene.say()
-    scene.do(AgentPrepared("turn_turn_1_0", first))
+    scene.do(AgentPrepared(TurnKey("turn_1", 0), first))
     scene.committed()
     scene.created()
     scene.called("transfer_to_billing", "call_1")
@@ -1291,7 +1294,7 @@ def test_instructions_for_a_turn_do_not_undo_a_handoff_that_is_under_way() -> No
     _prepared(scene)
     scene.say()  # a barge-in: its instructions are asked for while the server has not confirmed the handoff
     at_noon = AgentSpec(agent="greeter", session={**AUDIO_SESSION, "instructions": "Greet. It is noon."})
-    scene.do(AgentPrepared("turn_turn_2_0", at_noon))
+    scene.do(AgentPrepared(TurnKey("turn_2", 0), at_noon))
     for update in scene.updates():
         scene.session_updated(update["session"])
     told = {"Bill.": "billing", "Greet.": "greeter", "Greet. It is noon.": "greeter"}
@@ -1941,9 +1944,9 @@ MORNING = AgentSpec(agent="greeter", session={**AUDIO_SESSION, "instructions": "
 def test_instructions_are_asked_for_when_a_connection_is_made_and_told_to_it() -> None:
     scene = Scene(specs=[AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)]).start()
     scene.link_ready()
-    assert scene.of(PrepareAgent) == [PrepareAgent("connect_1", "greeter", "connect")]
+    assert scene.of(PrepareAgent) == [PrepareAgent(ConnectKey(1), "greeter", "connect")]
     assert scene.sent() == [], "nothing is told before they are there"
-    scene.do(AgentPrepared("connect_1", MORNING))
+    scene.do(AgentPrepared(ConnectKey(1), MORNING))
     assert [one["session"]["instructions"] for one in scene.updates()] == ["Greet. It is morning."]
 
 
@@ -1956,13 +1959,13 @@ def test_instructions_that_come_too_late_for_a_connection_leave_the_old_ones() -
     scene.advance(0.2)
     assert [one["session"]["instructions"] for one in scene.updates()] == ["Greet."]
     assert scene.troubles() == ["instructions_late"]
-    assert scene.do(AgentPrepared("connect_1", MORNING)) == []
+    assert scene.do(AgentPrepared(ConnectKey(1), MORNING)) == []
 
 
 def test_instructions_that_fail_at_a_connection_leave_the_old_ones_and_are_reported() -> None:
     scene = Scene(specs=[AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)]).start()
     scene.link_ready()
-    scene.do(AgentPrepared("connect_1", None, "KeyError: 'name'"))
+    scene.do(AgentPrepared(ConnectKey(1), None, "KeyError: 'name'"))
     assert [one["session"]["instructions"] for one in scene.updates()] == ["Greet."]
     assert [(one.kind, one.message) for one in scene.notices(Error)] == [("instructions_late", "KeyError: 'name'")]
 
@@ -1974,8 +1977,8 @@ def test_instructions_of_an_old_connection_are_not_told_to_the_next() -> None:
     scene.lose()
     scene.advance(1.0)
     scene.link_ready()
-    assert scene.do(AgentPrepared("connect_1", MORNING)) == []
-    assert [one.key for one in scene.of(PrepareAgent)] == ["connect_1", "connect_2"]
+    assert scene.do(AgentPrepared(ConnectKey(1), MORNING)) == []
+    assert [one.key for one in scene.of(PrepareAgent)] == [ConnectKey(1), ConnectKey(2)]
 
 
 def test_a_turn_spoken_while_a_connection_waits_for_its_instructions_is_sent_after_them() -> None:
@@ -1984,7 +1987,7 @@ def test_a_turn_spoken_while_a_connection_waits_for_its_instructions_is_sent_aft
     scene.link_ready()
     scene.say()
     assert scene.sent() == []
-    scene.do(AgentPrepared("connect_1", MORNING))
+    scene.do(AgentPrepared(ConnectKey(1), MORNING))
     assert scene.sent_types() == [
         "session.update",
         "input_audio_buffer.clear",
@@ -2005,9 +2008,9 @@ def _turn_by_turn(**policy: Any) -> Scene:
 
 def test_the_instructions_of_a_turn_are_told_before_its_answer_is_asked_for() -> None:
     scene = _turn_by_turn()
-    assert scene.of(PrepareAgent) == [PrepareAgent("turn_turn_1_0", "greeter", "turn")]
+    assert scene.of(PrepareAgent) == [PrepareAgent(TurnKey("turn_1", 0), "greeter", "turn")]
     assert scene.asks() == []
-    commands = scene.do(AgentPrepared("turn_turn_1_0", MORNING))
+    commands = scene.do(AgentPrepared(TurnKey("turn_1", 0), MORNING))
     update, create = scene.sent(commands)
     assert update["session"]["instructions"] == "Greet. It is morning."
     assert create["type"] == "response.create"
@@ -2016,7 +2019,7 @@ def test_the_instructions_of_a_turn_are_told_before_its_answer_is_asked_for() ->
 def test_instructions_that_have_not_changed_are_not_told_again() -> None:
     scene = _turn_by_turn()
     commands = scene.do(
-        AgentPrepared("turn_turn_1_0", AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_turn=True))
+        AgentPrepared(TurnKey("turn_1", 0), AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_turn=True))
     )
     assert scene.sent_types(commands) == ["response.create"]
 
@@ -2028,13 +2031,13 @@ def test_instructions_that_come_too_late_for_a_turn_leave_the_old_ones() -> None
     scene.advance(1.0)
     assert len(scene.asks()) == 1
     assert scene.troubles() == ["instructions_late"]
-    assert scene.do(AgentPrepared("turn_turn_1_0", MORNING)) == []
+    assert scene.do(AgentPrepared(TurnKey("turn_1", 0), MORNING)) == []
     assert scene.updates() == []
 
 
 def test_instructions_that_fail_at_a_turn_leave_the_old_ones() -> None:
     scene = _turn_by_turn()
-    scene.do(AgentPrepared("turn_turn_1_0", None, "KeyError: 'name'"))
+    scene.do(AgentPrepared(TurnKey("turn_1", 0), None, "KeyError: 'name'"))
     assert scene.updates() == []
     assert len(scene.asks()) == 1
     assert scene.troubles() == ["instructions_late"]
@@ -2043,14 +2046,14 @@ def test_instructions_that_fail_at_a_turn_leave_the_old_ones() -> None:
 def test_instructions_of_an_interrupted_turn_are_not_told() -> None:
     scene = _turn_by_turn()
     scene.press()
-    assert scene.do(AgentPrepared("turn_turn_1_0", MORNING)) == []
+    assert scene.do(AgentPrepared(TurnKey("turn_1", 0), MORNING)) == []
 
 
 def test_instructions_are_asked_for_at_each_turn() -> None:
     scene = _turn_by_turn()
     scene.do(InterruptAsked())
     scene.say()
-    assert [one.key for one in scene.of(PrepareAgent)] == ["turn_turn_1_0", "turn_turn_2_0"]
+    assert [one.key for one in scene.of(PrepareAgent)] == [TurnKey("turn_1", 0), TurnKey("turn_2", 0)]
 
 
 def test_a_turn_that_needs_instructions_and_a_check_waits_for_both() -> None:
@@ -2061,7 +2064,7 @@ def test_a_turn_that_needs_instructions_and_a_check_waits_for_both() -> None:
     (check,) = scene.checks(scene.heard("Hello"))
     scene.passed(check)
     assert scene.asks() == []
-    scene.do(AgentPrepared("turn_turn_1_0", spec))
+    scene.do(AgentPrepared(TurnKey("turn_1", 0), spec))
     assert len(scene.asks()) == 1
 
 

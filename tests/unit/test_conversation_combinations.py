@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from appliance.agents.spec import AgentSpec, HandoffCard, ToolCard
-from appliance.conversation.commands import Command
+from appliance.conversation.commands import Command, Connect, Disconnect
 from appliance.conversation.events import (
     AgentPrepared,
     ApprovalAnswered,
@@ -16,12 +16,15 @@ from appliance.conversation.events import (
     DeadlinePassed,
     Event,
     FrameGiven,
+    HandoffKey,
+    InputCheck,
     InterruptAsked,
+    LinkDown,
     MessageGiven,
     OutOfBandAsked,
     ShutdownRequested,
 )
-from appliance.conversation.notices import InputText, ToolEnd, ToolStart
+from appliance.conversation.notices import BudgetWarning, InputText, ToolEnd, ToolStart
 from appliance.realtime import protocol as wire
 from tests.unit.test_conversation_agents import AUDIO_SESSION, BILLING, GREETER, Scene, greeter
 
@@ -31,8 +34,18 @@ TEXT_SESSION = {"type": "realtime", "output_modalities": ["text"], "audio": {"in
 class Watched(Scene):
     """Asserts after every ``DeadlinePassed`` that the next deadline is not in the past: the driver would spin."""
 
+    has_connection = False
+    """The newest connection that was asked for is not down."""
+
     def do(self, event: Event) -> list[Command]:
         commands = super().do(event)
+        if isinstance(event, LinkDown) and event.link == self.link:
+            self.has_connection = False
+        for command in commands:
+            if isinstance(command, Connect):
+                self.has_connection = True
+            elif isinstance(command, Disconnect) and command.link == self.link:
+                self.has_connection = False
         at = self.conversation.deadline
         if isinstance(event, DeadlinePassed):
             assert at is None or at > self.now, f"deadline {at} at {self.now}: the driver spins; {self.conversation!r}"
@@ -138,7 +151,7 @@ def test_a_failed_response_with_a_call_still_running_does_not_go_on_and_then_fai
 def test_an_update_of_the_program_behind_a_handoff_does_not_make_the_driver_spin() -> None:
     scene = Watched(specs=[GREETER]).ready().asked()
     scene.called("transfer_to_billing", "call_1")
-    scene.do(AgentPrepared("handoff_call_1", BILLING))
+    scene.do(AgentPrepared(HandoffKey("call_1"), BILLING))
     scene.done()
     scene.advance(1.0)
     scene.do(
@@ -155,7 +168,7 @@ def test_the_commit_of_the_turn_before_is_not_taken_for_the_next_turns() -> None
     scene.committed("item_1")
     checks = scene.checks(scene.heard("What is the weather?", "item_1"))
     scene.committed("item_2")
-    assert [one.key for one in checks] != ["input_turn_2"], "the words of turn 1 let turn 2 pass"
+    assert [one.key for one in checks] != [InputCheck("turn_2")], "the words of turn 1 let turn 2 pass"
     (check,) = scene.checks(scene.heard("Something bad.", "item_2"))
     scene.tripped(check)
     deleted = [one["item_id"] for one in scene.sent() if one["type"] == "conversation.item.delete"]
@@ -170,7 +183,7 @@ def test_the_words_of_the_turn_before_are_not_told_under_the_next() -> None:
     scene.committed("item_2")
     scene.heard("One.", "item_1")
     scene.heard("Two.", "item_2")
-    assert InputText("turn_2", "Two.") in scene.notices(InputText)
+    assert InputText("Two.", is_final=True, turn="turn_2") in scene.notices(InputText)
 
 
 def test_words_that_were_not_checked_when_the_turn_was_interrupted_do_not_stay_in_the_conversation() -> None:
@@ -209,7 +222,7 @@ def test_a_turn_said_again_after_a_long_outage_waits_for_its_words_anew() -> Non
     scene.lose()
     for _ in range(3):
         scene.advance(4.0)
-        if scene.conversation._links.main is not None:
+        if scene.has_connection:
             scene.lose("refused", None)
     scene.advance(5.0)
     scene.link_ready()
@@ -255,7 +268,7 @@ def test_a_handoff_after_audio_that_was_dropped_leaves_the_voice_out() -> None:
     scene.committed("item_2")
     scene.created("resp_2", "turn_2")
     scene.called("transfer_to_billing", "call_1", response_id="resp_2")
-    scene.do(AgentPrepared("handoff_call_1", BILLING))
+    scene.do(AgentPrepared(HandoffKey("call_1"), BILLING))
     update = scene.updates()[-1]
     assert update["event_id"] == "handoff_call_1"
     assert "voice" not in update["session"]["audio"]["output"], "the server refuses it, and the handoff fails"
@@ -413,7 +426,7 @@ def test_with_the_budget_spent_a_barge_in_is_answered_by_the_offline_brain() -> 
     scene.audio(ms=2000)
     scene.play(2400)
     scene.say()  # barges in: what was said and answered is over the budget now
-    assert scene.conversation._budget.is_spent
+    assert [one.percent for one in scene.notices(BudgetWarning)] == [100]
     commits = [one for one in scene.sent_types() if one == "input_audio_buffer.commit"]
     assert len(commits) == 1, "the second turn went to the model that costs money"
     assert scene.connects()[-1].endpoint == 1
@@ -437,7 +450,7 @@ def test_the_output_of_a_handoff_is_json_whatever_the_agent_is_called() -> None:
     )
     scene = Watched(specs=[spec]).ready().asked()
     scene.called("t", "call_1")
-    scene.do(AgentPrepared("handoff_call_1", other))
+    scene.do(AgentPrepared(HandoffKey("call_1"), other))
     scene.session_updated(dict(other.session))
     assert json.loads(scene.outputs()["call_1"][0]) == {"assistant": 'The "boss"'}
 
@@ -456,7 +469,7 @@ def test_a_handoff_that_is_never_confirmed_does_not_make_the_driver_spin() -> No
     scene.called("transfer_to_billing", "call_1")
     scene.done()
     scene.advance(3.0)  # on_handoff and the instructions took their time
-    scene.do(AgentPrepared("handoff_call_1", BILLING))
+    scene.do(AgentPrepared(HandoffKey("call_1"), BILLING))
     scene.advance(40.0)
 
 
@@ -584,7 +597,7 @@ def test_a_handoff_whose_answer_trips_still_begins_with_the_first_sentence() -> 
     scene = Watched(specs=[spec]).ready().asked()
     (check,) = scene.checks(scene.wrote("4711", is_final=True))
     scene.called("transfer_to_billing", "call_1")
-    scene.do(AgentPrepared("handoff_call_1", BILLING))
+    scene.do(AgentPrepared(HandoffKey("call_1"), BILLING))
     scene.tripped(check)
     scene.session_updated(dict(BILLING.session))
     scene.done(status="cancelled")
@@ -658,7 +671,7 @@ def test_an_answer_beside_the_conversation_that_was_spoken_keeps_the_voice_too()
     scene.server({"type": "response.done", "response": response | {"status": "completed"}})
     scene.asked()
     scene.called("transfer_to_billing", "call_1")
-    scene.do(AgentPrepared("handoff_call_1", BILLING))
+    scene.do(AgentPrepared(HandoffKey("call_1"), BILLING))
     assert "voice" not in scene.updates()[-1]["session"]["audio"]["output"]
 
 

@@ -415,7 +415,7 @@ def test_the_next_commit_after_a_refused_one_is_the_next_turns() -> None:
     stage.committed("item_2")
     assert stage.state == "thinking"
     transcribed(stage, "item_2")
-    assert stage.notices(InputText) == [InputText("turn_2", "Hello.")]
+    assert stage.notices(InputText) == [InputText("Hello.", is_final=True, turn="turn_2")]
 
 
 # --- the history -------------------------------------------------------------------------------------------------
@@ -476,8 +476,8 @@ def test_the_words_of_an_item_are_attributed_to_its_turn_for_the_last_64_items_o
     transcribed(stage, "item_2", "old enough")
     transcribed(stage, "item_65", "new")
     assert stage.notices(InputText) == [
-        InputText("turn_2", "old enough"),
-        InputText("turn_65", "new"),
+        InputText("old enough", is_final=True, turn="turn_2"),
+        InputText("new", is_final=True, turn="turn_65"),
     ]
 
 

@@ -19,16 +19,19 @@ from appliance.conversation.events import (
     CommitAsked,
     FrameGiven,
     FrameRefused,
+    HandoffKey,
     LinkDown,
+    LinkFailure,
     LinkUp,
     ServerEventReceived,
+    TurnKey,
 )
 from appliance.conversation.notices import Connected, Error, HandoffDone, ToolEnd, ToolStart, TurnStart
 from appliance.realtime import protocol as wire
 from tests.support.stage import SESSION, Stage
 
 MAIN, SPARE = 2, 3
-BAD_KEY = (3000, "invalid_request_error.invalid_api_key")
+BAD_KEY: tuple[LinkFailure, int, str] = ("bad_key", 3000, "no such key")
 BOB = AgentSpec(agent="bob", session=SESSION | {"instructions": "I am Bob."})
 ANN = AgentSpec(
     agent="ann", session=SESSION | {"instructions": "I am Ann."}, handoffs=(HandoffCard(name="to_bob", agent="bob"),)
@@ -47,7 +50,7 @@ class Scene(Stage):
     def with_spare(self) -> Scene:
         """Fail over to the second endpoint; then a spare to the first is being made."""
         self.start()
-        self.do(LinkDown(1, None, "refused: nobody there"))
+        self.do(LinkDown(1, "refused", None, "nobody there"))
         self.link_ready()
         self.server({"type": "session.updated", "session": SESSION})
         self.speaks_on = MAIN
@@ -182,20 +185,20 @@ def test_an_error_on_the_spare_does_not_end_the_turn_on_the_main_link() -> None:
 def test_the_last_error_on_the_spare_decides_what_its_end_means(code: str | None, kind: str) -> None:
     scene = Scene(endpoints=2, fatal_retry_s=300.0, failback_s=60.0).with_spare()
     scene.spare_error(code, kind)
-    scene.do(LinkDown(SPARE, 1006, ""))
+    scene.do(LinkDown(SPARE, "lost", 1006, ""))
     assert scene.until_connect() >= 300.0  # blocked as by a bad key
 
 
 def test_a_spare_that_goes_down_without_an_error_is_tried_again_soon() -> None:
     scene = Scene(endpoints=2, fatal_retry_s=300.0, failback_s=60.0).with_spare()
-    scene.do(LinkDown(SPARE, 1006, ""))
+    scene.do(LinkDown(SPARE, "lost", 1006, ""))
     assert 59.0 <= scene.until_connect() <= 61.0
 
 
 def test_an_error_on_the_main_link_does_not_decide_what_the_end_of_the_spare_means() -> None:
     scene = Scene(endpoints=2, fatal_retry_s=300.0, failback_s=60.0).with_spare()
     scene.error("invalid_api_key")
-    scene.do(LinkDown(SPARE, 1006, ""))
+    scene.do(LinkDown(SPARE, "lost", 1006, ""))
     assert 59.0 <= scene.until_connect() <= 61.0
 
 
@@ -249,8 +252,8 @@ def prepared(instructions: str) -> Stage:
     new = AgentSpec(agent="ann", session=SESSION | {"instructions": instructions}, is_asked_at_turn=True)
     stage = Stage(specs=[old]).ready()
     stage.say()
-    assert [one.key for one in stage.commands if isinstance(one, PrepareAgent)] == ["turn_turn_1_0"]
-    commands = stage.do(AgentPrepared("turn_turn_1_0", new))
+    assert [one.key for one in stage.commands if isinstance(one, PrepareAgent)] == [TurnKey("turn_1", 0)]
+    commands = stage.do(AgentPrepared(TurnKey("turn_1", 0), new))
     sent = [(one["event_id"], one["session"]["instructions"]) for one in stage.sent(commands)[:1]]
     assert sent == [("turn_turn_1", instructions)]
     return stage
@@ -308,7 +311,7 @@ def handing_over() -> Stage:
     stage = asked(Stage(specs=[ANN]).ready())
     stage.called("to_bob", "call_1")
     stage.done()
-    stage.do(AgentPrepared("handoff_call_1", BOB))
+    stage.do(AgentPrepared(HandoffKey("call_1"), BOB))
     return stage
 
 
@@ -317,7 +320,7 @@ def test_a_handoff_is_made_when_the_server_accepts_it_before_the_update_that_was
     stage.called("to_bob", "call_1")
     stage.done()
     raw_update(stage, "Speak slowly.")
-    stage.do(AgentPrepared("handoff_call_1", BOB))
+    stage.do(AgentPrepared(HandoffKey("call_1"), BOB))
     updated(stage, "I am Bob.")
     assert stage.notices(HandoffDone) == [HandoffDone("ann", "bob")]
     assert stage.conversation.agent == "bob"
@@ -465,7 +468,7 @@ def test_a_request_whose_spare_takes_over_gets_no_verdict() -> None:
     scene = Scene(endpoints=2).with_spare()
     approving(scene)
     scene.on_spare({"type": "session.created", "session": {"type": "realtime"}})
-    scene.do(LinkDown(MAIN, 1006, "gone"))
+    scene.do(LinkDown(MAIN, "lost", 1006, "gone"))
     assert scene.notices(Connected) == [Connected(SPARE, 0)]
     scene.do(ApprovalAnswered("mcpr_1", approved=True))
     assert verdicts(scene) == []

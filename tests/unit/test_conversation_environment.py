@@ -31,14 +31,17 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from appliance.conversation.events import AudioCaptured
-from appliance.conversation.machine import Conversation
-from appliance.conversation.policy import Turn
-from appliance.conversation.regions.calls import Call
-from appliance.conversation.support.item_list import History
+from appliance.conversation.agent_events import AgentEvents
+from appliance.conversation.events import AudioCaptured, OutputCheck
+from appliance.conversation.procedures import Procedures, RunningTurn
+from appliance.conversation.regions.calls import Calls
+from appliance.conversation.regions.history import History
+from appliance.conversation.server_events import ServerEvents
+from appliance.conversation.support.call import Call, Closed
 from appliance.conversation.support.playout import Heard
-from appliance.conversation.support.response_slot import Arrival, Sequencer
+from appliance.conversation.support.response_slot import Arrival, ResponseSlot
 from appliance.conversation.support.text_gate import Check
+from appliance.conversation.user_events import UserEvents
 from appliance.realtime import protocol as wire
 from tests.support.world import World
 
@@ -279,11 +282,11 @@ def test_whatever_happens_the_conversation_keeps_its_promises() -> None:
     run_state_machine_as_test(Environment, settings=THOROUGH)
 
 
-def _accept_any_response(self: Sequencer, response_id: str) -> bool:
+def _accept_any_response(self: ResponseSlot, response_id: str) -> bool:
     return self.request is not None
 
 
-def _accept_any_created(self: Sequencer, response: wire.Response) -> Arrival:
+def _accept_any_created(self: ResponseSlot, response: wire.Response) -> Arrival:
     if self.request is not None:
         self.request.response_id = response.id
     return Arrival.ACCEPT
@@ -292,8 +295,8 @@ def _accept_any_created(self: Sequencer, response: wire.Response) -> Arrival:
 def test_the_environment_catches_a_client_that_accepts_any_response() -> None:
     """The naive client: whatever audio comes is played. Turn 1's answer then sounds in turn 2."""
     with (
-        patch.object(Sequencer, "is_current", _accept_any_response),
-        patch.object(Sequencer, "created", _accept_any_created),
+        patch.object(ResponseSlot, "is_current", _accept_any_response),
+        patch.object(ResponseSlot, "created", _accept_any_created),
         pytest.raises(AssertionError, match=r"is played in|another response is begun"),
     ):
         run_state_machine_as_test(Environment, settings=HUNT)
@@ -301,27 +304,30 @@ def test_the_environment_catches_a_client_that_accepts_any_response() -> None:
 
 def test_the_environment_catches_a_client_that_asks_twice() -> None:
     """A client that wishes again at every ``committed`` gets two answers to one turn."""
-    real = Conversation._on_committed
+    real = ServerEvents._committed
 
-    def wish_again(self: Conversation, event: wire.InputAudioBufferCommitted, now: float) -> None:
-        real(self, event, now)
-        if self._turn is not None:
-            self._sequencer.want(self._turn.id)
+    def wish_again(self: ServerEvents, item_id: str, now: float) -> None:
+        real(self, item_id, now)
+        if self._do.turn is not None:
+            self._do.answer.want(self._do.turn.id)
 
-    with patch.object(Conversation, "_on_committed", wish_again), pytest.raises(AssertionError):
+    with (
+        patch.object(ServerEvents, "_committed", wish_again),
+        pytest.raises(AssertionError, match="another response is begun"),
+    ):
         run_state_machine_as_test(Environment, settings=HUNT)
 
 
 def test_the_environment_catches_a_client_that_sends_while_nobody_talks() -> None:
-    real = Conversation._on_audio
+    real = UserEvents.audio
 
-    def keep_nothing_back(self: Conversation, event: AudioCaptured, now: float) -> None:
+    def keep_nothing_back(self: UserEvents, event: AudioCaptured, now: float) -> None:
         real(self, event, now)
-        if self._turn is None:
-            self._outbox.send(wire.InputAudioBufferAppend(audio=event.pcm))
+        if self._do.turn is None:
+            self._do.out.send(wire.InputAudioBufferAppend(audio=event.pcm))
 
     with (
-        patch.object(Conversation, "_on_audio", keep_nothing_back),
+        patch.object(UserEvents, "audio", keep_nothing_back),
         pytest.raises(AssertionError, match="nobody was talking"),
     ):
         run_state_machine_as_test(Environment, settings=HUNT)
@@ -339,45 +345,45 @@ def test_the_environment_catches_a_truncation_beyond_what_was_received() -> None
 
 
 def test_the_environment_catches_a_client_that_runs_a_tool_without_approval() -> None:
-    def run_at_once(self: Conversation, call: Call, now: float) -> None:
-        self._run(call, now)
+    def run_at_once(self: Calls, call: Call, now: float) -> Closed | None:
+        return self._run(call, now)
 
     with (
-        patch.object(Conversation, "_request_approval", run_at_once),
+        patch.object(Calls, "_request_approval", run_at_once),
         pytest.raises(AssertionError, match="run without approval"),
     ):
         run_state_machine_as_test(Environment, settings=HUNT)
 
 
 def test_the_environment_catches_a_client_that_answers_a_call_twice() -> None:
-    real = Conversation._answer_call
+    real = Procedures.reply
 
-    def answer_twice(self: Conversation, call: Call, output: str, *, is_error: bool) -> None:
-        real(self, call, output, is_error=is_error)
-        real(self, call, output, is_error=is_error)
+    def answer_twice(self: Procedures, closed: Closed | None) -> None:
+        real(self, closed)
+        real(self, closed)
 
     with (
-        patch.object(Conversation, "_answer_call", answer_twice),
+        patch.object(Procedures, "reply", answer_twice),
         pytest.raises(AssertionError, match="is answered twice"),
     ):
         run_state_machine_as_test(Environment, settings=HUNT)
 
 
 def test_the_environment_catches_a_client_that_plays_on_after_a_trip() -> None:
-    def play_on(self: Conversation, turn: Turn, check: Check, name: str, reason: str, now: float) -> None:
-        self._guard.passed(check.key)
-        self._release(turn, now)
+    def play_on(self: AgentEvents, turn: RunningTurn, check: Check, name: str, reason: str, now: float) -> None:
+        self._do.answer.playback.passed(OutputCheck(check.number))
+        self._do.answer.release(self._do.link.main_id or 0, now)
 
     with (
-        patch.object(Conversation, "_trip", play_on),
+        patch.object(AgentEvents, "trip", play_on),
         pytest.raises(AssertionError, match=r"played on after a guardrail|was to be held"),
     ):
         run_state_machine_as_test(Environment, settings=HUNT)
 
 
 def test_the_environment_catches_a_client_that_forgets_to_tell_a_new_connection_the_history() -> None:
-    def tell_nothing(self: History, *, limit: int) -> tuple[list[Any], list[Any]]:
-        return [], []
+    def tell_nothing(self: History) -> None:
+        pass
 
     with (
         patch.object(History, "replay", tell_nothing),

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from appliance.agents.spec import AgentSpec
-from appliance.conversation.commands import Connect, Disconnect, PrepareAgent, Send
+from appliance.conversation.commands import Command, Connect, Disconnect, Emit, PrepareAgent, Send
 from appliance.conversation.events import (
     AgentPrepared,
+    ConnectKey,
     DayBegan,
+    Event,
     FrameGiven,
     LinkDown,
     LinkFailure,
@@ -33,6 +35,34 @@ class Scene(Stage):
     """A stage whose server speaks on the link that is named: with a spare, the newest is not the one in use."""
 
     speaks_on = 0
+
+    def __init__(self, **policy: Any) -> None:
+        super().__init__(**policy)
+        self.endpoint_of: dict[int, int] = {}
+        """Every connection that was asked for and is not down."""
+        self.main = 0
+        """The one in use, as the observers are told; 0 for none."""
+
+    def do(self, event: Event) -> list[Command]:
+        if isinstance(event, LinkDown):
+            self._gone(event.link)
+        commands = super().do(event)
+        for command in commands:
+            match command:
+                case Connect(link=link, endpoint=endpoint):
+                    self.endpoint_of[link] = endpoint
+                case Disconnect(link=link):
+                    self._gone(link)
+                case Emit(notice=Connected(link=link, endpoint=endpoint)):
+                    assert endpoint == self.endpoint_of[link]
+                    self.main = link
+                case Send(link=link):
+                    assert link == self.main, f"sent on {link}, and {self.main} is the one in use"
+        return commands
+
+    def _gone(self, link: int) -> None:
+        self.endpoint_of.pop(link, None)
+        self.main = 0 if link == self.main else self.main
 
     @property
     def link(self) -> int:
@@ -74,9 +104,8 @@ class Scene(Stage):
         return self.now - began
 
     def using(self) -> int:
-        main = self.conversation._links.main
-        assert main is not None
-        return main.endpoint
+        """The endpoint of the connection in use."""
+        return self.endpoint_of[self.main]
 
     def tried(self) -> list[int]:
         """The endpoints that were asked for."""
@@ -674,7 +703,7 @@ def test_a_spare_that_waited_through_a_long_turn_is_given_the_time_to_be_prepare
     scene.start()
     scene.do(LinkUp(1))
     scene.server({"type": "session.created", "session": {"type": "realtime"}})
-    scene.do(AgentPrepared("connect_1", spec))
+    scene.do(AgentPrepared(ConnectKey(1), spec))
     scene.confirm()
     scene.advance(3300.0)
     scene.press()
@@ -686,11 +715,11 @@ def test_a_spare_that_waited_through_a_long_turn_is_given_the_time_to_be_prepare
     scene.committed()
     scene.created()
     scene.finish()
-    assert scene._of(PrepareAgent)[-1] == PrepareAgent("connect_2", "assistant", "connect")
+    assert scene._of(PrepareAgent)[-1] == PrepareAgent(ConnectKey(2), "assistant", "connect")
     scene.advance(1.0)
     assert scene.sent_on(2) == []
     assert scene.troubles() == []
-    scene.do(AgentPrepared("connect_2", spec))
+    scene.do(AgentPrepared(ConnectKey(2), spec))
     assert scene.types_on(2) == ["session.update", "conversation.item.create"]
 
 
@@ -780,7 +809,7 @@ def test_a_turn_that_no_endpoint_takes_is_given_up_and_told() -> None:
     scene.advance(2.0)
     scene.say()
     for _ in range(40):
-        if scene.conversation._links.main is not None:
+        if scene.link in scene.endpoint_of:
             scene.down(scene.link)
         scene.advance(1.0)
     assert scene.outcomes() == ["failed"]
@@ -796,7 +825,7 @@ def test_words_of_a_turn_that_was_said_again_belong_to_it() -> None:
     scene.open()
     scene.committed("item_again")
     scene.server(heard("item_again", "What time is it?"))
-    assert scene.notices(InputText) == [InputText("turn_1", "What time is it?")]
+    assert scene.notices(InputText) == [InputText("What time is it?", is_final=True, turn="turn_1")]
 
 
 # --- the day's budget --------------------------------------------------------------------------------------------
@@ -839,7 +868,7 @@ def test_each_response_is_counted_by_kind_and_in_money() -> None:
     [one] = counted(scene)
     assert one.usd == pytest.approx(USD)
     assert one.spent_usd == pytest.approx(USD)
-    assert dict(one.usage) == {
+    assert dict(one.tokens) == {
         "total_tokens": 2500,
         "input_tokens": 1500,
         "output_tokens": 1000,
@@ -868,7 +897,7 @@ def test_a_model_without_a_price_is_counted_without_a_figure() -> None:
     [one] = counted(scene)
     assert one.usd is None
     assert one.spent_usd == 0.0
-    assert dict(one.usage)["output_audio_tokens"] == 1000
+    assert dict(one.tokens)["output_audio_tokens"] == 1000
 
 
 def test_a_server_that_names_no_model_gives_no_figure() -> None:
@@ -923,8 +952,8 @@ def test_a_transcription_is_counted_by_its_tokens() -> None:
     scene.server(heard("item_u", "What time is it?", usage))
     [one] = counted(scene)
     assert one.usd == pytest.approx((1000 * 2.50 + 200 * 10.00) / 1_000_000)
-    assert dict(one.usage)["input_audio_tokens"] == 1000
-    assert dict(one.usage)["output_tokens"] == 200
+    assert dict(one.tokens)["input_audio_tokens"] == 1000
+    assert dict(one.tokens)["output_tokens"] == 200
 
 
 def test_a_transcription_by_an_unknown_model_has_no_figure() -> None:

@@ -20,6 +20,7 @@ from appliance.conversation.events import (
     LinkDown,
     OutOfBandAsked,
     ServerEventReceived,
+    TurnKey,
 )
 from appliance.realtime import protocol as wire
 from tests.support.stage import SESSION, Stage
@@ -63,7 +64,7 @@ def with_a_spare() -> OnLink:
     """The second endpoint answers; a spare to the first is on its way."""
     stage = OnLink(endpoints=2)
     stage.start()
-    stage.lose("refused: no", None)
+    stage.lose("refused", None)
     stage.link_ready()
     stage.server({"type": "session.updated", "session": SESSION})
     stage.advance(70.0)
@@ -127,7 +128,7 @@ def test_a_response_belongs_to_the_agent_whose_update_came_before_it():
     stage.say()
     stage.committed()
     stage.advance(6.0)
-    stage.do(AgentPrepared("turn_turn_1_0", spec(is_asked_at_turn=True)))
+    stage.do(AgentPrepared(TurnKey("turn_1", 0), spec(is_asked_at_turn=True)))
     assert stage.troubles() == ["instructions_late"]
 
 
@@ -136,7 +137,7 @@ def test_instructions_that_come_while_the_server_answers_by_itself_hold_from_the
     stage.server({"type": "input_audio_buffer.speech_started", "item_id": "user", "audio_start_ms": 0})
     stage.committed("user")
     later = spec(session=SERVER_VAD | {"instructions": "new"}, is_asked_at_turn=True, tools=(ToolCard(name="b"),))
-    stage.do(AgentPrepared("turn_turn_1_0", later))
+    stage.do(AgentPrepared(TurnKey("turn_1", 0), later))
     stage.created(turn=None)
     stage.called("gone", "call_1")
     assert "session.update" in stage.sent_types()
@@ -234,7 +235,7 @@ def test_a_button_is_stuck_when_the_turn_reaches_its_longest():
 def test_two_links_are_late_one_after_the_other():
     stage = OnLink(endpoints=2)
     stage.start()
-    stage.do(LinkDown(1, None, "refused: no"))
+    stage.do(LinkDown(1, "refused", None, "no"))
     stage.now += 100.0
     stage.do(DeadlinePassed())
     stage.advance(20.0)

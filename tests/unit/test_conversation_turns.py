@@ -21,6 +21,7 @@ from appliance.conversation.events import (
     InterruptAsked,
     MessageGiven,
     OutOfBandAsked,
+    OutputCheck,
     PlayoutProgress,
     ShutdownRequested,
 )
@@ -479,7 +480,10 @@ def test_what_the_user_says_is_told_in_pieces_as_it_is_written_down() -> None:
                 "delta": piece,
             }
         )
-    assert scene.notices(InputText) == [InputText("item_user", "What "), InputText("item_user", "time?")]
+    assert scene.notices(InputText) == [
+        InputText("What ", is_final=False, item_id="item_user"),
+        InputText("time?", is_final=False, item_id="item_user"),
+    ]
 
 
 # --- questions beside the conversation ---------------------------------------------------------------------------
@@ -967,7 +971,7 @@ def _interrupt(scene: Scene, way: str) -> list[Command]:
         case "ear":
             return scene.speech_started("item_2")
         case _:
-            return scene.do(GuardrailsChecked("check_1", "no_secrets", "a password"))
+            return scene.do(GuardrailsChecked(OutputCheck(1), "no_secrets", "a password"))
 
 
 @pytest.mark.parametrize("way", WAYS)

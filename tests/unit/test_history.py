@@ -1,4 +1,4 @@
-"""The history of the conversation: one behaviour a test, first of `History` alone, then of the core that keeps it."""
+"""The history of the conversation: one behaviour a test, first of `ItemList` alone, then of the core that keeps it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from appliance.conversation.commands import Emit
 from appliance.conversation.events import HistoryReplaced, LinkUp, MessageGiven, ToolFinished
 from appliance.conversation.notices import HistoryChanged, HistoryGrew, Notice
-from appliance.conversation.support.item_list import NOT_WRITTEN_DOWN, Change, History, wire_item
+from appliance.conversation.support.item_list import NOT_WRITTEN_DOWN, Change, ItemList, wire_item
 from appliance.realtime import protocol as wire
 from appliance.realtime.items import HistoryItem
 from tests.support.oracle import check_client_frame
@@ -21,7 +21,7 @@ from tests.support.stage import Stage
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 
 
-def tell(history: History, *frames: dict[str, Any]) -> list[Change]:
+def tell(history: ItemList, *frames: dict[str, Any]) -> list[Change]:
     """The server says these frames, literally; returns every change."""
     changes: list[Change] = []
     for index, frame in enumerate(frames):
@@ -29,7 +29,7 @@ def tell(history: History, *frames: dict[str, Any]) -> list[Change]:
     return changes
 
 
-def ids(history: History) -> list[str]:
+def ids(history: ItemList) -> list[str]:
     return [one.id for one in history.items]
 
 
@@ -103,26 +103,26 @@ THREE = [written("item_1", "one"), written("item_2", "two", "item_1"), written("
 
 
 def test_items_stand_in_the_order_of_their_predecessors_not_of_their_arrival() -> None:
-    history = History()
+    history = ItemList()
     tell(history, written("item_1", "one"), written("item_3", "three", "item_1"), written("item_2", "two", "item_1"))
     assert ids(history) == ["item_1", "item_2", "item_3"]
 
 
 def test_root_is_the_beginning() -> None:
-    history = History()
+    history = ItemList()
     tell(history, *THREE, written("item_0", "zero", "root"))
     assert ids(history) == ["item_0", "item_1", "item_2", "item_3"]
 
 
 @pytest.mark.parametrize("previous", [None, "item_never_heard_of"])
 def test_an_item_behind_one_that_is_not_known_stands_at_the_end(previous: str | None) -> None:
-    history = History()
+    history = ItemList()
     tell(history, *THREE, written("item_4", "four", previous))
     assert ids(history) == ["item_1", "item_2", "item_3", "item_4"]
 
 
 def test_an_item_told_of_twice_is_one_item() -> None:
-    history = History()
+    history = ItemList()
     answer = spoken_answer(None, "in_progress")
     tell(history, output_item(answer), added(answer), added(spoken_answer("Noon."), done=True))
     assert ids(history) == ["item_a"]
@@ -130,7 +130,7 @@ def test_an_item_told_of_twice_is_one_item() -> None:
 
 def test_an_answer_that_the_server_added_first_stands_before_an_item_of_ours() -> None:
     """We create an item while the server adds one of its own; ``output_item.added`` does not say where it stands."""
-    history = History([said("item_1", "one")])
+    history = ItemList([said("item_1", "one")])
     history.insert(said("local_1", "by the way"), None)
     tell(
         history,
@@ -142,13 +142,13 @@ def test_an_answer_that_the_server_added_first_stands_before_an_item_of_ours() -
 
 
 def test_an_item_of_ours_is_moved_to_where_the_server_has_put_it() -> None:
-    history = History([said("item_1", "one"), said("local_1", "by the way"), said("item_2", "two")])
+    history = ItemList([said("item_1", "one"), said("local_1", "by the way"), said("item_2", "two")])
     tell(history, written("local_1", "by the way", "item_2"))
     assert ids(history) == ["item_1", "item_2", "local_1"]
 
 
 def test_an_item_without_an_id_is_nothing_to_keep() -> None:
-    history = History()
+    history = ItemList()
     assert history.take(wire.Item(type="message", role="user"), None, is_done=True) == []
     assert history.items == ()
 
@@ -157,7 +157,7 @@ def test_an_item_without_an_id_is_nothing_to_keep() -> None:
 
 
 def test_committed_makes_a_placeholder_at_once() -> None:
-    history = History()
+    history = ItemList()
     tell(history, *THREE)
     changes = tell(history, committed("item_u", "item_3"))
     placeholder = HistoryItem(id="item_u", role="user", status="in_progress", is_spoken=True, is_transcribed=False)
@@ -165,25 +165,26 @@ def test_committed_makes_a_placeholder_at_once() -> None:
 
 
 def test_the_words_fill_the_placeholder_when_they_come() -> None:
-    history = History()
+    history = ItemList()
     tell(history, committed("item_u"), added(user_audio()), added(user_audio(), done=True))
     [before] = history.items
     assert (before.status, before.text, before.is_transcribed) == ("in_progress", "", False)
     [change] = tell(history, heard("item_u", " What time is it?\n"))
     assert isinstance(change, HistoryChanged)
+    assert change.item is not None
     item = change.item
     assert (item.status, item.text, item.is_transcribed) == ("completed", "What time is it?", True)
 
 
 def test_words_that_grow_are_seen_before_they_are_complete() -> None:
-    history = History()
+    history = ItemList()
     changes = tell(history, committed("item_u"), growing("item_u", "What "), growing("item_u", "time"))
     assert len(changes) == 1, "ten pieces a second are no ten changes"
     assert history.items[0].text == "What time"
 
 
 def test_a_transcription_that_failed_leaves_the_item_without_words() -> None:
-    history = History()
+    history = ItemList()
     failed = {
         "type": "conversation.item.input_audio_transcription.failed",
         "item_id": "item_u",
@@ -206,7 +207,7 @@ def test_a_transcription_that_failed_leaves_the_item_without_words() -> None:
     ids=["done", "added", "committed", "retrieved"],
 )
 def test_a_transcript_is_kept_when_a_later_event_lacks_it(later: dict[str, Any]) -> None:
-    history = History()
+    history = ItemList()
     tell(history, committed("item_u"), heard("item_u", "What time is it?"))
     before = history.items
     assert tell(history, later) == [], "nothing has changed, so nothing is told"
@@ -214,7 +215,7 @@ def test_a_transcript_is_kept_when_a_later_event_lacks_it(later: dict[str, Any])
 
 
 def test_a_transcript_of_an_item_that_was_deleted_brings_it_not_back() -> None:
-    history = History()
+    history = ItemList()
     tell(history, committed("item_u"), {"type": "conversation.item.deleted", "item_id": "item_u"})
     assert tell(history, growing("item_u", "What"), heard("item_u", "What time is it?")) == []
     assert history.items == ()
@@ -224,7 +225,7 @@ def test_a_transcript_of_an_item_that_was_deleted_brings_it_not_back() -> None:
 
 
 def test_a_text_grows_and_is_told_when_it_is_whole() -> None:
-    history = History()
+    history = ItemList()
     changes = tell(
         history,
         output_item(message("item_a", "assistant", status="in_progress")),
@@ -235,11 +236,12 @@ def test_a_text_grows_and_is_told_when_it_is_whole() -> None:
     assert history.items[0].text == "It is noon."
     [change] = tell(history, of_answer("output_audio_transcript.done", transcript="It is noon."))
     assert isinstance(change, HistoryChanged)
+    assert change.item is not None
     assert change.item.text == "It is noon."
 
 
 def test_a_text_of_several_parts_is_in_the_order_of_the_parts() -> None:
-    history = History()
+    history = ItemList()
     tell(
         history,
         output_item(message("item_a", "assistant", status="in_progress")),
@@ -263,7 +265,7 @@ def test_a_text_of_several_parts_is_in_the_order_of_the_parts() -> None:
     ids=["output_item.done", "item.done", "retrieved", "response.done"],
 )
 def test_the_text_of_an_answer_is_kept_when_a_later_event_lacks_it(later: dict[str, Any]) -> None:
-    history = History()
+    history = ItemList()
     tell(
         history,
         output_item(spoken_answer(None, "in_progress")),
@@ -275,14 +277,14 @@ def test_the_text_of_an_answer_is_kept_when_a_later_event_lacks_it(later: dict[s
 
 
 def test_an_item_that_only_response_done_tells_of_is_kept() -> None:
-    history = History()
+    history = ItemList()
     response = {"id": "resp_1", "status": "completed", "output": [spoken_answer("Noon.")], "metadata": None}
     tell(history, {"type": "response.done", "response": response})
     assert history.items == (said("item_a", "Noon.", "assistant", is_spoken=True),)
 
 
 def test_a_call_is_completed_by_what_comes_later() -> None:
-    history = History()
+    history = ItemList()
     begun = {"id": "item_c", "type": "function_call", "status": "in_progress", "name": "get_time", "call_id": "call_1"}
     ended = begun | {"status": "completed", "arguments": '{"zone":"utc"}'}
     tell(history, output_item(begun | {"arguments": ""}), output_item(ended, done=True))
@@ -315,7 +317,7 @@ _ANSWER = [
 
 @given(st.permutations([True] * len(_USER) + [False] * len(_ANSWER)))
 def test_the_transcription_may_come_anywhere_among_the_events_of_the_answer(order: list[bool]) -> None:
-    history = History()
+    history = ItemList()
     tell(history, committed("item_u"))
     user, answer = iter(_USER), iter(_ANSWER)
     for is_of_user in order:
@@ -330,7 +332,7 @@ def test_the_transcription_may_come_anywhere_among_the_events_of_the_answer(orde
 
 
 def test_a_truncated_item_is_marked_with_what_was_heard() -> None:
-    history = History([said("item_a", "It is noon.", "assistant", is_spoken=True)])
+    history = ItemList([said("item_a", "It is noon.", "assistant", is_spoken=True)])
     truncated = {
         "type": "conversation.item.truncated",
         "item_id": "item_a",
@@ -339,6 +341,7 @@ def test_a_truncated_item_is_marked_with_what_was_heard() -> None:
     }
     [change] = tell(history, truncated)
     assert isinstance(change, HistoryChanged)
+    assert change.item is not None
     assert (change.item.heard_ms, change.item.status, change.item.text) == (400, "incomplete", "It is")
 
 
@@ -357,14 +360,14 @@ def test_a_truncated_item_is_marked_with_what_was_heard() -> None:
 def test_the_text_of_a_cut_answer_ends_with_a_word_that_was_heard(
     heard_ms: int, received_ms: int | None, text: str
 ) -> None:
-    history = History([said("item_a", "one two three four five sixes", "assistant")])
+    history = ItemList([said("item_a", "one two three four five sixes", "assistant")])
     history.cut("item_a", heard_ms, received_ms)
     assert history.items[0].text == text
 
 
 @given(st.text(st.sampled_from("ab "), max_size=40), st.integers(0, 3000), st.integers(1, 3000))
 def test_a_cut_text_is_a_beginning_of_whole_words(text: str, heard_ms: int, received_ms: int) -> None:
-    history = History([said("item_a", text, "assistant")])
+    history = ItemList([said("item_a", text, "assistant")])
     history.cut("item_a", heard_ms, received_ms)
     cut = history.items[0].text
     assert text.startswith(cut)
@@ -372,7 +375,7 @@ def test_a_cut_text_is_a_beginning_of_whole_words(text: str, heard_ms: int, rece
 
 
 def test_late_text_of_a_cut_answer_is_ignored() -> None:
-    history = History()
+    history = ItemList()
     tell(
         history,
         output_item(spoken_answer(None, "in_progress")),
@@ -392,7 +395,7 @@ def test_late_text_of_a_cut_answer_is_ignored() -> None:
 
 
 def test_an_item_is_cut_once() -> None:
-    history = History([said("item_a", "one two three four", "assistant")])
+    history = ItemList([said("item_a", "one two three four", "assistant")])
     history.cut("item_a", 500)
     truncated = {"type": "conversation.item.truncated", "item_id": "item_a", "content_index": 0, "audio_end_ms": 450}
     assert tell(history, truncated) == []
@@ -400,7 +403,7 @@ def test_an_item_is_cut_once() -> None:
 
 
 def test_only_answers_can_be_cut() -> None:
-    history = History([said("item_u", "What time is it?", is_spoken=True)])
+    history = ItemList([said("item_u", "What time is it?", is_spoken=True)])
     assert history.cut("item_u", 10) == []
     assert history.cut("item_never_heard_of", 10) == []
 
@@ -409,7 +412,7 @@ def test_only_answers_can_be_cut() -> None:
 
 
 def test_a_deleted_item_is_gone_and_told_of_once() -> None:
-    history = History()
+    history = ItemList()
     tell(history, *THREE)
     deleted = {"type": "conversation.item.deleted", "item_id": "item_2"}
     assert tell(history, deleted, deleted) == [HistoryChanged("item_2")]
@@ -417,43 +420,43 @@ def test_a_deleted_item_is_gone_and_told_of_once() -> None:
 
 
 def test_a_retrieved_item_completes_what_is_known() -> None:
-    history = History()
+    history = ItemList()
     tell(history, committed("item_u"), added(user_audio(), done=True))
     tell(history, {"type": "conversation.item.retrieved", "item": user_audio("What time is it?")})
     assert history.items[0].text == "What time is it?"
 
 
 def test_an_item_that_is_not_known_is_not_added_by_being_retrieved() -> None:
-    history = History()
+    history = ItemList()
     assert tell(history, {"type": "conversation.item.retrieved", "item": user_audio("Hello?")}) == []
     assert history.items == ()
 
 
 def test_events_that_say_nothing_of_items_change_nothing() -> None:
-    history = History([said("item_1", "one")])
+    history = ItemList([said("item_1", "one")])
     assert tell(history, {"type": "input_audio_buffer.cleared"}, {"type": "session.updated", "session": {}}) == []
 
 
 def test_the_first_item_has_nothing_before_it() -> None:
-    history = History()
+    history = ItemList()
     changes = tell(history, *THREE)
     assert [one.previous_item_id for one in changes if isinstance(one, HistoryGrew)] == ["", "item_1", "item_2"]
 
 
 def test_the_oldest_is_forgotten_beyond_the_limit() -> None:
-    history = History(max_items=2)
+    history = ItemList(max_items=2)
     changes = tell(history, *THREE)
     assert [one for one in changes if not isinstance(one, HistoryGrew)] == [HistoryChanged("item_1")]
     assert ids(history) == ["item_2", "item_3"]
 
 
 def test_the_limit_holds_for_an_earlier_life_too() -> None:
-    history = History([said(f"item_{index}", "x") for index in range(5)], max_items=2)
+    history = ItemList([said(f"item_{index}", "x") for index in range(5)], max_items=2)
     assert ids(history) == ["item_3", "item_4"]
 
 
 def test_an_id_of_ours_is_never_one_that_is_known() -> None:
-    history = History([said("local_1", "of an earlier life")])
+    history = ItemList([said("local_1", "of an earlier life")])
     assert history.new_id() not in ("local_1", history.new_id())
 
 
@@ -461,7 +464,7 @@ def test_an_id_of_ours_is_never_one_that_is_known() -> None:
 
 
 def test_replay_writes_every_kind_as_a_client_may() -> None:
-    history = History(
+    history = ItemList(
         [
             said("item_s", "Be brief.", "system"),
             said("item_u", "What time is it?", is_spoken=True),
@@ -513,7 +516,7 @@ def test_replay_writes_every_kind_as_a_client_may() -> None:
 
 
 def test_speech_that_nobody_wrote_down_is_replayed_as_a_placeholder() -> None:
-    history = History()
+    history = ItemList()
     tell(history, committed("item_u"), added(user_audio(), done=True))
     frames, changes = history.replay(limit=100)
     assert frames[0]["content"] == [{"type": "input_text", "text": NOT_WRITTEN_DOWN}]
@@ -522,12 +525,12 @@ def test_speech_that_nobody_wrote_down_is_replayed_as_a_placeholder() -> None:
 
 
 def test_an_image_without_words_is_replayed() -> None:
-    frames, _ = History([said("item_p", "", images=(PIXEL,))]).replay(limit=100)
+    frames, _ = ItemList([said("item_p", "", images=(PIXEL,))]).replay(limit=100)
     assert frames[0]["content"] == [{"type": "input_image", "image_url": PIXEL}]
 
 
 def test_of_a_cut_answer_what_was_heard_is_replayed() -> None:
-    history = History([said("item_a", "one two three four five sixes", "assistant", is_spoken=True)])
+    history = ItemList([said("item_a", "one two three four five sixes", "assistant", is_spoken=True)])
     history.cut("item_a", 1000, 4000)
     frames, _ = history.replay(limit=100)
     assert frames[0]["content"] == [{"type": "output_text", "text": "one two"}]
@@ -546,7 +549,7 @@ def test_of_a_cut_answer_what_was_heard_is_replayed() -> None:
     ids=["unheard", "empty", "call_alone", "output_alone", "mcp_call", "mcp_approval_response"],
 )
 def test_what_cannot_be_replayed_is_forgotten_here_too(item: HistoryItem) -> None:
-    history = History([said("item_1", "one"), item])
+    history = ItemList([said("item_1", "one"), item])
     frames, changes = history.replay(limit=100)
     assert [one["id"] for one in frames] == ["item_1"]
     assert changes == [HistoryChanged(item.id)]
@@ -555,7 +558,7 @@ def test_what_cannot_be_replayed_is_forgotten_here_too(item: HistoryItem) -> Non
 
 @pytest.mark.parametrize("limit", [0, 1, 3, 9, 10, 11])
 def test_only_the_newest_are_replayed_and_the_others_forgotten(limit: int) -> None:
-    history = History([said(f"item_{index}", "x") for index in range(10)])
+    history = ItemList([said(f"item_{index}", "x") for index in range(10)])
     frames, changes = history.replay(limit=limit)
     newest = [f"item_{index}" for index in range(10)][max(0, 10 - limit) :]
     assert [one["id"] for one in frames] == newest
@@ -564,21 +567,21 @@ def test_only_the_newest_are_replayed_and_the_others_forgotten(limit: int) -> No
 
 
 def test_a_pair_that_the_limit_parts_is_not_replayed() -> None:
-    history = History([call(), output(), said("item_a", "It is noon.", "assistant")])
+    history = ItemList([call(), output(), said("item_a", "It is noon.", "assistant")])
     frames, _ = history.replay(limit=2)
     assert [one["id"] for one in frames] == ["item_a"], "the output of a call that is not there would be refused"
     assert ids(history) == ["item_a"]
 
 
 def test_an_output_before_its_call_is_no_pair() -> None:
-    history = History([output(), call(), said("item_a", "It is noon.", "assistant")])
+    history = ItemList([output(), call(), said("item_a", "It is noon.", "assistant")])
     frames, _ = history.replay(limit=100)
     assert [one["id"] for one in frames] == ["item_a"]
 
 
 @pytest.mark.parametrize("odd", ["x" * 33, "item:1", "naïve", "with space"])
 def test_an_id_that_no_server_takes_is_replaced_on_both_sides(odd: str) -> None:
-    history = History([said("item_1", "one"), said(odd, "two"), said("item_3", "three")])
+    history = ItemList([said("item_1", "one"), said(odd, "two"), said("item_3", "three")])
     frames, changes = history.replay(limit=100)
     new_id = frames[1]["id"]
     assert changes == [HistoryChanged(odd), HistoryGrew(said(new_id, "two"), "item_1")]
@@ -587,7 +590,7 @@ def test_an_id_that_no_server_takes_is_replaced_on_both_sides(odd: str) -> None:
 
 
 def test_the_first_item_keeps_its_place_under_its_new_id() -> None:
-    history = History([said("odd id", "one"), said("item_2", "two")])
+    history = ItemList([said("odd id", "one"), said("item_2", "two")])
     frames, _ = history.replay(limit=100)
     assert [one["content"][0]["text"] for one in frames] == ["one", "two"]
     assert ids(history) == [one["id"] for one in frames]
@@ -611,7 +614,7 @@ _ANY_ITEM = st.one_of(
 
 @given(st.lists(_ANY_ITEM, max_size=8, unique_by=lambda one: one.id), st.integers(0, 9))
 def test_whatever_is_replayed_is_valid_in_pairs_and_what_is_known_here(items: list[HistoryItem], limit: int) -> None:
-    history = History(items)
+    history = ItemList(items)
     frames, _ = history.replay(limit=limit)
     for frame in frames:
         check_client_frame({"type": "conversation.item.create", "event_id": "ev", "item": frame})
@@ -623,7 +626,7 @@ def test_whatever_is_replayed_is_valid_in_pairs_and_what_is_known_here(items: li
 
 
 def test_what_is_replayed_once_is_replayed_again() -> None:
-    history = History([said("odd id", "one"), call(), said("item_3", "three")])
+    history = ItemList([said("odd id", "one"), call(), said("item_3", "three")])
     first, _ = history.replay(limit=100)
     second, changes = history.replay(limit=100)
     assert first == second
@@ -631,8 +634,8 @@ def test_what_is_replayed_once_is_replayed_again() -> None:
 
 
 def test_an_item_that_the_lost_connection_left_open_is_incomplete() -> None:
-    history = History([said("item_1", "one"), said("item_a", "It", "assistant", status="in_progress")])
-    assert history.end_open() == [HistoryChanged(said("item_a", "It", "assistant", status="incomplete"))]
+    history = ItemList([said("item_1", "one"), said("item_a", "It", "assistant", status="in_progress")])
+    assert history.end_open() == [HistoryChanged("item_a", said("item_a", "It", "assistant", status="incomplete"))]
 
 
 def test_what_a_client_may_not_write_has_no_frame() -> None:
@@ -645,40 +648,40 @@ ABCD = [said(f"item_{letter}", letter) for letter in "abcd"]
 
 
 def test_the_same_history_is_no_difference() -> None:
-    assert History(ABCD).diff(ABCD) == ([], [])
+    assert ItemList(ABCD).diff(ABCD) == ([], [])
 
 
 def test_what_is_left_out_is_deleted_and_nothing_else_touched() -> None:
-    assert History(ABCD).diff([ABCD[0], ABCD[2], ABCD[3]]) == (["item_b"], [])
+    assert ItemList(ABCD).diff([ABCD[0], ABCD[2], ABCD[3]]) == (["item_b"], [])
 
 
 def test_what_is_new_is_created_behind_what_it_follows() -> None:
-    deletes, creates = History(ABCD).diff([*ABCD[:2], said("item_n", "new"), *ABCD[2:]])
+    deletes, creates = ItemList(ABCD).diff([*ABCD[:2], said("item_n", "new"), *ABCD[2:]])
     assert deletes == []
     assert [(item.text, previous) for item, previous in creates] == [("new", "item_b")]
 
 
 def test_what_is_new_in_front_follows_the_root() -> None:
-    _, [(item, previous)] = History(ABCD).diff([said("item_n", "new"), *ABCD])
+    _, [(item, previous)] = ItemList(ABCD).diff([said("item_n", "new"), *ABCD])
     assert (item.text, previous) == ("new", "root")
 
 
 def test_two_new_ones_follow_each_other() -> None:
-    _, [(first, _), (second, previous)] = History(ABCD).diff([*ABCD, said("n1", "new"), said("n2", "newer")])
+    _, [(first, _), (second, previous)] = ItemList(ABCD).diff([*ABCD, said("n1", "new"), said("n2", "newer")])
     assert (first.text, second.text) == ("new", "newer")
     assert previous == first.id
 
 
 def test_other_words_are_another_item() -> None:
     """An item cannot be changed on the server: it is deleted, and created under an id that was never used."""
-    deletes, [(item, previous)] = History(ABCD).diff([ABCD[0], said("item_b", "B"), *ABCD[2:]])
+    deletes, [(item, previous)] = ItemList(ABCD).diff([ABCD[0], said("item_b", "B"), *ABCD[2:]])
     assert deletes == ["item_b"]
     assert (item.text, previous) == ("B", "item_a")
     assert item.id not in [one.id for one in ABCD]
 
 
 def test_a_moved_item_is_deleted_and_created_once() -> None:
-    deletes, creates = History(ABCD).diff([ABCD[1], ABCD[2], ABCD[3], ABCD[0]])
+    deletes, creates = ItemList(ABCD).diff([ABCD[1], ABCD[2], ABCD[3], ABCD[0]])
     assert deletes == ["item_a"]
     assert [(item.text, previous) for item, previous in creates] == [("a", "item_d")]
     assert creates[0][0].id != "item_a", "the server may still be deleting the old one"
@@ -686,7 +689,7 @@ def test_a_moved_item_is_deleted_and_created_once() -> None:
 
 @given(st.lists(st.sampled_from("abcdxyz"), max_size=6, unique=True))
 def test_a_difference_that_is_carried_out_gives_what_was_wanted(letters: list[str]) -> None:
-    history = History(ABCD)
+    history = ItemList(ABCD)
     deletes, creates = history.diff([said(f"item_{letter}", letter) for letter in letters])
     for item_id in deletes:
         assert history.remove(item_id)
@@ -702,7 +705,17 @@ def test_a_difference_that_is_carried_out_gives_what_was_wanted(letters: list[st
 def told(stage: Stage) -> list[Notice]:
     """The notices of the history, in order."""
     notices = [one.notice for one in stage.commands if isinstance(one, Emit)]
-    return [one for one in notices if isinstance(one, (HistoryGrew, HistoryChanged, HistoryChanged))]
+    return [one for one in notices if isinstance(one, (HistoryGrew, HistoryChanged))]
+
+
+def updated(stage: Stage) -> list[HistoryItem]:
+    """Every item that became another one, in order."""
+    return [one.item for one in stage.notices(HistoryChanged) if one.item is not None]
+
+
+def removed(stage: Stage) -> list[str]:
+    """The ids of the items that are gone, in order."""
+    return [one.item_id for one in stage.notices(HistoryChanged) if one.item is None]
 
 
 def known(stage: Stage) -> list[str]:
@@ -742,7 +755,7 @@ def test_a_turn_is_told_as_it_grows() -> None:
         ("item_u", ""),
         ("item_a", "item_u"),
     ]
-    assert stage.notices(HistoryChanged)[-1].item.status == "completed"
+    assert updated(stage)[-1].status == "completed"
     assert [one.text for one in stage.conversation.history] == ["What time is it?", "It is noon."]
 
 
@@ -755,10 +768,13 @@ def test_a_history_told_of_can_be_built_from_the_notices_alone() -> None:
     stage.server({"type": "conversation.item.deleted", "item_id": "item_u"})
     rebuilt: dict[str, HistoryItem] = {}
     for one in told(stage):
-        if isinstance(one, (HistoryGrew, HistoryChanged)):
-            rebuilt[one.item.id] = one.item
-        elif isinstance(one, HistoryChanged):
-            del rebuilt[one.item_id]
+        match one:
+            case HistoryGrew(item=item):
+                rebuilt[item.id] = item
+            case HistoryChanged(item_id=item_id, item=None):
+                del rebuilt[item_id]
+            case HistoryChanged(item_id=item_id, item=item):
+                rebuilt[item_id] = item
     assert tuple(rebuilt.values()) == stage.conversation.history
 
 
@@ -771,7 +787,7 @@ def test_a_press_into_the_answer_marks_what_was_heard() -> None:
     stage.press()
     item = stage.conversation.history[-1]
     assert (item.heard_ms, item.text, item.status) == (1000, "one two", "incomplete")
-    assert stage.notices(HistoryChanged)[-1].item == item
+    assert updated(stage)[-1] == item
 
 
 def test_text_that_comes_after_the_press_is_not_in_the_history() -> None:
@@ -889,7 +905,7 @@ def test_the_oldest_is_forgotten_beyond_max_history() -> None:
     for frame in THREE:
         stage.server(frame)
     assert known(stage) == ["item_2", "item_3"]
-    assert stage.notices(HistoryChanged) == [HistoryChanged("item_1")]
+    assert removed(stage) == ["item_1"]
 
 
 # --- the core: a new connection is told --------------------------------------------------------------------------
@@ -955,7 +971,7 @@ def test_a_refused_item_is_taken_out_of_the_history_again() -> None:
     stage.link_ready()
     stage.error("invalid_value", event_id="item_item_b", message="Invalid 'item.content'.")
     assert known(stage) == ["item_a", "item_c", "item_d"]
-    assert stage.notices(HistoryChanged) == [HistoryChanged("item_b")]
+    assert removed(stage) == ["item_b"]
     assert stage.troubles() == ["item_refused"]
     assert stage.state == "ready"
 

@@ -434,7 +434,7 @@ def test_a_short_reply_and_the_tail_of_a_long_one_are_checked(before: str) -> No
     check = _checks(stage)[-1]
     assert check.text == before + SECRET
     stage.do(GuardrailsChecked(check.key, "no_secrets", "a password"))
-    assert [one.name for one in stage.notices(Guardrail)] == ["no_secrets"]
+    assert [one.guardrail for one in stage.notices(Guardrail)] == ["no_secrets"]
     assert stage.flushes() != []
 
 

@@ -5,46 +5,57 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.conversation.support.playout import Playout
+from appliance.conversation.support.playout import Heard, Playout
 
 
 def test_frames_played_belong_to_the_items_in_order() -> None:
     playout = Playout()
     playout.queue("a", 0, 2400)
     playout.queue("b", 0, 2400)
-    playout.progress(0, 3600, drained=False)
+    playout.progress(3600, drained=False)
     assert [(one.item_id, one.heard_ms, one.is_whole) for one in playout.heard()] == [
         ("a", 100, True),
         ("b", 50, False),
     ]
 
 
-def test_a_flush_names_only_what_was_not_heard_whole_and_begins_an_epoch() -> None:
+def test_after_a_flush_nothing_is_queued_and_nothing_more_is_heard() -> None:
     playout = Playout()
     playout.queue("a", 0, 2400)
     playout.queue("b", 0, 2400)
-    playout.progress(0, 3600, drained=False)
-    assert [one.item_id for one in playout.flush()] == ["b"]
-    assert playout.epoch == 1
+    playout.progress(3600, drained=False)
+    playout.flush()
+    assert playout.heard() == []
     assert not playout.is_pending
-    assert not playout.progress(0, 9999, drained=True)
+    assert not playout.progress(9999, drained=True)
+
+
+def test_after_a_flush_frames_are_counted_from_zero() -> None:
+    playout = Playout()
+    playout.queue("a", 0, 2400)
+    playout.progress(1200, drained=False)
+    playout.flush()
+    playout.queue("a", 0, 4800)
+    assert playout.heard() == [Heard("a", 0, 0, 4800)]
+    assert playout.progress(480, drained=False)
+    assert playout.heard() == [Heard("a", 0, 480, 4800)]
 
 
 def test_a_report_never_goes_back_or_beyond_what_was_queued() -> None:
     playout = Playout()
     playout.queue("a", 0, 1000)
-    assert playout.progress(0, 5000, drained=False)
-    assert not playout.progress(0, 10, drained=False)
+    assert playout.progress(5000, drained=False)
+    assert not playout.progress(10, drained=False)
     assert playout.heard()[0].heard_frames == 1000
 
 
 def test_drained_forgives_the_rounding_of_the_rate_but_not_a_late_report() -> None:
     playout = Playout()
     playout.queue("a", 0, 10_000)
-    playout.progress(0, 9_990, drained=True)
+    playout.progress(9_990, drained=True)
     assert not playout.is_pending
     playout.queue("a", 0, 10_000)
-    playout.progress(0, 10_000, drained=True)
+    playout.progress(10_000, drained=True)
     assert playout.is_pending, "the report was made before the second delta was queued"
 
 
@@ -53,7 +64,7 @@ def test_what_is_heard_adds_up(queued: list[tuple[str, int]], played: int) -> No
     playout = Playout()
     for item, frames in queued:
         playout.queue(item, 0, frames)
-    playout.progress(0, played, drained=False)
+    playout.progress(played, drained=False)
     heard = playout.heard()
     total = sum(frames for _, frames in queued)
     assert sum(one.heard_frames for one in heard) == min(played, total)

@@ -662,19 +662,20 @@ async def test_a_tool_is_run_told_as_events_and_its_output_is_answered() -> None
     assert lamp.switched == [True]
     assert output == "done"
     assert ended.outcome == "answered"
-    made = agent.tools[0]
-    assert reader.of(ToolStart) == [ToolStart(agent, "set_lamp", '{"on":true}', "call_1", made)]
-    assert reader.of(ToolEnd) == [ToolEnd(agent, "set_lamp", "done", "call_1", False, made)]
+    assert session.agents == {"Ada": agent}
+    assert reader.of(ToolStart) == [ToolStart(ended.turn, "call_1", "set_lamp", '{"on":true}', "Ada")]
+    assert reader.of(ToolEnd) == [ToolEnd(ended.turn, "call_1", "set_lamp", "done", False, "Ada")]
 
 
-async def test_a_call_of_a_tool_that_does_not_exist_is_answered_and_told_without_a_tool() -> None:
+async def test_a_call_of_a_tool_that_does_not_exist_is_answered_and_told() -> None:
     script = [*READY, *answering(*calling("fly")), *answering(*spoken(response_id="resp_2")), hold()]
     async with ScriptedServer(script) as server:
         async with talking(server.base_url, Lamp().agent()) as (session, reader):
             session.send_message("Fly!")
             ended = await reader.until(TurnEnd)
         assert "fly" in output_of(server.connections[0])
-    assert [(one.name, one.tool, one.is_error) for one in reader.of(ToolEnd)] == [("fly", None, True)]
+    assert [(one.name, one.agent, one.is_error) for one in reader.of(ToolEnd)] == [("fly", "Ada", True)]
+    assert "fly" not in [one.name for one in session.agents["Ada"].tools]
     assert ended.outcome == "answered"
 
 
@@ -960,7 +961,9 @@ async def test_a_handoff_is_an_event_of_its_own_and_the_new_agent_answers() -> N
             await asyncio.sleep(0)
         server.assert_complete()
     (handed,) = reader.of(HandoffDone)
-    assert (handed.from_agent, handed.to_agent.name) == (agent, "Bob")
+    assert (handed.from_agent, handed.to_agent) == ("Ada", "Bob")
+    assert session.agents[handed.from_agent] is agent
+    assert session.agents[handed.to_agent] is session.agent
     assert [one.agent for one in reader.of(Audio)] == ["Bob"]
     assert reader.of(ToolStart) == reader.of(ToolEnd) == []
     assert lines == [
@@ -1076,9 +1079,9 @@ async def test_a_guardrail_that_trips_is_an_event_that_names_the_item_and_no_mor
             tripped = await reader.until(Guardrail)
             await reader.until(AudioEnd)
             session.played(480)
-            await reader.until(TurnEnd)
+            ended = await reader.until(TurnEnd)
         server.assert_complete()
-    assert tripped == Guardrail("item_a", "no_prices", "a price", "output")
+    assert tripped == Guardrail(ended.turn, "output", "item_a", "no_prices", "a price")
     assert [one.item_id for one in reader.of(AudioInterrupted)] == ["item_a"]
     assert pcm(240, 99) not in [one.audio for one in reader.of(Audio)]
 
@@ -1174,7 +1177,8 @@ async def test_update_history_deletes_what_is_missing_and_creates_what_is_new_in
             asked = session.send_message("Hi!")
             await reader.until(TurnEnd)
             session.update_history(lambda items: [*items[1:], user_said("By the way …")])
-            changed = await reader.until(HistoryChanged, lambda one: one.history[0].id == "item_a")
+            changed = await reader.until(HistoryChanged, lambda one: one.item_id == asked)
+            left = [one.id for one in session.history]
             await _arrived(server, "conversation.item.create", 2)
             texts = [one.text for one in session.history]
         connection = server.connections[0]
@@ -1184,7 +1188,9 @@ async def test_update_history_deletes_what_is_missing_and_creates_what_is_new_in
         "item_a",
         [{"type": "input_text", "text": "By the way …"}],
     )
-    assert asked not in [one.id for one in changed.history]
+    assert changed.item is None
+    assert left[0] == "item_a"
+    assert asked not in left
     assert texts == ["Hello.", "By the way …"]
 
 
@@ -1423,9 +1429,10 @@ async def test_the_key_of_the_environment_is_taken_where_none_is_given(monkeypat
 
 async def test_of_several_urls_the_next_is_taken_where_one_refuses() -> None:
     async with ScriptedServer(every_other=[refuse(503)]) as first, ScriptedServer([*READY, hold()]) as second:
-        async with talking([first.base_url, second.base_url], policy=QUICK) as (_, reader):
+        async with talking([first.base_url, second.base_url], policy=QUICK) as (session, reader):
             connected = await reader.until(Connected)
-        assert connected.endpoint == second.base_url
+        assert session.endpoints == (first.base_url, second.base_url)
+        assert session.endpoints[connected.endpoint] == second.base_url
 
 
 async def test_the_key_is_shown_to_the_first_server_only() -> None:
@@ -1439,7 +1446,7 @@ async def test_the_key_is_shown_to_the_first_server_only() -> None:
 async def test_where_no_server_lets_us_in_the_offline_brain_answers() -> None:
     async with ScriptedServer(every_other=[refuse(503)]) as server:
         async with talking([server.base_url, "offline"], policy=QUICK, settings=WRITTEN) as (session, reader):
-            assert (await reader.until(Connected)).endpoint == "offline brain"
+            assert session.endpoints[(await reader.until(Connected)).endpoint] == "offline brain"
             session.send_message("who are you")
             answer = await reader.until(AnswerText, lambda one: one.is_final)
     assert answer.text.startswith("I am the voice of this box.")
@@ -1555,7 +1562,7 @@ async def test_a_budget_warns_at_80_percent() -> None:
 async def test_the_offline_brain_hears_a_message_calls_the_tool_and_says_what_it_did() -> None:
     lamp = Lamp()
     async with talking("offline", lamp.agent(), raw_events=False) as (session, reader):
-        assert (await reader.until(Connected)).endpoint == "offline brain"
+        assert session.endpoints[(await reader.until(Connected)).endpoint] == "offline brain"
         session.send_message("turn on the lamp")
         told = await reader.until(AnswerText, lambda one: one.is_final)
         heard = await reader.until(AudioEnd)
@@ -1570,7 +1577,8 @@ async def test_the_offline_brain_hears_a_message_calls_the_tool_and_says_what_it
 async def test_without_a_key_and_an_address_the_offline_brain_answers() -> None:
     async with RealtimeSession(RealtimeAgent(name="Ada"), raw_events=False) as session:
         event = await anext(aiter(session))
-    assert event == Connected("offline brain")
+    assert event == Connected(1, 0)
+    assert session.endpoints == ("offline brain",)
 
 
 # --- the transport alone ----------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from appliance.agents.mcp_servers import HostedMcp
 from appliance.agents.spec import AgentSpec
 from appliance.agents.tools import tool
 from appliance.conversation.commands import Emit, PrepareAgent
-from appliance.conversation.events import ServerEventReceived, Started, TimersChanged
+from appliance.conversation.events import ServerEventReceived, Started, TimersChanged, TurnKey
 from appliance.conversation.notices import AnswerText, Audio, Connected, ToolEnd, TurnEnd, TurnStart, Usage
 from appliance.conversation.policy import Policy
 from appliance.errors import LinkError, SettingsError, StorageError
@@ -454,7 +454,7 @@ def test_what_is_spent_at_midnight_before_the_new_day_is_told_is_not_lost(tmp_pa
     inbox.clear()
     now[0] += 2
     store(1.0, TimersChanged(0), [], None)  # type: ignore[arg-type]  # the first event of the new day: DayBegan is posted
-    used = Emit(Usage((), 0.4, 1.0))
+    used = Emit(Usage({}, 0.4, 1.0))
     store(1.1, TimersChanged(0), [used], None)  # type: ignore[arg-type]  # this one was in the inbox before it
     told = [(one.spent_usd, one.spent_s) for one in inbox]
     assert told[-1] == store.spent(store.today())
@@ -539,11 +539,11 @@ async def test_instructions_that_are_cancelled_from_within_are_answered_too() ->
     agent = RealtimeAgent(name="Ada", instructions=cancelled)
     preparer = AgentPreparer({"Ada": agent}, compose=lambda *of: {}, post=posted.append)
     task = asyncio.create_task(preparer.run())
-    preparer.prepare_agent(PrepareAgent("turn_1", "Ada", "turn"))
+    preparer.prepare_agent(PrepareAgent(TurnKey("turn_1", 0), "Ada", "turn"))
     await asyncio.sleep(0.05)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert [one.key for one in posted] == ["turn_1"]
+    assert [one.key for one in posted] == [TurnKey("turn_1", 0)]
 
 
 def test_a_key_function_that_gives_no_text_is_refused() -> None:

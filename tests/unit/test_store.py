@@ -196,7 +196,7 @@ def test_any_sequence_of_additions_and_removals_keeps_the_order_of_a_list(
 def test_an_update_replaces_the_item_where_it_stands(opened: Opened) -> None:
     store = opened()
     add(store, "a", "b")
-    step(store, HistoryChanged(said("a", "what was said after all", is_spoken=True, heard_ms=1200)))
+    step(store, HistoryChanged("a", said("a", "what was said after all", is_spoken=True, heard_ms=1200)))
     assert store.load() == (said("a", "what was said after all", is_spoken=True, heard_ms=1200), said("b"))
 
 
@@ -204,7 +204,7 @@ def test_a_removed_item_is_gone_and_an_update_does_not_bring_it_back(opened: Ope
     store = opened()
     add(store, "a", "b")
     step(store, HistoryChanged("a"))
-    step(store, HistoryChanged(said("a")))
+    step(store, HistoryChanged("a", said("a")))
     assert ids(store) == ["b"]
 
 
@@ -229,7 +229,7 @@ def test_images_are_not_stored_and_leave_a_remark(opened: Opened, path: Path) ->
     shown = said("a", "look", images=("data:image/png;base64,AAAA", "data:image/png;base64,BBBB"))
     bare = HistoryItem(id="b", role="user", images=("data:image/png;base64,CCCC",))
     step(store, HistoryGrew(shown, ""), HistoryGrew(bare, "a"))
-    step(store, HistoryChanged(shown))
+    step(store, HistoryChanged("a", shown))
     assert [(item.text, item.images) for item in store.load()] == [
         ("look (an image was shown)", ()),
         ("(an image was shown)", ()),
@@ -245,7 +245,7 @@ def test_an_item_in_progress_comes_back_incomplete(opened: Opened) -> None:
 def test_an_id_that_sqlite_cannot_hold_is_kept(opened: Opened) -> None:
     store = opened()
     add(store, "a\ud800", "b")
-    step(store, HistoryChanged(said("a\ud800", "changed")))
+    step(store, HistoryChanged("a\ud800", said("a\ud800", "changed")))
     assert store.load() == (said("a\ud800", "changed"), said("b"))
 
 
@@ -267,7 +267,7 @@ def test_one_event_is_one_transaction_and_an_event_without_news_is_none(opened: 
     store._connection.set_trace_callback(statements.append)
     store(1.0, DeadlinePassed(), [SilenceAlarm("x"), Emit(TurnStart("turn_1"))], View())
     assert statements == []
-    step(store, HistoryGrew(said("a"), ""), HistoryGrew(said("b"), "a"), Usage((), 0.1, 2.0))
+    step(store, HistoryGrew(said("a"), ""), HistoryGrew(said("b"), "a"), Usage({}, 0.1, 2.0))
     assert [one for one in statements if one in ("BEGIN IMMEDIATE", "COMMIT")] == ["BEGIN IMMEDIATE", "COMMIT"]
 
 
@@ -309,7 +309,7 @@ def test_an_item_that_is_added_anew_after_a_restart_keeps_its_age(opened: Opened
 def test_no_item_is_stored_where_none_is_to_be_kept_but_the_spend_is(opened: Opened, path: Path) -> None:
     store = opened(max_items=0)
     long = "my secret plan " * 300_000  # more than SQLite keeps in memory before the end of a transaction
-    step(store, HistoryGrew(said("a", long), ""), Usage((), 0.5, 3.0))
+    step(store, HistoryGrew(said("a", long), ""), Usage({}, 0.5, 3.0))
     assert store.load() == ()
     assert store.spent(store.today()) == (0.5, 3.0)
     assert b"secret" not in bytes_beside(path)
@@ -338,7 +338,7 @@ def test_what_was_forgotten_does_not_come_back_with_an_update_and_new_items_do(o
     store = opened()
     add(store, "a")
     store.forget()
-    step(store, HistoryChanged(said("a")), HistoryGrew(said("b"), "a"))
+    step(store, HistoryChanged("a", said("a")), HistoryGrew(said("b"), "a"))
     assert ids(store) == ["b"]
 
 
@@ -368,9 +368,9 @@ def test_forgetting_says_when_another_program_keeps_the_log_alive(opened: Opened
 def test_the_usage_of_a_day_adds_up_and_survives_a_restart(opened: Opened) -> None:
     clock = Clock()
     store = opened(clock=clock)
-    step(store, Usage((), 0.25, 10.0), Usage((), None, 5.5))
+    step(store, Usage({}, 0.25, 10.0), Usage({}, None, 5.5))
     clock.now += DAY_S
-    step(store, Usage((), 1.0, 1.0))
+    step(store, Usage({}, 1.0, 1.0))
     again = opened(clock=clock)
     assert [again.spent(day) for day in ("2026-11-24", "2026-11-25", "2026-11-26")] == [
         (0.25, 15.5),
@@ -403,9 +403,9 @@ def test_each_new_day_is_posted_once_with_what_was_spent_on_it(opened: Opened) -
     store.add_spent("2026-11-24", 0.5, 30.0)
     step(store)
     store(1.0, posted[0], [], View())  # it comes back by the inbox
-    step(store, Usage((), 0.25, 1.0))
+    step(store, Usage({}, 0.25, 1.0))
     clock.now += DAY_S
-    step(store, Usage((), 0.125, 2.0))
+    step(store, Usage({}, 0.125, 2.0))
     step(store)
     assert posted == [DayBegan("2026-11-24", 0.5, 30.0), DayBegan("2026-11-25", 0.125, 2.0)]
 
@@ -441,7 +441,7 @@ def test_a_file_that_others_may_read_is_closed_to_them(opened: Opened, path: Pat
 def test_a_crash_without_close_loses_nothing(opened: Opened, path: Path, tmp_path: Path) -> None:
     store = opened()
     add(store, "a", "b")
-    step(store, HistoryGrew(said("c", status="in_progress"), "b"), Usage((), 0.5, 4.0))
+    step(store, HistoryGrew(said("c", status="in_progress"), "b"), Usage({}, 0.5, 4.0))
     crashed = tmp_path / "crashed.db"
     shutil.copy(path, crashed)
     shutil.copy(path.with_name("history.db-wal"), tmp_path / "crashed.db-wal")
@@ -553,7 +553,7 @@ def test_a_full_disk_ends_the_storing_and_is_told_once(opened: Opened, caplog: p
     assert store._connection is not None
     pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
     store._connection.execute(f"PRAGMA max_page_count = {pages}")
-    step(store, HistoryGrew(said("b", "x" * 50_000), "a"), Usage((), 1.0, 1.0))
+    step(store, HistoryGrew(said("b", "x" * 50_000), "a"), Usage({}, 1.0, 1.0))
     add(store, "c", after="b")
     store.add_spent(store.today(), 1.0, 1.0)
     (warning,) = caplog.records
@@ -591,7 +591,7 @@ def test_a_file_that_became_read_only_is_still_loaded_and_the_spend_known(
     store = opened(clock=clock)
     add(store, "old")
     clock.now += 29 * DAY_S
-    step(store, HistoryGrew(said("new"), "old"), Usage((), 0.5, 1.0))
+    step(store, HistoryGrew(said("new"), "old"), Usage({}, 0.5, 1.0))
     day = store.today()
     assert store._connection is not None
     store._connection.execute("PRAGMA query_only = ON")
@@ -620,7 +620,7 @@ def test_a_spend_that_cannot_be_read_is_nothing_and_is_told_once(
 
 def test_a_store_that_is_not_open_observes_nothing_and_says_so(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = ConversationStore(path, clock=Clock())
-    step(store, HistoryGrew(said("a"), ""), Usage((), 1.0, 1.0))
+    step(store, HistoryGrew(said("a"), ""), Usage({}, 1.0, 1.0))
     store.add_spent("2026-11-24", 1.0, 1.0)
     assert store.spent("2026-11-24") == (0.0, 0.0)
     for ask in (store.load, store.forget):

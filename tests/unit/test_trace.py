@@ -6,18 +6,30 @@ import io
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from appliance.agents.spec import AgentSpec
-from appliance.conversation.events import Event, HistoryReplaced, ServerEventReceived, ToolFinished, TracingFailed
+from appliance.conversation.commands import Command, Emit, PrepareAgent
+from appliance.conversation.events import (
+    AgentKey,
+    CheckKey,
+    Event,
+    HistoryReplaced,
+    ServerEventReceived,
+    ToolFinished,
+    TracingFailed,
+    TurnKey,
+)
+from appliance.conversation.notices import HistoryChanged, HistoryGrew, Notice, TurnEnd
 from appliance.conversation.policy import Policy
 from appliance.errors import SettingsError, StorageError
 from appliance.realtime import protocol as wire
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.protocol import UnknownEvent
-from appliance.service.trace import TraceRecorder, decode, encode, replay
+from appliance.service import trace
+from appliance.service.trace import FORMAT, TraceRecorder, decode, encode, replay
 from tests.support.stage import SESSION, Stage
 
 
@@ -41,7 +53,7 @@ class Recorded(Stage):
 def _conversation(path: Path) -> Recorded:
     stage = Recorded(path)
     stage.start()
-    stage.lose("refused: nobody there", None)
+    stage.lose("refused", None)
     stage.advance(5)
     stage.link_ready()
     stage.hear(300)
@@ -97,6 +109,7 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
         "hello\n",
         '{"trace": 99}\n',
         "[]\n",
+        '{"trace": "3"}\n',
         '{"trace": 3}\n',
         '{"trace": 3, "policy": {"of_the_future": 1}, "specs": [], "history": [], "seed": 0, "is_muted": false}\n',
     ],
@@ -106,6 +119,30 @@ def test_a_file_that_is_no_trace_is_named(tmp_path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(SettingsError, match="other"):
         replay(path)
+
+
+@pytest.mark.parametrize("text", ["[]\n", "{}\n", '{"trace": "3"}\n', '{"trace": true}\n'])
+def test_json_without_a_format_is_no_trace(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"other\.json: no trace of the appliance: its first line names no format"):
+        replay(path)
+
+
+@pytest.mark.parametrize("other", [2, 4])
+def test_a_trace_of_another_format_is_refused_with_what_reads_it(tmp_path: Path, other: int) -> None:
+    path = tmp_path / "trace.jsonl"
+    _conversation(path).recorder.close()
+    head, rest = path.read_text(encoding="utf-8").split("\n", 1)
+    row = json.loads(head)
+    assert row["trace"] == FORMAT == 3
+    path.write_text(json.dumps(row | {"trace": other}) + "\n" + rest, encoding="utf-8")
+    with pytest.raises(SettingsError) as caught:
+        replay(path)
+    assert str(caught.value) == (
+        f"{path}: a trace of format {other}, and this version reads format 3 only; "
+        "replay it with the version of the appliance that recorded it"
+    )
 
 
 def test_a_trace_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
@@ -147,6 +184,27 @@ def test_every_event_and_command_survives_the_journey(tmp_path: Path) -> None:
         assert type(again) is type(command)
         assert encode(again) == encode(command)
     assert asdict(Policy(**asdict(Policy()))) == asdict(Policy())
+
+
+def test_every_event_command_and_notice_is_known_by_a_name_of_its_own() -> None:
+    named = [*get_args(Event), *get_args(Command), *get_args(Notice), *get_args(AgentKey), *get_args(CheckKey)]
+    assert {one.__name__: one for one in named} == {one.__name__: trace._TYPES.get(one.__name__) for one in named}
+    modules = (trace.wire, trace.spec, trace.event_types, trace.command_types, trace.notice_types)
+    every = {one for module in modules for one in trace._classes(module).values()}
+    assert len({one.__name__ for one in every}) == len(every), "of two classes with one name, one cannot be read back"
+
+
+def test_what_a_program_sees_of_the_history_survives_the_journey() -> None:
+    item = HistoryItem(id="item_1", role="user", text="hello")
+    for notice in (
+        HistoryGrew(item, ""),
+        HistoryChanged("item_1", item),
+        HistoryChanged("item_1"),
+        TurnEnd("turn_1", "too_short", {"total_tokens": 3}),
+    ):
+        assert decode(json.loads(json.dumps(encode(Emit(notice))))) == Emit(notice)
+    asked = PrepareAgent(TurnKey("turn_1", 0), "House", "turn")
+    assert decode(json.loads(json.dumps(encode(asked)))) == asked
 
 
 def test_dataclasses_and_structs_are_written_alike_and_read_back() -> None:

@@ -16,6 +16,7 @@ from appliance.conversation.notices import (
     Guardrail,
     HandoffDone,
     InputText,
+    Notice,
     TurnEnd,
     TurnStart,
     Usage,
@@ -30,14 +31,14 @@ def test_a_turn_is_one_line_with_its_durations_and_never_what_was_said(caplog: p
     turnlog = TurnLog(lambda: xruns)
     steps: list[tuple[float, list[Command]]] = [
         (10.0, [Emit(TurnStart("turn_1"))]),
-        (12.0, [Send(1, InputAudioBufferCommit()), Emit(InputText("turn_1", "my secret plan"))]),
+        (12.0, [Send(1, InputAudioBufferCommit()), Emit(InputText("my secret plan", True, turn="turn_1"))]),
         (12.5, [Play(1, "item", b"\0\0"), Emit(AnswerText("turn_1", "a secret answer", True))]),
     ]
     with caplog.at_level(logging.INFO):
         for now, commands in steps:
             turnlog(now, DeadlinePassed(), commands, View())
         xruns = 5
-        turnlog(14.0, DeadlinePassed(), [Emit(TurnEnd("turn_1", "answered", (("total_tokens", 42),)))], View())
+        turnlog(14.0, DeadlinePassed(), [Emit(TurnEnd("turn_1", "answered", {"total_tokens": 42}))], View())
     (record,) = caplog.records
     assert record.getMessage() == ("turn_1 answered: spoke 2.0 s, waited 0.50 s, took 4.0 s, 2 xruns, 42 tokens")
 
@@ -49,11 +50,11 @@ def test_a_trouble_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_what_a_turn_costs_stands_in_its_line_if_the_price_is_known(caplog: pytest.LogCaptureFixture) -> None:
     turnlog = TurnLog(lambda: 0)
-    notices = [
+    notices: list[Notice] = [
         TurnStart("turn_1"),
-        Usage((), 0.01),
-        Usage((), None),
-        Usage((), 0.0025),
+        Usage({}, 0.01),
+        Usage({}, None),
+        Usage({}, 0.0025),
         TurnEnd("turn_1", "answered"),
         TurnStart("turn_2"),
         TurnEnd("turn_2", "answered"),
@@ -68,7 +69,7 @@ def test_what_a_turn_costs_stands_in_its_line_if_the_price_is_known(caplog: pyte
 def test_handoffs_tripwires_connections_and_the_budget_are_lines_without_what_was_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    notices = [
+    notices: list[Notice] = [
         HandoffDone("House", "Kitchen"),
         Guardrail("turn_1", "output", "item_1", "no_prices", "it said 9 dollars"),
         Connected(2, 1),

@@ -2,8 +2,8 @@
 
 The facts are the class of an exception, an errno, an HTTP status, a close code, and an error code in the place where
 servers put one: OpenAI closes with the reason ``<type>.<code>``, and refuses with a JSON body. A known error code wins
-over the number, which may lie (see `conversation.retry`). Text beside them is for logs and is never searched: a host
-may be called ``unauthorized.example.org``.
+over the number, which may lie (see `conversation.support.retry`). Text beside them is for logs and is never searched: a
+host may be called ``unauthorized.example.org``.
 
 Sources: the close frames recorded from the live service; RFC 6455 section 7.4; RFC 9110 section 15.
 """
