@@ -340,14 +340,26 @@ DEADLINES: tuple[Callable[[Conversation, float], None], ...] = (
 
 
 def _send(do: Procedures, now: float) -> None:
-    """Bring the server up to date with the turn."""
-    if do.turn is not None and do.link.is_usable and not do.speech.is_taken:
-        do.send_turn(do.turn, now)
+    """Send what the server lacks of the turn, and wish for its response once it is whole."""
+    turn = do.turn
+    if turn is None or do.out.link is None or do.speech.is_taken:
+        return
+    if turn.kind == "message":
+        message, text = do.speech.take_message()
+        if message is not None:
+            do.history.add_message(message, text)
+        do.begin_checks(now)
+        do.speech_taken(now)
+    elif do.speech.send(now):
+        do.begin_checks(now)
+    else:
+        return
+    do.answer.want(turn.id)
 
 
 def _ask(do: Procedures, now: float) -> None:
     """Ask for the response that is wished for."""
-    if do.turn is not None and do.link.is_usable and do.gate.is_open and do.answer.grants(do.turn.id, now):
+    if do.turn is not None and do.out.link is not None and do.gate.is_open and do.answer.grants(do.turn.id, now):
         rounds, is_taken, is_free = do.calls.open.round.number, do.speech.is_taken, do.link.is_free
         do.answer.ask(do.turn.id, do.session.spec, rounds=rounds, is_taken=is_taken, is_free=is_free, now=now)
 
@@ -355,7 +367,7 @@ def _ask(do: Procedures, now: float) -> None:
 def _finish(do: Procedures, now: float) -> None:
     """End the turn when all of its answer was heard."""
     answer, round_ = do.answer, do.calls.open.round
-    if not do.speech.is_taken or answer.is_under_way or answer.is_playing or round_.open or not answer.asked.is_done:
+    if do.turn is None or not answer.asked.is_done or round_.open or answer.is_under_way or answer.is_playing:
         return
     if answer.received.failure:
         do.mark_heard()
@@ -368,7 +380,7 @@ def _finish(do: Procedures, now: float) -> None:
 
 def _rest(do: Procedures, now: float) -> None:
     """Use an idle gap: another connection may take over."""
-    if not do.is_idle:
+    if do.turn is not None or not do.is_idle:
         return
     before = do.link.main
     do.link.rest(now)

@@ -13,7 +13,7 @@ from typing import Any
 
 from appliance.agents.spec import AgentSpec
 from appliance.conversation.commands import Disconnect, PrepareAgent
-from appliance.conversation.events import ConnectKey
+from appliance.conversation.events import ConnectKey, InputCheck, TurnKey
 from appliance.conversation.notices import Guardrail, Outcome, TroubleKind, TurnEnd, TurnStart
 from appliance.conversation.policy import Policy
 from appliance.conversation.regions.account import Account
@@ -73,7 +73,7 @@ class Procedures:
     @property
     def may_ask(self) -> bool:
         """Whether the budget allows to ask the model of the main link."""
-        return self.link.is_free or not self.account.is_spent
+        return not self.account.is_spent or self.link.is_free
 
     @property
     def is_idle(self) -> bool:
@@ -86,17 +86,16 @@ class Procedures:
         if self.link.main is None:
             self.link.connect(now)  # from here nothing is sent
         self.stop_answer(now)
-        if (message := self.speech.unsent_message) is not None:
+        is_message = self.turn is not None and self.turn.kind == "message"
+        if is_message and (message := self.speech.unsent_message) is not None:
             self.history.add_message(message, self.speech.heard or "")  # not lost: one answer for both
         self.end_turn("interrupted", now)
         if not self.may_ask:  # asked after the old turn was counted
             self.go_offline(now)
         self._turns += 1
         self.turn = turn = RunningTurn(f"turn_{self._turns}", kind)
-        self.gate.begin(turn.id)
         self.calls.begin_turn()
         self.answer.begin()
-        self.account.begin_turn()
         self.speech.begin(turn.id, kind, () if kind == "message" else self.device.take_pre_roll(), now)
         self.out.emit(TurnStart(turn.id, kind))
         if kind == "button":
@@ -154,29 +153,13 @@ class Procedures:
         for call in self.calls.open.of(turn.id):
             self.reply(self.calls.release(call, "The user interrupted, so this call was cancelled."))
         self.turn = None
-        if self.gate.end():  # no guardrail has passed it: the model must not know it
+        if self.gate.end(turn.id):  # no guardrail has passed it: the model must not know it
             for item_id in self.speech.items:
                 self.history.delete(item_id)
-        self.speech.end()
-        self.answer.end()
-        frames = self.speech.counted_frames + self.answer.received.frames
+        frames = self.speech.end() + self.answer.end()
         if frames and not self.answer.asked.is_free:
             self.count(None, {}, frames / wire.SAMPLE_RATE, now)
-        self.out.emit(TurnEnd(turn.id, outcome, self.account.of_turn))
-
-    def send_turn(self, turn: RunningTurn, now: float) -> None:
-        """Send what the server lacks of a turn, and wish for its response once it is whole."""
-        if turn.kind == "message":
-            message, text = self.speech.take_message()
-            if message is not None:
-                self.history.add_message(message, text)
-            self.begin_checks(now)
-            self.speech_taken(now)
-        elif self.speech.send(now):
-            self.begin_checks(now)
-        else:
-            return
-        self.answer.want(turn.id)
+        self.out.emit(TurnEnd(turn.id, outcome, self.account.end_turn()))
 
     def count(self, usd: float | None, usage: Mapping[str, Any], audio_s: float, now: float) -> None:
         """Add to the day's account; with the budget spent, only the offline brain may answer."""
@@ -199,10 +182,10 @@ class Procedures:
 
     def prepare_for_turn(self, now: float) -> None:
         if self.session.spec.is_asked_at_turn:
-            self.gate.prepare(self.session.spec.agent, self.speech.replays, now)
+            self.gate.prepare(TurnKey(self.turn_id or "", self.speech.replays), self.session.spec.agent, now)
 
     def check_input(self, heard: str, now: float) -> None:
-        self.gate.check(self.session.spec.agent, self.speech.checked_text(heard), now)
+        self.gate.check(InputCheck(self.turn_id or ""), self.session.spec.agent, self.speech.checked_text(heard), now)
 
     def refuse_input(self, name: str, reason: str, now: float) -> None:
         """What the user said is not answered."""
@@ -219,25 +202,22 @@ class Procedures:
         """Flush, truncate what was not heard whole, cancel: the one path of interruption."""
         playback = self.answer.playback
         cut = playback.flush()  # reads heard and held, then raises the epoch
-        if playback.is_on(self.link.main_id):
+        is_elsewhere = playback.link != self.out.link
+        if not is_elsewhere:
             playback.truncate(cut)  # all of them before the first cut
         for one, received_ms in cut.items:
-            self.cut(one.item_id, one.heard_ms, received_ms)
+            self.history.cut(one.item_id, one.heard_ms, received_ms, is_elsewhere=is_elsewhere)
         for item_id in cut.unplayed:
             self.forget_unplayed(item_id)
         self.answer.cancel(now)  # response.cancel is last
-
-    def cut(self, item_id: str, heard_ms: int, received_ms: int) -> None:
-        main = self.link.main_id
-        is_elsewhere = main is not None and not self.answer.playback.is_on(main)
-        self.history.cut(item_id, heard_ms, received_ms, is_elsewhere=is_elsewhere)
 
     def mark_heard(self) -> None:
         """Mark the items of an answer that the connection cut off, when the received part has played."""
         for one in self.answer.playback.heard():
             item = self.history.get(one.item_id)
             if item is not None and item.status == "incomplete" and one.is_whole:
-                self.cut(one.item_id, one.received_ms, one.received_ms)
+                is_elsewhere = self.answer.playback.link != self.out.link
+                self.history.cut(one.item_id, one.heard_ms, one.heard_ms, is_elsewhere=is_elsewhere)
 
     def forget_unplayed(self, item_id: str) -> None:
         """Nobody heard a word of it: the model must not believe that it was said."""

@@ -65,16 +65,13 @@ class Account:
                 self._out.announce(message + " I go on offline." * takes_over, "offline")
         return percent
 
-    def begin_turn(self) -> None:
-        self._turn.clear()
-
     def add_to_turn(self, usage: Mapping[str, Any] | None) -> None:
         self._turn.update(token_counts(usage or {}))
 
-    @property
-    def of_turn(self) -> dict[str, int]:
-        """Tokens of all responses of the turn, by name."""
-        return _by_name(self._turn)
+    def end_turn(self) -> dict[str, int]:
+        """Return the tokens of all responses of the turn, by name."""
+        counts, self._turn = self._turn, Counter()
+        return _by_name(counts)
 
 
 def token_counts(usage: Mapping[str, Any], prefix: str = "") -> Counter[str]:

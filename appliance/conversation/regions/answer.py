@@ -110,17 +110,19 @@ class Answer:
         self.speaker = Speaker()
         self.received = Received()
         self.asked = Asked()
-        self.playback.begin()
+        self.playback.guards, self.playback.must_finish = "", False
 
     def prolong(self, now: float) -> None:
         """A sign of life came."""
         self.deadline = now + self._policy.answer_s
 
-    def end(self) -> None:
-        """The turn is over."""
-        self.playback.reset_checks()
+    def end(self) -> int:
+        """The turn is over; returns the frames of its answer."""
+        if self.playback.guards:
+            self.playback.reset_checks()
         if self.speaker.agent:
             self._out.emit(AgentEnd(self.speaker.agent, self.speaker.said))
+        return self.received.frames
 
     def hand_over(self, before: str, to: str, *, is_answering: bool) -> None:
         """The server accepted another agent: the answer goes on with it."""
@@ -218,7 +220,8 @@ class Answer:
 
     def cancel(self, now: float) -> None:
         """Cancel the response, now or when it is created."""
-        self.playback.reset_checks()
+        if self.playback.guards:
+            self.playback.reset_checks()
         response_id = self._slot.cancel(now + self._policy.cancel_s)
         if response_id is not None:
             self._out.send(wire.ResponseCancel(response_id=response_id))

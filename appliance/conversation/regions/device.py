@@ -56,7 +56,7 @@ class Device:
 
     @property
     def is_ringing(self) -> bool:
-        return bool(self._alarms)
+        return bool(self._alarms.ringing)
 
     @property
     def has_error(self) -> bool:
@@ -157,7 +157,7 @@ class Device:
 
     def silence_alarms(self) -> bool:
         """Acknowledge every alarm; returns whether one was ringing."""
-        was_ringing = bool(self._alarms)
+        was_ringing = bool(self._alarms.ringing)
         self._alarms.silence()
         return was_ringing
 

@@ -23,7 +23,6 @@ class Gate:
     def __init__(self, policy: Policy, out: Outbox) -> None:
         self._policy = policy
         self._out = out
-        self._turn = ""
         self.is_prepared = True
         """The agent's instructions for this turn are in force."""
         self.is_checked = True
@@ -53,16 +52,11 @@ class Gate:
         """Whether a turn ended before the input guardrails passed it: the model must not know what was said."""
         return turn in self._refused
 
-    def begin(self, turn: str) -> None:
-        self._turn = turn
-        self.is_prepared = self.is_checked = True
-        self.has_passed = False
-
-    def prepare(self, agent: str, replay: int, now: float) -> None:
+    def prepare(self, key: TurnKey, agent: str, now: float) -> None:
         """Ask the agent for the instructions of this turn."""
         self.is_prepared = False
         self._prepared_by = now + self._policy.prepare_s
-        self._out.do(PrepareAgent(TurnKey(self._turn, replay), agent, "turn"))
+        self._out.do(PrepareAgent(key, agent, "turn"))
 
     def prepared(self) -> None:
         self.is_prepared = True
@@ -72,18 +66,19 @@ class Gate:
         self.is_checked = False
         self._checked_by = now + self._policy.transcript_s
 
-    def check(self, agent: str, text: str, now: float) -> None:
+    def check(self, key: InputCheck, agent: str, text: str, now: float) -> None:
         self._checked_by = now + self._policy.guardrail_s
-        self._out.do(CheckText(InputCheck(self._turn), agent, "input", text))
+        self._out.do(CheckText(key, agent, "input", text))
 
     def checked(self) -> None:
         """The guardrails found nothing."""
         self.is_checked = self.has_passed = True
 
-    def end(self) -> bool:
+    def end(self, turn: str) -> bool:
         """The turn is over; returns whether it ended unchecked, so that its items must be deleted."""
-        if self.is_checked:
-            return False
-        self._refused.append(self._turn)
-        self.is_checked = True
-        return True
+        is_refused = not self.is_checked
+        if is_refused:
+            self._refused.append(turn)
+        self.is_prepared = self.is_checked = True
+        self.has_passed = False
+        return is_refused

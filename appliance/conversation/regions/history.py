@@ -66,9 +66,9 @@ class History:
         """
         changes = self._list.cut(item_id, heard_ms, received_ms)
         self._out.emit(*changes)
-        item = self._list.get(item_id)
-        if not changes or item is None or not is_elsewhere or self._out.link is None:
+        if not changes or changes[0].item is None or not is_elsewhere or self._out.link is None:
             return
+        item = changes[0].item  # as it was heard
         previous = self._list.before(item_id) or "root"
         self.delete(item_id)
         if wire_item(item) is not None:

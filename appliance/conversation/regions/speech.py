@@ -122,11 +122,6 @@ class Speech:
         """Return what the input guardrails check: the messages given meanwhile, then what was said."""
         return "\n".join([*self._words.side_texts, heard])
 
-    @property
-    def counted_frames(self) -> int:
-        """Frames that count for the budget."""
-        return self._recording.frames * self._delivery.was_spoken
-
     # --- begin --------------------------------------------------------------------------------------------------
 
     def begin(self, turn: str, kind: Kind, pre_roll: Iterable[AudioCaptured], now: float) -> None:
@@ -366,6 +361,7 @@ class Speech:
         """The answer has begun, so the speech counts as taken, also where the server had not confirmed it."""
         self._phase = _Phase.TAKEN
 
-    def end(self) -> None:
-        """The turn is over."""
+    def end(self) -> int:
+        """The turn is over; returns its frames that count for the budget."""
         self._phase = None
+        return self._recording.frames * self._delivery.was_spoken

@@ -15,30 +15,27 @@ class Alarms:
         self._outbox = outbox
         self._length_s = length_s
         self._every_s = every_s
-        self._ringing: dict[str, str] = {}
+        self.ringing: dict[str, str] = {}
         self._until = 0.0
         self.deadline: float | None = None
 
-    def __bool__(self) -> bool:
-        return bool(self._ringing)
-
     @property
     def sentence(self) -> str:
-        labels = ", ".join(label for label in self._ringing.values() if label)
+        labels = ", ".join(label for label in self.ringing.values() if label)
         return f"Time is up: {labels}." if labels else "Time is up."
 
     def begin(self, alarm_id: str, label: str, now: float) -> None:
-        self._ringing[alarm_id] = label
+        self.ringing[alarm_id] = label
         self._until = now + self._length_s
 
     def sound(self, now: float) -> bool:
         """Plan the next ring; returns whether to ring now, False when it was long enough."""
-        if not self._ringing or now >= self._until:
+        if not self.ringing or now >= self._until:
             return False
         self.deadline = now + self._every_s
         return True
 
     def silence(self) -> None:
-        self._outbox.do(*(SilenceAlarm(alarm_id) for alarm_id in self._ringing))
-        self._ringing.clear()
+        self._outbox.do(*(SilenceAlarm(alarm_id) for alarm_id in self.ringing))
+        self.ringing.clear()
         self.deadline = None

@@ -37,6 +37,8 @@ class Budget:
         """ISO date; "" before the first day has begun."""
         self.spent_usd = 0.0
         self.spent_s = 0.0
+        self.is_spent = False
+        """Nothing is left for today."""
 
     def __repr__(self) -> str:
         return (
@@ -47,11 +49,6 @@ class Budget:
     def share(self) -> float:
         """What is spent of the limit, 0.0 for nothing and 1.0 for all of it; more is possible. 0.0 without limits."""
         return max(_part(self.spent_usd, self._limit_usd), _part(self.spent_s, self._limit_s))
-
-    @property
-    def is_spent(self) -> bool:
-        """Nothing is left for today."""
-        return self.share >= 1.0
 
     def begin_day(self, day: str, spent_usd: float = 0.0, spent_s: float = 0.0) -> None:
         """Begin a day with what was spent on it already; shares that it has passed are not told again.
@@ -101,6 +98,7 @@ class Budget:
         return f"{said}."
 
     def _passed(self) -> int:
+        self.is_spent = self.share >= 1.0
         return next((share for share in SHARES if self.share >= share / 100), 0)
 
 

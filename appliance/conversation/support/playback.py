@@ -43,12 +43,12 @@ class Playback:
         self._stall_s = policy.playout_stall_s
         self._playout = Playout()
         self._gate = TextGate(debounce=policy.guardrail_debounce, hold=policy.hold_audio, check_s=policy.guardrail_s)
-        self._link = 0
+        self.link = 0
         """The connection that the queued audio came from."""
         self._heard_at = 0.0
         """When more was heard last, or the queue began to fill."""
-        self._must_finish = False
-        """Audio was handed over, and its end was not."""
+        self.must_finish = False
+        """Audio of this turn was handed over, and its end was not."""
         self._played: deque[str] = deque(maxlen=_REMEMBERED)
         self.guards = ""
         """The agent whose guardrails watch the response that is under way; "" for none."""
@@ -73,10 +73,6 @@ class Playback:
         """When a check is late."""
         return self._gate.deadline
 
-    def is_on(self, link: int | None) -> bool:
-        """Whether the queued audio came from this connection."""
-        return link is not None and self._link == link
-
     def stalled_at(self, deadline: float) -> float:
         """Return when the playback stands still, but not before `deadline`."""
         return max(deadline, self._heard_at + self._stall_s) if self.is_playing else deadline
@@ -84,11 +80,6 @@ class Playback:
     def heard(self) -> list[Heard]:
         """Return every queued item in order with how much of it was heard."""
         return self._playout.heard()
-
-    def begin(self) -> None:
-        """A turn begins."""
-        self._must_finish = False
-        self.guards = ""
 
     # --- what the server sends ----------------------------------------------------------------------------------
 
@@ -103,9 +94,9 @@ class Playback:
     def _play(self, item_id: str, content_index: int, pcm: bytes, link: int, now: float) -> None:
         if not self.is_playing:
             self._heard_at = now
-        self._must_finish = True
+        self.must_finish = True
         self.note_played(item_id)
-        self._link = link
+        self.link = link
         self._playout.queue(item_id, content_index, len(pcm) // 2)
         self._out.do(Play(self._out.epoch, item_id, pcm))
 
@@ -126,13 +117,13 @@ class Playback:
             is_over: The response is done, so no more audio comes behind it.
         """
         self._release(link, now)
-        if is_over and not self._gate.held_items:
+        if is_over and not self._gate.is_holding:
             self.finish()
 
     def finish(self) -> None:
         """No more audio comes."""
-        if self._must_finish:
-            self._must_finish = False
+        if self.must_finish:
+            self.must_finish = False
             self._out.do(FinishPlay(self._out.epoch))
             items = self.heard()
             self._out.emit(AudioEnd(items[-1].item_id if items else ""))
@@ -196,16 +187,16 @@ class Playback:
         """Stop all sound, also when there is none: the epoch here and in the playback must agree."""
         was_playing = self.is_playing
         queued = self.heard()
-        held = self._gate.held_items
+        held = self._gate.held_frames if self._holds else {}
         items = tuple(
-            (one, (one.received_frames + self._gate.held_frames(one.item_id)) // _FRAMES_PER_MS)
+            (one, (one.received_frames + held.get(one.item_id, 0)) // _FRAMES_PER_MS)
             for one in queued
             if not one.is_whole or one.item_id in held
         )
         self.silence()
         if was_playing and items:
             self._out.emit(AudioInterrupted(items[0][0].item_id, items[0][0].heard_ms))
-        return Cut(items, tuple(sorted(held - {one.item_id for one in queued})))
+        return Cut(items, tuple(sorted(held.keys() - {one.item_id for one in queued})))
 
     def truncate(self, cut: Cut) -> None:
         """Tell the server how much was heard of each item."""

@@ -9,52 +9,34 @@ All counts are frames at 24 kHz.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from appliance.realtime.protocol import SAMPLE_RATE
+from appliance.records import Record
 
 __all__ = ["Heard", "Playout"]
 
 _PERIOD = 480  # rounding between the card's rate and ours never exceeds a period
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
+class Heard(Record, frozen=True):
     """How much of one queued item has been heard."""
 
     item_id: str
     content_index: int
     heard_frames: int
     received_frames: int
-
-    @property
-    def heard_ms(self) -> int:
-        return self.heard_frames * 1000 // SAMPLE_RATE
-
-    @property
-    def received_ms(self) -> int:
-        return self.received_frames * 1000 // SAMPLE_RATE
-
-    @property
-    def is_whole(self) -> bool:
-        return self.heard_frames >= self.received_frames
+    heard_ms: int
+    is_whole: bool
 
 
 class Playout:
     """The queue since the last flush, as the conversation sees it."""
 
     def __init__(self) -> None:
+        self.is_pending = False
+        """Some of what was queued has not been heard yet."""
         self._queued: dict[tuple[str, int], int] = {}
         self._total = 0
         self._played = 0
-
-    def __repr__(self) -> str:
-        return f"<Playout {self._played} of {self._total} frames heard>"
-
-    @property
-    def is_pending(self) -> bool:
-        """Some of what was queued has not been heard yet."""
-        return self._played < self._total
 
     def queue(self, item_id: str, content_index: int, frames: int) -> None:
         """Account for audio handed to the playback side.
@@ -65,6 +47,7 @@ class Playout:
         key = (item_id, content_index)
         self._queued[key] = self._queued.get(key, 0) + frames
         self._total += frames
+        self.is_pending = self._played < self._total
 
     def progress(self, played_frames: int, *, drained: bool) -> bool:
         """Take a report of the playback side.
@@ -77,6 +60,7 @@ class Playout:
             played = self._total
         advanced = played > self._played
         self._played = played
+        self.is_pending = played < self._total
         return advanced
 
     def heard(self) -> list[Heard]:
@@ -86,10 +70,12 @@ class Playout:
         for (item_id, content_index), frames in self._queued.items():
             part = min(rest, frames)
             rest -= part
-            result.append(Heard(item_id, content_index, part, frames))
+            heard_ms = part * 1000 // SAMPLE_RATE
+            result.append(Heard(item_id, content_index, part, frames, heard_ms, part >= frames))
         return result
 
     def flush(self) -> None:
         """Nothing that was queued is heard any more."""
         self._queued.clear()
         self._total = self._played = 0
+        self.is_pending = False

@@ -12,7 +12,7 @@ protocol says which word a sample belongs to. Checks run outside and take their 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -91,13 +91,16 @@ class TextGate:
         return min((one.deadline for one in self._pending.values()), default=None)
 
     @property
-    def held_items(self) -> set[str]:
-        """Items of which some audio is kept back."""
-        return {one.item_id for one in self._held}
+    def is_holding(self) -> bool:
+        return bool(self._held)
 
-    def held_frames(self, item_id: str) -> int:
-        """Frames of an item that are kept back."""
-        return sum(len(one.pcm) // 2 for one in self._held if one.item_id == item_id)
+    @property
+    def held_frames(self) -> Counter[str]:
+        """Frames that are kept back, by item."""
+        frames: Counter[str] = Counter()
+        for one in self._held:
+            frames[one.item_id] += len(one.pcm) // 2
+        return frames
 
     def drop_held(self) -> None:
         """Audio that is held is never played; what was released plays on, and is still watched."""
