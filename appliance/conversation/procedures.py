@@ -235,7 +235,7 @@ class Procedures:
         turn = self.turn
         if closed is not None and turn is not None and turn.id == closed.call.turn:
             self.answer.prolong(now)
-            self.speech.wait_until(self.answer.deadline)
+            self.speech.deadline = self.answer.deadline
             self.ask_again(turn)
 
     def reply(self, closed: Closed | None) -> None:
@@ -314,7 +314,7 @@ class Procedures:
             if not self.answer.is_written:
                 self.history.remove_unplayed(self.answer.playback.played_items)
             self.answer.cut_off()
-        elif self.speech.can_be_replayed:
+        elif not self.speech.is_open or (self.turn is not None and self.turn.kind == "vad"):
             self.history.remove(self.speech.item_id)  # the audio is sent again and gets a new item id
             if not self.speech.replay(was_sent=was_sent, now=now):
                 self.fail_turn("no_answer", now)

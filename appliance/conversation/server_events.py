@@ -121,7 +121,7 @@ class ServerEvents:
         do.link.created(link, now, model=str(event.session.get("model") or ""))
         do.link_ready(link, now)
         if do.speech.is_committing:
-            do.speech.wait_until(now + do.policy.commit_s + do.policy.prepare_s * do.session.spec.is_asked_at_connect)
+            do.speech.deadline = now + do.policy.commit_s + do.policy.prepare_s * do.session.spec.is_asked_at_connect
 
     # --- errors -------------------------------------------------------------------------------------------------
 
@@ -199,7 +199,7 @@ class ServerEvents:
                 do.answer.cancel_at_server(now)
             do.begin_turn("vad", now)
             do.speech.begin_at_server()
-        do.speech.becomes(event.item_id)
+        do.speech.item_id = event.item_id
 
     def _committed(self, item_id: str, now: float) -> None:
         do, detection = self._do, self._do.session.spec.turn_detection
@@ -222,7 +222,7 @@ class ServerEvents:
                 do.history.delete(item_id)
             if turn is None or turn.id != of_turn or not do.speech.is_committing or not do.speech.is_sent:
                 return
-        do.speech.becomes(item_id)
+        do.speech.item_id = item_id
         do.speech.note_item(item_id, turn.id)
         do.speech_taken(now)
 
@@ -234,7 +234,7 @@ class ServerEvents:
         if event.usage is not None:
             do.count(transcription_usd(do.session.transcriber, event.usage), event.usage, 0.0, now)
         if do.turn is not None and do.speech.item_id == event.item_id:
-            do.speech.hear(text)
+            do.speech.heard = text
             if not do.gate.is_checked:
                 do.check_input(text, now)
 

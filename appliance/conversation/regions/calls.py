@@ -52,10 +52,6 @@ class Calls:
     def begin_turn(self) -> None:
         self.open.round = Round()
 
-    def end_round(self) -> bool:
-        """All calls of a response are answered; returns whether the model must speak about any."""
-        return self.open.round.end()
-
     def forget_round(self) -> None:
         """The answer was stopped: its calls are not spoken about."""
         self.open.round.open.clear()

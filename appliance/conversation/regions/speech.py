@@ -64,6 +64,10 @@ class Speech:
         self._turn_of_item: OrderedDict[str, str] = OrderedDict()
         self.deadline = 0.0
         """Until it is taken; monotonic seconds."""
+        self.heard: str | None = None
+        """What the user said, once it is written down; of a message its text."""
+        self.item_id = ""
+        """The user's item on the server, once it is known."""
 
     # --- what others read ---------------------------------------------------------------------------------------
 
@@ -101,22 +105,13 @@ class Speech:
         return self._words.message if self.is_committing and not self.is_sent else None
 
     @property
-    def item_id(self) -> str:
-        return self._delivery.item_id
-
-    @property
     def items(self) -> tuple[str, ...]:
         """Every item of the user in this turn."""
-        return (self._delivery.item_id, *self._words.side_items)
+        return (self.item_id, *self._words.side_items)
 
     @property
     def replays(self) -> int:
         return self._delivery.replays
-
-    @property
-    def heard(self) -> str | None:
-        """What the user said, once it is written down; of a message its text."""
-        return self._words.heard
 
     def checked_text(self, heard: str) -> str:
         """Return what the input guardrails check: the messages given meanwhile, then what was said."""
@@ -130,9 +125,9 @@ class Speech:
         self._recording = Recording(now)
         self._delivery = Delivery()
         self._words = Words()
+        self.item_id, self.heard = "", None
         self.deadline = now + self._policy.max_turn_s
-        for period in pre_roll:
-            self._recording.add(period.pcm, period.peak)
+        self._recording.add(*pre_roll)
 
     def begin_at_server(self) -> None:
         """The server's turn detection heard it begin: the server has what came before."""
@@ -144,8 +139,8 @@ class Speech:
         self._phase = _Phase.COMMITTING
         self.deadline = now + self._policy.link_wait_s
         self._words.message = message
-        self._words.heard = text
-        self._delivery.item_id = str(message["id"])
+        self.heard = text
+        self.item_id = str(message["id"])
 
     def skip(self) -> None:
         """The turn only asks for an answer: there is nothing to send."""
@@ -188,29 +183,23 @@ class Speech:
         self.deadline = now + missing_s + self._policy.link_wait_s
         return None if recording.post_roll_left else "captured"
 
-    def go_on(self, now: float) -> None:
-        """Pressed again within the post-roll: the sentence goes on."""
+    def go_on(self, now: float, *, until: float | None = None) -> None:
+        """Pressed again: the sentence goes on, at least as long as before or `until`."""
         self._recording.post_roll_left = None
         self._recording.is_latched = False
-        self.deadline = max(self.deadline, now + self._left_s)
+        left_s = self._policy.max_turn_s - self._recording.frames / wire.SAMPLE_RATE
+        self.deadline = max(self.deadline if until is None else until, now + left_s)
 
     def resume(self, pre_roll: Iterable[AudioCaptured], now: float) -> None:
         """Pressed again before any of it was sent: it grows."""
         self._phase = _Phase.LISTENING
-        for period in pre_roll:
-            self._recording.add(period.pcm, period.peak)
-        self._recording.post_roll_left = None
-        self._recording.is_latched = False
-        self.deadline = now + max(1.0, self._left_s)
-
-    @property
-    def _left_s(self) -> float:
-        return self._policy.max_turn_s - self._recording.frames / wire.SAMPLE_RATE
+        self._recording.add(*pre_roll)
+        self.go_on(now, until=now + 1.0)
 
     def add(self, period: AudioCaptured) -> Ended | None:
         """Take a period of the microphone; returns how the capture ended with it, None while it goes on."""
         recording, frames = self._recording, len(period.pcm) // 2
-        recording.add(period.pcm, period.peak)
+        recording.add(period)
         if self._kind == "vad":
             return None  # the server says when it is over
         recording.end.feed(period.level_db, frames)
@@ -271,7 +260,7 @@ class Speech:
     def take_message(self) -> tuple[Mapping[str, Any] | None, str]:
         """Return the message of the turn, which is sent now, and its text."""
         self._delivery.is_commit_sent = True
-        return self._words.message, self._words.heard or ""
+        return self._words.message, self.heard or ""
 
     def clear_server_buffer(self) -> None:
         """Drop what the server has of it, unless it was committed."""
@@ -301,22 +290,10 @@ class Speech:
     def turn_of(self, item_id: str) -> str | None:
         return self._turn_of_item.get(item_id)
 
-    def becomes(self, item_id: str) -> None:
-        """The server made this item of it."""
-        self._delivery.item_id = item_id
-
-    def wait_until(self, deadline: float) -> None:
-        """The server has not confirmed it, and is at work for it all the same."""
-        self.deadline = deadline
-
     def take(self) -> None:
         """The server has it, or answers already."""
         if self.is_committing:
             self._phase = _Phase.TAKEN
-
-    def hear(self, text: str) -> None:
-        """The server wrote down what the user said."""
-        self._words.heard = text
 
     def forget_audio(self) -> None:
         """The answer has begun: it is never sent again."""
@@ -334,22 +311,14 @@ class Speech:
         self._delivery.sent_bytes = 0
         self._delivery.is_cleared = self._delivery.is_commit_sent = False
         if self._kind != "message":
-            self._words.heard = None  # it is written down again
-
-    @property
-    def can_be_replayed(self) -> bool:
-        """There is something to send again; an open turn of ours just goes on."""
-        return not self.is_open or self._kind == "vad"
+            self.heard = None  # it is written down again
 
     def replay(self, *, was_sent: bool, now: float) -> bool:
-        """Wait for another connection.
+        """Wait for another connection; returns False if it was sent too often already.
 
         Args:
             was_sent: It had been committed; else the deadline for a connection stays as it is.
             now: Monotonic seconds.
-
-        Returns:
-            False if it was sent too often already.
         """
         self._phase = _Phase.LISTENING if self._kind == "vad" else _Phase.COMMITTING
         if was_sent:

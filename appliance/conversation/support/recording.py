@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from appliance.conversation.events import AudioCaptured
 from appliance.conversation.support.speech_end import SpeechEnd
 
 __all__ = ["Delivery", "Recording", "Words"]
@@ -27,10 +28,11 @@ class Recording:
     post_roll_left: int | None = None
     """Frames still to be kept after the end was asked for."""
 
-    def add(self, pcm: bytes, peak: int) -> None:
-        self.audio += pcm
-        self.frames += len(pcm) // 2
-        self.peak = max(self.peak, peak)
+    def add(self, *periods: AudioCaptured) -> None:
+        for period in periods:
+            self.audio += period.pcm
+            self.frames += len(period.pcm) // 2
+            self.peak = max(self.peak, period.peak)
 
 
 @dataclass(slots=True)
@@ -43,8 +45,6 @@ class Delivery:
     was_spoken: bool = False
     """Its audio was committed: it counts for the budget."""
     replays: int = 0
-    item_id: str = ""
-    """The user's item on the server, once it is known."""
 
 
 @dataclass(slots=True)
@@ -53,8 +53,6 @@ class Words:
 
     message: Mapping[str, Any] | None = field(default=None, repr=False)
     """A message item, instead of audio."""
-    heard: str | None = field(default=None, repr=False)
-    """What the user said, once it is written down."""
     side_items: list[str] = field(default_factory=list)
     """Messages that were given while it was spoken: it answers for them."""
     side_texts: list[str] = field(default_factory=list, repr=False)
