@@ -175,4 +175,4 @@ class AgentEvents:
             self._do.fail_turn("stopped", now, detail=f"{name}: {reason}", outcome="refused")
         else:
             self._do.answer.prolong(now)
-            self._do.answer.want(turn.id)
+            self._do.answer.slot.want(turn.id)

@@ -128,7 +128,7 @@ class Conversation:
             case ev.TracingFailed():
                 do.device.report("trace_failed", now, detail=event.problem)
             case ev.DayBegan():
-                do.account.begin_day(event.day, event.spent_usd, event.spent_s)
+                do.account.budget.begin_day(event.day, event.spent_usd, event.spent_s)
                 do.link.restrict(do.account.only_endpoint, now)
             case ev.ToolFinished():
                 do.close_call(do.calls.finish(event, do.turn_id), now)
@@ -202,7 +202,7 @@ class Conversation:
             cards_lost=device.cards_lost,
             is_link_lost=device.is_started and link.failures > 0 and not link.is_ready,
             is_button_stuck=device.is_stuck,
-            is_ringing=device.is_ringing,
+            is_ringing=bool(device.alarms.ringing),
             has_error=device.has_error,
             is_muted=device.is_muted,
             timers_running=device.timers_running,
@@ -325,7 +325,7 @@ class Conversation:
 
 DEADLINES: tuple[Callable[[Conversation, float], None], ...] = (
     Conversation._late_gestures,
-    lambda self, now: self._do.answer.advance(now),
+    lambda self, now: self._do.answer.slot.advance(now),
     lambda self, now: self._do.session.expire(now),
     lambda self, now: self._do.out_of_band.advance(now),
     lambda self, now: self._do.device.end_error_light(now),
@@ -354,13 +354,19 @@ def _send(do: Procedures, now: float) -> None:
         do.begin_checks(now)
     else:
         return
-    do.answer.want(turn.id)
+    do.answer.slot.want(turn.id)
 
 
 def _ask(do: Procedures, now: float) -> None:
     """Ask for the response that is wished for."""
-    if do.turn is not None and do.out.link is not None and do.gate.is_open and do.answer.grants(do.turn.id, now):
-        rounds, is_taken, is_free = do.calls.open.round.number, do.speech.is_taken, do.link.is_free
+    if (
+        do.turn is not None
+        and do.out.link is not None
+        and do.gate.is_prepared
+        and do.gate.is_checked
+        and do.answer.slot.grant(now) == do.turn.id
+    ):
+        rounds, is_taken, is_free = do.calls.open.round.number, do.speech.is_taken, do.is_free
         do.answer.ask(do.turn.id, do.session.spec, rounds=rounds, is_taken=is_taken, is_free=is_free, now=now)
 
 

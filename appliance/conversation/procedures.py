@@ -71,9 +71,14 @@ class Procedures:
         return self.turn.id if self.turn is not None else None
 
     @property
+    def is_free(self) -> bool:
+        """The offline brain answers, which costs nothing."""
+        return self.link.main is not None and self.link.main.endpoint == self.policy.offline_endpoint
+
+    @property
     def may_ask(self) -> bool:
         """Whether the budget allows to ask the model of the main link."""
-        return not self.account.is_spent or self.link.is_free
+        return not self.account.budget.is_spent or self.is_free
 
     @property
     def is_idle(self) -> bool:
@@ -94,7 +99,6 @@ class Procedures:
             self.go_offline(now)
         self._turns += 1
         self.turn = turn = RunningTurn(f"turn_{self._turns}", kind)
-        self.calls.begin_turn()
         self.answer.begin()
         self.speech.begin(turn.id, kind, () if kind == "message" else self.device.take_pre_roll(), now)
         self.out.emit(TurnStart(turn.id, kind))
@@ -150,7 +154,7 @@ class Procedures:
         turn = self.turn
         if turn is None:
             return
-        for call in self.calls.open.of(turn.id):
+        for call in self.calls.open.end_turn(turn.id):
             self.reply(self.calls.release(call, "The user interrupted, so this call was cancelled."))
         self.turn = None
         if self.gate.end(turn.id):  # no guardrail has passed it: the model must not know it
@@ -163,7 +167,7 @@ class Procedures:
 
     def count(self, usd: float | None, usage: Mapping[str, Any], audio_s: float, now: float) -> None:
         """Add to the day's account; with the budget spent, only the offline brain may answer."""
-        if not self.link.is_free and self.account.count(usd, usage, audio_s) == 100:
+        if not self.is_free and self.account.count(usd, usage, audio_s) == 100:
             self.link.restrict(self.account.only_endpoint, now)
 
     def count_response(self, usage: Mapping[str, Any] | None, now: float) -> None:
@@ -257,7 +261,7 @@ class Procedures:
         if round_.number >= self.policy.max_tool_rounds or not round_.end():
             asked.is_done = True  # it was told to call nothing more, and did; or there is nothing to speak about
         else:
-            self.answer.want(turn.id)
+            self.answer.slot.want(turn.id)
 
     # --- connections --------------------------------------------------------------------------------------------
 

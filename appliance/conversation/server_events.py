@@ -158,15 +158,15 @@ class ServerEvents:
         do = self._do
         if error.code != "conversation_already_has_active_response":
             return False
-        if do.answer.refused(error.event_id, now) and do.turn is not None:
+        if do.answer.slot.refused(error.event_id, now + do.policy.refused_retry_s) and do.turn is not None:
             do.answer.retry()
         return True
 
     def _error_of_response(self, link: Link, error: wire.ErrorDetail, now: float) -> bool:
-        turn = self._do.answer.abandon(error.event_id)
-        if turn is not None and turn == self._do.turn_id:
+        request = self._do.answer.slot.abandon(error.event_id)
+        if request is not None and request.turn == self._do.turn_id:
             self._do.fail_turn("answer_failed", now, detail=error.message)
-        return turn is not None
+        return request is not None
 
     def _error_of_commit(self, link: Link, error: wire.ErrorDetail, now: float) -> bool:
         do = self._do
@@ -196,7 +196,7 @@ class ServerEvents:
             return
         if not do.speech.is_open:
             if detection.get("interrupt_response", True):
-                do.answer.cancel_at_server(now)
+                do.answer.slot.cancelled_by_server(now + do.policy.cancel_s)
             do.begin_turn("vad", now)
             do.speech.begin_at_server()
         do.speech.item_id = event.item_id
@@ -208,13 +208,13 @@ class ServerEvents:
             turn = turn or do.begin_turn("vad", now)  # an idle user is prompted without having spoken
             do.speech.commit_at_server()
             if detection.get("create_response", True):
-                do.answer.ask_at_server(turn.id)
-                is_free = do.link.is_free
+                do.answer.slot.asked(turn.id, "")
+                is_free = do.is_free
                 do.answer.open(do.session.spec, is_taken=do.speech.is_taken, is_free=is_free, now=now)
                 do.prepare_for_turn(now)  # too late for this answer, which the server begins by itself
             else:
                 do.begin_checks(now)
-                do.answer.want(turn.id)
+                do.answer.slot.want(turn.id)
         else:
             of_turn = do.speech.next_commit() or do.turn_id or ""
             do.speech.note_item(item_id, of_turn)
@@ -283,7 +283,7 @@ class ServerEvents:
     def _response_done(self, response: wire.Response, now: float) -> None:
         do = self._do
         answers = self._answers(response.id)  # read before the slot is freed
-        request = do.answer.done(response)
+        request = do.answer.slot.done(response)
         do.count_response(response.usage, now)
         turn = do.turn
         if turn is None or not answers or request is None or request.is_cancelled:

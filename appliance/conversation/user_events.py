@@ -23,6 +23,11 @@ class UserEvents:
     def __init__(self, do: Procedures) -> None:
         self._do = do
 
+    @property
+    def _may_ask_nobody(self) -> bool:
+        """The budget is spent, and there is no offline brain to take over."""
+        return self._do.account.budget.is_spent and self._do.policy.offline_endpoint is None
+
     # --- the button ---------------------------------------------------------------------------------------------
 
     def gestures(self, gestures: list[Gesture], now: float) -> None:
@@ -51,7 +56,7 @@ class UserEvents:
     def _press(self, now: float) -> None:
         """Act in a fixed order: alarm, approval, end or go on with the open turn, refuse, barge in and listen."""
         do, speech = self._do, self._do.speech
-        if do.device.is_ringing:
+        if do.device.alarms.ringing:
             self.silence_alarms()
         elif do.calls.open.awaiting_approval is not None:
             pass  # a tap approves, a hold rejects: both come with the release or with time
@@ -61,7 +66,7 @@ class UserEvents:
             self._end_speech(now, now)
         elif (refusal := do.device.refusal) is not None:
             self._refuse(refusal, now, "muted" if refusal == "muted" else "error")
-        elif do.account.allows_nothing:
+        elif self._may_ask_nobody:
             self._refuse("budget_spent", now, "error")
         elif do.session.spec.turn_detection is not None:
             self.interrupt(now)  # the server listens by itself
@@ -116,7 +121,7 @@ class UserEvents:
                 do.end_capture(ended, now)
             return
         do.device.keep(event)
-        if do.session.spec.turn_detection is not None and not do.account.allows_nothing:
+        if do.session.spec.turn_detection is not None and not self._may_ask_nobody:
             do.out.send(wire.InputAudioBufferAppend(audio=event.pcm))
 
     def overrun(self, now: float) -> None:
@@ -159,7 +164,7 @@ class UserEvents:
         do = self._do
         if do.session.spec.turn_detection is not None:
             return  # the server finds the turns
-        if do.account.allows_nothing:
+        if self._may_ask_nobody:
             self._refuse("budget_spent", now, "error")
         elif do.speech.waits:
             self._resume(now)
@@ -177,7 +182,7 @@ class UserEvents:
             do.history.add_message(event.item, event.text)
             if is_spoken:  # the turn answers for it, and is checked for it
                 do.speech.add_message(str(event.item["id"]), event.text)
-        elif do.account.allows_nothing:
+        elif self._may_ask_nobody:
             do.history.add_message(event.item, event.text)
             self._refuse("budget_spent", now, "error")
         else:
@@ -215,4 +220,4 @@ class UserEvents:
         do.speech.skip()
         do.answer.asked.options = response
         do.answer.prolong(now)
-        do.answer.want(turn.id)
+        do.answer.slot.want(turn.id)

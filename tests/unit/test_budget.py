@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.conversation.support.budget import Budget
+from appliance.conversation.regions.account import Budget
 from appliance.errors import SettingsError
 
 MONDAY, TUESDAY = "2026-11-23", "2026-11-24"

@@ -38,7 +38,7 @@ from appliance.conversation.regions.calls import Calls
 from appliance.conversation.regions.history import History
 from appliance.conversation.server_events import ServerEvents
 from appliance.conversation.support.call import Call, Closed
-from appliance.conversation.support.playout import Heard
+from appliance.conversation.support.playback import Heard
 from appliance.conversation.support.response_slot import Arrival, ResponseSlot
 from appliance.conversation.support.text_gate import Check
 from appliance.conversation.user_events import UserEvents

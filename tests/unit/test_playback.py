@@ -11,8 +11,7 @@ from appliance.conversation.events import OutputCheck, PlayoutProgress
 from appliance.conversation.notices import AudioEnd, AudioInterrupted
 from appliance.conversation.policy import Policy
 from appliance.conversation.support.outbox import Outbox
-from appliance.conversation.support.playback import Cut, Playback
-from appliance.conversation.support.playout import Heard
+from appliance.conversation.support.playback import Cut, Heard, Playback
 from appliance.realtime import protocol as wire
 
 LINK = 7

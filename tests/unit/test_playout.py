@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.conversation.support.playout import Heard, Playout
+from appliance.conversation.support.playback import Heard, Playout
 
 
 def test_frames_played_belong_to_the_items_in_order() -> None:

@@ -22,7 +22,7 @@ from appliance.conversation.notices import (
 from appliance.conversation.policy import Policy
 from appliance.conversation.support.outbox import Outbox
 from appliance.conversation.support.playback import Playback
-from appliance.conversation.support.response_slot import Arrival, Request, ResponseSlot
+from appliance.conversation.support.response_slot import Arrival, ResponseSlot
 from appliance.conversation.support.response_state import Asked, Received, Speaker
 from appliance.realtime import protocol as wire
 
@@ -42,7 +42,7 @@ class Answer:
     def __init__(self, policy: Policy, out: Outbox) -> None:
         self._policy = policy
         self._out = out
-        self._slot = ResponseSlot()
+        self.slot = ResponseSlot()
         self._unplayed_items: set[str] = set()
         """Items of the assistant of which nothing was heard, to be deleted once they are done."""
         self.playback = Playback(policy, out)
@@ -61,7 +61,7 @@ class Answer:
     @property
     def is_under_way(self) -> bool:
         """A response is open or wished for, or its text is being checked."""
-        return self.asked.is_open or self._slot.wish is not None or self.playback.is_checking
+        return self.asked.is_open or self.slot.wish is not None or self.playback.is_checking
 
     @property
     def is_written(self) -> bool:
@@ -82,8 +82,8 @@ class Answer:
             response_id: Of the response; a server that never sends ``response.created`` makes it known here.
             turn: The running turn; None while the user speaks.
         """
-        request = self._slot.request
-        return request is not None and request.turn == turn and self._slot.is_current(response_id)
+        request = self.slot.request
+        return request is not None and request.turn == turn and self.slot.is_current(response_id)
 
     def is_unplayed(self, item: wire.Item, *, is_unheard: bool) -> bool:
         """Whether an answer came too late to be played at all.
@@ -97,7 +97,7 @@ class Answer:
         return never or item.id in self._unplayed_items
 
     def deadlines(self) -> Iterator[float | None]:
-        yield self._slot.deadline
+        yield self.slot.deadline
         yield self.playback.deadline
 
     def due(self) -> float:
@@ -137,14 +137,6 @@ class Answer:
 
     # --- the response -------------------------------------------------------------------------------------------
 
-    def want(self, turn: str) -> None:
-        """Wish for a response to `turn`."""
-        self._slot.want(turn)
-
-    def grants(self, turn: str, now: float) -> bool:
-        """Whether the response to `turn` may be asked for now."""
-        return self._slot.grant(now) == turn
-
     def ask(self, turn: str, spec: AgentSpec, *, rounds: int, is_taken: bool, is_free: bool, now: float) -> None:
         """Send the ``response.create`` that was granted.
 
@@ -160,13 +152,9 @@ class Answer:
         response = self.asked.response(turn, spec, rounds=rounds, first_sentence=self.speaker.first_sentence)
         if rounds >= self._policy.max_tool_rounds:
             response["tool_choice"] = "none"
-        self._slot.asked(turn, event_id)
+        self.slot.asked(turn, event_id)
         self.open(spec, is_taken=is_taken, is_free=is_free, now=now)
         self._out.send(wire.ResponseCreate(event_id=event_id, response=response))
-
-    def ask_at_server(self, turn: str) -> None:
-        """The server asks for the response by itself."""
-        self._slot.asked(turn, "")
 
     def open(self, spec: AgentSpec, *, is_taken: bool, is_free: bool, now: float) -> None:
         """A response was asked for."""
@@ -185,7 +173,7 @@ class Answer:
 
     def created(self, response: wire.Response) -> bool:
         """Decide on a ``response.created``; returns whether the response is the one that was asked for."""
-        arrival = self._slot.created(response)
+        arrival = self.slot.created(response)
         if arrival is Arrival.CANCEL:
             self._out.send(wire.ResponseCancel(response_id=response.id))
         return arrival is Arrival.ACCEPT
@@ -195,43 +183,23 @@ class Answer:
         self.speaker.first_sentence = ""
         self._speak(spec)
 
-    def done(self, response: wire.Response) -> Request | None:
-        """Free the slot; returns the request that the response ends."""
-        return self._slot.done(response)
-
     def close(self) -> None:
         """The response to this turn is done."""
         self.speaker.first_sentence = ""
         self.asked.is_open = False
-
-    def refused(self, event_id: str | None, now: float) -> bool:
-        """The server is busy with another response: keep the wish; returns whether the error was about ours."""
-        return self._slot.refused(event_id, now + self._policy.refused_retry_s)
 
     def retry(self) -> None:
         """Ask for the response of this turn again, and wait no longer for it."""
         self.asked.is_open = False
         self.asked.is_retry = True
 
-    def abandon(self, event_id: str | None) -> str | None:
-        """The server refused the request for good; returns its turn, None if the error names no request."""
-        request = self._slot.abandon(event_id) if event_id is not None else None
-        return request.turn if request is not None else None
-
     def cancel(self, now: float) -> None:
         """Cancel the response, now or when it is created."""
         if self.playback.guards:
             self.playback.reset_checks()
-        response_id = self._slot.cancel(now + self._policy.cancel_s)
+        response_id = self.slot.cancel(now + self._policy.cancel_s)
         if response_id is not None:
             self._out.send(wire.ResponseCancel(response_id=response_id))
-
-    def cancel_at_server(self, now: float) -> None:
-        """The server's turn detection cancels the response by itself."""
-        self._slot.cancelled_by_server(now + self._policy.cancel_s)
-
-    def advance(self, now: float) -> None:
-        self._slot.advance(now)
 
     # --- what came of it ----------------------------------------------------------------------------------------
 
@@ -280,7 +248,7 @@ class Answer:
 
     def forget_link(self) -> None:
         """The connection is gone: its response, and what it would still have sent."""
-        self._slot.reset()
+        self.slot.reset()
         self._unplayed_items.clear()
 
     def cut_off(self) -> None:

@@ -20,7 +20,7 @@ from appliance.conversation.commands import CancelTool, CheckApproval, PrepareAg
 from appliance.conversation.events import ApprovalChecked, HandoffKey, ToolFinished
 from appliance.conversation.notices import ToolApproval, ToolEnd, ToolStart
 from appliance.conversation.policy import Policy
-from appliance.conversation.support.call import Call, Closed, Made, Round, Stage, mcp_error, tool_names
+from appliance.conversation.support.call import Call, Closed, Made, Stage, mcp_error, tool_names
 from appliance.conversation.support.open_calls import OpenCalls
 from appliance.conversation.support.outbox import Outbox
 from appliance.conversation.support.troubles import Report
@@ -48,9 +48,6 @@ class Calls:
         """What the user decided for every call of a tool: (agent, tool) → (whether approved, message)."""
 
     # --- the running turn ---------------------------------------------------------------------------------------
-
-    def begin_turn(self) -> None:
-        self.open.round = Round()
 
     def forget_round(self) -> None:
         """The answer was stopped: its calls are not spoken about."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 from appliance.conversation.commands import CloseCapture, OpenCapture
@@ -11,11 +12,34 @@ from appliance.conversation.policy import Policy
 from appliance.conversation.support.alarms import Alarms
 from appliance.conversation.support.gestures import Gesture, Gestures
 from appliance.conversation.support.outbox import Outbox
-from appliance.conversation.support.pre_roll import PreRoll
 from appliance.conversation.support.troubles import sentence
 from appliance.realtime.protocol import SAMPLE_RATE
 
 __all__ = ["Device"]
+
+
+class PreRoll:
+    """The newest periods of the microphone: at least `frames` once they were heard, at most a period more."""
+
+    def __init__(self, frames: int) -> None:
+        self._wanted = frames
+        self._periods: deque[AudioCaptured] = deque()
+        self._frames = 0
+
+    def keep(self, period: AudioCaptured) -> None:
+        self._periods.append(period)
+        self._frames += len(period.pcm) // 2
+        while self._periods and self._frames - len(self._periods[0].pcm) // 2 >= self._wanted:
+            self._frames -= len(self._periods.popleft().pcm) // 2
+
+    def take(self) -> list[AudioCaptured]:
+        """Return what is kept, oldest first, and keep nothing of it."""
+        periods, self._periods, self._frames = list(self._periods), deque(), 0
+        return periods
+
+    def forget(self) -> None:
+        self._periods.clear()
+        self._frames = 0
 
 
 class Device:
@@ -40,7 +64,7 @@ class Device:
         """When the newest period of the microphone came, monotonic seconds."""
         self.is_muted = is_muted
         self._lost: dict[Direction, str] = {}
-        self._alarms = Alarms(out, length_s=policy.alarm_s, every_s=policy.alarm_every_s)
+        self.alarms = Alarms(out, length_s=policy.alarm_s, every_s=policy.alarm_every_s)
         self.timers_running = 0
         self.trouble = ""
         """The kind of the last trouble that still matters."""
@@ -53,10 +77,6 @@ class Device:
     @property
     def is_stuck(self) -> bool:
         return self._gestures.is_stuck
-
-    @property
-    def is_ringing(self) -> bool:
-        return bool(self._alarms.ringing)
 
     @property
     def has_error(self) -> bool:
@@ -80,7 +100,7 @@ class Device:
 
     def deadlines(self) -> Iterator[float | None]:
         yield self._gestures.deadline
-        yield self._alarms.deadline
+        yield self.alarms.deadline
         yield self._error_until
 
     def start(self, now: float) -> None:
@@ -142,23 +162,23 @@ class Device:
     # --- alarms -------------------------------------------------------------------------------------------------
 
     def begin_alarm(self, event: AlarmRang, now: float) -> None:
-        self._alarms.begin(event.alarm_id, event.label, now)
+        self.alarms.begin(event.alarm_id, event.label, now)
 
     def is_alarm_due(self, now: float) -> bool:
-        return self._alarms.deadline is not None and now >= self._alarms.deadline
+        return self.alarms.deadline is not None and now >= self.alarms.deadline
 
     def plan_ring(self, now: float) -> bool:
         """Plan the next ring; returns whether to ring now, False when it was long enough."""
-        return self._alarms.sound(now)
+        return self.alarms.sound(now)
 
     def ring(self) -> None:
         self._out.earcon("alarm")
-        self._out.announce(self._alarms.sentence, "alarm")
+        self._out.announce(self.alarms.sentence, "alarm")
 
     def silence_alarms(self) -> bool:
         """Acknowledge every alarm; returns whether one was ringing."""
-        was_ringing = bool(self._alarms.ringing)
-        self._alarms.silence()
+        was_ringing = bool(self.alarms.ringing)
+        self.alarms.silence()
         return was_ringing
 
     # --- troubles -----------------------------------------------------------------------------------------------

@@ -87,11 +87,6 @@ class Links:
         return self.main.id if self.main is not None else None
 
     @property
-    def is_free(self) -> bool:
-        """The offline brain answers, which costs nothing."""
-        return self.main is not None and self.main.endpoint == self._policy.offline_endpoint
-
-    @property
     def model(self) -> str:
         """The model that talks on the main link; "" where there is none."""
         return self.main.model if self.main is not None else ""

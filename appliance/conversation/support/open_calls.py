@@ -41,6 +41,11 @@ class OpenCalls:
     def of(self, turn: str) -> list[Call]:
         return [one for one in self._open.values() if one.turn == turn]
 
+    def end_turn(self, turn: str) -> list[Call]:
+        """The running turn is over; returns its calls that are open."""
+        self.round = Round()
+        return self.of(turn)
+
     def is_unknown(self, call_id: str) -> bool:
         """Whether a call is neither open nor of this round."""
         return bool(call_id) and call_id not in self._open and call_id not in self.round.seen

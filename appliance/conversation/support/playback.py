@@ -1,7 +1,9 @@
 """The sound of the answers: which of it may be played, what was played, and how much was heard. Pure.
 
-With guardrails, `TextGate` says which text to check and which audio may be played; `Playout` counts what was queued and
-heard, in epochs. A flush begins an epoch: audio and reports of an older one mean nothing.
+With guardrails, `TextGate` says which text to check and which audio may be played. The playback side counts the frames
+that left the loudspeaker since the last flush (the *epoch*); `Playout` makes of that how much of each item was heard,
+which is what ``conversation.item.truncate`` needs: integer milliseconds, never more than was received. A flush begins
+an epoch: audio and reports of an older one mean nothing.
 """
 
 from __future__ import annotations
@@ -14,14 +16,79 @@ from appliance.conversation.events import OutputCheck, PlayoutProgress
 from appliance.conversation.notices import AudioEnd, AudioInterrupted
 from appliance.conversation.policy import Policy
 from appliance.conversation.support.outbox import Outbox
-from appliance.conversation.support.playout import Heard, Playout
 from appliance.conversation.support.text_gate import Check, TextGate
 from appliance.realtime import protocol as wire
+from appliance.records import Record
 
-__all__ = ["Cut", "Playback"]
+__all__ = ["Cut", "Heard", "Playback", "Playout"]
 
 _REMEMBERED = 64  # items that late events may still name
 _FRAMES_PER_MS = wire.SAMPLE_RATE // 1000
+_PERIOD = 480  # rounding between the card's rate and ours never exceeds a period
+
+
+class Heard(Record, frozen=True):
+    """How much of one queued item has been heard."""
+
+    item_id: str
+    content_index: int
+    heard_frames: int
+    received_frames: int
+    heard_ms: int
+    is_whole: bool
+
+
+class Playout:
+    """In which order items were queued since the last flush, and so how much of each was heard. In frames at 24 kHz."""
+
+    def __init__(self) -> None:
+        self.is_pending = False
+        """Some of what was queued has not been heard yet."""
+        self._queued: dict[tuple[str, int], int] = {}
+        self._total = 0
+        self._played = 0
+
+    def queue(self, item_id: str, content_index: int, frames: int) -> None:
+        """Account for audio handed to the playback side.
+
+        A later delta of an earlier item cannot happen within one response (items come in order), so one count an
+        item is enough.
+        """
+        key = (item_id, content_index)
+        self._queued[key] = self._queued.get(key, 0) + frames
+        self._total += frames
+        self.is_pending = self._played < self._total
+
+    def progress(self, played_frames: int, *, drained: bool) -> bool:
+        """Take a report of the playback side.
+
+        Returns:
+            Whether something more was heard.
+        """
+        played = min(max(played_frames, self._played), self._total)
+        if drained and self._total - played <= _PERIOD:
+            played = self._total
+        advanced = played > self._played
+        self._played = played
+        self.is_pending = played < self._total
+        return advanced
+
+    def heard(self) -> list[Heard]:
+        """Return every queued item in order with how much of it was heard."""
+        rest = self._played
+        result = []
+        for (item_id, content_index), frames in self._queued.items():
+            part = min(rest, frames)
+            rest -= part
+            heard_ms = part * 1000 // wire.SAMPLE_RATE
+            result.append(Heard(item_id, content_index, part, frames, heard_ms, part >= frames))
+        return result
+
+    def flush(self) -> None:
+        """Nothing that was queued is heard any more."""
+        self._queued.clear()
+        self._total = self._played = 0
+        self.is_pending = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,8 +156,8 @@ class ResponseSlot:
         self._blocked_until = retry_at
         return True
 
-    def abandon(self, event_id: str) -> Request | None:
-        """Free the slot because the request itself was refused for good."""
+    def abandon(self, event_id: str | None) -> Request | None:
+        """Free the slot because the request itself was refused for good; None if the error names another event."""
         request = self.request
         if request is None or request.event_id != event_id:
             return None
