@@ -59,7 +59,7 @@ class Conversation:
         Args:
             policy: Times and limits.
             specs: The agents; the first begins.
-            history: What was said in an earlier life; each new connection is told.
+            history: What was said before; each new connection is sent it.
             seed: Of the backoff's jitter; a trace records it.
             is_muted: Whether the microphone starts muted.
         """
@@ -221,8 +221,7 @@ class Conversation:
 
     @property
     def link_id(self) -> int:
-        """The newest connection that was asked for, for tests; 0 before the first."""
-        return self._do.link.made
+        return self._do.link.made  # the newest connection, for tests; 0 before the first
 
     @property
     def epoch(self) -> int:

@@ -123,10 +123,3 @@ def test_a_limit_that_allows_nothing_is_refused_with_the_remedy(limit: float) ->
         Budget(limit_usd=limit)
     with pytest.raises(SettingsError, match=r"a budget of .+ seconds a day: must be above 0; leave it out"):
         Budget(limit_s=limit)
-
-
-def test_the_repr_shows_the_day_and_the_share() -> None:
-    budget = Budget(limit_usd=1.0)
-    assert repr(budget) == "<Budget no day 0.0000 US dollars, 0.0 s, 0%>"
-    budget.begin_day(MONDAY, 0.25, 12.0)
-    assert repr(budget) == "<Budget 2026-11-23 0.2500 US dollars, 12.0 s, 25%>"

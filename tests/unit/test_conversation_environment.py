@@ -309,7 +309,7 @@ def test_the_environment_catches_a_client_that_asks_twice() -> None:
     def wish_again(self: ServerEvents, item_id: str, now: float) -> None:
         real(self, item_id, now)
         if self._do.turn is not None:
-            self._do.answer.want(self._do.turn.id)
+            self._do.answer.slot.want(self._do.turn.id)
 
     with (
         patch.object(ServerEvents, "_committed", wish_again),

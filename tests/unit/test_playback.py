@@ -51,7 +51,7 @@ def test_a_flush_names_only_what_was_not_heard_whole_and_begins_an_epoch() -> No
     player.audio("b", 2400)
     player.report(0, 3600)
     cut, commands = player.flush()
-    assert cut == Cut(((Heard("b", 0, 1200, 2400), 100),), ())
+    assert cut == Cut(((Heard("b", 0, 1200, 2400, 50, False), 100),), ())
     assert player.out.epoch == 1
     assert commands == [FlushPlayback(1), Emit(AudioInterrupted("b", 50))]
     assert not player.playback.is_playing
@@ -144,8 +144,7 @@ def test_each_item_that_was_cut_is_truncated_to_what_was_heard_of_it() -> None:
 def test_the_audio_is_of_the_connection_that_it_came_from(link: int) -> None:
     player = Player()
     player.audio("a", 2400, link=link)
-    assert player.playback.is_on(LINK) == (link == LINK)
-    assert not player.playback.is_on(None)
+    assert player.playback.link == link
 
 
 def test_audio_that_is_held_back_counts_as_received_and_not_as_heard() -> None:
@@ -162,5 +161,5 @@ def test_audio_that_is_held_back_counts_as_received_and_not_as_heard() -> None:
     assert player.out.take() == [Play(0, "a", bytes(2 * 14_400))]
     player.report(0, 14_400)
     cut, commands = player.flush()
-    assert cut == Cut(((Heard("a", 0, 14_400, 14_400), 1000),), ("b",))
+    assert cut == Cut(((Heard("a", 0, 14_400, 14_400, 600, True), 1000),), ("b",))
     assert commands == [FlushPlayback(1)], "all that was released was heard: nothing was interrupted"

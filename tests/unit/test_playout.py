@@ -36,9 +36,9 @@ def test_after_a_flush_frames_are_counted_from_zero() -> None:
     playout.progress(1200, drained=False)
     playout.flush()
     playout.queue("a", 0, 4800)
-    assert playout.heard() == [Heard("a", 0, 0, 4800)]
+    assert playout.heard() == [Heard("a", 0, 0, 4800, 0, False)]
     assert playout.progress(480, drained=False)
-    assert playout.heard() == [Heard("a", 0, 480, 4800)]
+    assert playout.heard() == [Heard("a", 0, 480, 4800, 20, False)]
 
 
 def test_a_report_never_goes_back_or_beyond_what_was_queued() -> None:
