@@ -125,7 +125,7 @@ class AgentEvents:
         if call is None:
             return
         self._do.device.report("handoff_failed", now, detail=f"{call.name}: {reason}")
-        spec = self._do.session.spec  # whatever holds on the server now is overwritten with it
+        spec = self._do.session.spec  # overwrites what the server may have taken
         self._do.session.roll_back(call_id, replace(spec, session=self._do.session_of(spec)).without_voice(), now)
         said = f"The handoff failed: {reason.rstrip('.')}. You are still {call.agent}."
         self._do.close_call(self._do.calls.close(call, said, is_error=True), now)

@@ -263,7 +263,7 @@ class ToolFinished(Record, frozen=True):
     output: str
     is_error: bool = False
     is_background: bool = False
-    """The model is told, and not asked to speak about it."""
+    """The output goes to the model, which is not asked to speak about it."""
 
 
 class ApprovalChecked(Record, frozen=True):
@@ -272,7 +272,7 @@ class ApprovalChecked(Record, frozen=True):
     call_id: str
     needed: bool
     problem: str = ""
-    """The arguments do not fit: the call is not made, and the model is told this."""
+    """The arguments do not fit: the call is not made, and this is its output."""
 
 
 class ApprovalAnswered(Record, frozen=True):
@@ -283,7 +283,7 @@ class ApprovalAnswered(Record, frozen=True):
     always: bool = False
     """From now on for every call of this tool, until the session ends."""
     message: str = ""
-    """What the model is told of a rejection."""
+    """The output of a rejected call."""
 
 
 class AgentPrepared(Record, frozen=True):

@@ -6,7 +6,7 @@ Ten regions live side by side, each owns its state alone, and `state` is derived
 here to one region, to a rule (`user_events`, `server_events`), or to a step that couples regions (`procedures`).
 
 * **link**: none, connecting, ready (``session.created``), configured (the server was told who speaks and what was said
-  so far). Beside it, at times, a spare, which takes over in an idle gap.
+  so far). While rotating or failing back, a spare takes over in an idle gap.
 * **speech**: what the user says in the running turn. It is captured whether or not there is a link. The settle steps,
   after every event, send what the link lacks, then ask for a response. So a press before the link is up, a link lost
   in mid-sentence and the ordinary case are one path.

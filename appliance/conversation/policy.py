@@ -18,7 +18,7 @@ class Policy:
     pre_roll_ms: int = 300
     post_roll_ms: int = 250
     min_turn_ms: int = 100
-    """A shorter turn is a slip (and the server refuses a commit of less than 100 ms)."""
+    """A shorter turn is discarded as too short; the server refuses a commit of less than 100 ms."""
     max_turn_s: float = 60.0
     silence_ms: int = 1200
     """Quiet that ends a turn begun by a tap."""
@@ -38,7 +38,7 @@ class Policy:
     fatal_retry_s: float = 300.0
     """A fatal reason (bad key, no credit) is tried again this rarely, and at each press."""
     stable_s: float = 10.0
-    """A connection that held this long starts the backoff anew."""
+    """A connection that held this long resets the backoff."""
     backoff_initial_s: float = 0.5
     backoff_max_s: float = 30.0
     stuck_s: float = 30.0
@@ -75,7 +75,7 @@ class Policy:
     """A session is replaced in an idle gap after this; the server ends it at 3600 s."""
     max_history: int = 500
     replay_items: int = 100
-    """The newest items of the history that a new connection is told."""
+    """How many of the newest history items a new connection is sent."""
     budget_usd: float | None = None
     """Of one day; None: no limit."""
     budget_s: float | None = None

@@ -224,7 +224,7 @@ class Procedures:
                 self.history.cut(one.item_id, one.heard_ms, one.heard_ms, is_elsewhere=is_elsewhere)
 
     def forget_unplayed(self, item_id: str) -> None:
-        """Nobody heard a word of it: the model must not believe that it was said."""
+        """Delete an answer of which nothing was heard: the model must not believe that it was said."""
         item = self.history.get(item_id)
         is_done = item is not None and item.status != "in_progress"
         self.answer.note_unplayed(item_id, is_done=is_done)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from appliance.conversation import events as ev
@@ -11,7 +12,7 @@ from appliance.conversation.notices import InputText
 from appliance.conversation.procedures import Procedures
 from appliance.conversation.regions.answer import OutputText
 from appliance.conversation.regions.link import Link
-from appliance.conversation.support.outbox import AsideOf, CommitOf, ItemOf
+from appliance.conversation.support.outbox import CommitOf, ItemOf, OutOfBandOf
 from appliance.conversation.support.prices import transcription_usd
 from appliance.conversation.support.retry import Verdict, classify
 from appliance.conversation.support.troubles import sentence
@@ -21,6 +22,7 @@ __all__ = ["ServerEvents"]
 
 _BENIGN = frozenset({"response_cancel_not_active", "conversation_already_has_active_response", "session_expired"})
 """Errors of races that the protocol has (a cancel that meets a done), and one whose close frame repeats it."""
+_TRUNCATED_TOO_LATE = re.compile(r"Audio content of \d+ ?ms is already shorter than \d+ ?ms\.?")
 
 
 class ServerEvents:
@@ -61,7 +63,7 @@ class ServerEvents:
     def _handle(self, link: Link, event: wire.ServerEvent, now: float) -> None:
         do = self._do
         if isinstance(event, wire.OutputAudioDelta):
-            link.has_spoken = True  # whoever hears it: the server keeps the voice from here on
+            link.has_spoken = True  # heard or not: from here on the server keeps the voice
         if do.out_of_band.owns(event):
             if isinstance(event, wire.ResponseDone):
                 do.count_response(event.response.usage, now)
@@ -152,7 +154,7 @@ class ServerEvents:
 
     def _error_of_question(self, link: Link, error: wire.ErrorDetail, now: float) -> bool:
         cause = self._do.out.cause(error.event_id)
-        return isinstance(cause, AsideOf) and self._do.out_of_band.refuse(cause.key, error.message)
+        return isinstance(cause, OutOfBandOf) and self._do.out_of_band.refuse(cause.key, error.message)
 
     def _error_of_busy_server(self, link: Link, error: wire.ErrorDetail, now: float) -> bool:
         do = self._do
@@ -334,5 +336,5 @@ def _speaks_of_mcp(response: wire.Response) -> bool:
 
 
 def _is_truncate_race(error: wire.ErrorDetail) -> bool:
-    """ "Audio content of 9250ms is already shorter than 57340ms": no code, and no harm."""
-    return (error.code or "").startswith("item_truncate") or "already shorter than" in error.message
+    """A truncation that came too late does no harm; one recorded sentence of the live service has no code."""
+    return (error.code or "").startswith("item_truncate") or _TRUNCATED_TOO_LATE.fullmatch(error.message) is not None

@@ -89,7 +89,7 @@ class Budget:
         return passed
 
     def sentence(self, percent: int) -> str:
-        """Return what the user is told at this percentage: of the limit that is further spent."""
+        """Return the sentence for this percentage, about the limit that is further spent."""
         said = f"{percent} percent of today's budget is spent"
         money, time = _part(self.spent_usd, self._limit_usd), _part(self.spent_s, self._limit_s)
         if self._limit_usd is not None and money >= time:

@@ -125,7 +125,7 @@ class Answer:
         return self.received.frames
 
     def hand_over(self, before: str, to: str, *, is_answering: bool) -> None:
-        """The server accepted another agent: the answer goes on with it."""
+        """The server accepted another agent, which continues the answer."""
         speaker = self.speaker
         has_spoken = is_answering and bool(speaker.agent)
         if has_spoken:

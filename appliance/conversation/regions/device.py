@@ -189,7 +189,7 @@ class Device:
         Args:
             kind: What went wrong.
             now: Monotonic seconds.
-            detail: What observers are told; the sentence of the kind if empty.
+            detail: The message to the observers; the sentence of the kind if empty.
             flash: Whether the light shows an error for a moment.
         """
         self.trouble = kind

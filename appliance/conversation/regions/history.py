@@ -75,7 +75,7 @@ class History:
             self._insert(replace(item, id=self._list.new_id()), previous)
 
     def remove_unplayed(self, played: Sequence[str]) -> None:
-        """Forget the answers that the connection took before a word of them was heard."""
+        """Forget answers that the lost connection cut off before any of them was heard."""
         for item in self._list.items:
             is_cut = item.role == "assistant" and item.status == "incomplete" and item.heard_ms is None
             if is_cut and item.id not in played:

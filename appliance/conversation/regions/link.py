@@ -35,7 +35,7 @@ class Link:
     id: int
     endpoint: int
     deadline: float
-    """For the greeting of the server; then for the instructions that it is to be given."""
+    """For ``session.created``; then for the instructions of the agent."""
     ready_at: float | None = None
     is_configured: bool = False
     """The server was told who speaks and what was said so far: turns may be sent."""

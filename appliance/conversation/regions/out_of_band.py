@@ -14,7 +14,7 @@ from typing import Any
 from appliance.conversation.events import OutOfBandAsked
 from appliance.conversation.notices import OutOfBandEnded
 from appliance.conversation.support.item_list import told_item
-from appliance.conversation.support.outbox import AsideOf, Outbox
+from appliance.conversation.support.outbox import Outbox, OutOfBandOf
 from appliance.conversation.support.values import mapping
 from appliance.realtime import protocol as wire
 from appliance.realtime.items import HistoryItem
@@ -25,7 +25,7 @@ _REMEMBERED = 64  # ids of responses that are over; their late events are not of
 
 
 @dataclass(slots=True)
-class _Aside:
+class _Question:
     key: str
     deadline: float
     timeout_s: float
@@ -37,7 +37,7 @@ class OutOfBand:
 
     def __init__(self, out: Outbox) -> None:
         self._out = out
-        self._open: dict[str, _Aside] = {}
+        self._open: dict[str, _Question] = {}
         self._ids: deque[str] = deque(maxlen=_REMEMBERED)
         self._given: deque[dict[str, Any]] = deque(maxlen=_REMEMBERED)
 
@@ -56,11 +56,11 @@ class OutOfBand:
         if self._out.link is None:
             self.reject(asked.key, "there is no connection to the model")
             return
-        self._open[asked.key] = _Aside(asked.key, now + asked.timeout_s, asked.timeout_s)
+        self._open[asked.key] = _Question(asked.key, now + asked.timeout_s, asked.timeout_s)
         metadata = {**asked.response.get("metadata", {}), "aside": asked.key}
         response: dict[str, Any] = {**asked.response, "conversation": "none", "metadata": metadata}
         create = wire.ResponseCreate(event_id=f"aside_{asked.key}", response=response)
-        self._out.send(create, about=AsideOf(asked.key))
+        self._out.send(create, about=OutOfBandOf(asked.key))
 
     def given(self, response: Mapping[str, Any]) -> None:
         """Note a question that the program sends as a frame of its own; its metadata identifies it."""
@@ -78,22 +78,22 @@ class OutOfBand:
 
     def refuse(self, key: str, problem: str) -> bool:
         """End a question that the server refused; returns whether it was open."""
-        aside = self._open.get(key)
-        if aside is None:
+        question = self._open.get(key)
+        if question is None:
             return False
-        self._end(aside, (), problem or "the server refused the question")
+        self._end(question, (), problem or "the server refused the question")
         return True
 
     def advance(self, now: float) -> None:
-        for aside in [one for one in self._open.values() if now >= one.deadline]:
-            if aside.response_id:
-                self._out.send(wire.ResponseCancel(response_id=aside.response_id))
-            self._end(aside, (), f"no answer within {aside.timeout_s:g} s")
+        for question in [one for one in self._open.values() if now >= one.deadline]:
+            if question.response_id:
+                self._out.send(wire.ResponseCancel(response_id=question.response_id))
+            self._end(question, (), f"no answer within {question.timeout_s:g} s")
 
     def lose(self) -> None:
         """The connection is gone."""
-        for aside in list(self._open.values()):
-            self._end(aside, (), "the connection to the model was lost")
+        for question in list(self._open.values()):
+            self._end(question, (), "the connection to the model was lost")
         self._ids.clear()
         self._given.clear()
 
@@ -107,9 +107,9 @@ class OutOfBand:
         if key is None:
             return False
         self._ids.append(response.id)
-        aside = self._open.get(key)
-        if aside is not None:
-            aside.response_id = response.id
+        question = self._open.get(key)
+        if question is not None:
+            question.response_id = response.id
         else:  # given up before it was begun
             self._out.send(wire.ResponseCancel(response_id=response.id))
         return True
@@ -118,19 +118,19 @@ class OutOfBand:
         key = _key(response.metadata)
         if key is None:
             return response.id in self._ids
-        aside = self._open.get(key)
-        if aside is not None:
+        question = self._open.get(key)
+        if question is not None:
             failed = response.error.message if response.error else f"the answer is {response.status}"
             self._end(
-                aside,
+                question,
                 tuple(told_item(one) for one in response.output),
                 "" if response.status == "completed" else failed,
             )
         return True
 
-    def _end(self, aside: _Aside, items: tuple[HistoryItem, ...], problem: str) -> None:
-        self._open.pop(aside.key, None)
-        self._out.emit(OutOfBandEnded(aside.key, items, problem))
+    def _end(self, question: _Question, items: tuple[HistoryItem, ...], problem: str) -> None:
+        self._open.pop(question.key, None)
+        self._out.emit(OutOfBandEnded(question.key, items, problem))
 
 
 def _key(metadata: Mapping[str, str] | None) -> str | None:

@@ -96,7 +96,7 @@ class Speech:
 
     @property
     def waits(self) -> bool:
-        """It was spoken and waits for a connection: another press goes on with it, nothing else may replace it."""
+        """It was spoken and waits for a connection: another press continues it, nothing else may replace it."""
         return self.is_committing and not self.is_sent and self._kind != "message"
 
     @property

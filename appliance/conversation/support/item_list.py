@@ -52,7 +52,7 @@ class ItemList:
         self._gone: dict[str, str] = {}
         """Ids that we have deleted on this connection, each with the one before it (``root``: none).
 
-        What the server still tells of them was on its way; and it may still place others behind them.
+        Events for them may still be in flight and may still use them as previous_item_id.
         """
         self._made = 0
         self._max_items = max_items
@@ -213,7 +213,7 @@ class ItemList:
 
         Returns:
             The ids to delete, and the items to create in order, each with the id that it follows (``root``: first).
-            An item with other content than the one of its id is created anew under an id of its own.
+            An item whose content differs from the known one of its id is created under a new id.
         """
         wanted = [one if self._may_keep_id(one) else replace(one, id=self.new_id()) for one in target]
         matcher = SequenceMatcher(None, self._order, [one.id for one in wanted], autojunk=False)
@@ -232,11 +232,11 @@ class ItemList:
     def _may_keep_id(self, item: HistoryItem) -> bool:
         known = self._items.get(item.id)
         if known is not None and known.status == "in_progress":
-            return True  # it grows on: nobody can have written it anew
+            return True  # still streaming, so it cannot have been edited
         return known == item if known is not None else _ID.fullmatch(item.id) is not None
 
     def _move(self, item_id: str, previous_item_id: str | None) -> list[Change]:
-        """The server says behind which item one stands; it may be another than we thought."""
+        """Move the item to where the server says it belongs."""
         previous = self._known_before(previous_item_id)
         at = "" if previous == "root" else previous
         if at is None or (at and at not in self._items) or self.before(item_id) == at:
@@ -280,7 +280,7 @@ class ItemList:
         return self._update(replace(item, status="completed", text=text, is_transcribed=True))
 
     def _grow(self, item_id: str, content_index: int, delta: str) -> None:
-        """Take a piece of a text; no change is told of, for there are ten a second."""
+        """Take a piece of a text; emits no change: deltas arrive ten times a second."""
         item = self._items.get(item_id)
         if item is None or item.heard_ms is not None:
             return
@@ -341,7 +341,7 @@ def told_item(item: wire.Item, *, is_done: bool = True) -> HistoryItem:
 
 
 def _merged(known: HistoryItem, told: HistoryItem) -> HistoryItem:
-    """Complete what is known by what is told; nothing that is known is lost."""
+    """Complete a known item with what an event says; nothing known is lost."""
     is_transcribed = known.is_transcribed or (told.is_transcribed and bool(told.text))
     if known.role == "user" and known.is_spoken and known.status == "completed":
         status = known.status  # its transcription is over, whatever a late event says

@@ -10,7 +10,7 @@ from appliance.conversation.commands import Announce, Command, Earcon, Emit, Pla
 from appliance.conversation.notices import Notice
 from appliance.realtime.protocol import ClientEvent
 
-__all__ = ["AsideOf", "Cause", "CommitOf", "ItemOf", "Outbox"]
+__all__ = ["Cause", "CommitOf", "ItemOf", "OutOfBandOf", "Outbox"]
 
 _REMEMBERED = 256  # events of ours that an error may still name
 
@@ -31,13 +31,13 @@ class ItemOf:
 
 
 @dataclass(frozen=True, slots=True)
-class AsideOf:
+class OutOfBandOf:
     """The event asked an out-of-band question."""
 
     key: str
 
 
-Cause: TypeAlias = CommitOf | ItemOf | AsideOf
+Cause: TypeAlias = CommitOf | ItemOf | OutOfBandOf
 """What an event of ours was sent for: an ``error`` of the server names the event, and so its cause."""
 
 

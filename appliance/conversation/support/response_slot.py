@@ -100,7 +100,7 @@ class ResponseSlot:
         return Arrival.CANCEL if request.is_cancelled else Arrival.ACCEPT
 
     def is_current(self, response_id: str) -> bool:
-        """Whether what belongs to this response is to be played, shown and run.
+        """Whether the output of this response is played, shown and run.
 
         A server that never sends ``response.created`` is followed too: the first id that appears while a request
         waits for its own is taken.

@@ -1,4 +1,4 @@
-"""The watch over one answer: which of its text is to be checked when, and how much of its audio may be played. Pure.
+"""The gate between an answer and the loudspeaker: when to check its text, and how much of its audio may be played. Pure.
 
 Theory of operation. The transcript of an answer comes in pieces, mostly ahead of the audio, and nothing in the
 protocol says which word a sample belongs to. Checks run outside and take their time. So:
@@ -26,7 +26,7 @@ _BYTES_PER_CHARACTER = 2 * SAMPLE_RATE // FASTEST_CHARACTERS_PER_S
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A text that is to be checked, or is being checked."""
+    """A text that is being checked."""
 
     number: int
     item_id: str
@@ -115,7 +115,7 @@ class TextGate:
     # --- text ---------------------------------------------------------------------------------------------------
 
     def grew(self, item_id: str, content_index: int, delta: str, now: float) -> Check | None:
-        """Take a piece of text; returns what is to be checked now, if anything."""
+        """Take a piece of text; returns the check that is due, if any."""
         text = self._texts.setdefault((item_id, content_index), _Text())
         if text.is_final_asked:
             return None
@@ -125,7 +125,7 @@ class TextGate:
         return self._check((item_id, content_index), text, now, is_final=False)
 
     def ended(self, item_id: str, content_index: int, whole: str, now: float) -> Check | None:
-        """A text is whole; returns what is to be checked now: all of it, once."""
+        """A text is whole; returns its final check, once."""
         text = self._texts.setdefault((item_id, content_index), _Text())
         if text.is_final_asked:
             return None
