@@ -1,4 +1,4 @@
-"""The gate between an answer and the loudspeaker: when to check its text, and how much of its audio may be played. Pure.
+"""The gate before the loudspeaker: when to check the text of an answer, how much of its audio may be played. Pure.
 
 Theory of operation. The transcript of an answer comes in pieces, mostly ahead of the audio, and nothing in the
 protocol says which word a sample belongs to. Checks run outside and take their time. So:
