@@ -70,7 +70,9 @@ def _server() -> Iterator[int]:
 
 
 def _run(module: str, *arguments: str) -> dict[str, Any]:
-    environ = os.environ | {"OPENAI_AGENTS_DISABLE_TRACING": "1"}
+    # As the unit of the daemon sets it, for all alike: numpy's OpenBLAS starts no threads. Compiled files are kept.
+    environ = os.environ | {"OPENAI_AGENTS_DISABLE_TRACING": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments], capture_output=True, text=True, env=environ, check=False
     )

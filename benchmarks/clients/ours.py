@@ -14,12 +14,8 @@ from benchmarks.clients import measure
 
 
 def _load() -> None:
-    import appliance.audio.backends.simulated
-    import appliance.audio.streams
-    import appliance.conversation.machine
-    import appliance.realtime.payload
-    import appliance.realtime.transports.websocket
-    import appliance.runtime.driver  # noqa: F401
+    """Import what a program imports."""
+    from appliance import RealtimeSession  # noqa: F401
 
 
 def _load_daemon() -> None:
