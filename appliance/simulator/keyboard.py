@@ -34,7 +34,17 @@ class Key:
 
 
 _CSI = re.compile(r"\x1b\[([?>]?)([0-9;:]*)([A-Za-z~])")
-_SPACE, _ENTER, _BACKSPACE, _C, _D = 32, 13, 127, 99, 100
+_PLAIN = {
+    " ": Key("space_tap", " "),
+    "\r": Key("enter"),
+    "\n": Key("enter"),
+    "\x7f": Key("erase"),
+    "\b": Key("erase"),
+    "\x03": Key("quit"),
+    "\x04": Key("quit"),
+}
+_SPACE, _C, _D = 32, 99, 100
+_FUNCTIONAL = 0xE000  # the protocol's codes of keys without a character begin here
 _CONTROL = 4  # the modifier bit; the protocol sends 1 + bits
 
 
@@ -43,8 +53,6 @@ class KeyParser:
 
     def __init__(self) -> None:
         self._rest = ""
-        self.has_key_up = False
-        """The terminal said that it reports releases."""
 
     def feed(self, text: str) -> list[Key]:
         """Take characters as they come."""
@@ -70,23 +78,14 @@ class KeyParser:
         return keys
 
     def _plain(self, char: str) -> list[Key]:
-        match char:
-            case " ":
-                return [Key("space_tap", " ")]
-            case "\r" | "\n":
-                return [Key("enter")]
-            case "\x7f" | "\b":
-                return [Key("erase")]
-            case "\x03" | "\x04":
-                return [Key("quit")]
-            case _:
-                return [Key("text", char)] if char.isprintable() else []
+        if char in _PLAIN:
+            return [_PLAIN[char]]
+        return [Key("text", char)] if char.isprintable() else []
 
     def _sequence(self, mark: str, numbers: str, final: str) -> list[Key]:
         if final != "u":
             return []
         if mark == "?":
-            self.has_key_up = True
             return [Key("holds")]
         fields = [[int(part or 0) for part in field.split(":")] for field in (numbers or "0").split(";")]
         code = fields[0][0]
@@ -101,11 +100,7 @@ class KeyParser:
             return []
         if modifiers & _CONTROL:
             return [Key("quit")] if code in (_C, _D) else []
-        if code == _ENTER:
-            return [Key("enter")]
-        if code == _BACKSPACE:
-            return [Key("erase")]
-        return [Key("text", chr(code))] if 32 < code < 0xE000 else []
+        return self._plain(chr(code)) if code < _FUNCTIONAL else []
 
 
 @contextmanager
