@@ -29,6 +29,7 @@ from appliance.conversation.policy import Policy
 from appliance.errors import SpeechError, StorageError, first_error
 from appliance.hardware.button import Button
 from appliance.hardware.light import Light
+from appliance.hardware.outputs import open_outputs
 from appliance.hardware.pins import open_pin_factory
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings, Transcription, session_object
@@ -42,7 +43,6 @@ from appliance.service.trace import TraceRecorder
 from appliance.service.turnlog import TurnLog
 from appliance.settings import Settings, read_api_key, read_instructions
 from appliance.toolbox import DeviceParts, device_tools
-from appliance.toolbox.outputs import open_outputs
 from appliance.toolbox.status import StatusReader
 from appliance.toolbox.timers import Timers
 
