@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -263,8 +263,7 @@ class Appliance:
             post=self.post,
             loop=asyncio.get_running_loop(),
         )
-        stack.callback(button.close)
-        return button
+        return stack.enter_context(closing(button))
 
     def _open_light(self, stack: AsyncExitStack, factory: Any) -> Light:
         settings = self._settings.light
@@ -273,9 +272,9 @@ class Appliance:
             "rgb": [settings.red_pin, settings.green_pin, settings.blue_pin],
             "none": [],
         }[settings.kind]
-        light = Light(settings.kind, pins, factory=factory, active_high=settings.active_high)
-        stack.callback(light.close)
-        return light
+        return stack.enter_context(
+            closing(Light(settings.kind, pins, factory=factory, active_high=settings.active_high))
+        )
 
     def _open_conversation(
         self, stack: AsyncExitStack, policy: Policy, specs: Sequence[AgentSpec]
