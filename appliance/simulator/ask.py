@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,24 +129,18 @@ async def partner(
     Yields:
         A function that says something (PCM16 mono at 24 kHz) and returns what came of it.
     """
-    device = SimulatedDevice(settings, environ=environ)
+    device = SimulatedDevice(settings, environ=environ, save=save)
     milestones = _Milestones()
     device.observe(milestones)
-
-    async def talk(speech: bytes) -> AskResult:
-        return await _hold_turn(device, milestones, speech)
-
     with first_error():
         async with asyncio.TaskGroup() as group:
             running = group.create_task(device.run())
             try:
                 await _wait(milestones.ready, _READY_WAIT_S)
-                yield talk
+                yield partial(_hold_turn, device, milestones)
             finally:
                 device.stop("asked")
                 await running
-                if save is not None and device.loudspeaker is not None:
-                    device.loudspeaker.save(save)
 
 
 async def _hold_turn(device: SimulatedDevice, milestones: _Milestones, speech: bytes) -> AskResult:

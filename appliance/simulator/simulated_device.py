@@ -43,9 +43,11 @@ class SimulatedDevice:
     Args:
         settings: With the mock pin factory; with the simulated backend unless a real card is wanted.
         environ: Of the appliance.
+        save: Write what the loudspeaker played here, at the end.
     """
 
-    def __init__(self, settings: Settings, *, environ: Mapping[str, str]) -> None:
+    def __init__(self, settings: Settings, *, environ: Mapping[str, str], save: Path | None = None) -> None:
+        self._save = save
         self.factory: Any = open_pin_factory(settings.pins.factory)
         self.backend: SimulatedBackend | None = None
         if settings.audio.backend == "simulated":
@@ -76,6 +78,8 @@ class SimulatedDevice:
             return await self.appliance.run()
         finally:
             self.finger.close()
+            if self._save is not None and self.loudspeaker is not None:
+                self.loudspeaker.save(self._save)
 
     def stop(self, reason: str) -> None:
         self.appliance.stop(reason)

@@ -49,13 +49,8 @@ HELP_HOLD = "Space: hold to talk. Type a line and Enter: it is spoken for you. m
 
 def simulate(settings: Settings, *, environ: Mapping[str, str], save: Path | None = None) -> None:
     """Run until Ctrl-C, or until standard input ends where it is no terminal."""
-    device = SimulatedDevice(settings, environ=environ)
-    session = _Terminal(device, sys.stdin, sys.stdout)
-    try:
-        asyncio.run(session.run())
-    finally:
-        if save is not None and device.loudspeaker is not None:
-            device.loudspeaker.save(save)
+    device = SimulatedDevice(settings, environ=environ, save=save)
+    asyncio.run(_Terminal(device, sys.stdin, sys.stdout).run())
 
 
 class Screen:
