@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,76 +46,56 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    settings = argparse.ArgumentParser(add_help=False)
+    settings.add_argument("--config", type=Path, metavar="FILE", help="settings file (default: see `config show`)")
+    settings.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="one setting: audio.volume=50"
+    )
+    record = argparse.ArgumentParser(add_help=False)
+    record.add_argument(
+        "--trace",
+        action="append",
+        default=[],
+        metavar="FILE",
+        dest="overrides",
+        type="service.trace={}".format,
+        help="record everything, sound included",
+    )
+    save = argparse.ArgumentParser(add_help=False)
+    save.add_argument("--save", type=Path, metavar="FILE.wav", help="keep what the loudspeaker played")
+
     parser = argparse.ArgumentParser(
         prog="appliance", description="The box on the shelf that you press and talk to.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _add_run(commands)
-    _add_simulate(commands)
-    _add_ask(commands)
-    _add_brain(commands)
-    _add_config(commands)
-    _add_replay(commands)
-    return parser
 
+    def add(
+        name: str, function: Callable[[argparse.Namespace], int], text: str, *options: argparse.ArgumentParser
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False, parents=options)
+        command.set_defaults(command=function)
+        return command
 
-def _add(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-    parser.set_defaults(command=function)
-    return parser
-
-
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (default: see `config show`)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="one setting: audio.volume=50"
-    )
-
-
-def _add_run(commands: Any) -> None:
-    parser = _add(commands, "run", _run, "Run the appliance on real hardware (the service does this).")
-    _add_settings(parser)
-    parser.add_argument("--trace", type=Path, metavar="FILE", help="record everything, sound included")
-
-
-def _add_simulate(commands: Any) -> None:
-    parser = _add(commands, "simulate", _simulate, "Hold a conversation in the terminal; no hardware is needed.")
-    _add_settings(parser)
-    parser.add_argument("--audio", choices=("simulated", "portaudio"), default="simulated", help="the sound card")
-    parser.add_argument("--trace", type=Path, metavar="FILE", help="record everything, sound included")
-    parser.add_argument("--save", type=Path, metavar="FILE.wav", help="keep what the loudspeaker played")
-
-
-def _add_ask(commands: Any) -> None:
-    parser = _add(commands, "ask", _ask, "One press-to-talk turn through the whole stack, in real time.")
-    parser.add_argument("what", metavar="TEXT|FILE.wav", help="what to say to the device")
-    _add_settings(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--save", type=Path, metavar="FILE.wav", help="keep what the loudspeaker played")
-    parser.add_argument("--trace", type=Path, metavar="FILE", help="record everything, sound included")
-    parser.add_argument("--voice", default="rms", help="the flite voice that speaks TEXT (default: %(default)s)")
-
-
-def _add_brain(commands: Any) -> None:
-    parser = _add(commands, "brain", _brain, "Serve the offline brain: the Realtime protocol (GA) on a WebSocket.")
-    _add_settings(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default: %(default)s)")
-    parser.add_argument(
+    add("run", _run, "Run the appliance on real hardware (the service does this).", settings, record)
+    text = "Hold a conversation in the terminal; no hardware is needed."
+    simulate = add("simulate", _simulate, text, settings, record, save)
+    simulate.add_argument("--audio", choices=("simulated", "portaudio"), default="simulated", help="the sound card")
+    ask = add("ask", _ask, "One press-to-talk turn through the whole stack, in real time.", settings, record, save)
+    ask.add_argument("what", metavar="TEXT|FILE.wav", help="what to say to the device")
+    ask.add_argument("--json", action="store_true", help="print one JSON object")
+    ask.add_argument("--voice", default="rms", help="the flite voice that speaks TEXT (default: %(default)s)")
+    brain = add("brain", _brain, "Serve the offline brain: the Realtime protocol (GA) on a WebSocket.", settings)
+    brain.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s)")
+    brain.add_argument("--port", type=int, default=0, help="0 takes a free one (default: %(default)s)")
+    brain.add_argument(
         "--token-env", default="APPLIANCE_BRAIN_TOKEN", metavar="NAME", help="variable with the token (%(default)s)"
     )
-
-
-def _add_config(commands: Any) -> None:
-    parser = _add(commands, "config", _config, "Show or check the settings.")
-    parser.add_argument("action", choices=("show", "check"))
-    _add_settings(parser)
-
-
-def _add_replay(commands: Any) -> None:
-    parser = _add(commands, "replay", _replay, "Run a recorded trace again and compare, bit for bit.")
-    parser.add_argument("trace", type=Path, metavar="FILE")
+    config = add("config", _config, "Show or check the settings.", settings)
+    config.add_argument("action", choices=("show", "check"))
+    replay = add("replay", _replay, "Run a recorded trace again and compare, bit for bit.")
+    replay.add_argument("trace", type=Path, metavar="FILE")
+    return parser
 
 
 # --- the commands ------------------------------------------------------------------------------------------------
@@ -131,23 +111,18 @@ def _simulated(arguments: argparse.Namespace, changes: dict[str, Any]) -> Settin
     return _settings(arguments, SIMULATED | changes | missing)
 
 
-def _settings(arguments: argparse.Namespace, changes: dict[str, Any] | None = None) -> Settings:
+def _settings(arguments: argparse.Namespace, changes: Mapping[str, Any] | None = None) -> Settings:
+    from appliance.service.systemd import credentials_directory
     from appliance.settings import find_settings_file, load_settings
 
-    overrides: dict[str, Any] = dict(changes or {})
+    overrides = dict(changes or {})
     for one in arguments.overrides:
         key, equals, value = one.partition("=")
         if not equals:
             raise SettingsError(f"--set {one}: expected KEY=VALUE, for example --set audio.volume=50")
         overrides[key.strip()] = value
     path = arguments.config or find_settings_file(os.environ)
-    return load_settings(path, os.environ, _credentials_dir(), overrides=overrides)
-
-
-def _credentials_dir() -> Path | None:
-    from appliance.service.systemd import credentials_directory
-
-    return credentials_directory(os.environ)
+    return load_settings(path, os.environ, credentials_directory(os.environ), overrides=overrides)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -157,13 +132,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     settings = _settings(arguments)
     set_up_logging(settings.service.log_level, os.environ)
-    appliance = Appliance(
-        settings,
-        environ=os.environ,
-        credentials_dir=_credentials_dir(),
-        trace=arguments.trace,
-        state_dir=state_directory(settings, os.environ),
-    )
+    appliance = Appliance(settings, environ=os.environ, state_dir=state_directory(settings, os.environ))
     asyncio.run(appliance.run())
     return 0
 
@@ -171,12 +140,8 @@ def _run(arguments: argparse.Namespace) -> int:
 def _simulate(arguments: argparse.Namespace) -> int:
     from appliance.simulator.terminal import simulate
 
-    return simulate(
-        _simulated(arguments, {"audio.backend": arguments.audio}),
-        environ=os.environ,
-        trace=arguments.trace,
-        save=arguments.save,
-    )
+    simulate(_simulated(arguments, {"audio.backend": arguments.audio}), environ=os.environ, save=arguments.save)
+    return 0
 
 
 def _ask(arguments: argparse.Namespace) -> int:
@@ -184,14 +149,7 @@ def _ask(arguments: argparse.Namespace) -> int:
 
     settings = _simulated(arguments, {})
     report = asyncio.run(
-        ask(
-            arguments.what,
-            settings=settings,
-            environ=os.environ,
-            voice=arguments.voice,
-            save=arguments.save,
-            trace=arguments.trace,
-        )
+        ask(arguments.what, settings=settings, environ=os.environ, voice=arguments.voice, save=arguments.save)
     )
     print(json.dumps(report.as_json(), ensure_ascii=False) if arguments.json else describe(report))
     return 0 if report.was_answered else 1

@@ -9,7 +9,7 @@ A package adds an entry to a seam by an entry point of its group, as in its ``py
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 from appliance.errors import SettingsError, did_you_mean
@@ -29,7 +29,7 @@ def named(table: Mapping[str, Any], name: str, *, kind: str, group: str) -> Any:
         SettingsError: There is none, or the package that has it cannot be loaded.
     """
     if name in table:
-        return _loaded(table[name]) if isinstance(table[name], str) else table[name]
+        return resolve_name(table[name]) if isinstance(table[name], str) else table[name]
     from importlib import metadata  # 15 ms, which no built-in entry needs
 
     others = {one.name: one for one in metadata.entry_points(group=group)}
@@ -53,8 +53,3 @@ def version() -> str:
         return metadata.version("voice-appliance")
     except metadata.PackageNotFoundError:
         return "unknown"
-
-
-def _loaded(place: str) -> Any:
-    module, _, attribute = place.partition(":")
-    return getattr(import_module(module), attribute)

@@ -16,14 +16,13 @@ import logging
 import re
 import stat
 import tomllib
-import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Union, get_args, get_origin
+from typing import Any, Final, Literal, get_args, get_origin
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from appliance.conversation.policy import Policy
@@ -455,11 +454,12 @@ class Settings(BaseModel):
 
     def masked(self) -> dict[str, dict[str, dict[str, object]]]:
         """Dump for people: section → key → ``{"value": …, "origin": …}``, with nothing that looks like a key."""
-        dump: dict[str, dict[str, dict[str, object]]] = {}
-        for section, values in self.model_dump().items():
-            dump[section] = {
+        dump: dict[str, dict[str, dict[str, object]]] = {
+            section: {
                 key: {"value": _mask(value), "origin": self.origin(f"{section}.{key}")} for key, value in values.items()
             }
+            for section, values in self.model_dump().items()
+        }
         found = f"set ({self._key_origin})" if self._key_origin else "not set"
         dump["link"]["api_key"] = {"value": found, "origin": self._key_origin or "default"}
         return dump
@@ -470,7 +470,11 @@ class Settings(BaseModel):
         lines = []
         if endpoint.needs_key and not self._key_origin:
             lines.append(f"link.provider is {self.link.provider}, and no key was found; put it in {_WHERE_KEYS_LIVE}")
-        if endpoint.url.startswith("ws://") and self._key_origin and not is_loopback(_host(endpoint.url)):
+        if (
+            endpoint.url.startswith("ws://")
+            and self._key_origin
+            and not is_loopback(urlsplit(endpoint.url).hostname or "")
+        ):
             lines.append("link.base_url is not encrypted: the key and all that is said cross the network in the clear")
         if endpoint.kind == "offline" and self._key_origin:
             lines.append(f'a key was found ({self._key_origin}), but link.provider = "offline" ignores it')
@@ -497,17 +501,20 @@ def load_settings(
     Raises:
         SettingsError: One line per problem; all problems of a kind are reported together.
     """
-    found, problems = _gather(path, environ, overrides or {})
-    settings, mistakes = _validated(found)
-    problems += mistakes
+    problems: list[str] = []
+    found = {
+        **(_from_file(path, problems) if path is not None else {}),
+        **_from_environment(environ, problems),
+        **_from_overrides(overrides or {}, problems),
+    }
+    settings = _validated(found, problems)
     if settings is not None and not problems:
         unset = _Found(None, str(path) if path is not None else "default")
         problems = [_line(found.get(key, unset), key, text) for key, text in _clashes(settings)]
     if problems or settings is None:
         raise SettingsError("\n".join(problems))
     settings._origins.update({key: item.origin for key, item in found.items()})
-    secret = _find_key(settings, environ, credentials_dir)
-    settings._key_origin = secret.origin if secret is not None else ""
+    _, settings._key_origin = _find_key(settings, environ, credentials_dir)
     return settings
 
 
@@ -528,12 +535,10 @@ def read_api_key(settings: Settings, environ: Mapping[str, str], credentials_dir
     Raises:
         SettingsError: ``link.key_file`` is named and cannot be read, or what was found is no single printable word.
     """
-    secret = _find_key(settings, environ, credentials_dir)
-    if secret is None:
-        return None
-    if not (secret.text.isascii() and secret.text.isprintable()) or " " in secret.text:
-        raise SettingsError(f"{secret.origin}: found more than one word, or characters a header cannot carry; one key")
-    return secret.text
+    key, origin = _find_key(settings, environ, credentials_dir)
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise SettingsError(f"{origin}: found more than one word, or characters a header cannot carry; one key")
+    return key or None
 
 
 def read_instructions(settings: Settings) -> str:
@@ -571,36 +576,8 @@ class _Found:
     origin: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Secret:
-    text: str
-    origin: str
-
-    def __repr__(self) -> str:
-        return f"<_Secret from {self.origin}>"
-
-
-def _sections() -> dict[str, dict[str, FieldInfo]]:
-    """Section → key → field, in the order of the file."""
-    return {name: _model_of(field).model_fields for name, field in Settings.model_fields.items()}
-
-
-def _model_of(field: FieldInfo) -> type[BaseModel]:
-    model = field.annotation
-    assert isinstance(model, type) and issubclass(model, BaseModel)
-    return model
-
-
-def _gather(
-    path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, object]
-) -> tuple[dict[str, _Found], list[str]]:
-    problems: list[str] = []
-    found: dict[str, _Found] = {}
-    if path is not None:
-        found.update(_from_file(path, problems))
-    found.update(_from_environment(environ, problems))
-    found.update(_from_overrides(overrides, problems))
-    return found, problems
+_SECTIONS: Final[dict[str, dict[str, FieldInfo]]] = {name: type(section).model_fields for name, section in Settings()}
+"""Section → key → field, in the order of the file."""
 
 
 def _from_file(path: Path, problems: list[str]) -> dict[str, _Found]:
@@ -617,26 +594,24 @@ def _from_file(path: Path, problems: list[str]) -> dict[str, _Found]:
     found: dict[str, _Found] = {}
     for section, table in tables.items():
         where = f"{path}:{lines[section]}" if section in lines else str(path)
-        if not _is_section(section, table, where, problems):
-            continue
-        for key, value in table.items():
-            dotted = f"{section}.{key}"
-            origin = f"{path}:{lines[dotted]}" if dotted in lines else str(path)
-            found[dotted] = _Found(_anchored(dotted, value, path.parent), origin)
+        if section not in _SECTIONS:
+            hint = _owner_of(section) or did_you_mean(section, _SECTIONS)
+            problems.append(f"{where}: {section}: unknown section; allowed: {', '.join(_SECTIONS)}{hint}")
+        elif not isinstance(table, Mapping):
+            text = f"found {_shown(table)}; allowed: a table [{section}] with keys below it"
+            problems.append(f"{where}: {section}: {text}")
+        else:
+            for key, value in table.items():
+                dotted = f"{section}.{key}"
+                origin = f"{path}:{lines[dotted]}" if dotted in lines else str(path)
+                found[dotted] = _Found(_anchored(dotted, value, path.parent), origin)
     return _known(found, problems)
 
 
-def _is_section(section: str, table: object, where: str, problems: list[str]) -> bool:
-    known = _sections()
-    if section not in known:
-        owners = [f"{name}.{section}" for name, fields in known.items() if section in fields]
-        hint = f"; did you mean {owners[0]!r}?" if owners else did_you_mean(section, known)
-        problems.append(f"{where}: {section}: unknown section; allowed: {', '.join(known)}{hint}")
-        return False
-    if not isinstance(table, Mapping):
-        problems.append(f"{where}: {section}: found {_shown(table)}; allowed: a table [{section}] with keys below it")
-        return False
-    return True
+def _owner_of(key: str) -> str:
+    """Return "; did you mean 'section.key'?" where some section has that key, else ""."""
+    owner = next((name for name, fields in _SECTIONS.items() if key in fields), None)
+    return f"; did you mean '{owner}.{key}'?" if owner else ""
 
 
 def _line_numbers(text: str) -> dict[str, int]:
@@ -660,7 +635,7 @@ def _anchored(dotted: str, value: object, folder: Path) -> object:
 
 def _from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[str, _Found]:
     found: dict[str, _Found] = {}
-    single = {f"{ENV_PREFIX}{s}_{k}".upper(): f"{s}.{k}" for s, fields in _sections().items() for k in fields}
+    single = {f"{ENV_PREFIX}{s}_{k}".upper(): f"{s}.{k}" for s, fields in _SECTIONS.items() for k in fields}
     for name in sorted(environ):
         if not name.startswith(ENV_PREFIX):
             continue
@@ -685,81 +660,46 @@ def _from_overrides(overrides: Mapping[str, object], problems: list[str]) -> dic
 
 def _known(found: dict[str, _Found], problems: list[str]) -> dict[str, _Found]:
     """Keep what exists; say of the rest what was meant. A value is never shown here: it may be a misplaced secret."""
-    known = _sections()
     kept: dict[str, _Found] = {}
     for dotted, item in found.items():
         section, _, key = dotted.partition(".")
-        if section not in known:
-            text = f"unknown section {section!r}; allowed: {', '.join(known)}{did_you_mean(section, known)}"
-        elif key in known[section]:
+        if section not in _SECTIONS:
+            text = f"unknown section {section!r}; allowed: {', '.join(_SECTIONS)}{did_you_mean(section, _SECTIONS)}"
+        elif key in _SECTIONS[section]:
             kept[dotted] = item
             continue
         elif key in {"api_key", "apikey", "key", "token"}:
             text = f"a key does not belong in the configuration; put it in {_WHERE_KEYS_LIVE}"
         else:
-            text = f"unknown key; allowed: {', '.join(known[section])}{_hint(section, key, known)}"
+            hint = did_you_mean(key, _SECTIONS[section]) or _owner_of(key)
+            text = f"unknown key; allowed: {', '.join(_SECTIONS[section])}{hint}"
         problems.append(f"{item.origin}: {dotted}: {text}")
     return kept
 
 
-def _hint(section: str, key: str, known: Mapping[str, Mapping[str, object]]) -> str:
-    hint = did_you_mean(key, known[section])
-    if hint:
-        return hint
-    elsewhere = [f"{name}.{key}" for name, fields in known.items() if key in fields]
-    return f"; did you mean {elsewhere[0]!r}?" if elsewhere else ""
-
-
 def _parsed(found: dict[str, _Found]) -> dict[str, _Found]:
-    sections = _sections()
-    parsed = {}
-    for dotted, item in found.items():
-        section, _, key = dotted.partition(".")
-        value = _from_text(item.value, sections[section][key]) if isinstance(item.value, str) else item.value
-        parsed[dotted] = _Found(value, item.origin)
-    return parsed
+    return {dotted: _Found(_from_text(item.value, dotted), item.origin) for dotted, item in found.items()}
 
 
-def _from_text(text: str, field: FieldInfo) -> object:
-    """Read a text as the field's type; what fits no type stays a text, and validation complains of it."""
-    kinds = _kinds(field.annotation)
-    word = text.strip()
-    if type(None) in kinds and word.lower() in {"", "none"}:
+def _from_text(value: object, dotted: str) -> object:
+    """Read a text as the type of its key; what fits no type stays a text, and validation complains of it."""
+    section, _, key = dotted.partition(".")
+    annotation: Any = _SECTIONS[section][key].annotation
+    if not isinstance(value, str):
+        return value
+    if type(None) in get_args(annotation) and value.strip().lower() in {"", "none"}:
         return None
-    if bool in kinds:
-        return {
-            "true": True,
-            "yes": True,
-            "on": True,
-            "1": True,
-            "false": False,
-            "no": False,
-            "off": False,
-            "0": False,
-        }.get(word.lower(), text)
-    for kind in (int, float):
-        if kind in kinds:
-            try:
-                return kind(word)
-            except ValueError:
-                continue
-    return text
-
-
-def _kinds(annotation: Any) -> set[Any]:
-    """The plain types a field accepts; the words of a Literal count as `str`."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        return {kind for part in get_args(annotation) for kind in _kinds(part)}
-    if get_origin(annotation) is Literal:
-        return {str}
-    return {annotation}
+    try:
+        return TypeAdapter(annotation).validate_strings(value if annotation is str else value.strip())
+    except ValidationError:
+        return value
 
 
 # Validation: pydantic finds, we say it in one line.
 
 
-def _validated(found: Mapping[str, _Found]) -> tuple[Settings | None, list[str]]:
-    problems = [
+def _validated(found: Mapping[str, _Found], problems: list[str]) -> Settings | None:
+    problems += [
         _line(item, key, f"found what looks like a secret; a key belongs in {_WHERE_KEYS_LIVE}")
         for key, item in found.items()
         if isinstance(item.value, str) and KEY_SHAPE.search(item.value)
@@ -769,28 +709,18 @@ def _validated(found: Mapping[str, _Found]) -> tuple[Settings | None, list[str]]
         section, _, key = dotted.partition(".")
         tables.setdefault(section, {})[key] = item.value
     try:
-        settings = Settings.model_validate(tables)
+        return Settings.model_validate(tables)
     except ValidationError as error:
-        return None, problems + _explained(error, found)
-    return (None, problems) if problems else (settings, [])
+        wrong = dict.fromkeys((str(detail["loc"][0]), str(detail["loc"][1])) for detail in error.errors())
+        problems += [_explained(section, key, found[f"{section}.{key}"]) for section, key in wrong]
+        return None
 
 
-def _explained(error: ValidationError, found: Mapping[str, _Found]) -> list[str]:
-    lines: dict[str, str] = {}
-    for detail in error.errors(include_url=False):
-        section, key = str(detail["loc"][0]), str(detail["loc"][1])
-        dotted = f"{section}.{key}"
-        field = _sections()[section][key]
-        value = found[dotted].value
-        text = f"found {_shown(value)}; allowed: {allowed_text(field)}{_nearest_word(value, field)}"
-        lines.setdefault(dotted, _line(found[dotted], dotted, text))
-    return list(lines.values())
-
-
-def _nearest_word(value: object, field: FieldInfo) -> str:
-    if get_origin(field.annotation) is not Literal or not isinstance(value, str):
-        return ""
-    return did_you_mean(value, get_args(field.annotation))
+def _explained(section: str, key: str, item: _Found) -> str:
+    field = _SECTIONS[section][key]
+    is_word = get_origin(field.annotation) is Literal and isinstance(item.value, str)
+    hint = did_you_mean(str(item.value), get_args(field.annotation)) if is_word else ""
+    return _line(item, f"{section}.{key}", f"found {_shown(item.value)}; allowed: {allowed_text(field)}{hint}")
 
 
 def allowed_text(field: FieldInfo) -> str:
@@ -802,23 +732,18 @@ def allowed_text(field: FieldInfo) -> str:
     if get_origin(annotation) is Literal:
         words = [f'"{word}"' for word in get_args(annotation)]
         return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-    kinds = _kinds(annotation)
+    kinds = get_args(annotation) or (annotation,)
     bounds = {type(item).__name__: item for item in field.metadata}
     if bool in kinds:
         return "true or false"
     if str in kinds:
-        return _allowed_length(bounds)
+        least = 1 if "MinLen" in bounds else 0
+        if "MaxLen" in bounds:
+            return f"a text of {least} to {bounds['MaxLen'].max_length} characters"
+        return "a text that is not empty" if least else "a text"
     number = "a whole number" if int in kinds else "a number"
-    return f"{number} from {bounds['Ge'].ge:g} to {bounds['Le'].le:g}" + (
-        ", or left out" if type(None) in kinds else ""
-    )
-
-
-def _allowed_length(bounds: Mapping[str, Any]) -> str:
-    least = 1 if "MinLen" in bounds else 0
-    if "MaxLen" in bounds:
-        return f"a text of {least} to {bounds['MaxLen'].max_length} characters"
-    return "a text that is not empty" if least else "a text"
+    left_out = ", or left out" if type(None) in kinds else ""
+    return f"{number} from {bounds['Ge'].ge:g} to {bounds['Le'].le:g}{left_out}"
 
 
 def _line(item: _Found | None, key: str, text: str) -> str:
@@ -845,16 +770,12 @@ def _mask(value: object) -> object:
 
 
 def _clashes(settings: Settings) -> Iterator[tuple[str, str]]:
-    checks: tuple[Callable[[Settings], Iterator[tuple[str, str]]], ...] = (
-        _link_clashes,
-        _assistant_clashes,
-        _audio_clashes,
-        _button_clashes,
-        _pin_clashes,
-        _brain_clashes,
-    )
-    for check in checks:
-        yield from check(settings)
+    yield from _link_clashes(settings)
+    yield from _assistant_clashes(settings)
+    yield from _audio_clashes(settings)
+    yield from _button_clashes(settings)
+    yield from _pin_clashes(settings)
+    yield from _brain_clashes(settings)
 
 
 def _link_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -880,12 +801,10 @@ def _assistant_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
     tokens = settings.assistant.max_output_tokens
     if isinstance(tokens, int) and not 1 <= tokens <= 4096:
         yield "assistant.max_output_tokens", f'found {tokens}; allowed: "inf" or a whole number from 1 to 4096'
-    named = settings.assistant.instructions_file
-    if named and not Path(named).is_file():
-        yield "assistant.instructions_file", f"found {_shown(named)}, which is no file; allowed: a text file, or empty"
-    described = settings.assistant.agents_file
-    if described and not Path(described).is_file():
-        yield "assistant.agents_file", f"found {_shown(described)}, which is no file; allowed: a TOML file, or empty"
+    for key, kind in (("instructions_file", "text"), ("agents_file", "TOML")):
+        named = getattr(settings.assistant, key)
+        if named and not Path(named).is_file():
+            yield f"assistant.{key}", f"found {_shown(named)}, which is no file; allowed: a {kind} file, or empty"
 
 
 def _audio_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -930,17 +849,13 @@ def _pin_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _used_pins(settings: Settings) -> Iterator[tuple[str, int]]:
     yield "button.pin", settings.button.pin
-    light, outputs = settings.light, settings.outputs
-    if light.kind == "led":
-        yield "light.pin", light.pin
-    if light.kind == "rgb":
-        yield "light.red_pin", light.red_pin
-        yield "light.green_pin", light.green_pin
-        yield "light.blue_pin", light.blue_pin
-    if outputs.lamp_pin is not None:
-        yield "outputs.lamp_pin", outputs.lamp_pin
-    if outputs.dimmer_pin is not None:
-        yield "outputs.dimmer_pin", outputs.dimmer_pin
+    of_light = {"led": ("pin",), "rgb": ("red_pin", "green_pin", "blue_pin"), "none": ()}[settings.light.kind]
+    for key in of_light:
+        yield f"light.{key}", getattr(settings.light, key)
+    for key in ("lamp_pin", "dimmer_pin"):
+        pin = getattr(settings.outputs, key)
+        if pin is not None:
+            yield f"outputs.{key}", pin
 
 
 def _brain_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -972,14 +887,11 @@ def _websocket_url(url: str) -> str:
     return f"{'wss' if secure else 'ws'}://{url.partition('://')[2].rstrip('/')}"
 
 
-def _host(url: str) -> str:
-    return urlsplit(url).hostname or ""
-
-
 # The key.
 
 
-def _find_key(settings: Settings, environ: Mapping[str, str], credentials_dir: Path | None) -> _Secret | None:
+def _find_key(settings: Settings, environ: Mapping[str, str], credentials_dir: Path | None) -> tuple[str, str]:
+    """Return the key, "" if there is none, and where it was found."""
     link = settings.link
     if credentials_dir is not None and link.credential:
         try:
@@ -987,12 +899,12 @@ def _find_key(settings: Settings, environ: Mapping[str, str], credentials_dir: P
         except OSError:
             text = ""  # the unit declares the credential for all; most devices have none
         if text:
-            return _Secret(text, f"credential {link.credential}")
+            return text, f"credential {link.credential}"
     if link.key_file and (text := _read_key_file(Path(link.key_file))):
-        return _Secret(text, f"file {link.key_file}")
+        return text, f"file {link.key_file}"
     if link.key_env and (text := environ.get(link.key_env, "").strip()):
-        return _Secret(text, f"environment {link.key_env}")
-    return None
+        return text, f"environment {link.key_env}"
+    return "", ""
 
 
 def _read_key_file(path: Path) -> str:

@@ -55,17 +55,13 @@ class Button:
         self._is_closed = False
         pull_up = _PULL[pull]
         # gpiozero infers the active level from a pull resistor, and lets it be named only where there is none.
-        is_inverted = pull_up is not None and pull_up != active_low
+        self._is_inverted = pull_up is not None and pull_up != active_low
         with claimed(pin, "button"):
             self._device = DigitalInputDevice(
                 pin, pull_up=pull_up, active_state=None if pull_up is not None else not active_low, pin_factory=factory
             )
-        self._is_inverted = is_inverted
         self._device.when_activated = self._on_edge
         self._device.when_deactivated = self._on_edge
-
-    def __repr__(self) -> str:
-        return f"<Button {'closed' if self._is_closed else 'pressed' if self.is_pressed else 'released'}>"
 
     @property
     def is_pressed(self) -> bool:

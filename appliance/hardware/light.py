@@ -54,7 +54,7 @@ class Light:
     def __init__(
         self,
         kind: Literal["led", "rgb", "none"],
-        pins: Sequence[int | None],
+        pins: Sequence[int],
         *,
         factory: Any,
         active_high: bool = True,
@@ -69,17 +69,8 @@ class Light:
         self._has_failed = False
         self._leds: list[Any] = []
         for pin in pins:
-            assert pin is not None, "the settings check that an RGB light has three pins"
             with claimed(pin, "light"):
                 self._leds.append(PWMLED(pin, active_high=active_high, pin_factory=factory))
-
-    def __repr__(self) -> str:
-        return f"<Light {self._kind} shows {self._pattern.name}>"
-
-    @property
-    def shown(self) -> LightPattern:
-        """The pattern now."""
-        return self._pattern
 
     def show(self, state: str) -> None:
         """Show a light state from the beginning of its pattern; the one that is shown already goes on undisturbed."""

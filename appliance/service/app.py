@@ -12,8 +12,9 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, closing
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,40 +23,32 @@ from appliance.agents.spec import AgentSpec
 from appliance.agents.tools import Tool
 from appliance.audio.backends import Backend, open_backend
 from appliance.audio.streams import AudioStreams
-from appliance.conversation.commands import Command
-from appliance.conversation.events import (
-    CardFound,
-    CardLost,
-    DayBegan,
-    Event,
-    ShutdownRequested,
-    Started,
-    TracingFailed,
-)
+from appliance.conversation.events import Event, ShutdownRequested, Started, TracingFailed
 from appliance.conversation.machine import Conversation
 from appliance.conversation.policy import Policy
-from appliance.conversation.support.feedback import View
 from appliance.errors import SpeechError, StorageError, first_error
 from appliance.hardware.button import Button
 from appliance.hardware.light import Light
+from appliance.hardware.outputs import open_outputs
 from appliance.hardware.pins import open_pin_factory
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings, Transcription, session_object
 from appliance.realtime.transports.websocket import Endpoint, WebSocketTransport, endpoint_url
 from appliance.runtime.agent_runtime import AgentRuntime
 from appliance.runtime.driver import Driver, Observer
-from appliance.service.announcer import LocalAnnouncer, Voice
-from appliance.service.systemd import Notifier
+from appliance.service.announcer import LocalAnnouncer
+from appliance.service.days import Days
+from appliance.service.systemd import Notifier, credentials_directory
 from appliance.service.trace import TraceRecorder
 from appliance.service.turnlog import TurnLog
 from appliance.settings import Settings, read_api_key, read_instructions
 from appliance.toolbox import DeviceParts, device_tools
-from appliance.toolbox.outputs import open_outputs
 from appliance.toolbox.status import StatusReader
 from appliance.toolbox.timers import Timers
 
 if TYPE_CHECKING:
     from appliance.speech.pipeline import ChainedPipeline
+    from appliance.speech.stages import TextToSpeech
 
 __all__ = ["Appliance", "open_pipeline"]
 
@@ -76,13 +69,9 @@ class Appliance:
     Args:
         settings: Checked settings.
         environ: The environment, for keys and for systemd's sockets.
-        credentials_dir: Where systemd put credentials.
         backend: A sound card other than the one the settings name (the simulator's).
         pin_factory: A gpiozero factory other than the one the settings name.
-        observers: See `Driver`.
-        trace: Record everything into this file.
         state_dir: Where timers survive a restart; None keeps them in memory.
-        seed: Of the reconnection jitter.
     """
 
     def __init__(
@@ -90,36 +79,24 @@ class Appliance:
         settings: Settings,
         *,
         environ: Mapping[str, str],
-        credentials_dir: Path | None = None,
         backend: Backend | None = None,
         pin_factory: Any = None,
-        observers: Sequence[Observer] = (),
-        trace: Path | None = None,
         state_dir: Path | None = None,
-        seed: int | None = None,
     ) -> None:
         self._settings = settings
         self._environ = environ
-        self._credentials_dir = credentials_dir
         self._backend = backend
         self._pin_factory = pin_factory
-        self._observers = list(observers)
-        self._trace = trace
         self._state_dir = state_dir
-        self._seed = time.monotonic_ns() & 0xFFFF_FFFF if seed is None else seed
+        self._observers: list[Observer] = []
         self._driver: Driver | None = None
         self._conversation: Conversation | None = None
-        self._cards_lost: set[str] = set()
         self._trace_problem = ""
         self.audio: AudioStreams | None = None
         """The sound card, once `run` has begun; for meters."""
 
     def post(self, event: Event) -> None:
         """Put an event into the inbox; on the loop's thread, dropped before `run` and after its end."""
-        if isinstance(event, CardLost):
-            self._cards_lost.add(event.direction)
-        elif isinstance(event, CardFound):
-            self._cards_lost.discard(event.direction)
         if self._driver is not None:
             self._driver.post(event)
 
@@ -143,12 +120,15 @@ class Appliance:
         async with AsyncExitStack() as stack:
             driver, transport, parts = await self._assemble(stack)
             notifier = Notifier(self._environ)
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self.stop, number.name)
+                stack.callback(loop.remove_signal_handler, number)
             try:
                 with first_error():
                     async with asyncio.TaskGroup() as group:
-                        tasks = [group.create_task(_named(part), name=type(part).__name__) for part in parts]
+                        tasks = [group.create_task(part.run(), name=type(part).__name__) for part in parts]
                         tasks.append(group.create_task(self._watch(driver, notifier), name="watchdog"))
-                        self._install_signals()
                         driver.post(Started())
                         if self._trace_problem:
                             driver.post(TracingFailed(self._trace_problem))
@@ -160,7 +140,6 @@ class Appliance:
                         for task in tasks:
                             task.cancel()
             finally:
-                self._remove_signals()
                 self._driver = None
                 gc.unfreeze()
         return reason
@@ -184,20 +163,23 @@ class Appliance:
         device = DeviceParts(
             lamp=outputs.lamp, light=outputs.dimmer, volume=audio, timers=timers, status=StatusReader()
         )
+        own = session_settings(settings)
         runtime = AgentRuntime(
-            self._agent(device_tools(device)),
-            compose=self._compose,
+            _first_agent(settings, device_tools(device)),
+            compose=lambda agent, instructions, tools: session_object(
+                own.of_agent(agent.settings, voice=agent.voice), instructions=instructions, tools=tools
+            ),
             post=self.post,
             history=lambda: self._conversation.history if self._conversation is not None else (),
             are_guardrails_parallel=settings.guardrails.parallel,
             guardrail_s=settings.guardrails.timeout_s,
         )
         for agent in runtime.agents.values():  # a wrong setting is told at the start, not at the handoff
-            session_settings(settings).of_agent(agent.settings, voice=agent.voice)
+            own.of_agent(agent.settings, voice=agent.voice)
         await stack.enter_async_context(runtime)
         button = self._open_button(stack, factory)
         light = self._open_light(stack, factory)
-        announcer = LocalAnnouncer(audio, self._voice())
+        announcer = LocalAnnouncer(audio, _LazyVoice(settings) if settings.audio.announcements else None)
         offline = next((at for at, (_, is_offline) in enumerate(endpoints) if is_offline), None)
         policy = policy_from(settings, endpoints=len(endpoints), offline_endpoint=offline)
         conversation, observers = self._open_conversation(stack, policy, await runtime.specs())
@@ -238,33 +220,17 @@ class Appliance:
             made.append((endpoint, url == "offline"))
         return made
 
-    def _agent(self, tools: Sequence[Tool]) -> RealtimeAgent:
-        """Who begins: described by the settings, or by files of their own."""
-        settings = self._settings
-        if settings.assistant.agents_file:
-            from appliance.agents.agent_files import load_agents
-
-            return load_agents(Path(settings.assistant.agents_file), tools={one.name: one for one in tools})
-        return RealtimeAgent(
-            name=settings.assistant.name,
-            instructions=read_instructions(settings),
-            tools=tools,
-            voice=settings.assistant.voice,
-        )
-
-    def _compose(self, agent: RealtimeAgent, instructions: str, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        own = session_settings(self._settings).of_agent(agent.settings, voice=agent.voice)
-        return session_object(own, instructions=instructions, tools=tools)
-
     def _headers(self) -> dict[str, str]:
         """Headers of a connection; the key is read anew each time, so that a new one needs no restart."""
+        link = self._settings.link
         headers: dict[str, str] = {}
-        key = read_api_key(self._settings, self._environ, self._credentials_dir)
+        key = read_api_key(self._settings, self._environ, credentials_directory(self._environ))
         if key:
-            is_bearer = self._settings.link.api_key_header == "authorization"
-            headers |= {"Authorization": f"Bearer {key}"} if is_bearer else {"api-key": key}
-        if self._settings.link.safety_identifier:
-            headers["OpenAI-Safety-Identifier"] = self._settings.link.safety_identifier
+            headers |= (
+                {"Authorization": f"Bearer {key}"} if link.api_key_header == "authorization" else {"api-key": key}
+            )
+        if link.safety_identifier:
+            headers["OpenAI-Safety-Identifier"] = link.safety_identifier
         return headers
 
     def _open_audio(self, transport: WebSocketTransport) -> AudioStreams:
@@ -297,8 +263,7 @@ class Appliance:
             post=self.post,
             loop=asyncio.get_running_loop(),
         )
-        stack.callback(button.close)
-        return button
+        return stack.enter_context(closing(button))
 
     def _open_light(self, stack: AsyncExitStack, factory: Any) -> Light:
         settings = self._settings.light
@@ -307,21 +272,32 @@ class Appliance:
             "rgb": [settings.red_pin, settings.green_pin, settings.blue_pin],
             "none": [],
         }[settings.kind]
-        light = Light(settings.kind, pins, factory=factory, active_high=settings.active_high)
-        stack.callback(light.close)
-        return light
+        return stack.enter_context(
+            closing(Light(settings.kind, pins, factory=factory, active_high=settings.active_high))
+        )
 
-    def _voice(self) -> Voice | None:
-        if not self._settings.audio.announcements:
-            return None
-        return _LazyVoice(self._settings)
+    def _open_conversation(
+        self, stack: AsyncExitStack, policy: Policy, specs: Sequence[AgentSpec]
+    ) -> tuple[Conversation, list[Observer]]:
+        observers = list(self._observers)
+        history = self._open_store(stack, observers)
+        seed = time.monotonic_ns() & 0xFFFF_FFFF  # of the reconnection jitter
+        if self._settings.service.trace:
+            recorder = TraceRecorder(Path(self._settings.service.trace), post=self.post)
+            try:
+                recorder.open(policy=policy, specs=specs, history=history, seed=seed)
+            except StorageError as exc:  # the device is worth more than its record
+                self._trace_problem = str(exc)
+            stack.callback(recorder.close)
+            observers.append(recorder)
+        self._conversation = conversation = Conversation(policy=policy, specs=specs, history=history, seed=seed)
+        return conversation, observers
 
     def _open_store(self, stack: AsyncExitStack, observers: list[Observer]) -> Sequence[HistoryItem]:
         """Open what outlives the process: the conversation and the day's spend; returns what was said before."""
         history, budget = self._settings.history, self._settings.budget
-        has_budget = budget.daily_usd > 0 or budget.daily_minutes > 0
-        if self._state_dir is None or not (history.persist or has_budget):
-            observers.append(_Days(self.post))
+        if self._state_dir is None or not (history.persist or budget.daily_usd or budget.daily_minutes):
+            observers.append(Days(self.post, lambda day: (0.0, 0.0)))
             return ()
         from appliance.service.store import ConversationStore  # SQLite, for those who want it
 
@@ -329,47 +305,18 @@ class Appliance:
             self._state_dir / "conversation.db",
             max_items=history.max_items if history.persist else 0,
             max_age_days=history.max_age_days,
-            post=self.post,
         )
         stack.callback(store.close)
+        observers += [store, Days(self.post, store.spent)]
         try:
             store.open()
-            items = store.load()
+            return store.load()
         except StorageError as exc:  # the device is worth more than its memory
             log.warning("%s; going on without it", exc)
-            observers.append(_Days(self.post))
+            store.close()
             return ()
-        observers.append(store)
-        return items
-
-    def _open_conversation(
-        self, stack: AsyncExitStack, policy: Policy, specs: Sequence[AgentSpec]
-    ) -> tuple[Conversation, list[Observer]]:
-        observers = list(self._observers)
-        history = self._open_store(stack, observers)
-        trace = self._trace or (Path(self._settings.service.trace) if self._settings.service.trace else None)
-        if trace is not None:
-            recorder = TraceRecorder(trace, post=self.post)
-            try:
-                recorder.open(policy=policy, specs=specs, history=history, seed=self._seed)
-            except StorageError as exc:  # the device is worth more than its record
-                self._trace_problem = str(exc)
-            stack.callback(recorder.close)
-            observers.append(recorder)
-        self._conversation = conversation = Conversation(policy=policy, specs=specs, history=history, seed=self._seed)
-        return conversation, observers
 
     # --- running ------------------------------------------------------------------------------------------------
-
-    def _install_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop, number.name)
-
-    def _remove_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
 
     async def _watch(self, driver: Driver, notifier: Notifier) -> None:
         """Feed systemd's watchdog while the loop turns, the inbox drains and the card's frames advance.
@@ -379,32 +326,16 @@ class Appliance:
         interval_s = notifier.watchdog_interval_s
         if interval_s is None or not self._settings.service.watchdog:
             return
+        assert self._conversation is not None
+        assert self.audio is not None
         while True:
-            if driver.lag_s < _HEALTHY_LAG_S and self._is_sound_alive():
+            silent_s = self.audio.heartbeat_age_s
+            is_sound_alive = bool(self._conversation.view.cards_lost) or silent_s < _HEALTHY_HEARTBEAT_S
+            if driver.lag_s < _HEALTHY_LAG_S and is_sound_alive:
                 notifier.watchdog()
             else:
-                log.error("not healthy: inbox lags %.1f s, card silent for %.1f s", driver.lag_s, self._heartbeat_age())
+                log.error("not healthy: inbox lags %.1f s, card silent for %.1f s", driver.lag_s, silent_s)
             await asyncio.sleep(interval_s)
-
-    def _is_sound_alive(self) -> bool:
-        return bool(self._cards_lost) or self._heartbeat_age() < _HEALTHY_HEARTBEAT_S
-
-    def _heartbeat_age(self) -> float:
-        return self.audio.heartbeat_age_s if self.audio is not None else 0.0
-
-
-class _Days:
-    """An observer that tells of each new day, where no store does: the budget begins anew then."""
-
-    def __init__(self, post: Callable[[Event], None]) -> None:
-        self._post = post
-        self._day = ""
-
-    def __call__(self, now: float, event: Event, commands: Sequence[Command], view: View) -> None:
-        today = time.strftime("%Y-%m-%d")
-        if today != self._day:
-            self._day = today
-            self._post(DayBegan(today))
 
 
 class _LazyVoice:
@@ -412,17 +343,30 @@ class _LazyVoice:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._engine: Any = None
+
+    @cached_property
+    def _engine(self) -> TextToSpeech:
+        from appliance.speech.tts import open_tts
+
+        return open_tts(self._settings.brain.tts, language=self._settings.assistant.language)
 
     async def synthesize(self, text: str) -> bytes:
-        if self._engine is None:
-            from appliance.speech.tts import open_tts
-
-            self._engine = open_tts(self._settings.brain.tts, language=self._settings.assistant.language)
-        pcm: bytes = await self._engine.synthesize(text)
+        pcm = await self._engine.synthesize(text)
         if not pcm:
             raise SpeechError(f"{self._settings.brain.tts} gave no sound")
         return pcm
+
+
+def _first_agent(settings: Settings, tools: Sequence[Tool]) -> RealtimeAgent:
+    """Who begins: described by the settings, or by files of their own."""
+    assistant = settings.assistant
+    if assistant.agents_file:
+        from appliance.agents.agent_files import load_agents
+
+        return load_agents(Path(assistant.agents_file), tools={one.name: one for one in tools})
+    return RealtimeAgent(
+        name=assistant.name, instructions=read_instructions(settings), tools=tools, voice=assistant.voice
+    )
 
 
 def open_pipeline(settings: Settings, environ: Mapping[str, str]) -> ChainedPipeline:
@@ -503,7 +447,3 @@ def _tune() -> None:
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.collect()
     gc.freeze()  # what is there now stays: a full collection would hold every thread up for milliseconds
-
-
-def _named(part: _Runs) -> Coroutine[Any, Any, None]:
-    return part.run()

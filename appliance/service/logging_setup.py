@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import sys
 from collections.abc import Mapping
 from typing import Final, TextIO
 
@@ -41,57 +40,38 @@ def mask_secrets(text: str) -> str:
     return text
 
 
-class MaskSecrets(logging.Filter):
-    """Masks the message of a record before any handler behind it formats it. The formatters mask tracebacks too."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        masked = mask_secrets(message)
-        if masked != message:
-            record.msg, record.args = masked, None
-        return True
-
-
-class _PlainFormatter(logging.Formatter):
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%H:%M:%S")
+class _Formatter(logging.Formatter):
+    """Masks the whole text, tracebacks too."""
 
     def format(self, record: logging.LogRecord) -> str:
         return mask_secrets(super().format(record))
 
 
-class _JournalFormatter(logging.Formatter):
-    def __init__(self) -> None:
-        super().__init__("%(name)s: %(message)s")
-
+class _JournalFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        prefix = f"<{_priority(record.levelno)}>"
+        priority = next((number for least, number in _PRIORITIES if record.levelno >= least), _DEBUG_PRIORITY)
         # The journal makes an entry of each line; one without a prefix would get the unit's default priority.
-        return "\n".join(prefix + line for line in mask_secrets(super().format(record)).split("\n"))
+        return "\n".join(f"<{priority}>{line}" for line in super().format(record).split("\n"))
 
 
-def set_up_logging(level: str, environ: Mapping[str, str], *, stream: TextIO | None = None) -> logging.Handler:
-    """Send the log to a stream; calling it again replaces the handler of the call before.
+def set_up_logging(level: str, environ: Mapping[str, str], *, stream: TextIO | None = None) -> None:
+    """Send the log to a stream, and nowhere else.
 
     Args:
         level: ``debug``, ``info``, ``warning`` or ``error``.
         environ: Looked at for ``JOURNAL_STREAM``.
         stream: Where to; standard error if not named.
     """
-    stream = stream if stream is not None else sys.stderr
+    handler = logging.StreamHandler(stream)
+    if is_journal(environ, handler.stream):
+        handler.setFormatter(_JournalFormatter("%(name)s: %(message)s"))
+    else:
+        handler.setFormatter(_Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%H:%M:%S"))
     threshold = logging.getLevelNamesMapping()[level.upper()]
-    handler = _StreamHandler(stream)
-    handler.setFormatter(_JournalFormatter() if is_journal(environ, stream) else _PlainFormatter())
-    handler.addFilter(MaskSecrets())
-    root = logging.getLogger()
-    for old in [item for item in root.handlers if isinstance(item, _StreamHandler)]:
-        root.removeHandler(old)
-    root.addHandler(handler)
-    root.setLevel(threshold)
+    logging.basicConfig(level=threshold, handlers=[handler], force=True)
     for name in _TOO_TALKATIVE:
         logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
     logging.captureWarnings(True)
-    return handler
 
 
 def is_journal(environ: Mapping[str, str], stream: TextIO) -> bool:
@@ -105,11 +85,3 @@ def is_journal(environ: Mapping[str, str], stream: TextIO) -> bool:
     except (OSError, ValueError):
         return False
     return (device, inode) == (str(status.st_dev), str(status.st_ino))
-
-
-class _StreamHandler(logging.StreamHandler[TextIO]):
-    """Of our own type, so that `set_up_logging` knows its own handler again."""
-
-
-def _priority(level: int) -> int:
-    return next((priority for least, priority in _PRIORITIES if level >= least), _DEBUG_PRIORITY)

@@ -1,9 +1,7 @@
 """What survives a restart: the items of the conversation and what was spent on each day, in one SQLite file.
 
-An observer of the driver writes each change at once, in one small transaction per event. In WAL mode with
-``synchronous=NORMAL`` a commit is not fsynced: a crash of the process loses nothing, a power cut at most the last
-writes, and neither breaks the file. The order is kept by a position: an item that is put between two others moves all
-behind it up by one, in the same transaction.
+An observer of the driver writes each change at once, in one small transaction per event. The order is kept by a
+position: an item that is put between two others moves all behind it up by one, in the same transaction.
 
 Storing is never worth the conversation: when a write fails (full disk, read-only card), that is logged once and
 nothing more is written until the next start. Everything here runs on the thread that called `ConversationStore.open`:
@@ -12,46 +10,33 @@ the loop's.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from msgspec.structs import asdict, replace
 
 from appliance.conversation.commands import Command, Emit
-from appliance.conversation.events import DayBegan, Event
+from appliance.conversation.events import Event
 from appliance.conversation.notices import HistoryChanged, HistoryGrew, Notice, Usage
 from appliance.conversation.support.feedback import View
 from appliance.errors import StorageError
 from appliance.realtime.items import HistoryItem
+from appliance.service.database import delete_broken, open_database, reason_of, transaction
+from appliance.service.days import iso_date
 
 __all__ = ["ConversationStore"]
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
 IMAGE_SHOWN = "(an image was shown)"
 
-_TABLES = (
-    "CREATE TABLE items (id TEXT PRIMARY KEY, position INTEGER NOT NULL, added_at REAL NOT NULL, item TEXT NOT NULL)",
-    "CREATE INDEX items_by_position ON items (position)",
-    "CREATE TABLE spend (day TEXT PRIMARY KEY, usd REAL NOT NULL, seconds REAL NOT NULL)",
-)
-_PROBES = ("SELECT id, position, added_at, item FROM items LIMIT 0", "SELECT day, usd, seconds FROM spend LIMIT 0")
 _DAY_S = 86_400.0
-_BUSY_S = 0.1  # another process (a backup) may hold the file; the loop must not wait longer
-_BROKEN = ".broken"
-_COMPANIONS = ("-wal", "-shm")
 _KEPT_FIELDS = tuple(name for name in HistoryItem.__struct_fields__ if name != "images")
-
-
-class _Broken(Exception):
-    """The file is no database, or not a whole one."""
 
 
 class ConversationStore:
@@ -62,8 +47,6 @@ class ConversationStore:
         max_items: The newest that are kept; 0 keeps the spend only.
         max_age_days: Older items are deleted.
         clock: Seconds since 1970, UTC.
-        post: Takes ``DayBegan`` when a new day has begun, or the first one was not told by anybody; None: no one is
-            told.
     """
 
     def __init__(
@@ -73,17 +56,13 @@ class ConversationStore:
         max_items: int = 200,
         max_age_days: float = 30.0,
         clock: Callable[[], float] = time.time,
-        post: Callable[[Event], None] | None = None,
     ) -> None:
         self._path = path
-        self._max_items = max(0, max_items)
+        self._max_items = max_items
         self._max_age_s = max_age_days * _DAY_S
         self._clock = clock
-        self._post = post
         self._connection: sqlite3.Connection | None = None
         self._has_failed = False
-        self._day = ""
-        self._is_day_on_its_way = False
 
     def __repr__(self) -> str:
         state = "closed" if self._connection is None else "failed" if self._has_failed else "open"
@@ -98,21 +77,9 @@ class ConversationStore:
             StorageError: It cannot be read and written here, was written by a newer version, or belongs to another
                 program.
         """
-        if self._connection is not None:
-            return
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self._connection = self._connected()
-            except _Broken as exc:
-                aside = self._move_aside()
-                log.warning("%s: %s; it is now %s, and the history begins anew", self._path, exc, aside)
-                self._connection = self._connected()
-        except StorageError:
-            raise
-        except (OSError, sqlite3.Error, _Broken) as exc:
-            raise StorageError(f"{self._path}: the history cannot be stored here: {_reason(exc)}") from None
-        self._has_failed = False
+        if self._connection is None:
+            self._connection = open_database(self._path)
+            self._has_failed = False
 
     def close(self) -> None:
         """End storing; harmless when it is closed already."""
@@ -125,10 +92,10 @@ class ConversationStore:
 
     def __call__(self, now: float, event: Event, commands: Sequence[Command], view: View) -> None:
         """Write what one step has changed; on the loop's thread, raises nothing."""
-        if self._connection is not None and not self._has_failed:
-            self._store(commands)
-        if self._post is not None:
-            self._tell_day(event, commands, self._post)
+        notices = [one.notice for one in commands if isinstance(one, Emit)]
+        changes = [one for one in notices if isinstance(one, (HistoryGrew, HistoryChanged, Usage))]
+        if changes and self._connection is not None and not self._has_failed:
+            self._try_to(partial(self._write, changes), self._connection)
 
     def load(self) -> tuple[HistoryItem, ...]:
         """Return what is kept of the conversation, in its order; what is too old or too much is deleted.
@@ -140,11 +107,7 @@ class ConversationStore:
         """
         connection = self._opened()
         if not self._has_failed:
-            try:
-                with self._writing():
-                    self._prune(connection)
-            except sqlite3.Error as exc:
-                self._fail(exc)
+            self._try_to(self._prune, connection)
         try:
             rows = connection.execute(
                 "SELECT id, item FROM (SELECT * FROM items ORDER BY position DESC LIMIT ?) WHERE added_at >= ? "
@@ -166,15 +129,14 @@ class ConversationStore:
         """
         connection = self._opened()
         try:
-            with self._writing():
+            with transaction(connection):
                 connection.execute("DELETE FROM items")
             # Else the log still holds what was said.
             is_held = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-            for ending in ("", *_COMPANIONS):
-                self._beside(_BROKEN + ending).unlink(missing_ok=True)
+            delete_broken(self._path)
         except (OSError, sqlite3.Error) as exc:
             raise StorageError(
-                f"{self._path}: not everything could be forgotten: {_reason(exc)}; "
+                f"{self._path}: not everything could be forgotten: {reason_of(exc)}; "
                 "stop the appliance and delete the file"
             ) from None
         if is_held:
@@ -183,106 +145,32 @@ class ConversationStore:
                 "still holds what was said; end that program and forget again"
             )
 
-    def today(self) -> str:
-        """Return the ISO date of now, local time."""
-        return time.strftime("%Y-%m-%d", time.localtime(self._clock()))
-
-    def add_spent(self, day: str, usd: float, seconds: float) -> None:
-        """Add to what was spent on a day; raises nothing, and keeps nothing once storing has ended.
-
-        Args:
-            day: ISO date, local time.
-            usd: US dollars.
-            seconds: Of audio, both ways.
-        """
-        if self._connection is None or self._has_failed:
-            return
-        try:
-            with self._writing() as connection:
-                self._add_spent(connection, day, usd, seconds)
-        except sqlite3.Error as exc:
-            self._fail(exc)
-
     def spent(self, day: str) -> tuple[float, float]:
         """Return US dollars and seconds of audio of a day; nothing where nothing is known of it.
 
         Args:
             day: ISO date, local time.
         """
-        if self._connection is None:
-            return 0.0, 0.0
-        try:
-            row = self._connection.execute("SELECT usd, seconds FROM spend WHERE day = ?", (day,)).fetchone()
-        except sqlite3.Error as exc:
-            self._fail(exc)
-            return 0.0, 0.0
+        row = None
+        if self._connection is not None:
+            try:
+                row = self._connection.execute("SELECT usd, seconds FROM spend WHERE day = ?", (day,)).fetchone()
+            except sqlite3.Error as exc:
+                self._fail(exc)
         return (float(row[0]), float(row[1])) if row else (0.0, 0.0)
-
-    # --- the file ---------------------------------------------------------------------------------------------
-
-    def _beside(self, ending: str) -> Path:
-        return self._path.with_name(self._path.name + ending)
-
-    def _connected(self) -> sqlite3.Connection:
-        """Open and check the file.
-
-        Raises:
-            _Broken: It is no whole database.
-            StorageError: It was written by a newer version or by another program.
-        """
-        # SQLite would make it by the umask; its companions take the mode of the file.
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            os.fchmod(descriptor, 0o600)
-        finally:
-            os.close(descriptor)
-        connection = sqlite3.connect(self._path.absolute(), timeout=_BUSY_S, isolation_level=None)
-        try:
-            self._prepare(connection)
-        except BaseException as exc:
-            connection.close()
-            if isinstance(exc, sqlite3.Error) and _is_broken(exc):
-                raise _Broken(str(exc)) from None
-            raise
-        return connection
-
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA:
-            raise StorageError(
-                f"{self._path}: schema version {version}, this program knows up to {SCHEMA}; "
-                "install the newer version again, or move the file away"
-            )
-        if version == 0 and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            raise StorageError(f"{self._path}: a database of another program; name another file")
-        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "secure_delete = ON"):
-            connection.execute(f"PRAGMA {pragma}")
-        if version == 0:
-            with _transaction(connection):
-                for statement in (*_TABLES, f"PRAGMA user_version = {SCHEMA}"):
-                    connection.execute(statement)
-        check = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if check != "ok":
-            raise _Broken(check)
-        for probe in _PROBES:
-            connection.execute(probe)
-
-    def _move_aside(self) -> Path:
-        aside = self._beside(_BROKEN)
-        for ending in _COMPANIONS:  # of an older broken file; and the new file must not find the log of this one
-            self._beside(_BROKEN + ending).unlink(missing_ok=True)
-            with contextlib.suppress(FileNotFoundError):
-                self._beside(ending).replace(self._beside(_BROKEN + ending))
-        self._path.replace(aside)
-        return aside
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
             raise StorageError(f"{self._path}: the history is not open; call open() first")
         return self._connection
 
-    def _writing(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
-        return _transaction(self._opened())
+    def _try_to(self, write: Callable[[sqlite3.Connection], None], connection: sqlite3.Connection) -> None:
+        """Write in one transaction; a failure ends the storing and is not raised."""
+        try:
+            with transaction(connection):
+                write(connection)
+        except sqlite3.Error as exc:
+            self._fail(exc)
 
     def _fail(self, exc: sqlite3.Error) -> None:
         if not self._has_failed:
@@ -293,22 +181,13 @@ class ConversationStore:
             )
         self._has_failed = True
 
-    # --- its rows ---------------------------------------------------------------------------------------------
+    def _write(self, changes: Sequence[Notice], connection: sqlite3.Connection) -> None:
+        for change in changes:
+            self._write_one(connection, change)
+        if any(isinstance(one, HistoryGrew) for one in changes):
+            self._prune(connection)
 
-    def _store(self, commands: Sequence[Command]) -> None:
-        notices = [one.notice for one in commands if isinstance(one, Emit)]
-        changes = [one for one in notices if isinstance(one, (HistoryGrew, HistoryChanged, Usage))]
-        if changes:
-            try:
-                with self._writing() as connection:
-                    for change in changes:
-                        self._write(connection, change)
-                    if any(isinstance(one, HistoryGrew) for one in changes):
-                        self._prune(connection)
-            except sqlite3.Error as exc:
-                self._fail(exc)
-
-    def _write(self, connection: sqlite3.Connection, change: Notice) -> None:
+    def _write_one(self, connection: sqlite3.Connection, change: Notice) -> None:
         match change:
             case HistoryGrew(item=item, previous_item_id=previous) if self._max_items:
                 key = _key(item.id)
@@ -322,7 +201,11 @@ class ConversationStore:
             case HistoryChanged(item_id=item_id, item=HistoryItem() as item):  # one that is not stored stays so
                 connection.execute("UPDATE items SET item = ? WHERE id = ?", (_encoded(item), _key(item_id)))
             case Usage(usd=usd, audio_s=seconds):
-                self._add_spent(connection, self.today(), usd or 0.0, seconds)
+                connection.execute(
+                    "INSERT INTO spend (day, usd, seconds) VALUES (?, ?, ?) ON CONFLICT (day) DO UPDATE "
+                    "SET usd = usd + excluded.usd, seconds = seconds + excluded.seconds",
+                    (iso_date(self._clock()), usd or 0.0, seconds),
+                )
             case _:
                 pass
 
@@ -343,18 +226,10 @@ class ConversationStore:
             "(SELECT id FROM items ORDER BY position DESC LIMIT -1 OFFSET ?)",
             (self._oldest(), self._max_items),
         )
-        before = time.strftime("%Y-%m-%d", time.localtime(self._oldest()))
-        connection.execute("DELETE FROM spend WHERE day < ?", (before,))
+        connection.execute("DELETE FROM spend WHERE day < ?", (iso_date(self._oldest()),))
 
     def _oldest(self) -> float:
         return max(0.0, self._clock() - self._max_age_s)
-
-    def _add_spent(self, connection: sqlite3.Connection, day: str, usd: float, seconds: float) -> None:
-        connection.execute(
-            "INSERT INTO spend (day, usd, seconds) VALUES (?, ?, ?) ON CONFLICT (day) DO UPDATE "
-            "SET usd = usd + excluded.usd, seconds = seconds + excluded.seconds",
-            (day, usd, seconds),
-        )
 
     def _decoded(self, key: str, text: str) -> HistoryItem | None:
         try:
@@ -364,40 +239,6 @@ class ConversationStore:
             log.warning("%s: item %s cannot be read and is left out: %s", self._path, key, type(exc).__name__)
             return None
         return replace(item, status="incomplete") if item.status == "in_progress" else item
-
-    # --- the day ----------------------------------------------------------------------------------------------
-
-    def _tell_day(self, event: Event, commands: Sequence[Command], post: Callable[[Event], None]) -> None:
-        if isinstance(event, DayBegan):
-            self._day = event.day
-            self._is_day_on_its_way = False
-        today = self.today()
-        counts = any(isinstance(one, Emit) and isinstance(one.notice, Usage) for one in commands)
-        if today != self._day or (self._is_day_on_its_way and counts):  # counted by the old day, spent on the new
-            self._day = today
-            self._is_day_on_its_way = True
-            post(DayBegan(today, *self.spent(today)))
-
-
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield connection
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:  # after some errors SQLite has rolled back by itself
-            connection.execute("ROLLBACK")
-        raise
-
-
-def _is_broken(exc: sqlite3.Error) -> bool:
-    code = getattr(exc, "sqlite_errorcode", 0) & 0xFF  # without the extension
-    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
-
-
-def _reason(exc: Exception) -> str:
-    return getattr(exc, "strerror", None) or str(exc)
 
 
 def _key(item_id: str) -> str:

@@ -37,59 +37,39 @@ class Notifier:
 
     def __init__(self, environ: Mapping[str, str], *, pid: int | None = None) -> None:
         self._address = _address(environ.get("NOTIFY_SOCKET", ""))
-        self._watchdog_interval_s = _watchdog_interval_s(environ, os.getpid() if pid is None else pid)
-        self._failing = False
-
-    def __repr__(self) -> str:
-        return f"<Notifier enabled={self.enabled} watchdog_interval_s={self._watchdog_interval_s}>"
-
-    @property
-    def enabled(self) -> bool:
-        """There is a service manager to talk to."""
-        return self._address is not None
-
-    @property
-    def watchdog_interval_s(self) -> float | None:
+        self._is_failing = False
+        self.watchdog_interval_s = _watchdog_interval_s(environ, os.getpid() if pid is None else pid)
         """Half of the unit's ``WatchdogSec=``, as sd_watchdog_enabled(3) advises; None if nobody watches us."""
-        return self._watchdog_interval_s
 
-    def ready(self, status: str = "") -> None:
-        """Start-up is complete (``READY=1``)."""
-        self._send("READY=1", status)
+    def ready(self, status: str) -> None:
+        """Start-up is complete (``READY=1``).
 
-    def status(self, text: str) -> None:
-        """One line for ``systemctl status``; never what was said."""
-        self._send("", text)
+        Args:
+            status: One line for ``systemctl status``; never what was said.
+        """
+        self._send(f"READY=1\nSTATUS={' '.join(status.split())}")  # a line break would begin a variable of its own
 
-    def stopping(self, status: str = "") -> None:
+    def stopping(self) -> None:
         """The end has begun (``STOPPING=1``)."""
-        self._send("STOPPING=1", status)
+        self._send("STOPPING=1")
 
     def watchdog(self) -> None:
         """The device works (``WATCHDOG=1``). Call it only while that is true."""
         self._send("WATCHDOG=1")
 
-    def _send(self, state: str, status: str = "") -> None:
+    def _send(self, text: str) -> None:
         if self._address is None:
             return
-        lines = [state] if state else []
-        if status:
-            lines.append(f"STATUS={' '.join(status.split())}")  # a line break would begin a variable of its own
-        if lines:
-            self._deliver("\n".join(lines).encode())
-
-    def _deliver(self, payload: bytes) -> None:
-        assert self._address is not None
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
                 channel.settimeout(_SEND_TIMEOUT_S)
-                channel.sendto(payload, self._address)
+                channel.sendto(text.encode(), self._address)
         except OSError as error:
-            if not self._failing:
+            if not self._is_failing:
                 logger.warning("the service manager does not hear us: %s", error)
-            self._failing = True
+            self._is_failing = True
         else:
-            self._failing = False
+            self._is_failing = False
 
 
 def _address(name: str) -> str | None:
@@ -104,10 +84,7 @@ def _address(name: str) -> str | None:
 
 
 def _watchdog_interval_s(environ: Mapping[str, str], pid: int) -> float | None:
-    meant_for = environ.get("WATCHDOG_PID", "")
-    if meant_for and meant_for != str(pid):
-        return None
     period_us = environ.get("WATCHDOG_USEC", "")
-    if not (period_us.isascii() and period_us.isdigit()) or int(period_us) == 0:
+    if (environ.get("WATCHDOG_PID") or str(pid)) != str(pid) or not period_us.isdecimal():
         return None
-    return int(period_us) / 2_000_000
+    return int(period_us) / 2_000_000 or None

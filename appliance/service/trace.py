@@ -120,9 +120,6 @@ class TraceRecorder:
         self._file: TextIO | None = None
         self._lines = 0
 
-    def __repr__(self) -> str:
-        return f"<TraceRecorder {self._path} {self._lines} lines{'' if self._file else ', closed'}>"
-
     def open(
         self,
         *,
@@ -162,7 +159,8 @@ class TraceRecorder:
             if self._lines % _FLUSH_EVERY == 0:
                 self._file.flush()
         except OSError as exc:
-            self._fail(exc)
+            self.close()
+            self._post(TracingFailed(f"{self._path}: {exc.strerror or exc} after {self._lines} lines"))
 
     def close(self) -> None:
         """End the file; harmless when it is closed already."""
@@ -178,10 +176,6 @@ class TraceRecorder:
         # All in ASCII: a model may say what UTF-8 cannot hold (half a surrogate) or what looks like the end of a line.
         self._file.write(mask_secrets(json.dumps(line, separators=(",", ":"))) + "\n")
         self._lines += 1
-
-    def _fail(self, exc: OSError) -> None:
-        self.close()
-        self._post(TracingFailed(f"{self._path}: {exc.strerror or exc} after {self._lines} lines"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,9 @@ class AskResult:
 
 
 def _parsed(text: str | None) -> Any:
-    """JSON as a value; any other text as it is."""
-    if text is None:
-        return None
+    """JSON as a value; anything else as it is."""
     try:
-        return json.loads(text)
+        return json.loads(text or "")
     except ValueError:
         return text
 
@@ -101,7 +100,6 @@ async def ask(
     environ: Mapping[str, str],
     voice: str = "rms",
     save: Path | None = None,
-    trace: Path | None = None,
 ) -> AskResult:
     """Say one thing to a simulated device and wait until it has answered.
 
@@ -111,16 +109,15 @@ async def ask(
         environ: Of the appliance.
         voice: The flite voice of the user.
         save: Write what the loudspeaker played here.
-        trace: Record everything here.
     """
     speech = await read_speech(what, voice=voice)
-    async with partner(settings=settings, environ=environ, save=save, trace=trace) as talk:
+    async with partner(settings=settings, environ=environ, save=save) as talk:
         return await talk(speech)
 
 
 @asynccontextmanager
 async def partner(
-    *, settings: Settings, environ: Mapping[str, str], save: Path | None = None, trace: Path | None = None
+    *, settings: Settings, environ: Mapping[str, str], save: Path | None = None
 ) -> AsyncIterator[Callable[[bytes], Awaitable[AskResult]]]:
     """Run one simulated device to talk with; each call of what it yields is a turn.
 
@@ -128,29 +125,22 @@ async def partner(
         settings: As for `ask`.
         environ: As for `ask`.
         save: Write all that the loudspeaker played here, at the end.
-        trace: As for `ask`.
 
     Yields:
         A function that says something (PCM16 mono at 24 kHz) and returns what came of it.
     """
-    device = SimulatedDevice(settings, environ=environ, trace=trace)
+    device = SimulatedDevice(settings, environ=environ, save=save)
     milestones = _Milestones()
     device.observe(milestones)
-
-    async def talk(speech: bytes) -> AskResult:
-        return await _hold_turn(device, milestones, speech)
-
     with first_error():
         async with asyncio.TaskGroup() as group:
             running = group.create_task(device.run())
             try:
                 await _wait(milestones.ready, _READY_WAIT_S)
-                yield talk
+                yield partial(_hold_turn, device, milestones)
             finally:
                 device.stop("asked")
                 await running
-                if save is not None and device.loudspeaker is not None:
-                    device.loudspeaker.save(save)
 
 
 async def _hold_turn(device: SimulatedDevice, milestones: _Milestones, speech: bytes) -> AskResult:
@@ -169,11 +159,8 @@ async def _hold_turn(device: SimulatedDevice, milestones: _Milestones, speech: b
 
 
 async def _wait(milestone: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await milestone.wait()
-    except TimeoutError:
-        pass
+    with suppress(TimeoutError):
+        await asyncio.wait_for(milestone.wait(), seconds)
 
 
 def describe(answer: AskResult) -> str:

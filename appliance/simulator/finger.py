@@ -33,13 +33,6 @@ class Finger:
         self._orders.put((True, seconds))
         self.release()
 
-    def bounce(self, times: int, every_s: float = 0.002) -> None:
-        """Push as a worn contact does: down and up again so many times, in the end down."""
-        for _ in range(times):
-            self._orders.put((True, every_s))
-            self._orders.put((False, every_s))
-        self.press()
-
     def close(self) -> None:
         """End the thread after what was asked of it."""
         self._orders.put(None)

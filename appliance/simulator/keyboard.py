@@ -33,9 +33,28 @@ class Key:
     text: str = ""
 
 
-_CSI = re.compile(r"\x1b\[([?>]?)([0-9;:]*)([A-Za-z~])")
-_SPACE, _ENTER, _BACKSPACE, _C, _D = 32, 13, 127, 99, 100
+_TOKEN = re.compile(
+    r"""
+    \x1b\[(?P<mark>[?>]?)(?P<numbers>[0-9;:]*)(?P<final>[A-Za-z~])  # a control sequence
+    | \x1bO.?                                                       # F1 to F4 of old terminals
+    | (?P<rest>\x1b(\[.{,21})?\Z)                                   # a sequence that has not come whole
+    | (?P<char>.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_PLAIN = {
+    " ": Key("space_tap", " "),
+    "\r": Key("enter"),
+    "\n": Key("enter"),
+    "\x7f": Key("erase"),
+    "\b": Key("erase"),
+    "\x03": Key("quit"),
+    "\x04": Key("quit"),
+}
+_SPACE, _C, _D = 32, 99, 100
+_FUNCTIONAL = 0xE000  # the protocol's codes of keys without a character begin here
 _CONTROL = 4  # the modifier bit; the protocol sends 1 + bits
+_PRESS, _RELEASE = 1, 3  # 2 is a repeat
 
 
 class KeyParser:
@@ -43,69 +62,39 @@ class KeyParser:
 
     def __init__(self) -> None:
         self._rest = ""
-        self.has_key_up = False
-        """The terminal said that it reports releases."""
 
     def feed(self, text: str) -> list[Key]:
         """Take characters as they come."""
-        buffer = self._rest + text
-        self._rest = ""
-        keys: list[Key] = []
-        while buffer:
-            if buffer[0] != "\x1b":
-                keys.extend(self._plain(buffer[0]))
-                buffer = buffer[1:]
-                continue
-            match = _CSI.match(buffer)
-            if match is not None:
-                keys.extend(self._sequence(*match.groups()))
-                buffer = buffer[match.end() :]
-            elif buffer.startswith("\x1bO"):
-                buffer = buffer[3:]  # F1 to F4 of old terminals
-            elif len(buffer) < 24 and (len(buffer) == 1 or buffer[1] == "["):
-                self._rest = buffer
-                return keys
-            else:
-                buffer = buffer[1:]
-        return keys
+        found = list(_TOKEN.finditer(self._rest + text))
+        self._rest = (found[-1]["rest"] or "") if found else ""
+        return [key for key in map(_key_of, found) if key is not None]
 
-    def _plain(self, char: str) -> list[Key]:
-        match char:
-            case " ":
-                return [Key("space_tap", " ")]
-            case "\r" | "\n":
-                return [Key("enter")]
-            case "\x7f" | "\b":
-                return [Key("erase")]
-            case "\x03" | "\x04":
-                return [Key("quit")]
-            case _:
-                return [Key("text", char)] if char.isprintable() else []
 
-    def _sequence(self, mark: str, numbers: str, final: str) -> list[Key]:
-        if final != "u":
-            return []
-        if mark == "?":
-            self.has_key_up = True
-            return [Key("holds")]
-        fields = [[int(part or 0) for part in field.split(":")] for field in (numbers or "0").split(";")]
-        code = fields[0][0]
-        modifiers, kind = (fields[1] + [1])[:2] if len(fields) > 1 else (1, 1)
-        return self._kitty(code, max(modifiers - 1, 0), kind)
+def _key_of(token: re.Match[str]) -> Key | None:
+    if token["final"] == "u":
+        return _sequence(token["mark"], token["numbers"])
+    return _plain(token["char"]) if token["char"] else None
 
-    def _kitty(self, code: int, modifiers: int, kind: int) -> list[Key]:
-        """`kind` is 1 for a press, 2 for a repeat, 3 for a release."""
-        if code == _SPACE:
-            return {1: [Key("space_down", " ")], 3: [Key("space_up", " ")]}.get(kind, [])
-        if kind == 3:
-            return []
-        if modifiers & _CONTROL:
-            return [Key("quit")] if code in (_C, _D) else []
-        if code == _ENTER:
-            return [Key("enter")]
-        if code == _BACKSPACE:
-            return [Key("erase")]
-        return [Key("text", chr(code))] if 32 < code < 0xE000 else []
+
+def _plain(char: str) -> Key | None:
+    if char in _PLAIN:
+        return _PLAIN[char]
+    return Key("text", char) if char.isprintable() else None
+
+
+def _sequence(mark: str, numbers: str) -> Key | None:
+    if mark == "?":
+        return Key("holds")
+    fields = [[int(part or 0) for part in field.split(":")] for field in numbers.split(";")]
+    code = fields[0][0]
+    modifiers, kind = (fields[1] + [1])[:2] if len(fields) > 1 else (1, _PRESS)
+    if code == _SPACE:
+        return {_PRESS: Key("space_down", " "), _RELEASE: Key("space_up", " ")}.get(kind)
+    if kind == _RELEASE:
+        return None
+    if max(modifiers - 1, 0) & _CONTROL:
+        return Key("quit") if code in (_C, _D) else None
+    return _plain(chr(code)) if code < _FUNCTIONAL else None
 
 
 @contextmanager

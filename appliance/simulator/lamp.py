@@ -25,7 +25,3 @@ class SimulatedLamp:
     def level(self) -> float:
         """Brightness of the brightest."""
         return max(self.color)
-
-    @property
-    def is_on(self) -> bool:
-        return self.level > 0.0

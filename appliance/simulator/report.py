@@ -58,29 +58,26 @@ class TurnReport:
         start = self.marks.get("press", 0.0)
         return {name: round((at - start) * 1000) for name, at in self.marks.items()}
 
-    def _mark(self, name: str, now: float) -> None:
-        self.marks.setdefault(name, now)
-
     def _mark_event(self, now: float, event: Event) -> None:
         if isinstance(event, ServerEventReceived) and isinstance(event.event, wire.OutputAudioDelta):
-            self._mark("first_audio_back", now)
+            self.marks.setdefault("first_audio_back", now)
         elif isinstance(event, PlayoutProgress) and event.played_frames > 0 and "first_audio_back" in self.marks:
-            self._mark("first_frame_played", now)
+            self.marks.setdefault("first_frame_played", now)
 
     def _take(self, now: float, command: Command) -> None:
         if isinstance(command, Emit):
             self._take_notice(now, command.notice)
         elif isinstance(command, Send) and self.turn:
             if isinstance(command.event, wire.InputAudioBufferAppend):
-                self._mark("first_audio_on_wire", now)
+                self.marks.setdefault("first_audio_on_wire", now)
             elif isinstance(command.event, wire.InputAudioBufferCommit):
-                self._mark("commit", now)
+                self.marks.setdefault("commit", now)
 
     def _take_notice(self, now: float, notice: object) -> None:
         match notice:
             case TurnStart() if not self.turn:
                 self.turn = notice.turn
-                self._mark("press", now)
+                self.marks.setdefault("press", now)
             case Error():
                 self.troubles.append((notice.kind, notice.message))
             case InputText(is_final=True, turn=turn) if turn == self.turn:
@@ -89,18 +86,15 @@ class TurnReport:
                 self.answers.append(notice.text)
             case ToolStart(turn=turn) if turn == self.turn:
                 self.tools.append({"name": notice.name, "arguments": notice.arguments, "output": None})
-                self._mark(f"tool_{len(self.tools)}", now)
+                self.marks.setdefault(f"tool_{len(self.tools)}", now)
             case ToolEnd(turn=turn) if turn == self.turn:
-                self._end_tool(notice)
+                for tool in self.tools:
+                    if tool["output"] is None and tool["name"] == notice.name:
+                        tool["output"] = notice.output
+                        break
             case TurnEnd(turn=turn) if turn == self.turn:
                 self.outcome = notice.outcome
                 self.usage = dict(notice.usage)
-                self._mark("end", now)
+                self.marks.setdefault("end", now)
             case _:
                 pass
-
-    def _end_tool(self, notice: ToolEnd) -> None:
-        for tool in self.tools:
-            if tool["output"] is None and tool["name"] == notice.name:
-                tool["output"] = notice.output
-                return

@@ -43,15 +43,11 @@ class SimulatedDevice:
     Args:
         settings: With the mock pin factory; with the simulated backend unless a real card is wanted.
         environ: Of the appliance.
-        trace: Record everything into this file.
-        voice: The flite voice of the simulated user.
+        save: Write what the loudspeaker played here, at the end.
     """
 
-    def __init__(
-        self, settings: Settings, *, environ: Mapping[str, str], trace: Path | None = None, voice: str = "rms"
-    ) -> None:
-        self._settings = settings
-        self._voice = voice
+    def __init__(self, settings: Settings, *, environ: Mapping[str, str], save: Path | None = None) -> None:
+        self._save = save
         self.factory: Any = open_pin_factory(settings.pins.factory)
         self.backend: SimulatedBackend | None = None
         if settings.audio.backend == "simulated":
@@ -62,17 +58,10 @@ class SimulatedDevice:
             environ=environ,
             backend=self.backend,
             pin_factory=self.factory,
-            trace=trace,
             state_dir=Path(state_dir) if state_dir else None,
         )
         self.finger = Finger(self.factory, settings.button.pin, active_low=settings.button.active_low)
-        outputs = settings.outputs
-        self._lamp = self._watch(outputs.lamp_pin)
-        self._dimmer = self._watch(outputs.dimmer_pin)
-
-    def _watch(self, pin: int | None) -> SimulatedLamp | None:
-        active_high = self._settings.outputs.active_high
-        return None if pin is None else SimulatedLamp(self.factory, [pin], active_high=active_high)
+        self._outputs = settings.outputs
 
     @property
     def loudspeaker(self) -> Loudspeaker | None:
@@ -89,6 +78,8 @@ class SimulatedDevice:
             return await self.appliance.run()
         finally:
             self.finger.close()
+            if self._save is not None and self.loudspeaker is not None:
+                self.loudspeaker.save(self._save)
 
     def stop(self, reason: str) -> None:
         self.appliance.stop(reason)
@@ -96,19 +87,18 @@ class SimulatedDevice:
     def lamp_line(self) -> str:
         """The lamp and the light in words, for a status line."""
         words = []
-        if self._lamp is not None:
-            words.append("lamp on" if self._lamp.is_on else "lamp off")
-        if self._dimmer is not None:
-            words.append(f"light {round(self._dimmer.level * 100)} %")
+        if self._outputs.lamp_pin is not None:
+            words.append("lamp on" if self._level(self._outputs.lamp_pin) else "lamp off")
+        if self._outputs.dimmer_pin is not None:
+            words.append(f"light {round(self._level(self._outputs.dimmer_pin) * 100)} %")
         return ", ".join(words)
 
-    @property
-    def is_lamp_on(self) -> bool:
-        return self._lamp is not None and self._lamp.is_on
+    def _level(self, pin: int) -> float:
+        return SimulatedLamp(self.factory, [pin], active_high=self._outputs.active_high).level
 
     async def talk(self, text: str) -> None:
         """Press, say a sentence, let go."""
-        await self.talk_pcm(await speak(text, voice=self._voice))
+        await self.talk_pcm(await speak(text))
 
     async def talk_pcm(self, pcm: bytes) -> None:
         """Press, play this into the microphone, let go when it has been heard.
@@ -131,11 +121,11 @@ class SimulatedDevice:
         self.finger.release()
 
 
-async def speak(text: str, *, voice: str) -> bytes:
+async def speak(text: str, *, voice: str = "rms") -> bytes:
     """The simulated user's voice: PCM16 mono at 24 kHz."""
     from appliance.speech.tts import open_tts
 
-    pcm: bytes = await open_tts("flite").synthesize(text, voice=voice)
+    pcm = await open_tts("flite").synthesize(text, voice=voice)
     if not pcm:
         raise SpeechError(f"flite made no sound of {text!r}")
     return pcm

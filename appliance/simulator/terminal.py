@@ -37,6 +37,7 @@ from appliance.simulator.simulated_device import SimulatedDevice
 
 __all__ = ["simulate"]
 
+_ERASE = "\r\x1b[2K"
 _REDRAWS_PER_S = 15
 _METER_WIDTH = 24
 _METER_FLOOR_DB = -60.0
@@ -46,18 +47,10 @@ HELP = "Space: press to talk (again to stop). Type a line and Enter: it is spoke
 HELP_HOLD = "Space: hold to talk. Type a line and Enter: it is spoken for you. m: mute. Ctrl-C: end."
 
 
-def simulate(
-    settings: Settings, *, environ: Mapping[str, str], trace: Path | None = None, save: Path | None = None
-) -> int:
-    """Run until Ctrl-C, or until standard input ends where it is no terminal; returns the exit status."""
-    device = SimulatedDevice(settings, environ=environ, trace=trace)
-    session = _Terminal(device, sys.stdin, sys.stdout)
-    try:
-        asyncio.run(session.run())
-    finally:
-        if save is not None and device.loudspeaker is not None:
-            device.loudspeaker.save(save)
-    return 0
+def simulate(settings: Settings, *, environ: Mapping[str, str], save: Path | None = None) -> None:
+    """Run until Ctrl-C, or until standard input ends where it is no terminal."""
+    device = SimulatedDevice(settings, environ=environ, save=save)
+    asyncio.run(_Terminal(device, sys.stdin, sys.stdout).run())
 
 
 class Screen:
@@ -70,25 +63,22 @@ class Screen:
 
     def say(self, line: str) -> None:
         """Print a line above the status line."""
-        erase = "\r\x1b[2K" if self._is_live else ""
-        self._out.write(f"{erase}{line}\n{self._status}" if self._is_live else f"{line}\n")
-        self._out.flush()
+        text = f"{_ERASE}{line}\n{self._status}" if self._is_live else f"{line}\n"
+        print(text, end="", file=self._out, flush=True)
 
     def draw(self, status: str) -> None:
         """Replace the status line; nothing where the output is no terminal."""
         if not self._is_live or status == self._status:
             return
         self._status = status
-        width = max(os.get_terminal_size(self._out.fileno()).columns - 1, 20) if self._is_live else 80
-        self._out.write(f"\r\x1b[2K{_clip(status, width)}")
-        self._out.flush()
+        width = max(os.get_terminal_size(self._out.fileno()).columns - 1, 20)
+        print(f"{_ERASE}{_clip(status, width)}", end="", file=self._out, flush=True)
 
     def close(self) -> None:
         """Take the status line away."""
         self._status = ""
         if self._is_live:
-            self._out.write("\r\x1b[2K")
-            self._out.flush()
+            print(_ERASE, end="", file=self._out, flush=True)
 
 
 def _clip(text: str, width: int) -> str:

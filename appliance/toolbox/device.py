@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import Field
 
 from appliance.agents.tools import Tool, tool
-from appliance.toolbox.status import DeviceStatus
-from appliance.toolbox.timers import Timer
+from appliance.toolbox.status import DeviceStatus, StatusReader
+from appliance.toolbox.timers import Timer, Timers
 from appliance.wording import duration
 
 __all__ = ["DeviceParts", "device_tools"]
@@ -20,19 +20,11 @@ Color = Literal["red", "green", "blue", "white", "yellow", "purple", "orange"]
 Percent = Annotated[int, Field(ge=0, le=100)]
 
 
-class Switch(Protocol):
-    """Something that is on or off."""
+class Output(Protocol):
+    """A pin that is driven, as gpiozero's output devices are."""
 
-    def switch(self, on: bool) -> None: ...
-
-
-class Dimmable(Protocol):
-    """A light with a brightness."""
-
-    @property
-    def percent(self) -> int: ...
-    def set(self, percent: int) -> None: ...
-    def on(self) -> None: ...
+    value: float
+    """0 to 1."""
 
 
 class Volume(Protocol):
@@ -41,31 +33,16 @@ class Volume(Protocol):
     volume: int
 
 
-class TimerControl(Protocol):
-    """See `Timers`."""
-
-    @property
-    def save_problem(self) -> str: ...
-    def start(self, seconds: int, label: str = "") -> Timer: ...
-    def running(self) -> list[tuple[Timer, int]]: ...
-    def cancel(self, label: str | None = None) -> list[Timer]: ...
-
-
-class Status(Protocol):
-    """See `StatusReader`."""
-
-    def read(self) -> DeviceStatus: ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceParts:
     """What the device has; None where it has none."""
 
-    lamp: Switch | None = None
-    light: Dimmable | None = None
+    lamp: Output | None = None
+    light: Output | None = None
+    """It is dimmed."""
     volume: Volume | None = None
-    timers: TimerControl | None = None
-    status: Status | None = None
+    timers: Timers | None = None
+    status: StatusReader | None = None
     now: Callable[[], datetime] = lambda: datetime.now().astimezone()
 
 
@@ -81,7 +58,7 @@ def device_tools(parts: DeviceParts) -> list[Tool]:
     ]
 
 
-def _lamp_tools(lamp: Switch) -> Iterator[Tool]:
+def _lamp_tools(lamp: Output) -> Iterator[Tool]:
     @tool
     async def set_lamp(on: bool) -> dict[str, bool]:
         """Switch the lamp on or off.
@@ -89,13 +66,15 @@ def _lamp_tools(lamp: Switch) -> Iterator[Tool]:
         Args:
             on: True to light it.
         """
-        lamp.switch(on)
+        lamp.value = on
         return {"on": on}
 
     yield set_lamp
 
 
-def _light_tools(light: Dimmable) -> Iterator[Tool]:
+def _light_tools(light: Output) -> Iterator[Tool]:
+    percent = 100  # as bright as it was, or is
+
     @tool
     async def set_light(on: bool, brightness: Percent | None = None, color: Color | None = None) -> dict[str, Any]:
         """Switch the light on or off, or dim it.
@@ -105,14 +84,13 @@ def _light_tools(light: Dimmable) -> Iterator[Tool]:
             brightness: In percent; left out, it is as bright as it was.
             color: The colour, where the light has colours.
         """
+        nonlocal percent
         if not on or brightness == 0:
-            light.set(0)
+            light.value = 0
             return {"on": False}
-        if brightness is None:
-            light.on()
-        else:
-            light.set(brightness)
-        result: dict[str, Any] = {"on": True, "brightness": light.percent}
+        percent = brightness or percent
+        light.value = percent / 100
+        result: dict[str, Any] = {"on": True, "brightness": percent}
         return result if color is None else result | {"note": "this light has one colour only"}
 
     yield set_light
@@ -148,7 +126,7 @@ def _clock_tools(now: Callable[[], datetime]) -> Iterator[Tool]:
     yield get_time
 
 
-def _timer_tools(timers: TimerControl) -> Iterator[Tool]:
+def _timer_tools(timers: Timers) -> Iterator[Tool]:
     @tool
     async def start_timer(
         seconds: Annotated[int, Field(ge=1, le=86_400)], label: Annotated[str, Field(max_length=40)] | None = None
@@ -192,7 +170,7 @@ def _timer_tools(timers: TimerControl) -> Iterator[Tool]:
     yield cancel_timer
 
 
-def _status_tools(status: Status) -> Iterator[Tool]:
+def _status_tools(status: StatusReader) -> Iterator[Tool]:
     @tool
     async def device_status() -> str:
         """Say how the device is doing: temperature, running time, disk, memory and load."""

@@ -81,9 +81,6 @@ class Timers:
         self.save_problem = ""
         """Why the timers would not survive a restart; "" while they would."""
 
-    def __repr__(self) -> str:
-        return f"<Timers {len(self._timers)} running>"
-
     def start(self, seconds: int, label: str = "") -> Timer:
         """Start a timer.
 

@@ -8,7 +8,6 @@ import math
 from array import array
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -145,12 +144,11 @@ class Rig:
             "deadlines.answer_s": 2.0,
             "deadlines.link_wait_s": 10.0,
         }
-        trace: Path | None = changes.pop("trace", None)
+        if "trace" in changes:
+            overrides["service.trace"] = str(changes.pop("trace"))
         environ = environ or {}
         overrides |= {key.replace("__", "."): value for key, value in changes.items()}
-        self.device = SimulatedDevice(
-            load_settings(None, environ, None, overrides=overrides), environ=environ, trace=trace
-        )
+        self.device = SimulatedDevice(load_settings(None, environ, None, overrides=overrides), environ=environ)
         self.device.observe(self._see)
         self.troubles: list[str] = []
         self.messages: list[str] = []

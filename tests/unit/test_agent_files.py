@@ -19,8 +19,8 @@ from appliance.agents.context import RunContext
 from appliance.agents.guardrails import GuardrailFunctionOutput
 from appliance.agents.tools import Tool, tool
 from appliance.errors import SettingsError
+from appliance.hardware.outputs import open_outputs
 from appliance.toolbox import DeviceParts, device_tools
-from appliance.toolbox.outputs import open_outputs
 from appliance.toolbox.status import StatusReader
 from appliance.toolbox.timers import Timers
 

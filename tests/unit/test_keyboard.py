@@ -36,7 +36,6 @@ def test_the_kitty_protocol_gives_letters_once_and_ctrl_c() -> None:
 def test_a_terminal_that_answers_the_query_has_key_up() -> None:
     parser = KeyParser()
     assert parser.feed("\x1b[?0u\x1b[?62;c") == [Key("holds")]
-    assert parser.has_key_up
 
 
 def test_a_sequence_cut_in_two_is_put_together() -> None:

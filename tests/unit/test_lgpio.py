@@ -14,9 +14,9 @@ from appliance.conversation.events import ButtonEdge, Event
 from appliance.errors import BadPin, PinFactoryUnavailable
 from appliance.hardware.button import Button
 from appliance.hardware.light import Light
+from appliance.hardware.outputs import open_outputs
 from appliance.hardware.patterns import LightPattern
 from appliance.hardware.pins import open_pin_factory
-from appliance.toolbox.outputs import open_outputs
 from tests.support.fake_lgpio import FakeChip, installed
 
 
@@ -133,29 +133,27 @@ async def test_a_button_whose_chip_went_is_closed(
 
 def test_lamp_and_dimmer_are_lines_of_the_chip(chip: FakeChip, factory: Any) -> None:
     with open_outputs(lamp_pin=5, dimmer_pin=6, active_high=True, factory=factory) as outputs:
-        assert outputs.lamp is not None
-        assert outputs.dimmer is not None
-        outputs.lamp.switch(True)
-        outputs.dimmer.set(30)
+        outputs.lamp.value = True
+        outputs.dimmer.value = 0.3
         assert chip.line(5).level == 1
         assert chip.line(6).duty == 30
-        assert outputs.dimmer.percent == 30
 
 
 def test_outputs_whose_chip_went_are_closed(chip: FakeChip, factory: Any, caplog: pytest.LogCaptureFixture) -> None:
-    outputs = open_outputs(lamp_pin=5, dimmer_pin=6, active_high=True, factory=factory)
-    chip.is_gone = True
-    outputs.close()
-    assert [record.getMessage() for record in caplog.records] == ["an output cannot be given back: bad handle"] * 2
+    with open_outputs(lamp_pin=5, dimmer_pin=6, active_high=True, factory=factory) as outputs:
+        chip.is_gone = True
+    assert [record.getMessage() for record in caplog.records] == ["a pin cannot be given back: bad handle"] * 2
     chip.is_gone = False
+    del outputs
 
 
 def test_a_line_that_another_program_holds_is_named(chip: FakeChip, factory: Any) -> None:
     chip.held = {5, 6}
     with pytest.raises(BadPin, match=r"light: GPIO 5: .*GPIO busy"):
         Light("led", [5], factory=factory)
-    with pytest.raises(BadPin, match=r"GPIO 6: .*GPIO busy"):
-        open_outputs(lamp_pin=6, dimmer_pin=None, active_high=True, factory=factory)
+    with pytest.raises(BadPin, match=r"output: GPIO 6: .*GPIO busy"):
+        with open_outputs(lamp_pin=6, dimmer_pin=None, active_high=True, factory=factory):
+            pass
 
 
 def test_a_chip_that_cannot_be_opened_is_told_with_what_to_do(chip: FakeChip) -> None:

@@ -32,6 +32,7 @@ from appliance.runtime.agent_tool import ask_agent
 from appliance.runtime.session import RealtimeSession
 from appliance.runtime.tool_runner import called
 from appliance.service.app import Appliance
+from appliance.service.days import Days
 from appliance.service.store import ConversationStore
 from appliance.service.trace import TraceRecorder
 from appliance.settings import Settings
@@ -448,16 +449,18 @@ def test_what_is_spent_at_midnight_before_the_new_day_is_told_is_not_lost(tmp_pa
     """A usage that waits in the inbox before ``DayBegan`` is stored for the new day, and told to nobody."""
     now = [time.mktime((2026, 11, 20, 23, 59, 59, 0, 0, -1))]
     inbox: list[Any] = []
-    store = ConversationStore(tmp_path / "db", clock=lambda: now[0], post=inbox.append)
+    store = ConversationStore(tmp_path / "db", clock=lambda: now[0])
     store.open()
-    store(0.0, Started(), [], None)  # type: ignore[arg-type]
+    days = Days(inbox.append, store.spent, clock=lambda: now[0])
+    days(0.0, Started(), [], None)  # type: ignore[arg-type]
     inbox.clear()
     now[0] += 2
-    store(1.0, TimersChanged(0), [], None)  # type: ignore[arg-type]  # the first event of the new day: DayBegan is posted
+    days(1.0, TimersChanged(0), [], None)  # type: ignore[arg-type]  # the first event of the new day: DayBegan is posted
     used = Emit(Usage({}, 0.4, 1.0))
-    store(1.1, TimersChanged(0), [used], None)  # type: ignore[arg-type]  # this one was in the inbox before it
+    for observer in (store, days):  # this one was in the inbox before it
+        observer(1.1, TimersChanged(0), [used], None)  # type: ignore[arg-type]
     told = [(one.spent_usd, one.spent_s) for one in inbox]
-    assert told[-1] == store.spent(store.today())
+    assert told[-1] == store.spent("2026-11-21")
     store.close()
 
 

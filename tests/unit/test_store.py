@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from appliance.conversation.commands import Emit, SilenceAlarm
-from appliance.conversation.events import DayBegan, DeadlinePassed, Event
+from appliance.conversation.events import DeadlinePassed
 from appliance.conversation.notices import (
     HistoryChanged,
     HistoryGrew,
@@ -311,7 +311,7 @@ def test_no_item_is_stored_where_none_is_to_be_kept_but_the_spend_is(opened: Ope
     long = "my secret plan " * 300_000  # more than SQLite keeps in memory before the end of a transaction
     step(store, HistoryGrew(said("a", long), ""), Usage({}, 0.5, 3.0))
     assert store.load() == ()
-    assert store.spent(store.today()) == (0.5, 3.0)
+    assert store.spent("2026-11-24") == (0.5, 3.0)
     assert b"secret" not in bytes_beside(path)
 
 
@@ -344,7 +344,7 @@ def test_what_was_forgotten_does_not_come_back_with_an_update_and_new_items_do(o
 
 def test_forgetting_does_not_give_back_the_budget(opened: Opened) -> None:
     store = opened()
-    store.add_spent("2026-11-24", 0.9, 60.0)
+    step(store, Usage({}, 0.9, 60.0))
     store.forget()
     assert store.spent("2026-11-24") == (0.9, 60.0)
 
@@ -379,43 +379,14 @@ def test_the_usage_of_a_day_adds_up_and_survives_a_restart(opened: Opened) -> No
     ]
 
 
-def test_the_day_is_that_of_the_place_not_of_greenwich(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
-    monkeypatch.setenv("TZ", "EST5")
-    time.tzset()
-    store = ConversationStore(path, clock=Clock(NOON - 9 * 3600))  # 03:00 UTC, still the evening before over there
-    assert store.today() == "2026-11-23"
-
-
 def test_the_spend_of_long_ago_is_deleted_with_the_items(opened: Opened) -> None:
     clock = Clock()
     store = opened(clock=clock, max_age_days=2.0)
-    store.add_spent(store.today(), 1.0, 1.0)
+    step(store, Usage({}, 1.0, 1.0))
     clock.now += 3 * DAY_S
-    store.add_spent(store.today(), 2.0, 2.0)
+    step(store, Usage({}, 2.0, 2.0))
     store.load()
     assert (store.spent("2026-11-24"), store.spent("2026-11-27")) == ((0.0, 0.0), (2.0, 2.0))
-
-
-def test_each_new_day_is_posted_once_with_what_was_spent_on_it(opened: Opened) -> None:
-    posted: list[Event] = []
-    clock = Clock()
-    store = opened(clock=clock, post=posted.append)
-    store.add_spent("2026-11-24", 0.5, 30.0)
-    step(store)
-    store(1.0, posted[0], [], View())  # it comes back by the inbox
-    step(store, Usage({}, 0.25, 1.0))
-    clock.now += DAY_S
-    step(store, Usage({}, 0.125, 2.0))
-    step(store)
-    assert posted == [DayBegan("2026-11-24", 0.5, 30.0), DayBegan("2026-11-25", 0.125, 2.0)]
-
-
-def test_a_day_that_somebody_else_has_told_is_not_posted(opened: Opened) -> None:
-    posted: list[Event] = []
-    store = opened(post=posted.append)
-    store(1.0, DayBegan("2026-11-24"), [], View())
-    step(store)
-    assert posted == []
 
 
 # The file
@@ -555,13 +526,13 @@ def test_a_full_disk_ends_the_storing_and_is_told_once(opened: Opened, caplog: p
     store._connection.execute(f"PRAGMA max_page_count = {pages}")
     step(store, HistoryGrew(said("b", "x" * 50_000), "a"), Usage({}, 1.0, 1.0))
     add(store, "c", after="b")
-    store.add_spent(store.today(), 1.0, 1.0)
+    step(store, Usage({}, 1.0, 1.0))
     (warning,) = caplog.records
     assert "database or disk is full; the history is not stored any more" in warning.getMessage()
     assert "xxx" not in caplog.text
     # All of an event or nothing of it; and what was stored before can still be read.
     assert ids(store) == ["a"]
-    assert store.spent(store.today()) == (0.0, 0.0)
+    assert store.spent("2026-11-24") == (0.0, 0.0)
 
 
 def test_a_disk_that_takes_no_more_bytes_does_not_stop_the_conversation(
@@ -592,12 +563,11 @@ def test_a_file_that_became_read_only_is_still_loaded_and_the_spend_known(
     add(store, "old")
     clock.now += 29 * DAY_S
     step(store, HistoryGrew(said("new"), "old"), Usage({}, 0.5, 1.0))
-    day = store.today()
     assert store._connection is not None
     store._connection.execute("PRAGMA query_only = ON")
     clock.now += 2 * DAY_S
     assert ids(store) == ["new"]  # too old is too old, even where it cannot be deleted
-    assert store.spent(day) == (0.5, 1.0)
+    assert store.spent("2026-12-23") == (0.5, 1.0)
     with pytest.raises(StorageError, match=r"not everything could be forgotten: .*; stop the appliance and delete"):
         store.forget()
     assert len(caplog.records) == 1
@@ -607,7 +577,7 @@ def test_a_spend_that_cannot_be_read_is_nothing_and_is_told_once(
     opened: Opened, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = opened()
-    store.add_spent("2026-11-24", 1.0, 1.0)
+    step(store, Usage({}, 1.0, 1.0))
     other = sqlite3.connect(path)
     other.execute("DROP TABLE spend")
     other.close()
@@ -621,7 +591,6 @@ def test_a_spend_that_cannot_be_read_is_nothing_and_is_told_once(
 def test_a_store_that_is_not_open_observes_nothing_and_says_so(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = ConversationStore(path, clock=Clock())
     step(store, HistoryGrew(said("a"), ""), Usage({}, 1.0, 1.0))
-    store.add_spent("2026-11-24", 1.0, 1.0)
     assert store.spent("2026-11-24") == (0.0, 0.0)
     for ask in (store.load, store.forget):
         with pytest.raises(StorageError, match=r"history\.db: the history is not open; call open\(\) first"):

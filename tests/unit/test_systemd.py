@@ -32,17 +32,16 @@ def test_ready_and_its_status_are_one_datagram(manager: socket.socket) -> None:
     assert manager.recv(4096) == b"READY=1\nSTATUS=waiting for a press"
 
 
-def test_status_watchdog_and_stopping_are_what_sd_notify_documents(manager: socket.socket) -> None:
+def test_watchdog_and_stopping_are_what_sd_notify_documents(manager: socket.socket) -> None:
     notifier = notifier_for(manager)
-    notifier.status("listening")
     notifier.watchdog()
     notifier.stopping()
-    assert [manager.recv(4096) for _ in range(3)] == [b"STATUS=listening", b"WATCHDOG=1", b"STOPPING=1"]
+    assert [manager.recv(4096) for _ in range(2)] == [b"WATCHDOG=1", b"STOPPING=1"]
 
 
 def test_a_status_cannot_smuggle_in_a_variable(manager: socket.socket) -> None:
-    notifier_for(manager).status("fine\nMAINPID=1\r\nWATCHDOG=trigger")
-    assert manager.recv(4096) == b"STATUS=fine MAINPID=1 WATCHDOG=trigger"
+    notifier_for(manager).ready("fine\nMAINPID=1\r\nWATCHDOG=trigger")
+    assert manager.recv(4096) == b"READY=1\nSTATUS=fine MAINPID=1 WATCHDOG=trigger"
 
 
 def test_an_abstract_socket_is_reached_by_its_at_sign() -> None:
@@ -57,9 +56,7 @@ def test_an_abstract_socket_is_reached_by_its_at_sign() -> None:
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "@"}, {"NOTIFY_SOCKET": "vsock:2:1"}])
 def test_without_a_usable_socket_every_call_does_nothing(environ: dict[str, str]) -> None:
     notifier = Notifier(environ)
-    assert not notifier.enabled
-    notifier.ready()
-    notifier.status("x")
+    notifier.ready("x")
     notifier.watchdog()
     notifier.stopping()
 

@@ -19,10 +19,10 @@ from appliance.agents.tools import Tool
 from appliance.conversation.commands import RunTool
 from appliance.conversation.events import AlarmRang, Event, TimersChanged, ToolFinished
 from appliance.errors import BadPin, ToolError
+from appliance.hardware.outputs import Outputs, open_outputs
 from appliance.runtime.tool_runner import ToolRunner
 from appliance.speech.phrases import PhraseBook
 from appliance.toolbox import DeviceParts, device_tools
-from appliance.toolbox.outputs import Outputs, open_outputs
 from appliance.toolbox.status import StatusReader
 from appliance.toolbox.timers import MOST_TIMERS, Timers
 from tests.support.sentences import IN_BOOK
@@ -216,10 +216,10 @@ async def test_the_lamp_is_a_pin(active_high: bool) -> None:
         pin = factory.pin(5)
         assert bool(pin.state) is not active_high
         assert await call(tools, "set_lamp", on=True) == {"on": True}
-        assert outputs.lamp.is_on
+        assert outputs.lamp.value
         assert bool(pin.state) is active_high
         assert await call(tools, "set_lamp", on=False) == {"on": False}
-        assert not outputs.lamp.is_on
+        assert not outputs.lamp.value
         assert bool(pin.state) is not active_high
 
 
@@ -269,13 +269,12 @@ async def test_impossible_arguments_change_nothing(name: str, arguments: dict[st
 
 def test_a_pin_that_is_taken_is_refused_and_the_other_is_given_back() -> None:
     factory = MockFactory(pin_class=MockPWMPin)
-    with pytest.raises(BadPin, match="GPIO 5"):
-        open_outputs(lamp_pin=5, dimmer_pin=5, active_high=True, factory=factory)
-    with pytest.raises(BadPin, match="GPIO 99"):
-        open_outputs(lamp_pin=5, dimmer_pin=99, active_high=True, factory=factory)
+    for dimmer_pin in (5, 99):
+        with pytest.raises(BadPin, match=f"GPIO {dimmer_pin}"):
+            with open_outputs(lamp_pin=5, dimmer_pin=dimmer_pin, active_high=True, factory=factory):
+                pass
     with open_outputs(lamp_pin=5, dimmer_pin=6, active_high=True, factory=factory) as outputs:
         assert outputs.lamp is not None
-    outputs.close()
     with open_outputs(lamp_pin=6, dimmer_pin=5, active_high=True, factory=factory):
         pass
     factory.close()
