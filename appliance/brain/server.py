@@ -108,10 +108,6 @@ class BrainServer:
         self._sessions: set[_BrainSession] = set()
         self._server: Server | None = None
 
-    def __repr__(self) -> str:
-        where = self.url if self._server is not None else "closed"
-        return f"<BrainServer {where} sessions={len(self._sessions)}>"
-
     async def __aenter__(self) -> BrainServer:
         try:
             self._server = await serve(
@@ -191,7 +187,9 @@ class BrainServer:
 
     def _refusal(self, request: Request, query: Mapping[str, list[str]]) -> _Refusal | None:
         invalid = "invalid_request_error"
-        if self._token is not None and not any(_same(key, self._token) for key in _keys(request)):
+        if self._token is not None and not any(
+            hmac.compare_digest(key.encode(), self._token.encode()) for key in _keys(request)
+        ):
             return _Refusal(3000, invalid, "invalid_api_key", "Incorrect API key provided.")
         if "realtime=v1" in ",".join(request.headers.get_all("OpenAI-Beta")):
             text = "The Realtime Beta API is no longer supported. Please use /v1/realtime for the GA API."
@@ -395,10 +393,6 @@ def _keys(request: Request) -> list[str]:
         entries = (entry.strip() for entry in header.split(","))
         keys += [entry.removeprefix(_KEY_ENTRY) for entry in entries if entry.startswith(_KEY_ENTRY)]
     return keys
-
-
-def _same(key: str, token: str) -> bool:
-    return hmac.compare_digest(key.encode(), token.encode())
 
 
 def _new_id(prefix: str) -> str:
