@@ -56,9 +56,6 @@ class ProgramSpeech:
         self._recent: OrderedDict[tuple[str, str, float], bytes] = OrderedDict()
         self._recent_bytes = 0
 
-    def __repr__(self) -> str:
-        return f"<ProgramSpeech {self._program.name} voice={self._voice}>"
-
     async def synthesize(self, text: str, *, voice: str = "", speed: float = 1.0) -> bytes:
         """Speak one sentence; a voice that the program does not know ("marin") is the default voice.
 

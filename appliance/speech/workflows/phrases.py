@@ -27,9 +27,6 @@ class PhrasesWorkflow:
     def __init__(self, book: PhraseBook) -> None:
         self._book = book
 
-    def __repr__(self) -> str:
-        return f"<PhrasesWorkflow {self._book!r}>"
-
     async def respond(self, request: ResponseRequest) -> AsyncIterator[TextPart | CallPart]:
         """Yield one call, or one text, or one sentence per output that came back.
 
