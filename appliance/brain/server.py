@@ -17,7 +17,6 @@ import logging
 import secrets
 import string
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from types import TracebackType
@@ -219,8 +218,7 @@ class _BrainSession:
         self._model = ServerModel(
             session_id=_new_id("sess"), model=model, now=self._clock(), wall_s=int(time.time()), ids=_new_id
         )
-        self._outbox: deque[str | Close] = deque()
-        self._has_mail = asyncio.Event()
+        self._outbox: asyncio.Queue[str | Close] = asyncio.Queue()
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._deadline_moved = asyncio.Event()
@@ -250,16 +248,13 @@ class _BrainSession:
     async def _write(self) -> None:
         try:
             while True:
-                while self._outbox:
-                    mail = self._outbox.popleft()
-                    if len(self._outbox) < OUTBOX_FRAMES:
-                        self._has_room.set()
-                    if isinstance(mail, Close):
-                        await self._connection.close(mail.code, mail.reason)
-                        return
-                    await self._connection.send(mail)
-                self._has_mail.clear()
-                await self._has_mail.wait()
+                mail = await self._outbox.get()
+                if self._outbox.qsize() < OUTBOX_FRAMES:
+                    self._has_room.set()
+                if isinstance(mail, Close):
+                    await self._connection.close(mail.code, mail.reason)
+                    return
+                await self._connection.send(mail)
         except ConnectionClosed:
             return  # the reader sees it too, and ends the session
 
@@ -291,9 +286,8 @@ class _BrainSession:
         self._deadline_moved.set()
 
     def _post(self, mail: str | Close) -> None:
-        self._outbox.append(mail)
-        self._has_mail.set()
-        if len(self._outbox) >= OUTBOX_FRAMES:
+        self._outbox.put_nowait(mail)
+        if self._outbox.qsize() >= OUTBOX_FRAMES:
             self._has_room.clear()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
