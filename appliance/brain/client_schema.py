@@ -153,8 +153,7 @@ def shape(fields: Mapping[str, Rule], *, required: tuple[str, ...] = ()) -> Rule
     """Accept an object with these keys and no others."""
 
     def check(value: Any, path: str) -> Any:
-        if not isinstance(value, dict):
-            raise _wrong_type(value, path, "an object")
+        free_object(value, path)
         inside = f"{path}." if path else ""
         for key in value:
             if key not in fields:
@@ -173,8 +172,7 @@ def by_key(key: str, cases: Mapping[str, Rule]) -> Rule:
     choose = one_of(*cases)
 
     def check(value: Any, path: str) -> Any:
-        if not isinstance(value, dict):
-            raise _wrong_type(value, path, "an object")
+        free_object(value, path)
         where = f"{path}.{key}"
         if key not in value:
             raise Refused("missing_required_parameter", f"Missing required parameter: '{where}'.", where)

@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -150,17 +151,17 @@ class PortAudioBackend:
         audio = self._audio
         card = self._find(audio, direction)
         rates = list(dict.fromkeys([self._rate, int(card["defaultSampleRate"]), *_RATES]))
+        channels = (1, 2) if int(card[_CHANNELS[direction]]) >= 2 else (1,)
         problem: OSError | None = None
-        for rate in rates:
-            for channels in (1, 2) if int(card[_CHANNELS[direction]]) >= 2 else (1,):
-                try:
-                    return self._start(audio, direction, card, rate, channels, make)
-                except OSError as exc:
-                    problem = exc
-                    if exc.errno == _UNAVAILABLE:
-                        raise _explained(direction, card, exc, rates) from None
+        for rate, count in product(rates, channels):
+            try:
+                return self._start(audio, direction, card, rate, count, make)
+            except OSError as exc:
+                problem = exc
+                if exc.errno == _UNAVAILABLE:
+                    break
         assert problem is not None
-        raise _explained(direction, card, problem, rates) from None
+        raise _explained(direction, card, problem, rates)
 
     def _start(
         self,
