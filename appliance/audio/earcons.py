@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from appliance.audio.pcm import WIRE_RATE
 from appliance.conversation.commands import Earcon
@@ -37,12 +38,9 @@ def earcon(name: Earcon) -> bytes:
     return np.concatenate([_note(hertz, seconds) for hertz, seconds in _NOTES[name]]).astype("<i2").tobytes()
 
 
-def _note(hertz: float, seconds: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _note(hertz: float, seconds: float) -> NDArray[np.float64]:
     frames = round(seconds * WIRE_RATE)
     edge = round(_EDGE_S * WIRE_RATE)
     at = np.arange(frames) / WIRE_RATE
     envelope = np.minimum(1.0, np.minimum(np.arange(frames), np.arange(frames)[::-1]) / edge)
-    wave: np.ndarray[tuple[int], np.dtype[np.float64]] = np.rint(
-        32767 * _LEVEL * envelope * np.sin(2 * np.pi * hertz * at)
-    )
-    return wave
+    return np.rint(32767 * _LEVEL * envelope * np.sin(2 * np.pi * hertz * at))

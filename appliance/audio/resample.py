@@ -24,9 +24,6 @@ class Resampler:
         self._taken = 0
         self._given = 0
 
-    def __repr__(self) -> str:
-        return f"<Resampler {self.source_rate} -> {self.target_rate}>"
-
     def process(self, block: Int16) -> Int16:
         """Take a block and return what is ready: about as much, shifted by a few milliseconds."""
         if self._stream is None:

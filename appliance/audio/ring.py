@@ -38,9 +38,6 @@ class Ring:
         self.overruns = 0
         """Frames refused because the ring was full; the producer's."""
 
-    def __repr__(self) -> str:
-        return f"<Ring {self.available} of {self.capacity} frames, {self.overruns} refused>"
-
     @property
     def available(self) -> int:
         """Frames that can be read."""

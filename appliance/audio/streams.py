@@ -11,7 +11,7 @@ it from there, resamples to 24 kHz and posts 20 ms periods — unless the networ
 audio waits in the ring.
 
 *What was heard*: the callback writes down, at each period, how far the ring was read. The frames heard are those read
-one output latency ago; each piece written remembers which frames of answers it held. No clock is asked.
+one output latency ago; at each write, the frames of answers in the ring so far are noted. No clock is asked.
 
 *Losses*: PortAudio raises nothing when a card goes. A stream that is not active, or whose last callback is older than
 `stall_s`, is lost: both directions are closed (PortAudio looks for cards only when all are), opened anew with backoff.
@@ -25,6 +25,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +53,6 @@ __all__ = ["AudioStreams", "Xruns"]
 log = logging.getLogger(__name__)
 
 PERIOD = WIRE_RATE // 50  # what is posted and written at once: 20 ms
-_HISTORY = 64  # periods of playback positions: more than any card's latency
 _RETRY_S = (0.5, 1.0, 2.0, 5.0)
 _CHECK_S = 0.25
 _WAKE_MARGIN_S = 0.001  # after the moment at which the next callback is due
@@ -76,16 +76,40 @@ class Xruns:
         return self.capture_overruns + self.playback_underruns + self.late_periods
 
 
-@dataclass(slots=True)
-class _Piece:
-    """What a stretch of the playback ring holds."""
+class _Heard:
+    """What was heard of the answers: the ring as it was read one output latency ago, in answer frames (24 kHz)."""
 
-    end: int
-    """Ring position after it."""
-    answer_start: int
-    answer_end: int
-    """Answer frames (24 kHz) of this epoch before and after it; equal for earcons and announcements."""
-    start: int
+    def __init__(self) -> None:
+        self.positions = deque([0], maxlen=1)
+        """How far the ring was read at the last callbacks, the oldest one latency ago; the card's thread appends."""
+        self._marks = deque([(0, 0)])
+        """(ring position, answer frames of this epoch before it), from the one heard last to the one written last."""
+
+    @property
+    def written(self) -> int:
+        return self._marks[-1][1]
+
+    @property
+    def is_all(self) -> bool:
+        return len(self._marks) == 1
+
+    def begin(self, position: int, answer_frames: int) -> None:
+        """Count from here on: all that was written before is over."""
+        self._marks = deque([(position, answer_frames)])
+
+    def wrote(self, position: int, answer_frames: int) -> None:
+        """Note that the ring was filled up to a position with so much of an answer; 0 for cues and announcements."""
+        self._marks.append((position, self.written + answer_frames))
+
+    def frames(self) -> int:
+        position = self.positions[0]
+        while len(self._marks) > 1 and self._marks[1][0] <= position:
+            self._marks.popleft()
+        start, heard = self._marks[0]
+        if self.is_all or position <= start:
+            return heard
+        end, then = self._marks[1]
+        return heard + int((position - start) / (end - start) * (then - heard))
 
 
 class _Capture:
@@ -99,7 +123,6 @@ class _Capture:
         self.stream: Stream | None = None
         self.ring = Ring(1)
         self.overruns = 0
-        self.level_db = pcm.SILENCE_DB
         self._resampler = Resampler(WIRE_RATE, WIRE_RATE)
         self._rest = np.zeros(0, np.int16)
 
@@ -123,14 +146,12 @@ class _Capture:
         """Move what was captured to the inbox; on the loop."""
         self._report_overruns()
         stream = self.stream
-        if stream is None or not self._has_room():
+        if stream is None:
             return
         block = np.empty(stream.period, np.int16)
-        while self.ring.available >= stream.period:
+        while self.ring.available >= stream.period and self._has_room():
             self.ring.read_into(block)
             self._emit(self._resampler.process(block))
-            if not self._has_room():
-                return
 
     def skip(self) -> None:
         """Forget what was captured and not posted; on the loop, which is the ring's reader."""
@@ -142,8 +163,7 @@ class _Capture:
         self._rest = np.concatenate([self._rest, block])
         while len(self._rest) >= PERIOD:
             period, self._rest = self._rest[:PERIOD], self._rest[PERIOD:]
-            self.level_db = pcm.level_db(period)
-            self._post(AudioCaptured(period.astype("<i2").tobytes(), pcm.peak(period), self.level_db))
+            self._post(AudioCaptured(period.astype("<i2").tobytes(), pcm.peak(period), pcm.level_db(period)))
 
     def _report_overruns(self) -> None:
         lost = self.ring.overruns
@@ -168,18 +188,12 @@ class _Playback:
         self.gaps = 0
         self.ring = Ring(1)
         self._resampler = Resampler(WIRE_RATE, WIRE_RATE)
-        self._positions = np.zeros(_HISTORY, np.int64)
-        self._callbacks = 0
-        self._delay = 1
+        self._heard = _Heard()
         self._is_expecting = False
         self._queue: deque[tuple[bool, Int16]] = deque()
         """(is an answer, samples at 24 kHz), nothing longer than a period."""
         self._waiting_answer = 0
         """Answer frames in the queue."""
-        self._pieces: deque[_Piece] = deque()
-        self._base = 0
-        """Answer frames of this epoch in pieces that are over."""
-        self._written_answer = 0
         self._held_back = 0
         """Answer frames that the resampler took and gave nothing for yet."""
         self._told: tuple[int, bool] | None = None
@@ -190,25 +204,21 @@ class _Playback:
     def open(self, backend: Backend) -> None:
         """Start the stream; blocks. What was in the ring of a lost stream is lost with it."""
         ring: Ring | None = None
-        positions, state = self._positions, self
 
         def fill(block: Int16) -> None:
             if ring is None:
                 block[:] = 0
                 return
             got = ring.read_into(block)
-            if got < len(block) and state._is_expecting:
-                state.underruns += 1
-            positions[state._callbacks % _HISTORY] = ring.read
-            state._callbacks += 1
+            if got < len(block) and self._is_expecting:
+                self.underruns += 1
+            positions.append(ring.read)
 
         stream = backend.open_playback(fill)
-        self._callbacks = 0
-        self._pieces.clear()
-        self._written_answer += self._held_back
+        delay = -(-stream.latency // stream.period)
+        self._heard.positions = positions = deque([0] * (delay + 1), maxlen=delay + 1)
+        self._heard.begin(0, self._heard.written + self._held_back)
         self._held_back = 0
-        self._base = self._written_answer
-        self._delay = min(-(-stream.latency // stream.period), _HISTORY - 2)
         self._resampler = Resampler(WIRE_RATE, stream.rate)
         self.ring = ring = Ring(self._ring_ms * stream.rate // 1000)
         self.stream = stream
@@ -238,8 +248,8 @@ class _Playback:
         self._is_expecting = False
         self.ring.flush()
         self._resampler.reset()
-        self._pieces.clear()
-        self._waiting_answer = self._base = self._written_answer = self._held_back = 0
+        self._heard.begin(self.ring.written, 0)
+        self._waiting_answer = self._held_back = 0
         self._is_primed = False
         self._is_finished = True
         self._told = None
@@ -255,8 +265,10 @@ class _Playback:
         self._tell_progress()
 
     def _fill_ring(self, stream: Stream) -> None:
-        if not self._is_ready_to_sound():
-            return
+        is_enough = self._is_primed or self._is_finished or self._waiting_answer >= self._prebuffer
+        if self._waiting_answer and not is_enough:
+            return  # an answer that began now would stutter from its first word
+        self._is_primed = bool(self._queue)
         longest = PERIOD * stream.rate // WIRE_RATE + stream.period  # a period, and what the resampler gives late
         while self._queue and self.ring.room >= 2 * longest:
             is_answer, samples = self._queue.popleft()
@@ -266,48 +278,24 @@ class _Playback:
         self._is_primed = bool(self._queue) or (self._is_primed and not self._is_finished)
         self._is_expecting = bool(self._queue)
 
-    def _is_ready_to_sound(self) -> bool:
-        """An answer begins when there is enough of it, so that it does not stutter from its first word."""
-        if self._is_primed or self._is_finished or not self._waiting_answer:
-            self._is_primed = bool(self._queue)
-            return True
-        if self._waiting_answer >= self._prebuffer:
-            self._is_primed = True
-        return self._is_primed
-
     def _write(self, samples: Int16, answer_frames: int, *, is_end: bool = False) -> None:
         self._waiting_answer -= answer_frames
         self._held_back += answer_frames
         if not len(samples) and not is_end:
             return  # still inside the resampler: it comes out with the next block
-        answer_frames, self._held_back = self._held_back, 0
-        start = self.ring.written
         self.ring.write(pcm.gain(samples, self.gain))
-        before = self._written_answer
-        self._written_answer += answer_frames
-        self._pieces.append(_Piece(self.ring.written, before, self._written_answer, start))
-
-    def _heard_position(self) -> int:
-        """How far the ring was read one output latency ago."""
-        index = self._callbacks - 1 - self._delay
-        return int(self._positions[index % _HISTORY]) if index >= 0 else 0
+        self._heard.wrote(self.ring.written, self._held_back)
+        self._held_back = 0
 
     def _tell_progress(self) -> None:
-        position = self._heard_position()
-        while self._pieces and self._pieces[0].end <= position:
-            self._base = self._pieces.popleft().answer_end
-        heard = self._base
-        if self._pieces and position > self._pieces[0].start:
-            piece = self._pieces[0]
-            share = (position - piece.start) / (piece.end - piece.start)
-            heard = piece.answer_start + int(share * (piece.answer_end - piece.answer_start))
-        is_drained = not (self._waiting_answer or self._held_back) and heard >= self._written_answer
+        heard = self._heard.frames()
+        is_drained = not (self._waiting_answer or self._held_back) and heard >= self._heard.written
         told = (heard, is_drained)
-        if self._written_answer and told != self._told:
+        if self._heard.written and told != self._told:
             self._told = told
             self.gaps += is_drained and not self._is_finished
             self._post(PlayoutProgress(self.epoch, heard, is_drained))
-        if not self._queue and not self._pieces:
+        if not self._queue and self._heard.is_all:
             self.has_work.clear()
 
 
@@ -344,6 +332,7 @@ class AudioStreams:
         self._clock = clock
         self._capture = _Capture(capture_ring_s, post, has_room)
         self._playback = _Playback(playback_ring_ms, prebuffer_ms, post)
+        self._halves: dict[Direction, _Capture | _Playback] = {"capture": self._capture, "playback": self._playback}
         self._is_capture_wanted = True
         self._lost: dict[Direction, str] = {}
         self._attempts = 0
@@ -351,9 +340,6 @@ class AudioStreams:
         self._late = 0
         self._volume = 100
         self._told_open = asyncio.Event()
-
-    def __repr__(self) -> str:
-        return f"<AudioStreams {self._backend!r}, lost {self._lost or 'nothing'}, {self.xruns}>"
 
     # --- commands of the driver ---------------------------------------------------------------------------------
 
@@ -413,11 +399,6 @@ class AudioStreams:
         now = self._clock()
         return max((now - stream.last_callback_at for _, stream in self._open_streams()), default=0.0)
 
-    @property
-    def capture_level_db(self) -> float:
-        """The microphone's level of the last period, dBFS."""
-        return self._capture.level_db
-
     async def opened(self) -> None:
         """Wait until the cards were tried for the first time: open, or known to be missing."""
         await self._told_open.wait()
@@ -432,7 +413,8 @@ class AudioStreams:
                 group.create_task(self._pump_capture(), name="capture pump")
                 group.create_task(self._pump_playback(), name="playback pump")
         finally:
-            self._close_streams()
+            for half in self._halves.values():
+                self._close(half)
             self._backend.close()
 
     async def _pump_capture(self) -> None:
@@ -461,25 +443,18 @@ class AudioStreams:
             if not self._told_open.is_set():
                 await self._reopen()
             elif self._is_capture_wanted and self._capture.stream is None and "capture" not in self._lost:
-                await self._try_open("capture", self._capture.open)
+                await self._try_open("capture")
             elif not self._is_capture_wanted and self._capture.stream is not None:
-                await self._close_capture_stream()
+                await asyncio.to_thread(self._close, self._capture)
             else:
                 await self._drop_losses()
                 if self._is_retry_due():
                     await self._reopen()
             self._told_open.set()
-            await self._wait(self._pause_s())
-
-    def _pause_s(self) -> float:
-        return _RETRY_S[min(self._attempts, len(_RETRY_S) - 1)] if self._lost else _CHECK_S
-
-    async def _wait(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
-        except TimeoutError:
-            pass
+            pause_s = _RETRY_S[min(self._attempts, len(_RETRY_S) - 1)] if self._lost else _CHECK_S
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._changed.wait()
 
     def _is_retry_due(self) -> bool:
         """Looking for a lost card closes the other one too: not in the middle of a sentence."""
@@ -488,11 +463,7 @@ class AudioStreams:
         return bool(wanted) and not is_speaking
 
     def _open_streams(self) -> list[tuple[Direction, Stream]]:
-        pairs: list[tuple[Direction, Stream | None]] = [
-            ("capture", self._capture.stream),
-            ("playback", self._playback.stream),
-        ]
-        return [(direction, stream) for direction, stream in pairs if stream is not None]
+        return [(direction, half.stream) for direction, half in self._halves.items() if half.stream is not None]
 
     async def _drop_losses(self) -> None:
         """Look at every open stream; what is lost is told at once and closed. The other one goes on."""
@@ -505,9 +476,7 @@ class AudioStreams:
                 self._tell_lost(direction, f"no sound for {age:.1f} s: the card hangs or its server does")
             else:
                 continue
-            (self._capture if direction == "capture" else self._playback).stream = None
-            self._late += stream.xruns
-            await asyncio.to_thread(stream.close)
+            await asyncio.to_thread(self._close, self._halves[direction])
 
     def _tell_lost(self, direction: Direction, reason: str) -> None:
         if direction not in self._lost:
@@ -517,17 +486,19 @@ class AudioStreams:
 
     async def _reopen(self) -> None:
         """Close everything, look for cards anew, open what there is."""
-        await asyncio.to_thread(self._close_and_reset)
+        for half in self._halves.values():
+            await asyncio.to_thread(self._close, half)
+        await asyncio.to_thread(self._backend.reset)
         self._attempts += 1
-        await self._try_open("playback", self._playback.open)
+        await self._try_open("playback")
         if self._is_capture_wanted:
-            await self._try_open("capture", self._capture.open)
+            await self._try_open("capture")
         if not self._lost:
             self._attempts = 0
 
-    async def _try_open(self, direction: Direction, opener: Callable[[Backend], None]) -> None:
+    async def _try_open(self, direction: Direction) -> None:
         try:
-            await asyncio.to_thread(opener, self._backend)
+            await asyncio.to_thread(self._halves[direction].open, self._backend)
         except AudioError as exc:
             self._tell_lost(direction, str(exc))
             return
@@ -535,18 +506,9 @@ class AudioStreams:
             log.info("%s: the card is back", direction)
             self._post(CardFound(direction))
 
-    def _close_and_reset(self) -> None:
-        self._close_streams()
-        self._backend.reset()
-
-    def _close_streams(self) -> None:
-        for _, stream in self._open_streams():
-            self._late += stream.xruns
-            stream.close()
-        self._capture.stream = self._playback.stream = None
-
-    async def _close_capture_stream(self) -> None:
-        stream, self._capture.stream = self._capture.stream, None
+    def _close(self, half: _Capture | _Playback) -> None:
+        """Stop one direction, if it runs; blocks."""
+        stream, half.stream = half.stream, None
         if stream is not None:
             self._late += stream.xruns
-            await asyncio.to_thread(stream.close)
+            stream.close()

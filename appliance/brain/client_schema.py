@@ -38,38 +38,28 @@ class Refused(RemoteProtocolError):
 # Scalars
 
 
-def _named(value: Any) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "a boolean"
-        case int():
-            return "an integer"
-        case float():
-            return "a decimal number"
-        case str():
-            return "a string"
-        case list():
-            return "an array"
-        case _:
-            return "an object"
+_KINDS = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a decimal number",
+    str: "a string",
+    list: "an array",
+    dict: "an object",
+}
 
 
 def _wrong_type(value: Any, path: str, expected: str) -> Refused:
-    text = f"Invalid type for '{path}': expected {expected}, but got {_named(value)} instead."
+    text = f"Invalid type for '{path}': expected {expected}, but got {_KINDS[type(value)]} instead."
     return Refused("invalid_type", text, path)
-
-
-def _quoted(value: Any) -> str:
-    text = str(value)
-    return f"'{text[:64]}…'" if len(text) > 64 else f"'{text}'"
 
 
 def bad_value(value: Any, path: str, allowed: tuple[str, ...]) -> Refused:
     """Return the refusal of a value outside an enumeration."""
     supported = ", ".join(f"'{one}'" for one in allowed)
-    return Refused("invalid_value", f"Invalid value: {_quoted(value)}. Supported values are: {supported}.", path)
+    given = str(value)
+    shown = f"{given[:64]}…" if len(given) > 64 else given
+    return Refused("invalid_value", f"Invalid value: '{shown}'. Supported values are: {supported}.", path)
 
 
 def string(*, longest: int | None = None) -> Rule:
@@ -163,8 +153,7 @@ def shape(fields: Mapping[str, Rule], *, required: tuple[str, ...] = ()) -> Rule
     """Accept an object with these keys and no others."""
 
     def check(value: Any, path: str) -> Any:
-        if not isinstance(value, dict):
-            raise _wrong_type(value, path, "an object")
+        free_object(value, path)
         inside = f"{path}." if path else ""
         for key in value:
             if key not in fields:
@@ -183,8 +172,7 @@ def by_key(key: str, cases: Mapping[str, Rule]) -> Rule:
     choose = one_of(*cases)
 
     def check(value: Any, path: str) -> Any:
-        if not isinstance(value, dict):
-            raise _wrong_type(value, path, "an object")
+        free_object(value, path)
         where = f"{path}.{key}"
         if key not in value:
             raise Refused("missing_required_parameter", f"Missing required parameter: '{where}'.", where)
@@ -276,10 +264,7 @@ _tool_choice = text_or(
 )
 
 
-def _max_output_tokens(value: Any, path: str) -> Any:
-    return text_or(("inf",), integer(1, 4_096))(value, path)
-
-
+_max_output_tokens = text_or(("inf",), integer(1, 4_096))
 _tracing = text_or(("auto",), shape({"workflow_name": _text, "group_id": _text, "metadata": free_object}))
 _truncation = text_or(
     ("auto", "disabled"),
@@ -371,17 +356,16 @@ def _image_url(value: Any, path: str) -> Any:
     return url
 
 
-_input_text = shape({"type": _type, "text": _text}, required=("text",))
+_written = shape({"type": _type, "text": _text}, required=("text",))
 _input_audio = shape({"type": _type, "audio": _text, "transcript": nullable(_text)}, required=("audio",))
 _input_image = shape(
     {"type": _type, "image_url": _image_url, "detail": one_of("auto", "low", "high")}, required=("image_url",)
 )
-_output_text = shape({"type": _type, "text": _text}, required=("text",))
 
 _CONTENT = {
-    "system": {"input_text": _input_text},
-    "user": {"input_text": _input_text, "input_audio": _input_audio, "input_image": _input_image},
-    "assistant": {"output_text": _output_text},  # the client cannot create assistant audio
+    "system": {"input_text": _written},
+    "user": {"input_text": _written, "input_audio": _input_audio, "input_image": _input_image},
+    "assistant": {"output_text": _written},  # the client cannot create assistant audio
 }
 
 _common: dict[str, Rule] = {

@@ -158,51 +158,98 @@ Effect: TypeAlias = EmitFrame | Generate | StopGenerating | Transcribe | Close
 # State inside the session
 
 
-@dataclass(slots=True, kw_only=True)
-class _Part:
-    """One content part of a message."""
+@dataclass(slots=True)
+class _Audio:
+    """The sound of one content part, which no item on the wire carries."""
 
-    type: str
-    text: str = ""
-    transcript: str | None = None
+    pcm: bytearray = field(default_factory=bytearray, repr=False)
     heard: str | None = None
     """What the workflow is told of user audio, also where the client asked for no transcription."""
-    pcm: bytearray = field(default_factory=bytearray, repr=False)
-    image: JsonObject = field(default_factory=dict, repr=False)
     is_truncated: bool = False
 
-    def wire(self, audio: str | None = None) -> JsonObject:
-        if self.type in ("input_text", "output_text"):
-            return {"type": self.type, "text": self.text}
-        if self.type == "input_image":
-            return {"type": self.type, **self.image}
-        frame: JsonObject = {"type": self.type, "transcript": self.transcript}
-        return frame if audio is None else frame | {"audio": audio}
 
-
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, eq=False)
 class _Item:
-    id: str
-    type: str
-    status: str = "completed"
-    role: str = ""
-    parts: list[_Part] = field(default_factory=list)
-    fields: JsonObject = field(default_factory=dict)
-    """The keys of a function call or of its output."""
+    wire: JsonObject
+    """As the client sees it."""
+    audio: dict[int, _Audio] = field(default_factory=dict)
+    """By content index."""
 
-    def wire(self) -> JsonObject:
-        frame: JsonObject = {"id": self.id, "type": self.type, "status": self.status}
-        if self.type == "message":
-            return frame | {"role": self.role, "content": [part.wire() for part in self.parts]}
-        return frame | self.fields
+    @property
+    def id(self) -> str:
+        return str(self.wire["id"])
+
+    @property
+    def type(self) -> str:
+        return str(self.wire["type"])
+
+    def copy(self) -> JsonObject:
+        return deepcopy(self.wire)
 
     def context(self) -> JsonObject:
         """Return the item as a workflow reads it."""
-        frame = self.wire()
-        for part, content in zip(self.parts, frame.get("content", ()), strict=False):
-            if part.type == "input_audio":
-                content["transcript"] = part.heard
+        frame = self.copy()
+        for i, audio in self.audio.items():
+            if frame["content"][i]["type"] == "input_audio":
+                frame["content"][i]["transcript"] = audio.heard
         return frame
+
+
+class _Conversation(list[_Item]):
+    """The items in order."""
+
+    def find(self, item_id: str) -> _Item | None:
+        return next((item for item in self if item.id == item_id), None)
+
+    def known(self, item_id: str, code: str, doing: str) -> _Item:
+        item = self.find(item_id)
+        if item is None:
+            raise Refused(code, f"Error {doing} item: the item with id '{item_id}' does not exist.")
+        return item
+
+    def id_before(self, item: _Item) -> str | None:
+        at = self.index(item)
+        return self[at - 1].id if at else None
+
+    def place_after(self, item_id: str | None) -> int:
+        if item_id is None:
+            return len(self)
+        if item_id == "root":
+            return 0
+        return self.index(self.known(item_id, "item_create_invalid_previous_item_id", "creating")) + 1
+
+    def require_call(self, call_id: str) -> None:
+        if not any(item.type == "function_call" and item.wire["call_id"] == call_id for item in self):
+            raise Refused(
+                "invalid_tool_call_id", f"Tool call ID '{call_id}' not found in conversation.", "item.call_id"
+            )
+
+
+class _InputBuffer:
+    """The audio that was appended and not committed; instants are counted in frames since the session began."""
+
+    def __init__(self) -> None:
+        self.pcm = bytearray()
+        self.end = 0
+
+    @property
+    def start(self) -> int:
+        return self.end - len(self.pcm) // 2
+
+    @property
+    def ms(self) -> float:
+        return len(self.pcm) / BYTES_PER_MS
+
+    def append(self, pcm: bytes) -> None:
+        self.pcm += pcm
+        self.end += len(pcm) // 2
+
+    def take(self, until: int) -> bytes:
+        """Remove the audio before an instant, and return it."""
+        size = max(0, 2 * (until - self.start))
+        taken = bytes(self.pcm[:size])
+        del self.pcm[:size]
+        return taken
 
 
 @dataclass(slots=True, kw_only=True)
@@ -237,7 +284,7 @@ class _Response:
             "id": self.id,
             "status": status,
             "status_details": details,
-            "output": [item.wire() for item in self.output],
+            "output": [item.copy() for item in self.output],
             "conversation_id": self.request["conversation_id"],
             "output_modalities": list(self.request["output_modalities"]),
             "max_output_tokens": self.request["max_output_tokens"],
@@ -294,14 +341,13 @@ class ServerModel:
         self._waits_for_transcripts = wait_for_transcripts
         self._session = _new_session(session_id, model, expires_at=wall_s + int(MAX_SESSION_S))
         self._conversation_id = self._ids("conv")
-        self._items: list[_Item] = []
+        self._items = _Conversation()
         self._unheard: dict[str, _Item] = {}
         """Items whose audio is being transcribed, in the conversation or in one response's own input."""
         self._responses: dict[str, _Response] = {}
         self._default: _Response | None = None
         self._has_spoken = False
-        self._buffer = bytearray()
-        self._written_frames = 0  # of all audio appended in this session
+        self._buffer = _InputBuffer()
         self._decoder: NarrowbandDecoder | None = None
         self._speech_item_id: str | None = None
         self._vad = self._new_vad()
@@ -309,10 +355,6 @@ class ServerModel:
         self._idle_from_ms = 0
         self._out: list[Effect] = []
         self.is_closed = False
-
-    def __repr__(self) -> str:
-        running, heard = list(self._responses), len(self._buffer) // BYTES_PER_MS
-        return f"<ServerModel items={len(self._items)} responses={running} buffer={heard} ms closed={self.is_closed}>"
 
     # --- the client ------------------------------------------------------------------------------------------
 
@@ -357,7 +399,7 @@ class ServerModel:
     @property
     def items(self) -> tuple[JsonObject, ...]:
         """The conversation in order, as wire items."""
-        return tuple(item.wire() for item in self._items)
+        return tuple(item.copy() for item in self._items)
 
     @property
     def running(self) -> tuple[str, ...]:
@@ -369,24 +411,24 @@ class ServerModel:
     def transcribed(self, item_id: str, text: str) -> list[Effect]:
         """Report what was said; "" for nothing."""
         item = self._unheard.pop(item_id, None)
-        if item is None or self.is_closed:
+        if item is None:
             return []
-        part = _audio_part(item, "input_audio")
-        part.heard = text
+        index, audio = next(iter(item.audio.items()))
+        audio.heard = text
         if self._transcribes:
-            part.transcript = text
-            self._announce_transcript(item, text)
+            item.wire["content"][index]["transcript"] = text
+            self._announce_transcript(item, index, text)
         self._heard(item_id)
         return self._effects()
 
     def transcription_failed(self, item_id: str, message: str, *, code: str = "transcription_failed") -> list[Effect]:
         """Report that an utterance could not be understood for a technical reason."""
         item = self._unheard.pop(item_id, None)
-        if item is None or self.is_closed:
+        if item is None:
             return []
         if self._transcribes:
             error = {"type": "server_error", "code": code, "message": message, "param": None}
-            self._emit(_TRANSCRIPTION + "failed", item_id=item_id, content_index=_audio_index(item), error=error)
+            self._emit(_TRANSCRIPTION + "failed", item_id=item_id, content_index=next(iter(item.audio)), error=error)
         self._heard(item_id)
         return self._effects()
 
@@ -409,11 +451,10 @@ class ServerModel:
             return []
         item = self._open_message(response)
         place = _place(response, item) | {"content_index": 0}
-        part = item.parts[0]
         if text:
-            self._grow_text(response, part, place, text)
-        if pcm and part.type == "output_audio":
-            self._grow_audio(response, part, place, pcm)
+            self._grow_text(response, item, place, text)
+        if pcm and item.audio:
+            self._grow_audio(response, item.audio[0], place, pcm)
         self._enforce_limit(response)
         return self._effects()
 
@@ -424,13 +465,13 @@ class ServerModel:
             return []
         self._close_message(response, "completed")
         call_id = self._ids("call")
-        fields = {"name": name, "call_id": call_id, "arguments": ""}
-        item = _Item(id=self._ids("item"), type="function_call", status="in_progress", fields=fields)
+        wire = {"id": self._ids("item"), "type": "function_call", "status": "in_progress"}
+        item = _Item(wire | {"name": name, "call_id": call_id, "arguments": ""})
         self._start_item(response, item)
         place = _place(response, item)
         self._emit("response.function_call_arguments.delta", **place, call_id=call_id, delta=arguments)
         self._emit("response.function_call_arguments.done", **place, call_id=call_id, name=name, arguments=arguments)
-        fields["arguments"] = arguments
+        item.wire["arguments"] = arguments
         response.text_chars += len(name) + len(arguments)
         self._end_item(response, item, "completed")
         self._enforce_limit(response)
@@ -440,23 +481,21 @@ class ServerModel:
         self, response_id: str, *, now: float | None = None, status: Status = "completed", reason: str | None = None
     ) -> list[Effect]:
         """End a response; `reason` is max_output_tokens or content_filter where it is ``incomplete``."""
-        response = self._responses.get(response_id)
-        if response is None:
-            return []
-        self._now = self._now if now is None else now
-        self._end_response(response, status, {"reason": reason} if reason else {})
-        return self._effects()
+        return self._finish(response_id, status, {"reason": reason} if reason else {}, now)
 
     def fail_response(
         self, response_id: str, message: str, *, code: str = "server_error", now: float | None = None
     ) -> list[Effect]:
         """End a response as failed; the session lives on."""
+        error = {"type": "server_error", "code": code, "message": message}
+        return self._finish(response_id, "failed", {"error": error}, now)
+
+    def _finish(self, response_id: str, status: Status, details: JsonObject, now: float | None) -> list[Effect]:
         response = self._responses.get(response_id)
         if response is None:
             return []
         self._now = self._now if now is None else now
-        error = {"type": "server_error", "code": code, "message": message}
-        self._end_response(response, "failed", {"error": error})
+        self._end_response(response, status, details)
         return self._effects()
 
     # --- client events ---------------------------------------------------------------------------------------
@@ -470,7 +509,7 @@ class ServerModel:
             case "input_audio_buffer.commit":
                 self._commit_by_client()
             case "input_audio_buffer.clear":
-                self._clear_buffer()
+                self._empty_buffer()
                 self._emit("input_audio_buffer.cleared")
             case "conversation.item.create":
                 self._create_item(event["item"], event.get("previous_item_id"))
@@ -490,8 +529,7 @@ class ServerModel:
         merged = _merged(self._session, update)
         old, new = self._session["audio"], merged["audio"]
         if self._has_spoken and old["output"]["voice"] != new["output"]["voice"]:
-            text = "Cannot update a conversation's voice if assistant audio is present."
-            raise Refused("cannot_update_voice", text, "session.audio.output.voice")
+            raise Refused("cannot_update_voice", _VOICE_IS_FIXED, "session.audio.output.voice")
         if self._session["tracing"] is not None and merged["tracing"] not in (None, self._session["tracing"]):
             text = "Cannot update tracing once it is enabled; it can only be disabled with null."
             raise Refused("invalid_value", text, "session.tracing")
@@ -505,11 +543,10 @@ class ServerModel:
     def _append(self, audio: str) -> None:
         coded = audio_bytes(audio, "audio", sample_bytes=2 if self._decoder is None else 1)
         pcm = coded if self._decoder is None else self._decoder.decode(coded)
-        if len(self._buffer) + len(pcm) > MAX_BUFFER_S * 1000 * BYTES_PER_MS:
+        if len(self._buffer.pcm) + len(pcm) > MAX_BUFFER_S * 1000 * BYTES_PER_MS:
             text = f"Error appending input audio: the buffer holds at most {MAX_BUFFER_S} s. Commit or clear it first."
             raise Refused("input_audio_buffer_full", text, "audio")
-        self._buffer += pcm
-        self._written_frames += len(pcm) // 2
+        self._buffer.append(pcm)
         if self._vad is None:
             return
         for edge in list(self._vad.feed(pcm)):
@@ -518,83 +555,66 @@ class ServerModel:
             else:
                 self._stop_speech(edge.frame)
         if self._vad is not None and not self._vad.speaking:
-            self._drop_before(self._written_frames - MAX_QUIET_S * SAMPLE_RATE)
+            self._buffer.take(self._buffer.end - MAX_QUIET_S * SAMPLE_RATE)
 
     def _commit_by_client(self) -> None:
-        held_ms = len(self._buffer) / BYTES_PER_MS
+        held_ms = self._buffer.ms
         if held_ms < MIN_COMMIT_MS:  # the short buffer is kept: what the live service does is not documented
             text = (
                 f"Error committing input audio buffer: buffer too small. Expected at least {MIN_COMMIT_MS}ms of audio, "
                 f"but buffer only has {held_ms:.2f}ms of audio."
             )
             raise Refused("input_audio_buffer_commit_empty", text)
-        pcm, item_id = bytes(self._buffer), self._speech_item_id or self._ids("item")
-        self._clear_buffer()
-        self._commit(item_id, pcm)
+        item_id = self._speech_item_id or self._ids("item")
+        self._commit(item_id, self._empty_buffer())
 
-    def _clear_buffer(self) -> None:
-        self._buffer.clear()
+    def _empty_buffer(self) -> bytes:
         self._speech_item_id = None
         self._vad = self._new_vad()
+        return self._buffer.take(self._buffer.end)
 
     def _create_item(self, wire: JsonObject, previous_item_id: str | None) -> None:
-        at = self._place_after(previous_item_id)
-        if self._find(wire.get("id", "")) is not None:
+        at = self._items.place_after(previous_item_id)
+        if self._items.find(wire.get("id", "")) is not None:
             raise Refused("invalid_value", f"An item with the id '{wire['id']}' already exists.", "item.id")
         item = self._item_from(wire, "item")
         if item.type == "function_call_output":
-            self._require_call(item.fields["call_id"])
+            self._items.require_call(item.wire["call_id"])
         self._items.insert(at, item)
         self._announce_item(item)
         self._transcribe(item)
 
-    def _place_after(self, previous_item_id: str | None) -> int:
-        if previous_item_id is None:
-            return len(self._items)
-        if previous_item_id == "root":
-            return 0
-        previous = self._known(previous_item_id, "item_create_invalid_previous_item_id", "creating")
-        return self._items.index(previous) + 1
-
-    def _require_call(self, call_id: str) -> None:
-        if not any(item.type == "function_call" and item.fields["call_id"] == call_id for item in self._items):
-            text = f"Tool call ID '{call_id}' not found in conversation."
-            raise Refused("invalid_tool_call_id", text, "item.call_id")
-
     def _retrieve(self, item_id: str) -> None:
-        item = self._known(item_id, "item_retrieve_invalid_item_id", "retrieving")
-        frame = item.wire()
-        for part, content in zip(item.parts, frame.get("content", ()), strict=False):
-            if part.type in ("input_audio", "output_audio"):
-                content["audio"] = self._coded(part)
+        item = self._items.known(item_id, "item_retrieve_invalid_item_id", "retrieving")
+        frame = item.copy()
+        for i, audio in item.audio.items():
+            frame["content"][i]["audio"] = self._coded(audio, "output" if frame["role"] == "assistant" else "input")
         self._emit("conversation.item.retrieved", item=frame)
 
-    def _coded(self, part: _Part) -> str:
-        side = "input" if part.type == "input_audio" else "output"
-        encoder = _encoder(self._session["audio"][side]["format"])
-        pcm = bytes(part.pcm)
+    def _coded(self, audio: _Audio, side: Literal["input", "output"]) -> str:
+        encoder, pcm = _encoder(self._session["audio"][side]["format"]), bytes(audio.pcm)
         return _base64(pcm if encoder is None else encoder.encode(pcm) + encoder.flush())
 
     def _truncate(self, item_id: str, content_index: int, audio_end_ms: int) -> None:
-        item = self._known(item_id, "item_truncate_invalid_item_id", "truncating")
-        if item.role != "assistant" or not any(part.type == "output_audio" for part in item.parts):
+        item = self._items.known(item_id, "item_truncate_invalid_item_id", "truncating")
+        if item.wire.get("role") != "assistant" or not item.audio:
             raise Refused(None, "Only model output audio messages can be truncated")
-        if content_index >= len(item.parts):
+        audio = item.audio.get(content_index)
+        if audio is None:
             text = f"Invalid 'content_index': the item has no content part {content_index}."
             raise Refused("invalid_value", text, "content_index")
-        part = item.parts[content_index]
-        held_ms = len(part.pcm) // BYTES_PER_MS
+        held_ms = len(audio.pcm) // BYTES_PER_MS
         if audio_end_ms > held_ms:
             raise Refused(None, f"Audio content of {held_ms}ms is already shorter than {audio_end_ms}ms")
-        del part.pcm[audio_end_ms * BYTES_PER_MS :]
-        part.transcript = None  # the model is not to know what nobody heard
-        part.is_truncated = True
+        del audio.pcm[audio_end_ms * BYTES_PER_MS :]
+        item.wire["content"][content_index]["transcript"] = None  # the model is not to know what nobody heard
+        audio.is_truncated = True
         self._emit(
             "conversation.item.truncated", item_id=item_id, content_index=content_index, audio_end_ms=audio_end_ms
         )
 
     def _delete(self, item_id: str) -> None:
-        self._items.remove(self._known(item_id, "item_delete_invalid_item_id", "deleting"))
+        self._items.remove(self._items.known(item_id, "item_delete_invalid_item_id", "deleting"))
         self._emit("conversation.item.deleted", item_id=item_id)
         if self._unheard.pop(item_id, None) is not None:
             self._heard(item_id)
@@ -644,24 +664,20 @@ class ServerModel:
             "speed": spoken["speed"],
         }
         if self._has_spoken and is_default and request["voice"] != spoken["voice"]:
-            text = "Cannot update a conversation's voice if assistant audio is present."
-            raise Refused("cannot_update_voice", text, "response.audio.output.voice")
+            raise Refused("cannot_update_voice", _VOICE_IS_FIXED, "response.audio.output.voice")
         _check_tool_choice(request)
         return deepcopy(request)
 
     def _own_input(self, given: list[JsonObject]) -> list[_Item]:
-        known = [self._referenced(wire["id"], i) for i, wire in enumerate(given) if wire["type"] == "item_reference"]
-        items: list[_Item] = []
-        for i, wire in enumerate(given):
-            is_known = wire["type"] == "item_reference"
-            items.append(known.pop(0) if is_known else self._item_from(wire, f"response.input[{i}]"))
+        known = {i: self._referenced(one["id"], i) for i, one in enumerate(given) if one["type"] == "item_reference"}
+        items = [known.get(i) or self._item_from(one, f"response.input[{i}]") for i, one in enumerate(given)]
         for item in items:
-            if self._find(item.id) is None:
+            if self._items.find(item.id) is None:
                 self._transcribe(item)
         return items
 
     def _referenced(self, item_id: str, index: int) -> _Item:
-        item = self._find(item_id)
+        item = self._items.find(item_id)
         if item is None:
             text = f"Invalid 'response.input[{index}].id': the item with id '{item_id}' does not exist."
             raise Refused("invalid_value", text, f"response.input[{index}].id")
@@ -690,68 +706,72 @@ class ServerModel:
 
     def _heard(self, item_id: str) -> None:
         for response in list(self._responses.values()):
-            if item_id in response.waits_for:
-                response.waits_for.discard(item_id)
-                self._generate_if_heard(response)
+            response.waits_for.discard(item_id)
+            self._generate_if_heard(response)
 
     def _open_message(self, response: _Response) -> _Item:
         if response.is_open:
             return response.output[-1]
-        item = _Item(id=self._ids("item"), type="message", status="in_progress", role="assistant")
+        wire = {"id": self._ids("item"), "type": "message", "status": "in_progress", "role": "assistant", "content": []}
+        item = _Item(wire)
         self._start_item(response, item)
-        spoken = response.request["output_modalities"] == ["audio"]
-        item.parts.append(_Part(type="output_audio", transcript="") if spoken else _Part(type="output_text"))
+        if response.request["output_modalities"] == ["audio"]:
+            item.wire["content"] = [{"type": "output_audio", "transcript": ""}]
+            item.audio[0] = _Audio()
+        else:
+            item.wire["content"] = [{"type": "output_text", "text": ""}]
         response.is_open = True
         place = _place(response, item) | {"content_index": 0}
-        self._emit("response.content_part.added", **place, part=_short_part(item.parts[0]))
+        self._emit("response.content_part.added", **place, part=_short_part(item))
         return item
 
     def _start_item(self, response: _Response, item: _Item) -> None:
         response.output.append(item)
         place = {"response_id": response.id, "output_index": len(response.output) - 1}
-        self._emit("response.output_item.added", **place, item=item.wire())
+        self._emit("response.output_item.added", **place, item=item.copy())
         if response.is_default:
             self._items.append(item)
-            self._emit("conversation.item.added", previous_item_id=self._id_before(item), item=item.wire())
+            self._emit("conversation.item.added", previous_item_id=self._items.id_before(item), item=item.copy())
 
     def _end_item(self, response: _Response, item: _Item, status: str) -> None:
-        item.status = status
+        item.wire["status"] = status
         if response.is_default and item in self._items:
-            self._emit("conversation.item.done", previous_item_id=self._id_before(item), item=item.wire())
+            self._emit("conversation.item.done", previous_item_id=self._items.id_before(item), item=item.copy())
         place = {"response_id": response.id, "output_index": len(response.output) - 1}
-        self._emit("response.output_item.done", **place, item=item.wire())
+        self._emit("response.output_item.done", **place, item=item.copy())
 
     def _close_message(self, response: _Response, status: str) -> None:
         if not response.is_open:
             return
         response.is_open = False
         item = response.output[-1]
-        part, place = item.parts[0], _place(response, item) | {"content_index": 0}
-        if part.type == "output_text":
-            self._emit("response.output_text.done", **place, text=part.text)
+        part, place = item.wire["content"][0], _place(response, item) | {"content_index": 0}
+        if not item.audio:
+            self._emit("response.output_text.done", **place, text=part["text"])
         else:
             if response.encoder is not None and (tail := response.encoder.flush()):
                 self._emit("response.output_audio.delta", **place, delta=_base64(tail))
             self._emit("response.output_audio.done", **place)
-            self._emit("response.output_audio_transcript.done", **place, transcript=part.transcript or "")
-        self._emit("response.content_part.done", **place, part=_short_part(part))
+            self._emit("response.output_audio_transcript.done", **place, transcript=part["transcript"] or "")
+        self._emit("response.content_part.done", **place, part=_short_part(item))
         self._end_item(response, item, status)
 
-    def _grow_text(self, response: _Response, part: _Part, place: JsonObject, text: str) -> None:
+    def _grow_text(self, response: _Response, item: _Item, place: JsonObject, text: str) -> None:
         response.text_chars += len(text)
-        if part.type == "output_text":
-            part.text += text
+        part = item.wire["content"][0]
+        if not item.audio:
+            part["text"] += text
             self._emit("response.output_text.delta", **place, delta=text)
             return
-        if not part.is_truncated:
-            part.transcript = (part.transcript or "") + text
+        if not item.audio[0].is_truncated:
+            part["transcript"] += text
         self._emit("response.output_audio_transcript.delta", **place, delta=text)
 
-    def _grow_audio(self, response: _Response, part: _Part, place: JsonObject, pcm: bytes) -> None:
+    def _grow_audio(self, response: _Response, audio: _Audio, place: JsonObject, pcm: bytes) -> None:
         response.audio_bytes += len(pcm)
         self._has_spoken = True
-        if not part.is_truncated:
-            part.pcm += pcm
+        if not audio.is_truncated:
+            audio.pcm += pcm
         coded = pcm if response.encoder is None else response.encoder.encode(pcm)
         if coded:
             self._emit("response.output_audio.delta", **place, delta=_base64(coded))
@@ -778,71 +798,60 @@ class ServerModel:
 
     def _item_from(self, wire: JsonObject, path: str) -> _Item:
         """Make an item of what the client sent; checked by the rules already, but for its audio."""
-        item_id = wire.get("id") or self._ids("item")
-        status = wire.get("status", "completed")
-        if wire["type"] == "message":
-            parts = [self._part_from(one, f"{path}.content[{i}]") for i, one in enumerate(wire["content"])]
-            return _Item(id=item_id, type="message", status=status, role=wire["role"], parts=parts)
-        if wire["type"] == "function_call":
-            call_id = wire.get("call_id") or self._ids("call")
-            fields = {"name": wire["name"], "call_id": call_id, "arguments": wire["arguments"]}
-        else:
-            fields = {"call_id": wire["call_id"], "output": wire["output"]}
-        return _Item(id=item_id, type=wire["type"], status=status, fields=fields)
+        frame = {
+            "id": wire.get("id") or self._ids("item"),
+            "type": wire["type"],
+            "status": wire.get("status", "completed"),
+        }
+        match wire["type"]:
+            case "message":
+                audio = {
+                    i: self._audio_from(part, f"{path}.content[{i}].audio")
+                    for i, part in enumerate(wire["content"])
+                    if part["type"] == "input_audio"
+                }
+                content = [_without_audio(part) for part in wire["content"]]
+                return _Item(frame | {"role": wire["role"], "content": content}, audio)
+            case "function_call":
+                call_id = wire.get("call_id") or self._ids("call")
+                return _Item(frame | {"name": wire["name"], "call_id": call_id, "arguments": wire["arguments"]})
+            case _:
+                return _Item(frame | {"call_id": wire["call_id"], "output": wire["output"]})
 
-    def _part_from(self, wire: JsonObject, path: str) -> _Part:
-        if wire["type"] in ("input_text", "output_text"):
-            return _Part(type=wire["type"], text=wire["text"])
-        if wire["type"] == "input_image":
-            return _Part(type="input_image", image={key: wire[key] for key in ("image_url", "detail") if key in wire})
+    def _audio_from(self, part: JsonObject, path: str) -> _Audio:
         decoder = _decoder(self._session["audio"]["input"]["format"])
-        coded = audio_bytes(wire["audio"], f"{path}.audio", sample_bytes=2 if decoder is None else 1)
-        pcm = bytearray(coded if decoder is None else decoder.decode(coded))
-        transcript = wire.get("transcript")
-        return _Part(type="input_audio", transcript=transcript, heard=transcript, pcm=pcm)
+        coded = audio_bytes(part["audio"], path, sample_bytes=2 if decoder is None else 1)
+        return _Audio(bytearray(coded if decoder is None else decoder.decode(coded)), part.get("transcript"))
 
     def _announce_item(self, item: _Item) -> None:
-        previous = self._id_before(item)
-        self._emit("conversation.item.added", previous_item_id=previous, item=item.wire())
-        self._emit("conversation.item.done", previous_item_id=previous, item=item.wire())
+        previous = self._items.id_before(item)
+        self._emit("conversation.item.added", previous_item_id=previous, item=item.copy())
+        self._emit("conversation.item.done", previous_item_id=previous, item=item.copy())
 
     def _transcribe(self, item: _Item) -> None:
         """Have an item's first unheard audio understood; a message with more than one keeps the others as they are."""
-        part = next((part for part in item.parts if part.type == "input_audio" and part.heard is None), None)
-        if part is not None:
+        audio = next((audio for audio in item.audio.values() if audio.heard is None), None)
+        if audio is not None:
             self._unheard[item.id] = item
-            self._out.append(Transcribe(item.id, bytes(part.pcm), tuple(deepcopy(self._session["tools"]))))
+            self._out.append(Transcribe(item.id, bytes(audio.pcm), tuple(deepcopy(self._session["tools"]))))
 
-    def _announce_transcript(self, item: _Item, text: str) -> None:
-        place: JsonObject = {"item_id": item.id, "content_index": _audio_index(item)}
+    def _announce_transcript(self, item: _Item, index: int, text: str) -> None:
+        place: JsonObject = {"item_id": item.id, "content_index": index}
         if text:
             self._emit(_TRANSCRIPTION + "delta", **place, delta=text)
-        heard = _user_audio_tokens(_audio_part(item, "input_audio"))
+        heard, written = _user_audio_tokens(item.audio[index]), _text_tokens(len(text))
         usage = {
             "type": "tokens",
-            "total_tokens": heard + _text_tokens(len(text)),
+            "total_tokens": heard + written,
             "input_tokens": heard,
             "input_token_details": {"text_tokens": 0, "audio_tokens": heard},
-            "output_tokens": _text_tokens(len(text)),
+            "output_tokens": written,
         }
         self._emit(_TRANSCRIPTION + "completed", **place, transcript=text, usage=usage)
 
     @property
     def _transcribes(self) -> bool:
         return self._session["audio"]["input"]["transcription"] is not None
-
-    def _find(self, item_id: str) -> _Item | None:
-        return next((item for item in self._items if item.id == item_id), None)
-
-    def _known(self, item_id: str, code: str, doing: str) -> _Item:
-        item = self._find(item_id)
-        if item is None:
-            raise Refused(code, f"Error {doing} item: the item with id '{item_id}' does not exist.")
-        return item
-
-    def _id_before(self, item: _Item) -> str | None:
-        at = self._items.index(item)
-        return self._items[at - 1].id if at else None
 
     # --- turns by voice activity -----------------------------------------------------------------------------
 
@@ -856,23 +865,15 @@ class ServerModel:
             return None
         is_semantic = turns["type"] == "semantic_vad"
         silence_ms = _SEMANTIC_SILENCE_MS[turns["eagerness"]] if is_semantic else turns["silence_duration_ms"]
-        threshold = DEFAULT_THRESHOLD if is_semantic else turns["threshold"]
-        return EnergyVad(threshold=threshold, silence_ms=silence_ms, position=self._written_frames)
-
-    def _drop_before(self, frame: int) -> None:
-        """Forget the audio before an instant, counted in frames since the session began."""
-        del self._buffer[: max(0, 2 * (frame - self._buffer_start))]
-
-    @property
-    def _buffer_start(self) -> int:
-        return self._written_frames - len(self._buffer) // 2
+        threshold = turns.get("threshold", DEFAULT_THRESHOLD)
+        return EnergyVad(threshold=threshold, silence_ms=silence_ms, position=self._buffer.end)
 
     def _start_speech(self, frame: int) -> None:
         padding_ms = self._turn_detection.get("prefix_padding_ms", DEFAULT_PREFIX_MS)
-        self._drop_before(frame - padding_ms * SAMPLE_RATE // 1000)
+        self._buffer.take(frame - padding_ms * SAMPLE_RATE // 1000)
         self._speech_item_id = self._ids("item")
         self._idle_at = None
-        start_ms = self._buffer_start * 1000 // SAMPLE_RATE
+        start_ms = self._buffer.start * 1000 // SAMPLE_RATE
         self._emit("input_audio_buffer.speech_started", audio_start_ms=start_ms, item_id=self._speech_item_id)
         if self._turn_detection["interrupt_response"] and self._default is not None:
             self._stop(self._default, "cancelled", "turn_detected")
@@ -882,10 +883,7 @@ class ServerModel:
         self._speech_item_id = None
         end_ms = frame * 1000 // SAMPLE_RATE
         self._emit("input_audio_buffer.speech_stopped", audio_end_ms=end_ms, item_id=item_id)
-        size = 2 * (frame - self._buffer_start)
-        pcm = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        self._commit(item_id, pcm)
+        self._commit(item_id, self._buffer.take(frame))
         self._respond_to_turn()
 
     def _respond_to_turn(self) -> None:
@@ -898,10 +896,11 @@ class ServerModel:
 
     def _commit(self, item_id: str, pcm: bytes, *, heard: str | None = None) -> None:
         self._idle_at = None
-        part = _Part(type="input_audio", pcm=bytearray(pcm), heard=heard)
-        item = _Item(id=item_id, type="message", role="user", parts=[part])
+        content = [{"type": "input_audio", "transcript": None}]
+        wire = {"id": item_id, "type": "message", "status": "completed", "role": "user", "content": content}
+        item = _Item(wire, {0: _Audio(bytearray(pcm), heard)})
         self._items.append(item)
-        self._emit("input_audio_buffer.committed", previous_item_id=self._id_before(item), item_id=item_id)
+        self._emit("input_audio_buffer.committed", previous_item_id=self._items.id_before(item), item_id=item_id)
         self._announce_item(item)
         self._transcribe(item)
 
@@ -910,20 +909,18 @@ class ServerModel:
         timeout_ms = self._turn_detection.get("idle_timeout_ms")
         if timeout_ms is not None and self._speech_item_id is None:
             self._idle_at = self._now + (response.audio_bytes / BYTES_PER_MS + timeout_ms) / 1000
-            self._idle_from_ms = self._written_frames * 1000 // SAMPLE_RATE
+            self._idle_from_ms = self._buffer.end * 1000 // SAMPLE_RATE
 
     def _prompt_idle_user(self) -> None:
         self._idle_at = None
-        item_id, end_ms = self._ids("item"), self._written_frames * 1000 // SAMPLE_RATE
+        item_id, end_ms = self._ids("item"), self._buffer.end * 1000 // SAMPLE_RATE
         self._emit(
             "input_audio_buffer.timeout_triggered",
             audio_start_ms=self._idle_from_ms,
             audio_end_ms=end_ms,
             item_id=item_id,
         )
-        pcm = bytes(self._buffer)
-        self._clear_buffer()
-        self._commit(item_id, pcm, heard="")  # silence by definition: there is nothing to understand
+        self._commit(item_id, self._empty_buffer(), heard="")  # silence by definition: there is nothing to understand
         self._respond_to_turn()
 
     # --- the end ---------------------------------------------------------------------------------------------
@@ -963,6 +960,7 @@ class ServerModel:
 # ---------------------------------------------------------------------------------------------------------------
 # Reading a frame
 
+_VOICE_IS_FIXED = "Cannot update a conversation's voice if assistant audio is present."
 _TRANSCRIPTION = "conversation.item.input_audio_transcription."
 
 
@@ -1097,42 +1095,38 @@ def _base64(audio: bytes) -> str:
     return base64.b64encode(audio).decode("ascii")
 
 
-def _audio_index(item: _Item) -> int:
-    return next((i for i, part in enumerate(item.parts) if part.type == "input_audio"), 0)
-
-
-def _audio_part(item: _Item, part_type: str) -> _Part:
-    return next(part for part in item.parts if part.type == part_type)
-
-
 def _place(response: _Response, item: _Item) -> JsonObject:
     return {"response_id": response.id, "item_id": item.id, "output_index": len(response.output) - 1}
 
 
-def _short_part(part: _Part) -> JsonObject:
-    """Return the part as ``response.content_part.*`` names it, which is shorter than an item does."""
-    if part.type == "output_text":
-        return {"type": "text", "text": part.text}
-    return {"type": "audio", "transcript": part.transcript or ""}
+def _short_part(item: _Item) -> JsonObject:
+    """Return an answer's part as ``response.content_part.*`` names it, which is shorter than an item does."""
+    part = item.wire["content"][0]
+    if item.audio:
+        return {"type": "audio", "transcript": part["transcript"] or ""}
+    return {"type": "text", "text": part["text"]}
+
+
+def _without_audio(part: JsonObject) -> JsonObject:
+    return {"type": "input_audio", "transcript": part.get("transcript")} if part["type"] == "input_audio" else part
 
 
 def _text_tokens(chars: int) -> int:
     return (chars + 3) // 4
 
 
-def _user_audio_tokens(part: _Part) -> int:
-    return len(part.pcm) // (100 * BYTES_PER_MS)
+def _user_audio_tokens(audio: _Audio) -> int:
+    return len(audio.pcm) // (100 * BYTES_PER_MS)
 
 
 def _input_usage(context: Iterable[_Item], request: JsonObject) -> JsonObject:
     chars = len(request["instructions"]) + sum(len(json.dumps(tool)) for tool in request["tools"])
-    audio = 0
+    audio_tokens = 0
     for item in context:
-        chars += sum(len(str(value)) for value in item.fields.values())
-        for part in item.parts:
-            chars += len(part.text)
-            if part.type == "input_audio":
-                audio += _user_audio_tokens(part)
-            elif part.type == "output_audio":
-                audio += len(part.pcm) // (50 * BYTES_PER_MS)
-    return {"text_tokens": _text_tokens(chars), "audio_tokens": audio}
+        parts = item.wire.get("content", ())
+        chars += sum(len(part.get("text", "")) for part in parts)
+        chars += sum(len(str(item.wire.get(key, ""))) for key in ("name", "call_id", "arguments", "output"))
+        for i, audio in item.audio.items():
+            is_user = parts[i]["type"] == "input_audio"
+            audio_tokens += _user_audio_tokens(audio) if is_user else len(audio.pcm) // (50 * BYTES_PER_MS)
+    return {"text_tokens": _text_tokens(chars), "audio_tokens": audio_tokens}

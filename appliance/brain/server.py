@@ -17,7 +17,6 @@ import logging
 import secrets
 import string
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from types import TracebackType
@@ -108,10 +107,6 @@ class BrainServer:
         self._sessions: set[_BrainSession] = set()
         self._server: Server | None = None
 
-    def __repr__(self) -> str:
-        where = self.url if self._server is not None else "closed"
-        return f"<BrainServer {where} sessions={len(self._sessions)}>"
-
     async def __aenter__(self) -> BrainServer:
         try:
             self._server = await serve(
@@ -191,7 +186,9 @@ class BrainServer:
 
     def _refusal(self, request: Request, query: Mapping[str, list[str]]) -> _Refusal | None:
         invalid = "invalid_request_error"
-        if self._token is not None and not any(_same(key, self._token) for key in _keys(request)):
+        if self._token is not None and not any(
+            hmac.compare_digest(key.encode(), self._token.encode()) for key in _keys(request)
+        ):
             return _Refusal(3000, invalid, "invalid_api_key", "Incorrect API key provided.")
         if "realtime=v1" in ",".join(request.headers.get_all("OpenAI-Beta")):
             text = "The Realtime Beta API is no longer supported. Please use /v1/realtime for the GA API."
@@ -221,8 +218,7 @@ class _BrainSession:
         self._model = ServerModel(
             session_id=_new_id("sess"), model=model, now=self._clock(), wall_s=int(time.time()), ids=_new_id
         )
-        self._outbox: deque[str | Close] = deque()
-        self._has_mail = asyncio.Event()
+        self._outbox: asyncio.Queue[str | Close] = asyncio.Queue()
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._deadline_moved = asyncio.Event()
@@ -252,16 +248,13 @@ class _BrainSession:
     async def _write(self) -> None:
         try:
             while True:
-                while self._outbox:
-                    mail = self._outbox.popleft()
-                    if len(self._outbox) < OUTBOX_FRAMES:
-                        self._has_room.set()
-                    if isinstance(mail, Close):
-                        await self._connection.close(mail.code, mail.reason)
-                        return
-                    await self._connection.send(mail)
-                self._has_mail.clear()
-                await self._has_mail.wait()
+                mail = await self._outbox.get()
+                if self._outbox.qsize() < OUTBOX_FRAMES:
+                    self._has_room.set()
+                if isinstance(mail, Close):
+                    await self._connection.close(mail.code, mail.reason)
+                    return
+                await self._connection.send(mail)
         except ConnectionClosed:
             return  # the reader sees it too, and ends the session
 
@@ -293,9 +286,8 @@ class _BrainSession:
         self._deadline_moved.set()
 
     def _post(self, mail: str | Close) -> None:
-        self._outbox.append(mail)
-        self._has_mail.set()
-        if len(self._outbox) >= OUTBOX_FRAMES:
+        self._outbox.put_nowait(mail)
+        if self._outbox.qsize() >= OUTBOX_FRAMES:
             self._has_room.clear()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -395,10 +387,6 @@ def _keys(request: Request) -> list[str]:
         entries = (entry.strip() for entry in header.split(","))
         keys += [entry.removeprefix(_KEY_ENTRY) for entry in entries if entry.startswith(_KEY_ENTRY)]
     return keys
-
-
-def _same(key: str, token: str) -> bool:
-    return hmac.compare_digest(key.encode(), token.encode())
 
 
 def _new_id(prefix: str) -> str:

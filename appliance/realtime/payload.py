@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from appliance.errors import SettingsError, did_you_mean
@@ -62,9 +62,6 @@ class NoiseReduction:
     """Speaking into the box, or across a room."""
     strength: float | None = None
 
-    def wire(self) -> JsonObject:
-        return _set_keys(type=self.type, strength=self.strength)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transcription:
@@ -80,16 +77,6 @@ class Transcription:
 
     def __post_init__(self) -> None:
         _require(not (self.language and self.languages), "transcription.languages", self.languages, "none beside one")
-
-    def wire(self) -> JsonObject:
-        return _set_keys(
-            model=self.model,
-            language=self.language,
-            languages=None if self.languages is None else list(self.languages),
-            prompt=self.prompt,
-            keywords=None if self.keywords is None else list(self.keywords),
-            delay=self.delay,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,9 +98,6 @@ class ServerVad:
         _require(threshold is None or 0 <= threshold <= 1, "turn_detection.threshold", threshold, "0 to 1")
         _require(idle is None or 5000 <= idle <= 30000, "turn_detection.idle_timeout_ms", idle, "5000 to 30000")
 
-    def wire(self) -> JsonObject:
-        return {"type": "server_vad", **_set_keys(**{f.name: getattr(self, f.name) for f in fields(self)})}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SemanticVad:
@@ -122,9 +106,6 @@ class SemanticVad:
     eagerness: Literal["low", "medium", "high", "auto"] = "auto"
     create_response: bool = True
     interrupt_response: bool = True
-
-    def wire(self) -> JsonObject:
-        return {"type": "semantic_vad", **{f.name: getattr(self, f.name) for f in fields(self)}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,14 +119,6 @@ class RetentionRatio:
 
     def __post_init__(self) -> None:
         _require(0 <= self.retention_ratio <= 1, "truncation.retention_ratio", self.retention_ratio, "0 to 1")
-
-    def wire(self) -> JsonObject:
-        limits = None if self.post_instructions is None else {"post_instructions": self.post_instructions}
-        return {
-            "type": "retention_ratio",
-            "retention_ratio": self.retention_ratio,
-            **_set_keys(token_limits=limits),
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,7 +193,7 @@ def session_object(
         instructions: "" clears the server's own default text; None leaves it.
         tools: Flat function tools, or MCP tools.
     """
-    noise = settings.noise_reduction
+    noise, transcription = settings.noise_reduction, settings.transcription
     session = {
         "type": "realtime",
         "output_modalities": list(settings.output_modalities),
@@ -230,9 +203,7 @@ def session_object(
                 "turn_detection": _plain(settings.turn_detection),
                 **_set_keys(
                     transcription=_plain(
-                        Transcription(model=settings.transcription)
-                        if isinstance(settings.transcription, str)
-                        else settings.transcription
+                        Transcription(model=transcription) if isinstance(transcription, str) else transcription
                     ),
                     noise_reduction=_plain(NoiseReduction(type=noise) if isinstance(noise, str) else noise),
                 ),
@@ -251,7 +222,7 @@ def session_object(
             parallel_tool_calls=settings.parallel_tool_calls,
             truncation=_plain(settings.truncation),
             tracing=_plain(settings.tracing),
-            include=None if settings.include is None else list(settings.include),
+            include=_plain(settings.include),
         ),
     }
     return _merged(session, settings.provider_data)
@@ -295,10 +266,19 @@ def image_part(image: bytes, *, detail: Literal["auto", "low", "high"] | None = 
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can write of a setting; a mapping is copied."""
-    if hasattr(value, "wire"):
-        return value.wire()
-    return dict(value) if isinstance(value, Mapping) else value
+    """What JSON can write of a setting, without what is unset; a mapping is copied."""
+    if isinstance(value, RetentionRatio):
+        limits = None if value.post_instructions is None else {"post_instructions": value.post_instructions}
+        return {"type": "retention_ratio", **_set_keys(retention_ratio=value.retention_ratio, token_limits=limits)}
+    if is_dataclass(value):
+        keys = {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
+        return {**_VAD_TYPES.get(type(value), {}), **_set_keys(**keys)}
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+_VAD_TYPES: Mapping[type, JsonObject] = {ServerVad: {"type": "server_vad"}, SemanticVad: {"type": "semantic_vad"}}
 
 
 def _merged(base: JsonObject, more: Mapping[str, Any]) -> JsonObject:

@@ -414,10 +414,6 @@ def _pairs(value: Any, where: str) -> Mapping[str, str]:
     return {str(key): str(one) for key, one in _object(value, where).items()}
 
 
-def _anything(value: Any, where: str) -> Any:
-    return value
-
-
 def _audio(value: Any, where: str) -> bytes:
     try:
         pcm = msgspec.convert(_text(value, where), bytes)
@@ -465,7 +461,7 @@ _READERS: dict[Any, _Reader] = {
     str: _text,
     int: _integer,
     bytes: _audio,
-    Any: _anything,
+    Any: lambda value, where: value,
     JsonObject: _object,
     Mapping[str, Any]: _object,
     Mapping[str, str]: _pairs,

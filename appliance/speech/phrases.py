@@ -18,7 +18,8 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -205,7 +206,7 @@ class PhraseBook:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Goes to another process as its source, and is read there again."""
-        return _book_of, (self._source, self.name)
+        return partial(PhraseBook, name=self.name), (self._source,)
 
     @classmethod
     def load(cls, folder: Path, language: str) -> PhraseBook:
@@ -224,14 +225,6 @@ class PhraseBook:
         if not isinstance(source, dict):
             raise SettingsError(f"{path}: the phrase book is a {type(source).__name__}, expected a mapping")
         return cls(source, name=str(path))
-
-    def __repr__(self) -> str:
-        return f"<PhraseBook {self.language} phrases={len(self.phrases)} templates={self.template_count}>"
-
-    @property
-    def template_count(self) -> int:
-        """How many templates there are."""
-        return sum(len(phrase.say) for phrase in self.phrases)
 
     def live(self, tools: Iterable[Mapping[str, Any]]) -> LivePhrases:
         """Return the phrases that these tools make live: the same object for the same phrases.
@@ -352,11 +345,15 @@ class PhraseBook:
             match pending.pop():
                 case ListReference() as one:
                     if one.list_name not in self.lists:
-                        raise SettingsError(f"{where}: no list {one.list_name!r}; the lists are {_names(self.lists)}")
+                        raise SettingsError(
+                            f"{where}: no list {one.list_name!r}; the lists are {', '.join(self.lists)}"
+                        )
                     yield one.slot_name
                 case RuleReference() as one:
                     if one.rule_name not in self.rules:
-                        raise SettingsError(f"{where}: no rule {one.rule_name!r}; the rules are {_names(self.rules)}")
+                        raise SettingsError(
+                            f"{where}: no rule {one.rule_name!r}; the rules are {', '.join(self.rules)}"
+                        )
                     pending.append(self._parsed_rules[one.rule_name])
                 case ExpressionGroup() as one:
                     pending.extend(one.items)
@@ -365,15 +362,12 @@ class PhraseBook:
 
     def _check_names(self) -> None:
         """Refuse rules that use each other in a circle or name what is not there."""
+        uses = {key: re.findall(r"<(\w+)>", one) for key, one in self.rules.items()}
+        try:
+            TopologicalSorter(uses).prepare()
+        except CycleError as exc:
+            raise SettingsError(f"{self.name}: rules.{min(exc.args[1])}: it contains itself; write it out") from None
         for key, one in self.rules.items():
-            inside, pending = set[str](), set(re.findall(r"<(\w+)>", one))
-            while pending:
-                inside |= pending
-                pending = {
-                    name for rule in pending for name in re.findall(r"<(\w+)>", self.rules.get(rule, ""))
-                } - inside
-            if key in inside:
-                raise SettingsError(f"{self.name}: rules.{key}: it contains itself; write it out")
             list(self._slots(one, f"{self.name}: rules.{key}"))
 
 
@@ -383,9 +377,6 @@ class LivePhrases:
     def __init__(self, book: PhraseBook, phrases: tuple[Phrase, ...]) -> None:
         self._book = book
         self.phrases = phrases
-
-    def __repr__(self) -> str:
-        return f"<LivePhrases {len(self.phrases)} of {len(self._book.phrases)}>"
 
     def match(self, text: str) -> Match | None:
         """Return what a whole sentence means, or None if no phrase says it."""
@@ -444,7 +435,7 @@ def _path_of(folder: Path, language: str) -> Path:
     for name in (language, re.split("[-_]", language)[0]):
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
-    there = _names(path.stem for path in sorted(folder.glob("*.yaml"))) or "none"
+    there = ", ".join(path.stem for path in sorted(folder.glob("*.yaml"))) or "none"
     raise SettingsError(f"no phrase book for language {language!r} in {folder}; there: {there}")
 
 
@@ -509,10 +500,6 @@ def _parse(template: str, where: str) -> Expression:
 def _typed(template: str, value: Any) -> str:
     """Let a number of a list be typed in digits too; they are never spoken, so the grammar has no use for them."""
     return f"({template}|{value})" if isinstance(value, int) else template
-
-
-def _names(names: Iterable[str]) -> str:
-    return ", ".join(names)
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -590,7 +577,3 @@ def _spoken(value: Any, format_name: str = "") -> str:
             return "none"
         case _:
             return str(value)
-
-
-def _book_of(source: Mapping[str, Any], name: str) -> PhraseBook:
-    return PhraseBook(source, name=name)

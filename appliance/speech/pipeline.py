@@ -63,9 +63,6 @@ class ChainedPipeline:
         self._workflow = workflow
         self._tts = tts
 
-    def __repr__(self) -> str:
-        return f"<ChainedPipeline {self._stt!r} {self._workflow!r} {self._tts!r}>"
-
     async def warm_up(self) -> None:
         """Load what the first utterance would load; every stage that has nothing to load is skipped.
 

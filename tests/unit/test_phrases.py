@@ -69,7 +69,7 @@ def test_a_sentence_that_is_not_in_the_book_means_nothing(sentence: str) -> None
 
 
 def test_the_book_has_at_least_forty_templates_and_reaches_every_tool() -> None:
-    assert BOOK.template_count >= 40
+    assert sum(len(phrase.say) for phrase in BOOK.phrases) >= 40
     assert {phrase.call.tool for phrase in BOOK.phrases if phrase.call} == set(ARGUMENTS)
 
 

@@ -399,7 +399,7 @@ class Recogniser:
     async def hear(cls, pcm: bytes, tools: list[dict[str, Any]] = TOOLS) -> Transcript:
         if cls.engine is None:
             cls.engine = SphinxSpeechToText(BOOK)
-        return await cls.engine.transcribe(pcm, tools=tools)
+        return await asyncio.to_thread(cls.engine.understand, pcm, tools)
 
 
 async def test_a_command_is_heard_as_the_phrase_that_it_is() -> None:
@@ -456,10 +456,10 @@ async def test_old_grammars_make_room() -> None:
     assert "grammars=8" in repr(Recogniser.engine)
 
 
-async def test_a_word_without_a_pronunciation_is_named_at_load() -> None:
+def test_a_word_without_a_pronunciation_is_named_at_load() -> None:
     book = PhraseBook({"phrases": [{"answer": "x", "say": ["florbulate the lamp"]}]}, name="my.yaml")
     with pytest.raises(SettingsError, match=r"my\.yaml.*'florbulate'.*pronunciations"):
-        await SphinxSpeechToText(book).warm_up()
+        SphinxSpeechToText(book).load()
 
 
 # --- Weighing ------------------------------------------------------------------------------------------------------

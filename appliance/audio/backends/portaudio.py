@@ -3,7 +3,7 @@
 Facts that shape this file (established by experiment): PortAudio opens every PCM while it lists them and lists them
 once, at ``PyAudio()``; only when all instances are terminated does it look again. An exception in a callback is
 thrown into the thread that opened the stream, and a short buffer ends the stream without a word: so the callbacks are
-total functions. The complaints of ALSA and JACK on standard error are caught and kept for a diagnosis.
+total functions. What ALSA and JACK complain of on standard error is dropped: every listing makes a page of it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 import logging
 import os
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 _RATES = (48_000, 44_100, 32_000, 16_000, 24_000)
 _UNDERFLOW_OR_OVERFLOW = pyaudio.paInputOverflow | pyaudio.paOutputUnderflow
 _INVALID_RATE, _UNAVAILABLE, _ILLEGAL_COMBINATION, _INVALID_CHANNELS = -9997, -9985, -9993, -9998
+_CHANNELS: Mapping[Direction, str] = {"capture": "maxInputChannels", "playback": "maxOutputChannels"}
 _CALLBACK = Callable[[bytes | None, int, Mapping[str, float], int], tuple[bytes | None, int]]
 
 
@@ -95,11 +96,6 @@ class PortAudioBackend:
         self._rate = rate
         self._period_ms = period_ms
         self._audio: pyaudio.PyAudio | None = None
-        self.complaints = ""
-        """What the libraries below said on standard error at the last listing."""
-
-    def __repr__(self) -> str:
-        return f"<PortAudioBackend {self._cards['capture']!r}, {self._cards['playback']!r}>"
 
     def open_capture(self, consume: Consume) -> _PortAudioStream:
         def make(stream: _PortAudioStream, channels: int) -> _CALLBACK:
@@ -140,39 +136,32 @@ class PortAudioBackend:
 
     def reset(self) -> None:
         """Forget the list of cards; the next opening makes a new one."""
-        self.close()
-
-    def close(self) -> None:
         audio, self._audio = self._audio, None
         if audio is not None:
             audio.terminate()
 
+    close = reset
+
     # --- opening ------------------------------------------------------------------------------------------------
 
-    def _instance(self) -> pyaudio.PyAudio:
-        if self._audio is None:
-            with _quiet() as said:
-                self._audio = pyaudio.PyAudio()
-            self.complaints = said.text
-        return self._audio
-
     def _open(self, direction: Direction, make: Callable[[_PortAudioStream, int], _CALLBACK]) -> _PortAudioStream:
-        audio = self._instance()
+        if self._audio is None:
+            with _quiet():
+                self._audio = pyaudio.PyAudio()
+        audio = self._audio
         card = self._find(audio, direction)
-        key = "maxInputChannels" if direction == "capture" else "maxOutputChannels"
-        most = int(card[key])
         rates = list(dict.fromkeys([self._rate, int(card["defaultSampleRate"]), *_RATES]))
+        channels = (1, 2) if int(card[_CHANNELS[direction]]) >= 2 else (1,)
         problem: OSError | None = None
-        for rate in rates:
-            for channels in (1, 2) if most >= 2 else (1,):
-                try:
-                    return self._start(audio, direction, card, rate, channels, make)
-                except OSError as exc:
-                    problem = exc
-                    if exc.errno == _UNAVAILABLE:
-                        raise _explained(direction, card, exc, rates) from None
+        for rate, count in product(rates, channels):
+            try:
+                return self._start(audio, direction, card, rate, count, make)
+            except OSError as exc:
+                problem = exc
+                if exc.errno == _UNAVAILABLE:
+                    break
         assert problem is not None
-        raise _explained(direction, card, problem, rates) from None
+        raise _explained(direction, card, problem, rates)
 
     def _start(
         self,
@@ -239,10 +228,9 @@ def list_cards() -> list[tuple[Direction, str]]:
 
 
 def _cards(audio: pyaudio.PyAudio, direction: Direction) -> Iterator[Mapping[str, Any]]:
-    key = "maxInputChannels" if direction == "capture" else "maxOutputChannels"
     for index in range(audio.get_device_count()):
         card = audio.get_device_info_by_index(index)
-        if int(card[key]) > 0:
+        if int(card[_CHANNELS[direction]]) > 0:
             yield card
 
 
@@ -284,23 +272,14 @@ def _explained(direction: Direction, card: Mapping[str, Any], exc: OSError, rate
             return AudioError(f"{direction}: {name!r}: {exc.strerror or exc}")
 
 
-class _Complaints:
-    """What was caught on standard error; "" until the block is left."""
-
-    text = ""
-
-
 @contextmanager
-def _quiet() -> Iterator[_Complaints]:
-    """Catch what C libraries write to standard error."""
-    complaints = _Complaints()
-    with tempfile.TemporaryFile() as caught:
-        saved = os.dup(2)
-        os.dup2(caught.fileno(), 2)
-        try:
-            yield complaints
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            caught.seek(0)
-            complaints.text = caught.read().decode(errors="replace")
+def _quiet() -> Iterator[None]:
+    """Drop what C libraries write to standard error."""
+    saved = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)

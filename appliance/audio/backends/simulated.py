@@ -78,17 +78,18 @@ class Loudspeaker:
         self.rate = rate
         self.is_plugged = True
         self.is_stalled = False
+        self.frames = 0
+        """How much was kept since the first sound, silence included."""
         self._periods: deque[tuple[float, Int16]] = deque()
-        self._frames = 0
 
     def take(self, at: float, block: Int16) -> None:
         """Keep one period; on the card's thread. Silence before the first sound is not kept."""
         if not self._periods and not block.any():
             return
         self._periods.append((at, block.copy()))
-        self._frames += len(block)
-        while self._frames > _KEPT_S * self.rate:
-            self._frames -= len(self._periods.popleft()[1])
+        self.frames += len(block)
+        while self.frames > _KEPT_S * self.rate:
+            self.frames -= len(self._periods.popleft()[1])
 
     @property
     def periods(self) -> list[tuple[float, Int16]]:
@@ -104,12 +105,7 @@ class Loudspeaker:
 
     def clear(self) -> None:
         self._periods.clear()
-        self._frames = 0
-
-    @property
-    def frames(self) -> int:
-        """How much was kept since the first sound, silence included."""
-        return self._frames
+        self.frames = 0
 
     @property
     def has_sounded(self) -> bool:
@@ -134,23 +130,25 @@ class Loudspeaker:
 
 
 class _SimulatedStream:
-    """One direction: a thread that calls back once a period; `work` says False to end, None for a stall."""
+    """One direction: a thread that works once a period, until the device is unplugged."""
 
-    def __init__(self, name: str, rate: int, period: int, work: Callable[[float], bool | None]) -> None:
+    def __init__(
+        self, device: Microphone | Loudspeaker, rate: int, period: int, work: Callable[[float], None], *, name: str
+    ) -> None:
         self.rate = rate
         self.period = period
         self.latency = period
         self.xruns = 0
         self.last_callback_at = time.monotonic()
+        self._device = device
         self._work = work
         self._is_open = True
-        self._has_ended = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     @property
     def is_active(self) -> bool:
-        return self._is_open and not self._has_ended
+        return self._is_open and self._thread.is_alive()
 
     def close(self) -> None:
         self._is_open = False
@@ -166,14 +164,11 @@ class _SimulatedStream:
                 self.xruns += 1
                 due = now
             due += period_s
-            if not self._is_open:
+            if not (self._is_open and self._device.is_plugged):
                 return
-            has_worked = self._work(now)
-            if has_worked:
+            if not self._device.is_stalled:
+                self._work(now)
                 self.last_callback_at = now
-            elif has_worked is False:
-                self._has_ended = True
-                return
 
 
 class SimulatedBackend:
@@ -185,43 +180,27 @@ class SimulatedBackend:
         self.microphone = Microphone(rate)
         self.loudspeaker = Loudspeaker(rate)
 
-    def __repr__(self) -> str:
-        return f"<SimulatedBackend {self.rate} Hz, periods of {self.period}>"
-
     def open_capture(self, consume: Consume) -> _SimulatedStream:
-        microphone = self.microphone
-        if not microphone.is_plugged:
+        if not self.microphone.is_plugged:
             raise CardMissing("capture: the simulated microphone is unplugged; plug it in")
 
-        def work(now: float) -> bool | None:
-            if not microphone.is_plugged:
-                return False
-            if microphone.is_stalled:
-                return None
-            consume(microphone.hear(self.period))
-            return True
+        def work(_: float) -> None:
+            consume(self.microphone.hear(self.period))
 
-        return _SimulatedStream("simulated microphone", self.rate, self.period, work)
+        return _SimulatedStream(self.microphone, self.rate, self.period, work, name="simulated microphone")
 
     def open_playback(self, fill: Fill) -> _SimulatedStream:
-        loudspeaker = self.loudspeaker
-        if not loudspeaker.is_plugged:
+        if not self.loudspeaker.is_plugged:
             raise CardMissing("playback: the simulated loudspeaker is unplugged; plug it in")
         block = np.zeros(self.period, np.int16)
 
-        def work(now: float) -> bool | None:
-            if not loudspeaker.is_plugged:
-                return False
-            if loudspeaker.is_stalled:
-                return None
+        def work(now: float) -> None:
             fill(block)
-            loudspeaker.take(now, block)
-            return True
+            self.loudspeaker.take(now, block)
 
-        return _SimulatedStream("simulated loudspeaker", self.rate, self.period, work)
+        return _SimulatedStream(self.loudspeaker, self.rate, self.period, work, name="simulated loudspeaker")
 
     def reset(self) -> None:
         """Nothing is cached: a card that was plugged in is found at the next opening."""
 
-    def close(self) -> None:
-        """Nothing is held."""
+    close = reset

@@ -35,12 +35,13 @@ import threading
 from asyncio.staggered import staggered_race
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from itertools import zip_longest
 from typing import Any, TypeAlias
-from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 from urllib.request import getproxies, proxy_bypass  # websockets imports it too
 
 from websockets.asyncio.client import ClientConnection
@@ -100,7 +101,11 @@ def endpoint_url(base_url: str, model: str) -> str:
     Raises:
         SettingsError: It is not such an address.
     """
-    parts = _split(base_url)
+    try:
+        parts = urlsplit(base_url.strip())
+        _ = parts.port  # raises for what is no port
+    except ValueError as exc:
+        raise SettingsError(f"base URL {bare_address(base_url)!r}: {exc}") from None
     scheme = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}.get(parts.scheme)
     if scheme is None or not parts.hostname:
         raise SettingsError(
@@ -117,13 +122,7 @@ def endpoint_url(base_url: str, model: str) -> str:
     return f"{scheme}://{parts.netloc}{path}" + (f"?{query}" if query else "")
 
 
-def _split(url: str) -> SplitResult:
-    try:
-        parts = urlsplit(url.strip())
-        _ = parts.port  # raises for what is no port
-    except ValueError as exc:
-        raise SettingsError(f"base URL {bare_address(url)!r}: {exc}") from None
-    return parts
+_system_trust = cache(ssl.create_default_context)  # reading the trust store takes tens of milliseconds on a Pi
 
 
 class _Connect(open_websocket):
@@ -207,6 +206,7 @@ class WebSocketTransport:
         self._connect_timeout_s = connect_timeout_s
         self._ping_interval_s = ping_interval_s
         self._ping_timeout_s = ping_timeout_s
+        self._send_timeout_s = ping_interval_s + ping_timeout_s
         self._close_timeout_s = close_timeout_s
         self._outbox_limit_s = outbox_limit_s
         self._max_frame_bytes = max_frame_bytes
@@ -360,17 +360,12 @@ class WebSocketTransport:
             link.filled.clear()
             await link.filled.wait()
 
-    @property
-    def _send_timeout_s(self) -> float:
-        return self._ping_interval_s + self._ping_timeout_s
-
     async def _close(self, connection: ClientConnection) -> None:
         """Say good-bye within the time-out; then the socket is gone, one way or the other."""
         try:
-            async with asyncio.timeout(self._close_timeout_s):
-                await connection.close()
-        except TimeoutError:
-            pass
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._close_timeout_s):
+                    await connection.close()
         finally:
             connection.transport.abort()
 
@@ -415,7 +410,7 @@ class WebSocketTransport:
         if parts.scheme not in {"ws", "wss"} or not host:
             detail = f"{bare_address(endpoint.url)!r} is not a WebSocket address"
             raise _Refused(Failure("bad_address", detail))
-        options: dict[str, Any] = {"ssl": self._trust()} if parts.scheme == "wss" else {}
+        options: dict[str, Any] = {"ssl": self._tls or _system_trust()} if parts.scheme == "wss" else {}
         proxy = None if is_loopback(host) else _proxy_of_the_environment(parts.scheme == "wss", host, port)
         if proxy is not None:
             options["happy_eyeballs_delay"] = _STAGGER_S
@@ -438,12 +433,6 @@ class WebSocketTransport:
         if proxy is not None:
             _tune(connection.transport.get_extra_info("socket"), unacknowledged_s=self._ping_timeout_s)
         return connection
-
-    def _trust(self) -> ssl.SSLContext:
-        """The TLS context, made once: reading the trust store takes tens of milliseconds on a Pi."""
-        if self._tls is None:
-            self._tls = ssl.create_default_context()
-        return self._tls
 
 
 class _Refused(LinkError):
@@ -532,27 +521,17 @@ async def _resolve(host: str, port: int) -> list[_Address]:
     """
     with suppress(socket.gaierror):  # an address in digits needs no thread
         return _addresses(host, port, socket.AI_NUMERICHOST)
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[list[_Address]] = loop.create_future()
-
-    def give(found: list[_Address] | OSError) -> None:
-        if answer.done():
-            return
-        if isinstance(found, OSError):
-            answer.set_exception(found)
-        else:
-            answer.set_result(found)
+    answer: Future[list[_Address]] = Future()
+    answer.set_running_or_notify_cancel()  # who waits may give up: the thread's answer is then dropped
 
     def ask() -> None:
         try:
-            found: list[_Address] | OSError = _addresses(host, port, 0)
+            answer.set_result(_addresses(host, port, 0))
         except OSError as exc:
-            found = exc
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(give, found)
+            answer.set_exception(exc)
 
     threading.Thread(target=ask, name="resolver", daemon=True).start()
-    return await answer
+    return await asyncio.wrap_future(answer)
 
 
 def _interleaved(addresses: Sequence[_Address]) -> list[_Address]:

@@ -7,13 +7,13 @@ speech against 25 ms, pocketsphinx 5.1.1).
 
 A grammar knows whole words only, so a template whose pieces join inside a word (``light[s]``) is refused here.
 
-Source: hassil's template syntax; subset construction and partition refinement as in any book on automata.
+Source: hassil's template syntax; subset construction as in any book on automata.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, permutations
 
@@ -61,7 +61,7 @@ def compile_grammar(
     nfa = _Nfa(rules, lists)
     for template in templates:
         nfa.link(nfa.add(template, nfa.start), nfa.end)
-    return _joined(*_minimal(*_deterministic(nfa)))
+    return _minimal(nfa)
 
 
 def words(expression: Expression) -> set[str]:
@@ -165,60 +165,31 @@ class _Nfa:
         return frozenset(found)
 
 
-def _deterministic(nfa: _Nfa) -> tuple[list[dict[str, int]], set[int]]:
-    """Subset construction: return the arcs of each state by word, and the accepting states."""
-    first = nfa.reach([nfa.start])
-    numbers, table, accepting = {first: 0}, list[dict[str, int]](), set[int]()
-    pending = [first]
-    for here in pending:  # grows while it is walked
-        if nfa.end in here:
-            accepting.add(numbers[here])
-        heads: dict[str, set[int]] = defaultdict(set)
-        for state in here:
-            for word, to in nfa.arcs[state]:
-                if word:
-                    heads[word].add(to)
-        row = {}
-        for word, targets in heads.items():
-            there = nfa.reach(targets)
-            if there not in numbers:
-                numbers[there] = len(numbers)
-                pending.append(there)
-            row[word] = numbers[there]
-        table.append(row)
-    return table, accepting
+def _minimal(nfa: _Nfa) -> Automaton:
+    """Subset construction, from the ends of the sentences to their start, so that equal states are met as equal.
 
+    No sentence is endless, so every way leads to the one state without arcs, and no state into itself.
+    """
+    numbers: dict[tuple[bool, frozenset[tuple[str, int]]], int] = {(True, frozenset()): 0}
+    done: dict[frozenset[int], int] = {}
 
-def _minimal(table: list[dict[str, int]], accepting: set[int]) -> tuple[list[dict[str, int]], set[int]]:
-    """Merge the states that cannot be told apart; state 0 stays the start."""
-    block = [int(state in accepting) for state in range(len(table))]
-    count = 0
-    while True:
-        seen: dict[tuple[int, frozenset[tuple[str, int]]], int] = {}
-        fresh = []
-        for state, row in enumerate(table):
-            signature = (block[state], frozenset((word, block[to]) for word, to in row.items()))
-            fresh.append(seen.setdefault(signature, len(seen)))
-        block = fresh
-        if len(seen) == count:
-            break
-        count = len(seen)
-    merged: list[dict[str, int]] = [{} for _ in range(count)]
-    for state, row in enumerate(table):
-        merged[block[state]] = {word: block[to] for word, to in row.items()}
-    return merged, {block[state] for state in accepting}
+    def number(here: frozenset[int]) -> int:
+        if here not in done:
+            heads: dict[str, set[int]] = defaultdict(set)
+            for state in here:
+                for word, to in nfa.arcs[state]:
+                    if word:
+                        heads[word].add(to)
+            row = frozenset((word, number(nfa.reach(targets))) for word, targets in heads.items())
+            done[here] = numbers.setdefault((nfa.end in here, row), len(numbers))
+        return done[here]
 
-
-def _joined(table: list[dict[str, int]], accepting: set[int]) -> Automaton:
-    """Give all accepting states one final state, without an empty arc."""
-    final = len(table)
-
-    def arcs() -> Iterator[tuple[int, int, str]]:
-        for state, row in enumerate(table):
-            for word, to in row.items():
-                yield state, to, word
-                if to in accepting:
-                    yield state, final, word
-
-    live = {to for row in table for to in row.values() if table[to]} | {0, final}
-    return Automaton(len(table) + 1, final, tuple(arc for arc in arcs() if arc[1] in live))
+    start = number(nfa.reach([nfa.start]))  # the last one: every other state is behind it
+    accepting = {state for (is_end, _), state in numbers.items() if is_end}
+    arcs = {
+        (start - state, start - end, word)
+        for (_, row), state in numbers.items()
+        for word, to in row
+        for end in ({to, 0} if to in accepting else {to})
+    }
+    return Automaton(start + 1, start, tuple(sorted(arcs)))

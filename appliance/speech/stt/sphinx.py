@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import threading
@@ -40,7 +39,7 @@ _PROBABILITY = 1.0  # every sentence of the book is as likely as any other
 
 
 class SphinxSpeechToText:
-    """A `stages.SpeechToText`. One decoder, loaded once, one utterance at a time; it works on a thread of the pool.
+    """The engine that `worker` runs in a process of its own. One decoder, loaded once, one utterance at a time.
 
     Args:
         book: The phrases, and the pronunciations of what the dictionary does not have.
@@ -63,27 +62,15 @@ class SphinxSpeechToText:
     def __repr__(self) -> str:
         return f"<SphinxSpeechToText {'loaded' if self._decoder else 'not loaded'} grammars={len(self._grammars)}>"
 
-    async def warm_up(self) -> None:
+    def load(self) -> None:
         """Load the model and the dictionary (0.3 s, 90 MB), and check the book's words.
 
         Raises:
             SpeechError: The model cannot be loaded.
             SettingsError: The book uses a word that has no pronunciation.
         """
-        await asyncio.to_thread(self.load)
-
-    async def transcribe(self, pcm: bytes, *, tools: Sequence[Mapping[str, Any]]) -> Transcript:
-        """See `stages.SpeechToText.transcribe`; silence is ""."""
-        return await asyncio.to_thread(self.understand, pcm, tools)
-
-    def load(self) -> None:
-        """See `warm_up`; blocks."""
         with self._lock:
             self._loaded()
-
-    def understand(self, pcm: bytes, tools: Sequence[Mapping[str, Any]]) -> Transcript:
-        """See `transcribe`; blocks, and holds the interpreter's lock (see `worker`)."""
-        return self._transcribe(pcm, self._book.live(tools))
 
     def _loaded(self) -> Any:
         if self._decoder is None:
@@ -94,7 +81,9 @@ class SphinxSpeechToText:
             _check_words(self._book, self._pronounce)
         return self._decoder
 
-    def _transcribe(self, pcm: bytes, live: LivePhrases) -> Transcript:
+    def understand(self, pcm: bytes, tools: Sequence[Mapping[str, Any]]) -> Transcript:
+        """See `stages.SpeechToText.transcribe`; silence is "". Blocks, and holds the interpreter's lock."""
+        live = self._book.live(tools)
         speech = _prepare(pcm)
         if not speech:
             return Transcript("")

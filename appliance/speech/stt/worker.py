@@ -48,11 +48,8 @@ class WorkerSpeechToText:
         self._child: subprocess.Popen[bytes] | None = None
         self._end: Callable[[], Any] = lambda: None
 
-    def __repr__(self) -> str:
-        return f"<WorkerSpeechToText {f'process {self._child.pid}' if self._child else 'not started'}>"
-
     async def warm_up(self) -> None:
-        """Start the process and load the model in it; see `SphinxSpeechToText.warm_up`."""
+        """Start the process and load the model in it; see `SphinxSpeechToText.load`."""
         await asyncio.to_thread(self._ask, None)
 
     async def transcribe(self, pcm: bytes, *, tools: Sequence[Mapping[str, Any]]) -> Transcript:

@@ -56,9 +56,6 @@ class ProgramSpeech:
         self._recent: OrderedDict[tuple[str, str, float], bytes] = OrderedDict()
         self._recent_bytes = 0
 
-    def __repr__(self) -> str:
-        return f"<ProgramSpeech {self._program.name} voice={self._voice}>"
-
     async def synthesize(self, text: str, *, voice: str = "", speed: float = 1.0) -> bytes:
         """Speak one sentence; a voice that the program does not know ("marin") is the default voice.
 
@@ -127,13 +124,11 @@ def espeak(language: str, voice: str) -> ProgramSpeech:
 
 
 def _flite_arguments(voice: str, speed: float, path: str) -> Sequence[str]:
-    stretch = f"duration_stretch={1 / speed:.3f}"
-    return ("-voice", voice, "--setf", stretch, "-f", "/dev/stdin", "-o", path)
+    return ("-voice", voice, "--setf", f"duration_stretch={1 / speed:.3f}", "-f", "/dev/stdin", "-o", path)
 
 
 def _espeak_arguments(voice: str, speed: float, path: str) -> Sequence[str]:
-    rate = str(round(_ESPEAK_WORDS_PER_MINUTE * speed))
-    return ("-v", voice, "-s", rate, "-b", "1", "--stdin", "-w", path)
+    return ("-v", voice, "-s", str(round(_ESPEAK_WORDS_PER_MINUTE * speed)), "-b", "1", "--stdin", "-w", path)
 
 
 def _speak(program: SpeechProgram, text: str, voice: str, speed: float) -> bytes:
@@ -144,11 +139,8 @@ def _speak(program: SpeechProgram, text: str, voice: str, speed: float) -> bytes
         raise SpeechError(f"the program {program.name!r} is not on this machine; {remedy}")
     wav = os.memfd_create(program.name)
     try:
-        command = [path, *program.arguments(voice, speed, f"/proc/self/fd/{wav}")]
-        _run(command, text, wav, program)
-        with os.fdopen(os.dup(wav), "rb") as file:
-            file.seek(0)
-            written = file.read()
+        _run([path, *program.arguments(voice, speed, f"/proc/self/fd/{wav}")], text, wav, program)
+        written = os.pread(wav, os.fstat(wav).st_size, 0)
     finally:
         os.close(wav)
     samples, rate = read_wav(written, program.name)

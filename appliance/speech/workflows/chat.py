@@ -129,7 +129,7 @@ class ChatWorkflow:
                     break
                 if text := completion.take(_json(event)):
                     yield TextPart(text)
-        if text := completion.rest():
+        if text := completion.thoughts.flush():
             yield TextPart(text)
         if not completion.is_done:
             raise BadAnswer("the answer broke off")
@@ -175,11 +175,11 @@ def messages(request: ResponseRequest) -> list[JsonObject]:
             case _:
                 continue
     # A barge-in leaves answers without words; silence at the end is told apart by the caller.
-    return [one for i, one in enumerate(sent) if _says_something(one) or i == len(sent) - 1]
-
-
-def _says_something(message: JsonObject) -> bool:
-    return bool(message["content"]) or message["role"] == "tool" or "tool_calls" in message
+    return [
+        one
+        for i, one in enumerate(sent)
+        if one["content"] or one["role"] == "tool" or "tool_calls" in one or i == len(sent) - 1
+    ]
 
 
 def _content(item: Mapping[str, Any]) -> str | list[JsonObject]:
@@ -230,7 +230,7 @@ class _Completion:
 
     is_done: bool = False
     _calls: dict[int, _Call] = field(default_factory=dict)
-    _thoughts: _ThoughtFilter = field(default_factory=lambda: _ThoughtFilter())
+    thoughts: _ThoughtFilter = field(default_factory=lambda: _ThoughtFilter())
 
     def take(self, chunk: JsonObject) -> str:
         """Take a chunk (or a whole completion); return the text that can be said now.
@@ -243,16 +243,12 @@ class _Completion:
         text = ""
         for choice in chunk.get("choices") or ():
             delta = choice.get("delta") or choice.get("message") or {}
-            text += self._thoughts.feed(delta.get("content") or "")
+            text += self.thoughts.feed(delta.get("content") or "")
             for position, call in enumerate(delta.get("tool_calls") or ()):
                 self._add(call, position)
             if choice.get("finish_reason"):
                 self.is_done = True
         return text
-
-    def rest(self) -> str:
-        """Return the text that was held back."""
-        return self._thoughts.flush()
 
     def calls(self) -> Iterator[CallPart]:
         """Yield the calls, complete.

@@ -7,7 +7,7 @@ function of it. A sentence that no live phrase says is answered honestly, with a
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -26,9 +26,6 @@ class PhrasesWorkflow:
 
     def __init__(self, book: PhraseBook) -> None:
         self._book = book
-
-    def __repr__(self) -> str:
-        return f"<PhrasesWorkflow {self._book!r}>"
 
     async def respond(self, request: ResponseRequest) -> AsyncIterator[TextPart | CallPart]:
         """Yield one call, or one text, or one sentence per output that came back.
@@ -148,24 +145,18 @@ class _Turn:
         start = max((i for i, item in enumerate(items) if _is_message(item, "user")), default=None)
         tail = items[start + 1 :] if start is not None else items
         calls = [item for item in tail if item.get("type") == "function_call"]
+        last_call = max((i for i, item in enumerate(tail) if item.get("type") == "function_call"), default=-1)
         answered = max((i for i, item in enumerate(tail) if _is_message(item, "assistant")), default=-1)
         by_id = {item.get("call_id"): item for item in items if item.get("type") == "function_call"}
         fresh = [item for item in tail[answered + 1 :] if item.get("type") == "function_call_output"]
+        answers = (_text(item) for item in reversed(items) if _is_message(item, "assistant"))
         return cls(
             said=_text(items[start]) if start is not None else None,
-            calls=[] if answered > _last_call(tail) else calls,
+            calls=[] if answered > last_call else calls,
             outputs=[(by_id.get(item.get("call_id"), {}), str(item.get("output", ""))) for item in fresh],
             is_answered=answered >= 0,
-            last_said=next((text for text in _answers(items) if text), ""),
+            last_said=next(filter(None, answers), ""),
         )
-
-
-def _last_call(tail: Sequence[Item]) -> int:
-    return max((i for i, item in enumerate(tail) if item.get("type") == "function_call"), default=-1)
-
-
-def _answers(items: Sequence[Item]) -> Iterable[str]:
-    return (_text(item) for item in reversed(items) if _is_message(item, "assistant"))
 
 
 def _is_message(item: Item, role: str) -> bool:
