@@ -21,6 +21,7 @@ from appliance.conversation.events import (
     DeadlinePassed,
     FrameGiven,
     HistoryReplaced,
+    MuteSwitched,
     ShutdownRequested,
     TracingFailed,
 )
@@ -497,3 +498,15 @@ def test_a_turn_that_is_shut_down_is_told_before_the_connection_is_closed() -> N
     commands = stage.do(ShutdownRequested("SIGTERM"))
     ended = [at for at, one in enumerate(commands) if isinstance(one, Emit) and isinstance(one.notice, TurnEnd)]
     assert ended == [commands.index(Disconnect(1)) - 1]
+
+
+def test_a_press_after_a_turn_that_was_cancelled_in_its_post_roll_begins_a_turn() -> None:
+    stage = Stage().ready()
+    stage.press()
+    stage.hear(500)
+    stage.release()
+    stage.do(MuteSwitched(True))
+    stage.do(MuteSwitched(False))
+    stage.press()
+    assert stage.state == "listening"
+    assert stage.outcomes() == ["cancelled"]

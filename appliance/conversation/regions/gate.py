@@ -33,10 +33,6 @@ class Gate:
         self._checked_by = 0.0
         self._refused: deque[str] = deque(maxlen=_REMEMBERED)
 
-    @property
-    def is_open(self) -> bool:
-        return self.is_prepared and self.is_checked
-
     def deadline(self, default: float) -> float:
         """When the first wait ends; `default` if there is none."""
         waits = [self._prepared_by] * (not self.is_prepared) + [self._checked_by] * (not self.is_checked)

@@ -78,7 +78,7 @@ class Speech:
 
     @property
     def is_in_post_roll(self) -> bool:
-        return self._recording.post_roll_left is not None
+        return self.is_open and self._recording.post_roll_left is not None
 
     @property
     def is_committing(self) -> bool:
@@ -183,18 +183,23 @@ class Speech:
         self.deadline = now + missing_s + self._policy.link_wait_s
         return None if recording.post_roll_left else "captured"
 
-    def go_on(self, now: float, *, until: float | None = None) -> None:
-        """Pressed again: the sentence goes on, at least as long as before or `until`."""
+    def go_on(self, now: float) -> None:
+        """Pressed again within the post-roll: the sentence goes on."""
         self._recording.post_roll_left = None
         self._recording.is_latched = False
-        left_s = self._policy.max_turn_s - self._recording.frames / wire.SAMPLE_RATE
-        self.deadline = max(self.deadline if until is None else until, now + left_s)
+        self.deadline = max(self.deadline, now + self._policy.max_turn_s - self._said_s)
+
+    @property
+    def _said_s(self) -> float:
+        return self._recording.frames / wire.SAMPLE_RATE
 
     def resume(self, pre_roll: Iterable[AudioCaptured], now: float) -> None:
         """Pressed again before any of it was sent: it grows."""
         self._phase = _Phase.LISTENING
         self._recording.add(*pre_roll)
-        self.go_on(now, until=now + 1.0)
+        self._recording.post_roll_left = None
+        self._recording.is_latched = False
+        self.deadline = now + max(1.0, self._policy.max_turn_s - self._said_s)
 
     def add(self, period: AudioCaptured) -> Ended | None:
         """Take a period of the microphone; returns how the capture ended with it, None while it goes on."""

@@ -1,0 +1,113 @@
+"""The region `account`: what the conversation costs, and what it may cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from appliance.conversation.commands import Announce
+from appliance.conversation.notices import BudgetWarning, Usage
+from appliance.conversation.policy import Policy
+from appliance.conversation.regions.account import Account
+from appliance.conversation.support.outbox import Outbox
+from tests.unit.regions.outcome import notices
+
+USAGE = {
+    "total_tokens": 30,
+    "input_tokens": 20,
+    "output_tokens": 10,
+    "input_token_details": {"text_tokens": 5, "audio_tokens": 15, "cached_tokens_details": {"audio_tokens": 4}},
+}
+
+
+def account(out: Outbox | None = None, **policy: Any) -> Account:
+    made = Account(Policy(**policy), out or Outbox())
+    made.budget.begin_day("2026-01-01", 0.0, 0.0)
+    return made
+
+
+def test_each_share_is_reached_once_a_day_and_warned_of_once() -> None:
+    out = Outbox()
+    made = account(out, budget_usd=1.0)
+    assert [made.count(usd, {}, 0.0) for usd in (0.79, 0.01, 0.19, 0.01, 1.0)] == [None, 80, None, 100, None]
+    assert [one.percent for one in notices(out.take()) if isinstance(one, BudgetWarning)] == [80, 100]
+
+
+def test_the_usage_is_told_before_the_warning_and_the_announcement_comes_last() -> None:
+    out = Outbox()
+    account(out, budget_usd=1.0).count(1.0, {}, 0.0)
+    commands = out.take()
+    assert [type(one) for one in notices(commands)] == [Usage, BudgetWarning]
+    assert isinstance(commands[-1], Announce)
+    assert commands[-1].fallback == "offline"
+
+
+def test_eighty_percent_is_not_said_aloud() -> None:
+    out = Outbox()
+    account(out, budget_usd=1.0).count(0.8, {}, 0.0)
+    assert not any(isinstance(one, Announce) for one in out.take())
+
+
+def test_only_with_an_offline_brain_does_the_announcement_say_that_it_takes_over() -> None:
+    said = []
+    for offline in (None, 1):
+        out = Outbox()
+        account(out, budget_usd=1.0, endpoints=2, offline_endpoint=offline).count(1.0, {}, 0.0)
+        said += [one.text for one in out.take() if isinstance(one, Announce)]
+    assert ["offline" in one for one in said] == [False, True]
+
+
+def test_a_spent_budget_leaves_only_the_offline_brain_where_there_is_one() -> None:
+    alone, helped = account(budget_usd=1.0), account(budget_usd=1.0, endpoints=2, offline_endpoint=1)
+    assert [(one.budget.is_spent, one.only_endpoint) for one in (alone, helped)] == [(False, None)] * 2
+    for one in (alone, helped):
+        one.count(1.0, {}, 0.0)
+    assert (alone.budget.is_spent, alone.only_endpoint) == (True, None)
+    assert (helped.budget.is_spent, helped.only_endpoint) == (True, 1)
+
+
+def test_a_new_day_frees_the_budget_and_takes_what_was_spent_on_it() -> None:
+    made = account(budget_usd=1.0)
+    made.count(1.0, {}, 0.0)
+    made.budget.begin_day("2026-01-02", 0.5, 0.0)
+    assert not made.budget.is_spent
+    assert made.count(0.3, {}, 0.0) == 80
+
+
+def test_an_unknown_price_counts_as_seconds_only() -> None:
+    out = Outbox()
+    made = account(out, budget_s=60.0)
+    made.count(0.25, {}, 10.0)
+    out.take()
+    made.count(None, {"total_tokens": 3}, 20.0)
+    assert notices(out.take()) == [Usage({"total_tokens": 3}, None, 20.0, 0.25, 30.0)]
+
+
+def test_tokens_are_flattened_into_names_in_order() -> None:
+    made = account()
+    made.add_to_turn(USAGE)
+    assert list(made.end_turn().items()) == [
+        ("input_audio_tokens", 15),
+        ("input_cached_audio_tokens", 4),
+        ("input_text_tokens", 5),
+        ("input_tokens", 20),
+        ("output_tokens", 10),
+        ("total_tokens", 30),
+    ]
+
+
+def test_only_whole_numbers_are_tokens() -> None:
+    made = account()
+    made.add_to_turn({"type": "duration", "seconds": 1.5, "is_final": True, "input_tokens": None, "total_tokens": 2})
+    assert made.end_turn() == {"total_tokens": 2}
+
+
+def test_a_turn_has_the_tokens_of_all_its_responses_and_of_nothing_else() -> None:
+    made = account()
+    made.add_to_turn({"total_tokens": 100})
+    assert made.end_turn() == {"total_tokens": 100}
+    made.add_to_turn({"total_tokens": 3})
+    made.count(0.1, {"total_tokens": 50}, 0.0)
+    made.add_to_turn({"total_tokens": 4})
+    made.add_to_turn(None)
+    assert made.end_turn() == {"total_tokens": 7}
+    assert made.end_turn() == {}

@@ -1,0 +1,425 @@
+"""The region `answer`: who gives the answer to the running turn, what was asked for, and what came of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from appliance.agents.spec import AgentSpec
+from appliance.conversation.commands import CheckText, Emit, FinishPlay, Play
+from appliance.conversation.events import OutputCheck
+from appliance.conversation.notices import AgentEnd, AgentStart, AnswerText, AudioEnd, HandoffDone
+from appliance.conversation.policy import Policy
+from appliance.conversation.regions.answer import Answer
+from appliance.conversation.support.outbox import Outbox
+from appliance.conversation.support.playback import Playback
+from appliance.realtime import protocol as wire
+from tests.unit.regions.outcome import frames, linked, notices, spec
+
+ANN = spec("ann")
+WRITTEN = spec("ann", session={"type": "realtime", "output_modalities": ["text"]})
+
+
+def begun(out: Outbox | None = None, **policy: Any) -> Answer:
+    made = Answer(Policy(**policy), out or linked())
+    made.begin()
+    return made
+
+
+def ask(made: Answer, turn: str = "turn_1", by: AgentSpec = ANN, *, rounds: int = 0, now: float = 100.0) -> None:
+    made.slot.want(turn)
+    assert made.slot.grant(now) == turn
+    made.ask(turn, by, rounds=rounds, is_taken=True, is_free=False, now=now)
+
+
+def asked(out: Outbox, by: AgentSpec = ANN, *, options: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    """The response object of a request."""
+    made = begun(out, max_tool_rounds=8)
+    made.asked.options = options or {}
+    ask(made, by=by, **more)
+    (frame,) = frames(out.take())
+    response: dict[str, Any] = frame["response"]
+    return response
+
+
+def response(response_id: str, turn: str = "turn_1", status: str = "in_progress") -> wire.Response:
+    return wire.Response(id=response_id, status=status, metadata={"turn": turn})
+
+
+def audio(frames_: int, item_id: str = "i") -> wire.OutputAudioDelta:
+    return wire.OutputAudioDelta(response_id="r", item_id=item_id, delta=bytes(2 * frames_))
+
+
+def text(made: Answer, said: str) -> None:
+    made.read(wire.OutputAudioTranscriptDone(item_id="i", transcript=said), said, "turn_1", 100.0, is_final=True)
+
+
+# --- one response at a time -----------------------------------------------------------------------------------------
+
+
+def test_a_response_is_asked_for_when_the_one_before_is_done() -> None:
+    made = begun()
+    ask(made)
+    made.slot.want("turn_2")
+    assert made.slot.grant(101.0) is None
+    made.created(response("r"))
+    made.slot.done(response("r", status="completed"))
+    assert made.slot.grant(102.0) == "turn_2"
+
+
+def test_a_response_that_is_cancelled_before_it_is_created_is_cancelled_on_arrival() -> None:
+    out = linked()
+    made = begun(out)
+    ask(made)
+    out.take()
+    made.cancel(101.0)
+    assert out.take() == []
+    assert not made.created(response("r"))
+    assert frames(out.take()) == [{"type": "response.cancel", "response_id": "r"}]
+    assert not made.answers("r", "turn_1")
+
+
+def test_a_response_under_way_is_cancelled_at_once_and_gives_up_its_place_when_it_never_ends() -> None:
+    out = linked()
+    made = begun(out, cancel_s=3.0)
+    ask(made)
+    made.created(response("r"))
+    out.take()
+    made.cancel(101.0)
+    made.cancel(102.0)
+    assert frames(out.take()) == [{"type": "response.cancel", "response_id": "r"}]
+    made.slot.want("turn_2")
+    assert next(iter(made.deadlines())) == 104.0
+    made.slot.advance(103.9)
+    assert made.slot.grant(103.9) is None
+    made.slot.advance(104.0)
+    assert made.slot.grant(104.0) == "turn_2"
+
+
+def test_a_response_that_is_never_announced_is_known_by_its_first_event() -> None:
+    made = begun()
+    ask(made)
+    assert not made.answers("r", None)
+    assert not made.answers("r", "turn_2")
+    assert made.answers("r", "turn_1")
+    assert not made.answers("another", "turn_1")
+
+
+def test_a_busy_server_is_asked_again_after_a_while_and_the_wait_for_the_answer_is_not_prolonged() -> None:
+    out = linked()
+    made = begun(out, answer_s=20.0)
+    ask(made)
+    (frame,) = frames(out.take())
+    assert not made.slot.refused("another", 102.0)
+    assert made.slot.refused(frame["event_id"], 102.0)
+    made.retry()
+    made.slot.advance(101.9)
+    assert (made.slot.grant(101.9), made.slot.grant(102.0)) == (None, "turn_1")
+    ask(made, now=102.0)
+    assert made.deadline == 120.0
+
+
+def test_an_error_that_names_the_request_frees_the_slot_and_names_its_turn() -> None:
+    out = linked()
+    made = begun(out)
+    ask(made)
+    (frame,) = frames(out.take())
+    assert [made.slot.abandon(one) for one in (None, "another")] == [None, None]
+    refused = made.slot.abandon(frame["event_id"])
+    assert refused is not None
+    assert refused.turn == "turn_1"
+    made.slot.want("turn_2")
+    assert made.slot.grant(101.0) == "turn_2"
+
+
+# --- what is asked for ----------------------------------------------------------------------------------------------
+
+
+def test_the_first_request_has_every_option_of_the_program_and_later_ones_no_input_and_no_choice() -> None:
+    options = {"input": [], "tool_choice": "required", "max_output_tokens": 5, "metadata": {"mine": "1"}}
+    first = asked(linked(), options=options)
+    assert first == {**options, "metadata": {"mine": "1", "turn": "turn_1"}}
+    later = asked(linked(), options=options, rounds=1)
+    assert later == {"max_output_tokens": 5, "metadata": {"mine": "1", "turn": "turn_1"}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "rounds", "sent"),
+    [("required", 0, None), ("required", 1, "auto"), ("none", 1, None), ("auto", 1, None), ("required", 8, "none")],
+)
+def test_a_tool_that_must_be_called_is_forced_once_and_after_the_last_round_none_is_called(
+    choice: str, rounds: int, sent: str | None
+) -> None:
+    by = spec(session={"type": "realtime", "tool_choice": choice})
+    assert asked(linked(), by, rounds=rounds).get("tool_choice") == sent
+
+
+def test_a_first_sentence_is_for_the_next_response_only() -> None:
+    out = linked()
+    made = begun(out)
+    made.speaker.first_sentence = "Bob here."
+    ask(made)
+    (frame,) = frames(out.take())
+    assert str(ANN.session["instructions"]) in frame["response"]["instructions"]
+    assert frame["response"]["instructions"].endswith("Bob here.")
+    made.created(response("r"))
+    made.accept(ANN)
+    made.slot.done(response("r", status="completed"))
+    ask(made, rounds=1)
+    (frame,) = frames(out.take())
+    assert "instructions" not in frame["response"]
+
+
+# --- who answers ----------------------------------------------------------------------------------------------------
+
+
+def test_an_agent_begins_once_in_a_turn_and_ends_with_what_it_said() -> None:
+    out = linked()
+    made = begun(out)
+    ask(made)
+    text(made, " Hello. ")
+    made.created(response("r"))
+    made.slot.done(response("r", status="completed"))
+    ask(made, rounds=1)
+    text(made, "Bye.")
+    made.end()
+    told = [one for one in notices(out.take()) if not isinstance(one, AnswerText)]
+    assert told == [AgentStart("ann"), AgentEnd("ann", "Hello. Bye.")]
+
+
+def test_a_handoff_ends_one_agent_and_begins_the_other_unless_nobody_has_spoken() -> None:
+    out = linked()
+    made = begun(out)
+    made.hand_over("ann", "bob", is_answering=True)
+    assert notices(out.take()) == [HandoffDone("ann", "bob")]
+    ask(made)
+    text(made, "Hello.")
+    out.take()
+    made.hand_over("ann", "bob", is_answering=True)
+    made.end()
+    assert notices(out.take()) == [
+        AgentEnd("ann", "Hello."),
+        HandoffDone("ann", "bob"),
+        AgentStart("bob"),
+        AgentEnd("bob", ""),
+    ]
+
+
+# --- what came of it ------------------------------------------------------------------------------------------------
+
+
+def test_text_alone_is_an_answer_only_where_the_answer_is_written() -> None:
+    for by, options, is_empty in (
+        (ANN, {}, True),
+        (WRITTEN, {}, False),
+        (ANN, {"output_modalities": ["text"]}, False),
+        (WRITTEN, {"output_modalities": ["audio"]}, True),
+    ):
+        made = begun()
+        made.asked.options = options
+        ask(made, by=by)
+        assert made.is_empty
+        text(made, "Hello.")
+        assert made.is_empty is is_empty
+
+
+def test_an_answer_is_under_way_from_the_wish_to_the_end_of_its_response_and_of_its_checks() -> None:
+    made = begun(guardrail_debounce=1)
+    found = [made.is_under_way]
+    made.slot.want("turn_1")
+    found.append(made.is_under_way)
+    ask(made, by=spec("ann", has_output_guardrails=True))
+    found.append(made.is_under_way)
+    text(made, "Hello.")
+    made.close()
+    found.append(made.is_under_way)
+    made.playback.passed(OutputCheck(1))
+    found.append(made.is_under_way)
+    assert found == [False, True, True, True, False]
+
+
+def test_a_request_opens_the_response_and_notes_who_pays_for_it() -> None:
+    for is_free in (False, True):
+        made = begun()
+        made.asked.is_done = True
+        made.open(ANN, is_taken=False, is_free=is_free, now=100.0)
+        assert (made.asked.is_open, made.asked.is_done, made.asked.is_free) == (True, False, is_free)
+        made.retry()
+        assert (made.asked.is_open, made.asked.is_retry) == (False, True)
+
+
+def test_the_agent_that_is_in_force_when_the_response_begins_gives_it() -> None:
+    made = begun()
+    ask(made)
+    made.accept(spec("bob", has_output_guardrails=True))
+    assert made.speaker.spec is not None
+    assert (made.speaker.spec.agent, made.playback.guards) == ("bob", "bob")
+
+
+def test_the_next_turn_knows_nothing_of_the_answer_before() -> None:
+    made = begun()
+    made.asked.options = {"max_output_tokens": 5}
+    ask(made, by=spec("ann", has_output_guardrails=True))
+    made.hear(audio(480), 1, 100.0)
+    made.begin()
+    assert (made.speaker.agent, made.received.frames, made.asked.options, made.playback.guards) == ("", 0, {}, "")
+
+
+def test_text_is_told_as_it_comes_and_a_written_answer_counts_as_played() -> None:
+    out = linked()
+    for by, played in ((ANN, ()), (WRITTEN, ("i",))):
+        made = begun(out)
+        ask(made, by=by)
+        out.take()
+        made.read(wire.OutputTextDelta(item_id="i", delta="Hel"), "Hel", "turn_1", 100.0, is_final=False)
+        text(made, "Hello.")
+        text(made, "")
+        assert notices(out.take()) == [AnswerText("turn_1", "Hel", False), AnswerText("turn_1", "Hello.", True)]
+        assert (made.playback.played_items, made.received.has_output) == (played, True)
+
+
+def test_after_a_guardrail_the_answer_begins_again_as_if_nothing_was_said() -> None:
+    made = begun()
+    made.asked.options = {"tool_choice": "required"}
+    ask(made)
+    text(made, "Bad word.")
+    made.hear(audio(480), 1, 100.0)
+    assert (made.begin_again(), made.begin_again()) == (1, 2)
+    assert (made.speaker.said, made.is_empty, made.asked.is_open, made.received.frames) == ("", True, False, 480)
+    assert "tool_choice" not in made.asked.response("turn_1", ANN, rounds=0, first_sentence="")
+
+
+def test_a_connection_that_takes_the_rest_lets_play_what_is_there_and_keeps_an_earlier_failure() -> None:
+    for failure, reported in (("", "answer_cut"), ("answer_failed", "answer_failed")):
+        out = linked()
+        made = begun(out)
+        ask(made)
+        made.hear(audio(480), 1, 100.0)
+        assert (made.received.has_output, made.is_empty) == (True, False)
+        if failure:
+            made.fail("answer_failed", "no reason")
+            assert made.received.failure_detail == "no reason"
+        made.cut_off()
+        assert FinishPlay(0) in out.take()
+        assert (made.asked.is_done, made.received.failure, made.is_playing) == (True, reported, True)
+
+
+def test_an_answer_that_came_too_late_is_unplayed_until_it_is_done() -> None:
+    made = begun()
+    ask(made)
+    made.hear(audio(480, "played"), 1, 100.0)
+    late = wire.Item(type="message", id="late", role="assistant")
+    played = wire.Item(type="message", id="played", role="assistant")
+    question = wire.Item(type="message", id="question", role="user")
+    assert [made.is_unplayed(one, is_unheard=True) for one in (late, played, question)] == [True, False, False]
+    assert not made.is_unplayed(late, is_unheard=False)
+    made.note_unplayed("late", is_done=False)
+    assert made.is_unplayed(late, is_unheard=False)
+    made.note_unplayed("late", is_done=True)
+    assert not made.is_unplayed(late, is_unheard=False)
+
+
+# --- its sound: what is held back, checked and ended; the epochs are in `tests.unit.test_playback` --------------------
+
+MS = 24  # frames
+SECOND = bytes(2 * 1000 * MS)
+
+
+def playback(out: Outbox, *, guards: str = "", **policy: Any) -> Playback:
+    made = Answer(Policy(**policy), out).playback
+    made.guards = guards
+    return made
+
+
+def feed(made: Playback, item_id: str) -> None:
+    """A second of audio comes."""
+    made.feed(wire.OutputAudioDelta(item_id=item_id, delta=SECOND), 1, 100.0)
+
+
+def test_held_audio_is_played_as_far_as_checked_text_reaches_and_whole_when_all_has_passed() -> None:
+    out = linked()
+    made = playback(out, guards="ann", hold_audio=True, guardrail_debounce=5)
+    feed(made, "a")
+    assert out.take() == []
+    made.read("a", 0, "Hello", 100.0, is_final=False)
+    assert out.take() == [CheckText(OutputCheck(1), "ann", "output", "Hello")]
+    made.passed(OutputCheck(1))
+    made.release(1, 100.0, is_over=False)
+    (first,) = out.take()
+    assert isinstance(first, Play)
+    assert len(first.pcm) == len(SECOND) // 5  # 5 of 25 characters a second
+    made.read("a", 0, "Hello there", 100.0, is_final=True)
+    made.passed(OutputCheck(2))
+    made.release(1, 100.0, is_over=True)
+    _, rest, *end = out.take()
+    assert isinstance(rest, Play)
+    assert len(first.pcm + rest.pcm) == len(SECOND)
+    assert end == [FinishPlay(0), Emit(AudioEnd("a"))]
+
+
+def test_without_guards_or_without_holding_audio_plays_at_once() -> None:
+    for guards, hold in (("", True), ("ann", False)):
+        out = linked()
+        feed(playback(out, guards=guards, hold_audio=hold), "a")
+        assert out.take() == [Play(0, "a", SECOND)]
+
+
+def test_at_its_end_every_text_of_an_answer_is_checked_once_also_one_that_only_comes_now() -> None:
+    out = linked()
+    made = playback(out, guards="ann", guardrail_debounce=-1)
+    made.read("a", 0, "one", 100.0, is_final=False)
+    made.read("b", 0, "two", 100.0, is_final=True)
+    part = wire.ContentPart(type="output_audio", transcript="three")
+    items = tuple(wire.Item(type="message", id=one, role="assistant", content=(part,)) for one in ("b", "c"))
+    made.check_rest(wire.Response(id="r", output=items), 100.0)
+    assert [one.text for one in out.take() if isinstance(one, CheckText)] == ["two", "three", "one"]
+    made.check_rest(wire.Response(id="r", output=items), 100.0)
+    assert out.take() == []
+
+
+def test_the_end_is_handed_over_once_and_only_behind_audio() -> None:
+    out = linked()
+    made = playback(out)
+    made.finish()
+    assert out.take() == []
+    feed(made, "a")
+    feed(made, "b")
+    out.take()
+    made.finish()
+    made.finish()
+    assert out.take() == [FinishPlay(0), Emit(AudioEnd("b"))]
+
+
+def test_only_the_newest_64_items_that_were_played_are_remembered() -> None:
+    made = playback(linked())
+    for number in range(65):
+        made.note_played(f"i{number}")
+        made.note_played(f"i{number}")
+    assert made.played_items == tuple(f"i{number}" for number in range(1, 65))
+
+
+def test_the_end_is_handed_over_when_the_response_is_done() -> None:
+    out = linked()
+    made = begun(out)
+    ask(made)
+    made.hear(audio(480), 1, 100.0)
+    out.take()
+    made.release(1, 100.0)
+    assert out.take() == []
+    made.close()
+    made.release(1, 100.0)
+    assert out.take() == [FinishPlay(0), Emit(AudioEnd("i"))]
+
+
+def test_audio_that_is_held_back_is_never_played_once_the_answer_is_stopped_or_cut_off() -> None:
+    for stop in (lambda made: made.cancel(100.0), lambda made: made.cut_off()):
+        out = linked()
+        made = begun(out, hold_audio=True)
+        ask(made, by=spec("ann", has_output_guardrails=True))
+        made.hear(audio(480), 1, 100.0)
+        assert made.playback.is_checking
+        stop(made)
+        assert not made.playback.is_checking
+        made.release(1, 100.0)
+        assert not any(isinstance(one, Play) for one in out.take())

@@ -1,0 +1,398 @@
+"""The region `calls`: tools, handoffs, and calls of MCP servers, each answered exactly once."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+
+from appliance.agents.spec import HandoffCard, ToolCard
+from appliance.conversation.commands import Announce, CancelTool, CheckApproval, PlayEarcon, PrepareAgent, RunTool
+from appliance.conversation.events import ApprovalChecked, HandoffKey, ToolFinished
+from appliance.conversation.notices import Error, ToolApproval, ToolEnd, ToolStart
+from appliance.conversation.policy import Policy
+from appliance.conversation.regions.calls import Calls
+from appliance.conversation.regions.device import Device
+from appliance.conversation.support.call import Call, Closed, Made
+from appliance.conversation.support.outbox import Outbox
+from appliance.realtime import protocol as wire
+from tests.unit.regions.outcome import linked, notices, spec
+
+BY = Made("turn_1", 1, "ann")
+ANN = spec(
+    "ann",
+    tools=(
+        ToolCard(name="light"),
+        ToolCard(name="door", approval="always"),
+        ToolCard(name="oven", approval="asked"),
+        ToolCard(name="search", is_cancellable=True, timeout_s=5.0, working_after_s=2.0, filler="One moment."),
+        ToolCard(name="slow", working_after_s=2.0),
+        ToolCard(name="gone"),
+    ),
+    handoffs=(HandoffCard(name="to_bob", agent="bob"),),
+    disabled=("gone",),
+)
+
+
+def calls(out: Outbox, **policy: Any) -> Calls:
+    made_of = Policy(**policy)
+    return Calls(made_of, out, Device(made_of, out, is_muted=False).report)
+
+
+def function_call(call_id: str, name: str) -> wire.Item:
+    return wire.Item(type="function_call", id=f"item_{call_id}", status="completed", call_id=call_id, name=name)
+
+
+def begin(made: Calls, name: str, call_id: str = "c", now: float = 100.0, by: Made = BY) -> Closed | None:
+    """The model makes a call, while ann is in force."""
+    call = made.take(function_call(call_id, name), by, now)
+    assert call is not None
+    return made.begin(call, ANN, "ann", now)
+
+
+def mcp(kind: Literal["mcp_call", "mcp_approval_request"], item_id: str = "m", **more: Any) -> wire.Item:
+    return wire.Item(type=kind, id=item_id, server_label="home", name="cook", **more)
+
+
+def the_call(made: Calls, call_id: str = "c") -> Call:
+    call = made.open.get(call_id)
+    assert call is not None
+    return call
+
+
+def edges(out: Outbox) -> list[tuple[type, str]]:
+    """The starts and ends of calls, in order."""
+    return [(type(one), one.call_id) for one in notices(out.take()) if isinstance(one, ToolStart | ToolEnd)]
+
+
+# --- from the call to its answer ------------------------------------------------------------------------------------
+
+
+def test_a_tool_runs_at_once_and_is_answered_exactly_once() -> None:
+    out = linked()
+    made = calls(out)
+    assert begin(made, "light") is None
+    commands = out.take()
+    assert notices(commands) == [ToolStart("turn_1", "c", "light", "", "ann")]
+    assert commands[-1] == RunTool("c", "light", "", "ann")
+    call = the_call(made)
+    assert made.finish(ToolFinished("c", "on"), "turn_1") == Closed(call, "on", "output")
+    assert notices(out.take()) == [ToolEnd("turn_1", "c", "light", "on", False, "ann")]
+    assert (made.finish(ToolFinished("c", "on"), "turn_1"), out.take(), bool(made.open)) == (None, [], False)
+
+
+def test_a_call_is_taken_once_and_only_whole() -> None:
+    made = calls(linked())
+    for status in ("incomplete", "in_progress"):
+        item = wire.Item(type="function_call", id="i", status=status, call_id="c", name="light")
+        assert made.take(item, BY, 100.0) is None
+    begin(made, "light")
+    assert made.take(function_call("c", "light"), BY, 100.0) is None
+    made.finish(ToolFinished("c", "on"), "turn_1")
+    assert made.take(function_call("c", "light"), BY, 100.0) is None  # its response lists it once more
+
+
+@pytest.mark.parametrize(
+    ("name", "rounds", "why"),
+    [("nothing", 0, "door, light, oven, search, slow, to_bob"), ("gone", 0, "not available"), ("light", 2, "too many")],
+)
+def test_a_call_that_cannot_be_made_is_started_and_ended_with_the_reason(name: str, rounds: int, why: str) -> None:
+    out = linked()
+    made = calls(out, max_tool_rounds=2)
+    for _ in range(rounds):
+        made.open.round.end()
+    closed = begin(made, name)
+    assert closed is not None
+    assert (why in closed.output, closed.reply, bool(made.open)) == (True, "output", False)
+    assert edges(out) == [(ToolStart, "c"), (ToolEnd, "c")]
+
+
+# --- approval -------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_that_needs_approval_waits_for_it_and_runs_then() -> None:
+    out = linked()
+    made = calls(out, approval_s=30.0, tool_s=20.0)
+    begin(made, "door")
+    commands = out.take()
+    assert commands[0] == PlayEarcon(0, "approval")
+    assert notices(commands) == [ToolApproval("turn_1", "c", "door", "", "ann")]
+    assert (made.open.awaiting_approval, the_call(made).deadline) == (the_call(made), 130.0)
+    assert made.finish(ToolFinished("c", "open"), "turn_1") is None
+    made.approve(the_call(made), 115.0)
+    assert out.take()[-1] == RunTool("c", "door", "", "ann")
+    assert (made.open.awaiting_approval, the_call(made).deadline) == (None, 135.0)
+
+
+def test_a_predicate_says_once_whether_approval_is_needed() -> None:
+    out = linked()
+    made = calls(out)
+    for call_id in ("runs", "waits", "fails"):
+        begin(made, "oven", call_id)
+    assert out.take() == [CheckApproval(one, "oven", "", "ann") for one in ("runs", "waits", "fails")]
+    assert made.checked(ApprovalChecked("runs", needed=False), 101.0) is None
+    assert made.checked(ApprovalChecked("waits", needed=True), 101.0) is None
+    closed = made.checked(ApprovalChecked("fails", needed=True, problem="no such oven"), 101.0)
+    assert closed is not None
+    assert closed.output == "no such oven"
+    commands = out.take()
+    assert [one.call_id for one in commands if isinstance(one, RunTool)] == ["runs"]
+    assert [one.call_id for one in notices(commands) if isinstance(one, ToolApproval)] == ["waits"]
+    assert (made.pressed_for(100.9), made.pressed_for(101.0)) == (None, the_call(made, "waits"))
+    for call_id in ("runs", "waits", "fails"):
+        made.checked(ApprovalChecked(call_id, needed=False), 102.0)
+    assert out.take() == []
+
+
+def test_a_press_decides_only_what_the_user_was_asked_before_it() -> None:
+    made = calls(linked())
+    assert made.pressed_for(99.0) is None
+    begin(made, "door", now=100.0)
+    assert made.pressed_for(99.9) is None
+    assert made.pressed_for(100.0) is the_call(made)
+
+
+def test_a_decision_for_always_holds_for_what_waits_and_for_what_comes_of_this_agent() -> None:
+    out = linked()
+    made = calls(out)
+    begin(made, "door", "a")
+    begin(made, "door", "b")
+    begin(made, "door", "of_bob", by=Made("turn_1", 1, "bob"))
+    decided = made.decide_always(the_call(made, "a"), approves=True, message="")
+    assert [one.call_id for one in decided] == ["a", "b"]
+    out.take()
+    begin(made, "door", "later")
+    begin(made, "door", "later_of_bob", by=Made("turn_1", 1, "bob"))
+    assert [one.call_id for one in out.take() if isinstance(one, RunTool)] == ["later"]
+    made.decide_always(the_call(made, "a"), approves=False, message="never again")
+    closed = begin(made, "door", "last")
+    assert closed is not None
+    assert closed.output == "never again"
+
+
+# --- handoffs -------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_handoff_is_refused_and_so_is_one_of_an_agent_that_is_not_in_force() -> None:
+    out = linked()
+    made = calls(out)
+    assert begin(made, "to_bob", "first") is None
+    started, prepare = out.take()
+    assert notices([started]) == [ToolStart("turn_1", "first", "to_bob", "", "ann")]
+    assert prepare == PrepareAgent(HandoffKey("first"), "bob", "handoff", "ann", "to_bob", "")
+    refused = begin(made, "to_bob", "second")
+    assert refused is not None
+    assert (refused.call.call_id, refused.reply) == ("second", "output")
+    assert made.open.handoff is the_call(made, "first")
+    made.close(the_call(made, "first"), "done", is_error=False)
+    assert begin(made, "to_bob", "late", by=Made("turn_1", 1, "carl")) is not None
+
+
+# --- calls of MCP servers -------------------------------------------------------------------------------------------
+
+
+def test_a_request_of_an_mcp_server_is_answered_with_a_verdict_and_starts_no_tool() -> None:
+    out = linked()
+    made = calls(out)
+    for item_id in ("yes", "no"):
+        assert made.take_mcp_request(mcp("mcp_approval_request", item_id), BY, 100.0) is None
+    approved = made.approve(the_call(made, "yes"), 101.0)
+    rejected = made.reject(the_call(made, "no"), "not now")
+    assert approved is not None
+    assert (approved.reply, rejected.reply, rejected.output) == ("approve", "reject", "not now")
+    assert (edges(out), bool(made.open)) == ([], False)
+
+
+def test_a_call_of_an_mcp_server_starts_once_and_ends_with_its_item() -> None:
+    out = linked()
+    made = calls(out)
+    made.take_mcp(mcp("mcp_call"), BY, 100.0)
+    assert out.take() == []
+    for _ in range(2):
+        made.mcp_arguments(wire.McpCallArgumentsDone(item_id="m", arguments="{}"))
+    assert made.close_mcp(mcp("mcp_call", status="in_progress")) is None
+    made.mcp_over("m", 105.0, is_error=False)
+    assert the_call(made, "m").deadline == 106.0
+    closed = made.close_mcp(mcp("mcp_call", status="completed", output="soup"))
+    assert closed is not None
+    assert (closed.output, closed.reply) == ("soup", "none")
+    assert (edges(out), made.close_mcp(mcp("mcp_call", output="soup"))) == ([(ToolStart, "m"), (ToolEnd, "m")], None)
+
+
+def test_a_call_whose_arguments_never_came_starts_with_its_end_and_takes_them_from_its_item() -> None:
+    out = linked()
+    made = calls(out)
+    made.mcp_arguments(wire.McpCallArgumentsDone(item_id="unknown", arguments="{}"))
+    made.take_mcp(mcp("mcp_call"), BY, 100.0)
+    made.close_mcp(mcp("mcp_call", status="in_progress", arguments="{}", output="soup"))
+    assert notices(out.take()) == [
+        ToolStart("turn_1", "m", "home.cook", "{}", "ann"),
+        ToolEnd("turn_1", "m", "home.cook", "soup", False, "ann"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("is_failed", "error", "output"), [(True, None, ""), (False, {"type": "x", "message": "no gas"}, "no gas")]
+)
+def test_a_call_of_an_mcp_server_failed_if_an_event_or_its_item_says_so(
+    is_failed: bool, error: Any, output: str
+) -> None:
+    out = linked()
+    made = calls(out)
+    made.take_mcp(mcp("mcp_call"), BY, 100.0)
+    made.mcp_over("m", 101.0, is_error=is_failed)
+    made.close_mcp(mcp("mcp_call", error=error))
+    assert notices(out.take())[-1] == ToolEnd("turn_1", "m", "home.cook", output, True, "ann")
+
+
+# --- time -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_late_tool_is_cancelled_and_reported_and_its_own_limit_has_a_grace() -> None:
+    out = linked()
+    made = calls(out, tool_s=20.0)
+    begin(made, "search", "own")
+    begin(made, "light", "of_policy")
+    assert made.open.late(106.9) == []
+    assert [one.call_id for one in made.open.late(107.0)] == ["own"]
+    assert [one.call_id for one in made.open.late(120.0)] == ["own", "of_policy"]
+    out.take()
+    closed = made.give_up(the_call(made, "own"), 107.0)
+    assert closed is not None
+    commands = out.take()
+    assert commands[0] == CancelTool("own")
+    error, end = notices(commands)
+    assert isinstance(error, Error)
+    assert isinstance(end, ToolEnd)
+    assert (error.kind, end.is_error) == ("tool_late", True)
+
+
+def test_a_call_that_nobody_approved_in_time_is_rejected_and_one_that_nobody_judged_asks_the_user() -> None:
+    out = linked()
+    made = calls(out, tool_s=20.0, approval_s=30.0)
+    begin(made, "oven")
+    assert (made.open.late(119.9), made.open.late(120.0)) == ([], [the_call(made)])
+    assert made.give_up(the_call(made), 120.0) is None
+    assert (the_call(made).awaits_approval, the_call(made).deadline) == (True, 150.0)
+    closed = made.give_up(the_call(made), 150.0)
+    assert closed is not None
+    assert "did not answer" in closed.output
+    assert edges(out) == [(ToolStart, "c"), (ToolEnd, "c")]
+
+
+def test_a_tool_at_work_is_heard_once_there_is_nothing_else_to_hear() -> None:
+    out = linked()
+    made = calls(out)
+    begin(made, "search", now=100.0)
+    out.take()
+    made.work(101.9, "turn_1", is_playing=False)
+    made.work(102.0, "turn_1", is_playing=True)
+    made.work(102.4, "turn_1", is_playing=False)
+    assert out.take() == []
+    made.work(102.5, "turn_1", is_playing=False)
+    assert out.take() == [PlayEarcon(0, "working"), Announce(0, "One moment.", "working")]
+    made.work(200.0, "turn_1", is_playing=False)
+    begin(made, "search", "other", now=200.0)
+    out.take()
+    made.work(300.0, "turn_2", is_playing=False)
+    assert out.take() == []
+    begin(made, "slow", "speechless", now=300.0)
+    out.take()
+    made.work(400.0, "turn_1", is_playing=False)
+    assert out.take() == [PlayEarcon(0, "working")]
+
+
+# --- calls that nobody waits for any more ---------------------------------------------------------------------------
+
+
+def test_released_calls_are_refused_before_they_begin_and_cancelled_after_if_they_can_be() -> None:
+    out = linked()
+    made = calls(out)
+    for call_id, name in (("waits", "door"), ("checked", "oven"), ("cancelled", "search"), ("runs_on", "light")):
+        begin(made, name, call_id)
+    out.take()
+    closed = {one.call_id: made.release(one, "The user interrupted.") for one in made.open}
+    assert {key: one and one.output for key, one in closed.items()} == {
+        "waits": "The user did not approve this call.",
+        "checked": "The user did not approve this call.",
+        "cancelled": "The user interrupted.",
+        "runs_on": None,
+    }
+    commands = out.take()
+    assert [one for one in commands if isinstance(one, CancelTool)] == [CancelTool("cancelled")]
+    assert [one.call_id for one in notices(commands) if isinstance(one, ToolStart)] == ["waits", "checked"]
+    assert [one.call_id for one in notices(commands) if isinstance(one, ToolEnd)] == ["waits", "checked", "cancelled"]
+    assert [one.call_id for one in made.open] == ["runs_on"]
+
+
+def test_calls_of_a_lost_connection_end_in_the_order_of_their_ids_if_they_had_started() -> None:
+    out = linked()
+    made = calls(out)
+    for call_id, name in (("c", "light"), ("a", "search"), ("b", "door")):
+        begin(made, name, call_id)
+    made.take_mcp(mcp("mcp_call", "d"), BY, 100.0)
+    out.take()
+    made.drop()
+    commands = out.take()
+    assert [one.call_id for one in commands if isinstance(one, CancelTool)] == ["a", "b", "c", "d"]
+    assert [(one.call_id, one.is_error) for one in notices(commands) if isinstance(one, ToolEnd)] == [
+        ("a", True),
+        ("c", True),
+    ]
+    assert not made.open
+
+
+def test_a_lost_connection_ends_the_calls_of_other_turns_and_spares_the_running_one() -> None:
+    out = linked()
+    made = calls(out)
+    begin(made, "light", "old", by=Made("turn_0", 1, "ann"))
+    begin(made, "light", "new")
+    out.take()
+    made.drop_others("turn_1")
+    assert (edges(out), [one.call_id for one in made.open]) == ([(ToolEnd, "old")], ["new"])
+
+
+def test_a_call_of_an_interrupted_response_is_dismissed_once_if_it_is_whole() -> None:
+    made = calls(linked())
+    part = wire.Item(type="function_call", id="i", status="incomplete", call_id="c", name="light")
+    message = wire.Item(type="message", id="i", status="completed", call_id="c")
+    assert not made.dismiss(part)
+    assert not made.dismiss(message)
+    assert [made.dismiss(function_call("c", "light")) for _ in range(2)] == [True, False]
+    begin(made, "light", "taken")
+    assert not made.dismiss(function_call("taken", "light"))
+
+
+# --- rounds ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("background", "speaks"), [(("a",), True), (("a", "b"), False), ((), True)])
+def test_the_model_speaks_about_a_round_unless_all_of_it_was_in_the_background(
+    background: tuple[str, ...], speaks: bool
+) -> None:
+    made = calls(linked())
+    for call_id in ("a", "b"):
+        begin(made, "light", call_id)
+        made.finish(ToolFinished(call_id, "", is_background=call_id in background), "turn_1")
+    round_ = made.open.round
+    assert (round_.end(), round_.number, round_.is_background) == (speaks, 1, not speaks)
+    assert (round_.seen, round_.background, round_.mcp) == (set(), set(), set())
+
+
+def test_an_answer_that_was_stopped_or_has_spoken_of_its_mcp_calls_needs_no_other_for_them() -> None:
+    made = calls(linked())
+    begin(made, "light")
+    made.take_mcp(mcp("mcp_call"), BY, 100.0)
+    made.speak_of_mcp()
+    assert made.open.round.seen == {"c"}
+    made.forget_round()
+    assert (made.open.round.seen, made.open.round.open) == (set(), set())
+
+
+def test_a_background_tool_of_a_turn_that_is_over_does_not_count_in_this_one() -> None:
+    made = calls(linked())
+    begin(made, "light")
+    assert made.open.end_turn("turn_1") == [the_call(made)]
+    closed = made.finish(ToolFinished("c", "", is_background=True), "turn_2")
+    assert closed is not None
+    assert made.open.round.background == set()

@@ -1,0 +1,194 @@
+"""The region `device`: button, cards, mute, alarms, the pre-roll, and the trouble that the light shows."""
+
+from __future__ import annotations
+
+import pytest
+
+from appliance.conversation.commands import (
+    Announce,
+    CloseCapture,
+    Emit,
+    OpenCapture,
+    PlayEarcon,
+    SilenceAlarm,
+)
+from appliance.conversation.events import AlarmRang, ButtonEdge
+from appliance.conversation.notices import Error
+from appliance.conversation.policy import Policy
+from appliance.conversation.regions.device import Device
+from appliance.conversation.support.outbox import Outbox
+from tests.unit.regions.outcome import notices, period
+
+
+def device(out: Outbox | None = None, *, is_muted: bool = False, **policy: float) -> Device:
+    return Device(Policy(**policy), out or Outbox(), is_muted=is_muted)
+
+
+def kinds(made: Device, pressed: bool, now: float) -> list[str]:
+    return [one.kind for one in made.edge(ButtonEdge(pressed), now)]
+
+
+# --- the button -----------------------------------------------------------------------------------------------------
+
+
+def test_a_button_found_pressed_at_the_start_is_no_press_but_becomes_stuck() -> None:
+    made = device(start_guard_s=1.0, stuck_s=30.0)
+    made.start(100.0)
+    assert kinds(made, True, 100.9) == []
+    assert min(at for at in made.deadlines() if at is not None) == pytest.approx(130.9)
+    assert [one.kind for one in made.late_gestures(130.9)] == ["stuck"]
+    assert made.is_stuck
+
+
+def test_a_press_counts_once_the_button_was_seen_released_or_the_guard_is_over() -> None:
+    released, waited = device(start_guard_s=1.0), device(start_guard_s=1.0)
+    for made in (released, waited):
+        made.start(100.0)
+    kinds(released, False, 100.1)
+    assert kinds(released, True, 100.2) == ["press"]
+    assert kinds(waited, True, 101.0) == ["press"]
+
+
+def test_a_press_is_stuck_when_it_lasts_longer_than_any_turn() -> None:
+    made = device(max_turn_s=60.0, stuck_s=30.0)
+    made.start(100.0)
+    kinds(made, True, 110.0)
+    assert [one.kind for one in made.late_gestures(199.9)] == ["hold"]
+    assert [one.kind for one in made.late_gestures(200.0)] == ["stuck"]
+
+
+def test_no_press_counts_before_the_start() -> None:
+    made = device()
+    kinds(made, False, 99.0)
+    assert (kinds(made, True, 99.1), made.is_started) == ([], False)
+
+
+# --- microphone, cards and mute -------------------------------------------------------------------------------------
+
+
+def test_a_device_that_starts_muted_closes_its_microphone() -> None:
+    out = Outbox()
+    device(out).start(0.0)
+    assert out.take() == []
+    device(out, is_muted=True).start(0.0)
+    assert out.take() == [CloseCapture()]
+
+
+def test_muting_forgets_the_pre_roll_and_the_same_position_again_changes_nothing() -> None:
+    made = device()
+    made.keep(period())
+    assert not made.switch_mute(False)
+    assert made.take_pre_roll() == [period()]
+    made.keep(period())
+    assert made.switch_mute(True)
+    assert (made.is_muted, made.take_pre_roll()) == (True, [])
+
+
+def test_the_microphone_follows_the_switch_and_the_cue_comes_behind_it() -> None:
+    out = Outbox()
+    made = device(out)
+    made.switch_mute(True)
+    made.follow_mute()
+    made.switch_mute(False)
+    made.follow_mute()
+    cue = PlayEarcon(0, "muted")
+    assert out.take() == [CloseCapture(), cue, OpenCapture(), cue]
+
+
+def test_the_pre_roll_is_the_newest_part_and_is_taken_once() -> None:
+    made = device(pre_roll_ms=100)
+    for sample in range(10):
+        made.keep(period(sample))
+    assert made.take_pre_roll() == [period(sample) for sample in range(5, 10)]
+    assert made.take_pre_roll() == []
+
+
+def test_a_muted_device_refuses_a_turn_first_and_one_without_a_microphone_too() -> None:
+    made = device()
+    assert made.refusal is None
+    made.lose_card("playback", "unplugged", 0.0)
+    assert made.refusal is None
+    made.lose_card("capture", "unplugged", 0.0)
+    assert made.refusal == "no_microphone"
+    made.switch_mute(True)
+    assert made.refusal == "muted"
+
+
+def test_a_lost_microphone_takes_the_pre_roll_with_it_and_a_lost_loudspeaker_does_not() -> None:
+    out = Outbox()
+    made = device(out)
+    made.keep(period())
+    made.lose_card("playback", "unplugged", 0.0)
+    assert made.take_pre_roll() == [period()]
+    made.keep(period())
+    detail = made.lose_card("capture", "unplugged", 0.0)
+    assert made.take_pre_roll() == []
+    assert "(unplugged)" in detail
+    assert notices(out.take())[-1] == Error("no_microphone", detail)
+
+
+def test_cards_are_lost_until_they_are_found() -> None:
+    made = device()
+    made.lose_card("playback", "unplugged", 0.0)
+    made.lose_card("capture", "unplugged", 0.0)
+    assert (made.cards_lost, made.has_speaker) == (("capture", "playback"), False)
+    made.find_card("playback")
+    made.find_card("playback")
+    assert (made.cards_lost, made.has_speaker) == (("capture",), True)
+
+
+# --- alarms ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_alarm_rings_at_its_interval_until_it_was_long_enough() -> None:
+    made = device(alarm_s=10.0, alarm_every_s=3.0)
+    made.begin_alarm(AlarmRang("tea", "tea"), 100.0)
+    assert (made.plan_ring(100.0), made.is_alarm_due(102.9), made.is_alarm_due(103.0)) == (True, False, True)
+    assert 103.0 in made.deadlines()
+    assert (made.plan_ring(109.9), made.plan_ring(110.0)) == (True, False)
+
+
+def test_a_ring_names_every_alarm() -> None:
+    out = Outbox()
+    made = device(out)
+    made.begin_alarm(AlarmRang("a", "tea"), 100.0)
+    made.begin_alarm(AlarmRang("b", "eggs"), 101.0)
+    made.ring()
+    cue, said = out.take()
+    assert cue == PlayEarcon(0, "alarm")
+    assert isinstance(said, Announce)
+    assert ("tea, eggs" in said.text, said.fallback) == (True, "alarm")
+
+
+def test_silencing_acknowledges_every_alarm_once() -> None:
+    out = Outbox()
+    made = device(out)
+    for alarm_id in ("a", "b"):
+        made.begin_alarm(AlarmRang(alarm_id, ""), 100.0)
+    made.plan_ring(100.0)
+    assert made.silence_alarms()
+    assert out.take() == [SilenceAlarm("a"), SilenceAlarm("b")]
+    assert (made.silence_alarms(), out.take()) == (False, [])
+    assert (made.alarms.ringing, made.is_alarm_due(1000.0)) == ({}, False)
+
+
+# --- troubles -------------------------------------------------------------------------------------------------------
+
+
+def test_a_trouble_lights_the_error_for_a_moment_unless_it_must_not_flash() -> None:
+    out = Outbox()
+    made = device(out, error_light_s=3.0)
+    made.report("lost", 100.0, detail="no cable", flash=False)
+    assert (made.has_error, made.trouble) == (False, "lost")
+    made.report("overrun", 100.0)
+    made.end_error_light(102.9)
+    assert (made.has_error, list(made.deadlines())[-1]) == (True, 103.0)
+    made.end_error_light(103.0)
+    assert (made.has_error, made.trouble) == (False, "overrun")
+    first, second = out.take()
+    assert first == Emit(Error("lost", "no cable"))
+    assert isinstance(second, Emit)
+    assert isinstance(second.notice, Error)
+    assert second.notice.message
+    made.forget_trouble()
+    assert made.trouble == ""

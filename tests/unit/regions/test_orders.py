@@ -1,0 +1,249 @@
+"""The three orders of the conversation that are data: owners of an error, deadlines, and what follows every event.
+
+Each is held twice: as the list that it is, and by scenes that go another way in another order. Some neighbours never
+meet (finish waits while there is a wish; event ids of ours differ), so only the list holds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from appliance.agents.spec import AgentSpec, ToolCard
+from appliance.conversation.commands import Command, Connect, Disconnect, Emit, PlayEarcon, Send
+from appliance.conversation.events import AlarmRang, AudioCaptured, DeadlinePassed, FrameGiven, OutOfBandAsked
+from appliance.conversation.machine import DEADLINES, SETTLE
+from appliance.conversation.notices import Error, Guardrail, OutOfBandEnded, ToolEnd, TurnEnd
+from appliance.conversation.server_events import LADDER
+from tests.support.stage import SESSION, Stage, period
+
+BUSY = "conversation_already_has_active_response"
+
+
+def name(step: Callable[..., Any]) -> str:
+    """The name of a step; of a lambda the region or the rule that it calls."""
+    return step.__name__ if step.__name__ != "<lambda>" else ".".join(step.__code__.co_names).removeprefix("_do.")
+
+
+def told(commands: Sequence[Command], *kinds: type) -> list[str]:
+    """The notices and frames of these kinds, by the names of their classes, in order."""
+    sent = [one.notice if isinstance(one, Emit) else one.event for one in commands if isinstance(one, Emit | Send)]
+    return [type(one).__name__ for one in sent if not kinds or isinstance(one, kinds)]
+
+
+def stage(*tools: ToolCard, **more: Any) -> Stage:
+    about = {key: more.pop(key) for key in ("has_output_guardrails",) if key in more}
+    return Stage(specs=[AgentSpec(agent="ann", session=SESSION, tools=tools, **about)], **more).ready()
+
+
+def asked(made: Stage) -> str:
+    """A turn was spoken and its response asked for; returns the id of the request."""
+    commands = made.say() + made.committed()
+    return str(next(one["event_id"] for one in made.sent(commands) if one["type"] == "response.create"))
+
+
+def says(made: Stage, delta: str) -> None:
+    where = {"response_id": "resp_1", "item_id": "item_a", "output_index": 0, "content_index": 0}
+    made.server({"type": "response.output_audio_transcript.delta", "delta": delta} | where)
+
+
+def all_late(made: Stage, at: float) -> list[Command]:
+    """Every deadline up to `at` is found late at once."""
+    made.now = at
+    return made.do(DeadlinePassed())
+
+
+# --- who owns an error ----------------------------------------------------------------------------------------------
+
+
+def test_the_owners_of_an_error_are_asked_in_this_order() -> None:
+    assert [name(one) for one in LADDER] == [
+        "_error_of_update",
+        "_error_of_question",
+        "_error_of_busy_server",
+        "_error_of_response",
+        "_error_of_commit",
+        "_error_of_item",
+    ]
+
+
+def test_an_update_that_has_the_name_of_a_commit_owns_its_error_and_the_turn_goes_on() -> None:
+    made = stage()
+    made.say()
+    made.do(FrameGiven({"type": "session.update", "event_id": "commit_turn_1_0", "session": {"type": "realtime"}}))
+    made.error("invalid_value", event_id="commit_turn_1_0", message="first")
+    assert (made.troubles(), made.outcomes()) == (["server_error"], [])
+    made.error("invalid_value", event_id="commit_turn_1_0", message="second")  # now it is the commit's
+    assert made.outcomes() == ["failed"]
+
+
+def test_an_update_that_has_the_name_of_a_question_owns_its_error_and_the_question_stays_open() -> None:
+    made = stage()
+    made.do(OutOfBandAsked("k", {"input": []}))
+    made.do(FrameGiven({"type": "session.update", "event_id": "aside_k", "session": {"type": "realtime"}}))
+    made.error("invalid_value", event_id="aside_k", message="no")
+    assert (made.troubles(), made.notices(OutOfBandEnded)) == (["server_error"], [])
+
+
+def test_a_question_that_a_busy_server_refuses_ends_and_leaves_the_response_of_the_turn_alone() -> None:
+    made = stage()
+    asked(made)
+    made.do(OutOfBandAsked("k", {"input": []}))
+    made.error(BUSY, event_id="aside_k", message="busy")
+    assert [(one.key, one.problem) for one in made.notices(OutOfBandEnded)] == [("k", "busy")]
+    assert (made.outcomes(), made.troubles()) == ([], [])
+
+
+def test_a_request_that_a_busy_server_refuses_is_asked_again_and_the_turn_does_not_fail() -> None:
+    made = stage(refused_retry_s=1.0)
+    event_id = asked(made)
+    made.error(BUSY, event_id=event_id)
+    assert (made.outcomes(), made.troubles()) == ([], [])
+    assert made.sent_types(made.advance(1.0)) == ["response.create"]
+
+
+def test_an_error_that_somebody_owns_is_not_reported_besides() -> None:
+    made = stage()
+    event_id = asked(made)
+    made.error("invalid_value", event_id=event_id, message="no")
+    assert (made.troubles(), made.outcomes()) == (["answer_failed"], ["failed"])
+    made.error("invalid_value", event_id=event_id, message="no")
+    assert made.troubles() == ["answer_failed", "server_error"]
+
+
+# --- what is late ---------------------------------------------------------------------------------------------------
+
+
+def test_what_may_be_late_is_looked_at_in_this_order() -> None:
+    assert [name(one) for one in DEADLINES] == [
+        "_late_gestures",
+        "answer.slot.advance",
+        "session.expire",
+        "out_of_band.advance",
+        "device.end_error_light",
+        "_late_alarms",
+        "_late_main",
+        "link.advance",
+        "_agent.late_calls",
+        "_agent.late_check",
+        "_late_turn",
+    ]
+
+
+def test_a_hold_that_rejects_a_call_is_seen_before_the_call_is_late() -> None:
+    made = stage(ToolCard(name="door", approval="always"), approval_s=5.0)
+    asked(made)
+    made.created()
+    made.called("door", "c")
+    made.now += 4.5
+    made.press()
+    all_late(made, made.now + 2.0)
+    (end,) = made.notices(ToolEnd)
+    assert "rejected" in end.output
+
+
+def test_a_question_is_late_before_the_turn_is() -> None:
+    made = stage(answer_s=20.0)
+    asked(made)
+    made.do(OutOfBandAsked("k", {"input": []}, timeout_s=10.0))
+    commands = all_late(made, made.now + 30.0)
+    assert told(commands, OutOfBandEnded, Error, TurnEnd) == ["OutOfBandEnded", "Error", "TurnEnd"]
+
+
+def test_a_question_is_late_before_an_alarm_rings() -> None:
+    made = stage(alarm_s=60.0, alarm_every_s=3.0)
+    made.do(OutOfBandAsked("k", {"input": []}, timeout_s=10.0))
+    made.do(AlarmRang("tea", "tea"))
+    commands = all_late(made, made.now + 30.0)
+    kept = [type(one) for one in commands if isinstance(one, PlayEarcon) or told([one], OutOfBandEnded)]
+    assert kept == [Emit, PlayEarcon]
+
+
+def test_an_alarm_rings_before_a_connection_that_never_came_is_given_up() -> None:
+    made = stage(connect_s=15.0, alarm_s=60.0, endpoints=2)
+    made.lose()
+    made.advance(5.0)
+    made.do(AlarmRang("tea", "tea"))
+    commands = all_late(made, made.now + 30.0)
+    kept = [type(one) for one in commands if isinstance(one, PlayEarcon | Disconnect)]
+    assert kept == [PlayEarcon, Disconnect]
+
+
+def test_an_alarm_that_is_due_finds_the_turn_running_though_that_is_late_too() -> None:
+    made = stage(answer_s=20.0, alarm_s=60.0)
+    asked(made)
+    made.do(AlarmRang("tea", "tea"))
+    commands = all_late(made, made.now + 30.0)
+    assert made.outcomes() == ["failed"]
+    assert PlayEarcon(made.conversation.epoch, "alarm") not in commands
+
+
+def test_a_connection_is_tried_before_the_turn_that_waits_for_one_is_late() -> None:
+    made = stage(link_wait_s=1.0, backoff_initial_s=0.5, backoff_max_s=0.5)
+    made.lose()
+    made.say()
+    made.lose("refused", None)
+    commands = all_late(made, made.now + 10.0)
+    kept = [one for one in commands if isinstance(one, Connect) or told([one], TurnEnd)]
+    assert (type(kept[0]), len(kept), made.outcomes()) == (Connect, 2, ["failed"])
+
+
+def test_a_call_of_a_turn_that_is_over_is_late_before_the_running_one_is() -> None:
+    made = stage(ToolCard(name="light", timeout_s=15.0), answer_s=10.0)
+    asked(made)
+    made.created()
+    made.called("light", "c")
+    made.say()  # barges in; the tool runs on
+    made.done(status="cancelled")
+    made.committed("item_2")
+    commands = all_late(made, made.now + 60.0)
+    assert told(commands, ToolEnd, TurnEnd) == ["ToolEnd", "TurnEnd"]
+
+
+def test_a_call_is_late_before_the_check_that_would_stop_it() -> None:
+    tool = ToolCard(name="light", timeout_s=1.0, is_cancellable=True)
+    made = stage(tool, has_output_guardrails=True, guardrail_s=5.0, guardrail_debounce=1)
+    asked(made)
+    made.created()
+    says(made, "Hello")
+    made.called("light", "c")
+    all_late(made, made.now + 10.0)
+    (end,) = made.notices(ToolEnd)
+    assert ("too long" in end.output, len(made.notices(Guardrail))) == (True, 1)
+
+
+def test_a_late_check_stops_the_answer_before_the_turn_is_late_and_the_model_is_asked_again() -> None:
+    made = stage(has_output_guardrails=True, guardrail_s=5.0, guardrail_debounce=1, answer_s=20.0)
+    asked(made)
+    made.created()
+    says(made, "Hello")
+    commands = all_late(made, made.now + 30.0)
+    assert told(commands, Guardrail, TurnEnd) == ["Guardrail"]
+    assert made.outcomes() == []
+
+
+# --- what follows every event ---------------------------------------------------------------------------------------
+
+
+def test_after_every_event_the_conversation_settles_in_this_order() -> None:
+    assert [name(one) for one in SETTLE] == ["_send", "_ask", "_finish", "_rest"]
+
+
+def test_the_speech_is_sent_before_its_response_is_asked_for_in_one_event() -> None:
+    made = stage(post_roll_ms=20)
+    made.press()
+    made.hear(500)
+    made.release()
+    commands = made.do(AudioCaptured(period(), 4000, -18.0))
+    assert made.sent_types(commands) == ["input_audio_buffer.append", "input_audio_buffer.commit", "response.create"]
+
+
+def test_the_turn_ends_before_its_idle_gap_is_used_in_one_event() -> None:
+    made = stage(rotate_after_s=10.0)
+    made.answering(ms=200)
+    made.done()
+    made.advance(4.0)
+    made.now += 10.0
+    commands = made.play(2400, drained=True)
+    kept = [one for one in commands if isinstance(one, Connect) or told([one], TurnEnd)]
+    assert [type(one) for one in kept] == [Emit, Connect]

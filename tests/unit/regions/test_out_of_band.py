@@ -1,0 +1,161 @@
+"""The region `out_of_band`: questions beside the conversation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from appliance.conversation.commands import Emit
+from appliance.conversation.events import OutOfBandAsked
+from appliance.conversation.notices import OutOfBandEnded
+from appliance.conversation.regions.out_of_band import OutOfBand
+from appliance.conversation.support.outbox import Outbox, OutOfBandOf
+from appliance.realtime import protocol as wire
+from appliance.realtime.items import HistoryItem
+from tests.unit.regions.outcome import frames, linked, notices
+
+
+def asking(out: Outbox, *keys: str) -> OutOfBand:
+    """Questions that were asked at 100.0 and may take 30 s."""
+    made = OutOfBand(out)
+    for key in keys:
+        made.ask(OutOfBandAsked(key, {"input": []}), 100.0)
+    out.take()
+    return made
+
+
+def created(response_id: str, **metadata: str) -> wire.ResponseCreated:
+    return wire.ResponseCreated(response=wire.Response(id=response_id, metadata=metadata))
+
+
+def done(response_id: str, status: str = "completed", aside: str = "", **more: Any) -> wire.ResponseDone:
+    metadata = {"aside": aside} if aside else {}
+    return wire.ResponseDone(response=wire.Response(id=response_id, status=status, metadata=metadata, **more))
+
+
+def cancel(response_id: str) -> list[dict[str, Any]]:
+    return [{"type": "response.cancel", "response_id": response_id}]
+
+
+def problems(out: Outbox) -> list[tuple[str, str]]:
+    return [(one.key, one.problem) for one in notices(out.take()) if isinstance(one, OutOfBandEnded)]
+
+
+def test_a_question_stays_out_of_the_conversation_and_an_error_can_name_it() -> None:
+    out = linked()
+    made = OutOfBand(out)
+    made.ask(OutOfBandAsked("k", {"input": [], "metadata": {"mine": "1"}, "conversation": "auto"}), 100.0)
+    response = {"input": [], "conversation": "none", "metadata": {"mine": "1", "aside": "k"}}
+    assert frames(out.take()) == [{"type": "response.create", "event_id": "aside_k", "response": response}]
+    assert out.cause("aside_k") == OutOfBandOf("k")
+    assert (bool(made), list(made.deadlines())) == (True, [130.0])
+
+
+def test_a_question_without_a_connection_ends_at_once() -> None:
+    out = Outbox()
+    made = OutOfBand(out)
+    made.ask(OutOfBandAsked("k", {}), 100.0)
+    assert ([key for key, problem in problems(out) if problem], bool(made)) == (["k"], False)
+
+
+def test_the_answer_is_handed_over_and_ends_the_question_once() -> None:
+    out = linked()
+    made = asking(out, "k")
+    part = wire.ContentPart(type="output_text", text="yes")
+    item = wire.Item(type="message", id="i", role="assistant", status="completed", content=(part,))
+    for _ in range(2):
+        assert made.owns(done("r", aside="k", output=(item,)))
+    assert out.take() == [Emit(OutOfBandEnded("k", (HistoryItem(id="i", role="assistant", text="yes"),)))]
+    assert not made
+
+
+@pytest.mark.parametrize(("error", "named"), [(wire.ErrorDetail(message="too long"), "too long"), (None, "failed")])
+def test_an_answer_that_failed_says_why(error: wire.ErrorDetail | None, named: str) -> None:
+    out = linked()
+    asking(out, "k").owns(done("r", "failed", aside="k", error=error))
+    ((key, problem),) = problems(out)
+    assert (key, named in problem) == ("k", True)
+
+
+def test_every_event_of_its_response_is_its_own_and_no_other_is() -> None:
+    made = asking(linked(), "k")
+    delta = {"item_id": "i", "delta": "word"}
+    assert made.owns(created("r", aside="k"))
+    assert made.owns(wire.OutputTextDelta(response_id="r", **delta))
+    assert made.owns(done("r"))  # of a server that has forgotten the metadata
+    assert not made.owns(created("r2", turn="turn_1"))
+    assert not made.owns(wire.OutputTextDelta(response_id="r2", **delta))
+    assert not made.owns(done("r2"))
+    assert not made.owns(wire.InputAudioBufferCommitted(item_id="i"))
+
+
+def test_a_refused_question_ends_with_the_reason_and_only_once() -> None:
+    out = linked()
+    made = asking(out, "k", "k2")
+    assert made.refuse("k", "no such voice")
+    assert problems(out) == [("k", "no such voice")]
+    assert (made.refuse("k", "again"), problems(out), bool(made)) == (False, [], True)
+    made.refuse("k2", "")
+    ((_, problem),) = problems(out)
+    assert problem
+
+
+def test_a_late_question_is_given_up_and_cancelled_if_it_was_begun() -> None:
+    out = linked()
+    made = asking(out, "begun", "not_begun")
+    made.owns(created("r", aside="begun"))
+    made.advance(129.9)
+    assert out.take() == []
+    made.advance(130.0)
+    commands = out.take()
+    assert frames(commands) == cancel("r")
+    assert [(one.key, "30 s" in one.problem) for one in notices(commands)] == [("begun", True), ("not_begun", True)]
+    assert not made
+
+
+def test_a_question_that_begins_after_it_was_given_up_is_cancelled_on_arrival() -> None:
+    out = linked()
+    made = asking(out, "k")
+    made.advance(130.0)
+    out.take()
+    assert made.owns(created("r", aside="k"))
+    assert frames(out.take()) == cancel("r")
+
+
+def test_with_the_connection_every_question_ends_and_its_responses_are_forgotten() -> None:
+    out = linked()
+    made = asking(out, "k", "k2")
+    made.owns(created("r", aside="k"))
+    made.given({"metadata": {"mine": "1"}})
+    made.lose()
+    assert [key for key, problem in problems(out) if problem] == ["k", "k2"]
+    assert not made
+    assert not made.owns(done("r"))
+    assert not made.owns(created("r2", mine="1"))
+
+
+def test_a_question_that_the_program_sends_as_a_frame_is_known_once_by_its_metadata() -> None:
+    out = linked()
+    made = OutOfBand(out)
+    made.given({"metadata": {"mine": "1"}})
+    assert not made.owns(created("r1", mine="2"))
+    assert made.owns(created("r2", mine="1"))
+    assert made.owns(done("r2"))
+    assert not made.owns(created("r3", mine="1"))
+    assert out.take() == []
+
+
+def test_a_rejected_question_is_never_sent() -> None:
+    out = linked()
+    made = OutOfBand(out)
+    made.reject("k", "the budget is spent")
+    assert out.take() == [Emit(OutOfBandEnded("k", (), "the budget is spent"))]
+    assert not made
+
+
+def test_only_the_newest_64_responses_are_remembered() -> None:
+    made = OutOfBand(linked())
+    for number in range(65):
+        made.owns(created(f"r{number}", aside="k"))
+    assert [made.owns(done(f"r{number}")) for number in (0, 1, 64)] == [False, True, True]

@@ -1,0 +1,166 @@
+"""The region `session`: who talks, as the server knows it, and the updates that it has not answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from appliance.conversation.policy import Policy
+from appliance.conversation.regions.session import Session, SessionUpdateSent, session_for
+from appliance.conversation.support.outbox import Outbox
+from appliance.realtime import protocol as wire
+from tests.unit.regions.outcome import frames, linked, spec
+
+ANN, BOB = spec("ann"), spec("bob")
+
+
+def session(out: Outbox | None = None, **policy: Any) -> Session:
+    return Session(Policy(**policy), out or linked(), ANN)
+
+
+def accepted(instructions: str | None = None, **more: Any) -> wire.SessionUpdated:
+    return wire.SessionUpdated(session=({} if instructions is None else {"instructions": instructions}) | more)
+
+
+def asked(made: Session, event_id: str, instructions: str | None, now: float = 0.0) -> None:
+    """The program sends an update of its own."""
+    made.note_raw(event_id, {} if instructions is None else {"instructions": instructions}, now)
+
+
+def id_of(update: SessionUpdateSent | None) -> str | None:
+    return update.event_id if update is not None else None
+
+
+def test_the_server_accepts_the_update_that_has_its_instructions_and_with_it_all_before() -> None:
+    made = session()
+    asked(made, "a", "first")
+    asked(made, "b", "second")
+    asked(made, "c", "third")
+    assert id_of(made.updated(accepted("second"))) == "b"
+    assert made.refused("a") is None
+    assert id_of(made.updated(accepted("third"))) == "c"
+    assert not made.is_waiting
+
+
+def test_a_server_that_names_no_instructions_accepts_the_oldest() -> None:
+    made = session()
+    asked(made, "a", "first")
+    asked(made, "b", "second")
+    assert [id_of(made.updated(accepted())) for _ in range(3)] == ["a", "b", None]
+
+
+def test_instructions_that_the_server_words_in_its_own_way_accept_the_oldest() -> None:
+    made = session()
+    asked(made, "a", "first")
+    asked(made, "b", "second")
+    assert id_of(made.updated(accepted("first, and be kind"))) == "a"
+
+
+def test_the_instructions_in_force_answer_no_update_that_has_others() -> None:
+    made = session()
+    made.request_handoff("call_1", BOB, BOB.session, 0.0)
+    assert made.updated(accepted(str(ANN.session["instructions"]))) is None
+    assert made.has_handoff
+
+
+def test_every_answer_names_the_transcriber_also_when_nothing_was_asked() -> None:
+    made = session()
+    audio = {"input": {"transcription": {"model": "scribe-1"}}}
+    assert made.updated(accepted(audio=audio)) is None
+    assert made.transcriber == "scribe-1"
+    made.updated(accepted(audio=None))
+    assert made.transcriber == ""
+
+
+def test_an_error_takes_the_update_that_it_names_and_no_other() -> None:
+    made = session()
+    asked(made, "a", "first")
+    asked(made, "b", "second")
+    assert [id_of(made.refused(one)) for one in (None, "c", "b", "b")] == [None, None, "b", None]
+    assert id_of(made.updated(accepted("first"))) == "a"
+
+
+def test_new_instructions_for_a_turn_are_in_force_at_once_and_the_old_ones_come_back_with_a_refusal() -> None:
+    out = linked()
+    made = session(out)
+    made.change_for_turn("turn_1", BOB, BOB.session, 0.0)
+    assert frames(out.take()) == [{"type": "session.update", "event_id": "turn_turn_1", "session": BOB.session}]
+    assert made.spec is BOB
+    refused = made.refused("turn_turn_1")
+    assert refused is not None
+    assert (refused.kind, refused.spec) == ("turn", ANN)
+
+
+def test_a_handoff_asks_the_server_and_changes_nobody_yet() -> None:
+    out = linked()
+    made = session(out)
+    made.request_handoff("call_1", BOB, BOB.session, 0.0)
+    assert frames(out.take()) == [{"type": "session.update", "event_id": "handoff_call_1", "session": BOB.session}]
+    assert (made.spec, made.has_handoff) == (ANN, True)
+    update = made.updated(accepted(str(BOB.session["instructions"])))
+    assert update is not None
+    assert (update.kind, update.spec, update.call_id, made.has_handoff) == ("handoff", BOB, "call_1", False)
+
+
+def test_a_handoff_is_awaited_longer_than_its_call_lasts() -> None:
+    made = session(commit_s=5.0, tool_s=20.0)
+    made.request_handoff("call_1", BOB, BOB.session, 100.0)
+    made.change_for_turn("turn_1", ANN, ANN.session, 100.0)
+    asked(made, "raw", None, 100.0)
+    assert list(made.deadlines()) == [125.0, 105.0, 105.0]
+
+
+def test_a_handoff_that_failed_is_overwritten_with_the_agent_in_force_and_can_no_longer_be_accepted_as_one() -> None:
+    out = linked()
+    made = session(out)
+    made.request_handoff("call_1", BOB, BOB.session, 0.0)
+    out.take()
+    made.roll_back("call_1", ANN.session, 1.0)
+    assert frames(out.take()) == [{"type": "session.update", "event_id": "rollback_call_1", "session": ANN.session}]
+    update = made.updated(accepted(str(BOB.session["instructions"])))
+    assert update is not None
+    assert (update.kind, made.has_handoff, made.is_waiting) == ("rollback", False, True)
+
+
+def test_a_handoff_that_the_server_was_never_asked_for_needs_no_overwriting() -> None:
+    out = linked()
+    made = session(out)
+    made.request_handoff("call_1", BOB, BOB.session, 0.0)
+    out.take()
+    made.roll_back("call_2", ANN.session, 1.0)
+    assert (out.take(), made.has_handoff) == ([], True)
+
+
+def test_an_update_is_forgotten_at_its_deadline_and_all_with_the_connection() -> None:
+    made = session(commit_s=5.0)
+    asked(made, "a", "first", 100.0)
+    asked(made, "b", "second", 101.0)
+    made.expire(104.9)
+    assert len(list(made.deadlines())) == 2
+    made.expire(105.0)
+    assert list(made.deadlines()) == [106.0]
+    made.forget()
+    assert not made.is_waiting
+
+
+@pytest.mark.parametrize(
+    ("is_trusted", "has_spoken", "tools", "output"),
+    [
+        (True, False, ["own", "secret"], {"voice": "ash", "speed": 1.0}),
+        (False, False, ["own"], {"voice": "ash", "speed": 1.0}),
+        (True, True, ["own", "secret"], {"speed": 1.0}),
+        (False, True, ["own"], {"speed": 1.0}),
+    ],
+)
+def test_an_untrusted_server_gets_no_secret_and_one_that_has_spoken_no_voice(
+    is_trusted: bool, has_spoken: bool, tools: list[str], output: dict[str, Any]
+) -> None:
+    whole = {
+        "type": "realtime",
+        "audio": {"output": {"voice": "ash", "speed": 1.0}},
+        "tools": [{"type": "function", "name": "own"}, {"type": "mcp", "name": "secret", "authorization": "token"}],
+    }
+    sent = session_for(spec(session=whole), is_trusted=is_trusted, has_spoken=has_spoken)
+    assert [one["name"] for one in sent["tools"]] == tools
+    assert sent["audio"]["output"] == output
