@@ -59,7 +59,7 @@ class AgentPreparer:
         post: Callable[[Event], None],
         context: Any = None,
         history: Callable[[], Sequence[HistoryItem]] = tuple,
-        extra_tools: Callable[[str], Sequence[Tool]] | None = None,
+        extra_tools: Callable[[str], Sequence[Tool]] = lambda agent: (),
         is_parallel: bool = True,
         timeout_s: float = 15.0,
     ) -> None:
@@ -97,7 +97,7 @@ class AgentPreparer:
             Exception: Whatever its instructions raise.
         """
         context = self._run_context(agent)
-        tools = [*agent.tools, *(self._extra_tools(agent.name) if self._extra_tools is not None else ())]
+        tools = [*agent.tools, *self._extra_tools(agent.name)]
         handoffs = agent.transfers()
         offers: list[Tool | Handoff] = [*tools, *handoffs]
         listed = [(one.definition(), await is_enabled(one, context, self._timeout_s)) for one in offers]
@@ -151,7 +151,7 @@ class AgentPreparer:
                 raise ToolError(f"The handoff {command.tool_name} is not available now.")
             given = handoff.validate(command.arguments)
             if handoff.on_handoff is not None:
-                arguments = (context,) if handoff.input is None else (context, given)
+                arguments = (context,) if handoff.parse is None else (context, given)
                 await asked(self._timeout_s, handoff.on_handoff, *arguments)
         return await self.spec(self._agents[command.agent])
 

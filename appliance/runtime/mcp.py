@@ -272,7 +272,6 @@ class _Server(ABC):
             description=listed.description or listed.title or "",
             parameters=listed.input_schema,
             function=call,
-            arguments=None,
             needs_approval=needed if isinstance(needed, bool) else listed.name in needed,
             timeout_s=self.timeout_s,
         )

@@ -62,7 +62,7 @@ class ToolRunner:
         history: Callable[[], Sequence[HistoryItem]] = tuple,
         ask: AskAside | None = None,
         ask_agent: AskAgent | None = None,
-        extra_tools: Callable[[str], Sequence[Tool]] | None = None,
+        extra_tools: Callable[[str], Sequence[Tool]] = lambda agent: (),
     ) -> None:
         if not isinstance(agents, Mapping):
             agents = {"tools": RealtimeAgent(name="tools", tools=agents)}
@@ -140,7 +140,6 @@ class ToolRunner:
         agent = self._agents.get(name)
         if agent is None:
             raise ToolError(f"There is no agent {name!r}; there are: {', '.join(sorted(self._agents)) or 'none'}.")
-        extra = self._extra_tools(name) if self._extra_tools is not None else ()
         context = ToolContext(
             context=self._context,
             agent=agent,
@@ -151,7 +150,7 @@ class ToolRunner:
             ask=self._ask,
             ask_agent=self._ask_agent,
         )
-        return find_tool(command.name, [*agent.tools, *extra]), context
+        return find_tool(command.name, [*agent.tools, *self._extra_tools(name)]), context
 
 
 # --- one call: also for who runs tools beside the conversation ------------------------------------------------------
