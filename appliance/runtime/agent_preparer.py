@@ -77,12 +77,14 @@ class AgentPreparer:
     def prepare_agent(self, command: PrepareAgent) -> None:
         """Answered by one ``AgentPrepared``."""
         otherwise = AgentPrepared(command.key, None, f"the agent {command.agent!r} was not prepared: it was cancelled")
-        self._tasks.start(functools.partial(self._prepared, command), otherwise=otherwise)
+        name = f"agent {command.agent}"
+        self._tasks.start(functools.partial(self._prepared, command), otherwise=otherwise, name=name)
 
     def check_text(self, command: CheckText) -> None:
         """Answered by one ``GuardrailsChecked``."""
         otherwise = GuardrailsChecked(command.key, "guardrails", "the check was cancelled")
-        self._tasks.start(functools.partial(self._checked, command), otherwise=otherwise)
+        name = f"guardrails of {command.agent}"
+        self._tasks.start(functools.partial(self._checked, command), otherwise=otherwise, name=name)
 
     async def run(self) -> None:
         """Own what runs until cancelled."""

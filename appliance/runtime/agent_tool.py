@@ -51,7 +51,10 @@ async def ask_agent(agent: RealtimeAgent, context: ToolContext[Any], question: s
             raise ToolError(f"The {agent.name} agent could not be asked: {exc}") from exc
         calls = [one for one in answer if one.type == "function_call"]
         if not calls:
-            return _said(agent, answer)
+            said = "\n".join(one.text for one in answer if one.type == "message" and one.text)
+            if not said:
+                raise ToolError(f"The {agent.name} agent gave no answer.")
+            return said
         if not left:
             break
         if not items:
@@ -59,13 +62,6 @@ async def ask_agent(agent: RealtimeAgent, context: ToolContext[Any], question: s
         for call in calls:
             items += await _run(call, tools, own)
     raise ToolError(f"The {agent.name} agent called tools {_MOST_ROUNDS} times over and came to no answer.")
-
-
-def _said(agent: RealtimeAgent, answer: Sequence[HistoryItem]) -> str:
-    text = "\n".join(one.text for one in answer if one.type == "message" and one.text)
-    if not text:
-        raise ToolError(f"The {agent.name} agent gave no answer.")
-    return text
 
 
 async def _run(call: HistoryItem, tools: Sequence[Tool], context: ToolContext[Any]) -> list[Mapping[str, Any]]:

@@ -30,16 +30,19 @@ class CommandTasks:
         self._is_running = asyncio.Event()
         self._is_over = False
 
-    def start(self, answer: Callable[[], Coroutine[Any, Any, Event]], *, otherwise: Event, key: str = "") -> None:
+    def start(
+        self, answer: Callable[[], Coroutine[Any, Any, Event]], *, otherwise: Event, name: str, key: str = ""
+    ) -> None:
         """Post what `answer` returns.
 
         Args:
             answer: Makes the answer.
-            otherwise: Is posted instead if the task is cancelled or broken.
+            otherwise: Is posted instead if the task is cancelled, or raises: that is logged.
+            name: What is done, for the log.
             key: By which it can be cancelled.
         """
         if not self._is_over:
-            task = asyncio.get_running_loop().create_task(self._answered(answer))
+            task = asyncio.get_running_loop().create_task(self._answered(answer), name=name)
             self._tasks[task] = key
             task.add_done_callback(functools.partial(self._tell, otherwise))
 
@@ -71,7 +74,7 @@ class CommandTasks:
         if task.cancelled():
             self._post(otherwise)
         elif (error := task.exception()) is not None:
-            log.error("a command was not answered", exc_info=error)
+            log.error("%s failed", task.get_name(), exc_info=error)
             self._post(otherwise)
         else:
             self._post(task.result())

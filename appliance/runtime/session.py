@@ -50,8 +50,7 @@ from appliance.realtime.payload import RealtimeSessionSettings, image_part, mess
 from appliance.realtime.transports.websocket import WebSocketTransport
 from appliance.runtime.agent_runtime import AgentRuntime, Asker, check_json
 from appliance.runtime.driver import Driver, Observer
-from appliance.runtime.session_body import NoDevice, PacedPlayback, ProgramAudio, RealtimeTurn
-from appliance.runtime.session_events import SessionEvents
+from appliance.runtime.session_body import NoDevice, PacedPlayback, ProgramAudio, RealtimeTurn, SessionEvents
 from appliance.runtime.session_servers import SessionServers
 
 __all__ = ["RealtimeSession"]

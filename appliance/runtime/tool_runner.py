@@ -77,7 +77,8 @@ class ToolRunner:
     def run_tool(self, command: RunTool) -> None:
         """Run a tool; answered by one ``ToolFinished``, whatever happens. Before `run` has begun, it waits for it."""
         otherwise = _failed(command.call_id, f"The call of {command.name} was cancelled.")
-        self._tasks.start(functools.partial(self._finished, command), otherwise=otherwise, key=command.call_id)
+        answer = functools.partial(self._finished, command)
+        self._tasks.start(answer, otherwise=otherwise, name=f"tool {command.name}", key=command.call_id)
 
     def check_approval(self, command: CheckApproval) -> None:
         """Ask whether a call needs approval; answered by one ``ApprovalChecked``. Whatever is unclear needs it.
@@ -86,7 +87,8 @@ class ToolRunner:
         has a `problem` to tell the model instead.
         """
         otherwise = ApprovalChecked(command.call_id, needed=True)
-        self._tasks.start(functools.partial(self._checked, command), otherwise=otherwise)
+        answer = functools.partial(self._checked, command)
+        self._tasks.start(answer, otherwise=otherwise, name=f"asking whether {command.name} needs approval")
 
     def cancel(self, call_id: str) -> None:
         """Give a call up; it is answered, with an error. Nothing for a call that is over or not yet approved."""
@@ -116,19 +118,10 @@ class ToolRunner:
             arguments = tool.validate(command.arguments)
         except ToolError as exc:
             return ApprovalChecked(command.call_id, needed=True, problem=_sendable(words(exc)))
-        except Exception:  # of `history` or `extra_tools`
-            log.exception("whether %s needs approval could not be asked", command.name)
-            return ApprovalChecked(command.call_id, needed=True)
-        return ApprovalChecked(command.call_id, await self._is_approval_needed(tool, context, arguments))
-
-    async def _is_approval_needed(self, tool: Tool, context: ToolContext[Any], arguments: dict[str, Any]) -> bool:
-        if not callable(tool.needs_approval):
-            return bool(tool.needs_approval)
-        try:
-            return bool(await asked(tool.timeout_s, tool.needs_approval, context, arguments, context.call_id))
-        except Exception:  # fails closed: the user decides
-            log.exception("whether %s needs approval could not be asked", tool.name)
-            return True
+        needed = tool.needs_approval
+        if callable(needed):
+            needed = await asked(tool.timeout_s, needed, context, arguments, context.call_id)
+        return ApprovalChecked(command.call_id, bool(needed))
 
     def _call_of(self, command: RunTool | CheckApproval) -> tuple[Tool, ToolContext[Any]]:
         """Find the tool, and make up what it may ask for.

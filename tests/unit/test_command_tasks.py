@@ -29,10 +29,11 @@ async def test_a_command_whose_task_breaks_is_answered_and_logged(caplog: pytest
     posted: list[Event] = []
     tasks = CommandTasks(posted.append)
     running = asyncio.create_task(tasks.run())
-    tasks.start(breaks, otherwise=YES)
-    tasks.start(says_no, otherwise=YES)
+    tasks.start(breaks, otherwise=YES, name="asking")
+    tasks.start(says_no, otherwise=YES, name="asking")
     await settle()
     assert posted == [YES, NO]
+    assert "asking failed" in caplog.text
     assert "ZeroDivisionError: odd" in caplog.text
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
@@ -41,7 +42,7 @@ async def test_a_command_whose_task_breaks_is_answered_and_logged(caplog: pytest
 async def test_a_command_waits_for_run_and_is_dropped_after_its_end() -> None:
     posted: list[Event] = []
     tasks = CommandTasks(posted.append)
-    tasks.start(says_no, otherwise=YES)
+    tasks.start(says_no, otherwise=YES, name="asking")
     await settle()
     assert posted == []
     running = asyncio.create_task(tasks.run())
@@ -49,6 +50,6 @@ async def test_a_command_waits_for_run_and_is_dropped_after_its_end() -> None:
     assert posted == [NO]
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    tasks.start(says_no, otherwise=YES)
+    tasks.start(says_no, otherwise=YES, name="asking")
     await settle()
     assert posted == [NO]

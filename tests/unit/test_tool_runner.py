@@ -860,7 +860,7 @@ async def test_a_predicate_that_breaks_leaves_it_to_the_user(
     make: Callable[[Any], Any], broken: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert await check(tool(name="ping", needs_approval=make(broken))(ping)) == ApprovalChecked("call_1", needed=True)
-    assert "whether ping needs approval could not be asked" in caplog.text
+    assert "asking whether ping needs approval failed" in caplog.text
 
 
 def test_a_predicate_that_hangs_leaves_it_to_the_user_once_the_tools_time_is_over() -> None:
