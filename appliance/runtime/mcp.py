@@ -88,7 +88,8 @@ class _Server(ABC):
         self._place = place
         self._secrets = sorted(_with_parts(secrets), key=len, reverse=True)
         self._allowed = tuple(allowed_tools)
-        self._needs_approval = needs_approval if isinstance(needs_approval, bool) else tuple(needs_approval)
+        self._all_need_approval = needs_approval is True
+        self._needing_approval = () if isinstance(needs_approval, bool) else tuple(needs_approval)
         self._one_at_a_time = asyncio.Lock()
         self._owner: asyncio.Task[None] | None = None
         self._scope: anyio.CancelScope | None = None
@@ -249,9 +250,7 @@ class _Server(ABC):
         absent = sorted(set(self._allowed) - set(names))
         if absent:
             log.warning("MCP server %s has no tools %s, which allowed_tools names", self.name, ", ".join(absent))
-        if isinstance(self._needs_approval, bool):
-            return
-        unknown = sorted(set(self._needs_approval) - set(names))
+        unknown = sorted(set(self._needing_approval) - set(names))
         if unknown:  # a typing error here would let a tool run unasked
             raise ToolError(
                 f"MCP server {self.name!r}: needs_approval names {', '.join(unknown)}; "
@@ -262,13 +261,12 @@ class _Server(ABC):
         async def call(**arguments: Any) -> str:
             return await self._call(listed.name, arguments)
 
-        needed = self._needs_approval
         return Tool(
             name=name,
             description=listed.description or listed.title or "",
             parameters=listed.input_schema,
             function=call,
-            needs_approval=needed if isinstance(needed, bool) else listed.name in needed,
+            needs_approval=self._all_need_approval or listed.name in self._needing_approval,
             timeout_s=self.timeout_s,
         )
 
