@@ -108,7 +108,8 @@ class LiveSession:
             LinkError: There is none within the time, or will never be one; names the endpoints.
         """
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._events.settled.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._events.settled.wait()
         if self._task.done():
             await self._task
             raise LinkError("the session was closed while it connected")
@@ -131,7 +132,8 @@ class LiveSession:
                 await self.driver.run()
                 await self._transport.said_goodbye()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._runtime.hooks_are_done(), _HOOKS_S)
+                    async with asyncio.timeout(_HOOKS_S):
+                        await self._runtime.hooks_are_done()
                 for task in tasks:
                     task.cancel()
         finally:
