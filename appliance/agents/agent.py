@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any, Literal
 
 from appliance.agents.context import ASK_TIMEOUT_S, InstructionsFunction, ToolContext
 from appliance.agents.guardrails import InputGuardrail, OutputGuardrail
@@ -97,12 +95,12 @@ class RealtimeAgent:
             ToolError: The name or the limit is impossible.
         """
 
-        async def ask(
-            context: ToolContext[Any],
-            question: Annotated[
-                str, Field(description="The whole question; the other agent does not hear the conversation.")
-            ],
-        ) -> str:
+        async def ask(context: ToolContext[Any], question: str) -> str:
+            """Ask.
+
+            Args:
+                question: The whole question; the other agent does not hear the conversation.
+            """
             if context.ask_agent is None:
                 raise ToolError(f"The {self.name} agent cannot be asked: there is no model to ask here.")
             return await context.ask_agent(self, context, question, timeout_s=timeout_s)

@@ -163,9 +163,6 @@ class _Source:
     file: _AgentFile
     instructions: str
 
-    def wrong(self, key: str, text: str) -> SettingsError:
-        return _wrong(self.path, key, text)
-
 
 # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -214,7 +211,7 @@ def _read_all(path: Path) -> dict[str, _Source]:
         owner = owners.setdefault(source.file.name.strip().casefold(), source.path)
         if owner != source.path:
             allowed = f"which {owner.name} has already; allowed: a name of its own, capitals aside"
-            raise source.wrong("name", f"found {_shown(source.file.name)}, {allowed}")
+            raise _wrong(source.path, "name", f"found {_shown(source.file.name)}, {allowed}")
         waiting += _stems(source)
     return sources
 
@@ -290,13 +287,15 @@ def _stems(source: _Source) -> list[str]:
     for place, stem in enumerate(stems, start=1):
         key = f"handoffs[{place}].agent"
         if "/" in stem or "\\" in stem or stem in (".", ".."):
-            raise source.wrong(key, f"found {_shown(stem)}; allowed: the name of a file in {directory}, without .toml")
+            raise _wrong(
+                source.path, key, f"found {_shown(stem)}; allowed: the name of a file in {directory}, without .toml"
+            )
         if stem not in known:
             others = [one for one in known if one != source.path.stem]
             text = f"found {_shown(stem)}, no TOML file in {directory}; allowed: {_listed(others)}"
-            raise source.wrong(key, text + did_you_mean(stem.removesuffix(".toml"), others))
+            raise _wrong(source.path, key, text + did_you_mean(stem.removesuffix(".toml"), others))
         if stem == source.path.stem:
-            raise source.wrong(key, f"found {_shown(stem)}, the agent itself; allowed: another one")
+            raise _wrong(source.path, key, f"found {_shown(stem)}, the agent itself; allowed: another one")
     return stems
 
 
@@ -354,24 +353,24 @@ def _agent(source: _Source, tools: Mapping[str, Tool], links: list[RealtimeAgent
             output_guardrails=[_blocks(file.blocked_words)] if file.blocked_words else [],
         )
     except ToolError as error:
-        raise source.wrong("tools", str(error)) from error
+        raise _wrong(source.path, "tools", str(error)) from error
 
 
 def _tools(source: _Source, tools: Mapping[str, Tool]) -> list[Tool]:
     file = source.file
     if _ALL in file.tools and len(file.tools) > 1:
-        raise source.wrong("tools", 'found "*" and other names; allowed: "*" alone, or names')
+        raise _wrong(source.path, "tools", 'found "*" and other names; allowed: "*" alone, or names')
     names = list(tools) if file.tools == [_ALL] else file.tools
     for place, name in enumerate(names, start=1):
         if name not in tools:
             allowed = f'found {_shown(name)}, no tool here; allowed: {_listed(tools)}, or "*" alone'
-            raise source.wrong(f"tools[{place}]", allowed + did_you_mean(name, tools))
+            raise _wrong(source.path, f"tools[{place}]", allowed + did_you_mean(name, tools))
         if name in names[: place - 1]:
-            raise source.wrong(f"tools[{place}]", f"found {_shown(name)} twice; allowed: once")
+            raise _wrong(source.path, f"tools[{place}]", f"found {_shown(name)} twice; allowed: once")
     for place, name in enumerate(file.needs_approval, start=1):
         if name not in names:
             text = f"found {_shown(name)}, none of the agent's tools; allowed: {_listed(names)}"
-            raise source.wrong(f"needs_approval[{place}]", text + did_you_mean(name, names))
+            raise _wrong(source.path, f"needs_approval[{place}]", text + did_you_mean(name, names))
     return [replace(tools[one], needs_approval=True) if one in file.needs_approval else tools[one] for one in names]
 
 
@@ -391,7 +390,7 @@ def _handoffs(
         key = f"handoffs[{place}]"
         if transfer.tool_name in taken:
             text = f"found {_shown(transfer.tool_name)}, as {taken[transfer.tool_name]} is named; allowed: its own name"
-            raise source.wrong(f"{key}.tool_name", text)
+            raise _wrong(source.path, f"{key}.tool_name", text)
         taken[transfer.tool_name] = key
         made.append(transfer)
     return made

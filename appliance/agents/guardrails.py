@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from appliance.agents.context import MaybeAwaitable, RunContext
 
@@ -29,6 +29,8 @@ __all__ = [
     "input_guardrail",
     "output_guardrail",
 ]
+
+G = TypeVar("G")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +69,7 @@ def output_guardrail(
     function: GuardrailFunction | None = None, /, *, name: str = ""
 ) -> OutputGuardrail | Callable[[GuardrailFunction], OutputGuardrail]:
     """Make an `OutputGuardrail` of ``function(context, agent, text)``; bare, or with a name."""
-
-    def make(function: GuardrailFunction) -> OutputGuardrail:
-        return OutputGuardrail(function, name or _name(function))
-
-    return make if function is None else make(function)
+    return _make(OutputGuardrail, function, name)
 
 
 @overload
@@ -82,12 +80,13 @@ def input_guardrail(
     function: GuardrailFunction | None = None, /, *, name: str = ""
 ) -> InputGuardrail | Callable[[GuardrailFunction], InputGuardrail]:
     """Make an `InputGuardrail` of ``function(context, agent, text)``; bare, or with a name."""
+    return _make(InputGuardrail, function, name)
 
-    def make(function: GuardrailFunction) -> InputGuardrail:
-        return InputGuardrail(function, name or _name(function))
+
+def _make(
+    kind: Callable[[GuardrailFunction, str], G], function: GuardrailFunction | None, name: str
+) -> G | Callable[[GuardrailFunction], G]:
+    def make(function: GuardrailFunction) -> G:
+        return kind(function, name or getattr(function, "__name__", type(function).__name__))
 
     return make if function is None else make(function)
-
-
-def _name(function: GuardrailFunction) -> str:
-    return getattr(function, "__name__", type(function).__name__)

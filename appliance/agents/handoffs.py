@@ -5,13 +5,11 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pydantic import PydanticUserError, TypeAdapter, ValidationError
-
-from appliance.agents.context import MaybeAwaitable, RunContext
-from appliance.agents.tools import TOOL_NAME, explained, plain_schema
+from appliance.agents.context import MaybeAwaitable
+from appliance.agents.tools import TOOL_NAME, Enabled
 from appliance.errors import ToolError
 
 if TYPE_CHECKING:
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Handoff", "handoff", "transfer_name"]
 
-Enabled = bool | Callable[[RunContext[Any], "RealtimeAgent"], MaybeAwaitable[bool]]
+_NO_INPUT: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,20 +28,20 @@ class Handoff:
     tool_name: str
     description: str
     on_handoff: Callable[..., MaybeAwaitable[None]] | None = None
-    input: TypeAdapter[Any] | None = None
+    parse: Callable[[str], Any] | None = None
+    """Turns JSON into the input of `on_handoff`; None where it takes none."""
     enabled: Enabled = True
     first_sentence: str = ""
     """What the new agent says first; "" leaves it to the model."""
-    parameters: Mapping[str, Any] | None = None
+    parameters: Mapping[str, Any] = field(default_factory=lambda: _NO_INPUT)
 
     def definition(self) -> dict[str, Any]:
         """The handoff as ``session.tools`` lists it."""
-        parameters = self.parameters or {"type": "object", "properties": {}, "additionalProperties": False}
         return {
             "type": "function",
             "name": self.tool_name,
             "description": self.description,
-            "parameters": dict(parameters),
+            "parameters": dict(self.parameters),
         }
 
     def validate(self, arguments: str) -> Any:
@@ -52,12 +50,7 @@ class Handoff:
         Raises:
             ToolError: They do not fit; the text tells the model what was wrong.
         """
-        if self.input is None:
-            return None
-        try:
-            return self.input.validate_json(arguments.strip() or "{}")
-        except ValidationError as exc:
-            raise ToolError(f"{self.tool_name}: {explained(exc)}") from None
+        return None if self.parse is None else self.parse(arguments)
 
 
 def transfer_name(agent_name: str) -> str:
@@ -94,12 +87,13 @@ def handoff(
     own_name = tool_name or transfer_name(agent.name)
     if not TOOL_NAME.fullmatch(own_name):
         raise ToolError(f"handoff {own_name!r}: a name has 1 to 64 letters, digits, '_' or '-'")
-    adapter: TypeAdapter[Any] | None = None
-    parameters: dict[str, Any] | None = None
+    parameters, parse = _NO_INPUT, None
     if input_type is not None:
+        from appliance.agents.schemas import describe_input
+
         if on_handoff is None:
             raise ToolError(f"handoff {own_name!r}: an input_type needs an on_handoff that takes it")
-        adapter, parameters = _adapter(own_name, input_type)
+        parameters, parse = describe_input(own_name, input_type)
     if on_handoff is not None:
         wanted = 1 if input_type is None else 2
         try:
@@ -112,19 +106,8 @@ def handoff(
         description=description
         or " ".join(f"Handoff to the {agent.name} agent to handle the request. {agent.handoff_description}".split()),
         on_handoff=on_handoff,
-        input=adapter,
+        parse=parse,
         enabled=enabled,
         first_sentence=first_sentence,
         parameters=parameters,
     )
-
-
-def _adapter(name: str, input_type: Any) -> tuple[TypeAdapter[Any], dict[str, Any]]:
-    try:
-        adapter: TypeAdapter[Any] = TypeAdapter(input_type)
-        schema = plain_schema(adapter.json_schema())
-    except PydanticUserError as exc:
-        raise ToolError(f"handoff {name!r}: {exc.message}") from None
-    if schema.get("type") != "object":
-        raise ToolError(f"handoff {name!r}: input_type must be an object to JSON: a pydantic model or a dataclass")
-    return adapter, schema

@@ -53,14 +53,8 @@ class HostedMcp:
                 "it needs exactly one of server_url, connector_id and tunnel_id"
             )
         check_names(f"hosted MCP server {self.server_label!r}", "allowed_tools", self.allowed_tools)
-        self._check_approval()
-
-    def _check_approval(self) -> None:
         wanted = self.require_approval
-        is_filter = isinstance(wanted, Mapping)
-        if (is_filter and not set(wanted) <= {"always", "never"}) or (
-            not is_filter and wanted not in ("always", "never")
-        ):
+        if any(one not in ("always", "never") for one in (wanted if isinstance(wanted, Mapping) else [wanted])):
             raise ToolError(
                 f"hosted MCP server {self.server_label!r}: require_approval is {wanted!r}; "
                 'it is "always", "never", or filters under the keys "always" and "never"'

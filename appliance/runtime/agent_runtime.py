@@ -13,11 +13,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 from appliance.agents.agent import RealtimeAgent, agents_of
 from appliance.agents.context import ASK_TIMEOUT_S, RunContext
-from appliance.agents.hooks import RealtimeRunHooks
+from appliance.agents.hooks import RealtimeAgentHooks, RealtimeRunHooks
 from appliance.agents.mcp_servers import HostedMcp, McpServer
 from appliance.agents.spec import AgentSpec
 from appliance.agents.tools import Tool
@@ -27,7 +27,6 @@ from appliance.conversation.notices import (
     AgentEnd,
     AgentStart,
     HandoffDone,
-    Notice,
     OutOfBandEnded,
     ToolEnd,
     ToolStart,
@@ -42,6 +41,7 @@ __all__ = ["AgentRuntime", "Asker", "check_json"]
 
 log = logging.getLogger(__name__)
 
+HookedNotice: TypeAlias = AgentStart | AgentEnd | HandoffDone | ToolStart | ToolEnd
 
 _USES: dict[int, int] = {}
 """How many sessions use an MCP server, by its identity: the last one closes it."""
@@ -159,13 +159,12 @@ class AgentRuntime:
         guardrail_s: float,
     ) -> None:
         self.agents = agents_of(start)
-        self._start = start
         self._context = context
         self._history = history
-        self._hooks = hooks
+        self._hooks = hooks or RealtimeRunHooks()
         self._mcp_tools: dict[str, list[Tool]] = {}
-        self._open: AsyncExitStack | None = None
-        self._calls: asyncio.Queue[Notice] = asyncio.Queue()
+        self._open = AsyncExitStack()
+        self._calls: asyncio.Queue[HookedNotice] = asyncio.Queue()
         self.ask = Asker(post)
         self.tools = ToolRunner(
             self.agents,
@@ -186,9 +185,6 @@ class AgentRuntime:
             is_parallel=are_guardrails_parallel,
             timeout_s=max(15.0, guardrail_s),
         )
-
-    def __repr__(self) -> str:
-        return f"<AgentRuntime {list(self.agents)}>"
 
     async def __aenter__(self) -> AgentRuntime:
         """Connect the MCP servers.
@@ -211,9 +207,7 @@ class AgentRuntime:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._open is not None:
-            await self._open.aclose()
-            self._open = None
+        await self._open.aclose()
 
     async def _connect(self, stack: AsyncExitStack, server: McpServer) -> list[Tool]:
         await server.connect()
@@ -247,7 +241,7 @@ class AgentRuntime:
         Raises:
             ToolError: Its instructions are no text.
         """
-        return [await self.preparer.spec(self._start)]
+        return [await self.preparer.spec(next(iter(self.agents.values())))]
 
     def tool(self, agent: str, name: str) -> Tool | None:
         """Find a tool of an agent; None for handoffs, unknown ones and those of the far side."""
@@ -294,38 +288,25 @@ class AgentRuntime:
             finally:
                 self._calls.task_done()
 
-    async def _call_hooks(self, notice: Notice) -> None:
-        of_session = self._hooks or RealtimeRunHooks()
-        match notice:
-            case AgentStart(agent=name):
-                agent, context = self._of(name)
-                await of_session.on_agent_start(context, agent)
-                if agent.hooks is not None:
-                    await agent.hooks.on_start(context, agent)
-            case AgentEnd(agent=name, output=output):
-                agent, context = self._of(name)
-                await of_session.on_agent_end(context, agent, output)
-                if agent.hooks is not None:
-                    await agent.hooks.on_end(context, agent, output)
-            case HandoffDone(from_agent=before, to_agent=after):
-                agent, context = self._of(after)
-                source = self.agents[before]
-                await of_session.on_handoff(context, source, agent)
-                if agent.hooks is not None:
-                    await agent.hooks.on_handoff(context, agent, source)
-            case ToolStart(agent=name, name=tool_name):
-                agent, context = self._of(name)
-                if (tool := self.tool(name, tool_name)) is not None:
-                    await of_session.on_tool_start(context, agent, tool)
-                    if agent.hooks is not None:
-                        await agent.hooks.on_tool_start(context, agent, tool)
-            case ToolEnd(agent=name, name=tool_name, output=output):
-                agent, context = self._of(name)
-                if (tool := self.tool(name, tool_name)) is not None:
-                    await of_session.on_tool_end(context, agent, tool, output)
-                    if agent.hooks is not None:
-                        await agent.hooks.on_tool_end(context, agent, tool, output)
-
-    def _of(self, name: str) -> tuple[RealtimeAgent, RunContext[Any]]:
+    async def _call_hooks(self, notice: HookedNotice) -> None:
+        name = notice.to_agent if isinstance(notice, HandoffDone) else notice.agent
         agent = self.agents[name]
-        return agent, RunContext(context=self._context, agent=agent, history=self._history())
+        context = RunContext(context=self._context, agent=agent, history=self._history())
+        own = agent.hooks or RealtimeAgentHooks()
+        match notice:
+            case AgentStart():
+                await self._hooks.on_agent_start(context, agent)
+                await own.on_start(context, agent)
+            case AgentEnd(output=output):
+                await self._hooks.on_agent_end(context, agent, output)
+                await own.on_end(context, agent, output)
+            case HandoffDone():
+                source = self.agents[notice.from_agent]
+                await self._hooks.on_handoff(context, source, agent)
+                await own.on_handoff(context, agent, source)
+            case ToolStart() if (tool := self.tool(name, notice.name)) is not None:
+                await self._hooks.on_tool_start(context, agent, tool)
+                await own.on_tool_start(context, agent, tool)
+            case ToolEnd(output=output) if (tool := self.tool(name, notice.name)) is not None:
+                await self._hooks.on_tool_end(context, agent, tool, output)
+                await own.on_tool_end(context, agent, tool, output)

@@ -7,17 +7,17 @@ outputs: it keeps nothing of a response beside the conversation.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from appliance.agents.agent import RealtimeAgent
-from appliance.agents.context import RunContext, ToolContext
+from appliance.agents.context import ToolContext
 from appliance.agents.tools import Tool
 from appliance.errors import ApplianceError, ToolError
 from appliance.realtime.items import HistoryItem
-from appliance.runtime.tool_runner import called, find_tool, is_enabled
+from appliance.runtime.functions import instructions_of, is_enabled
+from appliance.runtime.tool_runner import called, find_tool
 
 __all__ = ["ask_agent"]
 
@@ -35,8 +35,11 @@ async def ask_agent(agent: RealtimeAgent, context: ToolContext[Any], question: s
     own = replace(context, agent=agent)
     if own.ask is None:
         raise ToolError(f"The {agent.name} agent cannot be asked: there is no model to ask here.")
-    instructions = await _instructions(agent, own)
-    tools = [one for one in agent.tools if one.needs_approval is False and await is_enabled(one, own)]
+    try:
+        instructions = await instructions_of(agent, own, timeout_s)
+    except Exception as exc:
+        raise ToolError(f"The {agent.name} agent cannot be asked: its instructions failed: {exc}") from exc
+    tools = [one for one in agent.tools if one.needs_approval is False and await is_enabled(one, own, one.timeout_s)]
     definitions = [one.definition() for one in tools]
     items: list[Mapping[str, Any]] = []
     for left in reversed(range(_MOST_ROUNDS + 1)):
@@ -48,7 +51,10 @@ async def ask_agent(agent: RealtimeAgent, context: ToolContext[Any], question: s
             raise ToolError(f"The {agent.name} agent could not be asked: {exc}") from exc
         calls = [one for one in answer if one.type == "function_call"]
         if not calls:
-            return _said(agent, answer)
+            said = "\n".join(one.text for one in answer if one.type == "message" and one.text)
+            if not said:
+                raise ToolError(f"The {agent.name} agent gave no answer.")
+            return said
         if not left:
             break
         if not items:
@@ -58,35 +64,14 @@ async def ask_agent(agent: RealtimeAgent, context: ToolContext[Any], question: s
     raise ToolError(f"The {agent.name} agent called tools {_MOST_ROUNDS} times over and came to no answer.")
 
 
-def _said(agent: RealtimeAgent, answer: Sequence[HistoryItem]) -> str:
-    text = "\n".join(one.text for one in answer if one.type == "message" and one.text)
-    if not text:
-        raise ToolError(f"The {agent.name} agent gave no answer.")
-    return text
-
-
 async def _run(call: HistoryItem, tools: Sequence[Tool], context: ToolContext[Any]) -> list[Mapping[str, Any]]:
     """Run one call of the agent that is asked; returns the call and its output as wire items."""
     own = replace(context, tool_name=call.name, call_id=call.call_id, arguments=call.arguments)
     try:
-        output = (await called(find_tool(call.name, tools), own)).text
+        output = (await called(find_tool(call.name, tools), own)).output
     except ToolError as exc:  # there is no such tool
         output = str(exc)
     return [
         {"type": "function_call", "name": call.name, "call_id": call.call_id, "arguments": call.arguments},
         {"type": "function_call_output", "call_id": call.call_id, "output": output},
     ]
-
-
-async def _instructions(agent: RealtimeAgent, context: RunContext[Any]) -> str:
-    if isinstance(agent.instructions, str):
-        return agent.instructions
-    try:
-        text = agent.instructions(context, agent)
-        if inspect.isawaitable(text):
-            text = await text
-    except Exception as exc:
-        raise ToolError(f"The {agent.name} agent cannot be asked: its instructions failed: {exc}") from exc
-    if not isinstance(text, str):
-        raise ToolError(f"The {agent.name} agent cannot be asked: its instructions are {type(text).__name__}, not text")
-    return text

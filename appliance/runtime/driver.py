@@ -209,16 +209,15 @@ class Driver:
 
     def _set_timer(self, now: float) -> None:
         at = self._conversation.deadline
-        if at == self._timer_at and self._timer is not None:
+        if at == self._timer_at:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer_at, self._timer = at, None
+        self._timer_at = at
         if at is not None:
             self._timer = asyncio.get_running_loop().call_later(max(at - now, _SHORTEST_WAIT_S), self._on_timer)
 
     def _on_timer(self) -> None:
-        self._timer = None
         self._timer_at = None
         self.post(DeadlinePassed())
 

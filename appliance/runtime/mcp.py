@@ -88,7 +88,8 @@ class _Server(ABC):
         self._place = place
         self._secrets = sorted(_with_parts(secrets), key=len, reverse=True)
         self._allowed = tuple(allowed_tools)
-        self._needs_approval = needs_approval if isinstance(needs_approval, bool) else tuple(needs_approval)
+        self._all_need_approval = needs_approval is True
+        self._needing_approval = () if isinstance(needs_approval, bool) else tuple(needs_approval)
         self._one_at_a_time = asyncio.Lock()
         self._owner: asyncio.Task[None] | None = None
         self._scope: anyio.CancelScope | None = None
@@ -178,11 +179,15 @@ class _Server(ABC):
             reached: Is given "" when the server is connected, or why it is not.
             leave: Is given "" when the connection is to end, or why it is lost.
         """
+        from mcp import Client, Implementation
+
+        information = Implementation(name="voice-appliance", version=version())
         problem, loss, is_connected = "", "", False
         try:
             with scope:
                 async with AsyncExitStack() as stack:
-                    client = await stack.enter_async_context(self._made(await self._transport(stack)))
+                    transport = await self._transport(stack)
+                    client = await stack.enter_async_context(Client(transport, client_info=information, cache=None))
                     scope.deadline = math.inf
                     is_connected, self._client, self._loss, self._is_session_over = True, client, "", False
                     _settle(reached, "")
@@ -194,21 +199,13 @@ class _Server(ABC):
             if is_connected and (loss or not leave.done() or leave.result()):
                 loss = problem
         finally:
+            if loss:
+                log.warning("MCP server %s was lost: %s", self.name, loss)
+            if self._owner is asyncio.current_task():  # else it was closed, or is connected again
+                self._client = None
+                self._loss = loss or self._loss  # what failed to be connected again is still lost
             silence = "it was closed meanwhile" if leave.done() else f"no answer in {self.timeout_s:g} s"
-            self._own_no_more(loss)
             _settle(reached, problem or silence)
-
-    def _own_no_more(self, loss: str) -> None:
-        if loss:
-            log.warning("MCP server %s was lost: %s", self.name, loss)
-        if self._owner is asyncio.current_task():  # else it was closed, or is connected again
-            self._client = None
-            self._loss = loss or self._loss  # what failed to be connected again is still lost
-
-    def _made(self, transport: Transport) -> Client:
-        from mcp import Client, Implementation
-
-        return Client(transport, client_info=Implementation(name="voice-appliance", version=version()), cache=None)
 
     async def _reached(self) -> Client:
         """Return the client.
@@ -253,9 +250,7 @@ class _Server(ABC):
         absent = sorted(set(self._allowed) - set(names))
         if absent:
             log.warning("MCP server %s has no tools %s, which allowed_tools names", self.name, ", ".join(absent))
-        if isinstance(self._needs_approval, bool):
-            return
-        unknown = sorted(set(self._needs_approval) - set(names))
+        unknown = sorted(set(self._needing_approval) - set(names))
         if unknown:  # a typing error here would let a tool run unasked
             raise ToolError(
                 f"MCP server {self.name!r}: needs_approval names {', '.join(unknown)}; "
@@ -266,14 +261,12 @@ class _Server(ABC):
         async def call(**arguments: Any) -> str:
             return await self._call(listed.name, arguments)
 
-        needed = self._needs_approval
         return Tool(
             name=name,
             description=listed.description or listed.title or "",
             parameters=listed.input_schema,
             function=call,
-            arguments=None,
-            needs_approval=needed if isinstance(needed, bool) else listed.name in needed,
+            needs_approval=self._all_need_approval or listed.name in self._needing_approval,
             timeout_s=self.timeout_s,
         )
 
@@ -308,6 +301,8 @@ class _Server(ABC):
 
     def _reason(self, exc: BaseException) -> str:
         """Put an error into one line without secrets; of several the first that is not just a consequence."""
+        from mcp import MCPError
+
         leaves = list(_leaves(exc))
         cause = next((one for one in leaves if not _is_closed(one)), leaves[0])
         if _is_closed(cause):
@@ -316,7 +311,8 @@ class _Server(ABC):
         line = " ".join(text.split()) or "no reason given"
         if line == _REFUSED and self._status:
             line = self._status
-        return self._without_secrets(line if _is_of_mcp(cause) else f"{type(cause).__name__}: {line}")
+        is_for_people = isinstance(cause, (MCPError, LinkError))  # what the server answered, or ours
+        return self._without_secrets(line if is_for_people else f"{type(cause).__name__}: {line}")
 
     def _without_secrets(self, text: str) -> str:
         for secret in self._secrets:
@@ -415,17 +411,22 @@ class McpServerHttp(_Server):
         for key, value in (headers or {}).items():
             if not (key + value).isascii() or not (key + value).isprintable():
                 raise ToolError(f"MCP server {name!r}: header {key!r} has a character that HTTP does not carry")
-        self._user = (unquote(parts.username or ""), unquote(parts.password or ""))
-        self._query = parts.query
+        user, password = unquote(parts.username or ""), unquote(parts.password or "")
+        values = [part.partition("=")[2] for part in parts.query.split("&")] + [
+            one for _, one in parse_qsl(parts.query)
+        ]
+        basic = b64encode(f"{user}:{password}".encode()).decode()
         super().__init__(
             name,
             place=public_address(url),
-            secrets=[*(headers or {}).values(), *_of_user(*self._user), self._query, *_of_query(self._query)],
+            secrets=[*(headers or {}).values(), user, password, basic, parts.query, *values],
             allowed_tools=allowed_tools,
             needs_approval=needs_approval,
             timeout_s=timeout_s,
         )
         self._headers = dict(headers or {})
+        self._user = (user, password) if user or password else None
+        self._query = parts.query
 
     async def _transport(self, stack: AsyncExitStack) -> Transport:
         import httpx2
@@ -434,7 +435,7 @@ class McpServerHttp(_Server):
         # The libraries log the address of each request: user and query are put in where they do not see them.
         client = httpx2.AsyncClient(
             headers=self._headers,
-            auth=self._user if any(self._user) else None,
+            auth=self._user,
             transport=_querying(self._query) if self._query else None,
             timeout=httpx2.Timeout(self.timeout_s, read=max(_SSE_READ_S, self.timeout_s)),
             event_hooks={"response": [self._note_status]},
@@ -474,18 +475,15 @@ async def _all_pages(client: Client) -> list[ListedTool]:
     Raises:
         LinkError: The server gives a page twice, so that the list would have no end.
     """
-    tools: list[ListedTool] = []
-    cursor: str | None = None
-    seen: set[str] = set()
-    while True:
-        page = await client.list_tools(cursor=cursor)
-        tools += page.tools
-        cursor = page.next_cursor
-        if not cursor:
-            return tools
-        if cursor in seen:
+    page = await client.list_tools()
+    tools, seen = list(page.tools), set[str]()
+    while page.next_cursor:
+        if page.next_cursor in seen:
             raise LinkError("its list has no end: a page comes twice")
-        seen.add(cursor)
+        seen.add(page.next_cursor)
+        page = await client.list_tools(cursor=page.next_cursor)
+        tools += page.tools
+    return tools
 
 
 def _legal_names(names: Sequence[str]) -> list[str]:
@@ -535,13 +533,6 @@ def _leaves(exc: BaseException) -> Iterator[BaseException]:
         yield exc
 
 
-def _is_of_mcp(exc: BaseException) -> bool:
-    """An error whose words are meant for people: what the server answered, or ours."""
-    from mcp import MCPError
-
-    return isinstance(exc, (MCPError, LinkError))
-
-
 def _is_closed(exc: BaseException) -> bool:
     from mcp import MCPError
     from mcp_types import CONNECTION_CLOSED
@@ -562,11 +553,3 @@ def _standard_error(stack: AsyncExitStack) -> TextIO:
 def _with_parts(secrets: Iterable[str]) -> set[str]:
     """Secrets and their words: a server may quote the token of ``Bearer token`` alone."""
     return {word for one in secrets for word in (one, *one.split()) if len(word) >= _SHORTEST_SECRET}
-
-
-def _of_user(name: str, password: str) -> list[str]:
-    return [name, password, b64encode(f"{name}:{password}".encode()).decode()]
-
-
-def _of_query(query: str) -> list[str]:
-    return [part.partition("=")[2] for part in query.split("&")] + [value for _, value in parse_qsl(query)]

@@ -354,7 +354,7 @@ async def test_a_guardrail_that_hangs_counts_as_tripped() -> None:
         return await asyncio.Event().wait()
 
     async with at_desk(RealtimeAgent(name="Ada", output_guardrails=[asleep]), timeout_s=0.01) as desk:
-        assert await desk.checked("hm") == ("asleep", "it failed: TimeoutError")
+        assert await desk.checked("hm") == ("asleep", "it failed: ToolTimeout")
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,11 @@ def test_a_session_loads_nothing_of_the_daemon_and_no_brain() -> None:
     assert [item for item in sorted(loaded_by("appliance.runtime.session")) if begins_with(item, bodies)] == []
 
 
+@pytest.mark.parametrize("package", ["numpy", "soxr", "pydantic", "mcp"])
+def test_a_session_without_tools_loads_no_package_that_it_does_not_use(package: str) -> None:
+    assert package not in loaded_by("appliance.agents.agent, appliance.runtime.session")
+
+
 # --- names and sizes ----------------------------------------------------------------------------------------------
 
 

@@ -1341,7 +1341,7 @@ async def test_an_error_in_the_block_closes_the_session_and_is_raised() -> None:
 async def test_where_nobody_reads_the_oldest_events_are_dropped_and_that_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("appliance.runtime.session._MOST_EVENTS", 5)
+    monkeypatch.setattr("appliance.runtime.session_body._MOST_EVENTS", 5)
     frames = [{"type": "of.the.future", "event_id": f"event_{n}"} for n in range(20)]
     async with ScriptedServer([*READY, send(*frames), *answering(*calling("mark")), hold()]) as server:
         async with RealtimeSession(RealtimeAgent(name="Ada"), url=server.base_url) as session:

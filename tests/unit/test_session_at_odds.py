@@ -30,6 +30,7 @@ from appliance.realtime.payload import RealtimeSessionSettings
 from appliance.runtime.agent_preparer import AgentPreparer
 from appliance.runtime.agent_tool import ask_agent
 from appliance.runtime.session import RealtimeSession
+from appliance.runtime.session_servers import SessionServers
 from appliance.runtime.tool_runner import called
 from appliance.service.app import Appliance
 from appliance.service.days import Days
@@ -372,8 +373,10 @@ async def test_a_history_that_is_left_as_it_is_does_not_delete_the_answer_that_s
         async with talking(server.base_url) as (session, reader):
             session.send_message("Hi!")
             await reader.until(AnswerText)
-            assert session._driver is not None
-            session._driver.post(ServerEventReceived(1, wire.decode(json.dumps(words(" Ada.")))))  # waits in the inbox
+            assert session._live is not None
+            session._live.driver.post(
+                ServerEventReceived(1, wire.decode(json.dumps(words(" Ada."))))
+            )  # waits in the inbox
             session.update_history(lambda items: items)
             await asyncio.sleep(0.05)
         assert "conversation.item.delete" not in server.connections[0].types
@@ -552,9 +555,9 @@ async def test_instructions_that_are_cancelled_from_within_are_answered_too() ->
 def test_a_key_function_that_gives_no_text_is_refused() -> None:
     """The SDK's `api_key` may be async; here the header became ``Bearer <coroutine object …>``."""
     later: Any = asyncio.Future(loop=asyncio.new_event_loop())
-    session = RealtimeSession(RealtimeAgent(name="Ada"), url="ws://x/v1", api_key=lambda: later)
+    servers = SessionServers("ws://x/v1", api_key=lambda: later, headers=None)
     try:
         with suppress(SettingsError, LinkError):
-            assert "Future" not in session._handshake()["Authorization"]
+            assert "Future" not in servers.handshake()["Authorization"]
     finally:
         later.get_loop().close()

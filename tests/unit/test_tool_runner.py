@@ -25,7 +25,8 @@ from appliance.conversation.events import ApprovalChecked, Event, ToolFinished
 from appliance.errors import HardwareError, LinkError, ToolError
 from appliance.realtime.items import HistoryItem
 from appliance.runtime.agent_tool import ask_agent
-from appliance.runtime.tool_runner import ToolRunner, ToolTimeout
+from appliance.runtime.functions import ToolTimeout
+from appliance.runtime.tool_runner import ToolRunner
 from tests.support.oracle import check_client_frame
 
 T = TypeVar("T")
@@ -859,7 +860,7 @@ async def test_a_predicate_that_breaks_leaves_it_to_the_user(
     make: Callable[[Any], Any], broken: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert await check(tool(name="ping", needs_approval=make(broken))(ping)) == ApprovalChecked("call_1", needed=True)
-    assert "whether ping needs approval could not be asked" in caplog.text
+    assert "asking whether ping needs approval failed" in caplog.text
 
 
 def test_a_predicate_that_hangs_leaves_it_to_the_user_once_the_tools_time_is_over() -> None:
@@ -1102,7 +1103,7 @@ async def test_no_answer_is_told_with_the_agents_name(answer: Sequence[HistoryIt
     [
         (predicate(ValueError("odd")), "its instructions failed: odd"),
         (async_predicate(ValueError("odd")), "its instructions failed: odd"),
-        (predicate(None), "its instructions are NoneType, not text"),
+        (predicate(None), "its instructions failed: agent 'Chef': its instructions are NoneType, expected a text"),
     ],
 )
 async def test_instructions_that_break_are_told_with_the_agents_name(

@@ -16,7 +16,8 @@ from openai.types.realtime import RealtimeFunctionTool
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from appliance.agents.context import RunContext, ToolContext
-from appliance.agents.tools import Background, Tool, background, explained, plain_schema, tool
+from appliance.agents.schemas import explained, plain_schema
+from appliance.agents.tools import Background, Tool, background, tool
 from appliance.errors import ToolError
 from tests.support.oracle import check_client_frame
 

@@ -1,0 +1,76 @@
+"""The servers of a `RealtimeSession`: addresses in order, and what the opening handshake with the first one carries."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+
+from appliance.errors import LinkError, SettingsError, bare_address
+from appliance.realtime.transports.websocket import Endpoint, endpoint_url
+
+__all__ = ["SessionServers"]
+
+_OPENAI_URL = "wss://api.openai.com/v1"
+
+
+class SessionServers:
+    """Makes the endpoints of a transport; see `RealtimeSession` for the arguments."""
+
+    def __init__(
+        self,
+        url: str | Sequence[str] | None,
+        *,
+        api_key: str | Callable[[], str] | None,
+        headers: Mapping[str, str] | None,
+    ) -> None:
+        self._api_key = api_key
+        self._headers = dict(headers or {})
+        if url is None:
+            url = _OPENAI_URL if api_key is not None or os.environ.get("OPENAI_API_KEY") else "offline"
+        self._urls = [url] if isinstance(url, str) else list(url)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """For errors and the program, without what an address may hold of secrets."""
+        return tuple("offline brain" if url == "offline" else bare_address(url) for url in self._urls)
+
+    @property
+    def offline(self) -> int | None:
+        """Place of the offline brain; None without one."""
+        return self._urls.index("offline") if "offline" in self._urls else None
+
+    async def open(self, stack: AsyncExitStack, model: str) -> list[Endpoint]:
+        """Return the endpoints; the offline brain is started, and left to the stack.
+
+        Raises:
+            SettingsError: A URL is no address of a server.
+            ApplianceError: The offline brain cannot be started.
+        """
+        endpoints = []
+        first = next((place for place, url in enumerate(self._urls) if url != "offline"), None)
+        for place, (url, name) in enumerate(zip(self._urls, self.names, strict=True)):
+            if url == "offline":
+                from appliance.brain.offline import offline_brain
+
+                server = await stack.enter_async_context(offline_brain())
+                endpoints.append(Endpoint(endpoint_url(server.url, "offline"), dict, name))
+            else:
+                headers = self.handshake if place == first else dict
+                endpoints.append(Endpoint(endpoint_url(url, model), headers, name))
+        return endpoints
+
+    def handshake(self) -> dict[str, str]:
+        """Return the headers for the first server; called at each connect.
+
+        Raises:
+            LinkError: The function that fetches the key failed.
+            SettingsError: It gave no text.
+        """
+        try:
+            key = self._api_key() if callable(self._api_key) else self._api_key or os.environ.get("OPENAI_API_KEY")
+        except Exception as exc:  # noqa: BLE001 - the maker's; not its words, which may quote a secret
+            raise LinkError(f"the key could not be fetched: {type(exc).__name__}") from None
+        if key is not None and not isinstance(key, str):
+            raise SettingsError(f"api_key gave a {type(key).__name__}, expected a text")
+        return {**({"Authorization": f"Bearer {key}"} if key else {}), **self._headers}
