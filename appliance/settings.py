@@ -237,7 +237,7 @@ class ButtonSettings(_Section):
         default=_POLICY.min_turn_ms,
         ge=100,
         le=5000,
-        description="Less audio than this, in ms, is a slip. The server refuses less than 100.",
+        description="Less audio than this, in ms, is too short and is discarded. The server refuses less than 100.",
     )
     release_debounce_ms: int = Field(
         default=_POLICY.release_debounce_ms, ge=0, le=500, description="How long a release must last, in ms, to count."
@@ -351,7 +351,7 @@ class GuardrailSettings(_Section):
     )
     hold_audio: bool = Field(
         default=_POLICY.hold_audio,
-        description="Play nothing before its text was checked: answers begin later, none slips through.",
+        description="Play nothing before its text was checked: answers begin later, and no sound comes before its check.",
     )
     parallel: bool = Field(default=True, description="Run several checks side by side; false: one after the other.")
 

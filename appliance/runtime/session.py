@@ -452,8 +452,12 @@ def _check(agent: RealtimeAgent, settings: RealtimeSessionSettings) -> None:
             f"agent {agent.name!r} has input guardrails, but nothing writes down what the user says: "
             "set transcription in the session's settings"
         )
-    ear = settings.turn_detection
-    if ear.get("create_response", True) if isinstance(ear, Mapping) else getattr(ear, "create_response", False):
+    detection = settings.turn_detection
+    if (
+        detection.get("create_response", True)
+        if isinstance(detection, Mapping)
+        else getattr(detection, "create_response", False)
+    ):
         raise SettingsError(
             f"agent {agent.name!r} has input guardrails, but the server answers by itself: "
             "set create_response=False in turn_detection"

@@ -31,7 +31,7 @@ class Gate:
         """The input guardrails found nothing: they are not asked again on another connection."""
         self._prepared_by = 0.0
         self._checked_by = 0.0
-        self._refused: deque[str] = deque(maxlen=_REMEMBERED)
+        self._refused_turns: deque[str] = deque(maxlen=_REMEMBERED)
 
     def deadline(self, default: float) -> float:
         """When the first wait ends; `default` if there is none."""
@@ -46,7 +46,7 @@ class Gate:
 
     def refuses(self, turn: str) -> bool:
         """Whether a turn ended before the input guardrails passed it: the model must not know what was said."""
-        return turn in self._refused
+        return turn in self._refused_turns
 
     def prepare(self, key: TurnKey, agent: str, now: float) -> None:
         """Ask the agent for the instructions of this turn."""
@@ -72,9 +72,9 @@ class Gate:
 
     def end(self, turn: str) -> bool:
         """The turn is over; returns whether it ended unchecked, so that its items must be deleted."""
-        is_refused = not self.is_checked
-        if is_refused:
-            self._refused.append(turn)
+        is_refused_turns = not self.is_checked
+        if is_refused_turns:
+            self._refused_turns.append(turn)
         self.is_prepared = self.is_checked = True
         self.has_passed = False
-        return is_refused
+        return is_refused_turns

@@ -116,7 +116,7 @@ class Playback:
         """When more was heard last, or the queue began to fill."""
         self.must_finish = False
         """Audio of this turn was handed over, and its end was not."""
-        self._played: deque[str] = deque(maxlen=_REMEMBERED)
+        self._played_items: deque[str] = deque(maxlen=_REMEMBERED)
         self.guards = ""
         """The agent whose guardrails watch the response that is under way; "" for none."""
 
@@ -133,7 +133,7 @@ class Playback:
     @property
     def played_items(self) -> tuple[str, ...]:
         """Items of the assistant of which something was played, or read."""
-        return tuple(self._played)
+        return tuple(self._played_items)
 
     @property
     def deadline(self) -> float | None:
@@ -168,8 +168,8 @@ class Playback:
         self._out.do(Play(self._out.epoch, item_id, pcm))
 
     def note_played(self, item_id: str) -> None:
-        if item_id not in self._played:
-            self._played.append(item_id)
+        if item_id not in self._played_items:
+            self._played_items.append(item_id)
 
     def _release(self, link: int, now: float) -> None:
         for piece in self._gate.release():
