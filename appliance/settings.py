@@ -351,7 +351,7 @@ class GuardrailSettings(_Section):
     )
     hold_audio: bool = Field(
         default=_POLICY.hold_audio,
-        description="Play nothing before its text was checked: answers begin later, and no sound comes before its check.",
+        description="Play nothing before its text was checked: answers begin later, none is heard unchecked.",
     )
     parallel: bool = Field(default=True, description="Run several checks side by side; false: one after the other.")
 

@@ -13,166 +13,164 @@ from appliance.conversation.support.call import Made
 from appliance.conversation.support.text_gate import Check
 from appliance.realtime import protocol as wire
 
-__all__ = ["AgentEvents"]
+# --- calls ------------------------------------------------------------------------------------------------------------
 
 
-class AgentEvents:
-    """The rules of calls, handoffs and guardrails."""
-
-    def __init__(self, do: Procedures) -> None:
-        self._do = do
-
-    # --- calls --------------------------------------------------------------------------------------------------
-
-    def item(self, item: wire.Item, now: float) -> None:
-        do, made = self._do, self._made()
-        if made is None:
-            return
-        if item.type == "mcp_call":
-            do.close_call(do.calls.close_mcp(item), now)
-        elif item.type == "mcp_approval_request":
-            if do.calls.open.is_unknown(item.id):
-                do.answer.received.has_output = True
-                do.close_call(do.calls.take_mcp_request(item, made, now), now)
-        elif item.type == "function_call" and (call := do.calls.take(item, made, now)) is not None:
-            do.speech_taken(now)
+def item(do: Procedures, item: wire.Item, now: float) -> None:
+    made = _made(do)
+    if made is None:
+        return
+    if item.type == "mcp_call":
+        do.close_call(do.calls.close_mcp(item), now)
+    elif item.type == "mcp_approval_request":
+        if do.calls.open.is_unknown(item.id):
             do.answer.received.has_output = True
-            in_force = do.session.spec
-            by = do.answer.speaker.spec or in_force
-            do.close_call(do.calls.begin(call, by, in_force.agent, now), now)
+            do.close_call(do.calls.take_mcp_request(item, made, now), now)
+    elif item.type == "function_call" and (call := do.calls.take(item, made, now)) is not None:
+        do.speech_taken(now)
+        do.answer.received.has_output = True
+        in_force = do.session.spec
+        by = do.answer.speaker.spec or in_force
+        do.close_call(do.calls.begin(call, by, in_force.agent, now), now)
 
-    def mcp_call(self, item: wire.Item, now: float) -> None:
-        do, made = self._do, self._made()
-        if made is not None and do.calls.open.is_unknown_mcp(item.id):
-            do.answer.received.has_output = True
-            do.calls.take_mcp(item, made, now)
 
-    def _made(self) -> Made | None:
-        """By which agent, in which turn and on which link the response that is under way makes calls."""
-        do = self._do
-        if do.turn is None or do.link.main is None:
-            return None
-        return Made(do.turn.id, do.link.main.id, (do.answer.speaker.spec or do.session.spec).agent)
+def mcp_call(do: Procedures, item: wire.Item, now: float) -> None:
+    made = _made(do)
+    if made is not None and do.calls.open.is_unknown_mcp(item.id):
+        do.answer.received.has_output = True
+        do.calls.take_mcp(item, made, now)
 
-    def approval_answered(self, event: ev.ApprovalAnswered, now: float) -> None:
-        do = self._do
-        call = do.calls.open.get(event.call_id)
-        if call is None or not call.awaits_approval:
-            return
-        message = event.message or "The user rejected this call."
-        decided = do.calls.decide_always(call, approves=event.approved, message=message) if event.always else [call]
-        for one in decided:
-            do.close_call(do.calls.approve(one, now) if event.approved else do.calls.reject(one, message), now)
 
-    def late_calls(self, now: float) -> None:
-        do = self._do
-        do.calls.work(now, do.turn_id, is_playing=do.answer.is_playing)
-        for call in do.calls.open.late(now):
-            if call.kind == "handoff":
-                self.fail_handoff(call.call_id, "it took too long", now)
-            else:
-                do.close_call(do.calls.give_up(call, now), now)
+def _made(do: Procedures) -> Made | None:
+    """By which agent, in which turn and on which link the response that is under way makes calls."""
+    if do.turn is None or do.link.main is None:
+        return None
+    return Made(do.turn.id, do.link.main.id, (do.answer.speaker.spec or do.session.spec).agent)
 
-    # --- agents and handoffs ------------------------------------------------------------------------------------
 
-    def agent_prepared(self, event: ev.AgentPrepared, now: float) -> None:
-        do, key, spec = self._do, event.key, event.spec
-        if isinstance(key, ev.HandoffKey):
-            self._handoff_prepared(key.call_id, event, now)
-            return
-        if spec is None:
-            do.device.report("instructions_late", now, detail=event.problem)
-        if isinstance(key, ev.ConnectKey):
-            link = do.link.main
-            if link is not None and key.link == link.id and not link.is_configured:
-                do.session.spec = spec or do.session.spec
-                do.configure(link, now)
-        elif key == ev.TurnKey(do.turn_id or "", do.speech.replays) and not do.gate.is_prepared:
-            do.gate.prepared()
-            in_force = do.session.spec
-            is_news = spec is not None and spec != in_force and spec.agent == in_force.agent
-            if spec is not None and is_news and not do.session.has_handoff:  # else that agent has its own instructions
-                do.session.change_for_turn(key.turn, spec, do.session_of(spec), now)
+def approval_answered(do: Procedures, event: ev.ApprovalAnswered, now: float) -> None:
+    call = do.calls.open.get(event.call_id)
+    if call is None or not call.awaits_approval:
+        return
+    message = event.message or "The user rejected this call."
+    decided = do.calls.decide_always(call, approves=event.approved, message=message) if event.always else [call]
+    for one in decided:
+        do.close_call(do.calls.approve(one, now) if event.approved else do.calls.reject(one, message), now)
 
-    def _handoff_prepared(self, call_id: str, event: ev.AgentPrepared, now: float) -> None:
-        do = self._do
-        call = do.calls.open.get(call_id)
-        if call is None or call.kind != "handoff" or call.spec is not None:
-            return
-        if event.spec is None:
-            do.device.report("handoff_failed", now, detail=f"{call.name}: {event.problem}")
-            do.close_call(do.calls.close(call, event.problem or "The handoff failed.", is_error=True), now)
+
+def late_calls(do: Procedures, now: float) -> None:
+    do.calls.work(now, do.turn_id, is_playing=do.answer.is_playing)
+    for call in do.calls.open.late(now):
+        if call.kind == "handoff":
+            fail_handoff(do, call.call_id, "it took too long", now)
         else:
-            call.spec = event.spec
-            do.session.request_handoff(call_id, event.spec, do.session_of(event.spec), now)
+            do.close_call(do.calls.give_up(call, now), now)
 
-    def hand_over(self, update: SessionUpdateSent, now: float) -> None:
-        """The server has accepted the new agent: from here on it talks."""
-        do = self._do
-        assert update.spec is not None
-        before, do.session.spec = do.session.spec.agent, update.spec
-        do.answer.hand_over(before, update.spec.agent, is_answering=do.turn is not None)
-        call = do.calls.open.get(update.call_id)
-        if call is not None:
-            if do.turn_id == call.turn and call.handoff is not None:
-                do.answer.speaker.first_sentence = call.handoff.first_sentence
-            output = json.dumps({"assistant": update.spec.agent})
-            do.close_call(do.calls.close(call, output, is_error=False), now)
 
-    def fail_handoff(self, call_id: str, reason: str, now: float) -> None:
-        """The server did not take the new agent: the old one goes on."""
-        call = self._do.calls.open.get(call_id)
-        if call is None:
+# --- agents and handoffs ----------------------------------------------------------------------------------------------
+
+
+def agent_prepared(do: Procedures, event: ev.AgentPrepared, now: float) -> None:
+    key, spec = event.key, event.spec
+    if isinstance(key, ev.HandoffKey):
+        _handoff_prepared(do, key.call_id, event, now)
+        return
+    if spec is None:
+        do.device.report("instructions_late", now, detail=event.problem)
+    if isinstance(key, ev.ConnectKey):
+        link = do.link.main
+        if link is not None and key.link == link.id and not link.is_configured:
+            do.session.spec = spec or do.session.spec
+            do.configure(link, now)
+    elif key == ev.TurnKey(do.turn_id or "", do.speech.replays) and not do.gate.is_prepared:
+        do.gate.prepared()
+        in_force = do.session.spec
+        is_news = spec is not None and spec != in_force and spec.agent == in_force.agent
+        if spec is not None and is_news and not do.session.has_handoff:  # else that agent has its own instructions
+            do.session.change_for_turn(key.turn, spec, do.session_of(spec), now)
+
+
+def _handoff_prepared(do: Procedures, call_id: str, event: ev.AgentPrepared, now: float) -> None:
+    call = do.calls.open.get(call_id)
+    if call is None or call.kind != "handoff" or call.spec is not None:
+        return
+    if event.spec is None:
+        do.device.report("handoff_failed", now, detail=f"{call.name}: {event.problem}")
+        do.close_call(do.calls.close(call, event.problem or "The handoff failed.", is_error=True), now)
+    else:
+        call.spec = event.spec
+        do.session.request_handoff(call_id, event.spec, do.session_of(event.spec), now)
+
+
+def hand_over(do: Procedures, update: SessionUpdateSent, now: float) -> None:
+    """The server has accepted the new agent: from here on it talks."""
+    assert update.spec is not None
+    before, do.session.spec = do.session.spec.agent, update.spec
+    do.answer.hand_over(before, update.spec.agent, is_answering=do.turn is not None)
+    call = do.calls.open.get(update.call_id)
+    if call is not None:
+        if do.turn_id == call.turn and call.handoff is not None:
+            do.answer.speaker.first_sentence = call.handoff.first_sentence
+        output = json.dumps({"assistant": update.spec.agent})
+        do.close_call(do.calls.close(call, output, is_error=False), now)
+
+
+def fail_handoff(do: Procedures, call_id: str, reason: str, now: float) -> None:
+    """The server did not take the new agent: the old one goes on."""
+    call = do.calls.open.get(call_id)
+    if call is None:
+        return
+    do.device.report("handoff_failed", now, detail=f"{call.name}: {reason}")
+    spec = do.session.spec  # overwrites what the server may have taken
+    do.session.roll_back(call_id, replace(spec, session=do.session_of(spec)).without_voice(), now)
+    said = f"The handoff failed: {reason.rstrip('.')}. You are still {call.agent}."
+    do.close_call(do.calls.close(call, said, is_error=True), now)
+
+
+# --- guardrails -------------------------------------------------------------------------------------------------------
+
+
+def guardrails_checked(do: Procedures, event: ev.GuardrailsChecked, now: float) -> None:
+    key = event.key
+    turn = do.turn
+    if turn is None:
+        return
+    if isinstance(key, ev.InputCheck):
+        if key.turn != turn.id or do.gate.is_checked:
             return
-        self._do.device.report("handoff_failed", now, detail=f"{call.name}: {reason}")
-        spec = self._do.session.spec  # overwrites what the server may have taken
-        self._do.session.roll_back(call_id, replace(spec, session=self._do.session_of(spec)).without_voice(), now)
-        said = f"The handoff failed: {reason.rstrip('.')}. You are still {call.agent}."
-        self._do.close_call(self._do.calls.close(call, said, is_error=True), now)
-
-    # --- guardrails ---------------------------------------------------------------------------------------------
-
-    def guardrails_checked(self, event: ev.GuardrailsChecked, now: float) -> None:
-        do, key = self._do, event.key
-        turn = do.turn
-        if turn is None:
-            return
-        if isinstance(key, ev.InputCheck):
-            if key.turn != turn.id or do.gate.is_checked:
-                return
-            if event.tripped:
-                do.refuse_input(event.tripped, event.reason, now)
-            else:
-                do.gate.checked()
-        elif (check := do.answer.playback.pending(key)) is not None:  # else of an answer that is over
-            if event.tripped:
-                self.trip(turn, check, event.tripped, event.reason, now)
-            else:
-                do.answer.playback.passed(key)
-                do.answer.release(do.link.main_id or 0, now)
-
-    def late_check(self, now: float) -> None:
-        check = self._do.answer.playback.late_check(now)
-        if check is not None and self._do.turn is not None:
-            self.trip(self._do.turn, check, "guardrail", "it took too long", now)
-
-    def trip(self, turn: RunningTurn, check: Check, name: str, reason: str, now: float) -> None:
-        """An answer must not go on: stop it, tell the model why, and let it try again, but not for ever."""
-        self._do.out.emit(Guardrail(turn.id, "output", check.item_id, name, reason))
-        for call in self._do.calls.open.of(
-            turn.id
-        ):  # none begins any more; what runs is answered, and not spoken about
-            self._do.reply(self._do.calls.release(call, "A guardrail stopped the answer, so this call was cancelled."))
-        self._do.stop_answer(now)
-        trips = self._do.answer.begin_again()
-        self._do.calls.forget_round()
-        self._do.history.add_system_message(
-            f"Your last answer was stopped by the guardrail {name!r}"
-            + (f" ({reason})" if reason else "")
-            + ". The user has not heard the rest of it. Do not repeat it; answer in another way."
-        )
-        if trips >= self._do.policy.max_trips or self._do.answer.received.failure:
-            self._do.fail_turn("stopped", now, detail=f"{name}: {reason}", outcome="refused")
+        if event.tripped:
+            do.refuse_input(event.tripped, event.reason, now)
         else:
-            self._do.answer.prolong(now)
-            self._do.answer.slot.want(turn.id)
+            do.gate.checked()
+    elif (check := do.answer.playback.pending(key)) is not None:  # else of an answer that is over
+        if event.tripped:
+            trip(do, turn, check, event.tripped, event.reason, now)
+        else:
+            do.answer.playback.passed(key)
+            do.answer.release(do.link.main_id or 0, now)
+
+
+def late_check(do: Procedures, now: float) -> None:
+    check = do.answer.playback.late_check(now)
+    if check is not None and do.turn is not None:
+        trip(do, do.turn, check, "guardrail", "it took too long", now)
+
+
+def trip(do: Procedures, turn: RunningTurn, check: Check, name: str, reason: str, now: float) -> None:
+    """An answer must not go on: stop it, tell the model why, and let it try again, but not for ever."""
+    do.out.emit(Guardrail(turn.id, "output", check.item_id, name, reason))
+    for call in do.calls.open.of(turn.id):  # none begins any more; what runs is answered, and not spoken about
+        do.reply(do.calls.release(call, "A guardrail stopped the answer, so this call was cancelled."))
+    do.stop_answer(now)
+    trips = do.answer.begin_again()
+    do.calls.forget_round()
+    do.history.add_system_message(
+        f"Your last answer was stopped by the guardrail {name!r}"
+        + (f" ({reason})" if reason else "")
+        + ". The user has not heard the rest of it. Do not repeat it; answer in another way."
+    )
+    if trips >= do.policy.max_trips or do.answer.received.failure:
+        do.fail_turn("stopped", now, detail=f"{name}: {reason}", outcome="refused")
+    else:
+        do.answer.prolong(now)
+        do.answer.slot.want(turn.id)

@@ -27,16 +27,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from appliance.agents.spec import AgentSpec
+from appliance.conversation import agent_events, server_events, user_events
 from appliance.conversation import events as ev
-from appliance.conversation.agent_events import AgentEvents
 from appliance.conversation.commands import Command, Disconnect, Stop
 from appliance.conversation.policy import Policy
 from appliance.conversation.procedures import Procedures
-from appliance.conversation.server_events import ServerEvents
 from appliance.conversation.support.feedback import State, View
 from appliance.conversation.support.retry import classify
 from appliance.conversation.support.troubles import sentence
-from appliance.conversation.user_events import UserEvents
 from appliance.realtime.items import HistoryItem
 
 __all__ = ["DEADLINES", "SETTLE", "Conversation"]
@@ -64,9 +62,6 @@ class Conversation:
             is_muted: Whether the microphone starts muted.
         """
         self._do = Procedures(policy=policy, spec=specs[0], history=history, seed=seed, is_muted=is_muted)
-        self._user = UserEvents(self._do)
-        self._agent = AgentEvents(self._do)
-        self._server = ServerEvents(self._do, self._agent)
         self._is_stopped = False
 
     def __repr__(self) -> str:
@@ -93,38 +88,38 @@ class Conversation:
         return self._do.out.take()
 
     def _route(self, event: ev.Event, now: float) -> None:
-        do, user = self._do, self._user
+        do = self._do
         match event:
             case ev.AudioCaptured():
-                user.audio(event, now)
+                user_events.audio(do, event, now)
             case ev.PlayoutProgress():
                 do.answer.playback.progress(event, now)
             case ev.ServerEventReceived():
-                self._server.received(event, now)
+                server_events.received(do, event, now)
             case ev.DeadlinePassed():
-                for step in DEADLINES:
-                    step(self, now)
+                for late in DEADLINES:
+                    late(do, now)
             case ev.ButtonEdge():
-                user.gestures(do.device.edge(event, now), now)
+                user_events.gestured(do, do.device.edge(event, now), now)
             case ev.LinkUp():
                 pass  # an open socket proves nothing: readiness is session.created
             case ev.LinkDown():
-                self._server.link_down(event, now)
+                server_events.link_down(do, event, now)
             case ev.FrameRefused():
-                self._server.frame_refused(event, now)
+                server_events.frame_refused(do, event, now)
             case ev.CaptureOverrun():
-                user.overrun(now)
+                user_events.overrun(do, now)
             case ev.CardLost():
-                user.lose_card(event, now)
+                user_events.lose_card(do, event, now)
             case ev.CardFound():
                 do.device.find_card(event.direction)
             case ev.AlarmRang():
                 do.device.begin_alarm(event, now)
-                user.ring(now)
+                user_events.ring(do, now)
             case ev.TimersChanged():
                 do.device.timers_running = event.running
             case ev.MuteSwitched():
-                user.mute(event.muted, now)
+                user_events.mute(do, event.muted, now)
             case ev.TracingFailed():
                 do.device.report("trace_failed", now, detail=event.problem)
             case ev.DayBegan():
@@ -135,30 +130,30 @@ class Conversation:
             case ev.ApprovalChecked():
                 do.close_call(do.calls.checked(event, now), now)
             case ev.ApprovalAnswered():
-                self._agent.approval_answered(event, now)
+                agent_events.approval_answered(do, event, now)
             case ev.AgentPrepared():
-                self._agent.agent_prepared(event, now)
+                agent_events.agent_prepared(do, event, now)
             case ev.GuardrailsChecked():
-                self._agent.guardrails_checked(event, now)
+                agent_events.guardrails_checked(do, event, now)
             case ev.BeginAsked():
-                user.begin(now)
+                user_events.begin(do, now)
             case ev.CommitAsked():
-                if user.is_speaking():
+                if user_events.is_speaking(do):
                     do.end_capture("captured", now)
             case ev.AbortAsked():
-                if user.is_speaking():
+                if user_events.is_speaking(do):
                     do.discard("cancelled", now)
             case ev.InterruptAsked():
-                user.interrupt(now)
+                user_events.interrupt(do, now)
             case ev.MessageGiven():
-                user.message(event, now)
+                user_events.message(do, event, now)
             case ev.OutOfBandAsked():
                 if do.may_ask:
                     do.out_of_band.ask(event, now)
                 else:
                     do.out_of_band.reject(event.key, sentence("budget_spent"))
             case ev.FrameGiven():
-                user.frame(event, now)
+                user_events.frame(do, event, now)
             case ev.HistoryReplaced():
                 do.history.replace(event.items)
             case ev.Started():
@@ -241,68 +236,12 @@ class Conversation:
     def _deadlines(self) -> Iterator[float | None]:
         do = self._do
         yield from do.link.deadlines(is_idle=do.is_idle)
-        yield self._turn_deadline()
+        yield turn_deadline(do)
         yield from do.calls.open.deadlines()
         yield from do.out_of_band.deadlines()
         yield from do.session.deadlines()
         yield from do.device.deadlines()
         yield from do.answer.deadlines()
-
-    def _turn_deadline(self) -> float | None:
-        """When the running turn is late; while it is answered and calls are open, they have deadlines of their own."""
-        do = self._do
-        if do.turn is None or (do.speech.is_taken and do.calls.open.round.open):
-            return None
-        if not do.speech.is_taken:
-            return do.speech.deadline
-        at = do.answer.due()
-        return min(at, do.gate.deadline(at))
-
-    # --- time ---------------------------------------------------------------------------------------------------
-
-    def _late_gestures(self, now: float) -> None:
-        self._user.gestures(self._do.device.late_gestures(now), now)
-
-    def _late_alarms(self, now: float) -> None:
-        if self._do.device.is_alarm_due(now):
-            self._user.ring(now)
-
-    def _late_main(self, now: float) -> None:
-        do = self._do
-        link = do.link.main
-        if link is None or link.is_configured or now < link.deadline:
-            return
-        if link.is_ready:  # the greeting is here, the agent's own instructions are not
-            do.device.report("instructions_late", now)
-            do.configure(link, now)
-        else:
-            do.drop_link(classify("timeout", None, last_error=link.last_error), now)
-
-    def _late_turn(self, now: float) -> None:
-        do = self._do
-        deadline = self._turn_deadline()
-        if deadline is None:
-            return
-        if do.speech.is_taken and now >= do.gate.deadline(now + 1.0):
-            if do.gate.are_instructions_late(now):
-                do.device.report("instructions_late", now)
-                do.gate.prepared()
-            if do.gate.is_check_late(now):
-                do.refuse_input("guardrail", "what you said could not be checked in time", now)
-        elif now < deadline:
-            return
-        elif do.speech.is_open:
-            do.end_capture("captured" if do.speech.is_in_post_roll else "too_long", now)
-        elif not do.speech.is_taken:
-            if do.speech.is_sent and do.link.main is not None:
-                # The server took the audio and said nothing: a dead peer. Another connection may be better.
-                do.drop_link(classify("timeout", None), now)
-            else:
-                do.fail_turn("no_link", now)
-        elif do.answer.is_playing:
-            do.fail_turn("playout_stalled" if do.device.has_speaker else "no_speaker", now)
-        else:
-            do.fail_turn(do.answer.received.failure or "no_answer", now)
 
     def _shut_down(self, reason: str, now: float) -> None:
         """End cleanly: tell the server what was heard, close the connections, and stop."""
@@ -322,18 +261,74 @@ class Conversation:
         do.out.do(Stop(reason))
 
 
-DEADLINES: tuple[Callable[[Conversation, float], None], ...] = (
-    Conversation._late_gestures,
-    lambda self, now: self._do.answer.slot.advance(now),
-    lambda self, now: self._do.session.expire(now),
-    lambda self, now: self._do.out_of_band.advance(now),
-    lambda self, now: self._do.device.end_error_light(now),
-    Conversation._late_alarms,
-    Conversation._late_main,
-    lambda self, now: self._do.link.advance(now),
-    lambda self, now: self._agent.late_calls(now),
-    lambda self, now: self._agent.late_check(now),
-    Conversation._late_turn,
+def turn_deadline(do: Procedures) -> float | None:
+    """When the running turn is late; while it is answered and calls are open, they have deadlines of their own."""
+    if do.turn is None or (do.speech.is_taken and do.calls.open.round.open):
+        return None
+    if not do.speech.is_taken:
+        return do.speech.deadline
+    at = do.answer.due()
+    return min(at, do.gate.deadline(at))
+
+
+def _late_gestures(do: Procedures, now: float) -> None:
+    user_events.gestured(do, do.device.late_gestures(now), now)
+
+
+def _late_alarms(do: Procedures, now: float) -> None:
+    if do.device.is_alarm_due(now):
+        user_events.ring(do, now)
+
+
+def _late_main(do: Procedures, now: float) -> None:
+    link = do.link.main
+    if link is None or link.is_configured or now < link.deadline:
+        return
+    if link.is_ready:  # the greeting is here, the agent's own instructions are not
+        do.device.report("instructions_late", now)
+        do.configure(link, now)
+    else:
+        do.drop_link(classify("timeout", None, last_error=link.last_error), now)
+
+
+def _late_turn(do: Procedures, now: float) -> None:
+    deadline = turn_deadline(do)
+    if deadline is None:
+        return
+    if do.speech.is_taken and now >= do.gate.deadline(now + 1.0):
+        if do.gate.are_instructions_late(now):
+            do.device.report("instructions_late", now)
+            do.gate.prepared()
+        if do.gate.is_check_late(now):
+            do.refuse_input("guardrail", "what you said could not be checked in time", now)
+    elif now < deadline:
+        return
+    elif do.speech.is_open:
+        do.end_capture("captured" if do.speech.is_in_post_roll else "too_long", now)
+    elif not do.speech.is_taken:
+        if do.speech.is_sent and do.link.main is not None:
+            # The server took the audio and said nothing: a dead peer. Another connection may be better.
+            do.drop_link(classify("timeout", None), now)
+        else:
+            do.fail_turn("no_link", now)
+    elif do.answer.is_playing:
+        do.fail_turn("playout_stalled" if do.device.has_speaker else "no_speaker", now)
+    else:
+        do.fail_turn(do.answer.received.failure or "no_answer", now)
+
+
+DEADLINES: tuple[Callable[[Procedures, float], None], ...] = (
+    _late_gestures,
+    lambda do, now: do.answer.slot.advance(now),
+    lambda do, now: do.session.expire(now),
+    lambda do, now: do.out_of_band.advance(now),
+    lambda do, now: do.device.end_error_light(now),
+    _late_alarms,
+    _late_main,
+    lambda do, now: do.link.advance(now),
+    agent_events.late_calls,
+    agent_events.late_check,
+    _late_turn,
 )
 """What may be late, in order: each step sees what the step before did."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import TypeAlias
 
+from appliance.conversation import agent_events
 from appliance.conversation import events as ev
-from appliance.conversation.agent_events import AgentEvents
 from appliance.conversation.commands import Disconnect
 from appliance.conversation.notices import InputText
 from appliance.conversation.procedures import Procedures
@@ -18,312 +19,318 @@ from appliance.conversation.support.retry import Verdict, classify
 from appliance.conversation.support.troubles import sentence
 from appliance.realtime import protocol as wire
 
-__all__ = ["ServerEvents"]
-
 _BENIGN = frozenset({"response_cancel_not_active", "conversation_already_has_active_response", "session_expired"})
 """Errors of races that the protocol has (a cancel that meets a done), and one whose close frame repeats it."""
 _TRUNCATED_TOO_LATE = re.compile(r"Audio content of \d+ ?ms is already shorter than \d+ ?ms\.?")
 
 
-class ServerEvents:
-    """The rules of the server's events; on the spare connection only its greeting and its errors count."""
+# --- connections ------------------------------------------------------------------------------------------------------
 
-    def __init__(self, do: Procedures, agent: AgentEvents) -> None:
-        self._do = do
-        self._agent = agent
 
-    # --- connections --------------------------------------------------------------------------------------------
+def received(do: Procedures, event: ev.ServerEventReceived, now: float) -> None:
+    main, spare = do.link.main, do.link.spare
+    if main is not None and event.link == main.id:
+        _handle(do, main, event.event, now)
+    elif spare is not None and event.link == spare.id:
+        if isinstance(event.event, wire.SessionCreated) and not spare.is_ready:
+            do.link.created(spare, now, model=str(event.event.session.get("model") or ""))
+        elif isinstance(event.event, wire.ErrorEvent):
+            spare.last_error = event.event.error.code or event.event.error.type
 
-    def received(self, event: ev.ServerEventReceived, now: float) -> None:
-        main, spare = self._do.link.main, self._do.link.spare
-        if main is not None and event.link == main.id:
-            self._handle(main, event.event, now)
-        elif spare is not None and event.link == spare.id:
-            if isinstance(event.event, wire.SessionCreated) and not spare.is_ready:
-                self._do.link.created(spare, now, model=str(event.event.session.get("model") or ""))
-            elif isinstance(event.event, wire.ErrorEvent):
-                spare.last_error = event.event.error.code or event.event.error.type
 
-    def link_down(self, event: ev.LinkDown, now: float) -> None:
-        main, spare = self._do.link.main, self._do.link.spare
-        if main is not None and event.link == main.id:
-            self._do.lose_link(classify(event.kind, event.code, last_error=main.last_error), now)
-        elif spare is not None and event.link == spare.id:
-            self._do.link.lose_spare(now, classify(event.kind, event.code, last_error=spare.last_error))
+def link_down(do: Procedures, event: ev.LinkDown, now: float) -> None:
+    main, spare = do.link.main, do.link.spare
+    if main is not None and event.link == main.id:
+        do.lose_link(classify(event.kind, event.code, last_error=main.last_error), now)
+    elif spare is not None and event.link == spare.id:
+        do.link.lose_spare(now, classify(event.kind, event.code, last_error=spare.last_error))
 
-    def frame_refused(self, event: ev.FrameRefused, now: float) -> None:
-        link = self._do.link.main
-        if link is None or event.link != link.id:
-            return
-        link.bad_frames += 1
-        self._do.device.report("bad_frame", now, detail=event.problem)
-        if link.bad_frames > self._do.policy.max_bad_frames:
-            self._do.drop_link(classify("bad_frames", None), now)
 
-    def _handle(self, link: Link, event: wire.ServerEvent, now: float) -> None:
-        do = self._do
-        if isinstance(event, wire.OutputAudioDelta):
-            link.has_spoken = True  # heard or not: from here on the server keeps the voice
-        if do.out_of_band.owns(event):
-            if isinstance(event, wire.ResponseDone):
-                do.count_response(event.response.usage, now)
-            return
-        do.history.apply(event)
-        match event:
-            case wire.OutputAudioDelta():
-                self._audio(event, now)
-            case wire.OutputAudioTranscriptDelta() | wire.OutputTextDelta():
-                self._text(event, event.delta, now, is_final=False)
-            case wire.OutputAudioTranscriptDone():
-                self._text(event, event.transcript, now, is_final=True)
-            case wire.OutputTextDone():
-                self._text(event, event.text, now, is_final=True)
-            case wire.SessionCreated():
-                self._session_created(link, event, now)
-            case wire.SessionUpdated():
-                if (update := do.session.updated(event)) is not None and update.kind == "handoff":
-                    self._agent.hand_over(update, now)
-            case wire.ErrorEvent():
-                self._error(link, event.error, now)
-            case wire.SpeechStarted():
-                self._speech_started(event, now)
-            case wire.InputAudioBufferCommitted():
-                self._committed(event.item_id, now)
-            case wire.InputTranscriptionDelta():
-                do.out.emit(InputText(event.delta, is_final=False, item_id=event.item_id))
-            case wire.InputTranscriptionCompleted():
-                self._transcribed(event, now)
-            case wire.InputTranscriptionFailed():
-                if do.turn is not None and do.speech.item_id == event.item_id and not do.gate.is_checked:
-                    do.refuse_input("transcript", "what you said could not be written down", now)
-            case wire.ResponseCreated():
-                self._response_created(event.response, now)
-            case wire.OutputItemAdded():
-                if event.item.type == "mcp_call" and self._answers(event.response_id):
-                    self._agent.mcp_call(event.item, now)
-            case wire.OutputItemDone():
-                self._item_done(event, now)
-            case wire.McpCallArgumentsDone():
-                do.calls.mcp_arguments(event)
-            case wire.McpCallCompleted() | wire.McpCallFailed():
-                do.calls.mcp_over(event.item_id, now, is_error=isinstance(event, wire.McpCallFailed))
-            case wire.McpListToolsFailed():
-                do.device.report("server_error", now, detail="the list of an MCP server's tools could not be read")
-            case wire.ResponseDone():
-                self._response_done(event.response, now)
-            case _:
-                pass  # progress needs no other event
+def frame_refused(do: Procedures, event: ev.FrameRefused, now: float) -> None:
+    link = do.link.main
+    if link is None or event.link != link.id:
+        return
+    link.bad_frames += 1
+    do.device.report("bad_frame", now, detail=event.problem)
+    if link.bad_frames > do.policy.max_bad_frames:
+        do.drop_link(classify("bad_frames", None), now)
 
-    # --- the session --------------------------------------------------------------------------------------------
 
-    def _session_created(self, link: Link, event: wire.SessionCreated, now: float) -> None:
-        do = self._do
-        if link.is_ready:
-            return
-        do.link.created(link, now, model=str(event.session.get("model") or ""))
-        do.link_ready(link, now)
-        if do.speech.is_committing:
-            do.speech.deadline = now + do.policy.commit_s + do.policy.prepare_s * do.session.spec.is_asked_at_connect
+def _handle(do: Procedures, link: Link, event: wire.ServerEvent, now: float) -> None:
+    if isinstance(event, wire.OutputAudioDelta):
+        link.has_spoken = True  # heard or not: from here on the server keeps the voice
+    if do.out_of_band.owns(event):
+        if isinstance(event, wire.ResponseDone):
+            do.count_response(event.response.usage, now)
+        return
+    do.history.apply(event)
+    match event:
+        case wire.OutputAudioDelta():
+            _audio(do, event, now)
+        case wire.OutputAudioTranscriptDelta() | wire.OutputTextDelta():
+            _text(do, event, event.delta, now, is_final=False)
+        case wire.OutputAudioTranscriptDone():
+            _text(do, event, event.transcript, now, is_final=True)
+        case wire.OutputTextDone():
+            _text(do, event, event.text, now, is_final=True)
+        case wire.SessionCreated():
+            _session_created(do, link, event, now)
+        case wire.SessionUpdated():
+            if (update := do.session.updated(event)) is not None and update.kind == "handoff":
+                agent_events.hand_over(do, update, now)
+        case wire.ErrorEvent():
+            _error(do, link, event.error, now)
+        case wire.SpeechStarted():
+            _speech_started(do, event, now)
+        case wire.InputAudioBufferCommitted():
+            _committed(do, event.item_id, now)
+        case wire.InputTranscriptionDelta():
+            do.out.emit(InputText(event.delta, is_final=False, item_id=event.item_id))
+        case wire.InputTranscriptionCompleted():
+            _transcribed(do, event, now)
+        case wire.InputTranscriptionFailed():
+            if do.turn is not None and do.speech.item_id == event.item_id and not do.gate.is_checked:
+                do.refuse_input("transcript", "what you said could not be written down", now)
+        case wire.ResponseCreated():
+            _response_created(do, event.response, now)
+        case wire.OutputItemAdded():
+            if event.item.type == "mcp_call" and _answers(do, event.response_id):
+                agent_events.mcp_call(do, event.item, now)
+        case wire.OutputItemDone():
+            _item_done(do, event, now)
+        case wire.McpCallArgumentsDone():
+            do.calls.mcp_arguments(event)
+        case wire.McpCallCompleted() | wire.McpCallFailed():
+            do.calls.mcp_over(event.item_id, now, is_error=isinstance(event, wire.McpCallFailed))
+        case wire.McpListToolsFailed():
+            do.device.report("server_error", now, detail="the list of an MCP server's tools could not be read")
+        case wire.ResponseDone():
+            _response_done(do, event.response, now)
+        case _:
+            pass  # progress needs no other event
 
-    # --- errors -------------------------------------------------------------------------------------------------
 
-    def _error(self, link: Link, error: wire.ErrorDetail, now: float) -> None:
-        """Report an error, unless somebody owns it: the first owner in `LADDER` acts on it, alone."""
-        link.last_error = error.code or error.type
-        if any(owns(self, link, error, now) for owns in LADDER):
-            return
-        if link.is_ready and error.code not in _BENIGN and not _is_truncate_race(error):
-            self._do.device.report("server_error", now, detail=error.message)
+# --- the session ------------------------------------------------------------------------------------------------------
 
-    def _error_of_update(self, link: Link, error: wire.ErrorDetail, now: float) -> bool:
-        do = self._do
-        update = do.session.refused(error.event_id)
-        if update is None:
-            return False
-        if update.kind == "connect":
-            do.out.do(Disconnect(link.id))
-            do.device.report("server_error", now, detail=error.message)
-            do.lose_link(Verdict("fatal", "settings_refused", sentence("settings_refused")), now)
-        elif update.kind == "handoff":
-            self._agent.fail_handoff(update.call_id, error.message, now)
-        else:
-            if update.kind == "turn" and update.spec is not None:
-                do.session.spec = update.spec
-            do.device.report("server_error", now, detail=error.message)
-        return True
 
-    def _error_of_question(self, link: Link, error: wire.ErrorDetail, now: float) -> bool:
-        cause = self._do.out.cause(error.event_id)
-        return isinstance(cause, OutOfBandOf) and self._do.out_of_band.refuse(cause.key, error.message)
+def _session_created(do: Procedures, link: Link, event: wire.SessionCreated, now: float) -> None:
+    if link.is_ready:
+        return
+    do.link.created(link, now, model=str(event.session.get("model") or ""))
+    do.link_ready(link, now)
+    if do.speech.is_committing:
+        do.speech.deadline = now + do.policy.commit_s + do.policy.prepare_s * do.session.spec.is_asked_at_connect
 
-    def _error_of_busy_server(self, link: Link, error: wire.ErrorDetail, now: float) -> bool:
-        do = self._do
-        if error.code != "conversation_already_has_active_response":
-            return False
-        if do.answer.slot.refused(error.event_id, now + do.policy.refused_retry_s) and do.turn is not None:
-            do.answer.retry()
-        return True
 
-    def _error_of_response(self, link: Link, error: wire.ErrorDetail, now: float) -> bool:
-        request = self._do.answer.slot.abandon(error.event_id)
-        if request is not None and request.turn == self._do.turn_id:
-            self._do.fail_turn("answer_failed", now, detail=error.message)
-        return request is not None
+# --- errors -----------------------------------------------------------------------------------------------------------
 
-    def _error_of_commit(self, link: Link, error: wire.ErrorDetail, now: float) -> bool:
-        do = self._do
-        if do.turn is None or do.out.cause(error.event_id) != CommitOf(do.turn.id, do.speech.replays):
-            return False
-        do.speech.refuse_commit()
+
+def _error(do: Procedures, link: Link, error: wire.ErrorDetail, now: float) -> None:
+    """Report an error, unless somebody owns it: the first owner in `LADDER` acts on it, alone."""
+    link.last_error = error.code or error.type
+    if any(owns(do, link, error, now) for owns in LADDER):
+        return
+    if link.is_ready and error.code not in _BENIGN and not _is_truncate_race(error):
+        do.device.report("server_error", now, detail=error.message)
+
+
+def _error_of_update(do: Procedures, link: Link, error: wire.ErrorDetail, now: float) -> bool:
+    update = do.session.refused(error.event_id)
+    if update is None:
+        return False
+    if update.kind == "connect":
+        do.out.do(Disconnect(link.id))
+        do.device.report("server_error", now, detail=error.message)
+        do.lose_link(Verdict("fatal", "settings_refused", sentence("settings_refused")), now)
+    elif update.kind == "handoff":
+        agent_events.fail_handoff(do, update.call_id, error.message, now)
+    else:
+        if update.kind == "turn" and update.spec is not None:
+            do.session.spec = update.spec
+        do.device.report("server_error", now, detail=error.message)
+    return True
+
+
+def _error_of_question(do: Procedures, link: Link, error: wire.ErrorDetail, now: float) -> bool:
+    cause = do.out.cause(error.event_id)
+    return isinstance(cause, OutOfBandOf) and do.out_of_band.refuse(cause.key, error.message)
+
+
+def _error_of_busy_server(do: Procedures, link: Link, error: wire.ErrorDetail, now: float) -> bool:
+    if error.code != "conversation_already_has_active_response":
+        return False
+    if do.answer.slot.refused(error.event_id, now + do.policy.refused_retry_s) and do.turn is not None:
+        do.answer.retry()
+    return True
+
+
+def _error_of_response(do: Procedures, link: Link, error: wire.ErrorDetail, now: float) -> bool:
+    request = do.answer.slot.abandon(error.event_id)
+    if request is not None and request.turn == do.turn_id:
+        do.fail_turn("answer_failed", now, detail=error.message)
+    return request is not None
+
+
+def _error_of_commit(do: Procedures, link: Link, error: wire.ErrorDetail, now: float) -> bool:
+    if do.turn is None or do.out.cause(error.event_id) != CommitOf(do.turn.id, do.speech.replays):
+        return False
+    do.speech.refuse_commit()
+    do.fail_turn("server_error", now, detail=error.message)
+    return True
+
+
+def _error_of_item(do: Procedures, link: Link, error: wire.ErrorDetail, now: float) -> bool:
+    """An item that we created or deleted is not on the server: so it is not here."""
+    cause = do.out.cause(error.event_id)
+    if not isinstance(cause, ItemOf):
+        return False
+    do.history.remove(cause.item_id)
+    do.device.report("item_refused", now, detail=error.message)
+    if do.turn is not None and do.turn.kind == "message" and do.speech.item_id == cause.item_id:
         do.fail_turn("server_error", now, detail=error.message)
-        return True
+    return True
 
-    def _error_of_item(self, link: Link, error: wire.ErrorDetail, now: float) -> bool:
-        """An item that we created or deleted is not on the server: so it is not here."""
-        do, cause = self._do, self._do.out.cause(error.event_id)
-        if not isinstance(cause, ItemOf):
-            return False
-        do.history.remove(cause.item_id)
-        do.device.report("item_refused", now, detail=error.message)
-        if do.turn is not None and do.turn.kind == "message" and do.speech.item_id == cause.item_id:
-            do.fail_turn("server_error", now, detail=error.message)
-        return True
 
-    # --- what the user said -------------------------------------------------------------------------------------
+# --- what the user said -----------------------------------------------------------------------------------------------
 
-    def _speech_started(self, event: wire.SpeechStarted, now: float) -> None:
-        """The server's turn detection hears the user: a barge-in, and a turn that the server ends."""
-        do, detection = self._do, self._do.session.spec.turn_detection
-        if detection is None:
-            return
-        if not do.speech.is_open:
-            if detection.get("interrupt_response", True):
-                do.answer.slot.cancelled_by_server(now + do.policy.cancel_s)
-            do.begin_turn("vad", now)
-            do.speech.begin_at_server()
-        do.speech.item_id = event.item_id
 
-    def _committed(self, item_id: str, now: float) -> None:
-        do, detection = self._do, self._do.session.spec.turn_detection
-        turn = do.turn
-        if detection is not None and (turn is None or turn.kind == "vad"):
-            turn = turn or do.begin_turn("vad", now)  # an idle user is prompted without having spoken
-            do.speech.commit_at_server()
-            if detection.get("create_response", True):
-                do.answer.slot.asked(turn.id, "")
-                is_free = do.is_free
-                do.answer.open(do.session.spec, is_taken=do.speech.is_taken, is_free=is_free, now=now)
-                do.prepare_for_turn(now)  # too late for this answer, which the server begins by itself
-            else:
-                do.begin_checks(now)
-                do.answer.slot.want(turn.id)
+def _speech_started(do: Procedures, event: wire.SpeechStarted, now: float) -> None:
+    """The server's turn detection hears the user: a barge-in, and a turn that the server ends."""
+    detection = do.session.spec.turn_detection
+    if detection is None:
+        return
+    if not do.speech.is_open:
+        if detection.get("interrupt_response", True):
+            do.answer.slot.cancelled_by_server(now + do.policy.cancel_s)
+        do.begin_turn("vad", now)
+        do.speech.begin_at_server()
+    do.speech.item_id = event.item_id
+
+
+def _committed(do: Procedures, item_id: str, now: float) -> None:
+    detection = do.session.spec.turn_detection
+    turn = do.turn
+    if detection is not None and (turn is None or turn.kind == "vad"):
+        turn = turn or do.begin_turn("vad", now)  # an idle user is prompted without having spoken
+        do.speech.commit_at_server()
+        if detection.get("create_response", True):
+            do.answer.slot.asked(turn.id, "")
+            is_free = do.is_free
+            do.answer.open(do.session.spec, is_taken=do.speech.is_taken, is_free=is_free, now=now)
+            do.prepare_for_turn(now)  # too late for this answer, which the server begins by itself
         else:
-            of_turn = do.speech.next_commit() or do.turn_id or ""
-            do.speech.note_item(item_id, of_turn)
-            if do.gate.refuses(of_turn):
-                do.history.delete(item_id)
-            if turn is None or turn.id != of_turn or not do.speech.is_committing or not do.speech.is_sent:
-                return
-        do.speech.item_id = item_id
-        do.speech.note_item(item_id, turn.id)
+            do.begin_checks(now)
+            do.answer.slot.want(turn.id)
+    else:
+        of_turn = do.speech.next_commit() or do.turn_id or ""
+        do.speech.note_item(item_id, of_turn)
+        if do.gate.refuses(of_turn):
+            do.history.delete(item_id)
+        if turn is None or turn.id != of_turn or not do.speech.is_committing or not do.speech.is_sent:
+            return
+    do.speech.item_id = item_id
+    do.speech.note_item(item_id, turn.id)
+    do.speech_taken(now)
+
+
+def _transcribed(do: Procedures, event: wire.InputTranscriptionCompleted, now: float) -> None:
+    text = event.transcript.strip()
+    turn_id = do.speech.turn_of(event.item_id)
+    if turn_id is not None:
+        do.out.emit(InputText(text, is_final=True, turn=turn_id))
+    if event.usage is not None:
+        do.count(transcription_usd(do.session.transcriber, event.usage), event.usage, 0.0, now)
+    if do.turn is not None and do.speech.item_id == event.item_id:
+        do.speech.heard = text
+        if not do.gate.is_checked:
+            do.check_input(text, now)
+
+
+# --- the answer -------------------------------------------------------------------------------------------------------
+
+
+def _answers(do: Procedures, response_id: str) -> bool:
+    is_awaited = do.turn is not None and not do.speech.is_open
+    return is_awaited and do.answer.answers(response_id, do.turn_id)
+
+
+def _response_created(do: Procedures, response: wire.Response, now: float) -> None:
+    if do.answer.created(response) and do.turn is not None and not do.speech.is_open:
+        do.answer.accept(do.session.spec)
         do.speech_taken(now)
 
-    def _transcribed(self, event: wire.InputTranscriptionCompleted, now: float) -> None:
-        do, text = self._do, event.transcript.strip()
-        turn_id = do.speech.turn_of(event.item_id)
-        if turn_id is not None:
-            do.out.emit(InputText(text, is_final=True, turn=turn_id))
-        if event.usage is not None:
-            do.count(transcription_usd(do.session.transcriber, event.usage), event.usage, 0.0, now)
-        if do.turn is not None and do.speech.item_id == event.item_id:
-            do.speech.heard = text
-            if not do.gate.is_checked:
-                do.check_input(text, now)
 
-    # --- the answer ---------------------------------------------------------------------------------------------
-
-    def _answers(self, response_id: str) -> bool:
-        do = self._do
-        is_awaited = do.turn is not None and not do.speech.is_open
-        return is_awaited and do.answer.answers(response_id, do.turn_id)
-
-    def _response_created(self, response: wire.Response, now: float) -> None:
-        do = self._do
-        if do.answer.created(response) and do.turn is not None and not do.speech.is_open:
-            do.answer.accept(do.session.spec)
-            do.speech_taken(now)
-
-    def _audio(self, event: wire.OutputAudioDelta, now: float) -> None:
-        do = self._do
-        if event.delta and self._answers(event.response_id):
-            do.speech_taken(now)
-            do.speech.forget_audio()
-            do.answer.hear(event, do.link.main_id or 0, now)
-
-    def _text(self, event: OutputText, text: str, now: float, *, is_final: bool) -> None:
-        do = self._do
-        if (text or is_final) and self._answers(event.response_id):
-            do.speech_taken(now)
-            do.answer.read(event, text, do.turn_id or "", now, is_final=is_final)
-
-    def _item_done(self, event: wire.OutputItemDone, now: float) -> None:
-        if self._answers(event.response_id) or event.item.type == "mcp_call":  # it may outlast its response
-            self._agent.item(event.item, now)
-        else:
-            self._dismiss(event.item)
-
-    def _dismiss(self, item: wire.Item) -> None:
-        """Take an item of a response that was interrupted: a call is not made, an answer is not heard."""
-        do = self._do
-        if do.calls.dismiss(item):
-            do.history.add_output(item.call_id, "The user interrupted, so this call was not made.")
-        known = do.history.get(item.id)
-        is_unheard = known is not None and known.heard_ms is None
-        if do.answer.is_unplayed(item, is_unheard=is_unheard):
-            do.forget_unplayed(item.id)
-
-    def _response_done(self, response: wire.Response, now: float) -> None:
-        do = self._do
-        answers = self._answers(response.id)  # read before the slot is freed
-        request = do.answer.slot.done(response)
-        do.count_response(response.usage, now)
-        turn = do.turn
-        if turn is None or not answers or request is None or request.is_cancelled:
-            for item in response.output:
-                self._dismiss(item)
-            return
-        do.answer.close()
+def _audio(do: Procedures, event: wire.OutputAudioDelta, now: float) -> None:
+    if event.delta and _answers(do, event.response_id):
         do.speech_taken(now)
-        do.account.add_to_turn(response.usage)
+        do.speech.forget_audio()
+        do.answer.hear(event, do.link.main_id or 0, now)
+
+
+def _text(do: Procedures, event: OutputText, text: str, now: float, *, is_final: bool) -> None:
+    if (text or is_final) and _answers(do, event.response_id):
+        do.speech_taken(now)
+        do.answer.read(event, text, do.turn_id or "", now, is_final=is_final)
+
+
+def _item_done(do: Procedures, event: wire.OutputItemDone, now: float) -> None:
+    if _answers(do, event.response_id) or event.item.type == "mcp_call":  # it may outlast its response
+        agent_events.item(do, event.item, now)
+    else:
+        _dismiss(do, event.item)
+
+
+def _dismiss(do: Procedures, item: wire.Item) -> None:
+    """Take an item of a response that was interrupted: a call is not made, an answer is not heard."""
+    if do.calls.dismiss(item):
+        do.history.add_output(item.call_id, "The user interrupted, so this call was not made.")
+    known = do.history.get(item.id)
+    is_unheard = known is not None and known.heard_ms is None
+    if do.answer.is_unplayed(item, is_unheard=is_unheard):
+        do.forget_unplayed(item.id)
+
+
+def _response_done(do: Procedures, response: wire.Response, now: float) -> None:
+    answers = _answers(do, response.id)  # read before the slot is freed
+    request = do.answer.slot.done(response)
+    do.count_response(response.usage, now)
+    turn = do.turn
+    if turn is None or not answers or request is None or request.is_cancelled:
         for item in response.output:
-            self._agent.item(item, now)
-        do.answer.playback.check_rest(response, now)
-        do.answer.release(do.link.main_id or 0, now)
-        if response.status == "failed":
-            do.answer.fail("answer_failed", response.error.message if response.error else "")
-        elif response.status == "incomplete":
-            reason = response.reason or "no reason"
-            do.device.report("answer_incomplete", now, detail=f"the answer was cut short: {reason}")
-        elif response.status == "cancelled" and do.session.spec.turn_detection and not do.answer.received.has_output:
-            do.end_turn("interrupted", now)  # the server's turn detection heard the user again
-            return
-        if _speaks_of_mcp(response):
-            do.calls.speak_of_mcp()
-        if do.calls.open.round.seen and not do.answer.received.failure:
-            do.ask_again(turn)
-        else:
-            do.answer.asked.is_done = True
+            _dismiss(do, item)
+        return
+    do.answer.close()
+    do.speech_taken(now)
+    do.account.add_to_turn(response.usage)
+    for item in response.output:
+        agent_events.item(do, item, now)
+    do.answer.playback.check_rest(response, now)
+    do.answer.release(do.link.main_id or 0, now)
+    if response.status == "failed":
+        do.answer.fail("answer_failed", response.error.message if response.error else "")
+    elif response.status == "incomplete":
+        reason = response.reason or "no reason"
+        do.device.report("answer_incomplete", now, detail=f"the answer was cut short: {reason}")
+    elif response.status == "cancelled" and do.session.spec.turn_detection and not do.answer.received.has_output:
+        do.end_turn("interrupted", now)  # the server's turn detection heard the user again
+        return
+    if _speaks_of_mcp(response):
+        do.calls.speak_of_mcp()
+    if do.calls.open.round.seen and not do.answer.received.failure:
+        do.ask_again(turn)
+    else:
+        do.answer.asked.is_done = True
 
 
-Owner = Callable[[ServerEvents, Link, wire.ErrorDetail, float], bool]
+Owner: TypeAlias = Callable[[Procedures, Link, wire.ErrorDetail, float], bool]
 
 LADDER: tuple[Owner, ...] = (
-    ServerEvents._error_of_update,
-    ServerEvents._error_of_question,
-    ServerEvents._error_of_busy_server,
-    ServerEvents._error_of_response,
-    ServerEvents._error_of_commit,
-    ServerEvents._error_of_item,
+    _error_of_update,
+    _error_of_question,
+    _error_of_busy_server,
+    _error_of_response,
+    _error_of_commit,
+    _error_of_item,
 )
 """Who can own an error of the server, in order: the first that says so ends the search."""
 

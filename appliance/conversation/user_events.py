@@ -14,210 +14,213 @@ from appliance.conversation.support.troubles import sentence
 from appliance.conversation.support.values import mapping
 from appliance.realtime import protocol as wire
 
-__all__ = ["UserEvents"]
+
+def _may_ask_nobody(do: Procedures) -> bool:
+    """The budget is spent, and there is no offline brain to take over."""
+    return do.account.budget.is_spent and do.policy.offline_endpoint is None
 
 
-class UserEvents:
-    """The rules of button, microphone, cards, mute, alarms, and of the program that owns the session."""
+# --- the button -------------------------------------------------------------------------------------------------------
 
-    def __init__(self, do: Procedures) -> None:
-        self._do = do
 
-    @property
-    def _may_ask_nobody(self) -> bool:
-        """The budget is spent, and there is no offline brain to take over."""
-        return self._do.account.budget.is_spent and self._do.policy.offline_endpoint is None
+def gestured(do: Procedures, gestures: list[Gesture], now: float) -> None:
+    for gesture in gestures:
+        match gesture.kind:
+            case "press":
+                _press(do, now)
+            case "release":
+                _release(do, gesture, now)
+            case "tap":
+                if (call := do.calls.pressed_for(gesture.at - gesture.held_s)) is not None:
+                    do.close_call(do.calls.approve(call, now), now)
+            case "hold":
+                if (call := do.calls.pressed_for(gesture.at - gesture.held_s)) is not None:
+                    do.close_call(do.calls.reject(call, "The user rejected this call."), now)
+            case "stuck":
+                do.device.report("button_stuck", now)
+                if do.speech.is_open:
+                    do.discard("cancelled", now)
+            case "double_tap" | "freed":
+                pass
+            case _:
+                assert_never(gesture.kind)
 
-    # --- the button ---------------------------------------------------------------------------------------------
 
-    def gestures(self, gestures: list[Gesture], now: float) -> None:
-        do = self._do
-        for gesture in gestures:
-            match gesture.kind:
-                case "press":
-                    self._press(now)
-                case "release":
-                    self._release(gesture, now)
-                case "tap":
-                    if (call := do.calls.pressed_for(gesture.at - gesture.held_s)) is not None:
-                        do.close_call(do.calls.approve(call, now), now)
-                case "hold":
-                    if (call := do.calls.pressed_for(gesture.at - gesture.held_s)) is not None:
-                        do.close_call(do.calls.reject(call, "The user rejected this call."), now)
-                case "stuck":
-                    do.device.report("button_stuck", now)
-                    if do.speech.is_open:
-                        do.discard("cancelled", now)
-                case "double_tap" | "freed":
-                    pass
-                case _:
-                    assert_never(gesture.kind)
+def _press(do: Procedures, now: float) -> None:
+    """Act in a fixed order: alarm, approval, end or go on with the open turn, refuse, barge in and listen."""
+    speech = do.speech
+    if do.device.alarms.ringing:
+        silence_alarms(do)
+    elif do.calls.open.awaiting_approval is not None:
+        pass  # a tap approves, a hold rejects: both come with the release or with time
+    elif speech.is_in_post_roll:
+        speech.go_on(now)
+    elif speech.is_open:
+        _end_speech(do, now, now)
+    elif (refusal := do.device.refusal) is not None:
+        _refuse(do, refusal, now, "muted" if refusal == "muted" else "error")
+    elif _may_ask_nobody(do):
+        _refuse(do, "budget_spent", now, "error")
+    elif do.session.spec.turn_detection is not None:
+        interrupt(do, now)  # the server listens by itself
+    elif speech.waits:
+        _resume(do, now)
+    else:
+        do.begin_turn("button", now)
 
-    def _press(self, now: float) -> None:
-        """Act in a fixed order: alarm, approval, end or go on with the open turn, refuse, barge in and listen."""
-        do, speech = self._do, self._do.speech
-        if do.device.alarms.ringing:
-            self.silence_alarms()
-        elif do.calls.open.awaiting_approval is not None:
-            pass  # a tap approves, a hold rejects: both come with the release or with time
-        elif speech.is_in_post_roll:
-            speech.go_on(now)
-        elif speech.is_open:
-            self._end_speech(now, now)
-        elif (refusal := do.device.refusal) is not None:
-            self._refuse(refusal, now, "muted" if refusal == "muted" else "error")
-        elif self._may_ask_nobody:
-            self._refuse("budget_spent", now, "error")
-        elif do.session.spec.turn_detection is not None:
-            self.interrupt(now)  # the server listens by itself
-        elif speech.waits:
-            self._resume(now)
-        else:
-            do.begin_turn("button", now)
 
-    def _release(self, gesture: Gesture, now: float) -> None:
-        match self._do.speech.release(gesture):
-            case "too_short":
-                self._do.discard("too_short", now)
-            case "ended":
-                self._end_speech(gesture.at, now)
+def _release(do: Procedures, gesture: Gesture, now: float) -> None:
+    match do.speech.release(gesture):
+        case "too_short":
+            do.discard("too_short", now)
+        case "ended":
+            _end_speech(do, gesture.at, now)
 
-    def _end_speech(self, at: float, now: float) -> None:
-        """The user was done `at`, a debounce before `now`."""
-        ended = self._do.speech.keep_post_roll(at, self._do.device.captured_at, now)
-        if ended is not None:
-            self._do.end_capture(ended, now)
 
-    def _resume(self, now: float) -> None:
-        """Speak on: nothing of the turn was sent yet, so it grows."""
-        do = self._do
-        do.speech.resume(do.device.take_pre_roll(), now)
-        if do.link.main is None:
-            do.link.connect(now)
-        if do.turn is not None and do.turn.kind == "button":
-            do.out.earcon("start")
+def _end_speech(do: Procedures, at: float, now: float) -> None:
+    """The user was done `at`, a debounce before `now`."""
+    ended = do.speech.keep_post_roll(at, do.device.captured_at, now)
+    if ended is not None:
+        do.end_capture(ended, now)
 
-    def _refuse(self, kind: TroubleKind, now: float, fallback: Earcon) -> None:
-        """Stop the answer, begin no turn, and say why."""
-        do = self._do
+
+def _resume(do: Procedures, now: float) -> None:
+    """Speak on: nothing of the turn was sent yet, so it grows."""
+    do.speech.resume(do.device.take_pre_roll(), now)
+    if do.link.main is None:
+        do.link.connect(now)
+    if do.turn is not None and do.turn.kind == "button":
+        do.out.earcon("start")
+
+
+def _refuse(do: Procedures, kind: TroubleKind, now: float, fallback: Earcon) -> None:
+    """Stop the answer, begin no turn, and say why."""
+    do.stop_answer(now)
+    do.end_turn("interrupted", now)
+    do.device.report(kind, now)
+    do.out.announce(sentence(kind), fallback)
+
+
+def interrupt(do: Procedures, now: float) -> None:
+    """Stop the answer and listen to nothing; what the user is saying goes on."""
+    if not do.speech.is_open:
         do.stop_answer(now)
         do.end_turn("interrupted", now)
-        do.device.report(kind, now)
-        do.out.announce(sentence(kind), fallback)
 
-    def interrupt(self, now: float) -> None:
-        """Stop the answer and listen to nothing; what the user is saying goes on."""
-        if not self._do.speech.is_open:
-            self._do.stop_answer(now)
-            self._do.end_turn("interrupted", now)
 
-    # --- microphone, cards and mute -----------------------------------------------------------------------------
+# --- microphone, cards and mute ---------------------------------------------------------------------------------------
 
-    def audio(self, event: AudioCaptured, now: float) -> None:
-        do = self._do
-        do.device.captured_at = now
+
+def audio(do: Procedures, event: AudioCaptured, now: float) -> None:
+    do.device.captured_at = now
+    if do.speech.is_open:
+        if (ended := do.speech.add(event)) is not None:
+            do.end_capture(ended, now)
+        return
+    do.device.keep(event)
+    if do.session.spec.turn_detection is not None and not _may_ask_nobody(do):
+        do.out.send(wire.InputAudioBufferAppend(audio=event.pcm))
+
+
+def overrun(do: Procedures, now: float) -> None:
+    if do.speech.is_open:
+        do.device.report("overrun", now)
+        do.end_capture("captured", now)
+
+
+def lose_card(do: Procedures, event: CardLost, now: float) -> None:
+    detail = do.device.lose_card(event.direction, event.reason, now)
+    if event.direction == "capture":
         if do.speech.is_open:
-            if (ended := do.speech.add(event)) is not None:
-                do.end_capture(ended, now)
+            do.end_capture("captured", now)  # what was said so far is not lost
+    elif do.speech.is_taken and do.answer.is_playing:
+        do.fail_turn("no_speaker", now, detail=detail)
+
+
+def mute(do: Procedures, is_muted: bool, now: float) -> None:
+    if do.device.switch_mute(is_muted):
+        if is_muted and do.speech.is_open:
+            do.discard("cancelled", now)
+        do.device.follow_mute()
+
+
+# --- alarms -----------------------------------------------------------------------------------------------------------
+
+
+def ring(do: Procedures, now: float) -> None:
+    """Sound the alarm, but never into a turn: there it waits, shown by the light."""
+    if not do.device.plan_ring(now):
+        silence_alarms(do)
+    elif do.turn is None:
+        do.device.ring()
+
+
+def silence_alarms(do: Procedures) -> None:
+    if do.device.silence_alarms() and do.turn is None:
+        do.answer.playback.silence()
+
+
+# --- the program ------------------------------------------------------------------------------------------------------
+
+
+def begin(do: Procedures, now: float) -> None:
+    if do.session.spec.turn_detection is not None:
+        return  # the server finds the turns
+    if _may_ask_nobody(do):
+        _refuse(do, "budget_spent", now, "error")
+    elif do.speech.waits:
+        _resume(do, now)
+    elif not do.speech.is_open:
+        do.begin_turn("program", now)
+
+
+def is_speaking(do: Procedures) -> bool:
+    """Whether the user speaks in a turn that the program began."""
+    return do.speech.is_open and do.turn is not None and do.turn.kind == "program"
+
+
+def message(do: Procedures, event: MessageGiven, now: float) -> None:
+    is_spoken = do.speech.is_open or do.speech.waits
+    if not event.wants_answer or is_spoken:
+        do.history.add_message(event.item, event.text)
+        if is_spoken:  # the turn answers for it, and is checked for it
+            do.speech.add_message(str(event.item["id"]), event.text)
+    elif _may_ask_nobody(do):
+        do.history.add_message(event.item, event.text)
+        _refuse(do, "budget_spent", now, "error")
+    else:
+        do.begin_turn("message", now)
+        do.speech.write(event.item, event.text, now)
+
+
+def frame(do: Procedures, event: FrameGiven, now: float) -> None:
+    frame = dict(event.frame)
+    if do.out.link is None:
+        detail = f"{frame.get('type')}: there is no connection to send it on"
+        do.device.report("not_connected", now, detail=detail)
+        return
+    if frame.get("type") == "response.create":
+        if not do.may_ask:
+            do.device.report("budget_spent", now)
             return
-        do.device.keep(event)
-        if do.session.spec.turn_detection is not None and not self._may_ask_nobody:
-            do.out.send(wire.InputAudioBufferAppend(audio=event.pcm))
-
-    def overrun(self, now: float) -> None:
-        if self._do.speech.is_open:
-            self._do.device.report("overrun", now)
-            self._do.end_capture("captured", now)
-
-    def lose_card(self, event: CardLost, now: float) -> None:
-        do = self._do
-        detail = do.device.lose_card(event.direction, event.reason, now)
-        if event.direction == "capture":
-            if do.speech.is_open:
-                do.end_capture("captured", now)  # what was said so far is not lost
-        elif do.speech.is_taken and do.answer.is_playing:
-            do.fail_turn("no_speaker", now, detail=detail)
-
-    def mute(self, is_muted: bool, now: float) -> None:
-        do = self._do
-        if do.device.switch_mute(is_muted):
-            if is_muted and do.speech.is_open:
-                do.discard("cancelled", now)
-            do.device.follow_mute()
-
-    # --- alarms -------------------------------------------------------------------------------------------------
-
-    def ring(self, now: float) -> None:
-        """Sound the alarm, but never into a turn: there it waits, shown by the light."""
-        if not self._do.device.plan_ring(now):
-            self.silence_alarms()
-        elif self._do.turn is None:
-            self._do.device.ring()
-
-    def silence_alarms(self) -> None:
-        if self._do.device.silence_alarms() and self._do.turn is None:
-            self._do.answer.playback.silence()
-
-    # --- the program --------------------------------------------------------------------------------------------
-
-    def begin(self, now: float) -> None:
-        do = self._do
-        if do.session.spec.turn_detection is not None:
-            return  # the server finds the turns
-        if self._may_ask_nobody:
-            self._refuse("budget_spent", now, "error")
-        elif do.speech.waits:
-            self._resume(now)
-        elif not do.speech.is_open:
-            do.begin_turn("program", now)
-
-    def is_speaking(self) -> bool:
-        """Whether the user speaks in a turn that the program began."""
-        return self._do.speech.is_open and self._do.turn is not None and self._do.turn.kind == "program"
-
-    def message(self, event: MessageGiven, now: float) -> None:
-        do = self._do
-        is_spoken = do.speech.is_open or do.speech.waits
-        if not event.wants_answer or is_spoken:
-            do.history.add_message(event.item, event.text)
-            if is_spoken:  # the turn answers for it, and is checked for it
-                do.speech.add_message(str(event.item["id"]), event.text)
-        elif self._may_ask_nobody:
-            do.history.add_message(event.item, event.text)
-            self._refuse("budget_spent", now, "error")
-        else:
-            do.begin_turn("message", now)
-            do.speech.write(event.item, event.text, now)
-
-    def frame(self, event: FrameGiven, now: float) -> None:
-        do = self._do
-        frame = dict(event.frame)
-        if do.out.link is None:
-            detail = f"{frame.get('type')}: there is no connection to send it on"
-            do.device.report("not_connected", now, detail=detail)
+        response = mapping(frame.get("response"))
+        if response.get("conversation") != "none":
+            _wish(do, response, now)
             return
-        if frame.get("type") == "response.create":
-            if not do.may_ask:
-                do.device.report("budget_spent", now)
-                return
-            response = mapping(frame.get("response"))
-            if response.get("conversation") != "none":
-                self._wish(response, now)
-                return
-            do.out_of_band.given(response)
-        elif frame.get("type") == "session.update":
-            event_id = str(frame.setdefault("event_id", do.out.next_event_id()))
-            do.session.note_raw(event_id, mapping(frame.get("session")), now)
-        do.out.send(wire.RawClientEvent(frame=frame))
+        do.out_of_band.given(response)
+    elif frame.get("type") == "session.update":
+        event_id = str(frame.setdefault("event_id", do.out.next_event_id()))
+        do.session.note_raw(event_id, mapping(frame.get("session")), now)
+    do.out.send(wire.RawClientEvent(frame=frame))
 
-    def _wish(self, response: Mapping[str, Any], now: float) -> None:
-        """A response that the program asks for takes the slot: it is a wish like any other."""
-        do = self._do
-        if do.speech.is_open or do.speech.waits:
-            do.answer.asked.options = response  # the user has the word; the answer will be this one
-            return
-        turn = do.begin_turn("message", now)
-        do.speech.skip()
-        do.answer.asked.options = response
-        do.answer.prolong(now)
-        do.answer.slot.want(turn.id)
+
+def _wish(do: Procedures, response: Mapping[str, Any], now: float) -> None:
+    """A response that the program asks for takes the slot: it is a wish like any other."""
+    if do.speech.is_open or do.speech.waits:
+        do.answer.asked.options = response  # the user has the word; the answer will be this one
+        return
+    turn = do.begin_turn("message", now)
+    do.speech.skip()
+    do.answer.asked.options = response
+    do.answer.prolong(now)
+    do.answer.slot.want(turn.id)

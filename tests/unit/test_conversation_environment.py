@@ -31,17 +31,15 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from appliance.conversation.agent_events import AgentEvents
+from appliance.conversation import agent_events, server_events, user_events
 from appliance.conversation.events import AudioCaptured, OutputCheck
 from appliance.conversation.procedures import Procedures, RunningTurn
 from appliance.conversation.regions.calls import Calls
 from appliance.conversation.regions.history import History
-from appliance.conversation.server_events import ServerEvents
 from appliance.conversation.support.call import Call, Closed
 from appliance.conversation.support.playback import Heard
 from appliance.conversation.support.response_slot import Arrival, ResponseSlot
 from appliance.conversation.support.text_gate import Check
-from appliance.conversation.user_events import UserEvents
 from appliance.realtime import protocol as wire
 from tests.support.world import World
 
@@ -304,30 +302,30 @@ def test_the_environment_catches_a_client_that_accepts_any_response() -> None:
 
 def test_the_environment_catches_a_client_that_asks_twice() -> None:
     """A client that wishes again at every ``committed`` gets two answers to one turn."""
-    real = ServerEvents._committed
+    real = server_events._committed
 
-    def wish_again(self: ServerEvents, item_id: str, now: float) -> None:
-        real(self, item_id, now)
-        if self._do.turn is not None:
-            self._do.answer.slot.want(self._do.turn.id)
+    def wish_again(do: Procedures, item_id: str, now: float) -> None:
+        real(do, item_id, now)
+        if do.turn is not None:
+            do.answer.slot.want(do.turn.id)
 
     with (
-        patch.object(ServerEvents, "_committed", wish_again),
+        patch.object(server_events, "_committed", wish_again),
         pytest.raises(AssertionError, match="another response is begun"),
     ):
         run_state_machine_as_test(Environment, settings=HUNT)
 
 
 def test_the_environment_catches_a_client_that_sends_while_nobody_talks() -> None:
-    real = UserEvents.audio
+    real = user_events.audio
 
-    def keep_nothing_back(self: UserEvents, event: AudioCaptured, now: float) -> None:
-        real(self, event, now)
-        if self._do.turn is None:
-            self._do.out.send(wire.InputAudioBufferAppend(audio=event.pcm))
+    def keep_nothing_back(do: Procedures, event: AudioCaptured, now: float) -> None:
+        real(do, event, now)
+        if do.turn is None:
+            do.out.send(wire.InputAudioBufferAppend(audio=event.pcm))
 
     with (
-        patch.object(UserEvents, "audio", keep_nothing_back),
+        patch.object(user_events, "audio", keep_nothing_back),
         pytest.raises(AssertionError, match="nobody was talking"),
     ):
         run_state_machine_as_test(Environment, settings=HUNT)
@@ -370,12 +368,12 @@ def test_the_environment_catches_a_client_that_answers_a_call_twice() -> None:
 
 
 def test_the_environment_catches_a_client_that_plays_on_after_a_trip() -> None:
-    def play_on(self: AgentEvents, turn: RunningTurn, check: Check, name: str, reason: str, now: float) -> None:
-        self._do.answer.playback.passed(OutputCheck(check.number))
-        self._do.answer.release(self._do.link.main_id or 0, now)
+    def play_on(do: Procedures, turn: RunningTurn, check: Check, name: str, reason: str, now: float) -> None:
+        do.answer.playback.passed(OutputCheck(check.number))
+        do.answer.release(do.link.main_id or 0, now)
 
     with (
-        patch.object(AgentEvents, "trip", play_on),
+        patch.object(agent_events, "trip", play_on),
         pytest.raises(AssertionError, match=r"played on after a guardrail|was to be held"),
     ):
         run_state_machine_as_test(Environment, settings=HUNT)

@@ -21,8 +21,8 @@ BUSY = "conversation_already_has_active_response"
 
 
 def name(step: Callable[..., Any]) -> str:
-    """The name of a step; of a lambda the region or the rule that it calls."""
-    return step.__name__ if step.__name__ != "<lambda>" else ".".join(step.__code__.co_names).removeprefix("_do.")
+    """The name of a step; of a lambda the method of a region that it calls."""
+    return step.__name__ if step.__name__ != "<lambda>" else ".".join(step.__code__.co_names)
 
 
 def told(commands: Sequence[Command], *kinds: type) -> list[str]:
@@ -124,8 +124,8 @@ def test_what_may_be_late_is_looked_at_in_this_order() -> None:
         "_late_alarms",
         "_late_main",
         "link.advance",
-        "_agent.late_calls",
-        "_agent.late_check",
+        "late_calls",
+        "late_check",
         "_late_turn",
     ]
 
