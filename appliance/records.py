@@ -18,7 +18,7 @@ class Record(msgspec.Struct, frozen=True):
     """
 
     unprinted: ClassVar[tuple[str, ...]] = ()
-    """Fields that the repr leaves out: audio, credentials, what was said (a Struct has no ``repr=False``)."""
+    """Fields that the repr leaves out: audio, credentials, long texts (a Struct has no ``repr=False``)."""
 
     def __repr__(self) -> str:
         names = (name for name in self.__struct_fields__ if name not in self.unprinted)

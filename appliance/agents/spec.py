@@ -47,7 +47,7 @@ class AgentSpec:
     session: Mapping[str, Any] = field(repr=False)
     """The whole ``session`` object of its ``session.update``."""
     tools: tuple[ToolCard, ...] | None = None
-    """None: unknown here; every call is passed on to whoever runs tools."""
+    """None: not listed; every call is passed on to the tool runner."""
     handoffs: tuple[HandoffCard, ...] = ()
     has_output_guardrails: bool = False
     has_input_guardrails: bool = False
@@ -61,7 +61,7 @@ class AgentSpec:
     """Where `tools` is None: those that need the user's approval."""
 
     def tool(self, name: str) -> ToolCard | None:
-        """Return the card of a tool; one of its own making where the tools are unknown here."""
+        """Return the card of a tool; a default policy if this agent's tools are not listed."""
         if self.tools is None:
             return ToolCard(name=name, approval="always" if name in self.approvals else "never")
         return next((one for one in self.tools if one.name == name), None)

@@ -170,7 +170,7 @@ class _Audio:
 
 @dataclass(slots=True, eq=False)
 class _Item:
-    wire: JsonObject
+    wire: JsonObject = field(repr=False)
     """As the client sees it."""
     audio: dict[int, _Audio] = field(default_factory=dict)
     """By content index."""

@@ -24,11 +24,11 @@ def item(do: Procedures, item: wire.Item, now: float) -> None:
         do.close_call(do.calls.close_mcp(item), now)
     elif item.type == "mcp_approval_request":
         if do.calls.open.is_unknown(item.id):
-            do.answer.received.has_output = True
+            do.answer.note_output()
             do.close_call(do.calls.take_mcp_request(item, made, now), now)
     elif item.type == "function_call" and (call := do.calls.take(item, made, now)) is not None:
         do.speech_taken(now)
-        do.answer.received.has_output = True
+        do.answer.note_output()
         in_force = do.session.spec
         by = do.answer.speaker.spec or in_force
         do.close_call(do.calls.begin(call, by, in_force.agent, now), now)
@@ -37,7 +37,7 @@ def item(do: Procedures, item: wire.Item, now: float) -> None:
 def mcp_call(do: Procedures, item: wire.Item, now: float) -> None:
     made = _made(do)
     if made is not None and do.calls.open.is_unknown_mcp(item.id):
-        do.answer.received.has_output = True
+        do.answer.note_output()
         do.calls.take_mcp(item, made, now)
 
 
@@ -80,7 +80,7 @@ def agent_prepared(do: Procedures, event: ev.AgentPrepared, now: float) -> None:
     if isinstance(key, ev.ConnectKey):
         link = do.link.main
         if link is not None and key.link == link.id and not link.is_configured:
-            do.session.spec = spec or do.session.spec
+            do.session.put_in_force(spec or do.session.spec)
             do.configure(link, now)
     elif key == ev.TurnKey(do.turn_id or "", do.speech.replays) and not do.gate.is_prepared:
         do.gate.prepared()
@@ -105,12 +105,12 @@ def _handoff_prepared(do: Procedures, call_id: str, event: ev.AgentPrepared, now
 def hand_over(do: Procedures, update: SessionUpdateSent, now: float) -> None:
     """The server has accepted the new agent: from here on it talks."""
     assert update.spec is not None
-    before, do.session.spec = do.session.spec.agent, update.spec
+    before = do.session.put_in_force(update.spec)
     do.answer.hand_over(before, update.spec.agent, is_answering=do.turn is not None)
     call = do.calls.open.get(update.call_id)
     if call is not None:
         if do.turn_id == call.turn and call.handoff is not None:
-            do.answer.speaker.first_sentence = call.handoff.first_sentence
+            do.answer.begin_with(call.handoff.first_sentence)
         output = json.dumps({"assistant": update.spec.agent})
         do.close_call(do.calls.close(call, output, is_error=False), now)
 
@@ -142,16 +142,16 @@ def guardrails_checked(do: Procedures, event: ev.GuardrailsChecked, now: float) 
             do.refuse_input(event.tripped, event.reason, now)
         else:
             do.gate.checked()
-    elif (check := do.answer.playback.pending(key)) is not None:  # else of an answer that is over
+    elif (check := do.answer.playback.gate.pending(key.number)) is not None:  # else of an answer that is over
         if event.tripped:
             trip(do, turn, check, event.tripped, event.reason, now)
         else:
-            do.answer.playback.passed(key)
+            do.answer.playback.gate.passed(key.number)
             do.answer.release(do.link.main_id or 0, now)
 
 
 def late_check(do: Procedures, now: float) -> None:
-    check = do.answer.playback.late_check(now)
+    check = do.answer.playback.gate.late(now)
     if check is not None and do.turn is not None:
         trip(do, do.turn, check, "guardrail", "it took too long", now)
 

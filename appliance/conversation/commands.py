@@ -72,7 +72,7 @@ class Play(Record, frozen=True):
 
 
 class FinishPlay(Record, frozen=True):
-    """No more audio comes for what was queued in this epoch so far: play out the tail, wait for nothing."""
+    """End of this epoch's audio: drain the buffer without prebuffering."""
 
     epoch: int
 

@@ -305,7 +305,7 @@ class Raw(Record, frozen=True):
     data: Mapping[str, Any]
 
 
-Notice: TypeAlias = (
+_Yielded: TypeAlias = (
     TurnStart
     | TurnEnd
     | InputText
@@ -321,13 +321,14 @@ Notice: TypeAlias = (
     | Guardrail
     | HistoryGrew
     | HistoryChanged
-    | OutOfBandEnded
     | Usage
     | BudgetWarning
     | Connected
     | Error
 )
-"""What the conversation emits."""
 
-SessionEvent: TypeAlias = Notice | Audio | Announcement | Raw
+Notice: TypeAlias = _Yielded | OutOfBandEnded
+"""What the conversation emits; a session returns the answer to a question where it was asked."""
+
+SessionEvent: TypeAlias = _Yielded | Audio | Announcement | Raw
 """Every event of a session; `event.type` tells them apart, for a type checker too."""

@@ -25,10 +25,11 @@ from appliance.conversation.regions.history import History
 from appliance.conversation.regions.link import Link, Links
 from appliance.conversation.regions.out_of_band import OutOfBand
 from appliance.conversation.regions.session import Session, SessionUpdateSent, session_for
-from appliance.conversation.regions.speech import Ended, Kind, Speech
+from appliance.conversation.regions.speech import Kind, Speech
 from appliance.conversation.support.call import Closed
 from appliance.conversation.support.outbox import Outbox
 from appliance.conversation.support.prices import response_usd
+from appliance.conversation.support.recording import Ended
 from appliance.conversation.support.retry import Verdict
 from appliance.conversation.support.troubles import sentence
 from appliance.realtime import protocol as wire
@@ -108,8 +109,8 @@ class Procedures:
 
     def end_capture(self, how: Ended, now: float) -> None:
         """The microphone's part of the turn is over: commit it, unless there is nothing in it."""
-        if how in ("too_short", "silence"):
-            self.discard("too_short" if how == "too_short" else "silence", now)
+        if how == "too_short" or how == "silence":
+            self.discard(how, now)
             return
         if how == "too_long":
             self.device.report("too_long", now)
@@ -239,7 +240,7 @@ class Procedures:
         turn = self.turn
         if closed is not None and turn is not None and turn.id == closed.call.turn:
             self.answer.prolong(now)
-            self.speech.deadline = self.answer.deadline
+            self.speech.wait_until(self.answer.deadline)
             self.ask_again(turn)
 
     def reply(self, closed: Closed | None) -> None:
@@ -257,9 +258,9 @@ class Procedures:
         asked, round_ = self.answer.asked, self.calls.open.round
         if asked.is_open or round_.open or not round_.seen or self.answer.received.failure:
             return
-        asked.is_retry = False
+        self.answer.end_wait()
         if round_.number >= self.policy.max_tool_rounds or not round_.end():
-            asked.is_done = True  # it was told to call nothing more, and did; or there is nothing to speak about
+            self.answer.finish()  # it was told to call nothing more, and did; or there is nothing to speak about
         else:
             self.answer.slot.want(turn.id)
 
@@ -305,14 +306,14 @@ class Procedures:
         fatal = self.link.fatal
         was_sent = self.speech.is_sent
         self.speech.forget_link()
-        self.answer.asked.is_open = False
+        self.answer.unlink()
         if self.answer.asked.is_done:
             self.calls.drop()  # all of the answer is here, and plays on
         elif fatal is not None:
             self.fail_turn(fatal.kind, now, said=fatal.message)
         elif self.answer.received.has_output:
             if not self.speech.is_taken:
-                self.answer.deadline = self.speech.deadline
+                self.answer.wait_until(self.speech.deadline)
             self.speech.abandon()
             self.calls.drop()
             if not self.answer.is_written:
@@ -326,7 +327,7 @@ class Procedures:
     def link_ready(self, link: Link, now: float) -> None:
         self.device.forget_trouble()
         if self.session.spec.is_asked_at_connect:
-            link.deadline = now + self.policy.prepare_s
+            self.link.await_instructions(link, now)
             self.out.do(PrepareAgent(ConnectKey(link.id), self.session.spec.agent, "connect"))
         else:
             self.configure(link, now)

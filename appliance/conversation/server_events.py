@@ -119,7 +119,7 @@ def _session_created(do: Procedures, link: Link, event: wire.SessionCreated, now
     do.link.created(link, now, model=str(event.session.get("model") or ""))
     do.link_ready(link, now)
     if do.speech.is_committing:
-        do.speech.deadline = now + do.policy.commit_s + do.policy.prepare_s * do.session.spec.is_asked_at_connect
+        do.speech.wait_until(now + do.policy.commit_s + do.policy.prepare_s * do.session.spec.is_asked_at_connect)
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def _error_of_update(do: Procedures, link: Link, error: wire.ErrorDetail, now: f
         agent_events.fail_handoff(do, update.call_id, error.message, now)
     else:
         if update.kind == "turn" and update.spec is not None:
-            do.session.spec = update.spec
+            do.session.put_in_force(update.spec)
         do.device.report("server_error", now, detail=error.message)
     return True
 
@@ -204,7 +204,7 @@ def _speech_started(do: Procedures, event: wire.SpeechStarted, now: float) -> No
             do.answer.slot.cancelled_by_server(now + do.policy.cancel_s)
         do.begin_turn("vad", now)
         do.speech.begin_at_server()
-    do.speech.item_id = event.item_id
+    do.speech.becomes(event.item_id)
 
 
 def _committed(do: Procedures, item_id: str, now: float) -> None:
@@ -228,7 +228,7 @@ def _committed(do: Procedures, item_id: str, now: float) -> None:
             do.history.delete(item_id)
         if turn is None or turn.id != of_turn or not do.speech.is_committing or not do.speech.is_sent:
             return
-    do.speech.item_id = item_id
+    do.speech.becomes(item_id)
     do.speech.note_item(item_id, turn.id)
     do.speech_taken(now)
 
@@ -241,7 +241,7 @@ def _transcribed(do: Procedures, event: wire.InputTranscriptionCompleted, now: f
     if event.usage is not None:
         do.count(transcription_usd(do.session.transcriber, event.usage), event.usage, 0.0, now)
     if do.turn is not None and do.speech.item_id == event.item_id:
-        do.speech.heard = text
+        do.speech.hear(text)
         if not do.gate.is_checked:
             do.check_input(text, now)
 
@@ -319,7 +319,7 @@ def _response_done(do: Procedures, response: wire.Response, now: float) -> None:
     if do.calls.open.round.seen and not do.answer.received.failure:
         do.ask_again(turn)
     else:
-        do.answer.asked.is_done = True
+        do.answer.finish()
 
 
 Owner: TypeAlias = Callable[[Procedures, Link, wire.ErrorDetail, float], bool]

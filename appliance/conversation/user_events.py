@@ -15,7 +15,7 @@ from appliance.conversation.support.values import mapping
 from appliance.realtime import protocol as wire
 
 
-def _may_ask_nobody(do: Procedures) -> bool:
+def _is_out_of_budget(do: Procedures) -> bool:
     """The budget is spent, and there is no offline brain to take over."""
     return do.account.budget.is_spent and do.policy.offline_endpoint is None
 
@@ -59,7 +59,7 @@ def _press(do: Procedures, now: float) -> None:
         _end_speech(do, now, now)
     elif (refusal := do.device.refusal) is not None:
         _refuse(do, refusal, now, "muted" if refusal == "muted" else "error")
-    elif _may_ask_nobody(do):
+    elif _is_out_of_budget(do):
         _refuse(do, "budget_spent", now, "error")
     elif do.session.spec.turn_detection is not None:
         interrupt(do, now)  # the server listens by itself
@@ -118,7 +118,7 @@ def audio(do: Procedures, event: AudioCaptured, now: float) -> None:
             do.end_capture(ended, now)
         return
     do.device.keep(event)
-    if do.session.spec.turn_detection is not None and not _may_ask_nobody(do):
+    if do.session.spec.turn_detection is not None and not _is_out_of_budget(do):
         do.out.send(wire.InputAudioBufferAppend(audio=event.pcm))
 
 
@@ -166,7 +166,7 @@ def silence_alarms(do: Procedures) -> None:
 def begin(do: Procedures, now: float) -> None:
     if do.session.spec.turn_detection is not None:
         return  # the server finds the turns
-    if _may_ask_nobody(do):
+    if _is_out_of_budget(do):
         _refuse(do, "budget_spent", now, "error")
     elif do.speech.waits:
         _resume(do, now)
@@ -185,7 +185,7 @@ def message(do: Procedures, event: MessageGiven, now: float) -> None:
         do.history.add_message(event.item, event.text)
         if is_spoken:  # the turn answers for it, and is checked for it
             do.speech.add_message(str(event.item["id"]), event.text)
-    elif _may_ask_nobody(do):
+    elif _is_out_of_budget(do):
         do.history.add_message(event.item, event.text)
         _refuse(do, "budget_spent", now, "error")
     else:
@@ -217,10 +217,10 @@ def frame(do: Procedures, event: FrameGiven, now: float) -> None:
 def _wish(do: Procedures, response: Mapping[str, Any], now: float) -> None:
     """A response that the program asks for takes the slot: it is a wish like any other."""
     if do.speech.is_open or do.speech.waits:
-        do.answer.asked.options = response  # the user has the word; the answer will be this one
+        do.answer.use(response)  # the user has the word; the answer will be this one
         return
     turn = do.begin_turn("message", now)
     do.speech.skip()
-    do.answer.asked.options = response
+    do.answer.use(response)
     do.answer.prolong(now)
     do.answer.slot.want(turn.id)

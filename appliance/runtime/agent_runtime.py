@@ -239,7 +239,7 @@ class AgentRuntime:
         """Return what the conversation is made of: the first agent's spec.
 
         Raises:
-            ToolError: Its instructions are no text.
+            ToolError: Its instructions are no text, or took longer than the limit of a question.
         """
         return [await self.preparer.spec(next(iter(self.agents.values())))]
 

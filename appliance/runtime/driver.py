@@ -90,7 +90,7 @@ class Agents(Protocol):
 
 
 class LightOutput(Protocol):
-    """Shows a light state (`conversation.feedback.light_state`) by its name; how it looks is its own affair."""
+    """Shows a light state (`conversation.support.feedback.light_state`) by its name; how it looks is its own affair."""
 
     def show(self, state: str) -> None: ...
 

@@ -38,11 +38,14 @@ from appliance.conversation.events import (
 from appliance.conversation.machine import Conversation
 from appliance.conversation.notices import Error, Notice, TurnEnd
 from appliance.conversation.policy import Policy
+from appliance.conversation.support.feedback import State
 from appliance.realtime import protocol as wire
 from appliance.realtime.items import HistoryItem
 from tests.support.oracle import check_client_frame
 
 PERIOD_MS = 20
+RESTING = (State.READY, State.OFFLINE, State.MUTED, State.FAILED)
+"""States without a deadline; every other one has one."""
 SESSION = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
 
 

@@ -59,6 +59,7 @@ from appliance.conversation.policy import Policy
 from appliance.conversation.support.feedback import State, light_state
 from appliance.realtime import protocol as wire
 from tests.support.oracle import check_client_frame
+from tests.support.stage import RESTING
 
 PERIOD = 480
 PERIOD_S = 0.02
@@ -356,7 +357,7 @@ class World:
 
     def check(self) -> None:
         state = self.conversation.state
-        if not state.is_resting:
+        if state not in RESTING:
             assert self.conversation.deadline is not None, f"{state} has no deadline"
         light = light_state(self.conversation.view)
         is_stuck = self.now >= self.pressed_at + self.policy.max_turn_s + self.policy.stuck_s

@@ -26,7 +26,7 @@ from appliance.conversation.events import (
 from appliance.conversation.notices import AnswerText, Error, InputText, ToolEnd, TurnEnd
 from appliance.conversation.support.feedback import State, light_state
 from appliance.realtime import protocol as wire
-from tests.support.stage import SESSION, Stage, period
+from tests.support.stage import RESTING, SESSION, Stage, period
 
 # --- connecting --------------------------------------------------------------------------------------------------
 
@@ -1008,7 +1008,7 @@ def test_every_state_that_is_not_resting_has_a_deadline() -> None:
     def check() -> None:
         state = stage.conversation.state
         seen.add(state)
-        if not state.is_resting:
+        if state not in RESTING:
             assert stage.conversation.deadline is not None, state
 
     check()

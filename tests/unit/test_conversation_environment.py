@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from appliance.conversation import agent_events, server_events, user_events
-from appliance.conversation.events import AudioCaptured, OutputCheck
+from appliance.conversation.events import AudioCaptured
 from appliance.conversation.procedures import Procedures, RunningTurn
 from appliance.conversation.regions.calls import Calls
 from appliance.conversation.regions.history import History
@@ -369,7 +369,7 @@ def test_the_environment_catches_a_client_that_answers_a_call_twice() -> None:
 
 def test_the_environment_catches_a_client_that_plays_on_after_a_trip() -> None:
     def play_on(do: Procedures, turn: RunningTurn, check: Check, name: str, reason: str, now: float) -> None:
-        do.answer.playback.passed(OutputCheck(check.number))
+        do.answer.playback.gate.passed(check.number)
         do.answer.release(do.link.main_id or 0, now)
 
     with (

@@ -51,7 +51,7 @@ def test_a_flush_names_only_what_was_not_heard_whole_and_begins_an_epoch() -> No
     player.audio("b", 2400)
     player.report(0, 3600)
     cut, commands = player.flush()
-    assert cut == Cut(((Heard("b", 0, 1200, 2400, 50, False), 100),), ())
+    assert cut == Cut(((Heard("b", 0, 2400, 50, False), 100),), ())
     assert player.out.epoch == 1
     assert commands == [FlushPlayback(1), Emit(AudioInterrupted("b", 50))]
     assert not player.playback.is_playing
@@ -156,10 +156,10 @@ def test_audio_that_is_held_back_counts_as_received_and_not_as_heard() -> None:
     assert not player.playback.is_playing
     player.playback.read("a", 0, "fifteen letters", 0.0, is_final=False)
     assert player.out.take() == [CheckText(OutputCheck(1), "ada", "output", "fifteen letters")]
-    player.playback.passed(OutputCheck(1))
+    player.playback.gate.passed(1)
     player.playback.release(LINK, 0.0, is_over=False)
     assert player.out.take() == [Play(0, "a", bytes(2 * 14_400))]
     player.report(0, 14_400)
     cut, commands = player.flush()
-    assert cut == Cut(((Heard("a", 0, 14_400, 14_400, 600, True), 1000),), ("b",))
+    assert cut == Cut(((Heard("a", 0, 14_400, 600, True), 1000),), ("b",))
     assert commands == [FlushPlayback(1)], "all that was released was heard: nothing was interrupted"

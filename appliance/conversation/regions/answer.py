@@ -8,8 +8,8 @@ created.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
 
 from appliance.agents.spec import AgentSpec
 from appliance.conversation.notices import (
@@ -61,7 +61,7 @@ class Answer:
     @property
     def is_under_way(self) -> bool:
         """A response is open or wished for, or its text is being checked."""
-        return self.asked.is_open or self.slot.wish is not None or self.playback.is_checking
+        return self.asked.is_open or self.slot.wish is not None or self.playback.gate.is_busy
 
     @property
     def is_written(self) -> bool:
@@ -98,7 +98,7 @@ class Answer:
 
     def deadlines(self) -> Iterator[float | None]:
         yield self.slot.deadline
-        yield self.playback.deadline
+        yield self.playback.gate.deadline
 
     def due(self) -> float:
         """When the answer is late: nothing comes, or the playback stands still."""
@@ -116,10 +116,18 @@ class Answer:
         """A sign of life came."""
         self.deadline = now + self._policy.answer_s
 
+    def wait_until(self, deadline: float) -> None:
+        """Keep the deadline that the speech had."""
+        self.deadline = deadline
+
+    def use(self, options: Mapping[str, Any]) -> None:
+        """Take what the program wants of the response beyond the session's settings."""
+        self.asked.options = options
+
     def end(self) -> int:
         """The turn is over; returns the frames of its answer."""
-        if self.playback.guards:
-            self.playback.reset_checks()
+        if not self.playback.gate.is_empty:
+            self.playback.gate.reset()
         if self.speaker.agent:
             self._out.emit(AgentEnd(self.speaker.agent, self.speaker.said))
         return self.received.frames
@@ -193,10 +201,16 @@ class Answer:
         self.asked.is_open = False
         self.asked.is_retry = True
 
+    def end_wait(self) -> None:
+        """The response that was asked for again is over: the next has a deadline of its own."""
+        self.asked.is_retry = False
+
+    def unlink(self) -> None:
+        """The connection is gone: no response of it is open."""
+        self.asked.is_open = False
+
     def cancel(self, now: float) -> None:
         """Cancel the response, now or when it is created."""
-        if self.playback.guards:
-            self.playback.reset_checks()
         response_id = self.slot.cancel(now + self._policy.cancel_s)
         if response_id is not None:
             self._out.send(wire.ResponseCancel(response_id=response_id))
@@ -223,6 +237,18 @@ class Answer:
     def release(self, link: int, now: float) -> None:
         """Play what the guardrails have passed."""
         self.playback.release(link, now, is_over=not self.asked.is_open)
+
+    def note_output(self) -> None:
+        """A call came: after this, replaying the turn would repeat side effects."""
+        self.received.has_output = True
+
+    def begin_with(self, first_sentence: str) -> None:
+        """The next response begins with this sentence."""
+        self.speaker.first_sentence = first_sentence
+
+    def finish(self) -> None:
+        """All of the answer is here."""
+        self.asked.is_done = True
 
     def fail(self, kind: TroubleKind, detail: str = "") -> None:
         """The answer is not whole; reported after the received part has played."""
@@ -253,7 +279,7 @@ class Answer:
 
     def cut_off(self) -> None:
         """The connection took the rest of the answer: what was released plays to its end."""
-        self.playback.drop_held()
+        self.playback.gate.drop_held()
         self.playback.finish()
-        self.asked.is_done = True
+        self.finish()
         self.received.failure = self.received.failure or "answer_cut"

@@ -261,7 +261,7 @@ class Calls:
         if call.awaits_approval:
             return self.reject(call, "The user did not answer, so this call was not made.")
         if call.stage is Stage.CHECKING:
-            return self._request_approval(call, now)  # nobody said that it needs none
+            return self._request_approval(call, now)  # the predicate timed out, so ask the user
         if call.kind == "mcp":
             if not call.outcome:
                 self._report("tool_late", now, detail=f"the MCP server's {call.name} took too long")
@@ -270,7 +270,7 @@ class Calls:
         self._report("tool_late", now, detail=f"{call.name} took longer than {now - call.asked_at:.0f} s")
         return self.close(call, f"The tool {call.name} took too long and was given up.", is_error=True)
 
-    # --- calls that nobody waits for any more -------------------------------------------------------------------
+    # --- abandoned calls ----------------------------------------------------------------------------------------
 
     def release(self, call: Call, why: str) -> Closed | None:
         """The turn of a call is over: what has not begun never will, what can be cancelled is, the rest runs on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import Literal
 
 from appliance.conversation.commands import CloseCapture, OpenCapture
 from appliance.conversation.events import AlarmRang, AudioCaptured, ButtonEdge, Direction
@@ -66,7 +67,7 @@ class Device:
         self._lost: dict[Direction, str] = {}
         self.alarms = Alarms(out, length_s=policy.alarm_s, every_s=policy.alarm_every_s)
         self.timers_running = 0
-        self.trouble = ""
+        self.trouble: TroubleKind | Literal[""] = ""
         """The kind of the last trouble that still matters."""
         self._error_until: float | None = None
 
@@ -93,7 +94,7 @@ class Device:
 
     @property
     def refusal(self) -> TroubleKind | None:
-        """Why nobody can be listened to now; None if a turn may begin."""
+        """Why no turn can begin now; None if one can."""
         if self.is_muted:
             return "muted"
         return "no_microphone" if "capture" in self._lost else None

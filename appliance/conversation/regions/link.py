@@ -125,6 +125,10 @@ class Links:
         if link is self.main:
             self._enter(link, now)
 
+    def await_instructions(self, link: Link, now: float) -> None:
+        """The agent is asked what to tell the server of this link."""
+        link.deadline = now + self._policy.prepare_s
+
     def configured(self, link: Link) -> None:
         """The server was told everything: turns may be sent."""
         link.is_configured = True

@@ -60,6 +60,11 @@ class Session:
         """Forget updates that are late: some servers never accept one in so many words."""
         self._updates = deque(one for one in self._updates if now < one.deadline)
 
+    def put_in_force(self, spec: AgentSpec) -> str:
+        """Change the agent; returns the name of the one before."""
+        before, self.spec = self.spec.agent, spec
+        return before
+
     def forget(self) -> None:
         """The connection is gone, and its updates with it."""
         self._updates.clear()

@@ -22,20 +22,16 @@ from appliance.conversation.events import AudioCaptured
 from appliance.conversation.policy import Policy
 from appliance.conversation.support.gestures import Gesture
 from appliance.conversation.support.outbox import CommitOf, Outbox
-from appliance.conversation.support.recording import Delivery, Recording, Words
+from appliance.conversation.support.recording import FRAMES_PER_MS, Delivery, Ended, Recording, Words
 from appliance.realtime import protocol as wire
 
-__all__ = ["Ended", "Kind", "Speech"]
+__all__ = ["Kind", "Speech"]
 
 Kind: TypeAlias = Literal["button", "program", "message", "vad"]
 """Who ends a turn: the button; the program that began it; nobody (a message is whole); the server's turn detection."""
 
-Ended: TypeAlias = Literal["captured", "too_long", "too_short", "silence"]
-"""Why nothing more is captured: `captured` as it should be, or not."""
-
 _APPEND_BYTES = 2 * 20 * wire.SAMPLE_RATE // 1000  # one period a frame: a press is on the wire at once
 _REMEMBERED = 64  # items of the user whose transcript may still come
-_FRAMES_PER_MS = wire.SAMPLE_RATE // 1000
 
 
 class _Phase(Enum):
@@ -213,17 +209,7 @@ class Speech:
             return "captured" if recording.post_roll_left <= 0 else None
         if recording.frames >= self._policy.max_turn_s * wire.SAMPLE_RATE:
             return "too_long"
-        return self._silence() if recording.is_latched else None
-
-    def _silence(self) -> Ended | None:
-        end = self._recording.end
-        quiet_ms = end.quiet_frames / _FRAMES_PER_MS
-        if end.has_begun:
-            return "captured" if quiet_ms >= self._policy.silence_ms else None
-        if quiet_ms < self._policy.no_speech_s * 1000:
-            return None
-        # Digital silence is a dead microphone, which `close` reports; else it was an accidental tap.
-        return "captured" if self._recording.peak <= self._policy.silence_peak else "silence"
+        return recording.silence(self._policy) if recording.is_latched else None
 
     def close(self, now: float) -> Literal["no_answer", "silent_microphone", "too_short"] | None:
         """Everything was captured; returns what is wrong with it, None if it can be committed."""
@@ -232,7 +218,7 @@ class Speech:
             return "no_answer"  # the server's turn detection never said that it was over
         if self._recording.peak <= self._policy.silence_peak:
             return "silent_microphone"
-        if self._recording.frames < self._policy.min_turn_ms * _FRAMES_PER_MS:
+        if self._recording.frames < self._policy.min_turn_ms * FRAMES_PER_MS:
             return "too_short"
         self._phase = _Phase.COMMITTING
         self.deadline = now + self._policy.link_wait_s
@@ -294,6 +280,18 @@ class Speech:
 
     def turn_of(self, item_id: str) -> str | None:
         return self._turn_of_item.get(item_id)
+
+    def wait_until(self, deadline: float) -> None:
+        """Wait for the server to confirm it."""
+        self.deadline = deadline
+
+    def becomes(self, item_id: str) -> None:
+        """The server makes this item of it."""
+        self.item_id = item_id
+
+    def hear(self, text: str) -> None:
+        """The server wrote down what the user said."""
+        self.heard = text
 
     def take(self) -> None:
         """The server has it, or answers already."""

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
+
+from appliance.conversation.notices import TroubleKind
 
 __all__ = ["State", "View", "light_state"]
 
@@ -28,10 +31,6 @@ class State(StrEnum):
     MUTED = "muted"
     FAILED = "failed"
 
-    @property
-    def is_resting(self) -> bool:
-        return self in (State.READY, State.OFFLINE, State.MUTED, State.FAILED)
-
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -48,7 +47,7 @@ class View:
     """Something went wrong a moment ago."""
     is_muted: bool = False
     timers_running: int = 0
-    trouble: str = ""
+    trouble: TroubleKind | Literal[""] = ""
     """The kind of the last trouble that still matters (see `troubles`)."""
 
 

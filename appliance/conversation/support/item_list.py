@@ -3,7 +3,7 @@
 Theory of operation. The list is ours: the server's events add to it, and a new connection, which is an empty
 conversation to the server, is sent all of it (`replay`). Rules that the events alone do not give:
 
-* An item may be told of several times (``committed``, ``item.added``, ``output_item.added``, ``item.done``,
+* An item may be reported several times (``committed``, ``item.added``, ``output_item.added``, ``item.done``,
   ``response.done``, ``retrieved``). What is known is kept where a later event lacks it: a transcript is never lost.
 * ``committed`` makes a placeholder at once; the words of the user come when they come.
 * An answer that was cut is marked with the milliseconds that were heard, and its text is cut to about that; what

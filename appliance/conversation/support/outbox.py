@@ -12,7 +12,7 @@ from appliance.realtime.protocol import ClientEvent
 
 __all__ = ["Cause", "CommitOf", "ItemOf", "OutOfBandOf", "Outbox"]
 
-_REMEMBERED = 256  # events of ours that an error may still name
+_REMEMBERED = 20_480  # events of ours that an error may still name: twice the longest history that settings allow
 
 
 @dataclass(frozen=True, slots=True)

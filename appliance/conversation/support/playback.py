@@ -32,7 +32,6 @@ class Heard(Record, frozen=True):
 
     item_id: str
     content_index: int
-    heard_frames: int
     received_frames: int
     heard_ms: int
     is_whole: bool
@@ -81,7 +80,7 @@ class Playout:
             part = min(rest, frames)
             rest -= part
             heard_ms = part * 1000 // wire.SAMPLE_RATE
-            result.append(Heard(item_id, content_index, part, frames, heard_ms, part >= frames))
+            result.append(Heard(item_id, content_index, frames, heard_ms, part >= frames))
         return result
 
     def flush(self) -> None:
@@ -109,7 +108,7 @@ class Playback:
         self._holds = policy.hold_audio
         self._stall_s = policy.playout_stall_s
         self._playout = Playout()
-        self._gate = TextGate(debounce=policy.guardrail_debounce, hold=policy.hold_audio, check_s=policy.guardrail_s)
+        self.gate = TextGate(debounce=policy.guardrail_debounce, hold=policy.hold_audio, check_s=policy.guardrail_s)
         self.link = 0
         """The connection that the queued audio came from."""
         self._heard_at = 0.0
@@ -126,19 +125,9 @@ class Playback:
         return self._playout.is_pending
 
     @property
-    def is_checking(self) -> bool:
-        """Something is being checked or held back: the answer is not over."""
-        return self._gate.is_busy
-
-    @property
     def played_items(self) -> tuple[str, ...]:
         """Items of the assistant of which something was played, or read."""
         return tuple(self._played_items)
-
-    @property
-    def deadline(self) -> float | None:
-        """When a check is late."""
-        return self._gate.deadline
 
     def stalled_at(self, deadline: float) -> float:
         """Return when the playback stands still, but not before `deadline`."""
@@ -153,7 +142,7 @@ class Playback:
     def feed(self, event: wire.OutputAudioDelta, link: int, now: float) -> None:
         """Take a piece of audio: play it, or hold it until its text has passed."""
         if self.guards and self._holds:
-            self._gate.hold(event.item_id, event.content_index, event.delta)
+            self.gate.hold(event.item_id, event.content_index, event.delta)
             self._release(link, now)
         else:
             self._play(event.item_id, event.content_index, event.delta, link, now)
@@ -172,7 +161,7 @@ class Playback:
             self._played_items.append(item_id)
 
     def _release(self, link: int, now: float) -> None:
-        for piece in self._gate.release():
+        for piece in self.gate.release():
             self._play(piece.item_id, piece.content_index, piece.pcm, link, now)
 
     def release(self, link: int, now: float, *, is_over: bool) -> None:
@@ -184,7 +173,7 @@ class Playback:
             is_over: The response is done, so no more audio comes behind it.
         """
         self._release(link, now)
-        if is_over and not self._gate.is_holding:
+        if is_over and not self.gate.is_holding:
             self.finish()
 
     def finish(self) -> None:
@@ -200,7 +189,7 @@ class Playback:
     def read(self, item_id: str, content_index: int, text: str, now: float, *, is_final: bool) -> None:
         """Take a piece of text, or (`is_final`) all of it, and have it checked when it is time."""
         if self.guards:
-            take = self._gate.ended if is_final else self._gate.grew
+            take = self.gate.ended if is_final else self.gate.grew
             self._check(take(item_id, content_index, text, now))
 
     def check_rest(self, response: wire.Response, now: float) -> None:
@@ -211,31 +200,13 @@ class Playback:
             if item.type == "message":
                 for index, part in enumerate(item.content):
                     text = part.transcript if part.transcript is not None else part.text
-                    self._check(self._gate.ended(item.id, index, text or "", now))
-        for check in self._gate.all_ended(now):
+                    self._check(self.gate.ended(item.id, index, text or "", now))
+        for check in self.gate.all_ended(now):
             self._check(check)
 
     def _check(self, check: Check | None) -> None:
         if check is not None:
             self._out.do(CheckText(OutputCheck(check.number), self.guards, "output", check.text))
-
-    def pending(self, key: OutputCheck) -> Check | None:
-        """Return the check that a verdict is about; None if it is of an answer that is over."""
-        return self._gate.pending(key.number)
-
-    def passed(self, key: OutputCheck) -> None:
-        self._gate.passed(key.number)
-
-    def late_check(self, now: float) -> Check | None:
-        return self._gate.late(now)
-
-    def reset_checks(self) -> None:
-        """Audio that is held back is never played, and verdicts that still come mean nothing."""
-        self._gate.reset()
-
-    def drop_held(self) -> None:
-        """Audio that is held back is never played; what was released plays on, and is still watched."""
-        self._gate.drop_held()
 
     # --- the playback -------------------------------------------------------------------------------------------
 
@@ -254,12 +225,14 @@ class Playback:
         """Stop all sound, also when there is none: the epoch here and in the playback must agree."""
         was_playing = self.is_playing
         queued = self.heard()
-        held = self._gate.held_frames if self._holds else {}
+        held = self.gate.held_frames if not self.gate.is_empty else {}
         items = tuple(
             (one, (one.received_frames + held.get(one.item_id, 0)) // _FRAMES_PER_MS)
             for one in queued
             if not one.is_whole or one.item_id in held
         )
+        if not self.gate.is_empty:
+            self.gate.reset()  # audio that is held back is never played, and verdicts that still come mean nothing
         self.silence()
         if was_playing and items:
             self._out.emit(AudioInterrupted(items[0][0].item_id, items[0][0].heard_ms))

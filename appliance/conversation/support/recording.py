@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from appliance.conversation.events import AudioCaptured
+from appliance.conversation.policy import Policy
 from appliance.conversation.support.speech_end import SpeechEnd
+from appliance.realtime.protocol import SAMPLE_RATE
 
-__all__ = ["Delivery", "Recording", "Words"]
+__all__ = ["FRAMES_PER_MS", "Delivery", "Ended", "Recording", "Words"]
+
+FRAMES_PER_MS = SAMPLE_RATE // 1000
+
+Ended: TypeAlias = Literal["captured", "too_long", "too_short", "silence"]
+"""Why nothing more is captured: `captured` as it should be, or not."""
 
 
 @dataclass(slots=True)
@@ -33,6 +40,16 @@ class Recording:
             self.audio += period.pcm
             self.frames += len(period.pcm) // 2
             self.peak = max(self.peak, period.peak)
+
+    def silence(self, policy: Policy) -> Ended | None:
+        """Whether the user has fallen silent, or never spoke."""
+        quiet_ms = self.end.quiet_frames / FRAMES_PER_MS
+        if self.end.has_begun:
+            return "captured" if quiet_ms >= policy.silence_ms else None
+        if quiet_ms < policy.no_speech_s * 1000:
+            return None
+        # Digital silence is a dead microphone, which `Speech.close` reports; else it was an accidental tap.
+        return "captured" if self.peak <= policy.silence_peak else "silence"
 
 
 @dataclass(slots=True)

@@ -77,6 +77,8 @@ class TextGate:
         self._held: deque[HeldAudio] = deque()
         self._pending: dict[int, Check] = {}
         self._made = 0
+        self.is_empty = True
+        """Nothing was checked or held since the last `reset`."""
 
     def __repr__(self) -> str:
         return f"<TextGate {len(self._pending)} checks pending, {len(self._held)} pieces held>"
@@ -111,11 +113,13 @@ class TextGate:
         self._texts.clear()
         self._held.clear()
         self._pending.clear()
+        self.is_empty = True
 
     # --- text ---------------------------------------------------------------------------------------------------
 
     def grew(self, item_id: str, content_index: int, delta: str, now: float) -> Check | None:
         """Take a piece of text; returns the check that is due, if any."""
+        self.is_empty = False
         text = self._texts.setdefault((item_id, content_index), _Text())
         if text.is_final_asked:
             return None
@@ -126,6 +130,7 @@ class TextGate:
 
     def ended(self, item_id: str, content_index: int, whole: str, now: float) -> Check | None:
         """A text is whole; returns its final check, once."""
+        self.is_empty = False
         text = self._texts.setdefault((item_id, content_index), _Text())
         if text.is_final_asked:
             return None
@@ -133,7 +138,7 @@ class TextGate:
         return self._check((item_id, content_index), text, now, is_final=True)
 
     def all_ended(self, now: float) -> list[Check]:
-        """The answer is over, also where nobody said so of a text: it was cut, or the server says little."""
+        """The answer is over: every text counts as whole, also one without its own ``done`` event."""
         for piece in self._held:
             self._texts.setdefault((piece.item_id, piece.content_index), _Text())
         open_texts = [part for part, one in self._texts.items() if not one.is_final_asked]
@@ -166,6 +171,7 @@ class TextGate:
 
     def hold(self, item_id: str, content_index: int, pcm: bytes) -> None:
         """Take a piece of audio; `release` gives it back when it may be played."""
+        self.is_empty = False
         self._held.append(HeldAudio(item_id, content_index, pcm))
 
     def release(self) -> Iterator[HeldAudio]:

@@ -5,13 +5,14 @@ Pure. Kinds are stable and machine-readable; those of a lost connection come fro
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from appliance.conversation.notices import TroubleKind
 
 __all__ = ["SENTENCES", "Report", "sentence"]
 
-SENTENCES = {
+SENTENCES: Mapping[TroubleKind, str] = {
     "silent_microphone": "I hear nothing from the microphone. Please check that it is plugged in and not switched off.",
     "no_microphone": "I have no microphone. Please check that it is plugged in.",
     "no_speaker": "I have no loudspeaker.",
@@ -47,6 +48,6 @@ class Report(Protocol):
     def __call__(self, kind: TroubleKind, now: float, *, detail: str = "", flash: bool = True) -> None: ...
 
 
-def sentence(kind: str) -> str:
+def sentence(kind: TroubleKind) -> str:
     """Return what to say about a kind of trouble."""
     return SENTENCES.get(kind, "Something went wrong.")

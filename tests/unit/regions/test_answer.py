@@ -234,7 +234,7 @@ def test_an_answer_is_under_way_from_the_wish_to_the_end_of_its_response_and_of_
     text(made, "Hello.")
     made.close()
     found.append(made.is_under_way)
-    made.playback.passed(OutputCheck(1))
+    made.playback.gate.passed(1)
     found.append(made.is_under_way)
     assert found == [False, True, True, True, False]
 
@@ -344,13 +344,13 @@ def test_held_audio_is_played_as_far_as_checked_text_reaches_and_whole_when_all_
     assert out.take() == []
     made.read("a", 0, "Hello", 100.0, is_final=False)
     assert out.take() == [CheckText(OutputCheck(1), "ann", "output", "Hello")]
-    made.passed(OutputCheck(1))
+    made.gate.passed(1)
     made.release(1, 100.0, is_over=False)
     (first,) = out.take()
     assert isinstance(first, Play)
     assert len(first.pcm) == len(SECOND) // 5  # 5 of 25 characters a second
     made.read("a", 0, "Hello there", 100.0, is_final=True)
-    made.passed(OutputCheck(2))
+    made.gate.passed(2)
     made.release(1, 100.0, is_over=True)
     _, rest, *end = out.take()
     assert isinstance(rest, Play)
@@ -413,13 +413,13 @@ def test_the_end_is_handed_over_when_the_response_is_done() -> None:
 
 
 def test_audio_that_is_held_back_is_never_played_once_the_answer_is_stopped_or_cut_off() -> None:
-    for stop in (lambda made: made.cancel(100.0), lambda made: made.cut_off()):
+    for stop in (lambda made: made.playback.flush(), lambda made: made.cut_off()):
         out = linked()
         made = begun(out, hold_audio=True)
         ask(made, by=spec("ann", has_output_guardrails=True))
         made.hear(audio(480), 1, 100.0)
-        assert made.playback.is_checking
+        assert made.playback.gate.is_busy
         stop(made)
-        assert not made.playback.is_checking
+        assert not made.playback.gate.is_busy
         made.release(1, 100.0)
         assert not any(isinstance(one, Play) for one in out.take())

@@ -1,0 +1,49 @@
+"""Checks of an answer whose agent has handed over: they end with their turn, whoever speaks then."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from appliance.conversation.commands import CheckText, Play
+from appliance.conversation.events import AgentPrepared, HandoffKey, InterruptAsked
+from appliance.conversation.notices import Guardrail
+from tests.unit.test_conversation_agents import BILLING, GREETER, Scene
+
+
+def handed_over(**policy: object) -> tuple[Scene, CheckText]:
+    """A guarded agent said a sentence and handed over; the other agent, without guardrails, is asked to speak."""
+    guarded = replace(GREETER, has_output_guardrails=True)
+    scene = Scene(specs=(guarded, BILLING), guardrail_debounce=1, **policy).ready()
+    scene.session_updated()
+    scene.asked()
+    scene.wrote("I ask my colleague.")
+    scene.audio()
+    (check,) = scene.checks()
+    scene.called("transfer_to_billing", "call_1")
+    scene.done()
+    scene.do(AgentPrepared(HandoffKey("call_1"), BILLING))
+    scene.session_updated({"type": "realtime", "instructions": "Bill."})
+    assert len(scene.asks()) == 2
+    return scene, check
+
+
+def test_after_an_interruption_no_deadline_of_the_check_is_left() -> None:
+    scene, _ = handed_over(rotate_after_s=1e6)
+    scene.do(InterruptAsked())
+    scene.advance(60.0)
+    assert scene.conversation.deadline is None or scene.conversation.deadline > scene.now + 60.0
+
+
+def test_a_check_of_the_turn_before_never_trips_the_next() -> None:
+    scene, _ = handed_over()
+    scene.press()
+    scene.hear(500)
+    scene.advance(20.0)
+    assert scene.notices(Guardrail) == []
+
+
+def test_a_verdict_on_the_turn_before_plays_nothing_in_the_next() -> None:
+    scene, check = handed_over(hold_audio=True)
+    scene.press()
+    scene.hear(500)
+    assert [one for one in scene.passed(check) if isinstance(one, Play)] == []
