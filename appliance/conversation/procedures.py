@@ -1,8 +1,8 @@
 """What needs two regions of the conversation: each procedure is one method, and its lines are its steps. Pure.
 
 The order of the steps is the order of the commands. What is read before a change, or must outlive its source, stands
-above the change in the same method, or is returned by it (`Cut`, `Closed`). Regions know nothing of each other: facts
-go in as arguments.
+above the change in the same method, or is returned by it (`Cut`, `Closed`, or a plain value). Regions know nothing of
+each other: facts go in as arguments.
 """
 
 from __future__ import annotations

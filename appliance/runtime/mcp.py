@@ -503,7 +503,7 @@ def _legal(name: str, taken: set[str]) -> str:
 
 
 def _text(result: CallToolResult) -> str:
-    """What the model is told of a result."""
+    """Return a result as the output that is sent to the model."""
     has_text = any(one.type == "text" for one in result.content)
     lines = [_line(one) for one in result.content]
     if not has_text and result.structured_content is not None:

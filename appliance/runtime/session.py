@@ -156,7 +156,7 @@ class RealtimeSession:
         headers: More headers for the opening handshake with the first server.
         context: Any object; handed to every tool, guardrail, predicate and hook.
         hooks: Called at what happens.
-        history: What was said before; the model is told.
+        history: What was said before; it is sent to the model.
         policy: Times and limits of the conversation, guardrails and budget; the defaults suit a program that streams.
         playback: How much was heard, for truncation: ``paced`` supposes that audio is played as it comes, at once and
             without a pause; ``reported`` waits for `played`.
@@ -228,7 +228,7 @@ class RealtimeSession:
         """Connect.
 
         Raises:
-            LinkError: No endpoint let us in within the time; the text says why.
+            LinkError: No endpoint accepted the connection in time; the text says why.
         """
         if self._live is not None:
             raise SettingsError("a session is used once: make another RealtimeSession")
@@ -348,7 +348,7 @@ class RealtimeSession:
         Args:
             call: The event, or its call id; one that does not wait is ignored.
             always: And every later call of this tool in this session.
-            message: What the model is told instead of a result.
+            message: The output of the rejected call.
         """
         self._post(ApprovalAnswered(_call_id(call), False, always, message))
 

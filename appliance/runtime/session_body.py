@@ -226,7 +226,7 @@ class SessionEvents:
         self.settled.set()
 
     def observe(self, now: float, event: Event, commands: Sequence[Command], view: Any) -> None:
-        """Queue what the program is told of one event; an `Observer` of the driver."""
+        """Queue the session events of one step; an `Observer` of the driver."""
         for command in commands:
             match command:
                 case Play():
@@ -243,7 +243,7 @@ class SessionEvents:
         try:
             data = json.loads(frame)
         except (ValueError, RecursionError):
-            return  # reported as an error by whoever reads it
+            return  # the transport's reader reports it as an error
         if isinstance(data, dict):
             self._put(Raw(data))
 

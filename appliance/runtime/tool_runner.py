@@ -1,6 +1,6 @@
 """Runs the model's tool calls: async tools on the loop, sync ones in a thread, each answered exactly once.
 
-Whatever a tool does — raises, hangs, returns what JSON cannot hold — the model is told, and the session goes on.
+Whatever a tool does — raises, hangs, returns what JSON cannot hold — the model gets an output, and the session goes on.
 
 Each command is one of `CommandTasks`; every function of the maker's is called through `functions`, under its limit.
 """
@@ -189,7 +189,7 @@ async def called(tool: Tool, context: ToolContext[Any]) -> ToolFinished:
 
 
 async def _excuse(tool: Tool, context: ToolContext[Any], error: BaseException) -> str:
-    """Put a failure into words: the maker's, or ours where there are none or they fail."""
+    """Format the failure with the maker's error_function, falling back to ours."""
     if isinstance(error, ToolError):
         text = words(error)
     elif isinstance(error, ApplianceError):

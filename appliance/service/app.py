@@ -174,7 +174,7 @@ class Appliance:
             are_guardrails_parallel=settings.guardrails.parallel,
             guardrail_s=settings.guardrails.timeout_s,
         )
-        for agent in runtime.agents.values():  # a wrong setting is told at the start, not at the handoff
+        for agent in runtime.agents.values():  # a wrong setting raises at the start, not at the handoff
             own.of_agent(agent.settings, voice=agent.voice)
         await stack.enter_async_context(runtime)
         button = self._open_button(stack, factory)

@@ -81,7 +81,7 @@ def encode(value: Any) -> Any:
 
 
 def _without_secrets(key: str, value: Any) -> Any:
-    """One key of an MCP server that the model's side calls, without what lets somebody in."""
+    """Encode one key of a hosted MCP server, with credentials removed."""
     if key in _SECRETS_OF_MCP:
         return "***"
     if key == "server_url" and isinstance(value, str):

@@ -18,7 +18,7 @@ socket may take a little longer to say good-bye, unheard. So a new link never wa
   it makes of several failures a text without an errno: a server that is down on both addresses of ``localhost`` would
   no longer read as ``refused``.
 * **Secrets** appear in no log, exception or repr: the library's own logger (which prints headers at DEBUG) is
-  replaced by a mute one, and details are searched for what was sent in the headers. Redirects are not followed,
+  replaced by a mute one, and details are scrubbed of header values. Redirects are not followed,
   because they would carry the key to another host.
 
 Of what kind a failure is, `failures` says.
@@ -148,7 +148,7 @@ class _Link:
         self._post = post
 
     def post(self, event: Event) -> None:
-        """Tell the conversation something of this link, unless it was told of its end."""
+        """Post an event, unless LinkDown was already posted."""
         if not self.is_over:
             self._post(event)
 
@@ -178,7 +178,7 @@ class WebSocketTransport:
         connect_timeout_s: From ``Connect`` to an open WebSocket: name, TCP, TLS and upgrade.
         ping_interval_s: Silence before the server is asked whether it is there.
         ping_timeout_s: How long it may take to answer that, and to acknowledge bytes that we sent.
-        close_timeout_s: How long a good-bye may take; nobody waits for it but the end of the process.
+        close_timeout_s: How long a close may take; only process shutdown waits for it.
         outbox_limit_s: Seconds of audio from which on `has_room` is False.
         max_frame_bytes: A longer frame ends the link.
         user_agent: Of the HTTP upgrade.

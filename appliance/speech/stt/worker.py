@@ -60,7 +60,7 @@ class WorkerSpeechToText:
     def close(self) -> None:
         """End the process, at once, whatever it is doing; the next utterance starts another."""
         self._child = None
-        self._end()  # not under the lock: who waits for an answer holds it, and is told by the end of the pipe
+        self._end()  # not under the lock: the waiting caller holds it and sees EOF
 
     def _ask(self, request: tuple[bytes, list[Mapping[str, Any]]] | None) -> Any:
         with self._lock:

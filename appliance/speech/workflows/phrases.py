@@ -92,7 +92,7 @@ class PhrasesWorkflow:
         try:
             arguments = match.phrase.then.arguments(found)
         except (KeyError, TypeError, ValueError):
-            return None  # an error, or not what we know: it is told as it is
+            return None  # unknown shape or error: speak it verbatim
         return CallPart(match.phrase.then.tool, json.dumps(arguments))
 
     def _match(self, said: str, choice: _Choice) -> Match | None:
