@@ -13,7 +13,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any
 
 from appliance.agents.agent import RealtimeAgent
@@ -133,7 +133,8 @@ def in_thread(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
             try:
                 done.set_result(function(**arguments))
             except BaseException as exc:  # noqa: BLE001 - it belongs to the call; SystemExit ends nothing but the tool
-                can_be_raised = isinstance(exc, Exception) and not isinstance(exc, StopIteration)
+                # A tool's own cancelled future is its failure, and not the cancellation of the call.
+                can_be_raised = isinstance(exc, Exception) and not isinstance(exc, (StopIteration, CancelledError))
                 done.set_exception(exc if can_be_raised else RuntimeError(described(exc)))
 
         threading.Thread(target=work, name=f"tool {_name(function)}", daemon=True).start()

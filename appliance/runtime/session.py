@@ -100,6 +100,7 @@ class LiveSession:
         """Nothing that is posted will be handled."""
         self.driver.post(Started())
         self._task = asyncio.create_task(self._run(), name="realtime session")
+        self._task.add_done_callback(self._ended)  # also where it is cancelled before its first step
 
     async def until_connected(self, timeout_s: float, endpoints: Sequence[str]) -> None:
         """Wait for the first connection.
@@ -126,20 +127,20 @@ class LiveSession:
             self._task.result()
 
     async def _run(self) -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one.run()) for one in (self._transport, self._playback, self._runtime)]
-                await self.driver.run()
-                await self._transport.said_goodbye()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_HOOKS_S):
-                        await self._runtime.hooks_are_done()
-                for task in tasks:
-                    task.cancel()
-        finally:
-            self.is_over = True
-            self._runtime.ask.end("the session has ended")
-            self._events.end()
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one.run()) for one in (self._transport, self._playback, self._runtime)]
+            await self.driver.run()
+            await self._transport.said_goodbye()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_HOOKS_S):
+                    await self._runtime.hooks_are_done()
+            for task in tasks:
+                task.cancel()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.is_over = True
+        self._runtime.ask.end("the session has ended")
+        self._events.end()
 
 
 class RealtimeSession:
@@ -384,7 +385,7 @@ class RealtimeSession:
         """
         if not callable(history):
             self._post(HistoryReplaced(tuple(history)))
-        elif self._live is None or not self._live.driver.is_busy:
+        elif self._live is None or self._live.is_over or not self._live.driver.is_busy:
             self._post(HistoryReplaced(tuple(history(self.history))))
         else:  # what was given before is not in the history yet
             asyncio.get_running_loop().call_soon(self.update_history, history)

@@ -207,21 +207,18 @@ class SessionEvents:
         self._take_turn = take_turn
         self._queue: asyncio.Queue[SessionEvent | None] = asyncio.Queue()
         self._has_dropped = False
-        self._is_over = False
         self.settled = asyncio.Event()
         """Set once a connection stands, or none will."""
         self.trouble = ""
         """The last error's words."""
 
     async def __aiter__(self) -> AsyncIterator[SessionEvent]:
-        while not (self._is_over and self._queue.empty()):
-            event = await self._queue.get()
-            if event is not None:
-                yield event
+        while (event := await self._queue.get()) is not None:
+            yield event
+        self._queue.put_nowait(None)  # for another reader, or the same again
 
     def end(self) -> None:
         """Let the reader come to its end, after what is queued."""
-        self._is_over = True
         self._queue.put_nowait(None)
         self.settled.set()
 

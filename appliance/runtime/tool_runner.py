@@ -102,13 +102,12 @@ class ToolRunner:
 
     async def _finished(self, command: RunTool) -> ToolFinished:
         try:
-            tool, context = self._call_of(command)
+            return await called(*self._call_of(command))
         except ToolError as exc:
             return _failed(command.call_id, words(exc))
-        except Exception as exc:  # of `history` or `extra_tools`
+        except Exception as exc:  # of `history`, `extra_tools`, or a `parse` of the maker's
             log.exception("the tool %s could not be called", command.name)
             return _failed(command.call_id, f"The tool {command.name} could not be called: {described(exc)}")
-        return await called(tool, context)
 
     async def _checked(self, command: CheckApproval) -> ApprovalChecked:
         try:

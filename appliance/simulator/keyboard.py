@@ -51,7 +51,7 @@ _PLAIN = {
     "\x03": Key("quit"),
     "\x04": Key("quit"),
 }
-_SPACE, _C, _D = 32, 99, 100
+_ENTER, _SPACE, _C, _D = 13, 32, 99, 100
 _FUNCTIONAL = 0xE000  # the protocol's codes of keys without a character begin here
 _CONTROL = 4  # the modifier bit; the protocol sends 1 + bits
 _PRESS, _RELEASE = 1, 3  # 2 is a repeat
@@ -94,7 +94,7 @@ def _sequence(mark: str, numbers: str) -> Key | None:
         return None
     if max(modifiers - 1, 0) & _CONTROL:
         return Key("quit") if code in (_C, _D) else None
-    return _plain(chr(code)) if code < _FUNCTIONAL else None
+    return _plain(chr(code)) if code == _ENTER or _SPACE < code < _FUNCTIONAL else None
 
 
 @contextmanager

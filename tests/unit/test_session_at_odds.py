@@ -561,3 +561,55 @@ def test_a_key_function_that_gives_no_text_is_refused() -> None:
             assert "Future" not in servers.handshake()["Authorization"]
     finally:
         later.get_loop().close()
+
+
+async def test_a_history_function_on_an_ended_session_runs_once() -> None:
+    runs = 0
+
+    def same(history: Any) -> Any:
+        nonlocal runs
+        runs += 1
+        return history
+
+    async with ScriptedServer([*READY, hold()]) as server:
+        session = RealtimeSession(RealtimeAgent(name="Ada"), url=server.base_url)
+        async with session:
+            pass
+    session.update_history(same)
+    await asyncio.sleep(0.05)
+    assert runs == 1
+
+
+async def test_every_reader_of_a_session_comes_to_its_end() -> None:
+    async with ScriptedServer([*READY, hold()]) as server:
+        session = RealtimeSession(RealtimeAgent(name="Ada"), url=server.base_url)
+
+        async def read() -> None:
+            async for _ in session:
+                pass
+
+        async with session:
+            readers = [asyncio.create_task(read()) for _ in range(2)]
+            await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):
+            await asyncio.gather(*readers)
+
+
+async def test_a_session_whose_task_is_cancelled_before_its_first_step_is_over() -> None:
+    async with ScriptedServer([*READY, hold()]) as server:
+        session = RealtimeSession(RealtimeAgent(name="Ada"), url=server.base_url)
+
+        async def cancel_it() -> None:
+            while True:
+                for task in asyncio.all_tasks():
+                    if task.get_name() == "realtime session":
+                        task.cancel()
+                        return
+                await asyncio.sleep(0)
+
+        cancelling = asyncio.create_task(cancel_it())
+        with pytest.raises((asyncio.CancelledError, LinkError)):
+            async with asyncio.timeout(5):
+                await session.__aenter__()
+        await cancelling
+        assert [event async for event in session] == []

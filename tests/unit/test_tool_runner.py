@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import json
 import logging
@@ -10,7 +11,7 @@ import selectors
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -244,6 +245,22 @@ async def test_stop_iteration_of_a_thread_is_told() -> None:
     finished = await answer(tool(name="bad")(raises(StopIteration("empty"))))
     assert finished.is_error
     assert "StopIteration: empty" in finished.output
+
+
+async def test_a_cancelled_future_of_a_threads_own_pool_is_a_failure_of_the_tool() -> None:
+    finished = await answer(tool(name="bad")(raises(concurrent.futures.CancelledError())))
+    assert finished.is_error
+    assert finished.output.startswith("The tool bad failed: ")
+    assert "CancelledError" in finished.output
+
+
+async def test_a_parse_of_the_makers_that_breaks_is_told_as_what_it_is() -> None:
+    def breaks(arguments: str) -> dict[str, Any]:
+        raise KeyError("unit")
+
+    finished = await answer(replace(tool(name="bad")(lambda: "fine"), parse=breaks))
+    assert finished.is_error
+    assert "The tool bad could not be called: KeyError" in finished.output
 
 
 async def test_a_tool_that_cancels_itself_is_answered_as_cancelled() -> None:
