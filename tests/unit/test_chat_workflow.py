@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPSConnection
 from typing import Any
 
 import pytest
@@ -310,6 +311,49 @@ async def test_closing_the_iterator_hangs_up() -> None:
         assert await anext(parts) == TextPart("A long story")
         await parts.aclose()  # type: ignore[attr-defined]
         await asyncio.wait_for(seen.hung_up.wait(), 5)
+
+
+async def test_an_answer_that_nobody_reads_is_not_read_ahead_without_bound() -> None:
+    sent = 0
+
+    async def script(writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(HEAD + chunked(event({"content": "A long story"})))
+        piece = chunked(event({"content": "x" * 60_000}))
+        while True:
+            writer.write(piece)
+            await writer.drain()
+            sent += len(piece)
+
+    async with endpoint(script) as seen:
+        parts = ChatWorkflow(url=seen.url, model="qwen", timeouts=QUICK).respond(request())
+        assert await anext(parts) == TextPart("A long story")
+        before = -1
+        for _ in range(100):  # the server comes to a stand: its socket is full
+            if before == sent:
+                break
+            before = sent
+            await asyncio.sleep(0.1)
+        assert before == sent < 50_000_000
+        await parts.aclose()  # type: ignore[attr-defined]
+        await asyncio.wait_for(seen.hung_up.wait(), 5)
+
+
+@pytest.mark.parametrize(("url", "port"), [("http://[::1]/v1", 80), ("https://[fd00::beef]/v1", 443)])
+async def test_an_address_of_ipv6_without_a_port_gets_the_usual_one(
+    monkeypatch: pytest.MonkeyPatch, url: str, port: int
+) -> None:
+    dialled: list[tuple[str, int]] = []
+
+    def refuse(self: HTTPConnection) -> None:
+        dialled.append((self.host, self.port))
+        raise ConnectionRefusedError(111, "refused")
+
+    monkeypatch.setattr(HTTPConnection, "connect", refuse)
+    monkeypatch.setattr(HTTPSConnection, "connect", refuse)
+    with pytest.raises(SpeechError, match="refused"):
+        await ask(Endpoint(url))
+    assert dialled == [(url.partition("[")[2].partition("]")[0], port)]
 
 
 async def test_cancelling_the_wait_for_an_answer_hangs_up_at_once_and_leaves_no_thread() -> None:

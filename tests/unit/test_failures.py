@@ -27,6 +27,9 @@ CLOSES = [
     (4000, "invalid_request_error.invalid_model", "model_not_found"),
     (4004, "invalid_request_error.model_not_found", "model_not_found"),
     # a code in its place
+    (1013, "insufficient_quota: You exceeded your current quota", "no_credit"),
+    (1008, "rate limit: a text of several words is no code", "policy"),
+    (1001, "Your session hit the maximum duration of 60 minutes", "session_expired"),
     (3000, "invalid_request_error.invalid_api_key. Incorrect API key provided: sk-…", "bad_key"),
     (3000, "invalid_request_error.invalid_api_key: see\nthe settings", "bad_key"),
     (1001, "server_shutdown", "server_error"),

@@ -81,7 +81,7 @@ _OF_CLOSE_CODE: Final[Mapping[int, LinkFailure]] = {
 
 _OF_WHOLE_REASON: Final[tuple[tuple[re.Pattern[str], LinkFailure], ...]] = (
     # OpenAI, 1001 after an hour, recorded; an `error` event `session_expired` comes before it
-    (re.compile(r"Your session hit the maximum duration of \d+ minutes\."), "session_expired"),
+    (re.compile(r"Your session hit the maximum duration of \d+ minutes\.?"), "session_expired"),
     # not OpenAI's, and whose it is was not noted: 1008 after a long silence
     (re.compile(r"Conversation timed out after [\d.]+ seconds due to inactivity"), "session_expired"),
     (re.compile(r"Unauthori[sz]ed", re.IGNORECASE), "unauthorized"),  # 1008 with the phrase of HTTP's 401; as above
@@ -114,8 +114,10 @@ _OF_ERRNO: Final[Mapping[int, LinkFailure]] = {
     errno.ETIMEDOUT: "timeout",
 }
 
-_CODED_REASON: Final = re.compile(r"([a-z_]+)\.([a-z0-9_]+)(?:[.:]?(?:\s.*)?)|([A-Za-z0-9_]+)", re.DOTALL)
-"""``type.code``, also with text behind it (``type.code. Some text``), or a code and nothing else."""
+_CODED_REASON: Final = re.compile(
+    r"([a-z_]+)\.([a-z0-9_]+)(?:[.:]?(?:\s.*)?)|([A-Za-z0-9_]+)(?::(?:\s.*)?)?", re.DOTALL
+)
+"""``type.code`` or a code, also with text behind it (``type.code. Some text``, ``code: Some text``)."""
 
 
 def kind_of_close(code: int, reason: str) -> LinkFailure:

@@ -16,13 +16,14 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead, RemoteDisconnected
-from threading import Thread
+from threading import Semaphore, Thread
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 __all__ = ["BadAnswer", "HttpAnswer", "Timeouts", "events", "is_printable", "post"]
 
 _MAX_LINE_BYTES = 1 << 20  # of one event
+_MOST_WAITING = 16  # blocks
 _BLOCK_BYTES = 16_384
 
 
@@ -123,11 +124,13 @@ class _Exchange:
     def __init__(self, url: str, body: bytes, headers: Mapping[str, str], *, connect_s: float) -> None:
         parts = urlsplit(url)
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        self._connection = kind(parts.hostname or "", parts.port, timeout=connect_s)
+        self._connection = kind(parts.hostname or "", parts.port or kind.default_port, timeout=connect_s)
         self._socket: socket.socket | None = None
         self._is_over = False
         self._loop = asyncio.get_running_loop()
         self._taken: asyncio.Queue[Any] = asyncio.Queue()
+        self._room = Semaphore(_MOST_WAITING)
+        """For steps that nobody has taken: the thread stops reading when there is none, and so does the server."""
         target = urlunsplit(("", "", parts.path or "/", parts.query, ""))
         steps = self._steps(target, body, {"Connection": "close", **headers})
         Thread(target=self._run, args=(steps,), name="chat", daemon=True).start()
@@ -136,6 +139,7 @@ class _Exchange:
         """Wait for the next step of the thread; raises what ended it."""
         async with asyncio.timeout(timeout_s):
             step = await self._taken.get()
+        self._room.release()
         if isinstance(step, Exception):
             raise step
         return step
@@ -147,6 +151,7 @@ class _Exchange:
     def hang_up(self) -> None:
         """End the thread, unless it is still connecting: then it ends by itself."""
         self._is_over = True
+        self._room.release()
         if self._socket is not None:
             with suppress(OSError):  # it has ended
                 self._socket.shutdown(socket.SHUT_RDWR)
@@ -155,6 +160,9 @@ class _Exchange:
         with suppress(RuntimeError):  # the loop is closed
             try:
                 for step in steps:
+                    self._room.acquire()
+                    if self._is_over:
+                        return
                     self._loop.call_soon_threadsafe(self._taken.put_nowait, step)
             except Exception as exc:  # noqa: BLE001 - raised where somebody waits for the next step
                 self._loop.call_soon_threadsafe(self._taken.put_nowait, exc)
