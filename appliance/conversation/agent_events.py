@@ -16,7 +16,7 @@ from appliance.realtime import protocol as wire
 # --- calls ------------------------------------------------------------------------------------------------------------
 
 
-def item(do: Procedures, item: wire.Item, now: float) -> None:
+def take_item(do: Procedures, item: wire.Item, now: float) -> None:
     made = _made(do)
     if made is None:
         return

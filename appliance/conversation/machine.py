@@ -153,7 +153,7 @@ class Conversation:
                 else:
                     do.out_of_band.reject(event.key, sentence("budget_spent"))
             case ev.FrameGiven():
-                user_events.frame(do, event, now)
+                user_events.send_frame(do, event, now)
             case ev.HistoryReplaced():
                 do.history.replace(event.items)
             case ev.Started():

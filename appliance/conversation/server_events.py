@@ -275,7 +275,7 @@ def _text(do: Procedures, event: OutputText, text: str, now: float, *, is_final:
 
 def _item_done(do: Procedures, event: wire.OutputItemDone, now: float) -> None:
     if _answers(do, event.response_id) or event.item.type == "mcp_call":  # it may outlast its response
-        agent_events.item(do, event.item, now)
+        agent_events.take_item(do, event.item, now)
     else:
         _dismiss(do, event.item)
 
@@ -303,7 +303,7 @@ def _response_done(do: Procedures, response: wire.Response, now: float) -> None:
     do.speech_taken(now)
     do.account.add_to_turn(response.usage)
     for item in response.output:
-        agent_events.item(do, item, now)
+        agent_events.take_item(do, item, now)
     do.answer.playback.check_rest(response, now)
     do.answer.release(do.link.main_id or 0, now)
     if response.status == "failed":

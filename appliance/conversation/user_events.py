@@ -193,7 +193,7 @@ def message(do: Procedures, event: MessageGiven, now: float) -> None:
         do.speech.write(event.item, event.text, now)
 
 
-def frame(do: Procedures, event: FrameGiven, now: float) -> None:
+def send_frame(do: Procedures, event: FrameGiven, now: float) -> None:
     frame = dict(event.frame)
     if do.out.link is None:
         detail = f"{frame.get('type')}: there is no connection to send it on"
