@@ -17,6 +17,7 @@
      │   └─ PinFactoryUnavailable      the named pin factory cannot work here
      ├─ ToolError                      a tool was declared or called wrongly
      ├─ SpeechError                    an engine of the offline brain is missing or failed
+     │  └─ LanguageError               a phrase book, an engine or a voice does not have the language
      └─ StorageError (OSError)         a file could not be written (disk full, no permission)
 
 Errors are raised where the cause is known and reported once, where somebody can act on them.
@@ -37,6 +38,7 @@ __all__ = [
     "CardBusy",
     "CardMissing",
     "HardwareError",
+    "LanguageError",
     "LinkError",
     "LocalProtocolError",
     "PinFactoryUnavailable",
@@ -140,6 +142,10 @@ class ToolError(ApplianceError):
 
 class SpeechError(ApplianceError):
     """An engine of the offline brain (speech to text, text to speech) is missing or failed."""
+
+
+class LanguageError(SpeechError):
+    """A phrase book, an engine or a voice does not have the language."""
 
 
 class StorageError(ApplianceError, OSError):

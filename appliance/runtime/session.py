@@ -52,6 +52,7 @@ from appliance.runtime.agent_runtime import AgentRuntime, Asker, check_json
 from appliance.runtime.driver import Driver, Observer
 from appliance.runtime.session_body import NoDevice, PacedPlayback, ProgramAudio, RealtimeTurn, SessionEvents
 from appliance.runtime.session_servers import SessionServers
+from appliance.wording import Wording
 
 __all__ = ["RealtimeSession"]
 
@@ -165,6 +166,7 @@ class RealtimeSession:
         observers: See `runtime.driver`; a `service.store.ConversationStore` is one.
         connect_timeout_s: How long ``async with`` waits for the model.
         raw_events: Whether every frame is yielded too, as a `Raw` event.
+        language: Of the messages in events, and of the outputs of calls that no tool answers.
 
     Raises:
         ToolError: Two agents or tools have the same name.
@@ -188,13 +190,15 @@ class RealtimeSession:
         observers: Sequence[Observer] = (),
         connect_timeout_s: float = 30.0,
         raw_events: bool = True,
+        language: str = "en",
     ) -> None:
         self.settings = settings or RealtimeSessionSettings()
         self.turn = RealtimeTurn(self._post)
         self.context = context
         self._servers = SessionServers(url, api_key=api_key, headers=headers)
         self._start_history = tuple(history)
-        self._policy = policy or Policy(pre_roll_ms=0, silence_peak=-1)  # what a program sends is its own business
+        policy = policy or Policy(pre_roll_ms=0, silence_peak=-1)  # what a program sends is its own business
+        self._policy = replace(policy, outputs=policy.outputs or Wording(language).table("output"))
         self._observers = observers
         self._connect_timeout_s = connect_timeout_s
         self._raw_events = raw_events
@@ -213,7 +217,11 @@ class RealtimeSession:
         self._audio = ProgramAudio(self.settings.input_audio_format, self.settings.output_audio_format)
         self._playback = PacedPlayback(self._post, is_paced=playback == "paced")
         self._events = SessionEvents(
-            self.agents, encode=self._audio.encode, speaker=lambda: self.agent.name, take_turn=self.turn.take
+            self.agents,
+            encode=self._audio.encode,
+            speaker=lambda: self.agent.name,
+            take_turn=self.turn.take,
+            wording=Wording(language),
         )
         self._message_numbers = itertools.count(1)
         self._stack: AsyncExitStack | None = None

@@ -8,12 +8,15 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from appliance.agents.agent import RealtimeAgent
-from appliance.conversation.commands import Announce, Command, Earcon, Emit, Play
+from appliance.conversation.commands import Announce, Command, Earcon, Emit, Play, Sentence
 from appliance.conversation.events import AbortAsked, AudioCaptured, BeginAsked, CommitAsked, Event, PlayoutProgress
 from appliance.conversation.notices import (
     Announcement,
     Audio,
+    BudgetWarning,
     Connected,
     Error,
     Notice,
@@ -29,6 +32,7 @@ from appliance.conversation.notices import (
 from appliance.conversation.support.feedback import State
 from appliance.errors import SettingsError
 from appliance.realtime.protocol import SAMPLE_RATE
+from appliance.wording import Wording
 
 if TYPE_CHECKING:
     from appliance.audio.g711 import Law, NarrowbandDecoder, NarrowbandEncoder
@@ -200,8 +204,10 @@ class SessionEvents:
         encode: Callable[[bytes], bytes],
         speaker: Callable[[], str],
         take_turn: Callable[[TurnStart | TurnEnd], None],
+        wording: Wording,
     ) -> None:
         self._agents = agents
+        self._wording = wording
         self._encode = encode
         self._speaker = speaker
         self._take_turn = take_turn
@@ -229,7 +235,7 @@ class SessionEvents:
                 case Play():
                     self._put(Audio(self._encode(command.pcm), command.item_id, self._speaker()))
                 case Announce():
-                    self._put(Announcement(command.text))
+                    self._put(Announcement(self._words(command.sentence)))
                 case Emit():
                     self._take(command.notice)
         if view.state is State.FAILED:
@@ -244,6 +250,9 @@ class SessionEvents:
         if isinstance(data, dict):
             self._put(Raw(data))
 
+    def _words(self, sentence: Sentence | str) -> str:
+        return sentence if isinstance(sentence, str) else self._wording.say(sentence.key, **sentence.values)
+
     def _take(self, notice: Notice) -> None:
         match notice:
             case OutOfBandEnded():
@@ -256,7 +265,11 @@ class SessionEvents:
             case TurnStart() | TurnEnd():
                 self._take_turn(notice)
             case Error():
+                notice = replace(notice, message=self._wording.trouble(notice.kind, notice.detail))
                 self.trouble = notice.message
+            case BudgetWarning():
+                message = self._wording.budget(notice.unit, notice.percent, notice.spent, notice.limit)
+                notice = replace(notice, message=message)
         self._put(notice)
 
     def _put(self, event: SessionEvent) -> None:

@@ -18,6 +18,7 @@ from appliance.errors import first_error
 from appliance.settings import Settings
 from appliance.simulator.report import TurnReport
 from appliance.simulator.simulated_device import SimulatedDevice, read_speech
+from appliance.wording import Wording
 
 __all__ = ["AskResult", "ask", "describe", "partner"]
 
@@ -68,8 +69,9 @@ def _parsed(text: str | None) -> Any:
 class _Milestones:
     """An observer that says when the device is at rest, and when the turn of `report` is over."""
 
-    def __init__(self) -> None:
-        self.report = TurnReport()
+    def __init__(self, wording: Wording) -> None:
+        self._wording = wording
+        self.report = TurnReport(wording)
         self.ready = asyncio.Event()
         self.ended = asyncio.Event()
         self.heard = asyncio.Event()
@@ -77,7 +79,7 @@ class _Milestones:
 
     def begin(self) -> TurnReport:
         """Follow the next turn with a new report; its light goes on from what is shown now."""
-        self.report = TurnReport(lights=self.report.lights[-1:])
+        self.report = TurnReport(self._wording, lights=self.report.lights[-1:])
         self.ended.clear()
         self.heard.clear()
         return self.report
@@ -130,7 +132,7 @@ async def partner(
         A function that says something (PCM16 mono at 24 kHz) and returns what came of it.
     """
     device = SimulatedDevice(settings, environ=environ, save=save)
-    milestones = _Milestones()
+    milestones = _Milestones(device.wording)
     device.observe(milestones)
     with first_error():
         async with asyncio.TaskGroup() as group:

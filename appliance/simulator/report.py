@@ -19,6 +19,7 @@ from appliance.conversation.notices import (
 )
 from appliance.conversation.support.feedback import View, light_state
 from appliance.realtime import protocol as wire
+from appliance.wording import Wording
 
 __all__ = ["TurnReport"]
 
@@ -27,6 +28,7 @@ __all__ = ["TurnReport"]
 class TurnReport:
     """An observer that follows the first turn it sees begin."""
 
+    wording: Wording
     turn: str = ""
     heard: str = ""
     answers: list[str] = field(default_factory=list)
@@ -79,7 +81,7 @@ class TurnReport:
                 self.turn = notice.turn
                 self.marks.setdefault("press", now)
             case Error():
-                self.troubles.append((notice.kind, notice.message))
+                self.troubles.append((notice.kind, self.wording.trouble(notice.kind, notice.detail)))
             case InputText(is_final=True, turn=turn) if turn == self.turn:
                 self.heard = notice.text
             case AnswerText(turn=turn, is_final=True) if turn == self.turn:

@@ -60,6 +60,7 @@ class SimulatedDevice:
             pin_factory=self.factory,
             state_dir=Path(state_dir) if state_dir else None,
         )
+        self.wording = self.appliance.wording
         self.finger = Finger(self.factory, settings.button.pin, active_low=settings.button.active_low)
         self._outputs = settings.outputs
 

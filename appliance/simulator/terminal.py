@@ -112,6 +112,7 @@ class _Terminal:
 
     def __init__(self, device: SimulatedDevice, keyboard: TextIO, out: TextIO) -> None:
         self._device = device
+        self._wording = device.wording
         self._keyboard = keyboard
         self._screen = Screen(out)
         self._out = out
@@ -170,9 +171,10 @@ class _Terminal:
             case Guardrail():
                 self._screen.say(f"  guardrail  {notice.guardrail}: {notice.reason or 'tripped'}")
             case BudgetWarning():
-                self._screen.say(f"  budget     {notice.message}")
+                spent = self._wording.budget(notice.unit, notice.percent, notice.spent, notice.limit)
+                self._screen.say(f"  budget     {spent}")
             case Error():
-                self._screen.say(f"  trouble    {notice.kind}: {notice.message}")
+                self._screen.say(f"  trouble    {notice.kind}: {self._wording.trouble(notice.kind, notice.detail)}")
             case TurnEnd(outcome=outcome) if outcome != "answered":
                 self._screen.say(f"  turn       {outcome}")
             case _:

@@ -31,9 +31,9 @@ from hassil.parse_expression import parse_sentence
 from hassil.parser import ParseError
 from hassil.recognize import recognize_all
 
-from appliance.errors import SettingsError
+from appliance.errors import LanguageError, SettingsError
 from appliance.speech.stt.grammar import Automaton, compile_grammar, refuse_joins, words
-from appliance.wording import duration
+from appliance.wording import Wording
 
 __all__ = ["IntentCall", "LivePhrases", "Match", "Phrase", "PhraseBook", "Reply", "Sum", "normalize"]
 
@@ -48,20 +48,6 @@ _MAX_TEXT_CHARS = 300  # far above the longest sentence of a book: what is longe
 _MAX_SPOKEN_CHARS = 600  # forty seconds: what is longer nobody listens to
 _LIVE_SETS = 16  # an appliance offers the same few sets of tools again and again
 _CLAUSES = ("tool", "answer", "help", "repeat")
-_TEXTS = {
-    "unmatched": "I did not catch that. You can say: {examples}.",
-    "silence": "I did not hear anything.",
-    "unmatched_alone": "I did not catch that, and I have no tools to offer here.",
-    "help": "You can say: {examples}.",
-    "help_alone": "I have no tools to offer here.",
-    "or": "or",
-    "pending": "I am still working on that.",
-    "failed": "That did not work: {reason}",
-    "done": "Done.",
-    "unavailable": "I cannot do that now.",
-    "nothing_to_repeat": "I have said nothing yet.",
-}
-"""Sentences of the book's own; ``texts`` in the YAML replaces them."""
 
 
 def normalize(text: str) -> str:
@@ -159,14 +145,14 @@ class Reply:
     say: str
     when: Mapping[str, Any] = field(default_factory=dict)
 
-    def render(self, fields: Mapping[str, Any]) -> str | None:
+    def render(self, fields: Mapping[str, Any], wording: Wording) -> str | None:
         """Return the sentence, or None where a field is missing or `when` differs."""
         if any(_scalar(fields.get(key)) != _scalar(value) for key, value in self.when.items()):
             return None
         if any(fields.get(name) in (None, "") for name, _ in _FIELD.findall(self.say)):
             return None
         try:
-            return _FIELD.sub(lambda found: _spoken(fields[found[1]], found[2]), self.say)
+            return _FIELD.sub(lambda found: _spoken(fields[found[1]], wording, found[2]), self.say)
         except (TypeError, ValueError):  # a field that its format cannot read: another reply may fit
             return None
 
@@ -180,18 +166,24 @@ class PhraseBook:
 
     Args:
         source: The parsed YAML.
-        name: What errors call it: the path of the file.
+        name: The path of the file, for errors; "" makes a book that may have no phrases.
+        wording: The sentences of its language, for the answers that the book does not have under ``texts``; None reads
+            the installed ones.
 
     Raises:
         SettingsError: The book is wrong; the text names the place and the remedy.
     """
 
-    def __init__(self, source: Mapping[str, Any], *, name: str = "phrase book") -> None:
+    def __init__(self, source: Mapping[str, Any], *, name: str = "phrase book", wording: Wording | None = None) -> None:
         self.name = name
         self._source = source
         self.language = str(source.get("language", "en"))
         self.pronunciations = _pronunciations(_table(source, "pronunciations", name), name)
-        self.texts = _TEXTS | {key: str(one) for key, one in _table(source, "texts", name).items()}
+        self._wording = wording or Wording(self.language)
+        self.texts = {
+            **self._wording.table("brain"),
+            **{key: str(one) for key, one in _table(source, "texts", name).items()},
+        }
         self._numbers = {int(key): str(one) for key, one in _table(source, "numbers", name).items()}
         self.lists = {key: self._list(key, one) for key, one in _table(source, "lists", name).items()}
         self.rules = _rules(source, name)
@@ -206,14 +198,15 @@ class PhraseBook:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Goes to another process as its source, and is read there again."""
-        return partial(PhraseBook, name=self.name), (self._source,)
+        return partial(PhraseBook, name=self.name, wording=self._wording), (self._source,)
 
     @classmethod
-    def load(cls, folder: Path, language: str) -> PhraseBook:
+    def load(cls, folder: Path, language: str, wording: Wording | None = None) -> PhraseBook:
         """Read ``<language>.yaml`` from a folder; ``en-GB`` falls back to ``en``.
 
         Raises:
-            SettingsError: There is no such book, it is not YAML, or it is wrong.
+            LanguageError: There is no such book.
+            SettingsError: It is not YAML, or it is wrong.
         """
         path = _path_of(folder, language)
         try:
@@ -224,7 +217,7 @@ class PhraseBook:
             raise SettingsError(f"{path}: the phrase book is not YAML: {' '.join(str(exc).split())}") from None
         if not isinstance(source, dict):
             raise SettingsError(f"{path}: the phrase book is a {type(source).__name__}, expected a mapping")
-        return cls(source, name=str(path))
+        return cls(source, name=str(path), wording=wording)
 
     def live(self, tools: Iterable[Mapping[str, Any]]) -> LivePhrases:
         """Return the phrases that these tools make live: the same object for the same phrases.
@@ -266,14 +259,16 @@ class PhraseBook:
         if isinstance(found, str) and found.strip():
             return _sentence(found)
         fields = {**arguments, **found} if isinstance(found, dict) else dict(arguments)
-        rendered = (one.render(fields) for one in self._replies.get(tool, ()))
+        rendered = (one.render(fields, self._wording) for one in self._replies.get(tool, ()))
         return next((one for one in rendered if one is not None), None) or self._listed(found)
 
     def _listed(self, found: Any) -> str:
         """Name the fields of an output that no reply of the book fits."""
         if not isinstance(found, dict):
-            return self.text("done") if found in (None, "") else _sentence(_spoken(found))
-        pairs = [f"{key.replace('_', ' ')} {_spoken(one)}" for key, one in found.items() if _is_plain(one)]
+            return self.text("done") if found in (None, "") else _sentence(_spoken(found, self._wording))
+        pairs = [
+            f"{key.replace('_', ' ')} {_spoken(one, self._wording)}" for key, one in found.items() if _is_plain(one)
+        ]
         return _sentence(", ".join(pairs)) if pairs else self.text("done")
 
     def text(self, key: str, **fields: str) -> str:
@@ -436,7 +431,7 @@ def _path_of(folder: Path, language: str) -> Path:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     there = ", ".join(path.stem for path in sorted(folder.glob("*.yaml"))) or "none"
-    raise SettingsError(f"no phrase book for language {language!r} in {folder}; there: {there}")
+    raise LanguageError(f"no phrase book for language {language!r} in {folder}; there: {there}")
 
 
 def _table(source: Mapping[str, Any], key: str, name: str) -> Mapping[Any, Any]:
@@ -448,7 +443,7 @@ def _table(source: Mapping[str, Any], key: str, name: str) -> Mapping[Any, Any]:
 
 def _items(source: Mapping[str, Any], name: str) -> Sequence[Any]:
     found = source.get("phrases")
-    if not isinstance(found, list) or not found:
+    if not isinstance(found, list) or (name and not found):
         raise SettingsError(f"{name}: there are no phrases; write at least one under 'phrases'")
     return found
 
@@ -560,20 +555,20 @@ def _scalar(value: Any) -> str:
     return json.dumps(float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value)
 
 
-def _spoken(value: Any, format_name: str = "") -> str:
+def _spoken(value: Any, wording: Wording, format_name: str = "") -> str:
     """Return a value as words: 3.0 is 3, true is yes."""
     if format_name == "duration":
-        return duration(round(float(value)), most=2)
+        return wording.duration(round(float(value)), most=2)
     match value:
         case bool():
-            return "yes" if value else "no"
+            return wording.say("format.yes" if value else "format.no")
         case float():
-            return f"{value:.1f}".removesuffix(".0")
+            return wording.say("format.number", value=value)
         case list():
-            return ", ".join(_spoken(one) for one in value) or "none"
+            return ", ".join(_spoken(one, wording) for one in value) or wording.say("format.nothing")
         case dict():
-            return ", ".join(_spoken(one) for one in value.values() if _is_plain(one))
+            return ", ".join(_spoken(one, wording) for one in value.values() if _is_plain(one))
         case None:
-            return "none"
+            return wording.say("format.nothing")
         case _:
             return str(value)

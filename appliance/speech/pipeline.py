@@ -6,13 +6,14 @@ complete, not when the answer is.
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from appliance.errors import SpeechError
+from appliance.errors import LanguageError, SpeechError
 from appliance.speech.stages import (
     CallPart,
     Part,
@@ -24,11 +25,14 @@ from appliance.speech.stages import (
     Transcript,
     Workflow,
 )
+from appliance.wording import Wording, config_folder
 
 if TYPE_CHECKING:
     from appliance.speech.phrases import PhraseBook
 
 __all__ = ["ChainedPipeline", "SentenceSplitter", "build_pipeline"]
+
+log = logging.getLogger(__name__)
 
 _MAX_SENTENCE_CHARS = 240  # about 15 s of speech: a sentence that does not end is cut at a comma or a space
 _END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|\n|[。！？]")
@@ -165,48 +169,88 @@ def build_pipeline(
     *,
     stt: str = "pocketsphinx",
     workflow: str = "phrases",
-    tts: str = "flite",
+    tts: str = "auto",
     language: str = "en",
     phrases_dir: Path | None = None,
     chat_url: str = "",
     chat_model: str = "",
     chat_key: str = "",
     voice: str = "",
+    wording: Wording | None = None,
+    remark: Callable[[str], None] = log.warning,
 ) -> ChainedPipeline:
     """Build the chain from names. It reads the phrase book; models are loaded by `warm_up` or when needed.
 
+    A language without a phrase book or a recogniser still answers: that it knows no commands.
+
     Args:
-        phrases_dir: Where ``<language>.yaml`` is; None means the books that came with the program.
+        phrases_dir: Where ``<language>.yaml`` is; None means the installed books.
         chat_url: Base URL of the endpoint of the ``chat`` workflow.
         voice: The default voice of the text to speech; "" leaves it to the engine.
+        wording: The sentences of the language; None reads the installed ones.
+        remark: Called with one line for each part that the language lacks.
 
     Raises:
         SettingsError: An unknown name, a phrase book that is wrong, or an endpoint that is not given.
-        SpeechError: A package is missing, or an engine does not know the language.
+        SpeechError: A package is missing.
     """
     from appliance.speech.stt import open_stt
     from appliance.speech.tts import open_tts
     from appliance.speech.workflows import ChatEndpoint, open_workflow
 
-    book = _load_book(phrases_dir or _own_phrases(), language)
-    return ChainedPipeline(
-        stt=open_stt(stt, book, language=language),
-        workflow=open_workflow(workflow, book, ChatEndpoint(url=chat_url, model=chat_model, key=chat_key)),
-        tts=open_tts(tts, language=language, voice=voice),
-    )
+    wording = wording or Wording(language)
+    book = _load_book(phrases_dir or config_folder("phrases"), language, wording, remark)
+    try:
+        recogniser = open_stt(stt, book, language=language)
+    except LanguageError as exc:
+        remark(f"the offline brain understands no speech: {exc}")
+        recogniser, workflow, book = _Deaf(), "phrases", _empty_book(language, wording)
+    try:
+        speaker = open_tts(tts, language=language, voice=voice)
+    except LanguageError as exc:
+        remark(f"the offline brain has no voice: {exc}")
+        speaker = _Mute(str(exc))
+    if workflow == "phrases" and not wording.has("brain.no_commands"):
+        speaker = _Mute(f"no wording for language {language!r}, and its voice speaks no English")
+    endpoint = ChatEndpoint(url=chat_url, model=chat_model, key=chat_key)
+    return ChainedPipeline(stt=recogniser, workflow=open_workflow(workflow, book, endpoint), tts=speaker)
 
 
-def _load_book(folder: Path, language: str) -> PhraseBook:
+class _Deaf:
+    """A `stages.SpeechToText` for a language that no engine understands."""
+
+    async def transcribe(self, pcm: bytes, *, tools: Sequence[Mapping[str, Any]]) -> Transcript:
+        return Transcript("")
+
+
+class _Mute:
+    """A `stages.TextToSpeech` for a language that no engine speaks."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    async def synthesize(self, text: str, *, voice: str = "", speed: float = 1.0) -> bytes:
+        raise LanguageError(self._reason)
+
+
+def _load_book(folder: Path, language: str, wording: Wording, remark: Callable[[str], None]) -> PhraseBook:
     try:
         from appliance.speech.phrases import PhraseBook
     except ImportError as exc:
         remedy = "install them: pip install 'voice-appliance[offline]'"
         raise SpeechError(f"the offline brain needs Python packages that are missing ({exc.name}); {remedy}") from None
-    return PhraseBook.load(folder, language)
+    try:
+        book = PhraseBook.load(folder, language, wording)
+    except LanguageError as exc:
+        remark(f"the offline brain knows no commands: {exc}")
+        return _empty_book(language, wording)
+    if not wording.has("brain.done"):
+        remark(f"the offline brain knows no commands: no wording for language {language!r}")
+        return _empty_book(language, wording)
+    return book
 
 
-def _own_phrases() -> Path:
-    """Return the folder of the books that came with the program: in the checkout, or packed into the wheel."""
-    package = Path(__file__).resolve().parent.parent
-    packed = package / "_share" / "config" / "phrases"
-    return packed if packed.is_dir() else package.parent / "config" / "phrases"
+def _empty_book(language: str, wording: Wording) -> PhraseBook:
+    from appliance.speech.phrases import PhraseBook
+
+    return PhraseBook({"language": language, "phrases": []}, name="", wording=wording)

@@ -176,7 +176,7 @@ async def turn() -> None:
         **DEFAULT_PINS,
     }
     device = SimulatedDevice(load_settings(None, {}, None, overrides=overrides), environ={})
-    report = TurnReport()
+    report = TurnReport(device.wording)
     device.observe(report)
     running = asyncio.create_task(device.run())
     loop = asyncio.get_running_loop()

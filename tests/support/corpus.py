@@ -4,7 +4,7 @@ A trace is a head (what the conversation was made of) and steps of (now, event, 
 numbers each distinct head, event and command once, because a few hundred tests say much the same things: 700 traces
 are half a megabyte as xz. ``python -m tests.support.corpus FILE`` records one from the tests; `replay` runs it again.
 
-A recorded corpus outlives renames: `translate` turns what an older version wrote into what this one writes.
+A change of behaviour, or of a recorded class, needs the corpus recorded again: in the commit of the change.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import pytest
 from appliance.conversation.machine import Conversation
 from appliance.conversation.policy import Policy
 from appliance.service.trace import decode, encode
-from tests.support import old_link_down
 
 RECORDED = Path(__file__).parent.parent / "corpus" / "conversation.json.xz"
 SOURCES = (
@@ -42,44 +41,7 @@ SOURCES = (
     "tests/unit/test_session_at_odds.py",
 )
 LONGEST_OF_A_TEST = 20  # Hypothesis makes hundreds of conversations in one test
-_NOTICES = {
-    "AgentEnded": "AgentEnd",
-    "AgentStarted": "AgentStart",
-    "AnswerAudioEnded": "AudioEnd",
-    "AnswerInterrupted": "AudioInterrupted",
-    "AnswerTextReceived": "AnswerText",
-    "ApprovalRequested": "ToolApproval",
-    "AsideEnded": "OutOfBandEnded",
-    "AskedAside": "OutOfBandAsked",
-    "BudgetReached": "BudgetWarning",
-    "GuardrailTripped": "Guardrail",
-    "HandedOver": "HandoffDone",
-    "HeardTextGrew": "InputText",
-    "HeardTextReceived": "InputText",
-    "HistoryAdded": "HistoryGrew",
-    "HistoryRemoved": "HistoryChanged",
-    "HistoryUpdated": "HistoryChanged",
-    "LinkChanged": "Connected",
-    "ToolEnded": "ToolEnd",
-    "ToolStarted": "ToolStart",
-    "TroubleReported": "Error",
-    "TurnEnded": "TurnEnd",
-    "TurnStarted": "TurnStart",
-    "UsageCounted": "Usage",
-}
-"""What notices, and one event, were called once."""
 _BROKEN_ON_PURPOSE = "_catches_"  # in the name of a test that mutates the conversation
-_ONCE_READ = {
-    "ContentPartAdded": "response.content_part.added",
-    "ContentPartDone": "response.content_part.done",
-    "FunctionCallArgumentsDelta": "response.function_call_arguments.delta",
-    "FunctionCallArgumentsDone": "response.function_call_arguments.done",
-    "InputAudioBufferCleared": "input_audio_buffer.cleared",
-    "OutputAudioDone": "response.output_audio.done",
-    "SpeechStopped": "input_audio_buffer.speech_stopped",
-    "TimeoutTriggered": "input_audio_buffer.timeout_triggered",
-}
-"""Recorded classes of server events that are an `UnknownEvent` now, and their wire names."""
 
 
 class Corpus:
@@ -91,7 +53,7 @@ class Corpus:
 
     def __init__(self, path: Path = RECORDED) -> None:
         recorded = json.loads(lzma.decompress(path.read_bytes()))
-        self._values = [translate(renamed(one)) for one in recorded["values"]]
+        self._values = recorded["values"]
         self.traces: dict[str, list[dict[str, Any]]] = recorded["traces"]
         self._events: dict[int, Any] = {}
 
@@ -139,82 +101,6 @@ class Corpus:
 
     def _name(self, number: int) -> str:
         return str(self._values[number].get("@"))
-
-
-def translate(value: Any) -> Any:
-    """Turn what an older version recorded into what this version writes."""
-    if isinstance(value, list):
-        return [translate(one) for one in value]
-    if not isinstance(value, dict):
-        return value
-    value = {key: translate(one) for key, one in value.items()}
-    if value.get("@") in ("PrepareAgent", "AgentPrepared", "CheckText", "GuardrailsChecked"):
-        value["key"] = _key(value["key"])
-    if value.get("@") == "LinkDown" and "reason" in value:
-        detail = value.pop("reason")
-        value |= {"kind": old_link_down.translate(value["code"], detail), "detail": detail}
-    if value.get("@") in _NOTICES:
-        return _notice(value)
-    if value.get("@") in _ONCE_READ:
-        name = _ONCE_READ[value["@"]]
-        raw = {key: one for key, one in value.items() if key != "@"} | {"type": name}
-        return {"@": "UnknownEvent", "event_id": value["event_id"], "name": name, "raw": raw}
-    return value
-
-
-def _notice(value: dict[str, Any]) -> dict[str, Any]:
-    """Notices had other names once, and some of their fields too."""
-    name = value["@"]
-    match name:
-        case "HeardTextGrew":
-            value = {"text": value["delta"], "is_final": False, "item_id": value["item_id"], "turn": ""}
-        case "HeardTextReceived":
-            value = {"text": value["text"], "is_final": True, "item_id": "", "turn": value["turn"]}
-        case "HistoryUpdated":
-            value = {"item_id": value["item"]["id"], "item": value["item"]}
-        case "HistoryRemoved":
-            value = {"item_id": value["item_id"], "item": None}
-        case "GuardrailTripped":
-            value["guardrail"] = value.pop("name")
-        case "UsageCounted":
-            value["tokens"] = dict(value.pop("usage"))
-        case "TurnEnded":
-            value["usage"] = dict(value["usage"])
-            value["outcome"] = {"slip": "too_short"}.get(value["outcome"], value["outcome"])
-    return value | {"@": _NOTICES[name]}
-
-
-def _key(text: Any) -> Any:
-    """Keys were strings once: connect_1, turn_turn_1_0, handoff_call_1, input_turn_1, check_1."""
-    if not isinstance(text, str):
-        return text
-    kind, _, rest = text.partition("_")
-    match kind:
-        case "connect":
-            return {"@": "ConnectKey", "link": int(rest)}
-        case "turn":
-            turn, _, replay = rest.rpartition("_")
-            return {"@": "TurnKey", "turn": turn, "replay": int(replay)}
-        case "handoff":
-            return {"@": "HandoffKey", "call_id": rest}
-        case "input":
-            return {"@": "InputCheck", "turn": rest}
-        case _:
-            return {"@": "OutputCheck", "number": int(rest)}
-
-
-_KEYS = {"briefs": "specs", "brief": "spec"}  # recorded → now
-_CLASSES = {"Brief": "AgentSpec"}  # recorded → now
-
-
-def renamed(value: Any) -> Any:
-    """Give the keys and classes of a recorded value the names that they have now."""
-    if isinstance(value, list):
-        return [renamed(one) for one in value]
-    if not isinstance(value, dict):
-        return value
-    made = {_KEYS.get(key, key): renamed(one) for key, one in value.items()}
-    return made | {"@": _CLASSES.get(made["@"], made["@"])} if "@" in made else made
 
 
 class Recorder:

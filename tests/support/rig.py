@@ -19,6 +19,7 @@ from appliance.conversation.support.feedback import View, light_state
 from appliance.settings import load_settings
 from appliance.simulator.simulated_device import DEFAULT_PINS, SIMULATED, SimulatedDevice
 from tests.support.scripted_server import SESSION_CREATED, Connection, Frame, Step, expect, reply, send
+from tests.support.stage import worded
 
 __all__ = [
     "ANSWERED_TURN",
@@ -165,13 +166,13 @@ class Rig:
             self.lights.append(light)
         for command in commands:
             match command:
-                case Emit(notice=Error(kind=kind, message=message)):
+                case Emit(notice=Error(kind=kind, detail=detail)):
                     self.troubles.append(kind)
-                    self.messages.append(message)
+                    self.messages.append(self.device.wording.trouble(kind, detail))
                 case Emit(notice=TurnEnd(outcome=outcome)):
                     self.outcomes.append(outcome)
-                case Announce(text=text):
-                    self.announced.append(text)
+                case Announce():
+                    self.announced.append(worded(command, self.device.wording))
                 case _:
                     pass
         self._grew.set()

@@ -41,6 +41,7 @@ from appliance.conversation.policy import Policy
 from appliance.conversation.support.feedback import State
 from appliance.realtime import protocol as wire
 from appliance.realtime.items import HistoryItem
+from appliance.wording import Wording
 from tests.support.oracle import check_client_frame
 
 PERIOD_MS = 20
@@ -52,6 +53,15 @@ SESSION = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
 def period(sample: int = 4000, frames: int = 480) -> bytes:
     """One period of audio whose every sample is `sample`: its content says where it came from."""
     return array("h", [sample] * frames).tobytes()
+
+
+WORDING = Wording()
+
+
+def worded(command: Announce, wording: Wording = WORDING) -> str:
+    """Return the sentence of an announcement."""
+    sentence = command.sentence
+    return sentence if isinstance(sentence, str) else wording.say(sentence.key, **sentence.values)
 
 
 class Stage:
@@ -67,7 +77,7 @@ class Stage:
         **policy: Any,
     ) -> None:
         self.conversation = Conversation(
-            policy=Policy(**({"button_mode": "hold"} | policy)),
+            policy=Policy(**({"button_mode": "hold", "outputs": WORDING.table("output")} | policy)),
             specs=specs or [AgentSpec(agent="assistant", session=SESSION, approvals=approvals)],
             history=history,
             is_muted=is_muted,
@@ -252,7 +262,8 @@ class Stage:
         return [notice.kind for notice in self.notices(Error)]
 
     def announced(self) -> list[str]:
-        return [one.text for one in self._of(Announce)]
+        """Every sentence of the device's own, in English."""
+        return [worded(one) for one in self._of(Announce)]
 
     def earcons(self) -> list[str]:
         return [one.name for one in self._of(PlayEarcon)]

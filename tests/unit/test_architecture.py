@@ -39,7 +39,8 @@ class Row:
 TABLE = (
     Row(BELOW_ALL, never=IMPURE, only=("msgspec",)),
     Row(SOUND, never=IMPURE, only=("numpy", "soxr")),
-    Row(("plugins", "wording"), never=IMPURE, only=()),
+    Row(("plugins",), never=IMPURE, only=()),
+    Row(("wording",), never=tuple(one for one in IMPURE if one != "logging"), only=()),
     Row(WIRE, never=IMPURE, only=("msgspec",)),
     Row(("realtime.payload",), WIRE, never=IMPURE, only=("pydantic",)),
     Row(("realtime.transports",), ("realtime", *TOLD, "plugins")),

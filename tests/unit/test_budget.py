@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from appliance.conversation.notices import BudgetWarning
 from appliance.conversation.regions.account import Budget
 from appliance.errors import SettingsError
 
@@ -99,22 +100,16 @@ def test_the_same_day_told_again_takes_nothing_back_and_does_not_warn_twice() ->
     assert [budget.add(0.05, 0.0), budget.add(0.05, 0.0)] == [None, 100]
 
 
-def test_the_sentence_names_the_money() -> None:
+def test_the_warning_names_the_money() -> None:
     budget = Budget(limit_usd=1.0)
     budget.add(0.812, 0.0)
-    assert budget.sentence(80) == "80 percent of today's budget is spent: 0.81 of 1.00 US dollars."
+    assert budget.warning(80) == BudgetWarning(80, "usd", 0.812, 1.0)
 
 
-def test_a_budget_of_cents_is_told_in_their_parts() -> None:
-    budget = Budget(limit_usd=0.05)
-    budget.add(0.0421, 0.0)
-    assert budget.sentence(80) == "80 percent of today's budget is spent: 0.0421 of 0.0500 US dollars."
-
-
-def test_the_sentence_names_the_minutes_where_they_are_further_spent() -> None:
+def test_the_warning_names_the_minutes_if_they_are_spent_further() -> None:
     budget = Budget(limit_usd=1.0, limit_s=1800.0)
     budget.add(0.5, 1815.0)
-    assert budget.sentence(100) == "100 percent of today's budget is spent: 30.2 of 30 minutes."
+    assert budget.warning(100) == BudgetWarning(100, "minutes", 30.25, 30.0)
 
 
 @pytest.mark.parametrize("limit", [0.0, -1.0, float("nan")])

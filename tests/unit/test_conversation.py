@@ -125,7 +125,7 @@ def test_a_key_that_the_server_quotes_is_not_repeated() -> None:
     stage = Stage().ready()
     stage.error("invalid_api_key", message="Incorrect API key provided: sk-proj-abcdef123456. Find yours elsewhere.")
     (trouble,) = stage.notices(Error)
-    assert "abcdef" not in trouble.message
+    assert "abcdef" not in trouble.detail
 
 
 # --- a turn ------------------------------------------------------------------------------------------------------

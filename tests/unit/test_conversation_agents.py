@@ -251,7 +251,7 @@ def test_an_unknown_tool_is_answered_with_those_that_there_are_and_the_turn_goes
     scene = Scene(specs=[spec]).ready().asked()
     scene.called("weather", "call_1")
     scene.done()
-    assert scene.outputs() == {"call_1": ["There is no tool 'weather'; there are: clock, transfer_to_billing."]}
+    assert scene.outputs() == {"call_1": ["There is no tool weather; there are: clock, transfer_to_billing."]}
     assert scene.tool_runs() == []
     assert len(scene.asks()) == 2
     scene.created("resp_2")
@@ -519,7 +519,7 @@ def _asking(approval: str = "always", **policy: Any) -> Scene:
 def test_a_tool_that_always_needs_approval_asks_light_ear_and_program() -> None:
     scene = _asking()
     assert light_state(scene.conversation.view) == "approval"
-    assert scene.earcons()[-1] == "approval"
+    assert scene.announced()[-1] == "May I use open door? Press briefly for yes, hold for no."
     assert scene.notices(ToolApproval) == [ToolApproval("turn_1", "call_1", "open_door", '{"door":"front"}', "greeter")]
     assert scene.tool_runs() == []
 
@@ -828,7 +828,7 @@ def test_a_call_of_an_mcp_server_that_needs_approval_asks_the_user_as_any_other(
     _mcp_asked(scene)
     scene.done()
     assert scene.state == "awaiting_approval"
-    assert scene.earcons()[-1] == "approval"
+    assert scene.announced()[-1] == "May I use files.delete? Press briefly for yes, hold for no."
     assert scene.notices(ToolApproval) == [ToolApproval("turn_1", "mcpr_1", "files.delete", '{"path":"/a"}', "greeter")]
     assert _verdicts(scene) == []
     assert len(scene.asks()) == 1
@@ -1151,7 +1151,7 @@ def test_a_refused_handoff_is_rolled_back_reported_and_the_model_told() -> None:
     scene.error("invalid_value", event_id="handoff_call_1", message="Unknown voice 'cedar'.")
     assert scene.conversation.agent == "greeter"
     (trouble,) = scene.notices(Error)
-    assert (trouble.kind, trouble.message) == ("handoff_failed", "transfer_to_billing: Unknown voice 'cedar'.")
+    assert (trouble.kind, trouble.detail) == ("handoff_failed", "transfer_to_billing: Unknown voice 'cedar'.")
     assert "Unknown voice 'cedar'" in scene.outputs()["call_1"][0]
     assert "You are still greeter." in scene.outputs()["call_1"][0]
     assert scene.ended() == [("call_1", True)]
@@ -1320,7 +1320,7 @@ def test_a_turn_whose_connection_is_lost_in_a_handoff_ends_and_says_so() -> None
     scene.lose()
     scene.advance(1.0)
     assert scene.outcomes() == ["failed"]
-    assert scene.announced() == ["I lost the connection in the middle of my answer."]
+    assert scene.announced() == ["I lost the connection in the middle of my answer. Please ask again."]
 
 
 def test_a_new_connection_after_a_handoff_is_told_of_the_new_agent() -> None:
@@ -1542,7 +1542,7 @@ def test_the_last_allowed_trip_ends_the_turn_refused_and_says_so() -> None:
     scene.tripped(second)
     scene.done("resp_2", status="cancelled")
     assert scene.outcomes() == ["refused"]
-    assert scene.announced() == ["I stopped myself there."]
+    assert scene.announced() == ["I stopped my answer."]
     assert scene.asks() == []
 
 
@@ -1827,7 +1827,7 @@ def test_refused_words_are_deleted_told_and_never_answered() -> None:
     scene.tripped(check, "no_bad_words", "a bad word")
     assert scene.sent() == [{"type": "conversation.item.delete", "event_id": "item_item_user", "item_id": "item_user"}]
     assert scene.notices(Guardrail) == [Guardrail("turn_1", "input", "item_user", "no_bad_words", "a bad word")]
-    assert scene.announced() == ["I would rather not answer that."]
+    assert scene.announced() == ["I can't answer that."]
     assert scene.outcomes() == ["refused"]
     assert scene.conversation.history == ()
     scene.advance(30)
@@ -1967,7 +1967,7 @@ def test_instructions_that_fail_at_a_connection_leave_the_old_ones_and_are_repor
     scene.link_ready()
     scene.do(AgentPrepared(ConnectKey(1), None, "KeyError: 'name'"))
     assert [one["session"]["instructions"] for one in scene.updates()] == ["Greet."]
-    assert [(one.kind, one.message) for one in scene.notices(Error)] == [("instructions_late", "KeyError: 'name'")]
+    assert [(one.kind, one.detail) for one in scene.notices(Error)] == [("instructions_late", "KeyError: 'name'")]
 
 
 def test_instructions_of_an_old_connection_are_not_told_to_the_next() -> None:

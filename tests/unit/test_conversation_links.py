@@ -994,7 +994,7 @@ def test_eighty_percent_is_told_once_and_nothing_changes() -> None:
     scene = Scene(budget_usd=USD / 0.9, **WITH_OFFLINE).on(CLOUD)
     scene.whole_turn(usage=USAGE)
     assert reached(scene) == [80]
-    assert "80 percent" in scene.notices(BudgetWarning)[0].message
+    assert (scene.notices(BudgetWarning)[0].percent, scene.notices(BudgetWarning)[0].unit) == (80, "usd")
     assert scene.announced() == []
     assert scene.connects() == []
     small = {"input_tokens": 0, "output_tokens": 1, "output_token_details": {"text_tokens": 1}}

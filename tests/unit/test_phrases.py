@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.errors import SettingsError
+from appliance.errors import LanguageError, SettingsError
 from appliance.speech.phrases import PhraseBook, normalize
 from tests.support.sentences import IN_BOOK, OUT_OF_BOOK
 
@@ -274,7 +274,7 @@ def test_a_wrong_book_is_refused_with_its_place(more: dict[str, Any], expected: 
 
 def test_a_missing_book_names_those_that_are_there(tmp_path: Path) -> None:
     (tmp_path / "de.yaml").write_text("phrases: []")
-    with pytest.raises(SettingsError, match=r"'fr'.*there: de"):
+    with pytest.raises(LanguageError, match=r"'fr'.*there: de"):
         PhraseBook.load(tmp_path, "fr")
 
 

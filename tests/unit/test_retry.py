@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from appliance.conversation.events import FAILURE_OF_ERROR_CODE, LinkFailure
 from appliance.conversation.support.retry import Backoff, classify
+from appliance.wording import Wording
 
 KINDS: tuple[LinkFailure, ...] = get_args(LinkFailure)
 FATAL = {
@@ -75,17 +76,17 @@ def test_the_last_error_decides_where_the_kind_is_only_as_good_as_a_number(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_message_can_be_said_aloud_and_names_no_internals(kind: LinkFailure) -> None:
-    message = classify(kind, None).message
+def test_each_sentence_can_be_said_aloud_and_names_no_internals(kind: LinkFailure) -> None:
+    sentence = Wording().trouble(classify(kind, None).kind)
 
-    assert message.endswith(".")
-    assert 20 < len(message) < 160
-    assert not re.search(r"[_{}<>]|errno|\b\d{3,}\b", message, re.IGNORECASE), message
+    assert sentence.endswith(".")
+    assert 20 < len(sentence) < 160
+    assert not re.search(r"[_{}<>]|errno|\b\d{3,}\b", sentence, re.IGNORECASE), sentence
 
 
 @pytest.mark.parametrize("kind", sorted(FATAL - {"region"}))
-def test_each_fatal_message_names_a_remedy(kind: LinkFailure) -> None:
-    assert "Please" in classify(kind, None).message
+def test_each_fatal_sentence_names_a_remedy(kind: LinkFailure) -> None:
+    assert "Please" in Wording().trouble(kind)
 
 
 def test_a_wrong_clock_is_not_fatal_for_it_is_set_once_the_network_is_there() -> None:

@@ -249,9 +249,7 @@ async def test_what_is_not_understood_is_said_with_a_hint_of_what_can_be_said() 
 
 
 async def test_without_tools_nothing_is_offered() -> None:
-    assert await answer(user("turn on the lamp"), tools=[]) == (
-        "I did not catch that, and I have no tools to offer here."
-    )
+    assert await answer(user("turn on the lamp"), tools=[]) == ("I did not catch that, and I have no tools here.")
 
 
 async def test_silence_is_said_to_be_silence() -> None:
@@ -268,11 +266,11 @@ async def test_help_names_what_can_be_said() -> None:
 
 async def test_the_last_answer_is_repeated() -> None:
     assert await answer(user("hello"), said("Hello."), user("say that again")) == "Hello."
-    assert await answer(user("say that again")) == "I have said nothing yet."
+    assert await answer(user("say that again")) == "I have not said anything yet."
 
 
 async def test_tool_choice_none_calls_nothing_and_says_so() -> None:
-    assert await answer(user("turn on the lamp"), tool_choice="none") == "I cannot do that now."
+    assert await answer(user("turn on the lamp"), tool_choice="none") == "I can't do that now."
     assert await answer(user("thanks"), tool_choice="none") == "You are welcome."
 
 

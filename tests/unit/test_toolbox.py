@@ -184,7 +184,7 @@ def test_what_the_phrase_book_asks_for_fits_its_tool(sentence: str, name: str, a
         ("turn on the light", "The light is on, at 100 percent."),
         ("turn off the light", "The light is off."),
         ("dim the light to twenty percent", "The light is on, at 20 percent."),
-        ("make the light blue", "The light is on, at 100 percent, but this light has one colour only."),
+        ("make the light blue", "The light is on, at 100 percent, but this light has only one color."),
         ("set the volume to fifty percent", "The volume is 50 percent."),
         ("mute", "The sound is off."),
         ("what is the volume", "The volume is 40 percent."),
@@ -242,7 +242,7 @@ async def test_a_light_of_one_colour_says_so() -> None:
     with opened() as (outputs, _):
         tools = device_tools(DeviceParts(light=outputs.dimmer))
         told = await call(tools, "set_light", on=True, brightness=50, color="green")
-        assert told == {"on": True, "brightness": 50, "note": "this light has one colour only"}
+        assert told == {"on": True, "brightness": 50, "note": "this light has only one color"}
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ async def test_one_timer_too_many_is_refused_in_words() -> None:
     tools = device_tools(DeviceParts(timers=device.timers))
     for _ in range(MOST_TIMERS):
         await call(tools, "start_timer", seconds=60)
-    with pytest.raises(ToolError, match="20 timers already, which is the most; cancel one first"):
+    with pytest.raises(ToolError, match=r"already 20 timers, which is the limit\. Cancel one first"):
         await call(tools, "start_timer", seconds=60)
     assert len(device.timers.running()) == MOST_TIMERS
 
@@ -468,14 +468,14 @@ async def test_what_could_not_be_saved_is_told_and_logged_and_still_rings(
     tools = device_tools(DeviceParts(timers=device.timers))
     with caplog.at_level(logging.WARNING):
         told = await call(tools, "start_timer", seconds=60, label="tea")
-    assert told == "The tea timer is set for 1 minute. It would not survive a power cut, for it could not be saved."
+    assert told == "The tea timer is set for 1 minute. It will not survive a power cut, because it could not be saved."
     assert "would not survive a restart" in caplog.text
     device.clocks.advance(60)
     device.timers.ring_due()
     assert AlarmRang("timer_1", "tea") in device.taken()
     await call(tools, "start_timer", seconds=60, label="egg")
     assert await call(tools, "cancel_timer") == (
-        "The egg timer is cancelled. After a power cut that would be forgotten, for it could not be saved."
+        "The egg timer is cancelled. A power cut will undo this, because it could not be saved."
     )
     in_the_way.unlink()
     assert await call(tools, "start_timer", seconds=60) == "The timer is set for 1 minute."
@@ -514,7 +514,7 @@ async def test_the_status_of_a_raspberry_is_told(tmp_path: Path) -> None:
         "48.3 degrees",
         "2 hours and 2 minutes",
         "511 megabytes",
-        "the load is 0.42",
+        "the load is 0.4",
         "power supply is too weak",
     ):
         assert part in told
@@ -526,7 +526,7 @@ async def test_what_the_machine_does_not_tell_is_said_to_be_unknown(tmp_path: Pa
     assert (status.temperature_c, status.uptime_s, status.load_1m, status.memory_available_mb) == (None,) * 4
     assert status.is_undervolted is None
     told = await call(device_tools(DeviceParts(status=StatusReader(tmp_path))), "device_status")
-    assert told.endswith("Unknown here: temperature, running time, memory, load.")
+    assert told.endswith("I can't tell: temperature, running time, memory, load.")
     assert "degrees" not in told
 
 

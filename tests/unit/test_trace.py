@@ -109,9 +109,9 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
         "hello\n",
         '{"trace": 99}\n',
         "[]\n",
-        '{"trace": "3"}\n',
-        '{"trace": 3}\n',
-        '{"trace": 3, "policy": {"of_the_future": 1}, "specs": [], "history": [], "seed": 0, "is_muted": false}\n',
+        '{"trace": "4"}\n',
+        '{"trace": 4}\n',
+        '{"trace": 4, "policy": {"of_the_future": 1}, "specs": [], "history": [], "seed": 0, "is_muted": false}\n',
     ],
 )
 def test_a_file_that_is_no_trace_is_named(tmp_path: Path, text: str) -> None:
@@ -121,7 +121,7 @@ def test_a_file_that_is_no_trace_is_named(tmp_path: Path, text: str) -> None:
         replay(path)
 
 
-@pytest.mark.parametrize("text", ["[]\n", "{}\n", '{"trace": "3"}\n', '{"trace": true}\n'])
+@pytest.mark.parametrize("text", ["[]\n", "{}\n", '{"trace": "4"}\n', '{"trace": true}\n'])
 def test_json_without_a_format_is_no_trace(tmp_path: Path, text: str) -> None:
     path = tmp_path / "other.json"
     path.write_text(text, encoding="utf-8")
@@ -129,7 +129,7 @@ def test_json_without_a_format_is_no_trace(tmp_path: Path, text: str) -> None:
         replay(path)
 
 
-@pytest.mark.parametrize("other", [2, 4])
+@pytest.mark.parametrize("other", [3, 5])
 def test_a_trace_of_another_format_is_refused_with_what_reads_it(tmp_path: Path, other: int) -> None:
     path = tmp_path / "trace.jsonl"
     _conversation(path).recorder.close()

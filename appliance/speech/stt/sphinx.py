@@ -17,7 +17,7 @@ import numpy as np
 import soxr
 
 from appliance.audio.pcm import WIRE_RATE
-from appliance.errors import SettingsError, SpeechError
+from appliance.errors import LanguageError, SettingsError, SpeechError
 from appliance.speech.phrases import LivePhrases, PhraseBook
 from appliance.speech.stages import Transcript
 from appliance.speech.stt.agreement import Hypothesis, Pronouncer, Segment, agree
@@ -46,12 +46,13 @@ class SphinxSpeechToText:
         language: Must be English; there is no other model in the wheel.
 
     Raises:
-        SpeechError: pocketsphinx is not installed, or the language is not English.
+        SpeechError: pocketsphinx is not installed.
+        LanguageError: The language is not English.
     """
 
     def __init__(self, book: PhraseBook, *, language: str = "en") -> None:
         if not language.lower().startswith("en"):
-            raise SpeechError(f"pocketsphinx understands English only, not {language!r}; type, or choose another stt")
+            raise LanguageError(f"pocketsphinx understands English only, not {language!r}; type, or choose another stt")
         self._book = book
         self._lock = threading.Lock()
         self._decoder: Any = None

@@ -27,10 +27,15 @@ Factory: TypeAlias = Callable[[str, str], TextToSpeech]
 def open_tts(name: str, *, language: str = "en", voice: str = "") -> TextToSpeech:
     """Return the engine of a name; its program is looked for at the first sentence.
 
+    Args:
+        name: "auto" is flite for English and espeak-ng for any other language.
+
     Raises:
         SettingsError: There is no such engine.
-        SpeechError: It cannot speak the language.
+        LanguageError: It does not speak the language.
     """
+    if name == "auto":
+        name = "flite" if language.lower().startswith("en") else "espeak-ng"
     factory: Factory = named(ENGINES, name, kind="text to speech", group="voice_appliance.tts")
     return factory(language, voice)
 

@@ -22,7 +22,7 @@ import soxr
 from numpy.typing import NDArray
 
 from appliance.audio.pcm import WIRE_RATE
-from appliance.errors import SpeechError
+from appliance.errors import LanguageError, SpeechError
 
 __all__ = ["ProgramSpeech", "SpeechProgram", "espeak", "flite", "read_wav"]
 
@@ -97,10 +97,10 @@ def flite(language: str, voice: str) -> ProgramSpeech:
     """Return flite, which speaks English only.
 
     Raises:
-        SpeechError: Another language was asked for.
+        LanguageError: Another language was asked for.
     """
     if not language.lower().startswith("en"):
-        raise SpeechError(f"flite speaks English only, not {language!r}; choose tts = 'espeak-ng' for it")
+        raise LanguageError(f"flite speaks English only, not {language!r}; choose tts = 'espeak-ng' for it")
     program = SpeechProgram(
         name="flite",
         package="flite",

@@ -38,7 +38,9 @@ class PhrasesWorkflow:
             yield part
 
     def _answer(self, turn: _Turn, choice: _Choice) -> Iterator[TextPart | CallPart]:
-        if turn.outputs:
+        if not self._book.phrases:
+            yield TextPart(self._book.text("no_commands"))
+        elif turn.outputs:
             yield from self._tell(turn, choice)
         elif turn.calls:
             yield TextPart(self._book.text("pending"))

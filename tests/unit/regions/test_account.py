@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from appliance.conversation.commands import Announce
+from appliance.conversation.commands import Announce, Sentence
 from appliance.conversation.notices import BudgetWarning, Usage
 from appliance.conversation.policy import Policy
 from appliance.conversation.regions.account import Account
@@ -52,8 +52,9 @@ def test_only_with_an_offline_brain_does_the_announcement_say_that_it_takes_over
     for offline in (None, 1):
         out = Outbox()
         account(out, budget_usd=1.0, endpoints=2, offline_endpoint=offline).count(1.0, {}, 0.0)
-        said += [one.text for one in out.take() if isinstance(one, Announce)]
-    assert ["offline" in one for one in said] == [False, True]
+        said += [one.sentence for one in out.take() if isinstance(one, Announce)]
+    values = {"percent": 100, "spent": 1.0, "limit": 1.0}
+    assert said == [Sentence("budget.usd", values), Sentence("budget.usd_then_offline", values)]
 
 
 def test_a_spent_budget_leaves_only_the_offline_brain_where_there_is_one() -> None:

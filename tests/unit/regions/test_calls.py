@@ -7,7 +7,15 @@ from typing import Any, Literal
 import pytest
 
 from appliance.agents.spec import HandoffCard, ToolCard
-from appliance.conversation.commands import Announce, CancelTool, CheckApproval, PlayEarcon, PrepareAgent, RunTool
+from appliance.conversation.commands import (
+    Announce,
+    CancelTool,
+    CheckApproval,
+    PlayEarcon,
+    PrepareAgent,
+    RunTool,
+    Sentence,
+)
 from appliance.conversation.events import ApprovalChecked, HandoffKey, ToolFinished
 from appliance.conversation.notices import Error, ToolApproval, ToolEnd, ToolStart
 from appliance.conversation.policy import Policy
@@ -16,6 +24,7 @@ from appliance.conversation.regions.device import Device
 from appliance.conversation.support.call import Call, Closed, Made
 from appliance.conversation.support.outbox import Outbox
 from appliance.realtime import protocol as wire
+from tests.support.stage import WORDING
 from tests.unit.regions.outcome import linked, notices, spec
 
 BY = Made("turn_1", 1, "ann")
@@ -35,7 +44,7 @@ ANN = spec(
 
 
 def calls(out: Outbox, **policy: Any) -> Calls:
-    made_of = Policy(**policy)
+    made_of = Policy(outputs=WORDING.table("output"), **policy)
     return Calls(made_of, out, Device(made_of, out, is_muted=False).report)
 
 
@@ -115,7 +124,7 @@ def test_a_call_that_needs_approval_waits_for_it_and_runs_then() -> None:
     made = calls(out, approval_s=30.0, tool_s=20.0)
     begin(made, "door")
     commands = out.take()
-    assert commands[0] == PlayEarcon(0, "approval")
+    assert commands[-1] == Announce(0, Sentence("approval.ask", {"tool": "door"}), "approval")
     assert notices(commands) == [ToolApproval("turn_1", "c", "door", "", "ann")]
     assert (made.open.awaiting_approval, the_call(made).deadline) == (the_call(made), 130.0)
     assert made.finish(ToolFinished("c", "open"), "turn_1") is None

@@ -10,6 +10,7 @@ from appliance.conversation.commands import (
     Emit,
     OpenCapture,
     PlayEarcon,
+    Sentence,
     SilenceAlarm,
 )
 from appliance.conversation.events import AlarmRang, ButtonEdge
@@ -121,10 +122,9 @@ def test_a_lost_microphone_takes_the_pre_roll_with_it_and_a_lost_loudspeaker_doe
     made.lose_card("playback", "unplugged", 0.0)
     assert made.take_pre_roll() == [period()]
     made.keep(period())
-    detail = made.lose_card("capture", "unplugged", 0.0)
+    made.lose_card("capture", "unplugged", 0.0)
     assert made.take_pre_roll() == []
-    assert "(unplugged)" in detail
-    assert notices(out.take())[-1] == Error("no_microphone", detail)
+    assert notices(out.take())[-1] == Error("no_microphone", "unplugged")
 
 
 def test_cards_are_lost_until_they_are_found() -> None:
@@ -156,8 +156,7 @@ def test_a_ring_names_every_alarm() -> None:
     made.ring()
     cue, said = out.take()
     assert cue == PlayEarcon(0, "alarm")
-    assert isinstance(said, Announce)
-    assert ("tea, eggs" in said.text, said.fallback) == (True, "alarm")
+    assert said == Announce(0, Sentence("alarm.time_up_for", {"labels": "tea, eggs"}), "alarm")
 
 
 def test_silencing_acknowledges_every_alarm_once() -> None:
@@ -187,8 +186,6 @@ def test_a_trouble_lights_the_error_for_a_moment_unless_it_must_not_flash() -> N
     assert (made.has_error, made.trouble) == (False, "overrun")
     first, second = out.take()
     assert first == Emit(Error("lost", "no cable"))
-    assert isinstance(second, Emit)
-    assert isinstance(second.notice, Error)
-    assert second.notice.message
+    assert second == Emit(Error("overrun"))
     made.forget_trouble()
     assert made.trouble == ""
