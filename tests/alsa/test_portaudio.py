@@ -167,7 +167,7 @@ def test_no_card_at_all_is_said_so(tmp_path: Path, cables: tuple[Cable, Cable]) 
     with probing("missing", tmp_path, asound_conf(*cables), "default") as probe:
         row = _next(probe)
     assert row["kind"] == "CardMissing"
-    assert "none at all" in row["text"]
+    assert "found: none" in row["text"]
     assert "Plug it in" in row["text"]
 
 
@@ -199,7 +199,7 @@ def test_a_card_that_hangs_is_told_though_it_says_that_it_runs(tmp_path: Path, c
         speaker.suspend()
         row = _next(probe)
         assert row["lost"] == "playback"
-        assert "no sound for" in row["reason"]
+        assert "no audio for" in row["reason"]
         speaker.resume()
         while _next(probe).get("found") != "playback":
             pass
