@@ -323,7 +323,7 @@ class AudioStreams:
             capture_ring_s: Size of the capture ring: the longest stall that loses no audio.
             playback_ring_ms: Size of the playback ring, between the loop and the card.
             prebuffer_ms: Answer audio queued before its first sample is played.
-            has_room: False while the network is stalled; captured audio then waits in the ring.
+            has_room: Returns False while the network is stalled; captured audio then waits in the ring.
             stall_s: A stream without a callback for longer than this is lost.
             clock: Monotonic seconds.
         """

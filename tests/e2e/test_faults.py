@@ -262,11 +262,11 @@ async def test_bad_key_is_reported_shown_and_retried_at_a_press(
     assert sent == [f"Bearer {KEY}"] * 3
     ours = [one.getMessage() for one in caplog.records if one.name != "websockets.server"]  # without the test's server
     assert any("link 1" in line for line in ours), "the log has lines to search"
-    told = "\n".join([*rig.messages, *rig.announced, *ours, trace.read_text(encoding="utf-8")])
-    assert KEY not in told
-    assert KEY[3:] not in told
-    assert "0123456789" not in told, "nor the part that the server quotes"
-    assert "SessionCreated" in told
+    output = "\n".join([*rig.messages, *rig.announced, *ours, trace.read_text(encoding="utf-8")])
+    assert KEY not in output
+    assert KEY[3:] not in output
+    assert "0123456789" not in output, "nor the part that the server quotes"
+    assert "SessionCreated" in output
 
 
 async def test_http_refusal_is_a_failure_until_a_press() -> None:
@@ -390,7 +390,7 @@ async def test_loudspeaker_missing_at_the_start_works_once_plugged_in() -> None:
             assert rig.troubles == ["no_speaker"]
             await rig.talk()
             await rig.until(lambda: bool(rig.outcomes))
-            assert rig.outcomes == ["failed"], "nobody heard the answer"
+            assert rig.outcomes == ["failed"], "the answer was not played"
             assert rig.troubles[-1] in ("no_speaker", "playout_stalled")
             rig.device.backend.loudspeaker.is_plugged = True
             await rig.at_rest("ready", "error")

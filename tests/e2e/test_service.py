@@ -47,10 +47,10 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
 
 
 def _until(manager: socket.socket, word: str) -> list[str]:
-    told: list[str] = []
-    while word not in told:
-        told += manager.recv(4096).decode().splitlines()
-    return told
+    lines: list[str] = []
+    while word not in lines:
+        lines += manager.recv(4096).decode().splitlines()
+    return lines
 
 
 def test_daemon_reports_ready_feeds_the_watchdog_and_ends_on_sigterm(tmp_path: Path, manager: socket.socket) -> None:
@@ -74,7 +74,7 @@ def test_daemon_reports_ready_feeds_the_watchdog_and_ends_on_sigterm(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "expected"),
     [
         ("audio.volume=500", "allowed: a whole number from 0 to 100"),
         ("audio.vlume=5", "did you mean 'volume'?"),
@@ -82,12 +82,12 @@ def test_daemon_reports_ready_feeds_the_watchdog_and_ends_on_sigterm(tmp_path: P
         ("nonsense", "expected KEY=VALUE"),
     ],
 )
-def test_wrong_setting_prints_one_line_and_exits_with_status_2(override: str, told: str) -> None:
+def test_wrong_setting_prints_one_line_and_exits_with_status_2(override: str, expected: str) -> None:
     done = _appliance("run", "--set", override)
     assert done.returncode == 2
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
-    assert told in done.stderr
+    assert expected in done.stderr
 
 
 def test_missing_pins_are_reported_with_the_setting_to_change() -> None:
@@ -149,15 +149,15 @@ def test_ask_reports_the_turn_saves_the_reply_and_writes_a_trace_that_replays(tm
     reply, trace = tmp_path / "reply.wav", tmp_path / "trace.jsonl"
     done = _appliance("ask", "turn on the lamp", "--json", "--save", str(reply), "--trace", str(trace))
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["heard"] == "turn on the lamp"
-    assert told["tools"] == [{"name": "set_lamp", "arguments": {"on": True}, "output": {"on": True}}]
-    assert told["reply"] == "The lamp is on."
-    assert told["light"][-4:] == ["listening", "thinking", "speaking", "ready"]
+    report = json.loads(done.stdout)
+    assert report["heard"] == "turn on the lamp"
+    assert report["tools"] == [{"name": "set_lamp", "arguments": {"on": True}, "output": {"on": True}}]
+    assert report["reply"] == "The lamp is on."
+    assert report["light"][-4:] == ["listening", "thinking", "speaking", "ready"]
     steps = ["press", "first_audio_on_wire", "commit", "first_audio_back", "first_frame_played", "end"]
-    assert [told["timeline_ms"][step] for step in steps] == sorted(told["timeline_ms"][step] for step in steps)
-    assert told["usage"]["total_tokens"] > 0
-    assert isinstance(told["xruns"], int)
+    assert [report["timeline_ms"][step] for step in steps] == sorted(report["timeline_ms"][step] for step in steps)
+    assert report["usage"]["total_tokens"] > 0
+    assert isinstance(report["xruns"], int)
     replayed = _appliance("replay", str(trace))
     assert replayed.returncode == 0
     assert "0 of them decided differently" in replayed.stdout
