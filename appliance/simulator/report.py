@@ -1,4 +1,4 @@
-"""What one turn was, put together from what the driver's observers see. Pure."""
+"""The report of one turn, built from the steps that the driver's observers see. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["TurnReport"]
 
 @dataclass(slots=True)
 class TurnReport:
-    """An observer that follows the first turn it sees begin."""
+    """An observer that follows the first turn that starts."""
 
     wording: Wording
     turn: str = ""
@@ -35,13 +35,13 @@ class TurnReport:
     tools: list[dict[str, Any]] = field(default_factory=list)
     lights: list[str] = field(default_factory=list)
     marks: dict[str, float] = field(default_factory=dict)
-    """Monotonic seconds of each step of the timeline."""
+    """Monotonic seconds per step of the timeline."""
     usage: dict[str, int] = field(default_factory=dict)
     troubles: list[tuple[str, str]] = field(default_factory=list)
     outcome: str = ""
 
     def __call__(self, now: float, event: Event, commands: Sequence[Command], view: View) -> None:
-        """Take one step of the driver."""
+        """Record one step of the driver."""
         light = light_state(view)
         if self.lights[-1:] != [light]:
             self.lights.append(light)
@@ -56,7 +56,7 @@ class TurnReport:
 
     @property
     def timeline_ms(self) -> dict[str, int]:
-        """Milliseconds after the press of every step that happened."""
+        """Milliseconds from the press to each step that happened."""
         start = self.marks.get("press", 0.0)
         return {name: round((at - start) * 1000) for name, at in self.marks.items()}
 

@@ -1,4 +1,4 @@
-"""What `appliance ask` reports of a turn."""
+"""The report of a turn that `appliance ask` prints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from appliance.simulator.report import TurnReport
 from appliance.wording import Wording
 
 
-def test_what_was_heard_is_the_whole_of_the_turns_own_text_and_never_a_piece() -> None:
+def test_heard_is_the_final_text_of_the_followed_turn() -> None:
     report = TurnReport(Wording())
     steps: list[tuple[Notice, str]] = [
         (InputText("of before", False, item_id="item_0"), ""),
