@@ -570,8 +570,8 @@ def test_tool_choice_with_an_unknown_tool_is_refused(served: Served) -> None:
 def test_out_of_band_response_runs_in_parallel_and_adds_no_item(served: Served) -> None:
     served.say("hi")
     default = served.ask()
-    beside = served.ask(conversation="none", output_modalities=["text"], metadata={"topic": "x"})
-    frames = served.write(beside, "aside") + served.finish(beside)
+    aside = served.ask(conversation="none", output_modalities=["text"], metadata={"topic": "x"})
+    frames = served.write(aside, "aside") + served.finish(aside)
     assert not [name for name in names(frames) if name.startswith("conversation.")]
     done = frames[-1]["response"]
     assert (done["conversation_id"], done["metadata"]) == (None, {"topic": "x"})
@@ -580,9 +580,9 @@ def test_out_of_band_response_runs_in_parallel_and_adds_no_item(served: Served) 
 
 
 def test_out_of_band_response_is_cancelled_only_by_its_id(served: Served) -> None:
-    beside = served.ask(conversation="none")
+    aside = served.ask(conversation="none")
     assert the_error(served.send("response.cancel"))["code"] == "response_cancel_not_active"
-    assert names(served.send("response.cancel", response_id=beside)) == ["response.done"]
+    assert names(served.send("response.cancel", response_id=aside)) == ["response.done"]
 
 
 def test_input_replaces_the_context_and_may_reference_items(served: Served) -> None:
