@@ -488,7 +488,7 @@ def test_the_bare_name_of_the_context_is_enough() -> None:
 def test_one_context_is_enough() -> None:
     def look(here: ToolContext[Any], there: ToolContext[Any]) -> None: ...
 
-    with pytest.raises(ToolError, match="two parameters want the context"):
+    with pytest.raises(ToolError, match="two parameters are annotated ToolContext"):
         tool(look)
 
 
@@ -543,9 +543,9 @@ def test_without_options_a_tool_is_enabled_silent_and_runs_to_its_end() -> None:
 
 
 def test_a_filler_without_a_time_is_refused() -> None:
-    with pytest.raises(ToolError, match="tool 'paint': a filler is said after working_after_ms"):
+    with pytest.raises(ToolError, match="tool 'paint': filler is spoken after working_after_ms"):
         tool(filler="One moment.")(paint.function)
-    with pytest.raises(ToolError, match="a filler is said after working_after_ms"):
+    with pytest.raises(ToolError, match="filler is spoken after working_after_ms"):
         replace(paint, filler="One moment.")
 
 
@@ -591,8 +591,8 @@ def test_no_text_is_no_arguments() -> None:
         ('"' + "x" * 1000 + '"', "should be a JSON object"),
         ("{", "not JSON"),
         ("path=1", "not JSON"),
-        ('{"path": NaN}', "NaN is no number to JSON"),
-        ('{"path": -Infinity}', "-Infinity is no number to JSON"),
+        ('{"path": NaN}', "NaN is not a JSON number"),
+        ('{"path": -Infinity}', "-Infinity is not a JSON number"),
         ("[" * 100_000, "not JSON"),
         ('{"path": ' + "9" * 5000 + "}", "not JSON"),
     ],
