@@ -153,7 +153,7 @@ def test_each_failed_opening_is_of_one_kind_by_its_type_and_never_by_its_words(
         (OSError(errno.ECONNRESET, "Connection reset by peer"), Failure("lost", "Connection reset by peer", 1006)),
         (
             OSError(errno.ETIMEDOUT, "Connection timed out"),
-            Failure("timeout", "what we sent was not acknowledged within 10 s"),
+            Failure("timeout", "sent bytes were not acknowledged within 10 s"),
         ),
     ],
 )
