@@ -99,7 +99,7 @@ class RealtimeAgent:
             """Ask.
 
             Args:
-                question: The whole question; the other agent does not see the conversation.
+                question: The whole question; the other agent does not hear the conversation.
             """
             if context.ask_agent is None:
                 raise ToolError(f"The {self.name} agent cannot be asked: there is no model to ask here.")

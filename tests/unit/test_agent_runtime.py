@@ -133,7 +133,7 @@ def _raises(*_: Any) -> Any:
     ("instructions", "problem"),
     [
         (_raises, "the agent 'Ada' could not be prepared: KeyError: 'weather'"),
-        (lambda context, agent: 7, "agent 'Ada': its instructions are int, expected a text"),
+        (lambda context, agent: 7, "agent 'Ada': its instructions are int, expected a string"),
     ],
 )
 async def test_instructions_that_fail_are_told_and_the_next_question_is_answered(
@@ -740,4 +740,4 @@ async def test_an_agent_as_a_tool_that_only_calls_is_given_up_and_the_model_is_t
     call = function_call("look_outside", '{"window":"east"}', "call_9")
     ended, _ = await _asked(expert, *[aside(call)] * 5)
     assert ended.is_error
-    assert "came to no answer" in ended.output
+    assert "gave no answer" in ended.output

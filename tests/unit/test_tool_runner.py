@@ -156,7 +156,7 @@ _RING.append(_RING)
 async def test_a_result_that_json_cannot_hold_is_told_as_an_error(result: Any) -> None:
     finished = await answer(tool(name="give")(lambda: result))
     assert finished.is_error
-    assert finished.output.startswith("The tool give ran, but its result cannot be told")
+    assert finished.output.startswith("The tool give ran, but its result cannot be written as JSON")
 
 
 async def test_an_async_tool_runs_on_the_loop_and_a_sync_one_beside_it() -> None:
@@ -1083,7 +1083,7 @@ async def test_an_agent_that_goes_on_calling_is_stopped_after_four_rounds() -> N
     calls: list[str] = []
     agent = RealtimeAgent(name="Chef", tools=[tool(name="look")(lambda: calls.append("look"))])
     finished, questions = await answered_by(agent, *[[function_call("look")]] * 5)
-    assert finished == ToolFinished("call_1", "The Chef agent called tools 4 times over and came to no answer.", True)
+    assert finished == ToolFinished("call_1", "The Chef agent called tools in 4 rounds and gave no answer.", True)
     assert (len(questions), len(calls)) == (5, 4)
 
 
@@ -1120,7 +1120,7 @@ async def test_no_answer_is_told_with_the_agents_name(answer: Sequence[HistoryIt
     [
         (predicate(ValueError("odd")), "its instructions failed: odd"),
         (async_predicate(ValueError("odd")), "its instructions failed: odd"),
-        (predicate(None), "its instructions failed: agent 'Chef': its instructions are NoneType, expected a text"),
+        (predicate(None), "its instructions failed: agent 'Chef': its instructions are NoneType, expected a string"),
     ],
 )
 async def test_instructions_that_break_are_told_with_the_agents_name(
