@@ -210,7 +210,7 @@ def _unavailable(tool: Tool) -> str:
     return f"The tool {tool.name} is not available now."
 
 
-# --- words --------------------------------------------------------------------------------------------------------
+# --- outputs -----------------------------------------------------------------------------------------------------
 
 
 def _failed(call_id: str, text: str) -> ToolFinished:

@@ -354,7 +354,7 @@ async def test_guardrail_that_hangs_counts_as_tripped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "told"),
+    ("verdict", "expected"),
     [
         (True, ("rail", "")),
         (False, ("", "")),
@@ -363,10 +363,10 @@ async def test_guardrail_that_hangs_counts_as_tripped() -> None:
         (GuardrailFunctionOutput("why", False), ("", "")),
     ],
 )
-async def test_guardrail_verdict_is_a_bool_or_an_output_with_a_reason(verdict: Any, told: tuple[str, str]) -> None:
+async def test_guardrail_verdict_is_a_bool_or_an_output_with_a_reason(verdict: Any, expected: tuple[str, str]) -> None:
     agent = RealtimeAgent(name="Ada", output_guardrails=[output_guardrail(name="rail")(lambda *_: verdict)])
     async with at_desk(agent) as desk:
-        assert await desk.checked("hm") == told
+        assert await desk.checked("hm") == expected
 
 
 async def test_input_and_output_guardrails_are_separate() -> None:
@@ -512,7 +512,7 @@ async def until(session: RealtimeSession, kind: type[E]) -> E:
     raise AssertionError(f"the session ended without {kind.__name__}")
 
 
-def told(connection: Connection) -> list[str]:
+def sent_instructions(connection: Connection) -> list[str]:
     """Return the instructions of each ``session.update``, in order."""
     return [one["session"]["instructions"] for one in connection.of_type("session.update")]
 
@@ -539,7 +539,7 @@ async def test_instructions_function_is_called_at_each_connection() -> None:
                 while "session.update" not in second.types:
                     await asyncio.sleep(0.001)
         first = server.connections[0]
-    days = [told(one)[-1] for one in (first, second)]
+    days = [sent_instructions(one)[-1] for one in (first, second)]
     assert days == sorted(set(days)), "each connection gets newer instructions"
 
 
@@ -561,7 +561,7 @@ async def test_instructions_function_is_called_before_each_answer_with_refresh_t
                 session.send_message("Hi!")
                 assert (await until(session, TurnEnd)).outcome == "answered"
         server.assert_complete()
-        days = told(server.connections[0])
+        days = sent_instructions(server.connections[0])
     assert len(days) == 3
     assert days == sorted(set(days)), "each turn gets newer instructions"
 
@@ -605,7 +605,7 @@ async def test_instructions_function_sees_the_context_changed_by_on_handoff() ->
             handed = await until(session, HandoffDone)
             await until(session, TurnEnd)
         server.assert_complete()
-        assert told(server.connections[0]) == ["", "Cook soup."]
+        assert sent_instructions(server.connections[0]) == ["", "Cook soup."]
     assert (handed.from_agent, handed.to_agent) == ("Ada", "Bob")
     assert (session.agents["Ada"], session.agents["Bob"]) == (ada, bob)
 
@@ -632,7 +632,7 @@ async def test_refused_handoff_is_reported_to_the_model_and_the_old_agent_answer
     output = connection.last("conversation.item.create")["item"]
     assert (output["type"], output["call_id"]) == ("function_call_output", "call_1")
     assert "the kitchen is closed" in output["output"]
-    assert len(told(connection)) == 1
+    assert len(sent_instructions(connection)) == 1
 
 
 # --- an agent as a tool -----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "appliance"
 
 SOUND = ("audio.pcm", "audio.ring", "audio.g711", "audio.resample")
 WIRE = ("realtime.protocol", "realtime.items")
-TOLD = ("conversation.events", "conversation.commands", "conversation.notices")
+MESSAGES = ("conversation.events", "conversation.commands", "conversation.notices")
 BELOW_ALL = ("errors", "records")
 IMPURE = ("asyncio", "time", "logging", "threading", "socket", "subprocess")
 
@@ -42,11 +42,11 @@ TABLE = (
     Row(("plugins", "wording"), never=IMPURE, only=()),
     Row(WIRE, never=IMPURE, only=("msgspec",)),
     Row(("realtime.payload",), WIRE, never=IMPURE, only=("pydantic",)),
-    Row(("realtime.transports",), ("realtime", *TOLD, "plugins")),
+    Row(("realtime.transports",), ("realtime", *MESSAGES, "plugins")),
     Row(("realtime",)),
     Row(("agents",), ("realtime.items",), never=IMPURE, only=("pydantic",)),
     Row(
-        (*TOLD, "conversation.policy", "conversation.support", "conversation.regions"),
+        (*MESSAGES, "conversation.policy", "conversation.support", "conversation.regions"),
         (*WIRE, "agents.spec"),
         never=IMPURE,
         only=("msgspec",),
@@ -54,10 +54,10 @@ TABLE = (
     Row(("conversation",), (*WIRE, "agents.spec"), never=IMPURE, only=("msgspec",)),
     Row(("brain.model", "brain.client_schema", "brain.vad"), ("realtime.protocol", *SOUND), never=IMPURE),
     Row(("brain",), ("speech", *WIRE, *SOUND, "plugins", "wording")),
-    Row(("speech",), (*SOUND, *TOLD, "plugins", "wording")),
-    Row(("audio",), (*TOLD, "plugins")),
-    Row(("hardware",), (*TOLD, "plugins")),
-    Row(("panel",), (*SOUND, *TOLD, "plugins")),
+    Row(("speech",), (*SOUND, *MESSAGES, "plugins", "wording")),
+    Row(("audio",), (*MESSAGES, "plugins")),
+    Row(("hardware",), (*MESSAGES, "plugins")),
+    Row(("panel",), (*SOUND, *MESSAGES, "plugins")),
     Row(("toolbox",), ("agents", "conversation.events", "plugins", "wording")),
     Row(("runtime",), ("conversation", "agents", "realtime", *SOUND, "plugins", "wording", "brain.offline")),
     Row(

@@ -239,9 +239,9 @@ async def test_delegation_example_sends_the_history_to_the_text_model(
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         answer = await example("delegation", monkeypatch).main(server.base_url, question="Why is the sky blue?")
         server.assert_complete()
-        told = outputs(server.connections[0])
+        sent = outputs(server.connections[0])
     assert answer == "Because of the air."
-    assert told == ["Rayleigh scattering."]
+    assert sent == ["Rayleigh scattering."]
     assert chat.head.startswith("POST /v1/chat/completions ")
     assert "authorization: bearer sk-chat" in chat.head.lower()
     assert chat.body["model"] == "house-1"
@@ -267,5 +267,5 @@ async def test_delegation_example_reports_an_unreachable_endpoint_to_the_model(
         monkeypatch.setenv("CHAT_URL", gone)
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         assert await example("delegation", monkeypatch).main(server.base_url) == "I cannot say."
-        (told,) = outputs(server.connections[0])
-    assert "ask_expert failed" in told
+        (output,) = outputs(server.connections[0])
+    assert "ask_expert failed" in output

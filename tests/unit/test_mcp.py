@@ -465,7 +465,7 @@ def written(note: Path) -> str:
     return text if text.endswith("\n") else ""
 
 
-async def begun(server: McpServerStdio, note: Path) -> tuple[asyncio.Task[None], int]:
+async def started(server: McpServerStdio, note: Path) -> tuple[asyncio.Task[None], int]:
     connecting = asyncio.create_task(server.connect())
     while not written(note) and not connecting.done():
         await asyncio.sleep(0.01)
@@ -475,7 +475,7 @@ async def begun(server: McpServerStdio, note: Path) -> tuple[asyncio.Task[None],
 async def test_cancelling_connect_ends_the_program(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     server = silent(note)
-    connecting, pid = await begun(server, note)
+    connecting, pid = await started(server, note)
     connecting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await connecting
@@ -486,7 +486,7 @@ async def test_cancelling_connect_ends_the_program(tmp_path: Path) -> None:
 async def test_close_while_connecting_ends_connect_and_the_program(tmp_path: Path, manner: str) -> None:
     note = tmp_path / "pid"
     server = silent(note, manner)
-    connecting, pid = await begun(server, note)
+    connecting, pid = await started(server, note)
     await server.close()
     with pytest.raises(LinkError, match="it was closed meanwhile"):
         await connecting
@@ -496,7 +496,7 @@ async def test_close_while_connecting_ends_connect_and_the_program(tmp_path: Pat
 async def test_stubborn_program_is_killed_after_the_connect_timeout(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     server = silent(note, STUBBORN, timeout_s=1)
-    connecting, pid = await begun(server, note)
+    connecting, pid = await started(server, note)
     with pytest.raises(LinkError, match="no answer in 1 s"):
         await connecting
     assert await ends(pid)

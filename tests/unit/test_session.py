@@ -1564,13 +1564,13 @@ async def test_offline_brain_takes_a_message_calls_the_tool_and_answers() -> Non
     async with talking("offline", lamp.agent(), raw_events=False) as (session, reader):
         assert session.endpoints[(await reader.until(Connected)).endpoint] == "offline brain"
         session.send_message("turn on the lamp")
-        told = await reader.until(AnswerText, lambda one: one.is_final)
+        answer = await reader.until(AnswerText, lambda one: one.is_final)
         heard = await reader.until(AudioEnd)
         texts = [one.text for one in session.history if one.role == "assistant"]
         session.interrupt()
     assert lamp.switched == [True]
-    assert told.text.strip()
-    assert texts == [told.text]
+    assert answer.text.strip()
+    assert texts == [answer.text]
     assert {one.item_id for one in reader.of(Audio)} == {heard.item_id}
 
 

@@ -460,8 +460,8 @@ def test_usage_queued_before_the_new_day_is_counted(tmp_path: Path) -> None:
     used = Emit(Usage({}, 0.4, 1.0))
     for observer in (store, days):  # this one was in the inbox before it
         observer(1.1, TimersChanged(0), [used], None)  # type: ignore[arg-type]
-    told = [(one.spent_usd, one.spent_s) for one in inbox]
-    assert told[-1] == store.spent("2026-11-21")
+    totals = [(one.spent_usd, one.spent_s) for one in inbox]
+    assert totals[-1] == store.spent("2026-11-21")
     store.close()
 
 

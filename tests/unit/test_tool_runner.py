@@ -540,8 +540,8 @@ async def test_tool_of_another_agent_is_unknown() -> None:
 
 async def test_unknown_agent_error_lists_the_existing_agents() -> None:
     async with serving(agents_with(kitchen=[], garden=[])) as (runner, inbox):
-        told = "There is no agent 'cellar'; there are: garden, kitchen."
-        assert await output_of(runner, inbox, "ping", "cellar") == told
+        expected = "There is no agent 'cellar'; there are: garden, kitchen."
+        assert await output_of(runner, inbox, "ping", "cellar") == expected
     async with serving({}) as (runner, inbox):
         assert await output_of(runner, inbox, "ping") == "There is no agent ''; there are: none."
 
@@ -1104,7 +1104,7 @@ async def test_error_without_a_model_names_the_agent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "expected"),
     [
         (LinkError("there is no connection"), "The Chef agent could not be asked: there is no connection"),
         ([], "The Chef agent gave no answer."),
@@ -1112,22 +1112,24 @@ async def test_error_without_a_model_names_the_agent() -> None:
         (ValueError("odd"), "The tool ask_chef failed: ValueError: odd"),
     ],
 )
-async def test_error_without_an_answer_names_the_agent(answer: Sequence[HistoryItem] | Exception, told: str) -> None:
+async def test_error_without_an_answer_names_the_agent(
+    answer: Sequence[HistoryItem] | Exception, expected: str
+) -> None:
     finished, _ = await answered_by(RealtimeAgent(name="Chef"), answer)
-    assert finished == ToolFinished("call_1", told, True)
+    assert finished == ToolFinished("call_1", expected, True)
 
 
 @pytest.mark.parametrize(
-    ("instructions", "told"),
+    ("instructions", "expected"),
     [
         (predicate(ValueError("odd")), "its instructions failed: odd"),
         (async_predicate(ValueError("odd")), "its instructions failed: odd"),
         (predicate(None), "its instructions failed: agent 'Chef': its instructions are NoneType, expected a string"),
     ],
 )
-async def test_error_of_failing_instructions_names_the_agent(instructions: Callable[..., Any], told: str) -> None:
+async def test_error_of_failing_instructions_names_the_agent(instructions: Callable[..., Any], expected: str) -> None:
     finished, questions = await answered_by(RealtimeAgent(name="Chef", instructions=instructions))
-    assert finished == ToolFinished("call_1", f"The Chef agent cannot be asked: {told}", True)
+    assert finished == ToolFinished("call_1", f"The Chef agent cannot be asked: {expected}", True)
     assert questions == []
 
 

@@ -123,7 +123,7 @@ def test_arguments_become_keyword_arguments_with_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         ("{}", "percent: Field required"),
         ('{"percent": 101}', "percent: Input should be less than or equal to 100"),
@@ -139,12 +139,12 @@ def test_arguments_become_keyword_arguments_with_defaults() -> None:
         ("percent=1", "Invalid JSON"),
     ],
 )
-def test_invalid_arguments_are_explained_in_one_short_line(arguments: str, told: str) -> None:
+def test_invalid_arguments_are_explained_in_one_short_line(arguments: str, expected: str) -> None:
     with pytest.raises(ToolError) as caught:
         paint.validate(arguments)
     text = str(caught.value)
     assert text.startswith("paint: ")
-    assert told in text
+    assert expected in text
     assert "\n" not in text
     assert len(text) < 200
     assert "argument_" not in text
@@ -582,7 +582,7 @@ def test_empty_text_is_an_empty_object() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("[1]", "should be a JSON object, not [1]"),
         ("null", "should be a JSON object, not null"),
@@ -595,11 +595,11 @@ def test_empty_text_is_an_empty_object() -> None:
         ('{"path": ' + "9" * 5000 + "}", "not JSON"),
     ],
 )
-def test_tool_without_parse_refuses_non_objects(text: str, told: str) -> None:
+def test_tool_without_parse_refuses_non_objects(text: str, expected: str) -> None:
     with pytest.raises(ToolError) as caught:
         listed.validate(text)
     assert str(caught.value).startswith("read: the arguments ")
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
     assert len(str(caught.value)) < 250
 
 
