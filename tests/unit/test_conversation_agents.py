@@ -1,4 +1,4 @@
-"""Tests of the conversation core with agents: tools, approvals, handoffs, guardrails, instructions; literal frames in."""
+"""Tests of the conversation core with agents: tools, approvals, handoffs, guardrails and instructions."""
 
 from __future__ import annotations
 
@@ -1425,7 +1425,7 @@ def test_without_guardrails_nothing_is_checked() -> None:
 
 
 def test_text_after_an_accepted_handoff_in_the_same_response_is_checked_by_the_old_agents_guardrails() -> None:
-    """The call precedes the sentence in the response, and the server accepts the new agent before that sentence arrives."""
+    """The call precedes the sentence in the response; the server accepts the new agent before the sentence arrives."""
     spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, handoffs=GREETER.handoffs, has_output_guardrails=True)
     scene = Scene(specs=[spec]).ready()
     scene.session_updated()
