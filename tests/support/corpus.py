@@ -1,10 +1,11 @@
-"""A corpus of recorded conversations: what `Conversation` was given, and what it made of it, step by step.
+"""A corpus of recorded conversations: the events given to `Conversation` and its commands, step by step.
 
-A trace is a head (what the conversation was made of) and steps of (now, event, commands, deadline, state). The corpus
-numbers each distinct head, event and command once, because a few hundred tests say much the same things: 700 traces
-are half a megabyte as xz. ``python -m tests.support.corpus FILE`` records one from the tests; `replay` runs it again.
+A trace is a head (the arguments of the constructor) and steps of (now, event, commands, deadline, state). The corpus
+stores each distinct head, event and command once, because hundreds of tests repeat much the same values: 700 traces are
+half a megabyte as xz. ``python -m tests.support.corpus FILE`` records one from the tests. `Corpus.differences` replays
+a recorded corpus.
 
-A recorded corpus outlives renames: `translate` turns what an older version wrote into what this one writes.
+A corpus survives renames: `translate` and `renamed` convert recorded values to the names of this version.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ SOURCES = (
     "tests/unit/test_session.py",
     "tests/unit/test_session_at_odds.py",
 )
-LONGEST_OF_A_TEST = 20  # Hypothesis makes hundreds of conversations in one test
+LONGEST_OF_A_TEST = 20  # Hypothesis runs hundreds of conversations in one test
 _NOTICES = {
     "AgentEnded": "AgentEnd",
     "AgentStarted": "AgentStart",
@@ -67,8 +68,8 @@ _NOTICES = {
     "TurnStarted": "TurnStart",
     "UsageCounted": "Usage",
 }
-"""What notices, and one event, were called once."""
-_BROKEN_ON_PURPOSE = "_catches_"  # in the name of a test that mutates the conversation
+"""Former names of notices and of one event, mapped to the current ones."""
+_BROKEN_ON_PURPOSE = "_catches_"  # part of the name of each test that patches a bug into the conversation
 _ONCE_READ = {
     "ContentPartAdded": "response.content_part.added",
     "ContentPartDone": "response.content_part.done",
@@ -79,14 +80,14 @@ _ONCE_READ = {
     "SpeechStopped": "input_audio_buffer.speech_stopped",
     "TimeoutTriggered": "input_audio_buffer.timeout_triggered",
 }
-"""Recorded classes of server events that are an `UnknownEvent` now, and their wire names."""
+"""Recorded classes of server events that are now an `UnknownEvent`, mapped to their wire names."""
 
 
 class Corpus:
-    """A corpus that was read from a file.
+    """A corpus read from a file.
 
     Args:
-        path: As `Recorder` wrote it.
+        path: A file written by `Recorder`.
     """
 
     def __init__(self, path: Path = RECORDED) -> None:
@@ -99,7 +100,7 @@ class Corpus:
         return sum(len(traces) for traces in self.traces.values())
 
     def differences(self) -> Iterator[str]:
-        """Replay every trace; yield where each one that differs does so first."""
+        """Replay every trace; yield the first difference of each that differs."""
         for test, traces in self.traces.items():
             for number, trace in enumerate(traces):
                 if (found := self._replay(trace)) is not None:
@@ -118,7 +119,7 @@ class Corpus:
             wanted = [self._values[one] for one in commands]
             try:
                 made = json.loads(json.dumps([encode(one) for one in conversation.handle(self._event(number), now)]))
-            except Exception as exc:  # noqa: BLE001 - the difference is what is looked for
+            except Exception as exc:  # noqa: BLE001 - any exception is a difference
                 return f"step {at}, {self._name(number)}: {exc!r}"
             where = f"step {at}, {self._name(number)}"
             for command, (a, b) in enumerate(zip(made, wanted, strict=False)):
@@ -142,7 +143,7 @@ class Corpus:
 
 
 def translate(value: Any) -> Any:
-    """Turn what an older version recorded into what this version writes."""
+    """Convert a value recorded by an older version to the form this version writes."""
     if isinstance(value, list):
         return [translate(one) for one in value]
     if not isinstance(value, dict):
@@ -163,7 +164,7 @@ def translate(value: Any) -> Any:
 
 
 def _notice(value: dict[str, Any]) -> dict[str, Any]:
-    """Notices had other names once, and some of their fields too."""
+    """Convert a notice with former class and field names."""
     name = value["@"]
     match name:
         case "HeardTextGrew":
@@ -185,7 +186,7 @@ def _notice(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _key(text: Any) -> Any:
-    """Keys were strings once: connect_1, turn_turn_1_0, handoff_call_1, input_turn_1, check_1."""
+    """Convert a former string key: connect_1, turn_turn_1_0, handoff_call_1, input_turn_1, check_1."""
     if not isinstance(text, str):
         return text
     kind, _, rest = text.partition("_")
@@ -208,7 +209,7 @@ _CLASSES = {"Brief": "AgentSpec"}  # recorded → now
 
 
 def renamed(value: Any) -> Any:
-    """Give the keys and classes of a recorded value the names that they have now."""
+    """Rename the keys and classes of a recorded value to their current names."""
     if isinstance(value, list):
         return [renamed(one) for one in value]
     if not isinstance(value, dict):
@@ -218,7 +219,7 @@ def renamed(value: Any) -> Any:
 
 
 class Recorder:
-    """A pytest plug-in that records every `Conversation` that the tests make."""
+    """A pytest plug-in that records every `Conversation` the tests create."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -239,7 +240,7 @@ class Recorder:
             recorder._traces[test].append({"head": recorder._number(head), "steps": steps})
 
         def recorded_handle(conversation: Any, event: Any, now: float) -> Any:
-            number = recorder._number(event)  # before it is handled: what a handler changes in it must show
+            number = recorder._number(event)  # before handling, so that a change made by a handler shows
             commands = handle(conversation, event, now)
             numbers = [recorder._number(one) for one in commands]
             after = [conversation.deadline, str(conversation.state)]
