@@ -40,7 +40,7 @@ def test_the_larger_share_of_money_and_time_decides() -> None:
     budget = Budget(limit_usd=1.0, limit_s=600.0)
     assert budget.add(0.1, 480.0) == 80
     assert budget.share == pytest.approx(0.8)
-    assert budget.add(0.85, 0.0) is None  # 95 % of the money, and 80 was told
+    assert budget.add(0.85, 0.0) is None  # 95 % of the money; 80 is already reported
     assert budget.share == pytest.approx(0.95)
     assert budget.add(0.0, 120.0) == 100
 

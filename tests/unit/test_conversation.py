@@ -415,7 +415,7 @@ def test_a_barge_in_flushes_truncates_cancels_clears_and_appends_in_this_order()
     assert stage.sent_types(stage.hear(100)) == ["input_audio_buffer.append"]
 
 
-def test_each_queued_item_is_truncated_at_what_was_heard_of_it() -> None:
+def test_each_queued_item_is_truncated_at_its_heard_length() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed()

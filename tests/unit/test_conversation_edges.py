@@ -382,7 +382,7 @@ def test_a_shutdown_before_anything_was_sent_clears_nothing() -> None:
     assert stage.outcomes() == ["cancelled"]
 
 
-def test_nothing_happens_after_a_shutdown() -> None:
+def test_events_after_a_shutdown_are_ignored() -> None:
     stage = Stage().ready()
     stage.do(ShutdownRequested("SIGTERM"))
     assert stage.press() + stage.hear(100) + stage.do(BeginAsked()) == []

@@ -441,7 +441,7 @@ def test_the_first_item_has_no_predecessor() -> None:
     assert [one.previous_item_id for one in changes if isinstance(one, HistoryGrew)] == ["", "item_1", "item_2"]
 
 
-def test_the_oldest_is_forgotten_beyond_the_limit() -> None:
+def test_the_oldest_item_is_removed_beyond_the_limit() -> None:
     history = ItemList(max_items=2)
     changes = tell(history, *THREE)
     assert [one for one in changes if not isinstance(one, HistoryGrew)] == [HistoryChanged("item_1")]
@@ -898,7 +898,7 @@ def test_an_out_of_band_answer_is_not_in_the_history() -> None:
     assert stage.conversation.history == ()
 
 
-def test_the_oldest_is_forgotten_beyond_max_history() -> None:
+def test_the_oldest_item_is_removed_beyond_max_history() -> None:
     stage = Stage(max_history=2).ready()
     for frame in THREE:
         stage.server(frame)

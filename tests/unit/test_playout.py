@@ -60,7 +60,7 @@ def test_drained_tolerates_rate_rounding_but_not_a_report_from_before_the_last_d
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 5000)), min_size=1), st.integers(0, 60_000))
-def test_what_is_heard_adds_up(queued: list[tuple[str, int]], played: int) -> None:
+def test_heard_and_received_frames_add_up(queued: list[tuple[str, int]], played: int) -> None:
     playout = Playout()
     for item, frames in queued:
         playout.queue(item, 0, frames)

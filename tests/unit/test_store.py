@@ -198,7 +198,7 @@ def test_an_update_replaces_the_item_at_its_position(opened: Opened) -> None:
     assert store.load() == (said("a", "what was said after all", is_spoken=True, heard_ms=1200), said("b"))
 
 
-def test_a_removed_item_is_gone_and_an_update_does_not_bring_it_back(opened: Opened) -> None:
+def test_an_update_does_not_bring_back_a_removed_item(opened: Opened) -> None:
     store = opened()
     add(store, "a", "b")
     step(store, HistoryChanged("a"))

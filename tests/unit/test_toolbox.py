@@ -160,7 +160,7 @@ def test_every_tool_that_the_phrase_book_calls_exists_and_takes_its_fixed_argume
         assert {*one.fixed, *one.sums} <= set(tools[one.tool].parameters["properties"])
 
 
-def test_every_tool_and_parameter_is_described_to_the_model() -> None:
+def test_every_tool_and_parameter_has_a_description() -> None:
     with opened() as (outputs, _):
         for tool in whole_device(outputs):
             assert tool.description.endswith("."), tool.name
@@ -301,7 +301,7 @@ async def test_the_time_is_reported_with_the_date() -> None:
 # --- timers -----------------------------------------------------------------------------------------------------
 
 
-async def test_timers_are_started_listed_and_cancelled_in_words() -> None:
+async def test_timers_are_started_listed_and_cancelled() -> None:
     device = Device()
     tools = device_tools(DeviceParts(timers=device.timers))
     assert await call(tools, "list_timers") == "No timer is running."
@@ -322,7 +322,7 @@ async def test_timers_are_started_listed_and_cancelled_in_words() -> None:
     assert device.taken()[-1] == TimersChanged(0)
 
 
-async def test_one_timer_too_many_is_refused_in_words() -> None:
+async def test_one_timer_above_the_limit_is_refused() -> None:
     device = Device()
     tools = device_tools(DeviceParts(timers=device.timers))
     for _ in range(MOST_TIMERS):
