@@ -5,7 +5,7 @@ stores each distinct head, event and command once, because hundreds of tests rep
 half a megabyte as xz. ``python -m tests.support.corpus FILE`` records one from the tests. `Corpus.differences` replays
 a recorded corpus.
 
-A corpus survives renames: `translate` and `renamed` convert recorded values to the names of this version.
+A recorded corpus outlives renames: `translate` turns what an older version wrote into what this one writes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SOURCES = (
     "tests/unit/test_session.py",
     "tests/unit/test_session_at_odds.py",
 )
-LONGEST_OF_A_TEST = 20  # Hypothesis runs hundreds of conversations in one test
+LONGEST_OF_A_TEST = 20  # Hypothesis makes hundreds of conversations in one test
 _NOTICES = {
     "AgentEnded": "AgentEnd",
     "AgentStarted": "AgentStart",
@@ -68,8 +68,8 @@ _NOTICES = {
     "TurnStarted": "TurnStart",
     "UsageCounted": "Usage",
 }
-"""Former names of notices and of one event, mapped to the current ones."""
-_BROKEN_ON_PURPOSE = "_catches_"  # part of the name of each test that patches a bug into the conversation
+"""What notices, and one event, were called once."""
+_BROKEN_ON_PURPOSE = "_catches_"  # in the name of a test that mutates the conversation
 _ONCE_READ = {
     "ContentPartAdded": "response.content_part.added",
     "ContentPartDone": "response.content_part.done",
@@ -80,7 +80,7 @@ _ONCE_READ = {
     "SpeechStopped": "input_audio_buffer.speech_stopped",
     "TimeoutTriggered": "input_audio_buffer.timeout_triggered",
 }
-"""Recorded classes of server events that are now an `UnknownEvent`, mapped to their wire names."""
+"""Recorded classes of server events that are an `UnknownEvent` now, and their wire names."""
 
 
 class Corpus:
@@ -143,7 +143,7 @@ class Corpus:
 
 
 def translate(value: Any) -> Any:
-    """Convert a value recorded by an older version to the form this version writes."""
+    """Turn what an older version recorded into what this version writes."""
     if isinstance(value, list):
         return [translate(one) for one in value]
     if not isinstance(value, dict):
@@ -164,7 +164,7 @@ def translate(value: Any) -> Any:
 
 
 def _notice(value: dict[str, Any]) -> dict[str, Any]:
-    """Convert a notice with former class and field names."""
+    """Notices had other names once, and some of their fields too."""
     name = value["@"]
     match name:
         case "HeardTextGrew":
@@ -186,7 +186,7 @@ def _notice(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _key(text: Any) -> Any:
-    """Convert a former string key: connect_1, turn_turn_1_0, handoff_call_1, input_turn_1, check_1."""
+    """Keys were strings once: connect_1, turn_turn_1_0, handoff_call_1, input_turn_1, check_1."""
     if not isinstance(text, str):
         return text
     kind, _, rest = text.partition("_")
@@ -209,7 +209,7 @@ _CLASSES = {"Brief": "AgentSpec"}  # recorded → now
 
 
 def renamed(value: Any) -> Any:
-    """Rename the keys and classes of a recorded value to their current names."""
+    """Give the keys and classes of a recorded value the names that they have now."""
     if isinstance(value, list):
         return [renamed(one) for one in value]
     if not isinstance(value, dict):

@@ -1,7 +1,7 @@
-"""Convert a ``LinkDown(link, code, reason)`` of an older trace to a failure kind.
+"""What a ``LinkDown(link, code, reason)`` of an older trace would be called today.
 
-Traces recorded before failures were typed hold only the reason, prefixed with a tag (``refused: …``) if there was no
-code. These are the rules that classified it then.
+Traces recorded before failures were typed hold the reason alone, with a tag before it where there was no code
+(``refused: …``). These are the rules by which it was read then.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ _BY_STATUS: Final[dict[int, LinkFailure]] = {
 
 
 def translate(code: int | None, reason: str) -> LinkFailure:
-    """Return the failure kind of an old code and reason, regardless of earlier error events."""
+    """Return the kind that an old code and reason stood for, whatever error event came before them."""
     return _of_words(code, reason) or _of_number(code, reason)
 
 

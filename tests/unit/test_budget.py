@@ -105,13 +105,13 @@ def test_the_sentence_names_the_money() -> None:
     assert budget.sentence(80) == "80 percent of today's budget is spent: 0.81 of 1.00 US dollars."
 
 
-def test_the_sentence_shows_four_decimals_for_a_budget_of_cents() -> None:
+def test_a_budget_of_cents_is_told_in_their_parts() -> None:
     budget = Budget(limit_usd=0.05)
     budget.add(0.0421, 0.0)
     assert budget.sentence(80) == "80 percent of today's budget is spent: 0.0421 of 0.0500 US dollars."
 
 
-def test_the_sentence_names_the_minutes_if_their_share_is_larger() -> None:
+def test_the_sentence_names_the_minutes_where_they_are_further_spent() -> None:
     budget = Budget(limit_usd=1.0, limit_s=1800.0)
     budget.add(0.5, 1815.0)
     assert budget.sentence(100) == "100 percent of today's budget is spent: 30.2 of 30 minutes."

@@ -1,4 +1,4 @@
-"""Tests that a ``LinkDown`` of an old trace keeps the meaning it had when recorded."""
+"""An old trace's end of a link means what it meant when it was recorded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROWS = [
     (4000, "invalid_request_error.missing_model", None, "fatal", "model_not_found"),
     (4000, "invalid_request_error.invalid_model", None, "fatal", "model_not_found"),
     (4004, "invalid_request_error.model_not_found", None, "fatal", "model_not_found"),
-    # as OpenAI does it: accept, an error event, then a close frame that may be lost
+    # OpenAI's form: accepted, an error event, then a close that may be lost on the way
     (1006, "", "invalid_api_key", "fatal", "bad_key"),
     (None, "lost: Connection reset by peer", "insufficient_quota", "fatal", "no_credit"),
     (1006, "", "account_deactivated", "fatal", "account_closed"),
@@ -29,7 +29,7 @@ ROWS = [
     (1011, "", "rate_limit_exceeded", "retry", "rate_limited"),
     (1006, "", "response_cancel_not_active", "retry", "lost"),
     (None, "refused: Connection refused", "rate_limit_exceeded", "retry", "refused"),
-    # close codes alone
+    # numbers alone
     (1001, "", None, "retry", "closed"),
     (1001, "server_shutdown", None, "retry", "server_error"),
     (1002, "", None, "retry", "protocol_error"),
@@ -57,7 +57,7 @@ ROWS = [
     (4429, "", None, "retry", "rate_limited"),
     (4999, "", None, "retry", "closed"),
     (4999, "invalid_request_error.something_new", None, "fatal", "bad_shape"),
-    # an HTTP status instead of the upgrade
+    # the upgrade was answered with an HTTP status
     (200, "OK", None, "retry", "not_a_server"),
     (302, "Found", None, "retry", "not_a_server"),
     (400, "Bad Request", None, "fatal", "bad_shape"),
@@ -82,7 +82,7 @@ ROWS = [
     (503, "", None, "retry", "server_error"),
     (504, "", None, "retry", "timeout"),
     (511, "", None, "retry", "not_a_server"),
-    # neither code nor status: the tags of the transport
+    # neither: the transport's tags
     (None, "refused: Connection refused", None, "retry", "refused"),
     (None, "unreachable: Network is unreachable", None, "retry", "unreachable"),
     (None, "name_not_found: api.example: Name or service not known", None, "retry", "name_not_found"),
@@ -93,7 +93,7 @@ ROWS = [
     (None, "proxy: InvalidProxy", None, "fatal", "proxy"),
     (None, "bad_address: 'x' is not a WebSocket address", None, "fatal", "bad_address"),
     (None, "lost: the connection was closed during the handshake", None, "retry", "lost"),
-    # no tag either: texts of the conversation and of operating systems
+    # neither, and no tag: what the conversation itself says, and what systems say
     (None, "timed out waiting for session.created", None, "retry", "timeout"),
     (None, "6 unreadable frames", None, "retry", "bad_frames"),
     (None, "[Errno 111] Connection refused", None, "retry", "refused"),
@@ -107,7 +107,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("code", "reason", "last_error", "action", "kind"), ROWS)
-def test_each_old_link_down_keeps_its_meaning(
+def test_each_old_end_of_a_link_means_what_it_meant(
     code: int | None, reason: str, last_error: str | None, action: str, kind: str
 ) -> None:
     verdict = classify(translate(code, reason), code, last_error=last_error)
