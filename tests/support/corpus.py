@@ -1,8 +1,9 @@
-"""A corpus of recorded conversations: what `Conversation` was given, and what it made of it, step by step.
+"""A corpus of recorded conversations: the events given to `Conversation` and its commands, step by step.
 
-A trace is a head (what the conversation was made of) and steps of (now, event, commands, deadline, state). The corpus
-numbers each distinct head, event and command once, because a few hundred tests say much the same things: 700 traces
-are half a megabyte as xz. ``python -m tests.support.corpus FILE`` records one from the tests; `replay` runs it again.
+A trace is a head (the arguments of the constructor) and steps of (now, event, commands, deadline, state). The corpus
+stores each distinct head, event and command once, because hundreds of tests repeat much the same values: 700 traces are
+half a megabyte as xz. ``python -m tests.support.corpus FILE`` records one from the tests. `Corpus.differences` replays
+a recorded corpus.
 
 A change of behaviour, or of a recorded class, needs the corpus recorded again: in the commit of the change.
 """
@@ -45,10 +46,10 @@ _BROKEN_ON_PURPOSE = "_catches_"  # in the name of a test that mutates the conve
 
 
 class Corpus:
-    """A corpus that was read from a file.
+    """A corpus read from a file.
 
     Args:
-        path: As `Recorder` wrote it.
+        path: A file written by `Recorder`.
     """
 
     def __init__(self, path: Path = RECORDED) -> None:
@@ -61,7 +62,7 @@ class Corpus:
         return sum(len(traces) for traces in self.traces.values())
 
     def differences(self) -> Iterator[str]:
-        """Replay every trace; yield where each one that differs does so first."""
+        """Replay every trace; yield the first difference of each that differs."""
         for test, traces in self.traces.items():
             for number, trace in enumerate(traces):
                 if (found := self._replay(trace)) is not None:
@@ -80,7 +81,7 @@ class Corpus:
             wanted = [self._values[one] for one in commands]
             try:
                 made = json.loads(json.dumps([encode(one) for one in conversation.handle(self._event(number), now)]))
-            except Exception as exc:  # noqa: BLE001 - the difference is what is looked for
+            except Exception as exc:  # noqa: BLE001 - any exception is a difference
                 return f"step {at}, {self._name(number)}: {exc!r}"
             where = f"step {at}, {self._name(number)}"
             for command, (a, b) in enumerate(zip(made, wanted, strict=False)):
@@ -104,7 +105,7 @@ class Corpus:
 
 
 class Recorder:
-    """A pytest plug-in that records every `Conversation` that the tests make."""
+    """A pytest plug-in that records every `Conversation` the tests create."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -125,7 +126,7 @@ class Recorder:
             recorder._traces[test].append({"head": recorder._number(head), "steps": steps})
 
         def recorded_handle(conversation: Any, event: Any, now: float) -> Any:
-            number = recorder._number(event)  # before it is handled: what a handler changes in it must show
+            number = recorder._number(event)  # before handling, so that a change made by a handler shows
             commands = handle(conversation, event, now)
             numbers = [recorder._number(one) for one in commands]
             after = [conversation.deadline, str(conversation.state)]

@@ -1,4 +1,4 @@
-"""The device's own voice: one sentence at a time, kept, and never nothing."""
+"""Tests of the local announcer: sentences play in order, are cached, and fall back to an earcon."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def test_sentences_are_spoken_in_order_and_each_is_synthesised_once() -> N
     running.cancel()
 
 
-async def test_without_a_voice_the_cue_stands_for_the_sentence() -> None:
+async def test_without_a_voice_the_fallback_earcon_plays() -> None:
     speaker = Speaker()
     for voice, text in ((None, "hello"), (Voice(), "can you?")):
         announcer = LocalAnnouncer(speaker, voice, Wording())
@@ -66,7 +66,7 @@ async def test_without_a_voice_the_cue_stands_for_the_sentence() -> None:
     assert speaker.sounds == [(7, "offline"), (7, "offline")]
 
 
-async def test_the_voice_goes_on_after_a_failure() -> None:
+async def test_the_announcer_continues_after_a_failure() -> None:
     speaker = Speaker()
     announcer = LocalAnnouncer(speaker, Voice(), Wording())
     running = asyncio.create_task(announcer.run())

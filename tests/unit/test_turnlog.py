@@ -1,4 +1,4 @@
-"""The log of the conversation."""
+"""Tests of the conversation log."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from appliance.service.turnlog import TurnLog
 from appliance.wording import Wording
 
 
-def test_a_turn_is_one_line_with_its_durations_and_never_what_was_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_turn_is_logged_as_one_line_with_its_durations_and_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
     xruns = 3
     turnlog = TurnLog(lambda: xruns, Wording())
     steps: list[tuple[float, list[Command]]] = [
@@ -44,14 +44,14 @@ def test_a_turn_is_one_line_with_its_durations_and_never_what_was_said(caplog: p
     assert record.getMessage() == ("turn_1 answered: spoke 2.0 s, waited 0.50 s, took 4.0 s, 2 xruns, 42 tokens")
 
 
-def test_a_trouble_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_is_logged_as_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     TurnLog(lambda: 0, Wording())(1.0, DeadlinePassed(), [Emit(Error("no_speaker", "unplugged"))], View())
     assert [(one.levelname, one.getMessage()) for one in caplog.records] == [
         ("WARNING", "no_speaker: I have no loudspeaker. Please check that it is plugged in. (unplugged)")
     ]
 
 
-def test_what_a_turn_costs_stands_in_its_line_if_the_price_is_known(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_line_of_a_turn_has_its_cost_if_the_price_is_known(caplog: pytest.LogCaptureFixture) -> None:
     turnlog = TurnLog(lambda: 0, Wording())
     notices: list[Notice] = [
         TurnStart("turn_1"),
@@ -69,7 +69,7 @@ def test_what_a_turn_costs_stands_in_its_line_if_the_price_is_known(caplog: pyte
     assert second.endswith("0 tokens")
 
 
-def test_handoffs_tripwires_connections_and_the_budget_are_lines_without_what_was_said(
+def test_handoffs_tripwires_links_and_the_budget_are_logged_without_text(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     notices: list[Notice] = [
