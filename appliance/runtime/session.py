@@ -302,8 +302,7 @@ class RealtimeSession:
         """Send a text message.
 
         Args:
-            text: The text.
-            role: The author.
+            role: The author of the text.
             respond: Ask for an answer; an answer in progress is interrupted, as by a press.
 
         Returns:
