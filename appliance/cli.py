@@ -181,6 +181,9 @@ def _config(arguments: argparse.Namespace) -> int:
     if arguments.action == "show":
         print(json.dumps(settings.masked(), indent=2, ensure_ascii=False))
     else:
+        from appliance.service.app import check_assistant
+
+        check_assistant(settings)
         for remark in settings.remarks():
             print(f"note: {remark}")
         print("The settings are valid.")

@@ -17,6 +17,7 @@ import re
 import stat
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
@@ -26,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, Val
 from pydantic.fields import FieldInfo
 
 from appliance.conversation.policy import Policy
-from appliance.errors import KEY_SHAPE, SettingsError, did_you_mean, is_loopback
+from appliance.errors import KEY_SHAPE, SettingsError, ToolError, did_you_mean, is_loopback
 
 __all__ = [
     "OPENAI_URL",
@@ -74,6 +75,8 @@ _WHERE_KEYS_LIVE: Final = (
 )
 
 _POLICY: Final = Policy()  # where a setting is a figure of the conversation, its default stands there
+
+_REFERENCE: Final = '"module:attribute", such as "my_module:agent", or empty'
 
 _INSTRUCTIONS: Final = (
     "You are a voice assistant inside a small box on a shelf. Your answers are heard, not read: keep them to one or "
@@ -160,6 +163,18 @@ class AssistantSettings(_Section):
     )
     agents_file: str = Field(
         default="", description="TOML file that describes the assistant, instead of the keys above. Empty: none."
+    )
+    agent: str = Field(
+        default="",
+        description="The assistant in Python, instead of the keys above: a RealtimeAgent, or a function that takes the "
+        "device's tools by name and returns one. The module is a file beside this one, or installed. Empty: none.",
+        json_schema_extra={"allowed": _REFERENCE},
+    )
+    hooks: str = Field(
+        default="",
+        description="A RealtimeRunHooks in Python, called at what happens, whichever way the assistant is described. "
+        "Empty: none.",
+        json_schema_extra={"allowed": _REFERENCE},
     )
     voice: str = Field(default="marin", min_length=1, description="Voice of the remote model.")
     speed: float = Field(default=1.0, ge=0.25, le=1.5, description="Speed of speech; 1.0 is the voice's own.")
@@ -430,6 +445,12 @@ class Settings(BaseModel):
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
     _key_origin: str = PrivateAttr(default="")
+    _folder: Path | None = PrivateAttr(default=None)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the settings file, absolute; None without a file. Python that keys name is looked for there."""
+        return self._folder
 
     @property
     def key_origin(self) -> str:
@@ -439,6 +460,18 @@ class Settings(BaseModel):
     def origin(self, key: str) -> str:
         """Where the value of a dotted key came from: ``default``, ``FILE:LINE``, a variable's name or ``override``."""
         return self._origins.get(key, "default")
+
+    @contextmanager
+    def about(self, key: str) -> Iterator[None]:
+        """Put the place and the key before what is said of a value that turns out wrong when it is used.
+
+        Raises:
+            SettingsError: The block raised a `SettingsError` or a `ToolError`.
+        """
+        try:
+            yield
+        except (SettingsError, ToolError) as error:
+            raise SettingsError(f"{self.origin(key)}: {key}: {error}") from error
 
     def endpoint(self) -> EndpointSettings:
         """Decide who answers; a key counts only if it was there when the settings were loaded."""
@@ -514,6 +547,7 @@ def load_settings(
     if problems or settings is None:
         raise SettingsError("\n".join(problems))
     settings._origins.update({key: item.origin for key, item in found.items()})
+    settings._folder = path.absolute().parent if path is not None else None
     _, settings._key_origin = _find_key(settings, environ, credentials_dir)
     return settings
 
@@ -805,6 +839,14 @@ def _assistant_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
         named = getattr(settings.assistant, key)
         if named and not Path(named).is_file():
             yield f"assistant.{key}", f"found {_shown(named)}, which is no file; allowed: a {kind} file, or empty"
+    assistant = settings.assistant
+    own_words = "instructions_file" if assistant.instructions_file else "instructions"
+    is_told = assistant.instructions_file or assistant.instructions != _INSTRUCTIONS
+    given = [*([own_words] if is_told else []), *(key for key in ("agents_file", "agent") if getattr(assistant, key))]
+    if len(given) > 1:
+        others = " and ".join(f"assistant.{key}" for key in given[:-1])
+        allowed = "one of assistant.instructions (or instructions_file), assistant.agents_file and assistant.agent"
+        yield f"assistant.{given[-1]}", f"found beside {others}; allowed: {allowed}"
 
 
 def _audio_clashes(settings: Settings) -> Iterator[tuple[str, str]]:

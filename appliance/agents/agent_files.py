@@ -25,10 +25,10 @@ import re
 import stat
 import tomllib
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, Final, Protocol, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -40,7 +40,9 @@ from appliance.agents.handoffs import Handoff, handoff
 from appliance.agents.tools import Tool
 from appliance.errors import KEY_SHAPE, SettingsError, ToolError, did_you_mean
 
-__all__ = ["Prompt", "PromptState", "PromptTransition", "load_agents", "prompt_markdown"]
+__all__ = ["Prompt", "PromptState", "PromptTransition", "Resolve", "load_agents", "prompt_markdown"]
+
+T = TypeVar("T")
 
 MOST_BYTES: Final = 64 * 1024  # instructions go to the model with each session: more than this is a wrong file
 _ALL: Final = "*"
@@ -162,6 +164,18 @@ class _Source:
     path: Path
     file: _AgentFile
     instructions: str
+
+
+class Resolve(Protocol):
+    """Finds the object of a ``module:attribute``; `plugins.resolve` with a folder is one."""
+
+    def __call__(self, reference: str, take: Callable[[Any], T | None], allowed: str) -> T:
+        """Return what `take` makes of the object; it returns None for what does not fit.
+
+        Raises:
+            SettingsError: ``found "…", …``: there is no such object, or another than `allowed`.
+        """
+        ...
 
 
 # --- reading ----------------------------------------------------------------------------------------------------

@@ -33,11 +33,12 @@ from appliance.conversation.notices import (
 )
 from appliance.errors import LinkError, SettingsError, ToolError
 from appliance.realtime.items import HistoryItem
+from appliance.realtime.payload import RealtimeSessionSettings
 from appliance.runtime.agent_preparer import AgentPreparer, Compose
 from appliance.runtime.agent_tool import ask_agent
 from appliance.runtime.tool_runner import ToolRunner
 
-__all__ = ["AgentRuntime", "Asker", "check_json"]
+__all__ = ["AgentRuntime", "Asker", "check_guardrails", "check_json"]
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,31 @@ def check_json(value: Mapping[str, Any], where: str) -> None:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as exc:
         raise SettingsError(f"{where}: JSON cannot hold it: {exc}") from None
+
+
+def check_guardrails(agent: RealtimeAgent, settings: RealtimeSessionSettings) -> None:
+    """Refuse what cannot work together.
+
+    Raises:
+        SettingsError: Input guardrails need the user's words, and to be asked before the answer.
+    """
+    if not agent.input_guardrails:
+        return
+    if settings.transcription is None:
+        raise SettingsError(
+            f"agent {agent.name!r} has input guardrails, but nothing writes down what the user says: "
+            "set transcription in the session's settings (on the device: assistant.transcription_model)"
+        )
+    detection = settings.turn_detection
+    if (
+        detection.get("create_response", True)
+        if isinstance(detection, Mapping)
+        else getattr(detection, "create_response", False)
+    ):
+        raise SettingsError(
+            f"agent {agent.name!r} has input guardrails, but the server answers by itself: "
+            "set create_response=False in turn_detection"
+        )
 
 
 class Asker:

@@ -14,11 +14,13 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, closing
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from appliance.agents.agent import RealtimeAgent
+from appliance import plugins
+from appliance.agents.agent import RealtimeAgent, agents_of
+from appliance.agents.hooks import RealtimeRunHooks
 from appliance.agents.spec import AgentSpec
 from appliance.agents.tools import Tool
 from appliance.audio.backends import Backend, open_backend
@@ -34,10 +36,11 @@ from appliance.hardware.pins import open_pin_factory
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings, Transcription, session_object
 from appliance.realtime.transports.websocket import Endpoint, WebSocketTransport, endpoint_url
-from appliance.runtime.agent_runtime import AgentRuntime
+from appliance.runtime.agent_runtime import AgentRuntime, check_guardrails
 from appliance.runtime.driver import Driver, Observer
 from appliance.service.announcer import LocalAnnouncer
 from appliance.service.days import Days
+from appliance.service.extensions import DeviceTools, agent_named, hooks_named
 from appliance.service.systemd import Notifier, credentials_directory
 from appliance.service.trace import TraceRecorder
 from appliance.service.turnlog import TurnLog
@@ -50,7 +53,7 @@ if TYPE_CHECKING:
     from appliance.speech.pipeline import ChainedPipeline
     from appliance.speech.stages import TextToSpeech
 
-__all__ = ["Appliance", "open_pipeline"]
+__all__ = ["Appliance", "check_assistant", "open_assistant", "open_pipeline"]
 
 log = logging.getLogger(__name__)
 
@@ -164,18 +167,18 @@ class Appliance:
             lamp=outputs.lamp, light=outputs.dimmer, volume=audio, timers=timers, status=StatusReader()
         )
         own = session_settings(settings)
+        agent, hooks = open_assistant(settings, device_tools(device))
         runtime = AgentRuntime(
-            _first_agent(settings, device_tools(device)),
+            agent,
             compose=lambda agent, instructions, tools: session_object(
                 own.of_agent(agent.settings, voice=agent.voice), instructions=instructions, tools=tools
             ),
             post=self.post,
+            hooks=hooks,
             history=lambda: self._conversation.history if self._conversation is not None else (),
             are_guardrails_parallel=settings.guardrails.parallel,
             guardrail_s=settings.guardrails.timeout_s,
         )
-        for agent in runtime.agents.values():  # a wrong setting raises at the start, not at the handoff
-            own.of_agent(agent.settings, voice=agent.voice)
         await stack.enter_async_context(runtime)
         button = self._open_button(stack, factory)
         light = self._open_light(stack, factory)
@@ -357,16 +360,58 @@ class _LazyVoice:
         return pcm
 
 
-def _first_agent(settings: Settings, tools: Sequence[Tool]) -> RealtimeAgent:
-    """Who begins: described by the settings, or by files of their own."""
+def open_assistant(settings: Settings, built_in: Sequence[Tool]) -> tuple[RealtimeAgent, RealtimeRunHooks | None]:
+    """Find who begins, and the hooks of the session: as the settings, files of their own or Python describe them.
+
+    Args:
+        settings: Python that they name is imported, which runs it.
+        built_in: The tools of the device's parts.
+
+    Raises:
+        SettingsError: Something that is named is missing, fails, or does not fit.
+    """
     assistant = settings.assistant
-    if assistant.agents_file:
+    resolve = partial(plugins.resolve, folder=settings.folder)
+    tools = DeviceTools((one.name, one) for one in built_in)
+    if assistant.agent:
+        with settings.about("assistant.agent"):
+            agent = agent_named(assistant.agent, tools, resolve)
+    elif assistant.agents_file:
         from appliance.agents.agent_files import load_agents
 
-        return load_agents(Path(assistant.agents_file), tools={one.name: one for one in tools})
-    return RealtimeAgent(
-        name=assistant.name, instructions=read_instructions(settings), tools=tools, voice=assistant.voice
+        agent = load_agents(Path(assistant.agents_file), tools=tools)
+    else:
+        instructions, every = read_instructions(settings), list(tools.values())
+        agent = RealtimeAgent(name=assistant.name, instructions=instructions, tools=every, voice=assistant.voice)
+    own = session_settings(settings)
+    for one in agents_of(agent).values():  # a wrong setting raises at the start, not at the handoff
+        check_guardrails(one, own.of_agent(one.settings, voice=one.voice))
+    with settings.about("assistant.hooks"):
+        return agent, hooks_named(assistant.hooks, resolve) if assistant.hooks else None
+
+
+def check_assistant(settings: Settings) -> None:
+    """Find out before a start what `open_assistant` would say; no pin, card or connection is opened.
+
+    Raises:
+        SettingsError: See `open_assistant`.
+    """
+    outputs = settings.outputs
+    parts = DeviceParts(
+        lamp=_NoPart() if outputs.lamp_pin is not None else None,
+        light=_NoPart() if outputs.dimmer_pin is not None else None,
+        volume=_NoPart(),
+        timers=Timers(post=lambda event: None, path=None),
+        status=StatusReader(),
     )
+    open_assistant(settings, device_tools(parts))
+
+
+class _NoPart:
+    """Stands for a part where tools are made and never called."""
+
+    value = 0.0
+    volume = 0
 
 
 def open_pipeline(settings: Settings, environ: Mapping[str, str]) -> ChainedPipeline:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.errors import SettingsError
+from appliance.errors import SettingsError, ToolError
 from appliance.settings import (
     OPENAI_URL,
     EndpointSettings,
@@ -241,6 +241,44 @@ def test_values_that_clash_are_named_with_the_reason(tmp_path: Path, text: str, 
     assert len(lines) == 1
     assert said in lines[0]
     assert lines[0].startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "beside"),
+    [
+        ("instructions = 'Be brief.'\nagent = 'm:a'\n", "agent", "assistant.instructions"),
+        ("instructions_file = 'it.txt'\nagents_file = 'it.txt'\n", "agents_file", "assistant.instructions_file"),
+        ("agents_file = 'it.txt'\nagent = 'm:a'\n", "agent", "assistant.agents_file"),
+    ],
+)
+def test_an_assistant_that_is_described_twice_is_refused(tmp_path: Path, text: str, key: str, beside: str) -> None:
+    (tmp_path / "it.txt").write_text("Be kind.", encoding="utf-8")
+    path = write(tmp_path, "[assistant]\n" + text)
+    allowed = "one of assistant.instructions (or instructions_file), assistant.agents_file and assistant.agent"
+    assert problems(path) == [f"{path}:3: assistant.{key}: found beside {beside}; allowed: {allowed}"]
+
+
+def test_the_shipped_file_with_an_agent_in_it_describes_one_assistant(tmp_path: Path) -> None:
+    """It holds every key with its default, the instructions too."""
+    text = (ROOT / "config" / "appliance.toml").read_text(encoding="utf-8")
+    path = write(tmp_path, text.replace('\nagent = ""', '\nagent = "my_house:agent"'))
+    assert load_settings(path, {}).assistant.agent == "my_house:agent"
+
+
+def test_the_folder_of_the_settings_is_that_of_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "")
+    monkeypatch.chdir(tmp_path)
+    assert load_settings(Path("appliance.toml"), {}).folder == tmp_path
+    assert load_settings(None, {}).folder is None
+
+
+def test_what_turns_out_wrong_when_it_is_used_names_place_and_key(tmp_path: Path) -> None:
+    path = write(tmp_path, "[assistant]\nagent = 'm:a'\n")
+    settings = load_settings(path, {"APPLIANCE_ASSISTANT__HOOKS": "m:h"})
+    for key, place in (("agent", f"{path}:2"), ("hooks", "APPLIANCE_ASSISTANT__HOOKS")):
+        with pytest.raises(SettingsError) as caught, settings.about(f"assistant.{key}"):
+            raise ToolError("found it wrong")
+        assert str(caught.value) == f"{place}: assistant.{key}: found it wrong"
 
 
 def test_a_pin_that_the_chosen_light_does_not_use_cannot_clash(tmp_path: Path) -> None:

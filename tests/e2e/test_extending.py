@@ -1,0 +1,163 @@
+"""What a maker adds, on the whole appliance: agents and hooks in Python, tools, MCP servers, guardrails, prices."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.errors import SettingsError
+from tests.support.rig import (
+    COMMITTED,
+    Rig,
+    answer,
+    calling,
+    offered,
+    outputs,
+    running,
+    saying,
+    updated,
+)
+from tests.support.scripted_server import (
+    SESSION_CREATED,
+    ScriptedServer,
+    Step,
+    expect,
+    reply,
+    send,
+)
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+OPENED: list[Step] = [send(SESSION_CREATED), expect("session.update")]
+ASKED: list[Step] = [expect("input_audio_buffer.commit"), send(COMMITTED), expect("response.create")]
+
+
+def called(name: str, **arguments: Any) -> list[Step]:
+    """A turn in which the model calls one tool, and then answers."""
+    return [*ASKED, reply(calling(name, **arguments)), expect("response.create"), reply(answer)]
+
+
+def write(folder: Path, **files: str) -> Path:
+    """Write files, ``name__ext`` for ``name.ext``; returns the settings file, ``appliance__toml``."""
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text, encoding="utf-8")
+    return folder / "appliance.toml"
+
+
+# --- agents in Python ---------------------------------------------------------------------------------------------
+
+HOUSE = """
+from appliance import GuardrailFunctionOutput, RealtimeAgent, RealtimeAgentHooks, handoff, output_guardrail
+from e2e_kitchen import kitchen
+
+happened = []
+
+
+def instructions(context, agent):
+    happened.append("instructions")
+    return f"{len(context.history)} items so far."
+
+
+@output_guardrail
+def no_prices(context, agent, text):
+    return GuardrailFunctionOutput("a price", tripwire_triggered="dollars" in text)
+
+
+class Noted(RealtimeAgentHooks):
+    async def on_tool_end(self, context, agent, tool, result):
+        happened.append(f"{agent.name}: {tool.name}")
+
+
+def agent(tools):
+    return RealtimeAgent(
+        name="House",
+        instructions=instructions,
+        refresh_instructions="turn",
+        tools=[tools["set_lamp"]],
+        handoffs=[handoff(kitchen)],
+        output_guardrails=[no_prices],
+        hooks=Noted(),
+    )
+"""
+KITCHEN = """
+from appliance import RealtimeAgent, tool
+
+boiled = []
+
+
+@tool(needs_approval=True)
+def boil(minutes: int) -> str:
+    "Boil an egg."
+    boiled.append(minutes)
+    return "The egg boils."
+
+
+kitchen = RealtimeAgent(name="Kitchen", instructions="Cook.", tools=[boil])
+"""
+RUN_HOOKS = """
+from appliance import RealtimeRunHooks
+
+happened = []
+
+
+class Noted(RealtimeRunHooks):
+    async def on_handoff(self, context, from_agent, to_agent):
+        happened.append(f"{from_agent.name} to {to_agent.name}")
+
+
+hooks = Noted()
+"""
+
+
+async def test_a_python_agent_has_its_tools_instructions_guardrails_hooks_and_handoffs_on_the_device(
+    folder: Path,
+) -> None:
+    path = write(
+        folder,
+        appliance__toml='[assistant]\nagent = "e2e_house:agent"\nhooks = "e2e_hooks:hooks"\n',
+        e2e_house__py=HOUSE,
+        e2e_kitchen__py=KITCHEN,
+        e2e_hooks__py=RUN_HOOKS,
+    )
+    script = [
+        *OPENED,
+        *called("set_lamp", on=True),
+        *[*ASKED, reply(saying("That is nine dollars and ")), expect("response.create"), reply(answer)],
+        *[*ASKED, reply(calling("transfer_to_kitchen")), expect("session.update"), reply(updated)],
+        *[expect("response.create"), reply(calling("boil", minutes=4)), expect("response.create"), reply(answer)],
+    ]
+    async with ScriptedServer(script) as server, running(Rig(server.base_url, config=path)) as rig:
+        await rig.at_rest()
+        [connection] = server.connections
+        assert offered(connection) == ["set_lamp", "transfer_to_kitchen"]
+        assert await rig.turn() == "answered"
+        assert "lamp on" in rig.device.lamp_line()
+        assert await rig.turn() == "answered"
+        told = [one["item"] for one in connection.of_type("conversation.item.create")]
+        assert any("stopped by the guardrail 'no_prices' (a price)" in str(one) for one in told)
+        count = len(rig.outcomes)
+        await rig.talk()
+        await rig.until(lambda: rig.light == "approval")
+        rig.device.finger.press()
+        rig.device.finger.release()
+        await rig.until(lambda: len(rig.outcomes) > count)
+        assert rig.outcomes[-1] == "answered"
+        server.assert_complete()
+        house, kitchen = sys.modules["e2e_house"], sys.modules["e2e_kitchen"]
+        assert kitchen.boiled == [4]
+        assert "House: set_lamp" in house.happened
+        assert house.happened.count("instructions") >= 3
+        assert sys.modules["e2e_hooks"].happened == ["House to Kitchen"]
+        assert outputs(connection)[-1] == "The egg boils."
+
+
+async def test_a_device_whose_agent_is_missing_does_not_start_and_says_why(folder: Path) -> None:
+    path = write(folder, appliance__toml='[assistant]\nagent = "e2e_house:agnet"\n', e2e_house__py=KITCHEN)
+    async with ScriptedServer() as server:
+        with pytest.raises(
+            SettingsError, match=r"2: assistant\.agent: found \"e2e_house:agnet\", and the module has no"
+        ):
+            await Rig(server.base_url, config=path).device.run()
