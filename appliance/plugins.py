@@ -15,7 +15,7 @@ import importlib
 import re
 import sys
 from collections.abc import Callable, Mapping
-from functools import reduce
+from functools import partial, reduce
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import module_from_spec
 from pathlib import Path
@@ -57,19 +57,14 @@ def named(table: Mapping[str, Any], name: str, *, kind: str, group: str) -> Any:
     return _loaded(others[name], kind)
 
 
-def installed(*, kind: str, group: str) -> dict[str, Any]:
-    """Load what the installed packages add to a seam, by name and in its order.
+def installed(*, kind: str, group: str) -> dict[str, tuple[str, Callable[[], Any]]]:
+    """Return what the installed packages add to a seam, by name and in its order.
 
     Returns:
-        Objects; a `SettingsError`, not raised, stands for an entry that cannot be loaded.
+        For each entry how a message names it, and what loads it, which raises a `SettingsError` if it cannot.
     """
-    found: dict[str, Any] = {}
-    for name, entry in sorted(_entries(group).items()):
-        try:
-            found[name] = _loaded(entry, kind)
-        except SettingsError as exc:
-            found[name] = exc
-    return found
+    entries = sorted(_entries(group).items())
+    return {name: (_place(entry, kind), partial(_loaded, entry, kind)) for name, entry in entries}
 
 
 def _entries(group: str) -> dict[str, EntryPoint]:
@@ -78,13 +73,17 @@ def _entries(group: str) -> dict[str, EntryPoint]:
     return {one.name: one for one in metadata.entry_points(group=group)}
 
 
+def _place(entry: EntryPoint, kind: str) -> str:
+    owner = f" of {entry.dist.name} {entry.dist.version}" if entry.dist is not None else ""
+    return f"{kind} {entry.name!r}: {entry.value}{owner}"
+
+
 def _loaded(entry: EntryPoint, kind: str) -> Any:
     try:
         return entry.load()
     except (Exception, SystemExit) as exc:
-        owner = f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "that package"
         raise SettingsError(
-            f"{kind} {entry.name!r}: {entry.value} cannot be loaded ({_words(exc)}); install {owner} again"
+            f"{_place(entry, kind)} cannot be loaded ({_words(exc)}); install that package again"
         ) from exc
 
 

@@ -170,6 +170,12 @@ class AssistantSettings(_Section):
         "device's tools by name and returns one. The module is a file beside this one, or installed. Empty: none.",
         json_schema_extra={"allowed": _REFERENCE},
     )
+    tools: str = Field(
+        default="",
+        description="More tools for the device, with spaces between: in Python as module:attribute (a Tool or a list of "
+        "them), or names of installed packages' tools. Those are there anyway; a name here makes them needed.",
+        json_schema_extra={"allowed": "names of tools, and module:attribute"},
+    )
     hooks: str = Field(
         default="",
         description="A RealtimeRunHooks in Python, called at what happens, whichever way the assistant is described. "

@@ -40,7 +40,7 @@ from appliance.runtime.agent_runtime import AgentRuntime, check_guardrails
 from appliance.runtime.driver import Driver, Observer
 from appliance.service.announcer import LocalAnnouncer
 from appliance.service.days import Days
-from appliance.service.extensions import DeviceTools, agent_named, hooks_named
+from appliance.service.extensions import agent_named, all_tools, hooks_named
 from appliance.service.systemd import Notifier, credentials_directory
 from appliance.service.trace import TraceRecorder
 from appliance.service.turnlog import TurnLog
@@ -372,7 +372,8 @@ def open_assistant(settings: Settings, built_in: Sequence[Tool]) -> tuple[Realti
     """
     assistant = settings.assistant
     resolve = partial(plugins.resolve, folder=settings.folder)
-    tools = DeviceTools((one.name, one) for one in built_in)
+    with settings.about("assistant.tools"):
+        tools = all_tools(built_in, assistant.tools.split(), resolve)
     if assistant.agent:
         with settings.about("assistant.agent"):
             agent = agent_named(assistant.agent, tools, resolve)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,125 @@ def test_an_agent_may_come_from_an_installed_package(folder: Path, monkeypatch: 
     (folder / "site" / "ext_installed.py").write_text(AGENT, encoding="utf-8")
     monkeypatch.syspath_prepend(str(folder / "site"))
     assert opened(write(folder, '[assistant]\nagent = "ext_installed:agent"\n'))[0].name == "Ada"
+
+
+# --- tools by name ------------------------------------------------------------------------------------------------
+
+TOOLS = """
+from appliance import tool
+
+
+@tool
+async def set_fan(on: bool) -> bool:
+    "Switch the fan."
+    return on
+
+
+@tool
+async def open_door() -> str:
+    "Open the door."
+    return "open"
+
+
+both = [set_fan, open_door]
+number = 3
+"""
+
+
+@pytest.fixture
+def package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Install a package whose entry points are given, with `TOOLS` as its module ``ext_fan``."""
+
+    def install(entry_points: str) -> None:
+        place = folder / "site" / "fan_tools-2.0.dist-info"
+        place.mkdir(parents=True)
+        (place / "METADATA").write_text("Metadata-Version: 2.1\nName: fan-tools\nVersion: 2.0\n", encoding="utf-8")
+        (place / "entry_points.txt").write_text(f"[voice_appliance.tools]\n{entry_points}\n", encoding="utf-8")
+        (folder / "site" / "ext_fan.py").write_text(TOOLS, encoding="utf-8")
+        monkeypatch.syspath_prepend(str(folder / "site"))
+
+    return install
+
+
+def tool_names(path: Path) -> list[str]:
+    return [one.name for one in opened(path)[0].tools]
+
+
+def test_a_tool_and_a_list_of_tools_join_those_of_the_device_in_the_order_of_the_setting(folder: Path) -> None:
+    path = write(
+        folder, '[assistant]\ntools = "ext_tools:open_door ext_tools:fan"\n', ext_tools=TOOLS + "fan = [set_fan]"
+    )
+    assert tool_names(path) == ["set_lamp", "open_door", "set_fan"]
+
+
+def test_tools_of_an_installed_package_join_without_being_named(folder: Path, package: Callable[[str], None]) -> None:
+    package("fan = ext_fan:both")
+    assert tool_names(write(folder, "")) == ["set_lamp", "set_fan", "open_door"]
+    for name in ("fan", "set_fan", "set_lamp"):
+        assert len(tool_names(write(folder, f'[assistant]\ntools = "{name}"\n'))) == 3
+
+
+def test_agents_in_toml_and_in_python_have_added_tools_by_name(folder: Path, package: Callable[[str], None]) -> None:
+    package("fan = ext_fan:set_fan")
+    (folder / "ann.toml").write_text(
+        'name = "Ann"\ninstructions = "Be Ann."\ntools = ["*"]\nneeds_approval = ["set_fan"]\n', encoding="utf-8"
+    )
+    agent, _ = opened(write(folder, '[assistant]\nagents_file = "ann.toml"\n'))
+    assert {one.name: one.needs_approval for one in agent.tools} == {"set_lamp": False, "set_fan": True}
+    text = AGENT + "make = lambda tools: agent.clone(tools=[tools['set_fan']])\n"
+    assert tool_names(write(folder, '[assistant]\nagent = "ext_house:make"\n', ext_house=text)) == ["set_fan"]
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "expected"),
+    [
+        ("fan = ext_fan:nothing", "cannot be loaded (AttributeError: "),
+        ("fan = ext_gone:both", "cannot be loaded (ModuleNotFoundError: No module named 'ext_gone')"),
+        ("fan = ext_fan:number", "is no Tool and no list of Tools; make it one, as @tool does"),
+        ("fan = ext_fan:set_lamp", "has a tool 'set_lamp', and so has the device; give it another name"),
+    ],
+)
+def test_a_package_that_does_not_fit_is_one_warning_with_its_distribution_and_an_error_where_it_is_named(
+    folder: Path,
+    package: Callable[[str], None],
+    caplog: pytest.LogCaptureFixture,
+    entry_point: str,
+    expected: str,
+) -> None:
+    package(entry_point)
+    (folder / "site" / "ext_fan.py").write_text(TOOLS + "set_lamp = tool(name='set_lamp')(set_fan.function)\n", "utf-8")
+    assert tool_names(write(folder, "")) == ["set_lamp"]
+    [line] = [one.getMessage() for one in caplog.records]
+    assert line.startswith(f"tool 'fan': {entry_point.removeprefix('fan = ')} of fan-tools 2.0 ")
+    assert expected in line
+    assert line.endswith("; the device starts without it")
+    with pytest.raises(SettingsError) as caught:
+        opened(write(folder, '[assistant]\ntools = "fan"\n'))
+    assert str(caught.value).endswith(f"2: assistant.tools: {line.removesuffix('; the device starts without it')}")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("set_fam", "the device has no tool 'set_fam': there are set_lamp, set_fan; did you mean 'set_fan'?"),
+        ("ext_tools:number", 'found "ext_tools:number", which is of type int; allowed: a Tool, or a list of Tools'),
+        ("ext_tools:set_lamp", "which has a tool 'set_lamp', and so has the device; give it another name"),
+        ("ext_tools:both ext_tools:open_door", "which has a tool 'open_door', and so has the device"),
+        ("ext_tools:close_door", "and the module has no 'close_door'; give the name of an object in it"),
+    ],
+)
+def test_a_mistake_in_a_name_of_a_tool_is_one_line(
+    folder: Path, package: Callable[[str], None], names: str, expected: str
+) -> None:
+    package("fan = ext_fan:set_fan")
+    text = TOOLS.replace(
+        "both = [set_fan, open_door]", "both = [open_door]\nset_lamp = tool(name='set_lamp')(lambda: 1)"
+    )
+    path = write(folder, f'[assistant]\ntools = "{names}"\n', ext_tools=text)
+    with pytest.raises(SettingsError) as caught:
+        opened(path)
+    assert str(caught.value).startswith(f"{path}:2: assistant.tools: ")
+    assert expected in str(caught.value)
 
 
 ONE_OF = "a RealtimeAgent, or a function that takes the device's tools by name and returns one"

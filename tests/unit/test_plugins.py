@@ -55,7 +55,9 @@ def test_an_unknown_name_is_refused_with_all_that_there_are(package: Path) -> No
 
 
 def test_a_package_that_cannot_be_loaded_is_named(package: Path) -> None:
-    with pytest.raises(SettingsError, match=r"engine 'broken': parrot\.gone:make cannot be loaded \(ModuleNotFound"):
+    with pytest.raises(
+        SettingsError, match=r"engine 'broken': parrot\.gone:make of parrot 1\.0 cannot be loaded \(ModuleNotFound"
+    ):
         find("broken")
 
 
@@ -63,8 +65,10 @@ def test_a_package_that_cannot_be_loaded_is_named_with_its_distribution_among_th
     (package / "entry_points.txt").write_text(f"[{GROUP}]\nparrot = math:floor\nbroken = parrot.gone:make\n", "utf-8")
     found = installed(kind="engine", group=GROUP)
     assert list(found) == ["broken", "parrot"]
-    assert found["parrot"] is math.floor
-    assert str(found["broken"]).endswith("install parrot 1.0 again")
+    place, load = found["parrot"]
+    assert (place, load()) == ("engine 'parrot': math:floor of parrot 1.0", math.floor)
+    with pytest.raises(SettingsError, match=r"^engine 'broken': parrot\.gone:make of parrot 1\.0 cannot be loaded"):
+        found["broken"][1]()
     assert installed(kind="engine", group="voice_appliance.nothing") == {}
 
 
