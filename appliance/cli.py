@@ -183,7 +183,7 @@ def _config(arguments: argparse.Namespace) -> int:
     else:
         from appliance.service.app import check_assistant
 
-        check_assistant(settings)
+        check_assistant(settings, os.environ)
         for remark in settings.remarks():
             print(f"note: {remark}")
         print("The settings are valid.")

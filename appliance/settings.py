@@ -172,8 +172,8 @@ class AssistantSettings(_Section):
     )
     tools: str = Field(
         default="",
-        description="More tools for the device, with spaces between: in Python as module:attribute (a Tool or a list of "
-        "them), or names of installed packages' tools. Those are there anyway; a name here makes them needed.",
+        description="More tools for the device, with spaces between: in Python as module:attribute (a Tool or a list), "
+        "or names of installed packages' tools. Those are there anyway; a name here makes them needed.",
         json_schema_extra={"allowed": "names of tools, and module:attribute"},
     )
     hooks: str = Field(

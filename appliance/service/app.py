@@ -167,7 +167,7 @@ class Appliance:
             lamp=outputs.lamp, light=outputs.dimmer, volume=audio, timers=timers, status=StatusReader()
         )
         own = session_settings(settings)
-        agent, hooks = open_assistant(settings, device_tools(device))
+        agent, hooks = open_assistant(settings, device_tools(device), self._environ)
         runtime = AgentRuntime(
             agent,
             compose=lambda agent, instructions, tools: session_object(
@@ -360,12 +360,15 @@ class _LazyVoice:
         return pcm
 
 
-def open_assistant(settings: Settings, built_in: Sequence[Tool]) -> tuple[RealtimeAgent, RealtimeRunHooks | None]:
+def open_assistant(
+    settings: Settings, built_in: Sequence[Tool], environ: Mapping[str, str]
+) -> tuple[RealtimeAgent, RealtimeRunHooks | None]:
     """Find who begins, and the hooks of the session: as the settings, files of their own or Python describe them.
 
     Args:
         settings: Python that they name is imported, which runs it.
         built_in: The tools of the device's parts.
+        environ: Where agents' files look up secrets.
 
     Raises:
         SettingsError: Something that is named is missing, fails, or does not fit.
@@ -378,9 +381,9 @@ def open_assistant(settings: Settings, built_in: Sequence[Tool]) -> tuple[Realti
         with settings.about("assistant.agent"):
             agent = agent_named(assistant.agent, tools, resolve)
     elif assistant.agents_file:
-        from appliance.agents.agent_files import load_agents
+        from appliance.runtime.agent_loader import load_agents
 
-        agent = load_agents(Path(assistant.agents_file), tools=tools)
+        agent = load_agents(Path(assistant.agents_file), tools=tools, folder=settings.folder, environ=environ)
     else:
         instructions, every = read_instructions(settings), list(tools.values())
         agent = RealtimeAgent(name=assistant.name, instructions=instructions, tools=every, voice=assistant.voice)
@@ -391,7 +394,7 @@ def open_assistant(settings: Settings, built_in: Sequence[Tool]) -> tuple[Realti
         return agent, hooks_named(assistant.hooks, resolve) if assistant.hooks else None
 
 
-def check_assistant(settings: Settings) -> None:
+def check_assistant(settings: Settings, environ: Mapping[str, str]) -> None:
     """Find out before a start what `open_assistant` would say; no pin, card or connection is opened.
 
     Raises:
@@ -405,7 +408,7 @@ def check_assistant(settings: Settings) -> None:
         timers=Timers(post=lambda event: None, path=None),
         status=StatusReader(),
     )
-    open_assistant(settings, device_tools(parts))
+    open_assistant(settings, device_tools(parts), environ)
 
 
 class _NoPart:

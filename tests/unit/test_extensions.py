@@ -43,7 +43,7 @@ def write(folder: Path, settings: str, **modules: str) -> Path:
 
 
 def opened(path: Path) -> tuple[RealtimeAgent, RealtimeRunHooks | None]:
-    return open_assistant(load_settings(path, {}), [set_lamp])
+    return open_assistant(load_settings(path, {}), [set_lamp], {})
 
 
 def mistake(path: Path) -> str:
@@ -53,7 +53,7 @@ def mistake(path: Path) -> str:
     said = str(caught.value)
     assert "\n" not in said
     with pytest.raises(SettingsError) as checked:
-        check_assistant(load_settings(path, {}))
+        check_assistant(load_settings(path, {}), {})
     assert str(checked.value).replace("set_volume", "set_lamp").startswith(said[:60])
     return said.replace(f"{path}:", "").replace(str(path.parent), "FOLDER")
 
