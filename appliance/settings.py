@@ -12,6 +12,7 @@ Settings stop at ``service.app``: the components receive plain values.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import stat
@@ -400,6 +401,17 @@ class BudgetSettings(_Section):
     daily_minutes: float = Field(
         default=0.0, ge=0, le=1440, description="Minutes of speech a day, both ways. 0: no limit."
     )
+    prices: list[dict[str, Any]] = Field(
+        default=[],
+        description="More prices in US dollars, a table for each model: for a million tokens by modality, or, for a "
+        "transcription, per_minute, or input and output. In the environment: as JSON.",
+        examples=[
+            '[[budget.prices]]\nmodel = "my-realtime"\ntext = { input = 4.0, cached = 0.4, output = 16.0 }\n'
+            "audio = { input = 32.0, cached = 0.4, output = 64.0 }\n"
+            '[[budget.prices]]\nmodel = "my-transcriber"\nper_minute = 0.006'
+        ],
+        json_schema_extra={"allowed": "tables under [[budget.prices]]"},
+    )
 
 
 class ServiceSettings(_Section):
@@ -467,6 +479,31 @@ class Settings(BaseModel):
         """Where the value of a dotted key came from: ``default``, ``FILE:LINE``, a variable's name or ``override``."""
         return self._origins.get(key, "default")
 
+    def price_rows(self) -> dict[str, dict[str, Any]]:
+        """The prices of one's own by model, as `PriceTable.with_prices` takes them.
+
+        Raises:
+            SettingsError: A row names no model, or one that another row has.
+        """
+        rows: dict[str, dict[str, Any]] = {}
+        for row in self.budget.prices:
+            model = row.get("model")
+            if not isinstance(model, str) or not model or model in rows:
+                raise SettingsError(f"found {_shown(model)} as a model; allowed: each table has the name of its own")
+            rows[model] = {key: value for key, value in row.items() if key != "model"}
+        return rows
+
+    def price_remark(self) -> str:
+        """What a budget in dollars cannot count, in one line; "" if it counts all, or there is none."""
+        prices, model, transcriber = _POLICY.prices, self.link.model, self.assistant.transcription_model
+        prices = prices.with_prices(self.price_rows())
+        unknown = [model] if prices.response_usd(model, None) is None else []
+        unknown += [transcriber] if transcriber and prices.transcription_usd(transcriber, None) is None else []
+        if not (unknown and self.budget.daily_usd) or self.endpoint().kind == "offline":
+            return ""
+        remedy = "give it under [[budget.prices]]" + ", or set budget.daily_minutes" * (not self.budget.daily_minutes)
+        return f"budget.daily_usd: no price is known for {' and '.join(unknown)}, which counts as nothing; {remedy}"
+
     @contextmanager
     def about(self, key: str) -> Iterator[None]:
         """Put the place and the key before what is said of a value that turns out wrong when it is used.
@@ -517,6 +554,8 @@ class Settings(BaseModel):
             lines.append("link.base_url is not encrypted: the key and all that is said cross the network in the clear")
         if endpoint.kind == "offline" and self._key_origin:
             lines.append(f'a key was found ({self._key_origin}), but link.provider = "offline" ignores it')
+        if remark := self.price_remark():
+            lines.append(remark)
         if self.service.trace:
             lines.append("service.trace is set: the file records what is said near the device")
         return lines
@@ -659,7 +698,7 @@ def _line_numbers(text: str) -> dict[str, int]:
     lines: dict[str, int] = {}
     section = ""
     for number, line in enumerate(text.splitlines(), start=1):
-        if match := re.match(r"\s*\[\s*([\w-]+)\s*\]", line):
+        if match := re.match(r"\s*\[\[?\s*([\w.-]+)\s*\]", line):
             section = match[1]
             lines.setdefault(section, number)
         elif match := re.match(r"\s*([\w.-]+)\s*=", line):
@@ -730,6 +769,8 @@ def _from_text(value: object, dotted: str) -> object:
     if type(None) in get_args(annotation) and value.strip().lower() in {"", "none"}:
         return None
     try:
+        if get_origin(annotation) is list:
+            return TypeAdapter(annotation).validate_json(value)
         return TypeAdapter(annotation).validate_strings(value if annotation is str else value.strip())
     except ValidationError:
         return value
@@ -803,6 +844,8 @@ def _shown(value: object) -> str:
 
 
 def _mask(value: object) -> object:
+    if isinstance(value, (list, Mapping)):
+        return json.loads(KEY_SHAPE.sub("***", json.dumps(value, default=str)))
     return KEY_SHAPE.sub("***", value) if isinstance(value, str) else value
 
 
@@ -816,6 +859,10 @@ def _clashes(settings: Settings) -> Iterator[tuple[str, str]]:
     yield from _button_clashes(settings)
     yield from _pin_clashes(settings)
     yield from _brain_clashes(settings)
+    try:
+        _POLICY.prices.with_prices(settings.price_rows())
+    except SettingsError as error:
+        yield "budget.prices", str(error)
 
 
 def _link_clashes(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from appliance.conversation.support.prices import PRICES, PriceTable
+
 __all__ = ["Policy"]
 
 
@@ -80,3 +82,5 @@ class Policy:
     """Of one day; None: no limit."""
     budget_s: float | None = None
     """Seconds of speech, both ways, of one day; None: no limit."""
+    prices: PriceTable = PRICES
+    """What responses and transcriptions cost; those of models that are not in it count as nothing."""

@@ -28,6 +28,7 @@ from appliance.audio.streams import AudioStreams
 from appliance.conversation.events import Event, ShutdownRequested, Started, TracingFailed
 from appliance.conversation.machine import Conversation
 from appliance.conversation.policy import Policy
+from appliance.conversation.support.prices import PRICES
 from appliance.errors import SpeechError, StorageError, first_error
 from appliance.hardware.button import Button
 from appliance.hardware.light import Light
@@ -183,6 +184,8 @@ class Appliance:
         button = self._open_button(stack, factory)
         light = self._open_light(stack, factory)
         announcer = LocalAnnouncer(audio, _LazyVoice(settings) if settings.audio.announcements else None)
+        if remark := settings.price_remark():
+            log.warning("%s", remark)
         offline = next((at for at, (_, is_offline) in enumerate(endpoints) if is_offline), None)
         policy = policy_from(settings, endpoints=len(endpoints), offline_endpoint=offline)
         conversation, observers = self._open_conversation(stack, policy, await runtime.specs())
@@ -474,6 +477,7 @@ def policy_from(settings: Settings, *, endpoints: int = 1, offline_endpoint: int
         budget_usd=settings.budget.daily_usd or None,
         budget_s=60.0 * settings.budget.daily_minutes or None,
         replay_items=settings.history.replay_items,
+        prices=PRICES.with_prices(settings.price_rows()),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from tests.support.rig import (
 )
 from tests.support.scripted_server import (
     SESSION_CREATED,
+    Connection,
+    Frame,
     ScriptedServer,
     Step,
     expect,
@@ -161,3 +164,38 @@ async def test_a_device_whose_agent_is_missing_does_not_start_and_says_why(folde
             SettingsError, match=r"2: assistant\.agent: found \"e2e_house:agnet\", and the module has no"
         ):
             await Rig(server.base_url, config=path).device.run()
+
+
+# --- prices -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_daily_budget_holds_for_a_model_with_a_price_of_ones_own(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    usage = {
+        "input_tokens": 1_000_000,
+        "output_tokens": 0,
+        "input_token_details": {"text_tokens": 1_000_000},
+        "output_token_details": {"text_tokens": 0},
+    }
+    prices = '[[budget.prices]]\nmodel = "ours"\ntext = { input = 9.0, output = 9.0 }\n'
+    budget = '[link]\nmodel = "ours"\n[assistant]\ntranscription_model = ""\n[budget]\ndaily_usd = 9.0\n'
+    ours = SESSION_CREATED | {"session": SESSION_CREATED["session"] | {"model": "ours"}}
+
+    def costly(connection: Connection) -> Sequence[Frame]:
+        *frames, last = answer(connection)
+        return [*frames, last | {"response": last["response"] | {"usage": usage}}]
+
+    async def announced(settings: str) -> list[str]:
+        script = [send(ours), expect("session.update"), *ASKED, reply(costly)]
+        async with ScriptedServer(script) as server:
+            async with running(Rig(server.base_url, config=write(folder, appliance__toml=settings))) as rig:
+                await rig.at_rest()
+                assert await rig.turn() == "answered"
+        return rig.announced
+
+    assert await announced(budget + prices) == ["100 percent of today's budget is spent: 9.00 of 9.00 US dollars."]
+    assert [one for one in caplog.messages if "no price is known" in one] == []
+    assert await announced(budget) == []
+    [line] = [one for one in caplog.messages if "no price is known" in one]
+    assert line.startswith("budget.daily_usd: no price is known for ours, which counts as nothing; ")

@@ -473,10 +473,11 @@ def test_the_file_holds_every_default_and_comments_every_key() -> None:
     for section, values in Settings().model_dump().items():
         start = lines.index(f"[{section}]")
         for key, value in values.items():
-            prefix = f"{key} = " if value is not None else f"# {key} = "
+            is_there = value is not None and value != []
+            prefix = f"# [[{section}.{key}]]" if value == [] else f"{key} = " if is_there else f"# {key} = "
             at = next(number for number in range(start, len(lines)) if lines[number].startswith(prefix))
             assert lines[at - 1].startswith("# "), f"{section}.{key} has no comment"
-            assert (key in tables[section]) == (value is not None)
+            assert (key in tables[section]) == is_there
 
 
 def test_the_commented_out_examples_are_valid(tmp_path: Path) -> None:
@@ -484,6 +485,75 @@ def test_the_commented_out_examples_are_valid(tmp_path: Path) -> None:
     for key in ("lamp_pin", "dimmer_pin"):
         assert f"\n# {key} = " in text
         text = text.replace(f"\n# {key} = ", f"\n{key} = ")
+    assert "\n# [[budget.prices]]\n# model = " in text
+    for line in text.partition("\n# [[budget.prices]]")[2].partition("\n\n")[0].splitlines():
+        text = text.replace(f"\n{line}\n", f"\n{line.removeprefix('# ')}\n")
+    text = text.replace("\n# [[budget.prices]]", "\n[[budget.prices]]")
     settings = load_settings(write(tmp_path, text), {})
     assert settings.outputs.lamp_pin is not None
     assert settings.outputs.dimmer_pin is not None
+    assert list(settings.price_rows()) == ["my-realtime", "my-transcriber"]
+
+
+# Prices
+
+OWN = '[{"model": "ours", "text": {"input": 1, "output": 2}}]'
+
+
+def test_prices_are_tables_of_the_file_or_json_in_the_environment(tmp_path: Path) -> None:
+    path = write(tmp_path, '[[budget.prices]]\nmodel = "ours"\ntext = { input = 1, output = 2 }\n')
+    from_file, from_environment = load_settings(path, {}), load_settings(None, {"APPLIANCE_BUDGET__PRICES": OWN})
+    assert from_file.price_rows() == from_environment.price_rows() == {"ours": {"text": {"input": 1, "output": 2}}}
+    assert from_file.origin("budget.prices") == f"{path}:1"
+    assert from_file.masked()["budget"]["prices"]["value"] == from_file.budget.prices
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("per_minute = 1", "found None as a model; allowed: each table has the name of its own"),
+        (
+            'model = "a"\nper_minute = 1\n[[budget.prices]]\nmodel = "a"',
+            'found "a" as a model; allowed: each table has',
+        ),
+        (
+            'model = "a"\nper_minute = "1"',
+            "price of 'a', per_minute: '1' is no price; give US dollars as a number from 0",
+        ),
+        ('model = "a"\naudoi = { input = 1 }', "price of 'a': {'audoi': {'input': 1}} has no input price; give input"),
+    ],
+)
+def test_a_price_that_is_none_is_one_line_with_its_place(tmp_path: Path, text: str, said: str) -> None:
+    path = write(tmp_path, f"[[budget.prices]]\n{text}\n")
+    [line] = problems(path)
+    assert line.startswith(f"{path}:1: budget.prices: {said}")
+
+
+def test_prices_that_are_no_tables_are_one_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "[budget]\nprices = 3\n")
+    assert problems(path) == [f"{path}:2: budget.prices: found 3; allowed: tables under [[budget.prices]]"]
+    [line] = problems(APPLIANCE_BUDGET__PRICES="a=1")
+    assert line == 'APPLIANCE_BUDGET__PRICES: budget.prices: found "a=1"; allowed: tables under [[budget.prices]]'
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, ""),
+        ({"link.model": "ours"}, "ours, which counts as nothing; give it under [[budget.prices]], or set"),
+        ({"link.model": "ours", "assistant.transcription_model": "mine"}, "for ours and mine, which counts as nothing"),
+        (
+            {"link.model": "ours", "budget.daily_minutes": 5},
+            "for ours, which counts as nothing; give it under [[budget",
+        ),
+        ({"link.model": "ours", "budget.prices": OWN}, ""),
+        ({"link.model": "ours", "budget.daily_usd": 0}, ""),
+        ({"link.model": "ours", "link.provider": "offline"}, ""),
+        ({"assistant.transcription_model": ""}, ""),
+    ],
+)
+def test_a_budget_in_dollars_remarks_on_models_without_a_price(changes: dict[str, object], said: str) -> None:
+    settings = load_settings(None, {}, overrides={"link.base_url": "wss://h/v1", "budget.daily_usd": 1} | changes)
+    assert said in settings.price_remark()
+    assert bool(said) == bool(settings.price_remark())
+    assert [settings.price_remark()] * bool(said) == settings.remarks()
