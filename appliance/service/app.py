@@ -179,8 +179,10 @@ class Appliance:
             history=lambda: self._conversation.history if self._conversation is not None else (),
             are_guardrails_parallel=settings.guardrails.parallel,
             guardrail_s=settings.guardrails.timeout_s,
+            are_servers_needed=False,
         )
-        await stack.enter_async_context(runtime)
+        with settings.about(f"assistant.{'agent' if settings.assistant.agent else 'agents_file'}"):  # who has servers
+            await stack.enter_async_context(runtime)
         button = self._open_button(stack, factory)
         light = self._open_light(stack, factory)
         announcer = LocalAnnouncer(audio, _LazyVoice(settings) if settings.audio.announcements else None)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +13,9 @@ from typing import Any
 import pytest
 
 from appliance.errors import SettingsError
+from appliance.runtime import agent_runtime
+from appliance.service.trace import replay
+from tests.support.mcp_server import House, over_http
 from tests.support.rig import (
     COMMITTED,
     Rig,
@@ -164,6 +170,76 @@ async def test_a_device_whose_agent_is_missing_does_not_start_and_says_why(folde
             SettingsError, match=r"2: assistant\.agent: found \"e2e_house:agnet\", and the module has no"
         ):
             await Rig(server.base_url, config=path).device.run()
+
+
+# --- MCP servers --------------------------------------------------------------------------------------------------
+
+TOKEN = "hush-hush-42"
+HOUSE_FILE = """
+name = "House"
+instructions = "Look after the house."
+
+[[mcp]]
+name = "house"
+url = "http://127.0.0.1:PORT/mcp"
+headers = { Authorization = "Bearer ${HOUSE_TOKEN}" }
+allowed_tools = ["add"]
+
+[[mcp]]
+label = "recipes"
+url = "https://recipes.example.com/mcp"
+headers = { Key = "${HOUSE_TOKEN}" }
+"""
+
+
+async def test_a_server_that_comes_after_the_start_offers_its_tools_at_the_next_turn_and_no_secret_is_told(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network is up later than the device. All is logged and traced: the secret is in neither."""
+    monkeypatch.setattr(agent_runtime, "_RETRY_S", 0.05)
+    caplog.set_level(logging.DEBUG, "appliance")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = '[assistant]\nagents_file = "house.toml"\n'
+    path = write(folder, appliance__toml=settings, house__toml=HOUSE_FILE.replace("PORT", str(port)))
+    with_tools = [expect("input_audio_buffer.commit"), send(COMMITTED), expect("session.update"), reply(updated)]
+    with_tools += [expect("response.create", is_next=True), reply(calling("add", a=2, b=3))]
+    script = [*OPENED, *ASKED, reply(answer), *with_tools, expect("response.create"), reply(answer)]
+    async with ScriptedServer(script) as server:
+        rig = Rig(server.base_url, config=path, environ={"HOUSE_TOKEN": TOKEN}, trace=folder / "trace.jsonl")
+        async with running(rig):
+            await rig.at_rest()
+            [connection] = server.connections
+            assert offered(connection) == ["recipes"]
+            assert await rig.turn() == "answered"
+            assert connection.types.count("session.update") == 1
+            async with over_http(House(token=f"Bearer {TOKEN}"), port=port):
+                await rig.until_true(lambda: any("connected; its tools" in one for one in caplog.messages))
+                assert await rig.turn() == "answered"
+                assert offered(connection) == ["add", "recipes"]
+                assert outputs(connection) == ["5"]
+                assert connection.types.count("session.update") == 2
+        server.assert_complete()
+    warnings = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    [line] = [one for one in warnings if "MCP server 'house'" in one]
+    assert line.startswith(f"MCP server 'house' (http://127.0.0.1:{port}/mcp) cannot be connected: ")
+    assert line.endswith("; starting without its tools, and trying again")
+    assert TOKEN in json.dumps(connection.last("session.update")), "of the server that the model's side calls"
+    assert TOKEN not in caplog.text
+    assert TOKEN not in (folder / "trace.jsonl").read_text(encoding="utf-8")
+    assert replay(folder / "trace.jsonl")[1] == []
+
+
+async def test_a_server_that_is_described_wrongly_keeps_the_device_from_starting(folder: Path) -> None:
+    text = HOUSE_FILE.replace("127.0.0.1:PORT", "PLACE").replace('["add"]', '["add"]\nneeds_approval = ["substract"]')
+    async with over_http(House()) as port, ScriptedServer() as server:
+        text = text.replace("PLACE", f"127.0.0.1:{port}")
+        path = write(folder, appliance__toml='[assistant]\nagents_file = "house.toml"\n', house__toml=text)
+        with pytest.raises(
+            SettingsError, match=r"2: assistant\.agents_file: MCP server 'house': needs_approval names sub"
+        ):
+            await Rig(server.base_url, config=path, environ={"HOUSE_TOKEN": TOKEN}).device.run()
 
 
 # --- prices -------------------------------------------------------------------------------------------------------
