@@ -90,7 +90,7 @@ async def test_an_mcp_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     path = paste(folder, "An MCP server")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     async with ScriptedServer([*OPENED, *called("add_note", text="Buy milk.")]) as server:
-        async with running(Rig(server.base_url, config=path)) as rig:
+        async with running(Rig(server.base_url, config=path, environ={"STATE_DIRECTORY": str(folder)})) as rig:
             await rig.at_rest()
             assert offered(server.connections[0])[-1] == "add_note"
             await rig.talk()
