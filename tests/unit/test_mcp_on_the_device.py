@@ -175,13 +175,18 @@ async def test_instructions_that_are_asked_for_at_connect_are_not_asked_for_at_e
 
 @pytest.mark.parametrize(
     "server",
-    [Server(ToolError("it needs the package mcp 2")), Server(tools=[unlock, Tool("lamp", "", {}, print)])],
-    ids=["extra", "collision"],
+    [
+        Server(ToolError("it needs the package mcp 2")),
+        Server(tools=[unlock, Tool("lamp", "", {}, print)]),
+        Server(tools=[Tool("transfer_to_bob", "", {}, print)]),
+    ],
+    ids=["extra", "tool", "handoff"],
 )
 async def test_a_wrong_description_is_an_error_of_the_start(server: Server) -> None:
     lamp = Tool("lamp", "", {}, print)
-    with pytest.raises(ToolError, match=r"needs the package mcp 2|has a tool 'lamp', and so has another"):
-        async with at_desk(RealtimeAgent(name="Ada", tools=[lamp], mcp_servers=[server])):
+    with pytest.raises(ToolError, match=r"needs the package mcp 2|has a tool '(lamp|transfer_to_bob)', and so has"):
+        bob = RealtimeAgent(name="Bob")
+        async with at_desk(RealtimeAgent(name="Ada", tools=[lamp], handoffs=[bob], mcp_servers=[server])):
             pass
     assert server.closed == 1
 
