@@ -191,6 +191,9 @@ class AssistantSettings(_Section):
         description="Language that is spoken to the device, as in ISO 639-1.",
         json_schema_extra={"allowed": 'a language code such as "en" or "pt-BR"'},
     )
+    wording_dir: str = Field(
+        default="", description="Folder with the device's sentences, <language>.toml. Empty: the installed one."
+    )
     transcription_model: str = Field(
         default="gpt-transcribe", description="Model that writes down what was said. Empty: no transcript."
     )
@@ -322,7 +325,9 @@ class BrainSettings(_Section):
     workflow: Literal["phrases", "chat"] = Field(
         default="phrases", description="phrases: sentences of the phrase book. chat: a chat endpoint of your own."
     )
-    tts: Literal["flite", "espeak-ng"] = Field(default="flite", description="Engine that turns text into speech.")
+    tts: Literal["auto", "flite", "espeak-ng"] = Field(
+        default="auto", description="Engine that turns text into speech. auto: flite for English, else espeak-ng."
+    )
     voice: str = Field(default="", description="Voice of that engine. Empty: its default.")
     phrases_dir: str = Field(
         default="", description="Folder of the phrase book. Empty: the one that comes with the program."

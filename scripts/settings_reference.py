@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Write config/appliance.toml and docs/settings.md from the models in appliance/settings.py.
 
-The models are the only place where a range or a meaning is written down, and where defaults are read from; a test
-holds the two files to them. Run this after a change: ``.venv/bin/python scripts/settings_reference.py``.
+The models are the only source of ranges, defaults and descriptions; a test compares the two files with them. Run this
+after a change: ``.venv/bin/python scripts/settings_reference.py``.
 """
 
 from __future__ import annotations
@@ -20,26 +20,28 @@ from appliance.settings import Settings, allowed_text
 ROOT = Path(__file__).resolve().parent.parent
 
 TOML_HEAD = """\
-# Settings of the voice appliance. Every key is here with its default: change what you need, delete the rest.
+# Settings of the voice appliance. Every key is listed with its default: change what you need, delete the rest.
 #
-# A key of the environment wins over this file: APPLIANCE_AUDIO__VOLUME=50 sets volume in [audio]. Relative paths start
-# at the folder of this file. `appliance config check` tells what is wrong, `appliance config show` where each value
-# came from. The key of the endpoint does not belong here: see [link].
+# An environment variable overrides this file: APPLIANCE_AUDIO__VOLUME=50 sets volume in [audio]. Relative paths start
+# at the folder of this file. `appliance config check` reports mistakes, `appliance config show` the origin of each
+# value. The endpoint's API key does not belong here: see [link].
 """
 
 MARKDOWN_HEAD = """\
 # Settings
 
-Written from `appliance/settings.py` by `scripts/settings_reference.py`; the same text comments `config/appliance.toml`.
+Generated from `appliance/settings.py` by `scripts/settings_reference.py`, as are the comments of
+`config/appliance.toml`.
 
-- A value is looked up in this order, the last one found wins: the default, the TOML file, the environment
+- Values come from these sources; later ones override earlier ones: the default, the TOML file, the environment
   (`APPLIANCE_AUDIO__VOLUME=50` is `volume` in `[audio]`: two underscores between section and key), the command line.
 - The file is the one named with `--config`, else by `$APPLIANCE_CONFIG`, else `/etc/voice-appliance/appliance.toml`.
-  Relative paths in it start at its own folder.
-- A mistake is one line with its place, the key, what was found, what is allowed and the nearest key; exit status 2.
-- The endpoint's key is no setting. It is looked for anew at each connection: in the systemd credential named by
-  `link.credential`, then in the file named by `link.key_file`, then in the variable named by `link.key_env`. A file
-  that holds something that looks like a key is refused.
+  Relative paths in it start at its folder.
+- A mistake prints one line with its place, the key, the value found, the allowed values and the closest key; the exit
+  status is 2.
+- The endpoint's API key is not a setting. It is read again for each connection: from the systemd credential named by
+  `link.credential`, then from the file named by `link.key_file`, then from the variable named by `link.key_env`. A
+  settings file that contains something that looks like a key is refused.
 """
 
 
@@ -53,7 +55,7 @@ def intro_of(section: FieldInfo) -> str:
 
 
 def toml_value(value: object) -> str:
-    """Our defaults are texts, numbers and booleans: JSON writes these as TOML does."""
+    """Return a default in TOML; defaults are strings, numbers and booleans, which look the same in JSON."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -77,13 +79,13 @@ def markdown_lines() -> Iterator[str]:
     for name, section in Settings.model_fields.items():
         yield f"\n## [{name}]\n\n{intro_of(section)}\n\n| Key | Default | Allowed | Meaning |\n|---|---|---|---|\n"
         for key, field in fields_of(section).items():
-            shown = toml_value(field.default) if field.default is not None else "left out"
+            shown = toml_value(field.default) if field.default is not None else "not set"
             shown = "(see the file)" if len(shown) > 60 else f"`{shown}`"
             yield f"| `{key}` | {shown} | {allowed_text(field)} | {field.description} |\n"
 
 
 def render() -> dict[Path, str]:
-    """File → its whole text."""
+    """Return the text of each file."""
     return {
         ROOT / "config" / "appliance.toml": "".join(toml_lines()),
         ROOT / "docs" / "settings.md": "".join(markdown_lines()),

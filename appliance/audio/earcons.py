@@ -1,6 +1,6 @@
-"""Short cues, synthesised: no files to lose. Pure.
+"""Short cues, synthesised, so there are no sound files. Pure.
 
-Rising means "go on", falling means "done", low and doubled means "no". All are soft (-14 dBFS) with edges of 6 ms.
+Rising means "go on", falling means "done", low and doubled means "no". All are soft (-14 dBFS) with 6 ms edges.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The light: shows one light state at a time, on a single LED by brightness and rhythm, on an RGB LED in colour.
+"""The light: shows one light state at a time, by brightness and rhythm, on an RGB LED by colour too.
 
-The loop animates it, 25 steps a second while it pulses and not at all while it is steady; no thread of its own.
+The loop animates it: 25 steps per second while it pulses, none while it is steady. It needs no thread.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["Light", "brightness"]
 log = logging.getLogger(__name__)
 
 _STEP_S = 0.04
-_FAINTEST = 0.05  # of a pulse: a light that is quite out for a while looks broken
+_FAINTEST = 0.05  # of a pulse's peak: a light that goes out completely looks broken
 
 
 def brightness(pattern: LightPattern, elapsed_s: float) -> float:
-    """How bright a pattern is so long after it began, 0.0 to 1.0. Pure."""
+    """Return the brightness, 0.0 to 1.0, of a pattern `elapsed_s` seconds after its start. Pure."""
     phase = (elapsed_s / pattern.period_s) % 1.0
     match pattern.effect:
         case "off":
@@ -44,11 +44,11 @@ class Light:
         kind: "led" (one pin, PWM), "rgb" (three) or "none".
         pins: BCM numbers: one, or red, green, blue.
         factory: A gpiozero pin factory.
-        active_high: A high pin lights it.
-        patterns: How each light state looks; one that is not among them is dark.
+        active_high: A high pin switches the LED on.
+        patterns: Pattern per light state; the light is off in any other state.
 
     Raises:
-        BadPin: A pin cannot be had.
+        BadPin: A pin does not exist, is in use, or is unsuitable.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Light:
                 self._leds.append(PWMLED(pin, active_high=active_high, pin_factory=factory))
 
     def show(self, state: str) -> None:
-        """Show a light state from the beginning of its pattern; the one that is shown already goes on undisturbed."""
+        """Show a light state, from the start of its pattern; no-op if that pattern is already shown."""
         pattern = self._patterns.get(state, OFF)
         if pattern != self._pattern:
             self._pattern = pattern
@@ -96,13 +96,13 @@ class Light:
                     self._write(brightness(pattern, clock() - began))
 
     def close(self) -> None:
-        """Switch it off and give the pins back."""
+        """Switch the light off and release the pins; idempotent."""
         leds, self._leds = self._leds, []
         for led in leds:
             given_back(led)
 
     def _until_next_step(self, pattern: LightPattern, elapsed_s: float) -> float | None:
-        """Seconds until the brightness changes; None for never."""
+        """Return the seconds until the brightness changes; None for never."""
         if pattern.effect in ("off", "solid") or not self._leds:
             return None
         if pattern.effect == "pulse":
@@ -116,7 +116,7 @@ class Light:
         try:
             for led, share in zip(self._leds, colours, strict=False):
                 led.value = min(max(level * share, 0.0), 1.0)
-        except Exception as exc:  # noqa: BLE001 - a light is never worth a conversation, whatever the pin library raises
+        except Exception as exc:  # noqa: BLE001 - a failing light must not end the conversation
             if not self._has_failed:
-                log.warning("the light cannot be written: %s", exc)
+                log.warning("cannot set the light: %s", exc)
             self._has_failed = True

@@ -1,1 +1,1 @@
-"""Ways to carry the Realtime protocol."""
+"""Transports of the Realtime protocol."""
