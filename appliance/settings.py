@@ -269,6 +269,17 @@ class LightSettings(_Section):
         description="true where the sound goes through the pin header (HAT): pins 18 to 21 are then taken.",
     )
 
+    @property
+    def pins(self) -> dict[str, int]:
+        """Key → BCM number of each pin that this kind of light uses, in the order that `hardware.light` expects."""
+        of_kind = {"led": ("pin",), "rgb": ("red_pin", "green_pin", "blue_pin"), "none": ()}
+        return {key: getattr(self, key) for key in of_kind[self.kind]}
+
+    @property
+    def wiring(self) -> dict[str, Any]:
+        """The arguments of `hardware.light.Light`."""
+        return {"kind": self.kind, "pins": list(self.pins.values()), "active_high": self.active_high}
+
 
 class OutputSettings(_Section):
     """Things the assistant can switch."""
@@ -849,9 +860,8 @@ def _pin_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _used_pins(settings: Settings) -> Iterator[tuple[str, int]]:
     yield "button.pin", settings.button.pin
-    of_light = {"led": ("pin",), "rgb": ("red_pin", "green_pin", "blue_pin"), "none": ()}[settings.light.kind]
-    for key in of_light:
-        yield f"light.{key}", getattr(settings.light, key)
+    for key, pin in settings.light.pins.items():
+        yield f"light.{key}", pin
     for key in ("lamp_pin", "dimmer_pin"):
         pin = getattr(settings.outputs, key)
         if pin is not None:

@@ -266,15 +266,7 @@ class Appliance:
         return stack.enter_context(closing(button))
 
     def _open_light(self, stack: AsyncExitStack, factory: Any) -> Light:
-        settings = self._settings.light
-        pins = {
-            "led": [settings.pin],
-            "rgb": [settings.red_pin, settings.green_pin, settings.blue_pin],
-            "none": [],
-        }[settings.kind]
-        return stack.enter_context(
-            closing(Light(settings.kind, pins, factory=factory, active_high=settings.active_high))
-        )
+        return stack.enter_context(closing(Light(**self._settings.light.wiring, factory=factory)))
 
     def _open_conversation(
         self, stack: AsyncExitStack, policy: Policy, specs: Sequence[AgentSpec]

@@ -112,7 +112,7 @@ def test_a_light_whose_chip_went_is_logged_once_and_closed(
     assert [record.getMessage() for record in caplog.records] == [
         'the light cannot be written: invalid state "1.0" for pin GPIO5'
     ]
-    leds = light._leds  # kept until the chip is back: gpiozero tries again when it forgets a device
+    leds = light._emitter  # kept until the chip is back: gpiozero tries again when it forgets a device
     light.close()
     assert [record.getMessage() for record in caplog.records[1:]] == ["a pin cannot be given back: bad handle"] * 3
     chip.is_gone = False
