@@ -103,6 +103,9 @@ class LinkSettings(_Section):
     model: str = Field(
         default="gpt-realtime-2.1", min_length=1, description="Name of the speech-to-speech model; any is sent."
     )
+    transport: str = Field(
+        default="websocket", min_length=1, description="How the protocol is carried: websocket, or one of a package."
+    )
     credential: str = Field(
         default="openai_api_key", description="Name of the systemd credential that holds the key; looked at first."
     )

@@ -47,7 +47,7 @@ from appliance.conversation.support.feedback import State
 from appliance.errors import LinkError, SettingsError
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings, image_part, message_item, session_object
-from appliance.realtime.transports.websocket import WebSocketTransport
+from appliance.realtime.transports import RunningTransport, open_transport
 from appliance.runtime.agent_runtime import AgentRuntime, Asker, check_json
 from appliance.runtime.driver import Driver, Observer
 from appliance.runtime.session_body import NoDevice, PacedPlayback, ProgramAudio, RealtimeTurn, SessionEvents
@@ -73,7 +73,7 @@ class LiveSession:
     def __init__(
         self,
         conversation: Conversation,
-        transport: WebSocketTransport,
+        transport: RunningTransport,
         *,
         playback: PacedPlayback,
         runtime: AgentRuntime,
@@ -165,6 +165,7 @@ class RealtimeSession:
         observers: See `runtime.driver`; a `service.store.ConversationStore` is one.
         connect_timeout_s: How long ``async with`` waits for the model.
         raw_events: Whether every frame is yielded too, as a `Raw` event.
+        transport: Name of the transport, see `realtime.transports`.
 
     Raises:
         ToolError: Two agents or tools have the same name.
@@ -188,6 +189,7 @@ class RealtimeSession:
         observers: Sequence[Observer] = (),
         connect_timeout_s: float = 30.0,
         raw_events: bool = True,
+        transport: str = "websocket",
     ) -> None:
         self.settings = settings or RealtimeSessionSettings()
         self.turn = RealtimeTurn(self._post)
@@ -198,6 +200,7 @@ class RealtimeSession:
         self._observers = observers
         self._connect_timeout_s = connect_timeout_s
         self._raw_events = raw_events
+        self._transport = transport
         self._runtime = AgentRuntime(
             agent,
             compose=self._compose,
@@ -245,7 +248,7 @@ class RealtimeSession:
             tap = self._events.put_raw if self._raw_events else None
             self._live = live = LiveSession(
                 conversation,
-                WebSocketTransport(endpoints, post=self._post, tap=tap),
+                open_transport(self._transport, endpoints, post=self._post, tap=tap),
                 playback=self._playback,
                 runtime=self._runtime,
                 events=self._events,

@@ -33,7 +33,8 @@ from appliance.hardware.outputs import open_outputs
 from appliance.hardware.pins import open_pin_factory
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings, Transcription, session_object
-from appliance.realtime.transports.websocket import Endpoint, WebSocketTransport, endpoint_url
+from appliance.realtime.transports import RunningTransport, open_transport
+from appliance.realtime.transports.websocket import Endpoint, endpoint_url
 from appliance.runtime.agent_runtime import AgentRuntime
 from appliance.runtime.driver import Driver, Observer
 from appliance.service.announcer import LocalAnnouncer
@@ -146,10 +147,11 @@ class Appliance:
 
     # --- putting it together ------------------------------------------------------------------------------------
 
-    async def _assemble(self, stack: AsyncExitStack) -> tuple[Driver, WebSocketTransport, list[_Runs]]:
+    async def _assemble(self, stack: AsyncExitStack) -> tuple[Driver, RunningTransport, list[_Runs]]:
         settings = self._settings
         endpoints = await self._endpoints(stack)
-        transport = WebSocketTransport(
+        transport = open_transport(
+            settings.link.transport,
             [one for one, _ in endpoints],
             post=self.post,
             connect_timeout_s=settings.link.connect_timeout_s,
@@ -233,7 +235,7 @@ class Appliance:
             headers["OpenAI-Safety-Identifier"] = link.safety_identifier
         return headers
 
-    def _open_audio(self, transport: WebSocketTransport) -> AudioStreams:
+    def _open_audio(self, transport: RunningTransport) -> AudioStreams:
         settings = self._settings.audio
         backend = self._backend or open_backend(
             settings.backend,
