@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _simulated(arguments: argparse.Namespace, changes: dict[str, Any]) -> Settings:
-    """The settings with simulated hardware; the simulated device has a lamp where the settings name none."""
+    """The settings with simulated hardware; the simulated device has a dimmed light where the settings name none."""
     from appliance.simulator.simulated_device import DEFAULT_PINS, SIMULATED
 
     logging.getLogger().addHandler(logging.NullHandler())  # what matters is printed; no log beside it

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 from appliance.conversation.policy import Policy
@@ -104,7 +104,10 @@ class LinkSettings(_Section):
         default="gpt-realtime-2.1", min_length=1, description="Name of the speech-to-speech model; any is sent."
     )
     transport: str = Field(
-        default="websocket", min_length=1, description="How the protocol is carried: websocket, or one of a package."
+        default="websocket",
+        min_length=1,
+        description="How the protocol is carried.",
+        json_schema_extra={"allowed": '"websocket" or the name of an installed transport'},
     )
     credential: str = Field(
         default="openai_api_key", description="Name of the systemd credential that holds the key; looked at first."
@@ -288,7 +291,7 @@ class OutputSettings(_Section):
     """Things the assistant can switch."""
 
     lamp_pin: int | None = Field(
-        default=None, ge=0, le=27, examples=[24], description="BCM number of a lamp that goes on and off."
+        default=26, ge=0, le=27, description="BCM number of a lamp that goes on and off; an unwired pin does no harm."
     )
     dimmer_pin: int | None = Field(
         default=None, ge=0, le=27, examples=[12], description="BCM number of a lamp that is dimmed (PWM)."
@@ -296,6 +299,11 @@ class OutputSettings(_Section):
     active_high: bool = Field(
         default=True, description="true where a high pin switches on; most relay boards want false."
     )
+
+    @field_validator("lamp_pin", "dimmer_pin", mode="before")
+    @classmethod
+    def _none_is_no_pin(cls, value: object) -> object:
+        return None if value == "none" else value  # TOML has no null
 
 
 class PinSettings(_Section):
@@ -310,11 +318,24 @@ class PinSettings(_Section):
 class BrainSettings(_Section):
     """The offline brain."""
 
-    stt: str = Field(default="pocketsphinx", min_length=1, description="Engine that turns speech into text.")
-    workflow: Literal["phrases", "chat"] = Field(
-        default="phrases", description="phrases: sentences of the phrase book. chat: a chat endpoint of your own."
+    stt: str = Field(
+        default="pocketsphinx",
+        min_length=1,
+        description="Engine that turns speech into text.",
+        json_schema_extra={"allowed": '"pocketsphinx" or the name of an installed engine'},
     )
-    tts: Literal["flite", "espeak-ng"] = Field(default="flite", description="Engine that turns text into speech.")
+    workflow: str = Field(
+        default="phrases",
+        min_length=1,
+        description="phrases: sentences of the phrase book. chat: a chat endpoint of your own.",
+        json_schema_extra={"allowed": '"phrases", "chat" or the name of an installed workflow'},
+    )
+    tts: str = Field(
+        default="flite",
+        min_length=1,
+        description="Engine that turns text into speech.",
+        json_schema_extra={"allowed": '"flite", "espeak-ng" or the name of an installed engine'},
+    )
     voice: str = Field(default="", description="Voice of that engine. Empty: its default.")
     phrases_dir: str = Field(
         default="", description="Folder of the phrase book. Empty: the one that comes with the program."
@@ -756,8 +777,8 @@ def allowed_text(field: FieldInfo) -> str:
             return f"a text of {least} to {bounds['MaxLen'].max_length} characters"
         return "a text that is not empty" if least else "a text"
     number = "a whole number" if int in kinds else "a number"
-    left_out = ", or left out" if type(None) in kinds else ""
-    return f"{number} from {bounds['Ge'].ge:g} to {bounds['Le'].le:g}{left_out}"
+    or_none = ', or "none"' if type(None) in kinds else ""
+    return f"{number} from {bounds['Ge'].ge:g} to {bounds['Le'].le:g}{or_none}"
 
 
 def _line(item: _Found | None, key: str, text: str) -> str:

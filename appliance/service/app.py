@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, closing
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -387,38 +388,18 @@ def open_pipeline(settings: Settings, environ: Mapping[str, str]) -> ChainedPipe
 
 
 def policy_from(settings: Settings, *, endpoints: int = 1, offline_endpoint: int | None = None) -> Policy:
-    """Gather the conversation's figures from the settings."""
-    audio, button, deadlines, link = settings.audio, settings.button, settings.deadlines, settings.link
+    """Gather the conversation's figures: settings with the name of a figure by that name, the others one by one."""
+    figures = {figure.name for figure in fields(Policy)}
     return Policy(
-        button_mode=button.mode,
-        tap_max_ms=button.tap_max_ms,
-        release_debounce_ms=button.release_debounce_ms,
-        pre_roll_ms=audio.pre_roll_ms,
-        post_roll_ms=audio.post_roll_ms,
-        min_turn_ms=button.min_turn_ms,
-        max_turn_s=audio.max_turn_s,
-        silence_ms=button.silence_ms,
-        no_speech_s=button.no_speech_s,
-        connect_s=deadlines.connect_s,
-        commit_s=deadlines.commit_s,
-        answer_s=deadlines.answer_s,
-        playout_stall_s=deadlines.playout_stall_s,
-        tool_s=deadlines.tool_s,
-        approval_s=deadlines.approval_s,
-        link_wait_s=deadlines.link_wait_s,
-        cancel_s=deadlines.cancel_s,
-        backoff_initial_s=link.backoff_initial_s,
-        backoff_max_s=link.backoff_max_s,
+        **{key: value for _, section in settings for key, value in section if key in figures},
+        button_mode=settings.button.mode,
         guardrail_debounce=settings.guardrails.debounce_characters,
         guardrail_s=settings.guardrails.timeout_s,
-        hold_audio=settings.guardrails.hold_audio,
         endpoints=endpoints,
         offline_endpoint=offline_endpoint,
-        failback_s=link.failback_s,
-        rotate_after_s=60.0 * link.rotate_after_minutes,
+        rotate_after_s=60.0 * settings.link.rotate_after_minutes,
         budget_usd=settings.budget.daily_usd or None,
         budget_s=60.0 * settings.budget.daily_minutes or None,
-        replay_items=settings.history.replay_items,
     )
 
 

@@ -29,8 +29,8 @@ __all__ = ["DEFAULT_PINS", "SIMULATED", "SimulatedDevice", "read_speech"]
 
 SIMULATED = {"audio.backend": "simulated", "pins.factory": "mock"}
 """What a simulation changes in the settings: the rest is the real thing."""
-DEFAULT_PINS = {"outputs.lamp_pin": 5, "outputs.dimmer_pin": 6}
-"""The simulated device has a lamp and a dimmed light, unless the settings say where they are."""
+DEFAULT_PINS = {"outputs.dimmer_pin": 6}
+"""The simulated device has a dimmed light too, unless the settings give it another pin."""
 
 _LEAD_IN_S = 0.25  # a person presses, then speaks
 _LEAD_OUT_S = 0.15  # and lets go after the last word

@@ -6,13 +6,16 @@ import json
 import logging
 import runpy
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.conversation.policy import Policy
 from appliance.errors import SettingsError
+from appliance.service.app import policy_from
 from appliance.settings import (
     OPENAI_URL,
     EndpointSettings,
@@ -164,7 +167,7 @@ def test_an_unknown_section_is_one_line_with_the_nearest_section(tmp_path: Path)
             "[assistant]\nmax_output_tokens = true",
             'assistant.max_output_tokens: found true; allowed: "inf" or a whole number from 1 to 4096',
         ),
-        ("[outputs]\nlamp_pin = 99", "outputs.lamp_pin: found 99; allowed: a whole number from 0 to 27, or left out"),
+        ("[outputs]\nlamp_pin = 99", 'outputs.lamp_pin: found 99; allowed: a whole number from 0 to 27, or "none"'),
         ("[button]\nmin_turn_ms = 99", "button.min_turn_ms: found 99; allowed: a whole number from 100 to 5000"),
     ],
 )
@@ -418,6 +421,25 @@ def test_state_lives_where_it_was_set_else_where_systemd_says_else_with_the_user
     assert state_directory(settings, {}).parts[-3:] == (".local", "state", "voice-appliance")
 
 
+# The figures of the conversation
+
+
+def test_the_default_settings_give_the_default_policy() -> None:
+    assert policy_from(Settings()) == Policy()
+
+
+def test_a_setting_named_like_a_figure_of_the_policy_is_that_figure() -> None:
+    settings = load_settings(None, {}, overrides={"audio.pre_roll_ms": 120, "link.failback_s": 7})
+    policy = policy_from(settings)
+    assert (policy.pre_roll_ms, policy.failback_s) == (120, 7.0)
+
+
+def test_no_two_sections_set_one_figure_of_the_policy() -> None:
+    figures = {figure.name for figure in fields(Policy)}
+    keys = [key for _, section in Settings() for key, _ in section if key in figures]
+    assert sorted(keys) == sorted(set(keys))
+
+
 # The files that are written from the models
 
 
@@ -443,9 +465,12 @@ def test_the_file_holds_every_default_and_comments_every_key() -> None:
 
 def test_the_commented_out_examples_are_valid(tmp_path: Path) -> None:
     text = (ROOT / "config" / "appliance.toml").read_text(encoding="utf-8")
-    for key in ("lamp_pin", "dimmer_pin"):
-        assert f"\n# {key} = " in text
-        text = text.replace(f"\n# {key} = ", f"\n{key} = ")
-    settings = load_settings(write(tmp_path, text), {})
-    assert settings.outputs.lamp_pin is not None
+    assert "\n# dimmer_pin = " in text
+    settings = load_settings(write(tmp_path, text.replace("\n# dimmer_pin = ", "\ndimmer_pin = ")), {})
     assert settings.outputs.dimmer_pin is not None
+
+
+def test_an_output_without_a_pin_is_none_in_the_file_and_in_the_environment(tmp_path: Path) -> None:
+    path = write(tmp_path, '[outputs]\nlamp_pin = "none"\n')
+    assert load_settings(path, {}).outputs.lamp_pin is None
+    assert load_settings(None, {"APPLIANCE_OUTPUTS__LAMP_PIN": "none"}).outputs.lamp_pin is None
