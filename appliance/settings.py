@@ -874,7 +874,8 @@ def _pin_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
     owner: dict[int, str] = {}
     for key, pin in _used_pins(settings):
         if pin in owner:
-            yield key, f"found {pin}, which {owner[pin]} has already; allowed: a pin of its own"
+            or_none = ' or "none"' if key.startswith("outputs.") else ""
+            yield key, f"found {pin}, which {owner[pin]} has already; allowed: a pin of its own{or_none}"
         elif pin in _HAT_ID_PINS:
             yield key, f"found {pin}, which belongs to the HAT's EEPROM; allowed: 2 to 27"
         elif settings.light.i2s and pin in _I2S_PINS:

@@ -22,24 +22,25 @@ ROOT = Path(__file__).resolve().parent.parent
 TOML_HEAD = """\
 # Settings of the voice appliance. Every key is here with its default: change what you need, delete the rest.
 #
-# A key of the environment wins over this file: APPLIANCE_AUDIO__VOLUME=50 sets volume in [audio]. Relative paths start
-# at the folder of this file. `appliance config check` tells what is wrong, `appliance config show` where each value
-# came from. The key of the endpoint does not belong here: see [link].
+# The environment overrides this file: APPLIANCE_AUDIO__VOLUME=50 sets volume in [audio]. Relative paths start at the
+# folder of this file. `appliance config check` reports mistakes, `appliance config show` the origin of each value. The
+# API key does not belong here: see [link].
 """
 
 MARKDOWN_HEAD = """\
 # Settings
 
-Written from `appliance/settings.py` by `scripts/settings_reference.py`; the same text comments `config/appliance.toml`.
+This page and `config/appliance.toml` are generated from `appliance/settings.py` by `scripts/settings_reference.py`.
 
-- A value is looked up in this order, the last one found wins: the default, the TOML file, the environment
+- A value is taken from the last of these that sets it: the default, the TOML file, the environment
   (`APPLIANCE_AUDIO__VOLUME=50` is `volume` in `[audio]`: two underscores between section and key), the command line.
 - The file is the one named with `--config`, else by `$APPLIANCE_CONFIG`, else `/etc/voice-appliance/appliance.toml`.
-  Relative paths in it start at its own folder.
-- A mistake is one line with its place, the key, what was found, what is allowed and the nearest key; exit status 2.
-- The endpoint's key is no setting. It is looked for anew at each connection: in the systemd credential named by
-  `link.credential`, then in the file named by `link.key_file`, then in the variable named by `link.key_env`. A file
-  that holds something that looks like a key is refused.
+  Relative paths in it start at its folder.
+- A mistake is reported in one line: its place, the key, what was found, what is allowed and the nearest key. The exit
+  status is then 2.
+- The API key is not a setting. It is read at each connection: from the systemd credential named by `link.credential`,
+  else from the file named by `link.key_file`, else from the variable named by `link.key_env`. A settings file with a
+  value that looks like a key is refused.
 """
 
 

@@ -215,6 +215,7 @@ def test_a_missing_a_binary_and_a_folder_file_are_one_line_each(tmp_path: Path) 
     [
         ("[light]\npin = 17", "light.pin", "button.pin has already"),
         ("[light]\nkind = 'rgb'\n[outputs]\nlamp_pin = 24", "outputs.lamp_pin", "light.green_pin has already"),
+        ("[button]\npin = 26", "outputs.lamp_pin", 'button.pin has already; allowed: a pin of its own or "none"'),
         ("[light]\npin = 18", "light.pin", "carries the sound of a HAT"),
         ("[button]\npin = 21", "button.pin", "carries the sound of a HAT"),
         ("[button]\npin = 1", "button.pin", "EEPROM"),
