@@ -34,7 +34,7 @@ def wiring() -> dict[str, int]:
 
 
 def first_sentence() -> str:
-    found = re.search(r"type `([^`]+)` and Enter", README)
+    found = re.search(r"Type\s+`([^`]+)` and Enter", README)
     assert found is not None
     return found[1]
 
