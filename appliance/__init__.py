@@ -1,7 +1,6 @@
-"""The voice appliance: the box on the shelf that you press and talk to.
+"""The voice appliance: a press-to-talk voice assistant for the Raspberry Pi.
 
-The names that a maker imports are here, each loaded when it is first asked for (PEP 562), so that importing the
-package costs nothing::
+The public names are exported here. Each is loaded on first access (PEP 562), so importing the package is cheap::
 
     from appliance import RealtimeAgent, RealtimeSession, tool
 """

@@ -158,7 +158,7 @@ def _ask(arguments: argparse.Namespace) -> int:
 
 def _brain(arguments: argparse.Namespace) -> int:
     from appliance.brain.offline import offline_brain
-    from appliance.service.app import open_pipeline
+    from appliance.service.app import open_pipeline, open_wording
     from appliance.service.logging_setup import set_up_logging
 
     settings = _settings(arguments)
@@ -168,7 +168,7 @@ def _brain(arguments: argparse.Namespace) -> int:
         stopped = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
         token = os.environ.get(arguments.token_env) or None
-        pipeline = open_pipeline(settings, os.environ)
+        pipeline = open_pipeline(settings, os.environ, open_wording(settings))
         async with offline_brain(pipeline, host=arguments.host, port=arguments.port, token=token) as server:
             print(server.url, flush=True)
             await stopped.wait()
@@ -182,7 +182,10 @@ def _config(arguments: argparse.Namespace) -> int:
     if arguments.action == "show":
         print(json.dumps(settings.masked(), indent=2, ensure_ascii=False))
     else:
-        for remark in settings.remarks():
+        from appliance.service.app import language_remarks
+
+        logging.getLogger().addHandler(logging.NullHandler())  # what it would warn of is printed
+        for remark in (*settings.remarks(), *asyncio.run(language_remarks(settings, os.environ))):
             print(f"note: {remark}")
         print("The settings are valid.")
     return 0

@@ -6,20 +6,21 @@
      ├─ SettingsError (ValueError)     a key, type or value in the configuration; exit status 2
      ├─ ProtocolError
      │   ├─ LocalProtocolError         we broke the protocol: our bug, crash
-     │   └─ RemoteProtocolError        they broke it: report, and reconnect if it goes on
+     │   └─ RemoteProtocolError        they broke it: report, and reconnect if it continues
      ├─ LinkError (ConnectionError)    the connection to the model could not be made or was lost
      ├─ AudioError (OSError)
      │   ├─ CardMissing                no such card, or it was unplugged
      │   ├─ CardBusy                   another process holds it
-     │   └─ RateUnsupported            the card refuses the asked sampling rate
+     │   └─ RateUnsupported            the card refuses the requested sampling rate
      ├─ HardwareError
      │   ├─ BadPin (ValueError)        no such pin, or the pin is taken
      │   └─ PinFactoryUnavailable      the named pin factory cannot work here
      ├─ ToolError                      a tool was declared or called wrongly
      ├─ SpeechError                    an engine of the offline brain is missing or failed
+     │  └─ LanguageError               a phrase book, an engine or a voice does not have the language
      └─ StorageError (OSError)         a file could not be written (disk full, no permission)
 
-Errors are raised where the cause is known and reported once, where somebody can act on them.
+Errors are raised where the cause is known, and reported once, where the program can act on them.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ __all__ = [
     "CardBusy",
     "CardMissing",
     "HardwareError",
+    "LanguageError",
     "LinkError",
     "LocalProtocolError",
     "PinFactoryUnavailable",
@@ -55,16 +57,16 @@ __all__ = [
 
 
 KEY_SHAPE: Final = re.compile(r"\b(sk|ek|rk)[-_][\w*.-]{6,}")
-"""What API keys of OpenAI and its kin look like; whoever prints foreign text masks this in it."""
+"""Matches API keys of OpenAI and similar services; mask it in all foreign text before printing."""
 
 
 def bare_address(url: str) -> str:
-    """Return an address without its query and user: some servers take their key there."""
+    """Return an address without its query and user part, which may contain a key."""
     return re.sub(r"//[^/@]*@", "//", url.partition("?")[0])
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host name or an IP address is this machine."""
+    """Tell whether a host is "localhost" or a loopback IP address."""
     from ipaddress import ip_address
 
     try:
@@ -74,7 +76,7 @@ def is_loopback(host: str) -> bool:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" where something known is near, else ""; the case does not count."""
+    """Return "; did you mean 'x'?" if a known word is close, else ""; ignores case."""
     from difflib import get_close_matches
 
     folded = {one.casefold(): one for one in known}
@@ -83,7 +85,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 class ApplianceError(Exception):
-    """The root; catch it to catch every error that the appliance raises on purpose."""
+    """Base class of every error that the appliance raises on purpose."""
 
 
 class SettingsError(ApplianceError, ValueError):
@@ -91,11 +93,11 @@ class SettingsError(ApplianceError, ValueError):
 
 
 class ProtocolError(ApplianceError):
-    """The Realtime protocol was broken by one side."""
+    """One side broke the Realtime protocol."""
 
 
 class LocalProtocolError(ProtocolError):
-    """We are about to send what the protocol forbids: a bug of ours."""
+    """We are about to send what the protocol forbids: our bug."""
 
 
 class RemoteProtocolError(ProtocolError):
@@ -119,38 +121,42 @@ class CardBusy(AudioError):
 
 
 class RateUnsupported(AudioError):
-    """The card refuses the sampling rate that was asked of it."""
+    """The card refuses the requested sampling rate."""
 
 
 class HardwareError(ApplianceError):
-    """A button, a light or the pins below them could not be used."""
+    """A button, a light or a pin could not be used."""
 
 
 class BadPin(HardwareError, ValueError):
-    """The pin does not exist, or something else owns it."""
+    """The pin does not exist, or is in use."""
 
 
 class PinFactoryUnavailable(HardwareError):
-    """The pin factory that was named cannot work on this machine."""
+    """The named pin factory cannot work on this machine."""
 
 
 class ToolError(ApplianceError):
-    """A tool was declared wrongly, or called with arguments that do not fit."""
+    """A tool was declared wrongly, or called with invalid arguments."""
 
 
 class SpeechError(ApplianceError):
     """An engine of the offline brain (speech to text, text to speech) is missing or failed."""
 
 
+class LanguageError(SpeechError):
+    """A phrase book, an engine or a voice does not have the language."""
+
+
 class StorageError(ApplianceError, OSError):
-    """A file could not be written: the disk is full, or the place is not ours."""
+    """A file could not be written: the disk is full, or permission is missing."""
 
 
 @contextmanager
 def first_error() -> Iterator[None]:
-    """Raise the first of a group of errors of ours alone: one line for the user instead of a tree.
+    """Replace a group that holds only `ApplianceError`s by its first error: one line for the user instead of a tree.
 
-    Not by ``except*``: what is raised in there comes out in a group again.
+    ``except*`` cannot do this: what it raises is wrapped in a group again.
     """
     try:
         yield

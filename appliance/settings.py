@@ -175,6 +175,9 @@ class AssistantSettings(_Section):
         description="Language that is spoken to the device, as in ISO 639-1.",
         json_schema_extra={"allowed": 'a language code such as "en" or "pt-BR"'},
     )
+    wording_dir: str = Field(
+        default="", description="Folder with the device's sentences, <language>.toml. Empty: the installed one."
+    )
     transcription_model: str = Field(
         default="gpt-transcribe", description="Model that writes down what was said. Empty: no transcript."
     )
@@ -331,10 +334,10 @@ class BrainSettings(_Section):
         json_schema_extra={"allowed": '"phrases", "chat" or the name of an installed workflow'},
     )
     tts: str = Field(
-        default="flite",
+        default="auto",
         min_length=1,
-        description="Engine that turns text into speech.",
-        json_schema_extra={"allowed": '"flite", "espeak-ng" or the name of an installed engine'},
+        description="Engine that turns text into speech. auto: flite for English, else espeak-ng.",
+        json_schema_extra={"allowed": '"auto", "flite", "espeak-ng" or the name of an installed engine'},
     )
     voice: str = Field(default="", description="Voice of that engine. Empty: its default.")
     phrases_dir: str = Field(

@@ -1,15 +1,142 @@
-"""How things are said to people. Pure."""
+"""Every sentence that the device says or shows, by key: ``config/wording/<language>.toml``.
+
+A sentence has named placeholders. Beside the format specifications of Python, a placeholder takes three of ours:
+``{seconds:duration}`` is "1 hour and 30 minutes", ``{spent:number}`` has at most one decimal, ``{spent:money}`` has two
+decimals, or four below ten cents.
+"""
 
 from __future__ import annotations
 
-__all__ = ["duration"]
+import logging
+import string
+import tomllib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from appliance.errors import SettingsError
+
+__all__ = ["Wording", "config_folder"]
+
+log = logging.getLogger(__name__)
+
+_ENGLISH = "en"
+_UNITS = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))
 
 
-def duration(seconds: int, *, most: int = 3) -> str:
-    """Return a duration in words, by its largest units, at most so many: "1 hour and 30 minutes"."""
-    days, rest = divmod(max(0, seconds), 86400)
-    hours, rest = divmod(rest, 3600)
-    minutes, rest = divmod(rest, 60)
-    units = ((days, "day"), (hours, "hour"), (minutes, "minute"), (rest, "second"))
-    parts = [f"{count} {unit}{'s' if count != 1 else ''}" for count, unit in units if count][:most]
-    return " and ".join(parts) or "0 seconds"
+def config_folder(name: str) -> Path:
+    """Return a folder of the installed configuration files: of the checkout, or packed into the wheel."""
+    package = Path(__file__).resolve().parent
+    packed = package / "_share" / "config" / name
+    return packed if packed.is_dir() else package.parent / "config" / name
+
+
+class Wording(string.Formatter):
+    """The sentences of one language.
+
+    Args:
+        language: Language code; for "pt-BR", ``pt-BR.toml`` wins over ``pt.toml``. A language without a file is worded
+            in English.
+        folder: Folder of the files; None for the installed one.
+
+    Raises:
+        SettingsError: A file is not TOML, or not tables of texts.
+    """
+
+    def __init__(self, language: str = _ENGLISH, folder: Path | None = None) -> None:
+        self.language = language
+        own = _read(folder, language)
+        self.is_available = own is not None
+        """Whether the language has a file."""
+        self._own = own or {}
+        self._english = _read(folder, _ENGLISH) or _read(None, _ENGLISH) or {}
+        self._warned: set[str] = set()
+        if own is None:
+            log.warning("no wording for language %r: the texts are English", language)
+
+    def has(self, key: str) -> bool:
+        """Return whether a sentence is in the language itself, so that its voice can speak it."""
+        table, _, name = key.partition(".")
+        return name in self._own.get(table, {})
+
+    def say(self, key: str, /, **values: Any) -> str:
+        """Return a sentence with its values filled in; in English, with one warning, if the language lacks it.
+
+        Args:
+            key: Table and name: ``alarm.time_up``.
+            values: Of the placeholders.
+
+        Raises:
+            KeyError: English has no such sentence, or a placeholder has no value.
+        """
+        return self.vformat(str(self._entry(key)), (), values)
+
+    def trouble(self, kind: str, detail: str = "") -> str:
+        """Return the sentence of a trouble, with the technical detail in parentheses."""
+        sentence = self.say(f"trouble.{kind}")
+        return f"{sentence} ({detail})" if detail else sentence
+
+    def budget(self, unit: str, percent: int, spent: float, limit: float) -> str:
+        """Return how much of the day's budget is spent; `unit` is "usd" or "minutes"."""
+        return self.say(f"budget.{unit}", percent=percent, spent=spent, limit=limit)
+
+    def table(self, name: str) -> Mapping[str, str]:
+        """Return all sentences of a table, with their placeholders."""
+        return {key: str(self._entry(f"{name}.{key}")) for key in self._english[name]}
+
+    def names(self, key: str) -> Sequence[str]:
+        """Return a list, such as ``format.weekdays``."""
+        return list(self._entry(key))
+
+    def duration(self, seconds: int, *, most: int = 3) -> str:
+        """Return a duration by its largest units, at most `most` of them: "1 hour and 30 minutes"."""
+        parts = []
+        rest = max(0, seconds)
+        for unit, length in _UNITS:
+            count, rest = divmod(rest, length)
+            if count:
+                one, many = self.names(f"format.{unit}")
+                parts.append(f"{count} {one if count == 1 else many}")
+        return str(self._entry("format.and")).join(parts[:most]) or str(self._entry("format.none"))
+
+    def format_field(self, value: Any, format_spec: str) -> Any:
+        """Format one value; see `string.Formatter`."""
+        match format_spec:
+            case "duration":
+                return self.duration(round(value))
+            case "number":
+                return self._decimal(f"{value:.1f}".removesuffix(".0"))
+            case "money":
+                return self._decimal(f"{value:.2f}" if value == 0 or value >= 0.1 else f"{value:.4f}")
+        return super().format_field(value, format_spec)
+
+    def _decimal(self, figures: str) -> str:
+        return figures.replace(".", str(self._entry("format.decimal")))
+
+    def _entry(self, key: str) -> Any:
+        table, _, name = key.partition(".")
+        if name in self._own.get(table, {}):
+            return self._own[table][name]
+        if key not in self._warned and self.is_available:
+            self._warned.add(key)
+            log.warning("the wording of %r has no %s: the text is English", self.language, key)
+        return self._english[table][name]
+
+
+@cache
+def _read(folder: Path | None, language: str) -> Mapping[str, Mapping[str, Any]] | None:
+    """Read the file of a language, or of its first part; None if there is none."""
+    at = folder or config_folder("wording")
+    for name in (language, language.partition("-")[0]):
+        path = at / f"{name}.toml"
+        try:
+            tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as exc:
+            raise SettingsError(f"{path}: cannot be read as TOML: {exc}") from None
+        if not all(isinstance(one, dict) for one in tables.values()):
+            raise SettingsError(f"{path}: expected tables of texts, such as [trouble]")
+        return tables
+    return None

@@ -1,1 +1,1 @@
-"""Measurements: `python -m benchmarks.run` prints every figure that the project claims, beside its peers."""
+"""Benchmarks: `python -m benchmarks.run` prints every figure that the project claims, next to those of its peers."""

@@ -1,8 +1,8 @@
-"""From the finger to the wire and from the wire to the loudspeaker: the whole appliance, simulated hardware.
+"""Latency from the finger to the wire and from the wire to the loudspeaker: the whole appliance, simulated hardware.
 
-The pin is driven from a thread of its own and the moment is taken just before; the scripted server, another process,
-writes down when each frame arrived; the simulated loudspeaker when each period was taken. All three read the machine's
-one monotonic clock. Cues are left out, so that the only sound is the answer's.
+A separate thread drives the pin, and records the time just before. The scripted server, another process, records the
+arrival of each frame; the simulated loudspeaker records the time of each period. All three use the machine's monotonic
+clock. Cues are disabled, so that every sound belongs to the answer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PERIOD_MS = 20
 
 
 class Bench:
-    """One appliance whose moments are known."""
+    """One appliance, with the times of its presses, frames and periods."""
 
     def __init__(self, url: str, log: Path) -> None:
         overrides = {
@@ -60,7 +60,7 @@ class Bench:
                 await self._changed.wait()
 
     async def drive(self, *, down: bool) -> float:
-        """Move the pin from another thread; returns when."""
+        """Drive the pin from another thread; return the monotonic seconds just before."""
 
         def move() -> float:
             at = time.monotonic()
@@ -81,14 +81,14 @@ class Bench:
 
 
 async def measure(url: str, log: Path) -> dict[str, list[float]]:
-    """Hold `TURNS` turns; every second one is interrupted in the middle of its answer."""
+    """Run `TURNS` turns; interrupt every second one in the middle of its answer."""
     streams.earcon = lambda name: b""  # type: ignore[attr-defined, assignment]
     bench = Bench(url, log)
     rows: dict[str, list[float]] = {"press": [], "release": [], "delta": [], "barge": []}
     async with asyncio.TaskGroup() as group:
         running = group.create_task(bench.device.run())
         await bench.until(State.READY)
-        await asyncio.sleep(1.5)  # the pre-roll fills
+        await asyncio.sleep(1.5)  # until the pre-roll is full
         for turn in range(TURNS):
             await _one_turn(bench, rows, is_interrupted=turn % 2 == 0)
         bench.device.stop("measured")
@@ -98,7 +98,7 @@ async def measure(url: str, log: Path) -> dict[str, list[float]]:
 
 async def _one_turn(bench: Bench, rows: dict[str, list[float]], *, is_interrupted: bool) -> None:
     pressed = await bench.drive(down=True)
-    await asyncio.sleep(0.4 + 0.0037 * len(rows["press"]))  # not in step with the card
+    await asyncio.sleep(0.4 + 0.0037 * len(rows["press"]))  # so that presses are not in step with the card's periods
     released = await bench.drive(down=False)
     await bench.until(State.SPEAKING)
     await asyncio.sleep(0.5)

@@ -1,12 +1,12 @@
-"""What a reader has to follow: how far one event runs through the conversation, and how large the package is.
+"""Effort to read the code: the calls that one event makes in the conversation, and the size of the package.
 
 ::
 
     .venv/bin/python -m benchmarks.reading
 
-For each event: the calls inside the package, the files they are in, and how often the next call is in another file. A
-call that returns nothing hands nothing back to the reader, who need not follow it to understand what comes next: the
-first row of each event leaves those out, the second counts all. The sizes are counted in the syntax trees.
+For each event: the calls inside the package, the number of files they are in, and how often the next call is in another
+file. A reader need not follow a call that returns nothing to understand what comes next: the first row of each event
+omits those calls, the second counts all. The sizes are counted in the syntax trees.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SESSION = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
 
 
 def ready() -> Conversation:
-    """A conversation whose session is there."""
+    """Return a conversation whose session is created."""
     conversation = Conversation(policy=Policy(button_mode="hold"), specs=[AgentSpec(agent="a", session=SESSION)])
     conversation.handle(ev.Started(), NOW - 20)
     for event in (wire.SessionCreated(session={}), wire.SessionUpdated(session=SESSION)):
@@ -51,7 +51,7 @@ def listening() -> Conversation:
 
 
 def answering() -> Conversation:
-    """A conversation whose turn was taken, and whose response has begun."""
+    """Return a conversation whose turn is committed and whose response is created."""
     conversation = listening()
     conversation.handle(ev.ButtonEdge(False), NOW - 9)
     for index in range(20):
@@ -64,7 +64,7 @@ def answering() -> Conversation:
 
 
 def speaking() -> Conversation:
-    """A conversation whose answer is being heard."""
+    """Return a conversation whose answer is playing."""
     conversation = answering()
     conversation.handle(ev.ServerEventReceived(1, delta()), NOW - 7)
     conversation.handle(ev.PlayoutProgress(conversation.epoch, 2400, False), NOW - 7)
@@ -89,7 +89,7 @@ EVENTS: dict[str, tuple[Callable[[], Conversation], ev.Event]] = {
 
 
 def followed(conversation: Conversation, event: ev.Event) -> list[tuple[str, bool]]:
-    """Handle an event; return the file of each call in order, and whether the call returned something."""
+    """Handle an event; return, for each call in order, its file and whether it returned a value."""
     calls: list[tuple[str, bool]] = []
     running: list[int] = []
 
@@ -124,7 +124,7 @@ def sizes() -> Iterator[tuple[str, int]]:
     classes = [node for tree in inside for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     yield "lines of the conversation's largest class", max((one.end_lineno or 0) - one.lineno + 1 for one in classes)
     methods = [sum(isinstance(sub, ast.FunctionDef) for sub in one.body) for one in classes]
-    yield "methods of the conversation's class with most", max(methods)
+    yield "methods of the conversation's class with the most methods", max(methods)
 
 
 def main() -> int:

@@ -1,11 +1,11 @@
-"""Every figure that the project claims, beside its peers, on this machine, in one run.
+"""Print every figure that the project claims, next to those of its peers, measured on this machine in one run.
 
 ::
 
     .venv/bin/python -m benchmarks.run [--seconds 60] [--json FILE]
 
-Three clients in processes of their own against one scripted server: this project's, ``openai-agents``' RealtimeSession,
-and a bare loop of websockets and json. The machine may be busy: compare columns, not with another day.
+Three clients run in separate processes against one scripted server: this project's, ``openai-agents``' RealtimeSession,
+and a bare loop of websockets and json. The machine may be busy, so compare columns of one run, not different runs.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ CLIENTS = {"appliance": "ours", "openai-agents": "agents_sdk", "bare": "bare"}
 IMPORTS = 5
 
 ROWS = {
-    "import_ms": "import, wall ms (least of {n})",
-    "import_cpu_ms": "import, CPU ms (least of {n})",
+    "import_ms": "import, wall ms (best of {n})",
+    "import_cpu_ms": "import, CPU ms (best of {n})",
     "import_peak_rss_mb": "peak RSS after import, MB",
     "duplex_rss_mb": "RSS after {s:g} s of duplex audio, MB",
     "duplex_peak_rss_mb": "peak RSS in duplex, MB",
     "duplex_cpu_percent": "CPU in duplex, % of a core",
     "received_s": "answer audio received in that time, s",
-    "receive_us": "a received 100 ms delta, µs of CPU (least of {n})",
-    "send_us": "a sent 20 ms chunk, µs of CPU (least of {n})",
+    "receive_us": "a received 100 ms delta, µs of CPU (best of {n})",
+    "send_us": "a sent 20 ms chunk, µs of CPU (best of {n})",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of duplex audio (default: %(default)g)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of the duplex audio (default: %(default)g)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     arguments = parser.parse_args(argv)
     with _server() as port:
         figures = {name: _client(module, port, arguments.seconds) for name, module in CLIENTS.items()}
@@ -70,7 +70,7 @@ def _server() -> Iterator[int]:
 
 
 def _run(module: str, *arguments: str) -> dict[str, Any]:
-    # As the unit of the daemon sets it, for all alike: numpy's OpenBLAS starts no threads. Compiled files are kept.
+    # As in the daemon's unit, for all clients: numpy's OpenBLAS starts no threads. Compiled files are kept.
     environ = os.environ | {"OPENAI_AGENTS_DISABLE_TRACING": "1", "OPENBLAS_NUM_THREADS": "1"}
     environ.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(
@@ -115,7 +115,7 @@ def _print(
         print(f"| {title.format(n=IMPORTS, s=seconds)} | " + " | ".join(cells) + " |")
     ours = figures["appliance"]
     print(f"\nof which decoding a delta {ours['decode_us']:.1f} µs and encoding a chunk {ours['encode_us']:.1f} µs;")
-    print("the column adds the whole conversation, which the others have not; duplex adds the card and resampling.")
+    print("the column also counts the conversation, which the others lack; duplex also counts the card and resampling.")
     print(
         f"the whole daemon (tools, settings, pins): import {daemon['import_ms']:.0f} ms wall, "
         f"{daemon['import_cpu_ms']:.0f} ms CPU, {daemon['import_peak_rss_mb']:.1f} MB\n"
@@ -123,7 +123,7 @@ def _print(
     print("| the whole appliance, finger to wire and back | median |\n|---|---:|")
     for title, cell in latency.items():
         print(f"| {title} | {cell} |")
-    print("\nThe peers own neither button nor loudspeaker, so they have no such rows.")
+    print("\nThe peers have neither a button nor a loudspeaker, so these rows have no column for them.")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The scripted server of the benchmarks, a process of its own: the same frames for every client, at the same pace.
+"""The scripted server of the benchmarks, a separate process: the same frames for every client, at the same pace.
 
-``python -m benchmarks.server`` prints its port, then serves until its standard input closes. A client's query says
-what it gets: ``seconds`` of answer audio, in deltas of 100 ms, paced in real time (``pace=1``) or as fast as the
-socket takes them (``pace=0``), beginning ``delay`` seconds after they were asked for. With ``duplex=1`` the answer
-begins at the first sound and nothing stops it. With ``log=FILE`` the arrival of each frame is written down, in the
-machine's monotonic clock, which all its processes share.
+``python -m benchmarks.server`` prints its port, then serves until its standard input closes. The query of the URL
+selects the answer: ``seconds`` of audio in deltas of 100 ms, in real time (``pace=1``) or as fast as the socket takes
+them (``pace=0``), starting ``delay`` seconds after the request. With ``duplex=1`` the answer starts at the first
+append and cannot be cancelled. With ``log=FILE`` the server logs the arrival of each frame in monotonic seconds, a
+clock that all processes share.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DELTA_S = 0.1
 
 
 class Script:
-    """One connection: a real `ServerModel` whose generator is a metronome."""
+    """One connection: a real `ServerModel` with a generator of fixed pace."""
 
     def __init__(self, connection: ServerConnection) -> None:
         assert connection.request is not None
@@ -55,7 +55,7 @@ class Script:
                 if frame.startswith('{"type":"input_audio_buffer.append"') or '"input_audio_buffer.append"' in frame:
                     await self._on_audio(now)
                     if self._is_duplex:
-                        continue  # a minute of it would only fill the model's buffer
+                        continue  # a minute of audio would only fill the model's buffer
                 else:
                     name = json.loads(frame)["type"]
                     self._write(name, now)

@@ -1,4 +1,4 @@
-"""A tool that asks first: the call waits until somebody says yes or no.
+"""A tool that needs approval: the call waits until the user says yes or no.
 
 python examples/approval.py            # says yes
 python examples/approval.py no         # says no
@@ -21,18 +21,18 @@ def set_lamp(on: bool) -> dict[str, bool]:
     """Switch the lamp.
 
     Args:
-        on: True to light it.
+        on: True to switch it on.
     """
     lamp["is_on"] = on
     return {"on": on}
 
 
 agent = RealtimeAgent(name="House", instructions="You switch the lamp. Be brief.", tools=[set_lamp])
-settings = RealtimeSessionSettings(output_modalities=("text",))  # written answers, so that there is no sound to play
+settings = RealtimeSessionSettings(output_modalities=("text",))  # written answers: no sound to play
 
 
 async def main(url: str | None = None, *, is_allowed: bool = True) -> str:
-    """Ask for the lamp and answer the question that comes back; returns what the agent says in the end."""
+    """Ask for the lamp, and approve or reject the call; return the agent's last answer."""
     answer = ""
     async with RealtimeSession(agent, settings, url=url) as session:
         session.send_message("turn on the lamp")

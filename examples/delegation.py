@@ -1,9 +1,9 @@
-"""Delegation: a quick voice that asks a stronger text model, with the conversation so far.
+"""Delegation: a quick voice model asks a stronger text model, and sends it the conversation so far.
 
 CHAT_URL=http://localhost:11434/v1 CHAT_MODEL=llama3.2 python examples/delegation.py
 
-The text model is behind any OpenAI-compatible chat endpoint: CHAT_URL (else OpenAI's), CHAT_MODEL, and CHAT_KEY (else
-OPENAI_API_KEY). The offline brain knows phrases and delegates nothing; the voice needs OPENAI_API_KEY, too.
+The text model runs behind any OpenAI-compatible chat endpoint: CHAT_URL (else OpenAI's), CHAT_MODEL, and CHAT_KEY (else
+OPENAI_API_KEY). The voice model needs OPENAI_API_KEY; without it the offline brain answers, which never delegates.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def ask_expert(context: ToolContext[Any], question: str) -> str:
         data=json.dumps(body).encode(),
         headers={"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})},
     )
-    with urlopen(request, timeout=50) as response:  # a sync tool runs in a thread: it may wait
+    with urlopen(request, timeout=50) as response:  # a sync tool runs in a thread, so it may block
         return str(json.load(response)["choices"][0]["message"]["content"])
 
 
@@ -45,11 +45,11 @@ agent = RealtimeAgent(
     instructions="Chat briefly. For anything hard call ask_expert, and say its answer in your own words.",
     tools=[ask_expert],
 )
-settings = RealtimeSessionSettings(output_modalities=("text",))  # written answers, so that there is no sound to play
+settings = RealtimeSessionSettings(output_modalities=("text",))  # written answers: no sound to play
 
 
 async def main(url: str | None = None, *, question: str = "Why is the sky blue?") -> str:
-    """Ask one question; returns the answer."""
+    """Ask one question; return the answer."""
     answer = ""
     async with RealtimeSession(agent, settings, url=url) as session:
         print(f"You: {question}")

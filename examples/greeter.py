@@ -1,8 +1,8 @@
-"""A greeter that hands off to a specialist: to the model the handoff is a tool, `transfer_to_gardener`.
+"""A greeter that hands off to a specialist; the model sees the handoff as a tool, `transfer_to_gardener`.
 
 python examples/greeter.py
 
-The offline brain knows phrases, not people: it stays with the greeter. With OPENAI_API_KEY the gardener takes over.
+With OPENAI_API_KEY the gardener takes over. The offline brain only matches phrases, so it stays with the greeter.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ greeter = RealtimeAgent(
     instructions="Greet the caller in one sentence. Hand over to the gardener as soon as it is about plants.",
     handoffs=[handoff(gardener, first_sentence="Hello, this is the gardener.")],
 )
-settings = RealtimeSessionSettings(output_modalities=("text",))  # written answers, so that there is no sound to play
+settings = RealtimeSessionSettings(output_modalities=("text",))  # written answers: no sound to play
 
 
 async def main(url: str | None = None, *, question: str = "Hello! How much water does a tomato need?") -> str:
-    """Ask one question; returns the name of the agent who talks in the end."""
+    """Ask one question; return the name of the agent that is active at the end."""
     async with RealtimeSession(greeter, settings, url=url) as session:
         print(f"You: {question}")
         session.send_message(question)

@@ -1,4 +1,4 @@
-"""A guardrail: the answer is checked while it is spoken; once it trips, nothing more of that answer is heard.
+"""A guardrail: it checks the answer while it is spoken; once it trips, no more of that answer is played.
 
 python examples/guardrail.py
 
@@ -16,13 +16,13 @@ from appliance import GuardrailFunctionOutput, RealtimeAgent, RealtimeSession, o
 
 @tool
 def device_status() -> str:
-    """Tell how this box is."""
+    """Report the status of this device."""
     return "I am fine. The code of the door is 4711."
 
 
 @output_guardrail
 def no_codes(context: object, agent: RealtimeAgent, text: str) -> GuardrailFunctionOutput:
-    """Trip on anything that looks like the code of a door; sees the whole text of the answer so far."""
+    """Trip on anything that looks like a door code; `text` is the whole answer so far."""
     found = re.search(r"\b\d{4}\b", text)
     return GuardrailFunctionOutput(output_info="the code of a door", tripwire_triggered=found is not None)
 
@@ -34,7 +34,7 @@ agent = RealtimeAgent(
 
 @dataclass
 class Result:
-    """What came of it."""
+    """The result of the turn."""
 
     tripped: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Result:
 
 
 async def main(url: str | None = None) -> Result:
-    """Ask how the box is; returns what was written, which guardrails tripped, and how the turn ended."""
+    """Ask how the box is; return the answers, the guardrails that tripped, and the outcome of the turn."""
     result = Result()
     async with RealtimeSession(agent, url=url) as session:
         session.send_message("how are you")

@@ -1,8 +1,8 @@
-"""Text and an image beside the voice: the model is shown a picture and answers in writing.
+"""Text and an image as input: the model gets a picture and answers in writing.
 
 python examples/text_and_image.py [picture.png]
 
-The offline brain takes the picture, but it is blind: it answers the words. With OPENAI_API_KEY the model looks at it.
+With OPENAI_API_KEY the model describes the picture. The offline brain accepts the picture but answers only the text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ settings = RealtimeSessionSettings(output_modalities=("text",))
 
 
 def red_square(side: int = 64) -> bytes:
-    """Return a PNG of our own, so that the example needs no file."""
+    """Return a PNG of a red square, so that the example needs no file."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -31,7 +31,7 @@ def red_square(side: int = 64) -> bytes:
 
 
 async def main(url: str | None = None, *, picture: bytes | Path | None = None, question: str = "who are you") -> str:
-    """Show a picture with a question beside it; returns the answer."""
+    """Send a picture with a question; return the answer."""
     answer = ""
     async with RealtimeSession(agent, settings, url=url) as session:
         session.send_message("The user cannot hear now: write.", role="system", respond=False)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Write config/appliance.toml and docs/settings.md from the models in appliance/settings.py.
 
-The models are the only place where a range or a meaning is written down, and where defaults are read from; a test
-holds the two files to them. Run this after a change: ``.venv/bin/python scripts/settings_reference.py``.
+The models are the only source of ranges, defaults and descriptions; a test compares the two files with them. Run this
+after a change: ``.venv/bin/python scripts/settings_reference.py``.
 """
 
 from __future__ import annotations
@@ -20,27 +20,28 @@ from appliance.settings import Settings, allowed_text
 ROOT = Path(__file__).resolve().parent.parent
 
 TOML_HEAD = """\
-# Settings of the voice appliance. Every key is here with its default: change what you need, delete the rest.
+# Settings of the voice appliance. Every key is listed with its default: change what you need, delete the rest.
 #
-# The environment overrides this file: APPLIANCE_AUDIO__VOLUME=50 sets volume in [audio]. Relative paths start at the
-# folder of this file. `appliance config check` reports mistakes, `appliance config show` the origin of each value. The
-# API key does not belong here: see [link].
+# An environment variable overrides this file: APPLIANCE_AUDIO__VOLUME=50 sets volume in [audio]. Relative paths start
+# at the folder of this file. `appliance config check` reports mistakes, `appliance config show` the origin of each
+# value. The endpoint's API key does not belong here: see [link].
 """
 
 MARKDOWN_HEAD = """\
 # Settings
 
-This page and `config/appliance.toml` are generated from `appliance/settings.py` by `scripts/settings_reference.py`.
+Generated from `appliance/settings.py` by `scripts/settings_reference.py`, as are the comments of
+`config/appliance.toml`.
 
-- A value is taken from the last of these that sets it: the default, the TOML file, the environment
+- Values come from these sources; later ones override earlier ones: the default, the TOML file, the environment
   (`APPLIANCE_AUDIO__VOLUME=50` is `volume` in `[audio]`: two underscores between section and key), the command line.
 - The file is the one named with `--config`, else by `$APPLIANCE_CONFIG`, else `/etc/voice-appliance/appliance.toml`.
   Relative paths in it start at its folder.
-- A mistake is reported in one line: its place, the key, what was found, what is allowed and the nearest key. The exit
-  status is then 2.
-- The API key is not a setting. It is read at each connection: from the systemd credential named by `link.credential`,
-  else from the file named by `link.key_file`, else from the variable named by `link.key_env`. A settings file with a
-  value that looks like a key is refused.
+- A mistake prints one line with its place, the key, the value found, the allowed values and the closest key; the exit
+  status is 2.
+- The endpoint's API key is not a setting. It is read again for each connection: from the systemd credential named by
+  `link.credential`, then from the file named by `link.key_file`, then from the variable named by `link.key_env`. A
+  settings file that contains something that looks like a key is refused.
 """
 
 
@@ -54,7 +55,7 @@ def intro_of(section: FieldInfo) -> str:
 
 
 def toml_value(value: object) -> str:
-    """Our defaults are texts, numbers and booleans: JSON writes these as TOML does."""
+    """Return a default in TOML; defaults are strings, numbers and booleans, which look the same in JSON."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -82,7 +83,7 @@ def markdown_lines() -> Iterator[str]:
 
 
 def render() -> dict[Path, str]:
-    """File → its whole text."""
+    """Return the text of each file."""
     return {
         ROOT / "config" / "appliance.toml": "".join(toml_lines()),
         ROOT / "docs" / "settings.md": "".join(markdown_lines()),

@@ -1,4 +1,4 @@
-"""What all tests share: no time limit on a Hypothesis example (a loaded machine is no bug), and a clean environment."""
+"""Shared by all tests: no Hypothesis deadline (a loaded machine is not a bug) and a clean environment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ settings.load_profile("appliance")
 
 @pytest.fixture(autouse=True)
 def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key or a setting of whoever runs the tests must not decide what they do."""
+    """Keep the keys and settings of the machine that runs the tests out of them."""
     for name in list(os.environ):
         if name.startswith(("APPLIANCE_", "OPENAI_")) or name in {"NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY"}:
             monkeypatch.delenv(name)

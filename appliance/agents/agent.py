@@ -1,4 +1,4 @@
-"""What the assistant is: its name, what it is told, what it can do, and to whom it can hand over. Pure."""
+"""`RealtimeAgent`: an assistant's name, instructions, tools, handoffs and guardrails. Pure."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ __all__ = ["RealtimeAgent", "agents_of"]
 class RealtimeAgent:
     """An assistant for a speech-to-speech model.
 
-    Two agents may hand over to each other: give one its `handoffs` as a list, and append to it once both are there.
-    The session reads everything when it starts.
+    For two agents that hand over to each other, pass `handoffs` as a list and append to it once both exist. The session
+    reads all fields when it starts.
 
     Raises:
-        ToolError: Two tools or handoffs have the same name, or the agent has none.
+        ToolError: Two tools or handoffs have the same name, or the agent has no name.
     """
 
     name: str
     instructions: str | InstructionsFunction = ""
-    """A text, or a (sync or async) function of (context, agent) that returns it."""
+    """A string, or a sync or async function of (context, agent) that returns one."""
     refresh_instructions: Literal["connect", "turn"] = "connect"
-    """When a function is asked again: at each connection and handoff, or also before each answer."""
+    """When to call an `instructions` function: at each connection and handoff, or also before each answer."""
     tools: Sequence[Tool] = ()
     handoffs: Sequence[RealtimeAgent | Handoff] = ()
     handoff_description: str = ""
-    """When to hand over to this agent, in words for the model of another one."""
+    """When to hand over to this agent; shown to the model of the other agents."""
     voice: str | Mapping[str, str] = ""
-    """"" takes the session's voice. The server does not change a voice once a connection has spoken."""
+    """"" uses the session's voice. The server cannot change the voice once a connection has produced audio."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Session settings that this agent has otherwise (`RealtimeSessionSettings` by name), such as ``speed``."""
+    """Session settings that this agent overrides, by their name in `RealtimeSessionSettings`, such as ``speed``."""
     output_guardrails: Sequence[OutputGuardrail] = ()
     input_guardrails: Sequence[InputGuardrail] = ()
     mcp_servers: Sequence[McpServer | HostedMcp] = ()
@@ -51,14 +51,14 @@ class RealtimeAgent:
 
     def __post_init__(self) -> None:
         if not self.name.strip():
-            raise ToolError("an agent without a name: give it one, handoffs are named after it")
+            raise ToolError("an agent has no name: give it one, its handoffs are named after it")
         self.check()
 
     def __repr__(self) -> str:
         return f"<RealtimeAgent {self.name!r}: {len(self.tools)} tools, {len(self.handoffs)} handoffs>"
 
     def check(self) -> None:
-        """Check what a list may have changed since the agent was made.
+        """Check the names of tools and handoffs, whose lists may have changed since the agent was created.
 
         Raises:
             ToolError: Two tools or handoffs have the same name.
@@ -69,11 +69,11 @@ class RealtimeAgent:
             raise ToolError(f"agent {self.name!r}: two tools are named {', '.join(twice)}; give each its own name")
 
     def transfers(self) -> list[Handoff]:
-        """Return the handoffs, those that were given as bare agents made up."""
+        """Return the handoffs, with a default `Handoff` for each bare agent."""
         return [one if isinstance(one, Handoff) else handoff(one) for one in self.handoffs]
 
     def clone(self, **changes: Any) -> RealtimeAgent:
-        """Return a copy with other values; lists are shared unless they are among the changes.
+        """Return a copy with `changes` applied; lists that are not among them are shared with the original.
 
         Raises:
             TypeError: There is no such field.
@@ -81,18 +81,18 @@ class RealtimeAgent:
         return RealtimeAgent(**{f.name: getattr(self, f.name) for f in fields(self)} | changes)
 
     def as_tool(self, *, tool_name: str = "", tool_description: str = "", timeout_s: float = ASK_TIMEOUT_S) -> Tool:
-        """Return a tool that asks this agent beside the conversation and gives back its answer as text.
+        """Return a tool that asks this agent outside the conversation and returns its answer as text.
 
-        The agent's own tools run too, if they are enabled and never need approval. Its handoffs, and the tools of its
-        MCP servers, are not offered. It says nothing aloud: the agent that called the tool does.
+        The agent can call its own tools that are enabled and never need approval, but not its handoffs or the tools of
+        its MCP servers. Its answer is not spoken; the calling agent receives it as the tool's output.
 
         Args:
-            tool_name: Instead of ``ask_<name>``.
-            tool_description: Instead of one made of `handoff_description`.
-            timeout_s: Longest wait for the answer, the agent's tools included.
+            tool_name: Default: ``ask_<name>``.
+            tool_description: Default: built from `handoff_description`.
+            timeout_s: Longest wait for the answer, including the agent's tools.
 
         Raises:
-            ToolError: The name or the limit is impossible.
+            ToolError: The name or the limit is invalid.
         """
 
         async def ask(context: ToolContext[Any], question: str) -> str:
@@ -116,7 +116,7 @@ def agents_of(start: RealtimeAgent) -> dict[str, RealtimeAgent]:
     """Return every agent that can be reached from `start` by handoffs, by name, `start` first.
 
     Raises:
-        ToolError: Two agents have the same name, or an agent has two tools of one name.
+        ToolError: Two agents have the same name, or two tools of one agent do.
     """
     found: dict[str, RealtimeAgent] = {}
     waiting = [start]

@@ -1,4 +1,4 @@
-"""What functions of the maker are handed: the session's context object, the agent, and the history so far. Pure."""
+"""The context passed to application functions: the session's object, the agent, and the history so far. Pure."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ R = TypeVar("R")
 MaybeAwaitable: TypeAlias = R | Awaitable[R]
 
 ASK_TIMEOUT_S = 30.0
-"""Longest wait for an answer beside the conversation, unless the question says otherwise."""
+"""Default timeout of a question outside the conversation."""
 
 
 class AskAside(Protocol):
-    """Ask the model something beside the conversation (an out-of-band response)."""
+    """Asks the model a question outside the conversation (an out-of-band response)."""
 
     async def __call__(
         self,
@@ -36,13 +36,13 @@ class AskAside(Protocol):
         """Return the items of the answer: messages and function calls.
 
         Raises:
-            LinkError: There is no connection, or the model gave no answer in time.
+            LinkError: There is no connection, or the model did not answer in time.
         """
         ...
 
 
 class AskAgent(Protocol):
-    """Put a question to another agent beside the conversation; its own tools run too."""
+    """Asks another agent a question outside the conversation; that agent can call its own tools."""
 
     async def __call__(
         self, agent: RealtimeAgent, context: ToolContext[Any], question: str, *, timeout_s: float
@@ -50,34 +50,34 @@ class AskAgent(Protocol):
         """Return the answer as text.
 
         Raises:
-            ToolError: Nobody can be asked, or the agent came to no answer.
+            ToolError: There is no model to ask, or the agent gave no answer.
         """
         ...
 
 
 @dataclass(slots=True, kw_only=True)
 class RunContext(Generic[T]):
-    """Handed to instructions, guardrails, predicates and hooks."""
+    """Passed to instructions, guardrails, predicates and hooks."""
 
     context: T
-    """The object that the maker gave to the session: one for its whole life, to be changed at will."""
+    """The object passed to the session as `context`; the same for all calls, and it may be mutated."""
     agent: RealtimeAgent
     history: Sequence[HistoryItem] = ()
-    """The conversation at this instant."""
+    """The conversation at the time of the call."""
 
 
 @dataclass(slots=True, kw_only=True)
 class ToolContext(RunContext[T]):
-    """Handed to a tool that asks for it: annotate a parameter with ``ToolContext``."""
+    """Passed to a tool that has a parameter annotated ``ToolContext``."""
 
     tool_name: str
     call_id: str
     arguments: str
-    """The JSON text that the model wrote."""
+    """JSON, as the model wrote it."""
     ask: AskAside | None = None
-    """Asks the model beside the conversation; None where there is none."""
+    """Asks the model outside the conversation; None without a model."""
     ask_agent: AskAgent | None = None
-    """Asks another agent beside the conversation, for `RealtimeAgent.as_tool`; None where there is no model."""
+    """Asks another agent outside the conversation, for `RealtimeAgent.as_tool`; None without a model."""
 
 
 InstructionsFunction = Callable[[RunContext[Any], "RealtimeAgent"], MaybeAwaitable[str]]

@@ -1,4 +1,4 @@
-"""Guardrails: checks of what the model says and of what the user said, by functions of the maker. Pure.
+"""Guardrails: application functions that check what the user said and what the model answers. Pure.
 
 ::
 
@@ -6,8 +6,8 @@
     def no_prices(context, agent, text: str) -> GuardrailFunctionOutput:
         return GuardrailFunctionOutput(output_info="a price", tripwire_triggered="$" in text)
 
-A function may be sync or async, and may return a plain bool: True trips the wire. One that raises, or takes longer
-than the session allows, counts as tripped.
+A function may be sync or async, and may return a plain bool: True trips the guardrail. A guardrail that raises or
+exceeds the session's time limit counts as tripped.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class GuardrailFunctionOutput:
     """The verdict of a guardrail."""
 
     output_info: Any = None
-    """Why; told to the model and to whoever watches the session."""
+    """The reason; reported to the model and in the session's events."""
     tripwire_triggered: bool = False
 
 
@@ -47,7 +47,7 @@ GuardrailFunction = Callable[[RunContext[Any], "RealtimeAgent", str], MaybeAwait
 
 @dataclass(frozen=True, slots=True)
 class OutputGuardrail:
-    """Checks the transcript of an answer while it grows, and once more when it is whole."""
+    """Checks the transcript of an answer while it streams, and again when it is complete."""
 
     guardrail_function: GuardrailFunction
     name: str
@@ -68,7 +68,7 @@ def output_guardrail(*, name: str = "") -> Callable[[GuardrailFunction], OutputG
 def output_guardrail(
     function: GuardrailFunction | None = None, /, *, name: str = ""
 ) -> OutputGuardrail | Callable[[GuardrailFunction], OutputGuardrail]:
-    """Make an `OutputGuardrail` of ``function(context, agent, text)``; bare, or with a name."""
+    """Make an `OutputGuardrail` from ``function(context, agent, text)``; use with or without arguments."""
     return _make(OutputGuardrail, function, name)
 
 
@@ -79,7 +79,7 @@ def input_guardrail(*, name: str = "") -> Callable[[GuardrailFunction], InputGua
 def input_guardrail(
     function: GuardrailFunction | None = None, /, *, name: str = ""
 ) -> InputGuardrail | Callable[[GuardrailFunction], InputGuardrail]:
-    """Make an `InputGuardrail` of ``function(context, agent, text)``; bare, or with a name."""
+    """Make an `InputGuardrail` from ``function(context, agent, text)``; use with or without arguments."""
     return _make(InputGuardrail, function, name)
 
 

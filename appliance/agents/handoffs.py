@@ -29,14 +29,14 @@ class Handoff:
     description: str
     on_handoff: Callable[..., MaybeAwaitable[None]] | None = None
     parse: Callable[[str], Any] | None = None
-    """Turns JSON into the input of `on_handoff`; None where it takes none."""
+    """Parses the model's JSON into the input of `on_handoff`; None if it takes no input."""
     enabled: Enabled = True
     first_sentence: str = ""
     """What the new agent says first; "" leaves it to the model."""
     parameters: Mapping[str, Any] = field(default_factory=lambda: _NO_INPUT)
 
     def definition(self) -> dict[str, Any]:
-        """The handoff as ``session.tools`` lists it."""
+        """Return the handoff's entry in ``session.tools``."""
         return {
             "type": "function",
             "name": self.tool_name,
@@ -45,10 +45,10 @@ class Handoff:
         }
 
     def validate(self, arguments: str) -> Any:
-        """Turn the model's arguments into what `on_handoff` is given; None where nothing is asked for.
+        """Return the input of `on_handoff`, parsed from the model's arguments; None if it takes no input.
 
         Raises:
-            ToolError: They do not fit; the text tells the model what was wrong.
+            ToolError: The arguments are invalid; the message tells the model why.
         """
         return None if self.parse is None else self.parse(arguments)
 
@@ -68,21 +68,21 @@ def handoff(
     enabled: Enabled = True,
     first_sentence: str = "",
 ) -> Handoff:
-    """Describe a handoff beyond the usual.
+    """Make a handoff with other than the default options.
 
     Args:
-        agent: Who takes over.
-        tool_name: Instead of ``transfer_to_<name>``.
-        description: Instead of one made of the agent's ``handoff_description``.
-        on_handoff: Called (sync or async) as ``on_handoff(context)``, or ``on_handoff(context, input)`` with an
-            `input_type`, before the agent is changed; if it raises, the handoff does not happen.
-        input_type: What the model must tell with the handoff: a pydantic model, a dataclass or a ``TypedDict``.
-        enabled: Whether it is offered; a predicate is asked at each connect, handoff and call.
+        agent: The agent that takes over.
+        tool_name: Default: ``transfer_to_<name>``.
+        description: Default: built from the agent's ``handoff_description``.
+        on_handoff: Sync or async; called as ``on_handoff(context)``, or as ``on_handoff(context, input)`` with an
+            `input_type`, before the agent changes. If it raises, the handoff does not happen.
+        input_type: The input that the model must give: a pydantic model, a dataclass or a ``TypedDict``.
+        enabled: Whether it is offered; a predicate is called at each connection, handoff and call.
         first_sentence: What the new agent says first.
 
     Raises:
-        ToolError: The name is impossible, `input_type` is not an object to JSON, or takes an `on_handoff` that is
-            missing.
+        ToolError: The name is invalid, `input_type` is not a JSON object, or `input_type` is given without an
+            `on_handoff`.
     """
     own_name = tool_name or transfer_name(agent.name)
     if not TOOL_NAME.fullmatch(own_name):

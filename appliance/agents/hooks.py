@@ -1,7 +1,7 @@
-"""Hooks: what the maker wants to be called at, by subclassing; each method may stay as it is. Pure.
+"""Hooks: base classes whose methods an application overrides as needed. Pure.
 
-They run one after the other, in the order of what happened, beside the conversation: a slow hook delays the next
-hook, never the sound. One that raises is logged.
+Hooks run one after another, in the order of the events, outside the conversation: a slow hook delays the next hook,
+never the audio. A hook that raises is logged.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class RealtimeRunHooks:
     """Hooks of a whole session."""
 
     async def on_agent_start(self, context: RunContext[Any], agent: RealtimeAgent) -> None:
-        """An agent begins to answer a turn, or takes over by a handoff."""
+        """An agent starts to answer a turn, or takes over by a handoff."""
 
     async def on_agent_end(self, context: RunContext[Any], agent: RealtimeAgent, output: str) -> None:
-        """An agent is done with a turn, or hands over; `output` is what it said."""
+        """An agent has finished a turn, or hands over; `output` is what it said."""
 
     async def on_handoff(self, context: RunContext[Any], from_agent: RealtimeAgent, to_agent: RealtimeAgent) -> None:
         """The server has accepted the new agent."""
@@ -33,17 +33,17 @@ class RealtimeRunHooks:
         """A tool is about to run."""
 
     async def on_tool_end(self, context: RunContext[Any], agent: RealtimeAgent, tool: Tool, result: str) -> None:
-        """A tool has ended; `result` is what the model is told."""
+        """A tool has ended; `result` is the output that the model gets."""
 
 
 class RealtimeAgentHooks:
     """Hooks of one agent."""
 
     async def on_start(self, context: RunContext[Any], agent: RealtimeAgent) -> None:
-        """This agent begins to answer a turn, or takes over by a handoff."""
+        """This agent starts to answer a turn, or takes over by a handoff."""
 
     async def on_end(self, context: RunContext[Any], agent: RealtimeAgent, output: str) -> None:
-        """This agent is done with a turn, or hands over."""
+        """This agent has finished a turn, or hands over."""
 
     async def on_handoff(self, context: RunContext[Any], agent: RealtimeAgent, source: RealtimeAgent) -> None:
         """This agent takes over from `source`."""

@@ -1,4 +1,4 @@
-"""MCP servers of an agent: those that the model's side calls, and what the runtime expects of its own. Pure.
+"""MCP servers of an agent: `HostedMcp`, which the model's server calls, and the interface of all others. Pure.
 
 `McpServerStdio` and `McpServerHttp`, which the appliance calls itself, are in `runtime.mcp`.
 """
@@ -20,10 +20,10 @@ RequireApproval = Literal["always", "never"] | Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HostedMcp:
-    """An MCP server that the model's side calls; the appliance never connects to it. Pure.
+    """An MCP server that the model's server calls; the appliance never connects to it. Pure.
 
     Raises:
-        ToolError: Not exactly one of `server_url`, `connector_id` and `tunnel_id` is given, or a value is impossible.
+        ToolError: Not exactly one of `server_url`, `connector_id` and `tunnel_id` is given, or a value is invalid.
     """
 
     server_label: str
@@ -37,15 +37,15 @@ class HostedMcp:
     """OAuth access token, without ``Bearer``."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     allowed_tools: Sequence[str] = ()
-    """Names; empty offers all."""
+    """Tool names; empty allows all."""
     require_approval: RequireApproval = "always"
     """Or ``{"always": {"tool_names": […], "read_only": bool}, "never": {…}}``."""
     defer_loading: bool | None = None
-    """Whether the model finds the tools by a search only."""
+    """Whether the model finds the tools only by searching."""
 
     def __post_init__(self) -> None:
         if not self.server_label.strip():
-            raise ToolError("a hosted MCP server has no server_label: give it one, its calls are named after it")
+            raise ToolError("a hosted MCP server has no server_label: give it one, its calls are labelled with it")
         given = [name for name in ("server_url", "connector_id", "tunnel_id") if getattr(self, name)]
         if len(given) != 1:
             raise ToolError(
@@ -65,7 +65,7 @@ class HostedMcp:
         return f"<HostedMcp {self.server_label!r} at {place}>"
 
     def definition(self) -> dict[str, Any]:
-        """Return the tool as ``session.tools`` lists it (Realtime API, MCP tool); it holds the secrets."""
+        """Return the server's entry in ``session.tools`` (Realtime API, MCP tool), secrets included."""
         approval = self.require_approval
         optional: dict[str, Any] = {
             "server_url": self.server_url,
@@ -84,54 +84,54 @@ class HostedMcp:
 
 
 class McpServer(Protocol):
-    """An MCP server that the appliance calls; its tools are tools like any other. Used on one event loop."""
+    """An MCP server that the appliance calls; its tools work like all others. Used on one event loop."""
 
     name: str
 
     async def connect(self) -> None:
-        """Connect; nothing for a server that is connected.
+        """Connect; a no-op if connected.
 
         Raises:
-            LinkError: It cannot be reached.
-            ToolError: It needs a package that is not installed.
+            LinkError: The server cannot be reached.
+            ToolError: A package that it needs is not installed.
         """
         ...
 
     async def close(self) -> None:
-        """Leave; MUST be idempotent, MAY be called by another task than `connect`."""
+        """Disconnect; MUST be idempotent, MAY be called from another task than `connect`."""
         ...
 
     async def list_tools(self) -> Sequence[Tool]:
         """Return the server's tools.
 
         Raises:
-            LinkError: It is not connected, or was lost.
+            LinkError: The server is not connected, or the connection was lost.
         """
         ...
 
 
 def check_names(whose: str, field_name: str, names: Sequence[str]) -> None:
-    """Refuse a text where a list of texts belongs.
+    """Refuse a string where a list of strings belongs.
 
     Raises:
-        ToolError: `names` is a text.
+        ToolError: `names` is a string.
     """
     if isinstance(names, str):
-        raise ToolError(f"{whose}: {field_name} is the text {names!r}; give a list of texts")
+        raise ToolError(f"{whose}: {field_name} is the string {names!r}; give a list of strings")
 
 
 def split_address(url: str) -> SplitResult | None:
-    """Split an address; None for what is none."""
+    """Split a URL; return None if it is invalid."""
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 - raises for an impossible one
+        parts.port  # noqa: B018 - raises if the port is invalid
     except ValueError:
         return None
     return parts
 
 
 def public_address(url: str) -> str:
-    """Return an address without user, password, query and fragment; "" for what is none."""
+    """Return a URL without user, password, query and fragment; "" if it is invalid."""
     parts = split_address(url)
     if parts is None:
         return ""

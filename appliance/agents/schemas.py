@@ -1,6 +1,6 @@
-"""What pydantic knows of a tool's parameters and a handoff's input: their JSON schemas and their checks. Pure.
+"""JSON schemas and validation of a tool's parameters and a handoff's input, by pydantic. Pure.
 
-`tool` and `handoff` import this when they first need it: a program without schemas never loads pydantic.
+`tool` and `handoff` import this module on first use: a program without schemas never loads pydantic.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from appliance.errors import ToolError
 
 __all__ = ["describe_input", "describe_parameters", "explained", "plain_schema"]
 
-_NAMES = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})  # of schemas
-_VALUES = frozenset({"default", "const", "enum", "examples"})  # what they hold is no schema
+_NAMES = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})  # name -> schema
+_VALUES = frozenset({"default", "const", "enum", "examples"})  # keys of plain values, not of schemas
 
 
 def describe_parameters(
@@ -28,12 +28,12 @@ def describe_parameters(
     """Describe the parameters of a tool's function to a model.
 
     Args:
-        name: The tool's, for errors.
-        function: Annotated.
-        notes: On each parameter, from its docstring.
+        name: The tool's name, for errors.
+        function: An annotated function.
+        notes: The description of each parameter, from the docstring.
 
     Returns:
-        The JSON schema, what turns JSON into keyword arguments, and the name of the parameter that wants the context.
+        The JSON schema, a function from JSON to keyword arguments, and the name of the `ToolContext` parameter.
 
     Raises:
         ToolError: A parameter has no annotation, or one that JSON cannot express.
@@ -41,7 +41,7 @@ def describe_parameters(
     model, context_parameter = _model(name, function, notes)
     try:
         schema = model.model_json_schema()
-    except (PydanticUserError, ValueError) as exc:  # ValueError: a value of a choice that JSON cannot hold
+    except (PydanticUserError, ValueError) as exc:  # ValueError: a Literal value that JSON cannot express
         raise ToolError(f"tool {name!r}: a parameter cannot be described as JSON: {exc}") from None
     parameters = {"type": "object", "properties": {}, **plain_schema(schema)}
     return parameters, functools.partial(_parse, name, model), context_parameter
@@ -52,16 +52,16 @@ def _parse(name: str, model: type[BaseModel], arguments: str) -> dict[str, Any]:
         checked = model.model_validate_json(arguments.strip() or "{}")
     except ValidationError as exc:
         raise ToolError(f"{name}: {explained(exc)}") from None
-    except Exception as exc:  # a validator of the maker's that raises what pydantic does not expect
+    except Exception as exc:  # an application's validator raised something that pydantic does not expect
         raise ToolError(f"{name}: the arguments cannot be checked: {type(exc).__name__}: {exc}") from exc
     return {field.alias or name: getattr(checked, name) for name, field in model.model_fields.items()}
 
 
 def describe_input(name: str, input_type: Any) -> tuple[dict[str, Any], Callable[[str], Any]]:
-    """Describe what a model must tell with a handoff; return its JSON schema, and what turns JSON into it.
+    """Return the JSON schema of a handoff's input, and a function that parses it from JSON.
 
     Raises:
-        ToolError: It is not an object to JSON.
+        ToolError: The type is not a JSON object.
     """
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(input_type)
@@ -69,7 +69,7 @@ def describe_input(name: str, input_type: Any) -> tuple[dict[str, Any], Callable
     except PydanticUserError as exc:
         raise ToolError(f"handoff {name!r}: {exc.message}") from None
     if schema.get("type") != "object":
-        raise ToolError(f"handoff {name!r}: input_type must be an object to JSON: a pydantic model or a dataclass")
+        raise ToolError(f"handoff {name!r}: input_type must be a JSON object: use a pydantic model or a dataclass")
 
     def parse(arguments: str) -> Any:
         try:
@@ -81,7 +81,7 @@ def describe_input(name: str, input_type: Any) -> tuple[dict[str, Any], Callable
 
 
 def explained(error: ValidationError) -> str:
-    """Say in one line what does not fit, for a model to mend."""
+    """Return one line that tells the model how to correct its arguments."""
     lines = []
     for one in error.errors(include_url=False, include_context=False)[:5]:
         where = ".".join(str(part) for part in one["loc"])
@@ -90,14 +90,14 @@ def explained(error: ValidationError) -> str:
 
 
 def _model(name: str, function: Callable[..., Any], notes: Mapping[str, str]) -> tuple[type[BaseModel], str]:
-    """Make a model with one field for each parameter, and find the one that wants the context.
+    """Return a model with one field per parameter, and the name of the `ToolContext` parameter.
 
-    The fields have names of their own and the parameters' as aliases: pydantic reserves some ("copy", "_x", "model_…").
+    Fields are numbered, with the parameter names as aliases: pydantic reserves some names ("copy", "_x", "model_…").
     """
     try:
         hints = typing.get_type_hints(_annotated(function), include_extras=True)
         parameters = inspect.signature(function).parameters.values()
-    except Exception as exc:  # noqa: BLE001 - to read an annotation that is a text is to run it
+    except Exception as exc:  # noqa: BLE001 - evaluating a string annotation runs arbitrary code
         raise ToolError(f"tool {name!r}: an annotation cannot be read: {exc}") from None
     fields: dict[str, Any] = {}
     context_parameter = ""
@@ -111,11 +111,11 @@ def _model(name: str, function: Callable[..., Any], notes: Mapping[str, str]) ->
         hint = hints[parameter.name]
         if hint is ToolContext or get_origin(hint) is ToolContext:
             if context_parameter:
-                raise ToolError(f"tool {name!r}: two parameters want the context; one is enough")
+                raise ToolError(f"tool {name!r}: two parameters are annotated ToolContext; only one may be")
             context_parameter = parameter.name
             continue
         if _mentions_context(hint):
-            raise ToolError(f"tool {name!r}: annotate {parameter.name!r} as plain ToolContext to be given the context")
+            raise ToolError(f"tool {name!r}: annotate {parameter.name!r} as plain ToolContext to get the context")
         field: dict[str, Any] = {"alias": parameter.name}
         if parameter.default is not parameter.empty:
             field["default"] = parameter.default
@@ -126,7 +126,7 @@ def _model(name: str, function: Callable[..., Any], notes: Mapping[str, str]) ->
         model: type[BaseModel] = create_model(f"{name}_arguments", __config__=ConfigDict(extra="forbid"), **fields)
     except PydanticUserError as exc:
         raise ToolError(f"tool {name!r}: {exc.message}") from None
-    except Exception as exc:  # noqa: BLE001 - a limit that its type cannot have is a TypeError, a RuntimeError, …
+    except Exception as exc:  # noqa: BLE001 - a limit that does not fit the type is a TypeError, a RuntimeError, …
         raise ToolError(f"tool {name!r}: a parameter cannot be described: {' '.join(str(exc).split())}") from None
     return model, context_parameter
 
@@ -139,16 +139,16 @@ def _mentions_context(hint: Any) -> bool:
 
 
 def _annotated(function: Callable[..., Any]) -> Any:
-    """Find what carries the annotations: the function, a partial's function, or an object's ``__call__``."""
+    """Return the callable with the annotations: the function, a partial's function, or an object's ``__call__``."""
     while isinstance(function, functools.partial):
         function = function.func
     return function if inspect.isroutine(function) else type(function).__call__
 
 
 def plain_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of a JSON schema without the titles that pydantic gives everything: to a model they are noise.
+    """Return a copy of a JSON schema without pydantic's generated titles, which are noise to a model.
 
-    A property that is named "title" stays, and so does what a default or a choice holds.
+    Properties named "title" stay, and so do the values of defaults and enums.
     """
     return {key: _plain(key, value) for key, value in schema.items() if key != "title"}
 

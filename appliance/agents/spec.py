@@ -1,8 +1,8 @@
-"""Who can be talking: what the conversation must know of each agent, as plain data. Pure.
+"""`AgentSpec`: what the conversation knows about an agent, as plain data. Pure.
 
-Agents hold functions (instructions, predicates, tools), which only the outside can call. It calls them and hands in
-an `AgentSpec`: what the server is to be told, and how each tool is to be treated. A spec holds nothing that JSON
-cannot, so a trace records it and a replay needs none of the maker's code.
+Agents hold functions (instructions, predicates, tools), which the pure conversation cannot call. The runtime calls them
+and passes in an `AgentSpec`: the session object for the server, and how to treat each tool. A spec holds only values
+that JSON can express, so a trace can record it and a replay needs no application code.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ __all__ = ["AgentSpec", "HandoffCard", "ToolCard"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCard:
-    """How the calls of one tool are treated."""
+    """How to treat the calls of one tool."""
 
     name: str
     approval: Literal["never", "always", "asked"] = "never"
     """``asked``: a predicate decides for each call."""
     is_cancellable: bool = False
-    """A barge-in cancels it; else it runs on, and its output is still sent."""
+    """A barge-in cancels the call; otherwise it keeps running and its output is still sent."""
     working_after_s: float | None = None
-    """Running longer than this, it is heard: an earcon, and `filler`."""
+    """A call that runs longer than this plays an earcon and `filler`."""
     filler: str = ""
     timeout_s: float | None = None
-    """How long it may run; None is the policy's."""
+    """How long it may run; None uses the policy's limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,18 +47,18 @@ class AgentSpec:
     session: Mapping[str, Any] = field(repr=False)
     """The whole ``session`` object of its ``session.update``."""
     tools: tuple[ToolCard, ...] | None = None
-    """None: not listed; every call is passed on to the tool runner."""
+    """None: not listed; every call goes to the tool runner."""
     handoffs: tuple[HandoffCard, ...] = ()
     has_output_guardrails: bool = False
     has_input_guardrails: bool = False
     is_asked_at_connect: bool = False
-    """Made by functions that may say something else at the next connection."""
+    """Built by functions whose result may change; prepare the agent again at each connection."""
     is_asked_at_turn: bool = False
-    """Made by functions that may say something else at the next turn."""
+    """Built by functions whose result may change; prepare the agent again at each turn."""
     disabled: tuple[str, ...] = ()
-    """Tools and handoffs that exist and are not offered now."""
+    """Tools and handoffs that exist but are not offered now."""
     approvals: tuple[str, ...] = ()
-    """Where `tools` is None: those that need the user's approval."""
+    """If `tools` is None: names of the tools that need the user's approval."""
 
     def tool(self, name: str) -> ToolCard | None:
         """Return the card of a tool; a default policy if this agent's tools are not listed."""
@@ -71,7 +71,7 @@ class AgentSpec:
 
     @property
     def turn_detection(self) -> Mapping[str, Any] | None:
-        """How the server finds the turns by itself; None: it does not, push to talk."""
+        """The session's server-side turn detection; None for push to talk."""
         found = self.session.get("audio", {}).get("input", {}).get("turn_detection")
         return found if isinstance(found, Mapping) else None
 
@@ -81,7 +81,7 @@ class AgentSpec:
         return list(self.session.get("output_modalities", ())) == ["text"]
 
     def without_secrets(self) -> Mapping[str, Any]:
-        """The session for a server that is somebody else's: without MCP servers that need a secret of ours."""
+        """Return the session for a third-party server: without MCP servers that carry our credentials."""
         tools = self.session.get("tools")
         if not isinstance(tools, list):
             return self.session
@@ -89,7 +89,7 @@ class AgentSpec:
         return {**self.session, "tools": kept}
 
     def without_voice(self) -> Mapping[str, Any]:
-        """The session for a connection that has spoken already: the server would refuse it with a voice."""
+        """Return the session for a connection that has produced audio: the server would refuse a voice."""
         audio = dict(self.session.get("audio", {}))
         if "output" in audio:
             audio["output"] = {key: value for key, value in audio["output"].items() if key != "voice"}

@@ -1,4 +1,4 @@
-"""Tools: functions that the model may call, made from a typed signature and a docstring. Pure.
+"""Tools: functions that the model may call, described by a typed signature and a docstring. Pure.
 
 ::
 
@@ -10,7 +10,7 @@
             on: True to light it.
         '''
 
-The parameters' JSON schema is strict: nothing beyond it is accepted. pydantic (in `agents.schemas`) validates the
+The parameters' JSON schema is strict: additional arguments are refused. pydantic (in `agents.schemas`) validates the
 model's arguments against the annotations (``Annotated`` limits, ``Literal`` choices, defaults) before the function is
 called.
 """
@@ -43,13 +43,13 @@ ErrorFunction = Callable[[ToolContext[Any], Exception], MaybeAwaitable[str]]
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """A result that the model is given, but not asked to speak about; made by `background`."""
+    """A result that is sent to the model without asking for a response; made by `background`."""
 
     result: Any
 
 
 def background(result: Any) -> Background:
-    """Give a result to the model without a new response, for what needs no word: the user sees it happen."""
+    """Send a result to the model without asking for a response, for effects that the user sees anyway."""
     return Background(result)
 
 
@@ -58,7 +58,7 @@ class Tool:
     """One function that the model may call.
 
     Raises:
-        ToolError: The name, `timeout_s` or `working_after_ms` is impossible, or a `filler` has no time to be said at.
+        ToolError: The name, `timeout_s` or `working_after_ms` is invalid, or `filler` comes without `working_after_ms`.
     """
 
     name: str
@@ -67,21 +67,21 @@ class Tool:
     """JSON schema of the arguments."""
     function: Callable[..., Any]
     parse: Callable[[str], dict[str, Any]] | None = None
-    """Turns JSON into keyword arguments. None: any JSON object will do, another side validates."""
+    """Parses JSON into keyword arguments. None accepts any JSON object; the tool's server validates it."""
     needs_approval: NeedsApproval = False
-    """True, or a predicate of (context, arguments, call id): the user must approve the call."""
+    """Whether the user must approve the call; or a predicate of (context, arguments, call id)."""
     timeout_s: float = _DEFAULT_TIMEOUT_S
     enabled: Enabled = True
-    """Whether it is offered; a predicate of (context, agent) is asked at each connect, handoff and call."""
+    """Whether it is offered; a predicate of (context, agent) is called at each connection, handoff and call."""
     error_function: ErrorFunction | None = None
-    """Tells the model what went wrong, given (context, error)."""
+    """Formats the error for the model, from (context, error)."""
     cancellable: bool = False
-    """A barge-in cancels the call; else it runs to its end, and its output is still sent."""
+    """A barge-in cancels the call; otherwise it runs to its end and its output is still sent."""
     working_after_ms: int | None = None
-    """A call that takes longer is heard: an earcon, and `filler`."""
+    """A call that takes longer plays an earcon and `filler`."""
     filler: str = ""
     context_parameter: str = ""
-    """Name of the parameter that is given the `ToolContext`; "" for none."""
+    """Name of the parameter that gets the `ToolContext`; "" for none."""
 
     def __post_init__(self) -> None:
         if not TOOL_NAME.fullmatch(self.name):
@@ -91,7 +91,7 @@ class Tool:
         if self.working_after_ms is not None and not self.working_after_ms > 0:
             raise ToolError(f"tool {self.name!r}: working_after_ms is {self.working_after_ms}; it must be more than 0")
         if self.filler and self.working_after_ms is None:
-            raise ToolError(f"tool {self.name!r}: a filler is said after working_after_ms; give it too")
+            raise ToolError(f"tool {self.name!r}: filler is spoken after working_after_ms; set both")
 
     @property
     def is_async(self) -> bool:
@@ -99,7 +99,7 @@ class Tool:
         return inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(call)
 
     def definition(self) -> dict[str, Any]:
-        """The tool as ``session.tools`` lists it (Realtime API: flat, not nested under "function")."""
+        """Return the tool's entry in ``session.tools`` (Realtime API: flat, not nested under "function")."""
         return {
             "type": "function",
             "name": self.name,
@@ -108,20 +108,20 @@ class Tool:
         }
 
     def validate(self, arguments: str) -> dict[str, Any]:
-        """Turn the model's arguments into keyword arguments.
+        """Parse the model's arguments into keyword arguments.
 
         Args:
-            arguments: A JSON object as text; "" counts as none.
+            arguments: A JSON object as text; "" is an empty object.
 
         Raises:
-            ToolError: They do not fit; the text tells the model what was wrong.
+            ToolError: The arguments are invalid; the message tells the model why.
         """
         return _object(self.name, arguments) if self.parse is None else self.parse(arguments)
 
 
 def _object(name: str, arguments: str) -> dict[str, Any]:
     def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no number to JSON")
+        raise ValueError(f"{constant} is not a JSON number")
 
     try:
         value = json.loads(arguments.strip() or "{}", parse_constant=refuse)
@@ -161,24 +161,24 @@ def tool(
     working_after_ms: int | None = None,
     filler: str = "",
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
-    """Make a `Tool` of a function; bare, or with options.
+    """Make a `Tool` from a function; use with or without arguments.
 
     Args:
-        function: Sync (it will run in a thread) or async; bound methods work. A parameter annotated `ToolContext` is
-            given the context, and is not shown to the model.
-        name: Instead of the function's.
-        description: Instead of the first paragraph of its docstring.
-        needs_approval: The user must approve each call, or those for which ``(context, arguments, call_id)`` says so.
-        timeout_s: Longest run before it is given up and the model told.
-        enabled: Whether the model is offered it; or a predicate ``(context, agent)``.
-        error_function: ``(context, error)`` → what the model is told when it fails or takes too long.
-        cancellable: Cancel it when the user barges in. A sync function cannot be stopped, only ignored.
-        working_after_ms: Let the user hear that it takes longer.
-        filler: What to say then; "" sounds an earcon only.
+        function: Sync (runs in a thread) or async; bound methods work. A parameter annotated `ToolContext` gets the
+            context and is not shown to the model.
+        name: Default: the function's name.
+        description: Default: the docstring up to its first section.
+        needs_approval: Whether the user must approve each call; or a predicate ``(context, arguments, call_id)``.
+        timeout_s: Longest run; then the call is abandoned and the model gets an error.
+        enabled: Whether the tool is offered to the model; or a predicate ``(context, agent)``.
+        error_function: ``(context, error)`` → the output for the model when the tool fails or times out.
+        cancellable: Cancel it when the user barges in. A sync function keeps running; only its result is dropped.
+        working_after_ms: Play an earcon if the call takes longer.
+        filler: What to say after the earcon; "" for nothing.
 
     Raises:
-        ToolError: The name or the limit is impossible, or a parameter has no annotation, cannot be passed by its
-            name, or has a type that JSON cannot express.
+        ToolError: The name or a limit is invalid, or a parameter has no annotation, cannot be passed by name, or has
+            a type that JSON cannot express.
     """
 
     def make(function: Callable[..., Any]) -> Tool:
@@ -207,7 +207,7 @@ def tool(
 
 
 def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
-    """Split a Google-style docstring into its text before ``Args:`` and the note on each parameter."""
+    """Split a Google-style docstring into the text before its first section and the note on each parameter."""
     text = "\n" + (inspect.getdoc(function) or "")
     summary = _SECTION.split(text, maxsplit=1)[0]
     _, _, rest = text.partition("\nArgs:\n")

@@ -1,8 +1,8 @@
 """G.711 (µ-law, A-law) at 8 kHz to and from PCM16 at 24 kHz. Pure.
 
-A session whose format is ``audio/pcmu`` or ``audio/pcma`` passes through here. Both directions keep state, so chunks
-join without clicks. A decoder holds nothing back; an encoder holds back half its filter, 0.5 ms, until `flush`. For
-this ratio soxr was tried: its stream holds back 5 to 40 ms, dithers silence, and every commit would have to flush it.
+Used by sessions whose format is ``audio/pcmu`` or ``audio/pcma``. Both directions keep state, so chunks join without
+clicks. The decoder adds no delay; the encoder delays by half its filter, 0.5 ms, until `flush`. soxr was tried for this
+ratio: its stream delays by 5 to 40 ms, dithers silence, and would need a flush at every commit.
 
 Source: ITU-T G.711.
 """
@@ -29,14 +29,14 @@ _CUTOFF = 0.9 / _RATIO  # of the Nyquist frequency at 24 kHz: 3.6 kHz
 
 
 class NarrowbandDecoder:
-    """8 kHz G.711 to 24 kHz PCM16, linear interpolation between samples."""
+    """Converts 8 kHz G.711 to 24 kHz PCM16 by linear interpolation."""
 
     def __init__(self, law: Law) -> None:
         self._table = _decoding(law).astype(np.float64)
         self._last = np.zeros(1)
 
     def decode(self, coded: bytes) -> bytes:
-        """Return three samples for each byte; the newest sample of the last call starts the first ramp."""
+        """Return three samples per byte; the last sample of the previous call starts the first ramp."""
         ends = np.concatenate([self._last, self._table[np.frombuffer(coded, np.uint8)]])
         self._last = ends[-1:]
         steps = (ends[1:] - ends[:-1]) / _RATIO
@@ -45,14 +45,14 @@ class NarrowbandDecoder:
 
 
 class NarrowbandEncoder:
-    """24 kHz PCM16 to 8 kHz G.711, low-passed at 3.6 kHz first."""
+    """Converts 24 kHz PCM16 to 8 kHz G.711, after a low-pass at 3.6 kHz."""
 
     def __init__(self, law: Law) -> None:
         self._table = _encoding(law)
         self._pending = np.zeros(_TAPS // 2, np.int16)
 
     def encode(self, pcm: bytes) -> bytes:
-        """Return one byte for each three samples; what does not fill a step waits for the next call."""
+        """Return one byte per three samples; leftover samples wait for the next call."""
         window = np.concatenate([self._pending, from_bytes(pcm)])
         steps = max(0, (len(window) - _TAPS) // _RATIO + 1)
         self._pending = window[_RATIO * steps :]
@@ -62,13 +62,13 @@ class NarrowbandEncoder:
         return self._table[np.rint(narrow).clip(-32768, 32767).astype(np.int16).view(np.uint16)].tobytes()
 
     def flush(self) -> bytes:
-        """Return what is still inside the filter."""
+        """Return the samples still inside the filter, encoded."""
         return self.encode(bytes(2 * (_TAPS // 2)))
 
 
 @cache
 def _decoding(law: Law) -> Int16:
-    """Return the sample of each of the 256 codes."""
+    """Return the sample value of each of the 256 codes."""
     code = np.arange(256) ^ (0xFF if law == "audio/pcmu" else 0x55)
     segment, step = (code & 0x70) >> 4, code & 0x0F
     if law == "audio/pcmu":
@@ -81,7 +81,7 @@ def _decoding(law: Law) -> Int16:
 
 @cache
 def _encoding(law: Law) -> NDArray[np.uint8]:
-    """Return the nearest code of each sample, indexed by its low 16 bits; the higher level where two are as near."""
+    """Return the nearest code for each sample, indexed by its low 16 bits; ties go to the higher level."""
     levels, at = np.unique(_decoding(law)[::-1].astype(np.int32), return_index=True)
     samples = np.arange(65536, dtype=np.uint16).view(np.int16).astype(np.int32)
     nearest = np.searchsorted(levels[:-1] + levels[1:], 2 * samples, side="right")

@@ -1,4 +1,4 @@
-"""Arithmetic on samples. Pure; int16 mono arrays of shape ``(frames,)`` unless said otherwise."""
+"""Arithmetic on samples. Pure; int16 mono arrays of shape ``(frames,)`` unless stated otherwise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from appliance.audio.ring import Int16
 __all__ = ["WIRE_RATE", "from_bytes", "gain", "level_db", "peak", "spread", "to_mono", "volume_gain"]
 
 WIRE_RATE = 24_000
-"""Frames a second on the wire and inside the program."""
+"""Frames per second on the wire and inside the program."""
 SILENCE_DB = -96.0
 _LOUDEST = 32768.0
 _QUIETEST_VOLUME_DB = -45.0
@@ -22,14 +22,14 @@ def from_bytes(pcm: bytes) -> Int16:
 
 
 def peak(block: Int16) -> int:
-    """Largest absolute sample, 0 to 32768."""
+    """Return the largest absolute sample, 0 to 32768."""
     if not len(block):
         return 0
     return max(int(block.max()), -int(block.min()))
 
 
 def level_db(block: Int16) -> float:
-    """RMS in dBFS, at least -96."""
+    """Return the RMS level in dBFS, at least -96."""
     if not len(block):
         return SILENCE_DB
     samples = block.astype(np.float32)
@@ -40,7 +40,7 @@ def level_db(block: Int16) -> float:
 
 
 def gain(block: Int16, factor: float) -> Int16:
-    """Make louder or quieter, clipping."""
+    """Scale the samples by `factor`; values outside int16 are clipped."""
     if factor == 1.0:
         return block
     louder: Int16 = np.clip(np.rint(block * np.float32(factor)), -32768, 32767).astype(np.int16)
@@ -48,7 +48,7 @@ def gain(block: Int16, factor: float) -> Int16:
 
 
 def volume_gain(percent: int) -> float:
-    """Loudness for a position of a volume knob: 100 leaves the signal alone, 0 is silence, even steps in dB."""
+    """Return the linear gain for a volume of 0 (silence) to 100 (unchanged), in even steps of dB."""
     if percent <= 0:
         return 0.0
     decibels = _QUIETEST_VOLUME_DB * (1.0 - min(percent, 100) / 100)
@@ -56,7 +56,7 @@ def volume_gain(percent: int) -> float:
 
 
 def to_mono(interleaved: NDArray[np.int16], channels: int) -> Int16:
-    """Mix interleaved channels down: their mean."""
+    """Return the mean of the interleaved channels."""
     if channels == 1:
         return interleaved
     mixed: Int16 = interleaved.reshape(-1, channels).mean(axis=1).astype(np.int16)
@@ -64,5 +64,5 @@ def to_mono(interleaved: NDArray[np.int16], channels: int) -> Int16:
 
 
 def spread(block: Int16, channels: int) -> NDArray[np.int16]:
-    """Give every channel the same samples, interleaved."""
+    """Copy mono samples to every channel, interleaved."""
     return block if channels == 1 else np.repeat(block, channels)

@@ -1,7 +1,7 @@
-"""One stateful resampler per direction. Stateless resampling of chunks clicks at every border (measured elsewhere
-as 95 % of the amplitude); a stream keeps its history.
+"""A stateful resampler; each direction has one.
 
-soxr's ``LQ`` recipe holds back 1 to 6 ms; ``HQ`` holds back 30 ms and delivers in irregular blocks.
+Resampling chunks without state clicks at every border (measured elsewhere: 95 % of the amplitude).
+soxr's ``LQ`` recipe delays by 1 to 6 ms; ``HQ`` delays by 30 ms and delivers irregular blocks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["Resampler"]
 
 
 class Resampler:
-    """A stream of mono int16 samples from one rate to another; the identity where they are equal."""
+    """Converts a stream of mono int16 samples from one rate to another; the identity if the rates are equal."""
 
     def __init__(self, source_rate: int, target_rate: int) -> None:
         self.source_rate = source_rate
@@ -25,7 +25,7 @@ class Resampler:
         self._given = 0
 
     def process(self, block: Int16) -> Int16:
-        """Take a block and return what is ready: about as much, shifted by a few milliseconds."""
+        """Take a block and return the output that is ready, a few milliseconds late."""
         if self._stream is None:
             return block
         self._taken += len(block)
@@ -35,11 +35,11 @@ class Resampler:
 
     @property
     def is_holding(self) -> bool:
-        """Something was taken that `finish` has not completed; never at equal rates."""
+        """True if input was taken since the last `finish` or `reset`; always False at equal rates."""
         return self._taken > 0
 
     def finish(self) -> Int16:
-        """Return what is still held back, so that the whole signal has its exact length, and begin anew."""
+        """Return the delayed tail, so that the whole output has its exact length; then reset."""
         if self._stream is None:
             return np.zeros(0, np.int16)
         tail: Int16 = self._stream.resample_chunk(np.zeros(0, np.int16), last=True)
@@ -50,7 +50,7 @@ class Resampler:
         return np.concatenate([tail, np.zeros(missing - len(tail), np.int16)])
 
     def reset(self) -> None:
-        """Forget the signal so far."""
+        """Drop the signal so far."""
         if self._stream is not None:
             self._stream = self._new_stream()
         self._taken = self._given = 0

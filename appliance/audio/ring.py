@@ -1,12 +1,13 @@
-"""The one piece of memory that two threads share: a ring of samples with one writer and one reader.
+"""A lock-free ring of samples with one producer and one consumer; the only memory that two threads share.
 
-Theory of operation. `written` and `read` are counts of frames since the beginning; they only grow, and each has one
-writer: the producer's thread and the consumer's. Samples are copied first and the count is published last, so the
-other side never sees a frame that is not there. No lock: a PortAudio callback must never wait for Python's loop.
+Theory of operation. `written` and `read` count frames since the ring was made; they only grow. Only the producer's
+thread changes `written`, and only the consumer's changes `read`. Samples are copied first and the count is published
+last, so the other side never sees a frame before its samples. No lock: a PortAudio callback must never wait for
+Python's loop.
 
-A flush must not touch the consumer's count either. The loop sets `flush_to`; at its next period the consumer fades
-out what it would have played and jumps there. So old sound ends within one period, without a click, and what is
-written after the flush follows at once.
+A flush must not change the consumer's count either. The loop sets `flush_to`; at its next period the consumer fades
+out what it would have played and jumps there. So old sound ends within one period, without a click, and audio written
+after the flush follows at once.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ Int16: TypeAlias = NDArray[np.int16]
 
 
 class Ring:
-    """Mono int16 samples, a power of two of them."""
+    """Ring of mono int16 samples; its capacity is a power of two."""
 
     def __init__(self, frames: int) -> None:
-        """Allocate at least `frames`; all memory that it will ever use."""
+        """Allocate all memory: at least `frames`, rounded up to a power of two."""
         self.capacity = 1 << max(frames - 1, 1).bit_length()
         self._mask = self.capacity - 1
         self._samples = np.zeros(self.capacity, np.int16)
         self.written = 0
-        """Frames stored since the beginning; the producer's."""
+        """Frames stored since the start; only the producer writes it."""
         self.read = 0
-        """Frames taken or skipped since the beginning; the consumer's."""
+        """Frames read or skipped since the start; only the consumer writes it."""
         self.flush_to = 0
-        """The consumer skips to this count at its next period; the loop's."""
+        """The consumer skips to this count at its next period; only the loop writes it."""
         self.overruns = 0
-        """Frames refused because the ring was full; the producer's."""
+        """Frames refused because the ring was full; only the producer writes it."""
 
     @property
     def available(self) -> int:
@@ -49,13 +50,13 @@ class Ring:
         return self.capacity - self.available
 
     def write(self, block: Int16) -> int:
-        """Append one block whole, or refuse it; called on the producer's thread only.
+        """Append the whole block, or refuse it; called on the producer's thread only.
 
         Args:
             block: Shape ``(frames,)``, int16, at the ring's rate.
 
         Returns:
-            Frames stored: ``len(block)``, or 0 if there is no room for all (counted in `overruns`).
+            Frames stored: ``len(block)``, or 0 if the block does not fit (counted in `overruns`).
         """
         count = len(block)
         if count > self.room:
@@ -69,10 +70,10 @@ class Ring:
         return count
 
     def read_into(self, out: Int16) -> int:
-        """Fill a buffer, with silence where there is too little; called on the consumer's thread only.
+        """Fill a buffer, padded with silence; called on the consumer's thread only.
 
         Args:
-            out: Shape ``(frames,)``, int16; overwritten whole.
+            out: Shape ``(frames,)``, int16; overwritten entirely.
 
         Returns:
             Frames of `out` that came from the ring.
@@ -88,7 +89,7 @@ class Ring:
         return count
 
     def flush(self) -> None:
-        """Skip all that was written so far, at the consumer's next period; on the producer's thread."""
+        """Make the consumer skip everything written so far at its next period; called on the producer's thread."""
         self.flush_to = self.written
 
     def _copy(self, out: Int16, count: int) -> int:

@@ -1,21 +1,22 @@
-"""Capture and playback of one card, as the loop sees them: pumps over rings, losses as events.
+"""Capture and playback of one card on the loop: pumps over rings, losses as events.
 
 Theory of operation
 -------------------
-*Down*: `play` puts answer audio into a deque on the loop, any amount of it. The playback pump keeps the short ring
-(200 to 400 ms) filled from there, resampled and at the volume; the card's callback empties it. The stream runs
-always, with zeros when there is nothing, so that no amplifier swallows a first syllable.
+*Playback*: `play` appends any amount of answer audio to a deque on the loop. The playback pump resamples it, applies
+the volume and keeps the short ring (200 to 400 ms) filled; the card's callback empties the ring. The stream always
+runs and plays zeros when the ring is empty, so that an amplifier does not cut off the first syllable.
 
-*Up*: the card's callback puts each period into the capture ring, which holds the longest turn. The capture pump takes
-it from there, resamples to 24 kHz and posts 20 ms periods — unless the network is stalled (`has_room`): then the
-audio waits in the ring.
+*Capture*: the card's callback writes each period into the capture ring, which holds the longest turn. The capture pump
+reads it, resamples to 24 kHz and posts 20 ms periods. While the network is stalled (`has_room` is False) the audio
+waits in the ring.
 
-*What was heard*: the callback writes down, at each period, how far the ring was read. The frames heard are those read
-one output latency ago; at each write, the frames of answers in the ring so far are noted. No clock is asked.
+*Frames heard*: at each period the callback records how far the ring was read. The frames heard are those read one
+output latency ago. Each write records how many answer frames the ring has received so far. No clock is used.
 
-*Losses*: PortAudio raises nothing when a card goes. A stream that is not active, or whose last callback is older than
-`stall_s`, is lost: both directions are closed (PortAudio looks for cards only when all are), opened anew with backoff.
-Everything here runs on the loop, but the callbacks, and the opening and closing, which block.
+*Losses*: PortAudio raises no error when a card disappears. A stream that is not active, or whose last callback is older
+than `stall_s`, is lost: it is closed and `CardLost` is posted. A retry with backoff closes both directions (PortAudio
+lists cards again only when no stream is open) and opens them again. Everything here runs on the loop, except the
+callbacks and the opening and closing of streams, which block.
 """
 
 from __future__ import annotations
@@ -52,24 +53,24 @@ __all__ = ["AudioStreams", "Xruns"]
 
 log = logging.getLogger(__name__)
 
-PERIOD = WIRE_RATE // 50  # what is posted and written at once: 20 ms
+PERIOD = WIRE_RATE // 50  # frames posted or written at once: 20 ms
 _RETRY_S = (0.5, 1.0, 2.0, 5.0)
 _CHECK_S = 0.25
-_WAKE_MARGIN_S = 0.001  # after the moment at which the next callback is due
+_WAKE_MARGIN_S = 0.001  # after the time at which the next callback is due
 
 
 @dataclass(frozen=True, slots=True)
 class Xruns:
-    """What went wrong with time, since the start."""
+    """Counts of late and lost audio since the start."""
 
     capture_overruns: int = 0
-    """Frames of the microphone lost because the ring was full."""
+    """Microphone frames dropped because the ring was full."""
     playback_underruns: int = 0
-    """Periods that the loudspeaker got less than there was to play: this machine was too slow."""
+    """Periods that the ring could not fill although audio was queued: this machine was too slow."""
     answer_gaps: int = 0
-    """Times that an answer fell silent because its audio had not come: the network was too slow."""
+    """Times that an answer paused because its audio had not arrived: the network was too slow."""
     late_periods: int = 0
-    """Periods that the card itself reports late or lost."""
+    """Periods that the card itself reports as late or lost."""
 
     @property
     def total(self) -> int:
@@ -77,13 +78,13 @@ class Xruns:
 
 
 class _Heard:
-    """What was heard of the answers: the ring as it was read one output latency ago, in answer frames (24 kHz)."""
+    """Counts the answer frames (24 kHz) heard so far, from the ring position read one output latency ago."""
 
     def __init__(self) -> None:
         self.positions = deque([0], maxlen=1)
-        """How far the ring was read at the last callbacks, the oldest one latency ago; the card's thread appends."""
+        """Ring positions read at the last callbacks, the oldest one latency ago; the card's thread appends."""
         self._marks = deque([(0, 0)])
-        """(ring position, answer frames of this epoch before it), from the one heard last to the one written last."""
+        """(ring position, answer frames of this epoch before it), from the last one heard to the last one written."""
 
     @property
     def written(self) -> int:
@@ -94,11 +95,11 @@ class _Heard:
         return len(self._marks) == 1
 
     def begin(self, position: int, answer_frames: int) -> None:
-        """Count from here on: all that was written before is over."""
+        """Restart the count at a ring position, with `answer_frames` already heard."""
         self._marks = deque([(position, answer_frames)])
 
     def wrote(self, position: int, answer_frames: int) -> None:
-        """Note that the ring was filled up to a position with so much of an answer; 0 for cues and announcements."""
+        """Record that the ring was filled up to a position with `answer_frames`; 0 for cues and announcements."""
         self._marks.append((position, self.written + answer_frames))
 
     def frames(self) -> int:
@@ -113,7 +114,7 @@ class _Heard:
 
 
 class _Capture:
-    """The microphone's half: callback → ring → pump → events."""
+    """The microphone: callback → ring → pump → events."""
 
     def __init__(self, seconds: float, post: Callable[[Event], None], has_room: Callable[[], bool]) -> None:
         self._seconds = seconds
@@ -127,14 +128,14 @@ class _Capture:
         self._rest = np.zeros(0, np.int16)
 
     def open(self, backend: Backend) -> None:
-        """Start the stream; blocks."""
+        """Start the stream. Blocks."""
         ring = Ring(1)
 
         def consume(block: Int16) -> None:
             ring.write(block)
 
         stream = backend.open_capture(consume)
-        # The ring of the right size takes over before the pump looks; what came in between is a period or two.
+        # A ring of the right size needs the stream's rate. The periods before it, one or two, are lost.
         ring = Ring(int(self._seconds * stream.rate))
         self.ring = ring
         self._reported = 0
@@ -143,7 +144,7 @@ class _Capture:
         self.stream = stream
 
     def pump(self) -> None:
-        """Move what was captured to the inbox; on the loop."""
+        """Post the captured audio; called on the loop."""
         self._report_overruns()
         stream = self.stream
         if stream is None:
@@ -154,7 +155,7 @@ class _Capture:
             self._emit(self._resampler.process(block))
 
     def skip(self) -> None:
-        """Forget what was captured and not posted; on the loop, which is the ring's reader."""
+        """Drop audio that was captured but not posted; called on the loop, the ring's consumer."""
         self.ring.read = self.ring.written
         self._resampler.reset()
         self._rest = np.zeros(0, np.int16)
@@ -175,7 +176,7 @@ class _Capture:
 
 
 class _Playback:
-    """The loudspeaker's half: deque → pump → ring → callback."""
+    """The loudspeaker: deque → pump → ring → callback."""
 
     def __init__(self, ring_ms: int, prebuffer_ms: int, post: Callable[[Event], None]) -> None:
         self._ring_ms = ring_ms
@@ -191,18 +192,18 @@ class _Playback:
         self._heard = _Heard()
         self._is_expecting = False
         self._queue: deque[tuple[bool, Int16]] = deque()
-        """(is an answer, samples at 24 kHz), nothing longer than a period."""
+        """(is an answer, samples at 24 kHz), at most a period each."""
         self._waiting_answer = 0
         """Answer frames in the queue."""
         self._held_back = 0
-        """Answer frames that the resampler took and gave nothing for yet."""
-        self._told: tuple[int, bool] | None = None
+        """Answer frames that the resampler took without output so far."""
+        self._posted: tuple[int, bool] | None = None
         self._is_primed = False
         self._is_finished = True
         self.has_work = asyncio.Event()
 
     def open(self, backend: Backend) -> None:
-        """Start the stream; blocks. What was in the ring of a lost stream is lost with it."""
+        """Start the stream. Blocks. Audio in the ring of a lost stream is dropped."""
         ring: Ring | None = None
 
         def fill(block: Int16) -> None:
@@ -223,7 +224,7 @@ class _Playback:
         self.ring = ring = Ring(self._ring_ms * stream.rate // 1000)
         self.stream = stream
 
-    # --- what the driver asks -----------------------------------------------------------------------------------
+    # --- commands -----------------------------------------------------------------------------------------------
 
     def queue(self, epoch: int, samples: Int16, *, is_answer: bool) -> None:
         if epoch != self.epoch or not len(samples):
@@ -233,7 +234,7 @@ class _Playback:
         if is_answer:
             self._waiting_answer += len(samples)
             self._is_finished = False
-            self._told = None
+            self._posted = None
         self.has_work.set()
         self.pump()
 
@@ -252,29 +253,29 @@ class _Playback:
         self._waiting_answer = self._held_back = 0
         self._is_primed = False
         self._is_finished = True
-        self._told = None
+        self._posted = None
         self.epoch = epoch
 
     # --- the pump -----------------------------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Fill the ring and tell how much was heard."""
+        """Fill the ring and post the progress."""
         if self.stream is None:
             return
         self._fill_ring(self.stream)
-        self._tell_progress()
+        self._post_progress()
 
     def _fill_ring(self, stream: Stream) -> None:
         is_enough = self._is_primed or self._is_finished or self._waiting_answer >= self._prebuffer
         if self._waiting_answer and not is_enough:
-            return  # an answer that began now would stutter from its first word
+            return  # prebuffer first: an answer started now would stutter
         self._is_primed = bool(self._queue)
-        longest = PERIOD * stream.rate // WIRE_RATE + stream.period  # a period, and what the resampler gives late
+        longest = PERIOD * stream.rate // WIRE_RATE + stream.period  # a period plus the resampler's delayed output
         while self._queue and self.ring.room >= 2 * longest:
             is_answer, samples = self._queue.popleft()
             self._write(self._resampler.process(samples), len(samples) if is_answer else 0)
         if self._is_finished and not self._queue and self._resampler.is_holding and self.ring.room >= longest:
-            self._write(self._resampler.finish(), 0, is_end=True)  # else it would begin the next answer
+            self._write(self._resampler.finish(), 0, is_end=True)  # else the tail would play before the next answer
         self._is_primed = bool(self._queue) or (self._is_primed and not self._is_finished)
         self._is_expecting = bool(self._queue)
 
@@ -282,17 +283,17 @@ class _Playback:
         self._waiting_answer -= answer_frames
         self._held_back += answer_frames
         if not len(samples) and not is_end:
-            return  # still inside the resampler: it comes out with the next block
+            return  # still inside the resampler: it is output with the next block
         self.ring.write(pcm.gain(samples, self.gain))
         self._heard.wrote(self.ring.written, self._held_back)
         self._held_back = 0
 
-    def _tell_progress(self) -> None:
+    def _post_progress(self) -> None:
         heard = self._heard.frames()
         is_drained = not (self._waiting_answer or self._held_back) and heard >= self._heard.written
-        told = (heard, is_drained)
-        if self._heard.written and told != self._told:
-            self._told = told
+        progress = (heard, is_drained)
+        if self._heard.written and progress != self._posted:
+            self._posted = progress
             self.gaps += is_drained and not self._is_finished
             self._post(PlayoutProgress(self.epoch, heard, is_drained))
         if not self._queue and self._heard.is_all:
@@ -300,7 +301,7 @@ class _Playback:
 
 
 class AudioStreams:
-    """The card of the appliance: one microphone, one loudspeaker, both optional, both coming back."""
+    """The appliance's microphone and loudspeaker; either may be missing, and is reopened when it returns."""
 
     def __init__(
         self,
@@ -314,16 +315,16 @@ class AudioStreams:
         stall_s: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare; no card is touched before `run`.
+        """Prepare the streams; no card is opened before `run`.
 
         Args:
-            backend: Where the streams come from.
-            post: Takes events, on the loop's thread.
-            capture_ring_s: The longest stall that loses nothing.
-            playback_ring_ms: How much sound is out of the loop's hands.
-            prebuffer_ms: Of an answer, before its first sample sounds.
-            has_room: False while the network is stalled: the microphone's audio then waits in its ring.
-            stall_s: A stream without a callback for so long is lost.
+            backend: Opens the streams.
+            post: Takes events; called on the loop's thread.
+            capture_ring_s: Size of the capture ring: the longest stall that loses no audio.
+            playback_ring_ms: Size of the playback ring, between the loop and the card.
+            prebuffer_ms: Answer audio queued before its first sample is played.
+            has_room: Returns False while the network is stalled; captured audio then waits in the ring.
+            stall_s: A stream without a callback for longer than this is lost.
             clock: Monotonic seconds.
         """
         self._backend = backend
@@ -339,47 +340,47 @@ class AudioStreams:
         self._changed = asyncio.Event()
         self._late = 0
         self._volume = 100
-        self._told_open = asyncio.Event()
+        self._was_tried = asyncio.Event()
 
-    # --- commands of the driver ---------------------------------------------------------------------------------
+    # --- the driver's commands ----------------------------------------------------------------------------------
 
     def play(self, epoch: int, item_id: str, pcm16: bytes) -> None:
-        """Queue answer audio (PCM16 mono, 24 kHz); dropped unless `epoch` is the current one."""
+        """Queue answer audio (PCM16 mono, 24 kHz); drop it unless `epoch` is the current one."""
         self._playback.queue(epoch, pcm.from_bytes(pcm16), is_answer=True)
 
     def finish(self, epoch: int) -> None:
-        """No more of this answer comes: play out its tail."""
+        """Mark the answer's audio as complete, and play out its tail."""
         self._playback.finish(epoch)
 
     def flush(self, epoch: int) -> None:
-        """Silence within one period, with a fade, and begin `epoch`."""
+        """Fade to silence within one period, drop what is queued, and start `epoch`."""
         self._playback.flush(epoch)
 
     def earcon(self, epoch: int, name: Earcon) -> None:
-        """Play a cue, behind what is queued."""
+        """Queue a cue."""
         self._playback.queue(epoch, pcm.from_bytes(earcon(name)), is_answer=False)
 
     def say(self, epoch: int, pcm16: bytes) -> None:
-        """Play a sentence of the device's own; not counted as heard of an answer."""
+        """Queue an announcement (PCM16 mono, 24 kHz); it does not count as answer audio."""
         self._playback.queue(epoch, pcm.from_bytes(pcm16), is_answer=False)
 
     def open_capture(self) -> None:
-        """Open the microphone, if it is not open. What it heard meanwhile, if it was still closing, is not posted."""
+        """Open the microphone unless it is open; audio captured since `close_capture` is dropped."""
         if not self._is_capture_wanted:
             self._capture.skip()
         self._is_capture_wanted = True
         self._changed.set()
 
     def close_capture(self) -> None:
-        """Close the microphone; nothing of it is posted from now on."""
+        """Close the microphone; none of its audio is posted after this."""
         self._is_capture_wanted = False
         self._changed.set()
 
-    # --- what others look at ------------------------------------------------------------------------------------
+    # --- state --------------------------------------------------------------------------------------------------
 
     @property
     def volume(self) -> int:
-        """0 (silent) to 100 (as the signal is); even steps in loudness."""
+        """0 (silence) to 100 (unchanged), in even steps of dB."""
         return self._volume
 
     @volume.setter
@@ -389,7 +390,7 @@ class AudioStreams:
 
     @property
     def xruns(self) -> Xruns:
-        """What went wrong with time so far."""
+        """Counts of late and lost audio so far."""
         late = self._late + sum(stream.xruns for _, stream in self._open_streams())
         return Xruns(self._capture.overruns, self._playback.underruns, self._playback.gaps, late)
 
@@ -400,13 +401,13 @@ class AudioStreams:
         return max((now - stream.last_callback_at for _, stream in self._open_streams()), default=0.0)
 
     async def opened(self) -> None:
-        """Wait until the cards were tried for the first time: open, or known to be missing."""
-        await self._told_open.wait()
+        """Wait for the first attempt to open the cards, successful or not."""
+        await self._was_tried.wait()
 
     # --- running ------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Own the card until cancelled."""
+        """Open the card and pump audio until cancelled; then close it."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._supervise(), name="cards")
@@ -430,7 +431,7 @@ class AudioStreams:
             await asyncio.sleep(self._until_callback(self._playback.stream))
 
     def _until_callback(self, stream: Stream | None) -> float:
-        """Sleep until just after the next callback is due: fifty wake-ups a second, and little latency."""
+        """Return the seconds until just after the next callback is due: one wake-up per period, little latency."""
         if stream is None:
             return 0.1
         period_s = stream.period / stream.rate
@@ -440,7 +441,7 @@ class AudioStreams:
     async def _supervise(self) -> None:
         while True:
             self._changed.clear()
-            if not self._told_open.is_set():
+            if not self._was_tried.is_set():
                 await self._reopen()
             elif self._is_capture_wanted and self._capture.stream is None and "capture" not in self._lost:
                 await self._try_open("capture")
@@ -450,14 +451,14 @@ class AudioStreams:
                 await self._drop_losses()
                 if self._is_retry_due():
                     await self._reopen()
-            self._told_open.set()
+            self._was_tried.set()
             pause_s = _RETRY_S[min(self._attempts, len(_RETRY_S) - 1)] if self._lost else _CHECK_S
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._changed.wait()
 
     def _is_retry_due(self) -> bool:
-        """Looking for a lost card closes the other one too: not in the middle of a sentence."""
+        """True if a wanted card is lost and nothing is playing: a retry closes the other stream too."""
         wanted = set(self._lost) - (set() if self._is_capture_wanted else {"capture"})
         is_speaking = self._playback.stream is not None and self._playback.has_work.is_set()
         return bool(wanted) and not is_speaking
@@ -466,26 +467,26 @@ class AudioStreams:
         return [(direction, half.stream) for direction, half in self._halves.items() if half.stream is not None]
 
     async def _drop_losses(self) -> None:
-        """Look at every open stream; what is lost is told at once and closed. The other one goes on."""
+        """Report and close every lost stream; the other one keeps running."""
         now = self._clock()
         for direction, stream in self._open_streams():
             age = now - stream.last_callback_at
             if not stream.is_active:
-                self._tell_lost(direction, "the card stopped: was it unplugged?")
+                self._post_lost(direction, "the card stopped: was it unplugged?")
             elif age > self._stall_s:
-                self._tell_lost(direction, f"no sound for {age:.1f} s: the card hangs or its server does")
+                self._post_lost(direction, f"no audio for {age:.1f} s: the card or the sound server hangs")
             else:
                 continue
             await asyncio.to_thread(self._close, self._halves[direction])
 
-    def _tell_lost(self, direction: Direction, reason: str) -> None:
+    def _post_lost(self, direction: Direction, reason: str) -> None:
         if direction not in self._lost:
             log.warning("%s: %s", direction, reason)
             self._post(CardLost(direction, reason))
         self._lost[direction] = reason
 
     async def _reopen(self) -> None:
-        """Close everything, look for cards anew, open what there is."""
+        """Close both streams, list the cards again, and open those found."""
         for half in self._halves.values():
             await asyncio.to_thread(self._close, half)
         await asyncio.to_thread(self._backend.reset)
@@ -500,14 +501,14 @@ class AudioStreams:
         try:
             await asyncio.to_thread(self._halves[direction].open, self._backend)
         except AudioError as exc:
-            self._tell_lost(direction, str(exc))
+            self._post_lost(direction, str(exc))
             return
         if self._lost.pop(direction, None) is not None:
             log.info("%s: the card is back", direction)
             self._post(CardFound(direction))
 
     def _close(self, half: _Capture | _Playback) -> None:
-        """Stop one direction, if it runs; blocks."""
+        """Close one direction if it is open. Blocks."""
         stream, half.stream = half.stream, None
         if stream is not None:
             self._late += stream.xruns

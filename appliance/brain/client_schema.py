@@ -1,7 +1,7 @@
-"""What a client may send: the shape of every client event, its session, its items and its responses.
+"""Validation of client events: the shape of every event, its session, its items and its responses.
 
 Pure. A `Rule` takes a JSON value and its path, and returns the value normalised or raises `Refused` with the code,
-the message and the ``param`` of the live service. One unknown key refuses the whole event, as there.
+the message and the ``param`` of the live service. As on the live service, one unknown key refuses the whole event.
 
 Source: the OpenAI Realtime API reference (GA), client events; error texts as recorded from the live service.
 """
@@ -25,7 +25,7 @@ MAX_APPEND_CHARS = 15 * 2**20  # OpenAPI document, RealtimeClientEventInputAudio
 
 
 class Refused(RemoteProtocolError):
-    """A client event that the server answers with an ``error`` event; the session lives on."""
+    """A client event that the server answers with an ``error`` event; the session continues."""
 
     def __init__(self, code: str | None, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -55,7 +55,7 @@ def _wrong_type(value: Any, path: str, expected: str) -> Refused:
 
 
 def bad_value(value: Any, path: str, allowed: tuple[str, ...]) -> Refused:
-    """Return the refusal of a value outside an enumeration."""
+    """Return the refusal for a value outside an enumeration."""
     supported = ", ".join(f"'{one}'" for one in allowed)
     given = str(value)
     shown = f"{given[:64]}…" if len(given) > 64 else given
@@ -131,7 +131,7 @@ def nullable(rule: Rule) -> Rule:
 
 
 def free_object(value: Any, path: str) -> Any:
-    """Accept any object: a JSON Schema, or what another service defines."""
+    """Accept any object: a JSON Schema, or a type that another service defines."""
     if not isinstance(value, dict):
         raise _wrong_type(value, path, "an object")
     return value
@@ -182,7 +182,7 @@ def by_key(key: str, cases: Mapping[str, Rule]) -> Rule:
 
 
 def text_or(words: tuple[str, ...], rule: Rule) -> Rule:
-    """Accept one of some words, or what the rule accepts."""
+    """Accept one of the words, or whatever the rule accepts."""
     word = one_of(*words)
     return lambda value, path: word(value, path) if isinstance(value, str) else rule(value, path)
 
@@ -191,7 +191,7 @@ def text_or(words: tuple[str, ...], rule: Rule) -> Rule:
 # The session
 
 _text = string()
-_type = _text  # of an object chosen by its type: the choice has checked it
+_type = _text  # by_key has already checked the value
 
 
 def _audio_format(value: Any, path: str) -> Any:
@@ -256,7 +256,7 @@ _function_tool = shape(
     {"type": _type, "name": string(longest=64), "description": _text, "parameters": free_object},
     required=("name",),
 )
-# MCP servers are reached over the network, which the offline brain does not have: refused, not ignored.
+# MCP tools are refused, not ignored: MCP servers need a network, which the offline brain does not have.
 _tools = array(by_key("type", {"function": _function_tool}))
 _tool_choice = text_or(
     ("auto", "none", "required"),
@@ -335,7 +335,7 @@ def audio_bytes(value: str, path: str, *, sample_bytes: int) -> bytes:
     """Decode base64 audio of whole samples.
 
     Raises:
-        Refused: Not base64, empty, or half a sample.
+        Refused: Not base64, empty, or not a whole number of samples.
     """
     try:
         audio = base64.b64decode(value, validate=True)
@@ -446,4 +446,4 @@ CLIENT_EVENTS: Mapping[str, Rule] = {
     "response.create": _event({"response": nullable(_response)}),
     "response.cancel": _event({"response_id": nullable(_text)}),
 }
-"""The rule of each type that a WebSocket session takes: all but ``output_audio_buffer.clear``."""
+"""The rule for each event type that a WebSocket session accepts: all except ``output_audio_buffer.clear``."""

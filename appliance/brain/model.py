@@ -1,34 +1,33 @@
-"""One session of the Realtime protocol (GA), seen from the server: a pure state machine.
+"""The server side of one Realtime protocol (GA) session: a pure state machine.
 
 Theory of operation
 -------------------
-`ServerModel` is told what happened and answers with effects, in order; it never waits, and knows no clock, socket or
-thread. Whoever owns it carries the effects out::
+`ServerModel` takes events and returns effects, in order. It never waits and uses no clock, socket or thread. Its owner
+carries out the effects::
 
     client frame ──► receive ─┐                  ┌─► EmitFrame            one frame for the client
     time ──────────► tick ────┤                  ├─► Transcribe      answer: transcribed, transcription_failed
                               ├─► [ServerModel] ─┼─► Generate        answer: response_text, response_audio,
     generator ─► response_… ──┤                  │                   response_call; finish_response, fail_response
-    recogniser ► transcribed ─┘                  ├─► StopGenerating  what still comes for it is ignored
+    recogniser ► transcribed ─┘                  ├─► StopGenerating  later calls for this response return []
                                                  └─► Close
 
-It serves twice: behind `server.py` it is the offline brain, and in the tests it is the environment of our own client,
-where a test decides when the model hears, speaks and fails. It shares no code with the client's conversation, so that
-one cannot excuse the other.
+It has two uses: behind `server.py` it is the offline brain; in the tests it is the server that our client talks to, and
+the test decides when the model hears, speaks and fails. It shares no code with the client's conversation, so a bug in
+one cannot hide a bug in the other.
 
-* **Late is normal.** A call for a response or an item that is over returns ``[]``.
-* **A response generates in two steps.** ``response.created`` leaves at once; `Generate` follows when every utterance
-  that it must answer was heard (`transcribed` or `transcription_failed`), because a workflow works on text. With
-  ``wait_for_transcripts=False`` both come together, and transcripts may land whenever the test likes.
-* **At most one response speaks to the conversation**; out-of-band ones (``conversation: "none"``) run beside it.
-* **An event is refused whole**: one `EmitFrame` of an ``error`` that echoes its ``event_id``, and nothing changed.
-* **Turns by voice activity** follow the energy of the audio (`vad`). ``semantic_vad`` is served by the same detector;
-  its eagerness only chooses the silence that ends a turn.
+* **Late calls are normal.** A call for a response or an item that is over returns ``[]``.
+* **A response starts in two steps.** ``response.created`` is emitted at once. `Generate` follows when every utterance
+  that it must answer has a result (`transcribed` or `transcription_failed`), because a workflow works on text. With
+  ``wait_for_transcripts=False`` both are emitted together, and a transcript may arrive at any time.
+* **At most one response is active in the conversation**; out-of-band ones (``conversation: "none"``) run in parallel.
+* **A refused event has no effect** except one `EmitFrame` of an ``error`` that echoes its ``event_id``.
+* **Turn detection** follows the energy of the audio (`vad`). ``semantic_vad`` uses the same detector; its eagerness
+  only selects the silence that ends a turn.
 
-What this server does not do, and says: MCP tools, transcription sessions and ``output_audio_buffer.clear`` are
-refused; ``rate_limits.updated`` is never sent, for nothing is limited; context is never truncated. Token counts of
-audio follow the live service (1 per 100 ms in, 1 per 50 ms out), those of text are an estimate (4 characters each),
-images count none.
+Limits: MCP tools, transcription sessions and ``output_audio_buffer.clear`` are refused. ``rate_limits.updated`` is
+never sent, because nothing is limited. Context is never truncated. Audio token counts follow the live service (1 per
+100 ms in, 1 per 50 ms out), text token counts are an estimate (1 per 4 characters), and images count as 0.
 
 Sources: the OpenAI Realtime API reference (GA) and recorded sessions; see also `client_schema`.
 """
@@ -61,9 +60,9 @@ __all__ = [
 
 BYTES_PER_MS = SAMPLE_RATE * 2 // 1000
 MIN_COMMIT_MS = 100  # the live service refuses less
-MAX_SESSION_S = 3600.0  # the live service closes then
-MAX_BUFFER_S = 600  # ten minutes of one utterance are 29 MB; a client that forgot to commit must not eat the memory
-MAX_QUIET_S = 60  # of audio kept before speech starts, where turns follow the voice
+MAX_SESSION_S = 3600.0  # the live service closes the session after this time
+MAX_BUFFER_S = 600  # 29 MB; bounds the memory of a client that never commits
+MAX_QUIET_S = 60  # audio kept before speech starts, with turn detection
 
 DEFAULT_INSTRUCTIONS = "You are a helpful assistant. Answer briefly, in one or two spoken sentences."
 DEFAULT_VOICE = "marin"
@@ -74,7 +73,7 @@ _SERVER_VAD: JsonObject = {
     "type": "server_vad",
     "threshold": DEFAULT_THRESHOLD,
     "prefix_padding_ms": DEFAULT_PREFIX_MS,
-    # The reference says 500, recorded sessions show 200: a recogniser of whole sentences wants the longer one.
+    # The reference says 500, recorded sessions show 200; recognition of whole sentences works better with 500.
     "silence_duration_ms": 500,
     "create_response": True,
     "interrupt_response": True,
@@ -104,10 +103,10 @@ class EmitFrame:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """What a response is to be made of."""
+    """The input of a response."""
 
     items: tuple[JsonObject, ...]
-    """The context in order, as wire items without audio; user audio carries what was heard in ``transcript``."""
+    """The context in order, as wire items without audio; user audio carries its recognised text in ``transcript``."""
     instructions: str
     tools: tuple[JsonObject, ...]
     tool_choice: str | JsonObject
@@ -120,7 +119,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Start to generate; end it with `ServerModel.finish_response` or `ServerModel.fail_response`."""
+    """Start generating; end with `ServerModel.finish_response` or `ServerModel.fail_response`."""
 
     response_id: str
     request: GenerationRequest
@@ -128,24 +127,24 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class StopGenerating:
-    """The response is over; its generator is to be stopped."""
+    """Stop the response's generator: the response is over."""
 
     response_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Transcribe:
-    """Understand an utterance; answer with `ServerModel.transcribed` or `ServerModel.transcription_failed`."""
+    """Recognise an utterance; answer with `ServerModel.transcribed` or `ServerModel.transcription_failed`."""
 
     item_id: str
     pcm: bytes = field(repr=False)
-    """PCM16 mono at 24 kHz, whatever the session's format."""
+    """PCM16 mono at 24 kHz, whatever the session's format is."""
     tools: tuple[JsonObject, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Close the connection after what was emitted before."""
+    """Close the connection after the frames emitted before."""
 
     code: int
     reason: str
@@ -160,11 +159,11 @@ Effect: TypeAlias = EmitFrame | Generate | StopGenerating | Transcribe | Close
 
 @dataclass(slots=True)
 class _Audio:
-    """The sound of one content part, which no item on the wire carries."""
+    """The audio of one content part; wire items do not carry it."""
 
     pcm: bytearray = field(default_factory=bytearray, repr=False)
     heard: str | None = None
-    """What the workflow is told of user audio, also where the client asked for no transcription."""
+    """Transcript of user audio for the workflow, kept even if the client did not enable transcription."""
     is_truncated: bool = False
 
 
@@ -187,7 +186,7 @@ class _Item:
         return deepcopy(self.wire)
 
     def context(self) -> JsonObject:
-        """Return the item as a workflow reads it."""
+        """Return the item in the form that a workflow reads."""
         frame = self.copy()
         for i, audio in self.audio.items():
             if frame["content"][i]["type"] == "input_audio":
@@ -226,7 +225,7 @@ class _Conversation(list[_Item]):
 
 
 class _InputBuffer:
-    """The audio that was appended and not committed; instants are counted in frames since the session began."""
+    """Audio that was appended and not yet committed; positions are frames since the start of the session."""
 
     def __init__(self) -> None:
         self.pcm = bytearray()
@@ -245,7 +244,7 @@ class _InputBuffer:
         self.end += len(pcm) // 2
 
     def take(self, until: int) -> bytes:
-        """Remove the audio before an instant, and return it."""
+        """Remove the audio before a position, and return it."""
         size = max(0, 2 * (until - self.start))
         taken = bytes(self.pcm[:size])
         del self.pcm[:size]
@@ -263,7 +262,7 @@ class _Response:
     is_generating: bool = False
     output: list[_Item] = field(default_factory=list)
     is_open: bool = False
-    """The last item of `output` is a message that still grows."""
+    """True if the last item of `output` is a message that still receives deltas."""
     input_usage: JsonObject = field(default_factory=dict)
     text_chars: int = 0
     audio_bytes: int = 0
@@ -314,15 +313,15 @@ class _Response:
 
 
 class ServerModel:
-    """The server's side of one session; see the module's text for how it is driven.
+    """The server side of one session; see the module docstring for how to drive it.
 
     Args:
         session_id: ``sess_…``.
         model: The model that the client asked for; any string.
-        now: Monotonic seconds, as everywhere below.
+        now: Monotonic seconds, as in every method below.
         wall_s: Unix seconds at `now`, for ``session.expires_at``.
-        ids: Makes a new id from a prefix ("item" → "item_…"), at most 32 characters; a counter if left out.
-        wait_for_transcripts: See the module's text.
+        ids: Returns a new id for a prefix ("item" → "item_…"), at most 32 characters; default: a counter.
+        wait_for_transcripts: See the module docstring.
     """
 
     def __init__(
@@ -343,7 +342,7 @@ class ServerModel:
         self._conversation_id = self._ids("conv")
         self._items = _Conversation()
         self._unheard: dict[str, _Item] = {}
-        """Items whose audio is being transcribed, in the conversation or in one response's own input."""
+        """Items whose audio is being transcribed: items of the conversation or of a response's ``input``."""
         self._responses: dict[str, _Response] = {}
         self._default: _Response | None = None
         self._has_spoken = False
@@ -359,13 +358,13 @@ class ServerModel:
     # --- the client ------------------------------------------------------------------------------------------
 
     def connect(self, now: float) -> list[Effect]:
-        """Greet the client; to be called once, before anything else."""
+        """Emit ``session.created``; call it once, before anything else."""
         self._now = now
         self._emit("session.created", session=deepcopy(self._session))
         return self._effects()
 
     def receive(self, frame: str | bytes, now: float) -> list[Effect]:
-        """Take one frame of the client: text, or bytes for a binary frame (which is refused)."""
+        """Process one frame from the client: text, or bytes for a binary frame (which is refused)."""
         if self.is_closed:
             return []
         self._now = now
@@ -379,7 +378,7 @@ class ServerModel:
         return self._effects()
 
     def tick(self, now: float) -> list[Effect]:
-        """Do what is due; harmless when early or late."""
+        """Run what is due at `now`; calling early or late is harmless."""
         self._now = now
         if self.is_closed:
             return []
@@ -403,13 +402,13 @@ class ServerModel:
 
     @property
     def running(self) -> tuple[str, ...]:
-        """Ids of the responses that are not done, oldest first."""
+        """Ids of the unfinished responses, oldest first."""
         return tuple(self._responses)
 
-    # --- whoever recognises speech ---------------------------------------------------------------------------
+    # --- results of the recogniser ---------------------------------------------------------------------------
 
     def transcribed(self, item_id: str, text: str) -> list[Effect]:
-        """Report what was said; "" for nothing."""
+        """Report the transcript of an utterance; "" if no speech was recognised."""
         item = self._unheard.pop(item_id, None)
         if item is None:
             return []
@@ -422,7 +421,7 @@ class ServerModel:
         return self._effects()
 
     def transcription_failed(self, item_id: str, message: str, *, code: str = "transcription_failed") -> list[Effect]:
-        """Report that an utterance could not be understood for a technical reason."""
+        """Report that the recogniser failed on an utterance."""
         item = self._unheard.pop(item_id, None)
         if item is None:
             return []
@@ -432,18 +431,18 @@ class ServerModel:
         self._heard(item_id)
         return self._effects()
 
-    # --- whoever generates -----------------------------------------------------------------------------------
+    # --- output of the generator -----------------------------------------------------------------------------
 
     def response_text(self, response_id: str, delta: str) -> list[Effect]:
-        """Add a piece of text: the answer itself, or the transcript of what is spoken."""
+        """Add a piece of text: the answer itself, or the transcript of its audio."""
         return self.response_audio(response_id, delta, b"")
 
     def response_audio(self, response_id: str, text: str, pcm: bytes) -> list[Effect]:
-        """Add a piece of speech; the audio is dropped where the response is text only.
+        """Add a piece of speech; a text-only response drops the audio.
 
         Args:
-            response_id: Of a `Generate`.
-            text: What the audio says; "" where an earlier call said it.
+            response_id: The id in `Generate`.
+            text: Transcript of the audio; "" if an earlier call passed it.
             pcm: PCM16 mono at 24 kHz, any length.
         """
         response = self._responses.get(response_id)
@@ -459,7 +458,7 @@ class ServerModel:
         return self._effects()
 
     def response_call(self, response_id: str, name: str, arguments: str) -> list[Effect]:
-        """Add a call of one of the request's tools; `arguments` is a JSON object as text."""
+        """Add a call to one of the request's tools; `arguments` is a JSON object as text."""
         response = self._responses.get(response_id)
         if response is None:
             return []
@@ -480,13 +479,13 @@ class ServerModel:
     def finish_response(
         self, response_id: str, *, now: float | None = None, status: Status = "completed", reason: str | None = None
     ) -> list[Effect]:
-        """End a response; `reason` is max_output_tokens or content_filter where it is ``incomplete``."""
+        """End a response; for ``incomplete``, `reason` is max_output_tokens or content_filter."""
         return self._finish(response_id, status, {"reason": reason} if reason else {}, now)
 
     def fail_response(
         self, response_id: str, message: str, *, code: str = "server_error", now: float | None = None
     ) -> list[Effect]:
-        """End a response as failed; the session lives on."""
+        """End a response as failed; the session continues."""
         error = {"type": "server_error", "code": code, "message": message}
         return self._finish(response_id, "failed", {"error": error}, now)
 
@@ -525,7 +524,7 @@ class ServerModel:
                 self._cancel(event.get("response_id"))
 
     def _update(self, update: JsonObject) -> None:
-        update.pop("model", None)  # fixed at connect; clients that always send it are tolerated
+        update.pop("model", None)  # fixed at connect; some clients always send it
         merged = _merged(self._session, update)
         old, new = self._session["audio"], merged["audio"]
         if self._has_spoken and old["output"]["voice"] != new["output"]["voice"]:
@@ -559,7 +558,7 @@ class ServerModel:
 
     def _commit_by_client(self) -> None:
         held_ms = self._buffer.ms
-        if held_ms < MIN_COMMIT_MS:  # the short buffer is kept: what the live service does is not documented
+        if held_ms < MIN_COMMIT_MS:  # keep the short buffer: the behaviour of the live service is not documented
             text = (
                 f"Error committing input audio buffer: buffer too small. Expected at least {MIN_COMMIT_MS}ms of audio, "
                 f"but buffer only has {held_ms:.2f}ms of audio."
@@ -607,7 +606,7 @@ class ServerModel:
         if audio_end_ms > held_ms:
             raise Refused(None, f"Audio content of {held_ms}ms is already shorter than {audio_end_ms}ms")
         del audio.pcm[audio_end_ms * BYTES_PER_MS :]
-        item.wire["content"][content_index]["transcript"] = None  # the model is not to know what nobody heard
+        item.wire["content"][content_index]["transcript"] = None  # the model must not see text that was not played
         audio.is_truncated = True
         self._emit(
             "conversation.item.truncated", item_id=item_id, content_index=content_index, audio_end_ms=audio_end_ms
@@ -797,7 +796,7 @@ class ServerModel:
     # --- items -----------------------------------------------------------------------------------------------
 
     def _item_from(self, wire: JsonObject, path: str) -> _Item:
-        """Make an item of what the client sent; checked by the rules already, but for its audio."""
+        """Build an item from the client's JSON, which the rules have validated except for its audio."""
         frame = {
             "id": wire.get("id") or self._ids("item"),
             "type": wire["type"],
@@ -829,7 +828,7 @@ class ServerModel:
         self._emit("conversation.item.done", previous_item_id=previous, item=item.copy())
 
     def _transcribe(self, item: _Item) -> None:
-        """Have an item's first unheard audio understood; a message with more than one keeps the others as they are."""
+        """Request a transcript of the item's first audio part without one; further parts stay untranscribed."""
         audio = next((audio for audio in item.audio.values() if audio.heard is None), None)
         if audio is not None:
             self._unheard[item.id] = item
@@ -891,7 +890,7 @@ class ServerModel:
             return
         try:
             self._create_response({})
-        except Refused as refusal:  # interrupt_response is false and an answer is still running
+        except Refused as refusal:  # interrupt_response is false and a response is still active
             self._refuse(refusal, None)
 
     def _commit(self, item_id: str, pcm: bytes, *, heard: str | None = None) -> None:
@@ -905,7 +904,7 @@ class ServerModel:
         self._transcribe(item)
 
     def _arm_idle(self, response: _Response) -> None:
-        """The user may be prompted some time after the answer's audio was played: ``idle_timeout_ms``."""
+        """Schedule the idle prompt: ``idle_timeout_ms`` after the end of the response's playback."""
         timeout_ms = self._turn_detection.get("idle_timeout_ms")
         if timeout_ms is not None and self._speech_item_id is None:
             self._idle_at = self._now + (response.audio_bytes / BYTES_PER_MS + timeout_ms) / 1000
@@ -920,7 +919,7 @@ class ServerModel:
             audio_end_ms=end_ms,
             item_id=item_id,
         )
-        self._commit(item_id, self._empty_buffer(), heard="")  # silence by definition: there is nothing to understand
+        self._commit(item_id, self._empty_buffer(), heard="")  # silence by definition: nothing to transcribe
         self._respond_to_turn()
 
     # --- the end ---------------------------------------------------------------------------------------------
@@ -969,7 +968,7 @@ def _parsed(frame: str | bytes) -> JsonObject:
         raise Refused("invalid_event", "Binary frames are not supported. Send each event as a text frame of JSON.")
     try:
         event = json.loads(frame, parse_constant=_no_constant)
-        if "\\u" in frame:  # an escape may spell half a character, which no later encoder takes
+        if "\\u" in frame:  # an escape may contain a lone surrogate, which cannot be encoded later
             json.dumps(event, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise Refused("invalid_json", "The event could not be parsed as JSON.") from None
@@ -993,7 +992,7 @@ def _checked(event: JsonObject) -> JsonObject:
     name = event["type"]
     if not isinstance(name, str) or name not in CLIENT_EVENTS:
         raise bad_value(name, "type", tuple(CLIENT_EVENTS))
-    if event.get("event_id", "") is None:  # as good as left out
+    if event.get("event_id", "") is None:  # treat null as absent
         del event["event_id"]
     checked: JsonObject = CLIENT_EVENTS[name](event, "")
     return checked
@@ -1012,7 +1011,7 @@ _REPLACED = frozenset({"tools", "tool_choice", "truncation", "tracing", "prompt"
 
 
 def _new_session(session_id: str, model: str, *, expires_at: int) -> JsonObject:
-    """Return the default session, its keys in the order of recorded ``session.created`` frames."""
+    """Return the default session with its keys in the order of recorded ``session.created`` frames."""
     return {
         "type": "realtime",
         "object": "realtime.session",
@@ -1045,7 +1044,7 @@ def _new_session(session_id: str, model: str, *, expires_at: int) -> JsonObject:
 
 
 def _merged(old: JsonObject, update: JsonObject) -> JsonObject:
-    """Return the session with an update in it: objects merge by key, all else is replaced, null clears."""
+    """Return the session with an update applied: objects merge by key, other values are replaced, null clears."""
     merged = dict(old)
     for key, value in update.items():
         before = old.get(key)
@@ -1056,7 +1055,7 @@ def _merged(old: JsonObject, update: JsonObject) -> JsonObject:
         elif key in _REPLACED or not (isinstance(value, dict) and isinstance(before, dict)):
             merged[key] = value
         elif key == "noise_reduction" and "type" in value and value["type"] != before.get("type"):
-            merged[key] = value  # another kind: its strength starts anew
+            merged[key] = value  # another type: do not keep the strength of the old one
         else:
             merged[key] = _merged(before, value)
     return merged
@@ -1100,7 +1099,7 @@ def _place(response: _Response, item: _Item) -> JsonObject:
 
 
 def _short_part(item: _Item) -> JsonObject:
-    """Return an answer's part as ``response.content_part.*`` names it, which is shorter than an item does."""
+    """Return a content part as ``response.content_part.*`` events carry it, with shorter type names than an item."""
     part = item.wire["content"][0]
     if item.audio:
         return {"type": "audio", "transcript": part["transcript"] or ""}

@@ -1,4 +1,4 @@
-"""The offline brain inside this process: a `BrainServer` on loopback, with its models loaded beside everything else."""
+"""The offline brain inside this process: a `BrainServer` on loopback that loads its models in the background."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ log = logging.getLogger(__name__)
 async def offline_brain(
     pipeline: ChainedPipeline | None = None, *, host: str = "127.0.0.1", port: int = 0, token: str | None = None
 ) -> AsyncIterator[BrainServer]:
-    """Serve a pipeline until the context is left; yields the server, whose `url` is to be connected to.
+    """Serve a pipeline until the context exits; yields the server, and clients connect to its `url`.
 
     Args:
-        pipeline: Is closed at the end; None takes `build_pipeline` as it is by default.
+        pipeline: Closed on exit; None builds one with `build_pipeline()`.
         host: See `BrainServer`.
         port: See `BrainServer`.
         token: See `BrainServer`.
 
     Raises:
-        ApplianceError: The pipeline cannot be built, or the address cannot be listened on.
+        ApplianceError: The pipeline cannot be built, or the server cannot listen on the address.
     """
     chain = build_pipeline() if pipeline is None else pipeline
     async with BrainServer(chain, host=host, port=port, token=token) as server:
@@ -42,7 +42,7 @@ async def offline_brain(
 
 
 async def _warm_up(pipeline: ChainedPipeline) -> None:
-    """Load the models; an error of loading surfaces again at the first use."""
+    """Load the models; a load error is logged here and raised again on first use."""
     try:
         await pipeline.warm_up()
     except ApplianceError as exc:

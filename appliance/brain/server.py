@@ -1,11 +1,12 @@
-"""The offline brain on a WebSocket: a server that any client of the Realtime protocol (GA) can talk to.
+"""The offline brain on a WebSocket: a server for any client of the Realtime protocol (GA).
 
-Each connection is one `ServerModel` and one `_BrainSession` that carries out its effects: frames go to the outbox,
-utterances and responses to tasks over the `VoicePipeline`. All runs on the event loop; what blocks is the pipeline's
-affair. Audio is sent faster than real time, in pieces of 150 ms, and no faster than the client reads it.
+Each connection has one `ServerModel` and one `_BrainSession` that carries out its effects: frames go to the outbox;
+each utterance and each response runs in a task over the `VoicePipeline`. Everything runs on the event loop; the
+pipeline moves blocking work off it. Audio is sent faster than real time, in chunks of 150 ms, but no faster than the
+client reads it.
 
-Like the live service, a key or a model that is wrong is refused *after* the handshake: one ``error`` event, then a
-close whose reason is ``<error.type>.<error.code>``.
+Like the live service, the server refuses a wrong key or a missing model *after* the handshake: it sends one ``error``
+event, then closes with the reason ``<error.type>.<error.code>``.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ __all__ = ["BrainServer"]
 logger = logging.getLogger(__name__)
 
 PATH = "/v1/realtime"
-MAX_FRAME_BYTES = 16 * 2**20  # an append may hold 15 MiB of base64
+MAX_FRAME_BYTES = 16 * 2**20  # an append may carry 15 MiB of base64
 CHUNK_BYTES = 150 * BYTES_PER_MS
-OUTBOX_FRAMES = 16  # two seconds of audio; the socket's own buffers hold more
+OUTBOX_FRAMES = 16  # 2.4 s of audio; the socket's own buffers hold more
 CLOSE_TIMEOUT_S = 2.0  # a client that does not answer our close is dropped
 _ID_ALPHABET = string.ascii_letters + string.digits
 _KEY_ENTRY = "openai-insecure-api-key."
@@ -65,7 +66,7 @@ class _Refusal(NamedTuple):
 
 
 def _wire_logger() -> logging.Logger:
-    """The library's log, without clients that leave before they have said hello: nothing is wrong with that."""
+    """Return the logger for websockets, which drops its error about clients that leave during the handshake."""
     wire = logging.getLogger(f"{__name__}.websockets")
     wire.setLevel(logging.WARNING)
     wire.filters[:] = [lambda record: record.msg != "opening handshake failed"]
@@ -76,14 +77,14 @@ class BrainServer:
     """Serves the Realtime protocol over a pipeline; use it as an async context manager.
 
     Args:
-        pipeline: Understands and answers; shared by all sessions.
-        host: Where to listen. Anything but a loopback address needs a `token`.
-        port: 0 takes a free one; see `url`.
-        token: What clients must send as ``Authorization: Bearer …``; None accepts all.
+        pipeline: Transcribes and answers; shared by all sessions.
+        host: Address to listen on. Any address except loopback needs a `token`.
+        port: 0 picks a free port; see `url`.
+        token: Key that clients must send as ``Authorization: Bearer …``; None accepts every client.
         max_sessions: Further connections are refused with close code 1013.
 
     Raises:
-        ApplianceError: A network address without a token, or an address that cannot be listened on.
+        ApplianceError: A network address without a token, or the server cannot listen on the address.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class BrainServer:
                 process_request=self._check_request,
                 select_subprotocol=_select_subprotocol,
                 max_size=MAX_FRAME_BYTES,
-                compression=None,  # base64 of audio hardly compresses, and the loopback is not short of bandwidth
+                compression=None,  # base64 audio hardly compresses, and loopback has bandwidth to spare
                 close_timeout=CLOSE_TIMEOUT_S,
                 logger=_wire_logger(),
             )
@@ -133,7 +134,7 @@ class BrainServer:
         await self.close()
 
     async def close(self) -> None:
-        """Close all sessions with 1001, and wait for their tasks to end."""
+        """Close all sessions with code 1001 and wait for their tasks to end."""
         server, self._server = self._server, None
         if server is not None:
             server.close()
@@ -141,7 +142,7 @@ class BrainServer:
 
     @property
     def url(self) -> str:
-        """Where clients connect: ``ws://127.0.0.1:PORT/v1/realtime``, without the model."""
+        """The URL to connect to: ``ws://127.0.0.1:PORT/v1/realtime``, without the model."""
         if self._server is None:
             raise ApplianceError("the offline brain is not listening: enter it with 'async with' first")
         host = f"[{self._host}]" if ":" in self._host else self._host
@@ -149,14 +150,14 @@ class BrainServer:
 
     @property
     def port(self) -> int:
-        """The port in use; 0 when it is not listening and none was given."""
+        """The port in use; the port given if the server is not listening."""
         if self._server is None:
             return self._port
         return int(next(iter(self._server.sockets)).getsockname()[1])
 
     @property
     def sessions(self) -> int:
-        """How many sessions are open."""
+        """Number of open sessions."""
         return len(self._sessions)
 
     def _check_request(self, connection: ServerConnection, request: Request) -> Response | None:
@@ -164,7 +165,7 @@ class BrainServer:
             return connection.respond(HTTPStatus.NOT_FOUND, f"The Realtime protocol is served at {PATH}\n")
         origin = request.headers.get("Origin")
         if self._token is None and origin is not None and not is_loopback(urlsplit(origin).hostname or ""):
-            # Any page in a browser on this machine reaches the loopback: without a token it must not get in.
+            # Any page in a browser on this machine can reach loopback; without a token, refuse it.
             return connection.respond(HTTPStatus.FORBIDDEN, "Pages of other hosts need a token\n")
         return None
 
@@ -194,22 +195,22 @@ class BrainServer:
             text = "The Realtime Beta API is no longer supported. Please use /v1/realtime for the GA API."
             return _Refusal(4000, invalid, "beta_api_shape_disabled", text)
         if "transcription" in query.get("intent", ()):
-            text = "The offline brain serves no transcription sessions: leave 'intent' out and give a model."
+            text = "The offline brain does not support transcription sessions: omit 'intent' and give a model."
             return _Refusal(4000, invalid, "unsupported_intent", text)
         if "call_id" in query:
-            text = "The offline brain takes no WebRTC or SIP calls to attach to: give a model instead of 'call_id'."
+            text = "The offline brain does not support WebRTC or SIP calls: give a model instead of 'call_id'."
             return _Refusal(4000, invalid, "unsupported_call_id", text)
         if not query.get("model"):
             text = f"You must provide a model parameter, for example {self.url}?model=gpt-realtime-2.1"
             return _Refusal(4000, invalid, "missing_model", text)
         if len(self._sessions) >= self._max_sessions:
-            text = f"The offline brain holds {self._max_sessions} sessions already: close one first."
+            text = f"The offline brain already has {self._max_sessions} sessions, its maximum: close one first."
             return _Refusal(1013, "server_error", "too_many_sessions", text)
         return None
 
 
 class _BrainSession:
-    """One connection: carries out the effects of its `ServerModel`."""
+    """One connection; carries out the effects of its `ServerModel`."""
 
     def __init__(self, connection: ServerConnection, pipeline: VoicePipeline, *, model: str) -> None:
         self._connection = connection
@@ -227,7 +228,7 @@ class _BrainSession:
         self._generators: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
-        """Serve until either side closes; every task of the session is over then."""
+        """Serve until either side closes; return when every task of the session has ended."""
         logger.info("session opened")
         async with self._tasks:
             self._start(self._write())
@@ -256,7 +257,7 @@ class _BrainSession:
                     return
                 await self._connection.send(mail)
         except ConnectionClosed:
-            return  # the reader sees it too, and ends the session
+            return  # `_read` sees it too, and ends the session
 
     async def _keep_time(self) -> None:
         while (deadline := self._model.deadline) is not None:
@@ -301,10 +302,10 @@ class _BrainSession:
         try:
             heard = await self._pipeline.transcribe(pcm, tools=tools)
         except SpeechError as error:
-            logger.warning("utterance of %d ms not understood: %s", len(pcm) // BYTES_PER_MS, error)
+            logger.warning("transcription of %d ms failed: %s", len(pcm) // BYTES_PER_MS, error)
             self._apply(self._model.transcription_failed(item_id, str(error)))
             return
-        logger.info("utterance of %d ms heard in %.0f ms", len(pcm) // BYTES_PER_MS, 1000 * (self._clock() - started))
+        logger.info("transcribed %d ms in %.0f ms", len(pcm) // BYTES_PER_MS, 1000 * (self._clock() - started))
         self._apply(self._model.transcribed(item_id, heard.text))
 
     async def _generate(self, response_id: str, request: GenerationRequest) -> None:
@@ -348,13 +349,13 @@ class _BrainSession:
         await self._breathe()
 
     async def _breathe(self) -> None:
-        """Let the reader see a cancel, and wait for a client that reads slowly."""
+        """Let the reader process a cancel, and wait until a slow client has read."""
         await asyncio.sleep(0)
         await self._has_room.wait()
 
 
 async def _close_iterator(parts: AsyncIterator[Part]) -> None:
-    close = getattr(parts, "aclose", None)  # generators have it, iterators need not
+    close = getattr(parts, "aclose", None)  # async generators have it; other iterators may not
     if close is not None:
         await close()
 
@@ -375,12 +376,12 @@ async def _refuse(connection: ServerConnection, refusal: _Refusal) -> None:
 
 
 def _select_subprotocol(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
-    """Answer browsers with ``realtime`` alone: the entry beside it carries their key."""
+    """Select ``realtime`` for browsers; their other entry carries the key and is not echoed."""
     return Subprotocol("realtime") if "realtime" in offered else None
 
 
 def _keys(request: Request) -> list[str]:
-    """Return the keys that a client showed: its bearer token, or a browser's subprotocol entry."""
+    """Return the keys that a client sent: bearer tokens, and the subprotocol entries of browsers."""
     bearers = [value.partition(" ") for value in request.headers.get_all("Authorization")]
     keys = [key.strip() for scheme, _, key in bearers if scheme.lower() == "bearer"]
     for header in request.headers.get_all("Sec-WebSocket-Protocol"):

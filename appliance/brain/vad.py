@@ -1,8 +1,8 @@
 """Voice activity by energy: where speech starts and stops in a stream of PCM16 at 24 kHz.
 
-Pure. A period of 20 ms is voiced when its RMS is above a fixed level that follows from the session's ``threshold``;
-three voiced periods in a row start speech, ``silence_ms`` of unvoiced ones stop it. There is no learnt model and no
-noise floor: a steady noise louder than the threshold counts as speech, and the remedy is a higher ``threshold``.
+Pure. A period of 20 ms is voiced when its RMS is at or above a fixed level derived from the session's ``threshold``.
+Three voiced periods in a row start speech; ``silence_ms`` of unvoiced periods stop it. There is no trained model and
+no noise-floor estimate: a steady noise above the level counts as speech, and the remedy is a higher ``threshold``.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ _ONSET_PERIODS = 3  # 60 ms: longer than a click of the button, shorter than a s
 
 @dataclass(frozen=True, slots=True)
 class SpeechEdge:
-    """Speech started or stopped at a frame, counted from the session's first sample."""
+    """Speech started or stopped at a frame, counted from the session's first frame."""
 
     kind: Literal["start", "stop"]
     frame: int
 
 
 def threshold_db(threshold: float) -> float:
-    """Map the protocol's 0 to 1 onto dBFS: 0.5 is -40, between a quiet room (-60) and speech (-25)."""
+    """Map the protocol's threshold, 0 to 1, to dBFS: 0.5 is -40, between a quiet room (-60) and speech (-25)."""
     return -55.0 + 30.0 * threshold
 
 
 class EnergyVad:
-    """Feed it all audio in order; it says where speech starts and stops.
+    """Detects where speech starts and stops; all audio MUST be fed in order.
 
     Args:
-        threshold: The session's, 0 to 1.
-        silence_ms: Silence that ends speech.
-        position: The frame number of the first sample that will be fed.
+        threshold: The session's ``threshold``, 0 to 1.
+        silence_ms: Length of silence that ends speech.
+        position: Frame number of the first sample to be fed.
     """
 
     def __init__(self, *, threshold: float, silence_ms: int, position: int) -> None:
@@ -51,7 +51,7 @@ class EnergyVad:
         self.speaking = False
 
     def feed(self, pcm: bytes) -> Iterator[SpeechEdge]:
-        """Yield the edges in these samples; whole periods only, the rest waits for the next call."""
+        """Yield the edges in these samples; a partial period is kept for the next call."""
         self._rest += pcm
         size, at = 2 * PERIOD_FRAMES, 0
         while at + size <= len(self._rest):

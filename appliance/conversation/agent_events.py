@@ -52,7 +52,7 @@ def approval_answered(do: Procedures, event: ev.ApprovalAnswered, now: float) ->
     call = do.calls.open.get(event.call_id)
     if call is None or not call.awaits_approval:
         return
-    message = event.message or "The user rejected this call."
+    message = event.message or do.policy.output("rejected")
     decided = do.calls.decide_always(call, approves=event.approved, message=message) if event.always else [call]
     for one in decided:
         do.close_call(do.calls.approve(one, now) if event.approved else do.calls.reject(one, message), now)
@@ -96,7 +96,7 @@ def _handoff_prepared(do: Procedures, call_id: str, event: ev.AgentPrepared, now
         return
     if event.spec is None:
         do.device.report("handoff_failed", now, detail=f"{call.name}: {event.problem}")
-        do.close_call(do.calls.close(call, event.problem or "The handoff failed.", is_error=True), now)
+        do.close_call(do.calls.close(call, event.problem or do.policy.output("handoff_failed"), is_error=True), now)
     else:
         call.spec = event.spec
         do.session.request_handoff(call_id, event.spec, do.session_of(event.spec), now)
@@ -123,8 +123,8 @@ def fail_handoff(do: Procedures, call_id: str, reason: str, now: float) -> None:
     do.device.report("handoff_failed", now, detail=f"{call.name}: {reason}")
     spec = do.session.spec  # overwrites what the server may have taken
     do.session.roll_back(call_id, replace(spec, session=do.session_of(spec)).without_voice(), now)
-    said = f"The handoff failed: {reason.rstrip('.')}. You are still {call.agent}."
-    do.close_call(do.calls.close(call, said, is_error=True), now)
+    output = do.policy.output("handoff_refused", reason=reason.rstrip("."), agent=call.agent)
+    do.close_call(do.calls.close(call, output, is_error=True), now)
 
 
 # --- guardrails -------------------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def trip(do: Procedures, turn: RunningTurn, check: Check, name: str, reason: str
     """An answer must not go on: stop it, tell the model why, and let it try again, but not for ever."""
     do.out.emit(Guardrail(turn.id, "output", check.item_id, name, reason))
     for call in do.calls.open.of(turn.id):  # none begins any more; what runs is answered, and not spoken about
-        do.reply(do.calls.release(call, "A guardrail stopped the answer, so this call was cancelled."))
+        do.reply(do.calls.release(call, do.policy.output("guardrail")))
     do.stop_answer(now)
     trips = do.answer.begin_again()
     do.calls.forget_round()

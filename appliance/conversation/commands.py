@@ -6,6 +6,7 @@ comes back as an event. Commands are frozen and compare by value, so that a trac
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 from appliance.conversation.earcons import Earcon
@@ -33,6 +34,7 @@ __all__ = [
     "PrepareAgent",
     "RunTool",
     "Send",
+    "Sentence",
     "SilenceAlarm",
     "Stop",
 ]
@@ -89,14 +91,23 @@ class PlayEarcon(Record, frozen=True):
     name: Earcon
 
 
-class Announce(Record, frozen=True):
-    """Say a sentence of the device's own (not of the model), behind what is queued in this epoch.
+class Sentence(Record, frozen=True):
+    """A sentence for the user, as a key of the wording files and the values of its placeholders."""
 
-    The device's local voice speaks it; where there is none, the earcon named by `fallback` sounds instead.
+    key: str
+    """Table and name: ``alarm.time_up``."""
+    values: Mapping[str, str | int | float] = {}
+
+
+class Announce(Record, frozen=True):
+    """Speak a sentence with the device's own voice, behind what is queued in this epoch.
+
+    Without a voice for it, the earcon `fallback` sounds instead.
     """
 
     epoch: int
-    text: str
+    sentence: Sentence | str
+    """A text is a maker's and is spoken verbatim."""
     fallback: Earcon = "error"
 
 

@@ -34,7 +34,6 @@ from appliance.conversation.policy import Policy
 from appliance.conversation.procedures import Procedures
 from appliance.conversation.support.feedback import State, View
 from appliance.conversation.support.retry import classify
-from appliance.conversation.support.troubles import sentence
 from appliance.realtime.items import HistoryItem
 
 __all__ = ["DEADLINES", "SETTLE", "Conversation"]
@@ -151,7 +150,7 @@ class Conversation:
                 if do.may_ask:
                     do.out_of_band.ask(event, now)
                 else:
-                    do.out_of_band.reject(event.key, sentence("budget_spent"))
+                    do.out_of_band.reject(event.key, "the budget of today is spent")
             case ev.FrameGiven():
                 user_events.send_frame(do, event, now)
             case ev.HistoryReplaced():

@@ -67,7 +67,7 @@ TroubleKind: TypeAlias = (
         "tool_late",
         "button_stuck",
         "playout_stalled",
-        "refused",
+        "input_refused",
         "stopped",
         "handoff_failed",
         "instructions_late",
@@ -77,7 +77,7 @@ TroubleKind: TypeAlias = (
         "trace_failed",
     ]
 )
-"""What went wrong: stable and machine-readable; `troubles.sentence` says it in words."""
+"""What went wrong: stable and machine-readable; the table ``trouble`` of the wording files has a sentence for each."""
 
 
 class TurnStart(Record, frozen=True):
@@ -269,7 +269,11 @@ class BudgetWarning(Record, frozen=True):
 
     type: ClassVar[Literal["budget"]] = "budget"
     percent: int
-    message: str
+    unit: Literal["usd", "minutes"]
+    spent: float
+    limit: float
+    message: str = ""
+    """In the user's language; a session fills it in."""
 
 
 class Connected(Record, frozen=True):
@@ -282,18 +286,21 @@ class Connected(Record, frozen=True):
 
 
 class Announcement(Record, frozen=True):
-    """What the appliance would say with its own voice: an error, a filler, that the budget is spent."""
+    """What the device would say with its own voice: a trouble, a filler, that the budget is spent."""
 
     type: ClassVar[Literal["announcement"]] = "announcement"
     text: str
 
 
 class Error(Record, frozen=True):
-    """Something went wrong, and the conversation goes on; `message` is in a user's words."""
+    """Something went wrong, and the conversation continues."""
 
     type: ClassVar[Literal["error"]] = "error"
     kind: TroubleKind
-    message: str
+    detail: str = ""
+    """Technical: the server's message, the name of a tool; "" if `kind` says everything."""
+    message: str = ""
+    """In the user's language, with the detail in parentheses; a session fills it in."""
 
 
 class Raw(Record, frozen=True):

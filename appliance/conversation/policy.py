@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 __all__ = ["Policy"]
 
@@ -74,9 +75,15 @@ class Policy:
     rotate_after_s: float = 3300.0
     """A session is replaced in an idle gap after this; the server ends it at 3600 s."""
     max_history: int = 500
+    outputs: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Outputs of calls that no tool answers, by key: the table ``output`` of a wording file."""
     replay_items: int = 100
     """How many of the newest history items a new connection is sent."""
     budget_usd: float | None = None
     """Of one day; None: no limit."""
     budget_s: float | None = None
     """Seconds of speech, both ways, of one day; None: no limit."""
+
+    def output(self, key: str, **values: str) -> str:
+        """Return the output of a call that no tool answers; the key itself if `outputs` lacks it."""
+        return self.outputs.get(key, key).format(**values)

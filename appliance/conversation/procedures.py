@@ -130,25 +130,21 @@ class Procedures:
             self.out.earcon("cancel")
         self.end_turn(outcome, now)
 
-    def fail_turn(
-        self, kind: TroubleKind, now: float, *, said: str = "", detail: str = "", outcome: Outcome = "failed"
-    ) -> None:
+    def fail_turn(self, kind: TroubleKind, now: float, *, detail: str = "", outcome: Outcome = "failed") -> None:
         """End the turn and say why; never in silence.
 
         Args:
-            kind: The trouble; its sentence is spoken unless `said` gives a better one.
+            kind: The trouble; its sentence is spoken.
             now: Monotonic seconds.
-            said: What to say aloud.
-            detail: What to report to the observers, where it is more than what is said.
+            detail: Technical, for the observers.
             outcome: How the turn ended.
         """
         if self.speech.is_open:
             self.speech.clear_server_buffer()
         else:
             self.stop_answer(now)
-        said = said or sentence(kind)
-        self.device.report(kind, now, detail=detail or said)
-        self.out.announce(said, "offline" if kind == "no_link" else "error")
+        self.device.report(kind, now, detail=detail)
+        self.out.announce(sentence(kind), "offline" if kind == "no_link" else "error")
         self.end_turn(outcome, now)
 
     def end_turn(self, outcome: Outcome, now: float) -> None:
@@ -156,7 +152,7 @@ class Procedures:
         if turn is None:
             return
         for call in self.calls.open.end_turn(turn.id):
-            self.reply(self.calls.release(call, "The user interrupted, so this call was cancelled."))
+            self.reply(self.calls.release(call, self.policy.output("interrupted")))
         self.turn = None
         if self.gate.end(turn.id):  # no guardrail has passed it: the model must not know it
             for item_id in self.speech.items:
@@ -196,7 +192,7 @@ class Procedures:
         """What the user said is not answered."""
         item_id = self.speech.item_id
         self.out.emit(Guardrail(self.turn_id or "", "input", item_id, name, reason))
-        self.fail_turn("refused", now, detail=f"{name}: {reason}", outcome="refused")
+        self.fail_turn("input_refused", now, detail=f"{name}: {reason}", outcome="refused")
 
     def speech_taken(self, now: float) -> None:
         """The server has the speech, or answers already: every sign of the answer prolongs its deadline."""
@@ -293,7 +289,7 @@ class Procedures:
         is_trouble = self.link.lose(verdict, now)
         is_told_by_turn = self.link.fatal is not None and self.turn is not None and not self.answer.asked.is_done
         if is_trouble and not is_told_by_turn:
-            self.device.report(verdict.kind, now, detail=verdict.message, flash=False)
+            self.device.report(verdict.kind, now, flash=False)
         self.calls.drop_others(self.turn_id)
         self.link_left()
         if self.turn is not None:
@@ -310,7 +306,7 @@ class Procedures:
         if self.answer.asked.is_done:
             self.calls.drop()  # all of the answer is here, and plays on
         elif fatal is not None:
-            self.fail_turn(fatal.kind, now, said=fatal.message)
+            self.fail_turn(fatal.kind, now)
         elif self.answer.received.has_output:
             if not self.speech.is_taken:
                 self.answer.wait_until(self.speech.deadline)

@@ -16,7 +16,6 @@ from appliance.conversation.regions.link import Link
 from appliance.conversation.support.outbox import CommitOf, ItemOf, OutOfBandOf
 from appliance.conversation.support.prices import transcription_usd
 from appliance.conversation.support.retry import Verdict, classify
-from appliance.conversation.support.troubles import sentence
 from appliance.realtime import protocol as wire
 
 _BENIGN = frozenset({"response_cancel_not_active", "conversation_already_has_active_response", "session_expired"})
@@ -141,7 +140,7 @@ def _error_of_update(do: Procedures, link: Link, error: wire.ErrorDetail, now: f
     if update.kind == "connect":
         do.out.do(Disconnect(link.id))
         do.device.report("server_error", now, detail=error.message)
-        do.lose_link(Verdict("fatal", "settings_refused", sentence("settings_refused")), now)
+        do.lose_link(Verdict("fatal", "settings_refused"), now)
     elif update.kind == "handoff":
         agent_events.fail_handoff(do, update.call_id, error.message, now)
     else:
@@ -283,7 +282,7 @@ def _item_done(do: Procedures, event: wire.OutputItemDone, now: float) -> None:
 def _dismiss(do: Procedures, item: wire.Item) -> None:
     """Take an item of a response that was interrupted: a call is not made, an answer is not heard."""
     if do.calls.dismiss(item):
-        do.history.add_output(item.call_id, "The user interrupted, so this call was not made.")
+        do.history.add_output(item.call_id, do.policy.output("not_made"))
     known = do.history.get(item.id)
     is_unheard = known is not None and known.heard_ms is None
     if do.answer.is_unplayed(item, is_unheard=is_unheard):

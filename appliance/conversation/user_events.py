@@ -35,7 +35,7 @@ def gestured(do: Procedures, gestures: list[Gesture], now: float) -> None:
                     do.close_call(do.calls.approve(call, now), now)
             case "hold":
                 if (call := do.calls.pressed_for(gesture.at - gesture.held_s)) is not None:
-                    do.close_call(do.calls.reject(call, "The user rejected this call."), now)
+                    do.close_call(do.calls.reject(call, do.policy.output("rejected")), now)
             case "stuck":
                 do.device.report("button_stuck", now)
                 if do.speech.is_open:
@@ -129,12 +129,12 @@ def overrun(do: Procedures, now: float) -> None:
 
 
 def lose_card(do: Procedures, event: CardLost, now: float) -> None:
-    detail = do.device.lose_card(event.direction, event.reason, now)
+    do.device.lose_card(event.direction, event.reason, now)
     if event.direction == "capture":
         if do.speech.is_open:
             do.end_capture("captured", now)  # what was said so far is not lost
     elif do.speech.is_taken and do.answer.is_playing:
-        do.fail_turn("no_speaker", now, detail=detail)
+        do.fail_turn("no_speaker", now, detail=event.reason)
 
 
 def mute(do: Procedures, is_muted: bool, now: float) -> None:

@@ -1,7 +1,8 @@
-"""A push button: levels in, `ButtonEdge` events out. It does not debounce; `conversation.support.gestures` does.
+"""A push button: levels in, `ButtonEdge` events out.
 
-Library debounce drops edges, so none is asked for. Edges come on the pin's own thread; while the button is held the
-level is read again every quarter of a second, so that an edge that was lost heals itself.
+It does not debounce, because gpiozero's debounce drops edges; `conversation.support.gestures` does. Edges arrive on the
+pin's own thread. While the button is held, its level is read again every quarter of a second, which makes up for a lost
+edge.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ class Button:
         pin: BCM number.
         factory: A gpiozero pin factory.
         pull: The resistor inside the chip.
-        active_low: Pressing it connects the pin to ground.
+        active_low: Pressing the button connects the pin to ground.
         post: Takes events; called on the loop's thread.
-        loop: The loop.
-        reread_s: How often the level is read again while it is held.
+        loop: The loop that `post` runs on.
+        reread_s: Seconds between two reads of the level while the button is held.
 
     Raises:
-        BadPin: The pin cannot be had.
+        BadPin: The pin does not exist, is in use, or is unsuitable.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Button:
         self._edge = asyncio.Event()
         self._is_closed = False
         pull_up = _PULL[pull]
-        # gpiozero infers the active level from a pull resistor, and lets it be named only where there is none.
+        # gpiozero infers the active level from the pull resistor, and accepts active_state only without one.
         self._is_inverted = pull_up is not None and pull_up != active_low
         with claimed(pin, "button"):
             self._device = DigitalInputDevice(
@@ -65,11 +66,11 @@ class Button:
 
     @property
     def is_pressed(self) -> bool:
-        """The level now; False once closed."""
+        """True while the button is pressed; False once closed."""
         return not self._is_closed and bool(self._device.is_active) != self._is_inverted
 
     async def run(self) -> None:
-        """Tell the level at the start, and again and again while it is held, until cancelled."""
+        """Post the level at the start, and repeatedly while the button is held, until cancelled."""
         self._post(ButtonEdge(self.is_pressed))
         while True:
             self._edge.clear()
@@ -81,7 +82,7 @@ class Button:
             self._post(ButtonEdge(self.is_pressed))
 
     def close(self) -> None:
-        """Give the pin back."""
+        """Release the pin; idempotent."""
         if not self._is_closed:
             self._is_closed = True
             given_back(self._device)

@@ -1,8 +1,8 @@
-"""The light: shows one light state at a time, on a single LED by brightness and rhythm, on an RGB LED in colour.
+"""The light: shows one light state at a time, by brightness and rhythm, on an RGB LED by colour too.
 
-The loop animates it, 25 steps a second while it pulses and not at all while it is steady; no thread of its own.
+The loop animates it: 25 steps per second while it pulses, none while it is steady. It needs no thread.
 `KINDS` has the kinds of light by name. To add one, write a function that returns an `Emitter`, add it to `KINDS`, and
-add its word and its pins to ``LightSettings`` in ``settings.py``.
+add its name and its pins to ``LightSettings`` in ``settings.py``.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ __all__ = ["KINDS", "Emitter", "Light", "brightness"]
 log = logging.getLogger(__name__)
 
 _STEP_S = 0.04
-_FAINTEST = 0.05  # of a pulse: a light that is quite out for a while looks broken
+_FAINTEST = 0.05  # of a pulse's peak: a light that goes out completely looks broken
 
 
 def brightness(pattern: LightPattern, elapsed_s: float) -> float:
-    """How bright a pattern is so long after it began, 0.0 to 1.0. Pure."""
+    """Return the brightness, 0.0 to 1.0, of a pattern `elapsed_s` seconds after its start. Pure."""
     phase = (elapsed_s / pattern.period_s) % 1.0
     match pattern.effect:
         case "off":
@@ -105,7 +105,7 @@ class Light:
         self._emitter = opened(pins, factory=factory, **{"active_high": True, **options}) if opened else None
 
     def show(self, state: str) -> None:
-        """Show a light state from the beginning of its pattern; the one that is shown already goes on undisturbed."""
+        """Show a light state, from the start of its pattern; no-op if that pattern is already shown."""
         pattern = self._patterns.get(state, OFF)
         if pattern != self._pattern:
             self._pattern = pattern
@@ -128,13 +128,13 @@ class Light:
                     self._write(brightness(pattern, clock() - began))
 
     def close(self) -> None:
-        """Switch it off and release the pins; a second call does nothing."""
+        """Switch the light off and release the pins; idempotent."""
         emitter, self._emitter = self._emitter, None
         if emitter is not None:
             emitter.close()
 
     def _until_next_step(self, pattern: LightPattern, elapsed_s: float) -> float | None:
-        """Seconds until the brightness changes; None for never."""
+        """Return the seconds until the brightness changes; None for never."""
         if pattern.effect in ("off", "solid") or self._emitter is None:
             return None
         if pattern.effect == "pulse":
@@ -148,7 +148,7 @@ class Light:
             return
         try:
             self._emitter.write(self._pattern.color, level)
-        except Exception as exc:  # noqa: BLE001 - a light is never worth a conversation, whatever the pin library raises
+        except Exception as exc:  # noqa: BLE001 - a failing light must not end the conversation
             if not self._has_failed:
-                log.warning("the light cannot be written: %s", exc)
+                log.warning("cannot set the light: %s", exc)
             self._has_failed = True

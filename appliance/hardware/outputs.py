@@ -1,4 +1,4 @@
-"""A lamp that goes on and off, and a light that is dimmed, on pins."""
+"""The outputs: a lamp that is switched and a light that is dimmed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Outputs", "open_outputs"]
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What the device can switch: devices of gpiozero, None where there is no pin."""
+    """The gpiozero devices of the outputs; None if no pin is configured."""
 
     lamp: Any
     """A ``DigitalOutputDevice``."""
@@ -24,10 +24,10 @@ class Outputs:
 
 @contextmanager
 def open_outputs(*, lamp_pin: int | None, dimmer_pin: int | None, active_high: bool, factory: Any) -> Iterator[Outputs]:
-    """Open the outputs that have a pin, for as long as the block lasts.
+    """Open the outputs that have a pin, until the context is left.
 
     Raises:
-        BadPin: A pin cannot be had.
+        BadPin: A pin does not exist, is in use, or is unsuitable.
     """
     from gpiozero import DigitalOutputDevice, PWMOutputDevice
 

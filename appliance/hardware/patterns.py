@@ -1,6 +1,6 @@
-"""How each light state looks, by name. Pure.
+"""The pattern of each light state, by name. Pure.
 
-A single-colour light must be readable too: no two patterns share effect, period, duty and level.
+A single-colour light must show them apart too: no two patterns have the same effect, period, duty and level.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["OFF", "PATTERNS", "LightPattern"]
 class LightPattern:
     """How one light state looks.
 
-    A single-colour light shows `level` and the rhythm only: no two patterns may differ in colour alone.
+    A single-colour light shows only `level` and the rhythm, so no two patterns may differ in colour alone.
     """
 
     name: str
@@ -25,9 +25,9 @@ class LightPattern:
     effect: Literal["off", "solid", "blink", "pulse"]
     """`blink` switches hard, `pulse` fades up and down."""
     period_s: float = 1.0
-    """One whole blink or pulse."""
+    """Length of one blink or pulse."""
     duty: float = 0.5
-    """Share of the period that a blink is on."""
+    """Share of the period during which a blink is on."""
     level: float = 1.0
     """Peak brightness, 0.0 to 1.0."""
 
@@ -53,4 +53,4 @@ PATTERNS: dict[str, LightPattern] = {
         LightPattern("ready", (0.0, 0.3, 0.0), "solid", level=0.1),
     )
 }
-"""Every light state. Red is "something is wrong" only; listening is green and steady, the brightest of all."""
+"""Every light state. Pure red means that something is wrong or muted; listening is steady green, the brightest."""

@@ -1,8 +1,8 @@
-"""Pins by the name of their factory, and never by another: a fallback that "works" is found out by the customer.
+"""gpiozero pin factories by name, without a fallback: the user would notice a wrong factory only by lost presses.
 
-Facts (established elsewhere): RPi.GPIO's edge detection fails on every model from kernel 6.6, and it never runs on a
-Pi 5; the ``rpi-lgpio`` shim has its name and works. lgpio has no wheel for Python 3.13, and a package of that name
-without functions exists. The chip is chosen by its label, because its number changes with the kernel.
+Facts (established elsewhere): RPi.GPIO's edge detection fails on every model from kernel 6.6 on, and RPi.GPIO does not
+run on a Pi 5; the ``rpi-lgpio`` shim uses the same module name and works. lgpio has no wheel for Python 3.13, and an
+empty package of that name exists. The chip is chosen by its label, because its number changes with the kernel.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _RPIGPIO_BROKEN_FROM = (6, 6)
 
 
 def open_pin_factory(name: str) -> Any:
-    """Make the gpiozero pin factory of that name.
+    """Return the gpiozero pin factory with this name.
 
     Args:
         name: "lgpio", "rpigpio" or "mock".
 
     Raises:
-        PinFactoryUnavailable: It cannot work on this machine; the text says what to do.
+        PinFactoryUnavailable: The factory cannot work on this machine; the message says what to do.
     """
     factories: dict[str, Callable[[], Any]] = {"lgpio": _lgpio, "rpigpio": _rpigpio, "mock": _mock}
     if name not in factories:
-        raise PinFactoryUnavailable(f"pins.factory: {name!r} is no pin factory; allowed: {', '.join(factories)}")
+        raise PinFactoryUnavailable(f"pins.factory: {name!r} is not a pin factory; allowed: {', '.join(factories)}")
     return factories[name]()
 
 
@@ -49,7 +49,7 @@ def _mock() -> Any:
 def _lgpio() -> Any:
     if not os.access(".", os.W_OK):
         raise PinFactoryUnavailable(
-            f"lgpio makes pipes in the working directory, and {Path.cwd()} is not writable: "
+            f"lgpio creates pipes in the working directory, and {Path.cwd()} is not writable: "
             "set WorkingDirectory= in the unit, or start from another folder"
         )
     try:
@@ -57,12 +57,12 @@ def _lgpio() -> Any:
     except ImportError:
         raise PinFactoryUnavailable("lgpio is not installed: apt-get install python3-lgpio") from None
     if not hasattr(lgpio, "gpiochip_open"):
-        raise PinFactoryUnavailable("the lgpio package here is an empty stand-in: apt-get install python3-lgpio")
+        raise PinFactoryUnavailable("the installed lgpio package is empty: apt-get install python3-lgpio")
     from gpiozero.pins.lgpio import LGPIOFactory
 
     try:
         return LGPIOFactory(chip=_chip(lgpio))
-    except Exception as exc:  # noqa: BLE001 - lgpio raises an error class of its own, made at import
+    except Exception as exc:  # noqa: BLE001 - lgpio.error is defined at import
         raise PinFactoryUnavailable(
             f"lgpio cannot open the pins ({exc}): is this a Raspberry Pi, and is the user in the group 'gpio'? "
             'Without hardware: pins.factory = "mock"'
@@ -70,7 +70,7 @@ def _lgpio() -> Any:
 
 
 def _chip(lgpio: Any) -> int:
-    """The number today of the chip that has the pin header."""
+    """Return the current number of the chip with the pin header; 0 if no label matches."""
     numbers = sorted(int(path.name.removeprefix("gpiochip")) for path in Path("/dev").glob("gpiochip[0-9]*"))
     for number in numbers:
         handle = lgpio.gpiochip_open(number)
@@ -89,13 +89,13 @@ def _rpigpio() -> Any:
     except (ImportError, RuntimeError) as exc:
         raise PinFactoryUnavailable(
             f"RPi.GPIO cannot be used here ({exc}): "
-            'pip install "voice-appliance[rpigpio]" on a Pi before the 5, or pins.factory = "lgpio"'
+            'pip install "voice-appliance[rpigpio]" on a Pi 4 or older, or pins.factory = "lgpio"'
         ) from None
     if not _is_shim(GPIO) and _kernel() >= _RPIGPIO_BROKEN_FROM:
         release = os.uname().release
         raise PinFactoryUnavailable(
             f"RPi.GPIO misses button presses on kernel {release} (6.6 and newer), on every model: "
-            'pins.factory = "lgpio", or install rpi-lgpio in its place'
+            'pins.factory = "lgpio", or install rpi-lgpio instead'
         )
     from gpiozero.pins.rpigpio import RPiGPIOFactory
 
@@ -103,7 +103,7 @@ def _rpigpio() -> Any:
 
 
 def _is_shim(gpio: Any) -> bool:
-    """rpi-lgpio is pure Python under RPi.GPIO's name; the original keeps its work in a C extension."""
+    """Tell whether the module is rpi-lgpio: pure Python under RPi.GPIO's name; the original is a C extension."""
     return not hasattr(gpio, "_GPIO") and "lgpio" in vars(gpio)
 
 
@@ -113,26 +113,26 @@ def _kernel() -> tuple[int, ...]:
 
 @contextmanager
 def claimed(pin: int, purpose: str) -> Iterator[None]:
-    """Turn gpiozero's complaints about a pin into one line.
+    """Convert errors of gpiozero and lgpio about a pin to `BadPin`.
 
     Raises:
-        BadPin: The pin does not exist, is taken, or cannot do what is asked.
+        BadPin: The pin does not exist, is in use, or is unsuitable.
     """
     from gpiozero.exc import GPIOPinInUse, PinError
 
     try:
         yield
     except GPIOPinInUse:
-        raise BadPin(f"{purpose}: GPIO {pin} is used twice; give each function a pin of its own") from None
+        raise BadPin(f"{purpose}: GPIO {pin} is used twice; give each function its own pin") from None
     except (PinError, ValueError, OSError) as exc:
         raise BadPin(f"{purpose}: GPIO {pin}: {exc}; pins are BCM numbers from 0 to 27") from None
     except Exception as exc:  # noqa: BLE001 - lgpio.error
-        raise BadPin(f"{purpose}: GPIO {pin}: {exc}; does another program hold it? (see gpioinfo)") from None
+        raise BadPin(f"{purpose}: GPIO {pin}: {exc}; is another program using it? (see gpioinfo)") from None
 
 
 def given_back(device: Any) -> None:
-    """Close a gpiozero device; a chip that is gone is logged, for nothing more can be done about its pins."""
+    """Close a gpiozero device; log a failure (the chip may be gone) instead of raising it."""
     try:
         device.close()
     except Exception as exc:  # noqa: BLE001 - lgpio.error
-        log.warning("a pin cannot be given back: %s", exc)
+        log.warning("cannot release a pin: %s", exc)

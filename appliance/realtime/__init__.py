@@ -1,1 +1,1 @@
-"""The wire: typed messages of the Realtime protocol, what we put into them, and the transports that carry them."""
+"""The wire: typed messages of the Realtime protocol, their payloads, and the transports that carry them."""

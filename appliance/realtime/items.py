@@ -1,4 +1,4 @@
-"""One item of the conversation as the history keeps it and as programs see it. Pure."""
+"""`HistoryItem`: one item of the conversation, as kept in the history and shown to programs. Pure."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ __all__ = ["HistoryItem"]
 
 
 class HistoryItem(Record, frozen=True, kw_only=True):
-    """One item of the conversation, as far as it is known; compare by value, keyed by `id`.
+    """One item of the conversation, as far as it is known; compared by value, keyed by `id`.
 
-    Change a copy with ``msgspec.structs.replace``.
+    Make a changed copy with ``msgspec.structs.replace``.
     """
 
     unprinted = ("images",)
@@ -19,17 +19,17 @@ class HistoryItem(Record, frozen=True, kw_only=True):
     type: str = "message"
     """As in the Realtime API: message, function_call, function_call_output, mcp_call, mcp_approval_request, …"""
     role: str = ""
-    """user, assistant or system; "" for what is no message."""
+    """user, assistant or system; "" for items other than messages."""
     text: str = ""
-    """What was written, or the transcript of what was said; of a cut answer, about what was heard of it."""
+    """The written text, or the transcript of the audio; for an interrupted answer, roughly the part that was heard."""
     status: str = "completed"
     """in_progress, completed or incomplete."""
     is_spoken: bool = False
-    """Audio, of which `text` is the transcript."""
+    """Whether the item is audio; `text` is its transcript."""
     is_transcribed: bool = True
-    """False while, or because, nobody wrote down what the user said."""
+    """False if the user's speech has no transcript, or none yet."""
     heard_ms: int | None = None
-    """Milliseconds that were heard, where an interruption cut the answer; None: all of it."""
+    """Milliseconds heard before an interruption cut the answer; None if it was not cut."""
     images: tuple[str, ...] = ()
     """``data:`` addresses; not in the repr."""
     name: str = ""
@@ -37,4 +37,4 @@ class HistoryItem(Record, frozen=True, kw_only=True):
     arguments: str = ""
     output: str = ""
     server_label: str = ""
-    """Of an item of an MCP server."""
+    """The MCP server of an MCP item."""

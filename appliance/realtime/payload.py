@@ -1,16 +1,16 @@
-"""What we tell the server: the session's settings, and the messages that a program writes.
+"""Payloads sent to the server: the session's settings, and the messages that a program writes.
 
-Pure. One unknown key makes the server discard a whole ``session.update``, so only keys of the GA protocol are named
-here, and every one is checked against the ``openai`` package's types in the tests. The server merges objects in a
-way that is not documented below ``audio.input``: each sub-object that is sent is complete.
+Pure. One unknown key makes the server discard a whole ``session.update``, so this module names only keys of the GA
+protocol, and the tests check each against the types of the ``openai`` package. How the server merges objects below
+``audio.input`` is not documented, so each sub-object that is sent is complete.
 
-**Which setting wins**, from the weakest to the strongest, at each connection and after each handoff alike:
+**Which setting wins**, from the weakest to the strongest, both at each connection and after each handoff:
 
-1. the server's own default (a key that nobody set is not sent),
+1. the server's own default (unset keys are not sent),
 2. the settings of the session,
-3. `RealtimeAgent.settings` of the agent that talks,
+3. `RealtimeAgent.settings` of the active agent,
 4. `RealtimeAgent.voice` of that agent, if it has one,
-5. `provider_data`, merged in as it is.
+5. `provider_data`, merged in unchanged.
 
 Source: Realtime API, session.update, conversation.item.create.
 """
@@ -56,16 +56,16 @@ def _require(holds: bool, name: str, value: Any, expected: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoiseReduction:
-    """The server's noise filter, before it listens and before it transcribes."""
+    """The server's noise filter, applied before turn detection, the model and transcription."""
 
     type: Literal["near_field", "far_field"]
-    """Speaking into the box, or across a room."""
+    """Speaking close to the microphone, or from across a room."""
     strength: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transcription:
-    """What writes down the user's speech."""
+    """The transcription of the user's speech."""
 
     model: str
     language: str | None = None
@@ -76,7 +76,7 @@ class Transcription:
     delay: Literal["minimal", "low", "medium", "high", "xhigh"] | None = None
 
     def __post_init__(self) -> None:
-        _require(not (self.language and self.languages), "transcription.languages", self.languages, "none beside one")
+        _require(not (self.language and self.languages), "transcription.languages", self.languages, "not both")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,14 +84,14 @@ class ServerVad:
     """The server ends a turn after a silence."""
 
     threshold: float | None = None
-    """0 to 1: how loud counts as speech."""
+    """0 to 1: how loud audio must be to count as speech."""
     prefix_padding_ms: int | None = None
     silence_duration_ms: int | None = None
-    """The reference says 500, the service is seen to take 200: better said than left out."""
+    """The reference gives 500 as the default, but the service was seen to use 200: better set it."""
     create_response: bool = True
     interrupt_response: bool = True
     idle_timeout_ms: int | None = None
-    """5,000 to 30,000: the model speaks up after so much silence. Each time costs tokens."""
+    """5,000 to 30,000: the model speaks unprompted after this much silence. Each time costs tokens."""
 
     def __post_init__(self) -> None:
         threshold, idle = self.threshold, self.idle_timeout_ms
@@ -101,7 +101,7 @@ class ServerVad:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SemanticVad:
-    """The server ends a turn when what was said sounds finished."""
+    """The server ends a turn when the user's sentence sounds finished."""
 
     eagerness: Literal["low", "medium", "high", "auto"] = "auto"
     create_response: bool = True
@@ -110,12 +110,12 @@ class SemanticVad:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionRatio:
-    """How much of a context that is full is kept: less than all keeps the cache of the rest useful."""
+    """How much of a full context to keep: dropping more at once keeps the prompt cache valid for longer."""
 
     retention_ratio: float
     """0 to 1."""
     post_instructions: int | None = None
-    """Most tokens beside the instructions."""
+    """Token limit for everything after the instructions."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.retention_ratio <= 1, "truncation.retention_ratio", self.retention_ratio, "0 to 1")
@@ -123,36 +123,36 @@ class RetentionRatio:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealtimeSessionSettings:
-    """The settings of a session. None means that the key is not sent, so that the server's default holds.
+    """The settings of a session. A None is not sent, so the server's default applies.
 
-    The one exception is `turn_detection`: its default on the server would make it listen by itself.
+    The exception is `turn_detection`: the server's default would turn on its turn detection.
 
     Raises:
-        SettingsError: A value that the server is known to refuse.
+        SettingsError: The server is known to refuse a value.
     """
 
     model: str = "gpt-realtime-2.1"
-    """Any string; goes into the address, and cannot change on a connection."""
+    """Any string; part of the URL, so it cannot change on a connection."""
     voice: str | Mapping[str, str] | None = None
-    """A name, or ``{"id": "voice_…"}``; cannot change on a connection that has spoken."""
+    """A name, or ``{"id": "voice_…"}``; cannot change once the connection has produced audio."""
     speed: float | None = None
     """0.25 to 1.5."""
     output_modalities: Sequence[Modality] = ("audio",)
-    """One of the two: audio always brings a transcript."""
+    """One of the two: audio always includes a transcript."""
     input_audio_format: Literal["pcm16", "g711_ulaw", "g711_alaw"] = "pcm16"
-    """Of what the program sends (pcm16: 24 kHz mono little-endian; G.711: 8 kHz). The wire is always pcm16."""
+    """Format that the program sends (pcm16: 24 kHz mono little-endian; G.711: 8 kHz). The wire is always pcm16."""
     output_audio_format: Literal["pcm16", "g711_ulaw", "g711_alaw"] = "pcm16"
-    """Of what the program is given."""
+    """Format that the program receives."""
     noise_reduction: NoiseReduction | Literal["near_field", "far_field"] | None = None
     transcription: Transcription | str | None = None
-    """The settings, or the model's name; None leaves it off, and the user's words out of the history."""
+    """The settings, or the model's name. None turns it off; the history then lacks the user's words."""
     turn_detection: ServerVad | SemanticVad | Mapping[str, Any] | None = None
     """None is push to talk (an explicit ``null``)."""
     tool_choice: str | Mapping[str, Any] | None = None
     max_output_tokens: int | Literal["inf"] | None = None
     """1 to 4096, or "inf"."""
     reasoning_effort: str | None = None
-    """Models of the 2.x family only; others refuse the whole update."""
+    """Only for models of the 2.x family; others refuse the whole update."""
     parallel_tool_calls: bool | None = None
     """Reasoning models only."""
     truncation: RetentionRatio | str | Mapping[str, Any] | None = None
@@ -161,19 +161,19 @@ class RealtimeSessionSettings:
     include: Sequence[str] | None = None
     """Such as ``item.input_audio_transcription.logprobs``."""
     provider_data: Mapping[str, Any] = field(default_factory=dict)
-    """Merged into the ``session`` object as it is, for servers that know more than this class."""
+    """Merged into the ``session`` object unchanged, for keys that this class does not have."""
 
     def __post_init__(self) -> None:
         _require(self.speed is None or 0.25 <= self.speed <= 1.5, "speed", self.speed, "0.25 to 1.5")
-        _require(len(self.output_modalities) == 1, "output_modalities", list(self.output_modalities), "one of them")
+        _require(len(self.output_modalities) == 1, "output_modalities", list(self.output_modalities), "exactly one")
         tokens = self.max_output_tokens
         _require(not isinstance(tokens, int) or 1 <= tokens <= 4096, "max_output_tokens", tokens, '1 to 4096, or "inf"')
 
     def of_agent(self, own: Mapping[str, Any], *, voice: str | Mapping[str, str] = "") -> RealtimeSessionSettings:
-        """Return these settings with those of an agent in force.
+        """Return these settings, overridden by those of an agent.
 
         Raises:
-            SettingsError: There is no such setting, or the value is out of bounds.
+            SettingsError: There is no such setting, or a value is out of range.
         """
         names = [f.name for f in fields(self) if f.name != "model"]
         for name in own:
@@ -186,11 +186,11 @@ class RealtimeSessionSettings:
 def session_object(
     settings: RealtimeSessionSettings, *, instructions: str | None, tools: Sequence[Mapping[str, Any]] | None
 ) -> JsonObject:
-    """Return the ``session`` of the ``session.update`` that puts settings into force.
+    """Return the ``session`` object of a ``session.update``.
 
     Args:
-        settings: With the agent's own in force.
-        instructions: "" clears the server's own default text; None leaves it.
+        settings: The effective settings, with the agent's own applied.
+        instructions: "" clears the server's default instructions; None keeps them.
         tools: Flat function tools, or MCP tools.
     """
     noise, transcription = settings.noise_reduction, settings.transcription
@@ -231,13 +231,13 @@ def session_object(
 def message_item(
     item_id: str, role: Literal["user", "system"], text: str, images: Sequence[Mapping[str, Any]] = ()
 ) -> JsonObject:
-    """Return a message of the user or of the system, as an item to be created.
+    """Return a user or system message as the ``item`` of ``conversation.item.create``.
 
     Args:
-        item_id: Ours to choose, at most 32 characters.
-        role: Who says it.
-        text: May be empty beside images.
-        images: Parts made by `image_part`; the user's only.
+        item_id: Chosen by the client, at most 32 characters.
+        role: The author.
+        text: May be empty if there are images.
+        images: Parts made by `image_part`; only in user messages.
     """
     content = [{"type": "input_text", "text": text}] if text else []
     return {"id": item_id, "type": "message", "role": role, "content": [*content, *images]}
@@ -248,10 +248,10 @@ def image_part(image: bytes, *, detail: Literal["auto", "low", "high"] | None = 
 
     Args:
         image: A PNG or JPEG file, at most `MAX_IMAGE_BYTES`.
-        detail: How closely the model is to look; None leaves it to the server.
+        detail: How much detail the model sees; None uses the server's default.
 
     Raises:
-        SettingsError: It is neither, or too large.
+        SettingsError: The image is neither PNG nor JPEG, or too large.
     """
     kind = next((name for magic, name in _IMAGE_TYPES.items() if image.startswith(magic)), None)
     if kind is None:
@@ -266,7 +266,7 @@ def image_part(image: bytes, *, detail: Literal["auto", "low", "high"] | None = 
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can write of a setting, without what is unset; a mapping is copied."""
+    """Return a setting as JSON types, without unset keys; a mapping is copied."""
     if isinstance(value, RetentionRatio):
         limits = None if value.post_instructions is None else {"post_instructions": value.post_instructions}
         return {"type": "retention_ratio", **_set_keys(retention_ratio=value.retention_ratio, token_limits=limits)}

@@ -1,18 +1,18 @@
 """The messages of the OpenAI Realtime protocol (GA), typed, in both directions.
 
 Pure: no socket, clock or log. `decode` turns one text frame into a `ServerEvent`; `ClientEvent.encode` turns a
-command of ours into one text frame. What this module promises to a caller:
+client event into one text frame. Guarantees to callers:
 
-* **Unknown is kept.** A type that has no class here becomes `UnknownEvent` with the whole frame in it, so that a new
-  server event never breaks an old client. Only events that somebody reads have a class. Unknown keys are ignored.
+* **Unknown events are kept.** A type without a class here becomes an `UnknownEvent` that holds the whole frame, so a
+  new server event never breaks an old client. Only events that the package uses have a class. Unknown keys are ignored.
 * **Third-party dialects are read, never written.** Beta names of deltas (``response.audio.delta``) are aliases of
   the GA names; a missing ``event_id``, ``output_index`` or ``content_index`` gets its default; ``status_details``
   may be a bare string.
-* **Broken is named.** JSON that does not parse, a missing key, a wrong type or bad base64 raises
-  `RemoteProtocolError`, whose text names the event and the key, and never quotes more than a few characters.
+* **Invalid frames raise.** JSON that does not parse, a missing key, a wrong type or bad base64 raises
+  `RemoteProtocolError`, whose message names the event and the key, and never quotes more than a few characters.
 
-msgspec decodes the deltas that come many times a second, base64 included, as long as they have the exact form of the
-reference. Every other frame takes the tolerant path: `json.loads`, then `parse`, which knows the dialects.
+msgspec decodes the frequent deltas, base64 included, if they have the exact form of the reference. Every other frame
+takes the tolerant path: `json.loads`, then `parse`, which knows the dialects.
 
 Source: the OpenAI Realtime API reference (GA), server and client events.
 """
@@ -59,7 +59,7 @@ JsonObject: TypeAlias = dict[str, Any]
 
 
 class _WireName:
-    """The ``type`` of an event's class, for the class and its objects: the tag that msgspec knows it by."""
+    """The ``type`` of an event, on the class and its instances: the class's msgspec tag."""
 
     def __get__(self, event: object, cls: type[msgspec.Struct]) -> str:
         tag = cls.__struct_config__.tag
@@ -79,7 +79,7 @@ class ContentPart(Record, frozen=True):
     text: str | None = None
     transcript: str | None = None
     audio: str | None = None
-    """Base64, as it came: only ``conversation.item.retrieved`` carries it, and few callers want it decoded."""
+    """Base64, not decoded: only ``conversation.item.retrieved`` carries it, and few callers need the samples."""
 
 
 class Item(Record, frozen=True):
@@ -97,7 +97,7 @@ class Item(Record, frozen=True):
     server_label: str = ""
     approval_request_id: str | None = None
     error: Any = None
-    """Of a call of an MCP server: an object by the reference, a text from others."""
+    """Error of an MCP call: an object in the reference, a string from other servers."""
 
 
 class ErrorDetail(Record, frozen=True):
@@ -108,7 +108,7 @@ class ErrorDetail(Record, frozen=True):
     code: str | None = None
     param: str | None = None
     event_id: str | None = None
-    """The id of *our* event that caused the error, if we gave it one."""
+    """The id of the *client* event that caused the error, if it had one."""
 
 
 class Response(Record, frozen=True):
@@ -130,14 +130,14 @@ class Response(Record, frozen=True):
 
 
 class ServerEvent(Record, frozen=True, kw_only=True):
-    """Base of everything that the server sends."""
+    """Base class of the events that the server sends."""
 
     type: ClassVar[_WireName] = _WireName()
     event_id: str = ""
 
 
 class UnknownEvent(ServerEvent, frozen=True):
-    """A type that has no class here; to be ignored, with the frame kept for the log and the trace."""
+    """An event whose type has no class here; ignored, with the frame kept for the log and the trace."""
 
     name: str
     raw: Mapping[str, Any]
@@ -223,7 +223,7 @@ class ResponseDone(ServerEvent, frozen=True, tag="response.done"):
 
 
 class _OfResponse(ServerEvent, frozen=True, kw_only=True, gc=False):
-    """What every event inside a response says of its place; some servers leave all but the item out."""
+    """Base class of the events inside a response; some servers send only the item id."""
 
     response_id: str = ""
     item_id: str = ""
@@ -255,7 +255,7 @@ class OutputTextDone(_OfContent, frozen=True, tag="response.output_text.done"):
 
 
 class OutputAudioDelta(_OfContent, frozen=True, tag="response.output_audio.delta"):
-    """A piece of the answer's audio, decoded."""
+    """A chunk of the answer's audio, decoded."""
 
     unprinted = ("delta",)
 
@@ -296,7 +296,7 @@ SERVER_EVENTS: dict[str, type[ServerEvent]] = {
     )
     if cls.type
 }
-"""Every server event that is read, by its wire name."""
+"""Every server event with a class, by its wire name."""
 
 ALIASES = {
     "response.text.delta": "response.output_text.delta",
@@ -315,7 +315,7 @@ ALIASES = {
 _FREQUENT = msgspec.json.Decoder(
     OutputAudioDelta | OutputAudioTranscriptDelta | OutputTextDelta | InputTranscriptionDelta
 )
-"""Makes of a frame what `parse` makes of it, or refuses it: it knows no other type, alias, null, or 1.0 for 1."""
+"""Returns the same event as `parse`, or raises: it accepts no other types, aliases, nulls, or 1.0 for 1."""
 
 
 def decode(frame: str | bytes) -> ServerEvent:
@@ -325,7 +325,7 @@ def decode(frame: str | bytes) -> ServerEvent:
         frame: A text frame. A binary frame is refused: the Realtime protocol has none.
 
     Raises:
-        RemoteProtocolError: The frame is binary, is not a JSON object, or misses what its type needs.
+        RemoteProtocolError: The frame is binary, is not a JSON object, or lacks a key that its type needs.
     """
     if not isinstance(frame, str):
         raise RemoteProtocolError(f"binary frame of {len(frame)} bytes: the Realtime protocol has text frames only")
@@ -348,7 +348,7 @@ def parse(raw: Any) -> ServerEvent:
     """Turn a decoded frame into its event.
 
     Raises:
-        RemoteProtocolError: It is not an object, has no ``type``, or misses what its type needs.
+        RemoteProtocolError: It is not an object, has no ``type``, or lacks a key that its type needs.
     """
     if not isinstance(raw, dict):
         raise RemoteProtocolError(f"frame is a JSON {type(raw).__name__}, expected an object")
@@ -379,7 +379,7 @@ def _build(cls: type[_R], raw: JsonObject, where: str) -> _R:
 
 @cache
 def _plan(cls: type[Record]) -> tuple[tuple[str, _Reader, bool], ...]:
-    """Work out once, at first use, how each field of a class is read: (key, reader, is required)."""
+    """Return (key, reader, is required) for each field of a class; computed once, at first use."""
     return tuple((one.name, _reader(one.type), one.required) for one in msgspec.structs.fields(cls))
 
 
@@ -418,7 +418,7 @@ def _audio(value: Any, where: str) -> bytes:
     try:
         pcm = msgspec.convert(_text(value, where), bytes)
     except (msgspec.ValidationError, ValueError):
-        raise RemoteProtocolError(f"{where} is not base64 (a text of {len(value)} characters)") from None
+        raise RemoteProtocolError(f"{where} is not base64 (a string of {len(value)} characters)") from None
     if len(pcm) % 2:
         raise RemoteProtocolError(f"{where} holds {len(pcm)} bytes, expected whole 16-bit samples")
     return pcm
@@ -435,10 +435,10 @@ def _records(cls: type[_R], value: Any, where: str) -> tuple[_R, ...]:
 
 
 def _error(value: Any, where: str) -> ErrorDetail:
-    """Read an error; the live service quotes the key in it ("Incorrect API key provided: sk-…"), we do not."""
+    """Read an error, and redact the API key that the live service quotes ("Incorrect API key provided: sk-…")."""
     if isinstance(value, str):  # seen from third-party servers
         value = {"message": value}
-    raw = {  # a number as code, seen from gateways, must not hide the error behind another one
+    raw = {  # gateways send numbers as codes: convert them, so that the error itself still gets through
         key: str(one) if isinstance(one, (int, float)) else one for key, one in _object(value, where).items()
     }
     if isinstance(raw.get("message"), str):
@@ -471,7 +471,7 @@ _READERS: dict[Any, _Reader] = {
     ErrorDetail: _error,
     Response: _response,
 }
-"""How to read a field, by its type without ``| None``."""
+"""The reader of each field type, without ``| None``."""
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -481,35 +481,35 @@ _APPENDS = msgspec.json.Encoder()
 
 
 class ClientEvent(Record, frozen=True, kw_only=True):
-    """Base of everything that we send."""
+    """Base class of the events that the client sends."""
 
     type: ClassVar[_WireName] = _WireName()
     event_id: str | None = None
-    """Ours to choose, at most 512 characters; the server echoes it only inside an ``error``."""
+    """Chosen by the client, at most 512 characters; the server echoes it only inside an ``error``."""
 
     def to_wire(self) -> JsonObject:
-        """Return the frame as a JSON object, without keys that are unset."""
+        """Return the frame as a JSON object, without unset keys."""
         frame = {"type": self.type, "event_id": self.event_id} | msgspec.structs.asdict(self)
         return {key: value for key, value in frame.items() if value is not None}
 
     def encode(self) -> str:
-        """Return the frame as it goes on the wire.
+        """Return the frame as JSON text.
 
         Raises:
-            LocalProtocolError: It holds what JSON cannot say (NaN, an object of Python).
+            LocalProtocolError: It holds a value that JSON cannot express (NaN, a Python object).
         """
-        # Not msgspec: it would write null for NaN, and a text for bytes.
+        # Not msgspec: it would write null for NaN, and a string for bytes.
         try:
             text = json.dumps(self.to_wire(), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError) as exc:
             raise LocalProtocolError(f"{self.to_wire().get('type')}: cannot be written as JSON: {exc}") from None
         if text.isascii():
             return text
-        return text.encode(errors="replace").decode()  # half a surrogate pair, as in an odd file name, is no UTF-8
+        return text.encode(errors="replace").decode()  # UTF-8 cannot encode a lone surrogate, as in an odd file name
 
 
 class SessionUpdate(ClientEvent, frozen=True, tag="session.update"):
-    """Change the keys that are present; ``session.type`` is always needed, and one unknown key refuses them all."""
+    """Change the keys that are present. ``session.type`` is required; one unknown key makes the server refuse all."""
 
     unprinted = ("session",)  # it may hold the keys of MCP servers
 
@@ -533,7 +533,7 @@ class InputAudioBufferAppend(ClientEvent, frozen=True, omit_defaults=True, tag="
         return frame
 
     def encode(self) -> str:
-        return _APPENDS.encode(self).decode()  # up to fifty times a second
+        return _APPENDS.encode(self).decode()  # msgspec for speed: called up to fifty times a second
 
 
 class InputAudioBufferCommit(ClientEvent, frozen=True, tag="input_audio_buffer.commit"):
@@ -550,7 +550,7 @@ class ConversationItemCreate(ClientEvent, frozen=True, tag="conversation.item.cr
 
 
 class ConversationItemTruncate(ClientEvent, frozen=True, tag="conversation.item.truncate"):
-    """Tell the server how much of an item was heard; it forgets the rest, and the item's transcript."""
+    """Report how much of an item was heard; the server deletes the rest, and the item's transcript."""
 
     item_id: str
     audio_end_ms: int
@@ -570,7 +570,7 @@ class ResponseCancel(ClientEvent, frozen=True, tag="response.cancel"):
 
 
 class RawClientEvent(ClientEvent, frozen=True):
-    """Any frame at all, for what this module does not name."""
+    """Any frame, for events that have no class here."""
 
     unprinted = ("frame",)
 

@@ -1,4 +1,4 @@
 """What runs a conversation: the driver, the agents' functions and tools, and `RealtimeSession`.
 
-The daemon and a program's session both use it; it knows no sound card, no pins and no settings.
+Both the daemon and `RealtimeSession` use it; it does not depend on a sound card, pins or the settings file.
 """

@@ -1,9 +1,9 @@
-"""Asks the functions of the maker that say who talks and what may be said: instructions, predicates, guardrails.
+"""Calls an agent's application functions: instructions, predicates and guardrails.
 
-The conversation is pure and cannot call them; it asks for an `AgentSpec`, or for a verdict on a text, and goes on. Here
-the functions are called, sync ones on the loop (they are expected to be quick), and each question is answered by
-exactly one event. What a function breaks costs the question, never the session: instructions that fail leave the old
-ones in force, a predicate that fails counts as False, a guardrail that fails or hangs counts as tripped.
+The conversation is pure and cannot call them; it requests an `AgentSpec`, or a verdict on a text, and does not wait.
+This module calls the functions, sync ones on the loop (they are expected to be quick), and answers each request with
+exactly one event. A function that fails never ends the session: if instructions fail, the old ones stay in force; a
+predicate that fails counts as False; a guardrail that fails or hangs counts as tripped.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ __all__ = ["AgentPreparer", "Compose"]
 log = logging.getLogger(__name__)
 
 Compose = Callable[[RealtimeAgent, str, Sequence[Mapping[str, Any]]], Mapping[str, Any]]
-"""(agent, its instructions, its tools as the session lists them) → the whole ``session`` object."""
+"""(agent, its instructions, its ``session.tools``) → the whole ``session`` object."""
 
 
 class AgentPreparer:
-    """Answers what the conversation asks about agents.
+    """Answers the conversation's requests about agents.
 
     Args:
         agents: By name.
-        compose: Makes the ``session`` object.
+        compose: Builds the ``session`` object.
         post: Takes the answers; called on the loop's thread.
-        context: The maker's object.
-        history: The conversation at the instant of the call.
-        extra_tools: Tools of an agent that are not in its list (those of its MCP servers), by its name.
-        is_parallel: Run an agent's guardrails side by side; else one after the other, up to the first that trips.
-        timeout_s: Longest run of one question.
+        context: The application's context object.
+        history: Returns the conversation at the time of the call.
+        extra_tools: Returns the tools of an agent, by its name, that are not in its list (those of its MCP servers).
+        is_parallel: Run an agent's guardrails concurrently; otherwise in order, up to the first that trips.
+        timeout_s: Longest run of one request.
     """
 
     def __init__(
@@ -75,28 +75,28 @@ class AgentPreparer:
     # --- called by the driver -----------------------------------------------------------------------------------
 
     def prepare_agent(self, command: PrepareAgent) -> None:
-        """Answered by one ``AgentPrepared``."""
+        """Prepare an agent; answered by one ``AgentPrepared``."""
         otherwise = AgentPrepared(command.key, None, f"the agent {command.agent!r} was not prepared: it was cancelled")
         name = f"agent {command.agent}"
         self._tasks.start(functools.partial(self._prepared, command), otherwise=otherwise, name=name)
 
     def check_text(self, command: CheckText) -> None:
-        """Answered by one ``GuardrailsChecked``."""
+        """Run the guardrails on a text; answered by one ``GuardrailsChecked``."""
         otherwise = GuardrailsChecked(command.key, "guardrails", "the check was cancelled")
         name = f"guardrails of {command.agent}"
         self._tasks.start(functools.partial(self._checked, command), otherwise=otherwise, name=name)
 
     async def run(self) -> None:
-        """Own what runs until cancelled."""
+        """Own the running tasks until cancelled."""
         await self._tasks.run()
 
     # --- specs -------------------------------------------------------------------------------------------------
 
     async def spec(self, agent: RealtimeAgent) -> AgentSpec:
-        """Ask an agent's functions and put together what the conversation needs.
+        """Call an agent's functions and return its spec.
 
         Raises:
-            Exception: Whatever its instructions raise.
+            Exception: Anything that its instructions raise.
         """
         context = self._run_context(agent)
         tools = [*agent.tools, *self._extra_tools(agent.name)]
@@ -139,11 +139,11 @@ class AgentPreparer:
         return AgentPrepared(command.key, None, problem)
 
     async def _entered(self, command: PrepareAgent) -> AgentSpec:
-        """Check a handoff and call its ``on_handoff``, if it is one; return the spec.
+        """Return the spec; for a handoff, first check it and call its ``on_handoff``.
 
         Raises:
-            ToolError: The handoff is not offered now, or its arguments do not fit.
-            Exception: Whatever the agent's functions raise.
+            ToolError: The handoff is not offered now, or its arguments are invalid.
+            Exception: Anything that the agent's functions raise.
         """
         if command.reason == "handoff":
             agent = self._agents[command.from_agent]
@@ -177,12 +177,12 @@ class AgentPreparer:
     async def _verdict(
         self, agent: RealtimeAgent, text: str, guardrail: InputGuardrail | OutputGuardrail
     ) -> tuple[str, str] | None:
-        """Return (name, reason) if it tripped; it does too if it cannot say."""
+        """Return (name, reason) if the guardrail tripped or failed."""
         function = guardrail.guardrail_function
         try:
             verdict = await asked(self._timeout_s, function, self._run_context(agent), agent, text)
             if isinstance(verdict, GuardrailFunctionOutput):
-                return (guardrail.name, _told(verdict.output_info)) if verdict.tripwire_triggered else None
+                return (guardrail.name, _reason(verdict.output_info)) if verdict.tripwire_triggered else None
             return (guardrail.name, "") if verdict else None
         except Exception as exc:
             log.exception("the guardrail %s failed", guardrail.name)
@@ -201,8 +201,8 @@ def _card(tool: Tool) -> ToolCard:
     )
 
 
-def _told(info: Any) -> str:
-    """Put what a guardrail found into words for the model."""
+def _reason(info: Any) -> str:
+    """Format a guardrail's `output_info` for the model."""
     if info is None or isinstance(info, str):
         return info or ""
     try:

@@ -1,7 +1,7 @@
-"""All agents of a session and what calls the maker's code for them, put together once for every driver.
+"""`AgentRuntime`: all agents of a session, and everything that calls application code for them.
 
-An `AgentRuntime` owns the tools' runner, the preparer, the hooks, the questions beside the conversation and the
-connections to MCP servers. The daemon and `RealtimeSession` both take it as it is.
+It owns the tool runner, the agent preparer, the hooks, the out-of-band questions and the connections to MCP servers.
+Both the daemon and `RealtimeSession` use it.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ log = logging.getLogger(__name__)
 HookedNotice: TypeAlias = AgentStart | AgentEnd | HandoffDone | ToolStart | ToolEnd
 
 _USES: dict[int, int] = {}
-"""How many sessions use an MCP server, by its identity: the last one closes it."""
+"""Number of sessions that use an MCP server, by its ``id``: the last session closes it."""
 
 
 def check_json(value: Mapping[str, Any], where: str) -> None:
-    """Refuse what cannot be sent.
+    """Refuse an object that cannot be sent.
 
     Raises:
-        SettingsError: JSON cannot hold it.
+        SettingsError: JSON cannot express `value`.
     """
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as exc:
-        raise SettingsError(f"{where}: JSON cannot hold it: {exc}") from None
+        raise SettingsError(f"{where}: cannot be written as JSON: {exc}") from None
 
 
 class Asker:
-    """Asks the model beside the conversation; an `AskAside` for tools, programs and `as_tool`."""
+    """Asks the model outside the conversation; an `AskAside` for tools, programs and `as_tool`."""
 
     def __init__(self, post: Callable[[Event], None]) -> None:
         self._post = post
@@ -80,15 +80,15 @@ class Asker:
         """Return the items of the answer.
 
         Args:
-            text: The question; beside `items` it may be empty.
-            instructions: Instead of the session's; "" keeps those.
-            tools: Instead of the session's.
-            items: Wire items that are all the model is to know, instead of `text`.
-            sees_history: Let the model see the conversation; then `text` goes into its instructions.
+            text: The question; may be empty if there are `items`.
+            instructions: Replace the session's; "" keeps those.
+            tools: Replace the session's.
+            items: Wire items that replace `text` as the model's whole input.
+            sees_history: Let the model see the conversation; `text` then goes into its instructions.
             timeout_s: Longest wait.
 
         Raises:
-            LinkError: There is no connection, or the model gave no answer in time.
+            LinkError: There is no connection, or the model did not answer in time.
         """
         response: dict[str, Any] = {"output_modalities": ["text"], "tools": [dict(one) for one in tools]}
         if sees_history:
@@ -101,10 +101,10 @@ class Asker:
         return await self.ask(response, timeout_s=timeout_s)
 
     async def ask(self, response: Mapping[str, Any], *, timeout_s: float = ASK_TIMEOUT_S) -> Sequence[HistoryItem]:
-        """Ask with a ``response`` object of the Realtime API, as it is.
+        """Ask with a ``response`` object of the Realtime API, sent unchanged.
 
         Raises:
-            LinkError: There is no connection, or the model gave no answer in time.
+            LinkError: There is no connection, or the model did not answer in time.
         """
         check_json(response, "ask")
         key = f"ask_{next(self._numbers)}"
@@ -115,11 +115,11 @@ class Asker:
         finally:
             del self._waiting[key]
         if ended.problem:
-            raise LinkError(f"the question beside the conversation was not answered: {ended.problem}")
+            raise LinkError(f"the out-of-band question was not answered: {ended.problem}")
         return ended.items
 
     def end(self, problem: str) -> None:
-        """Nobody answers any more: every question ends."""
+        """Fail every open question with `problem`."""
         for key in list(self._waiting):
             self.take(OutOfBandEnded(key, (), problem))
 
@@ -130,15 +130,15 @@ class Asker:
 
 
 class AgentRuntime:
-    """The agents that can be reached from the first one, and what runs for them.
+    """The agents that can be reached from the first one, and the tasks that run for them.
 
     Args:
-        start: Who begins.
+        start: The first agent.
         compose: See `AgentPreparer`.
         post: Takes the events; called on the loop's thread.
-        context: The maker's object, handed to every function.
-        hooks: Of the whole session.
-        history: The conversation at this instant.
+        context: The application's object, passed to every function.
+        hooks: Hooks of the whole session.
+        history: Returns the conversation at the time of the call.
         are_guardrails_parallel: See `AgentPreparer`.
         guardrail_s: How long the conversation waits for a check.
 
@@ -190,8 +190,8 @@ class AgentRuntime:
         """Connect the MCP servers.
 
         Raises:
-            LinkError: One cannot be reached.
-            ToolError: The `mcp` extra is missing, or a tool of a server has a name that is taken.
+            LinkError: A server cannot be reached.
+            ToolError: The `mcp` extra is missing, or a server's tool has the same name as another tool of the agent.
         """
         async with AsyncExitStack() as stack:
             connected: dict[int, list[Tool]] = {}
@@ -236,23 +236,23 @@ class AgentRuntime:
         return self._mcp_tools.get(agent, ())
 
     async def specs(self) -> list[AgentSpec]:
-        """Return what the conversation is made of: the first agent's spec.
+        """Return the specs that the conversation starts with: the first agent's.
 
         Raises:
-            ToolError: Its instructions are no text, or took longer than the limit of a question.
+            ToolError: Its instructions are not a string, or took longer than the preparer's limit.
         """
         return [await self.preparer.spec(next(iter(self.agents.values())))]
 
     def tool(self, agent: str, name: str) -> Tool | None:
-        """Find a tool of an agent; None for handoffs, unknown ones and those of the far side."""
+        """Return a tool of an agent; None for handoffs, unknown tools and tools of hosted MCP servers."""
         found = self.agents.get(agent)
         tools = (*found.tools, *self._extra(agent)) if found is not None else ()
         return next((one for one in tools if one.name == name), None)
 
-    # --- what happens -------------------------------------------------------------------------------------------
+    # --- hooks and answers --------------------------------------------------------------------------------------
 
     def observe(self, now: float, event: Event, commands: Sequence[Command], view: object) -> None:
-        """An observer of the driver: answers to questions, and what the hooks are called at."""
+        """Resolve answered questions and queue the hooks; an `Observer` of the driver."""
         for command in commands:
             if not isinstance(command, Emit):
                 continue
@@ -269,13 +269,13 @@ class AgentRuntime:
             group.create_task(self._run_hooks(), name="hooks")
 
     async def hooks_are_done(self) -> None:
-        """Wait until every hook of what has happened so far has returned."""
+        """Wait until the hooks of all events so far have returned."""
         await self._calls.join()
 
     async def _run_hooks(self) -> None:
         own = asyncio.current_task()
         assert own is not None
-        while not own.cancelling():  # also where a hook has swallowed our cancellation
+        while not own.cancelling():  # also if a hook swallowed our cancellation
             notice = await self._calls.get()
             try:
                 await self._call_hooks(notice)
@@ -283,7 +283,7 @@ class AgentRuntime:
                 if own.cancelling():
                     raise
                 log.warning("a hook was cancelled from within at %s", type(notice).__name__)
-            except Exception:  # the maker's code: its failure is logged, and ends nothing
+            except Exception:  # application code: log its failure and continue
                 log.exception("a hook failed at %s", type(notice).__name__)
             finally:
                 self._calls.task_done()

@@ -1,8 +1,8 @@
-"""An agent as a tool of another: asked beside the conversation, in writing, with its own instructions and tools.
+"""An agent as a tool of another: asked outside the conversation, in text, with its own instructions and tools.
 
-Theory of operation. The question is one out-of-band response. While its answer holds calls, the agent's tools are run
-as the conversation's are (`tool_runner.called`), and the model is asked again with the question, the calls and their
-outputs: it keeps nothing of a response beside the conversation.
+Theory of operation. The question is one out-of-band response. While the answer contains tool calls, the agent's tools
+are run like those of the conversation (`tool_runner.called`), and the model is asked again with the question, the calls
+and their outputs: the server keeps no state of out-of-band responses.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from appliance.runtime.tool_runner import called, find_tool
 
 __all__ = ["ask_agent"]
 
-_MOST_ROUNDS = 4  # of calls; an agent that has not come to an answer by then goes round in circles
+_MOST_ROUNDS = 4  # of tool calls; an agent without an answer by then is probably in a loop
 
 
 async def ask_agent(agent: RealtimeAgent, context: ToolContext[Any], question: str, *, timeout_s: float) -> str:
-    """Ask, run what the agent calls, and ask again with the results; an `AskAgent`.
+    """Ask, run the tools that the agent calls, and ask again with the outputs; an `AskAgent`.
 
-    Of the agent's own tools those run that are enabled and never need approval.
+    Only the agent's own tools that are enabled and never need approval are offered.
 
     Raises:
-        ToolError: Nobody can be asked here, or the agent came to no answer.
+        ToolError: There is no model to ask, or the agent gave no answer.
     """
     own = replace(context, agent=agent)
     if own.ask is None:
@@ -61,11 +61,11 @@ async def ask_agent(agent: RealtimeAgent, context: ToolContext[Any], question: s
             items.append({"type": "message", "role": "user", "content": [{"type": "input_text", "text": question}]})
         for call in calls:
             items += await _run(call, tools, own)
-    raise ToolError(f"The {agent.name} agent called tools {_MOST_ROUNDS} times over and came to no answer.")
+    raise ToolError(f"The {agent.name} agent called tools in {_MOST_ROUNDS} rounds and gave no answer.")
 
 
 async def _run(call: HistoryItem, tools: Sequence[Tool], context: ToolContext[Any]) -> list[Mapping[str, Any]]:
-    """Run one call of the agent that is asked; returns the call and its output as wire items."""
+    """Run one call of the asked agent; return the call and its output as wire items."""
     own = replace(context, tool_name=call.name, call_id=call.call_id, arguments=call.arguments)
     try:
         output = (await called(find_tool(call.name, tools), own)).output

@@ -1,4 +1,4 @@
-"""The tasks that answer commands, each with exactly one event."""
+"""Tasks that answer commands, each with exactly one event."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 
 
 class CommandTasks:
-    """Answers each command in a task of its own; the one owner of such tasks.
+    """Runs each command in a separate task and owns these tasks.
 
-    A command that is started before `run` waits for it; one that is started after its end is dropped.
+    A command started before `run` waits for it; a command started after `run` has ended is dropped.
 
     Args:
         post: Takes the answers; called on the loop's thread.
@@ -33,27 +33,27 @@ class CommandTasks:
     def start(
         self, answer: Callable[[], Coroutine[Any, Any, Event]], *, otherwise: Event, name: str, key: str = ""
     ) -> None:
-        """Post what `answer` returns.
+        """Start a task that posts the event that `answer` returns.
 
         Args:
-            answer: Makes the answer.
-            otherwise: Is posted instead if the task is cancelled, or raises: that is logged.
-            name: What is done, for the log.
-            key: By which it can be cancelled.
+            answer: Returns the answer.
+            otherwise: Posted instead if the task is cancelled or raises; an exception is logged.
+            name: The task's name, for the log.
+            key: Key for `cancel`.
         """
         if not self._is_over:
             task = asyncio.get_running_loop().create_task(self._answered(answer), name=name)
             self._tasks[task] = key
-            task.add_done_callback(functools.partial(self._tell, otherwise))
+            task.add_done_callback(functools.partial(self._post_answer, otherwise))
 
     def cancel(self, key: str) -> None:
-        """Cancel the command of a key; harmless without one."""
+        """Cancel the commands with this key; a no-op if there are none."""
         for task, own in self._tasks.items():
             if own == key:
                 task.cancel()
 
     async def run(self) -> None:
-        """Let the tasks run until cancelled; they end with it."""
+        """Let the tasks run until cancelled; then cancel them and wait for their end."""
         self._is_running.set()
         try:
             await asyncio.Event().wait()
@@ -68,8 +68,8 @@ class CommandTasks:
         await self._is_running.wait()
         return await answer()
 
-    def _tell(self, otherwise: Event, task: asyncio.Task[Event]) -> None:
-        """Post the answer: a task that is cancelled before its first step would run no line that does."""
+    def _post_answer(self, otherwise: Event, task: asyncio.Task[Event]) -> None:
+        """Post the answer; a done callback, as a task cancelled before its first step never runs its own code."""
         del self._tasks[task]
         if task.cancelled():
             self._post(otherwise)

@@ -1,8 +1,8 @@
-"""The driver: one inbox → `Conversation.handle` → dispatch. It moves things; it decides nothing.
+"""The driver: one inbox → `Conversation.handle` → dispatch. It makes no decisions.
 
-Every adapter posts events into one FIFO on the loop's thread; the driver hands them to the conversation one by
-one and dispatches the commands synchronously, in order. No dispatch awaits: slow work runs in a task of the adapter
-that owns it and comes back as an event. The light and the observers see the state after each event.
+Every adapter posts events into one FIFO on the loop's thread; the driver passes them to the conversation one by one
+and dispatches the commands synchronously, in order. No dispatch awaits: slow work runs in a task of its adapter, which
+posts the result as an event. The light and the observers see the state after each event.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ __all__ = ["Agents", "AlarmSink", "Announcer", "AudioDevice", "Driver", "LightOu
 
 log = logging.getLogger(__name__)
 
-_YIELD_EVERY = 8  # events: a burst must not keep the loop from the sockets and the pumps
-_SHORTEST_WAIT_S = 0.005  # a deadline that stays in the past must not spin the loop
+_YIELD_EVERY = 8  # events; so a burst does not starve the sockets and the pumps
+_SHORTEST_WAIT_S = 0.005  # so a deadline that stays in the past does not spin the loop
 
 Observer = Callable[[float, Event, Sequence[Command], View], None]
 """Called on the loop after each event with (now, event, commands, view). MUST be quick and MUST NOT raise."""
 
 
 class Transport(Protocol):
-    """The connection to the model. Each method MUST return at once and MUST NOT raise for a link that is gone."""
+    """The connection to the model. Each method MUST return at once and MUST NOT raise for a closed link."""
 
     def connect(self, link: int, endpoint: int) -> None: ...
     def disconnect(self, link: int) -> None: ...
@@ -83,14 +83,14 @@ class Tools(Protocol):
 
 
 class Agents(Protocol):
-    """Asks the maker's functions; each question MUST be answered by exactly one event of its key."""
+    """Calls application functions; each request MUST be answered by exactly one event with its key."""
 
     def prepare_agent(self, command: PrepareAgent) -> None: ...
     def check_text(self, command: CheckText) -> None: ...
 
 
 class LightOutput(Protocol):
-    """Shows a light state (`conversation.support.feedback.light_state`) by its name; how it looks is its own affair."""
+    """Shows a light state (`conversation.support.feedback.light_state`), given by name, in any way it likes."""
 
     def show(self, state: str) -> None: ...
 
@@ -140,18 +140,18 @@ class Driver:
         self._shown = ""
         self._stop_reason: str | None = None
         self.handled = 0
-        """Events handled so far; the watchdog compares it."""
+        """Events handled so far; the watchdog checks that it changes."""
 
     def __repr__(self) -> str:
         return f"<Driver {len(self._inbox)} waiting, {self.handled} handled, {self._conversation!r}>"
 
     def post(self, event: Event) -> None:
-        """Put an event into the inbox; on the loop's thread only."""
+        """Append an event to the inbox; on the loop's thread only."""
         self._inbox.append((self._now(), event))
         self._arrived.set()
 
     def observe(self, observer: Observer) -> None:
-        """Add an observer; it sees events from the next one on."""
+        """Add an observer, starting with the next event."""
         self._observers.append(observer)
 
     @property
@@ -165,10 +165,10 @@ class Driver:
         return self._now() - self._inbox[0][0] if self._inbox else 0.0
 
     async def run(self) -> str:
-        """Handle events until the conversation says ``Stop``.
+        """Handle events until the conversation returns ``Stop``.
 
         Returns:
-            The reason of the stop.
+            The reason given by ``Stop``.
         """
         try:
             while self._stop_reason is None:

@@ -1,8 +1,8 @@
-"""Calls the maker's functions under a time limit: tools, predicates, instructions, guardrails, error functions.
+"""Calls application functions under a time limit: tools, predicates, instructions, guardrails, error functions.
 
-Theory of operation. Each call runs in a task of its own. At the limit the task is cancelled and, if it does not end
-within a grace period, left behind: a function that ignores its cancellation costs a task, not the answer. Sync
-functions run on the loop (they are expected to be quick), except tools, which `in_thread` runs beside it.
+Theory of operation. Each call runs in a separate task. At the limit the task is cancelled and, if it does not end
+within a grace period, abandoned: a function that ignores its cancellation leaks a task, but the caller continues. Sync
+functions run on the loop (they are expected to be quick), except tools, which `in_thread` runs in a thread.
 """
 
 from __future__ import annotations
@@ -26,48 +26,48 @@ __all__ = ["ToolTimeout", "asked", "described", "in_thread", "instructions_of", 
 
 log = logging.getLogger(__name__)
 
-_GRACE_S = 0.5  # for a cancelled function to clean up before it is left behind
+_GRACE_S = 0.5  # time for a cancelled function to clean up before it is abandoned
 
-_tasks: set[asyncio.Task[Any]] = set()  # the loop itself holds tasks only weakly
+_tasks: set[asyncio.Task[Any]] = set()  # the loop keeps only weak references to tasks
 
 
 class ToolTimeout(ToolError, TimeoutError):
-    """A function took longer than its limit; what the error function of a late tool is given."""
+    """A function took longer than its limit; also passed to the tool's error function."""
 
 
 async def is_enabled(one: Tool | Handoff, context: RunContext[Any], limit_s: float) -> bool:
-    """Ask whether a tool or handoff is offered now; a predicate that raises or takes too long says no."""
+    """Return whether a tool or handoff is offered now; False if its predicate raises or takes too long."""
     if not callable(one.enabled):
         return bool(one.enabled)
     try:
         return bool(await asked(limit_s, one.enabled, context, context.agent))
     except Exception:
         name = one.definition()["name"]
-        log.exception("agent %s: whether %s is enabled could not be asked", context.agent.name, name)
+        log.exception("agent %s: the predicate that enables %s failed", context.agent.name, name)
         return False
 
 
 async def instructions_of(agent: RealtimeAgent, context: RunContext[Any], limit_s: float) -> str:
-    """Return an agent's instructions, from its function if it has one.
+    """Return an agent's instructions; call its function if they are one.
 
     Raises:
-        ToolError: They are no text, or took longer than `limit_s`.
-        Exception: Whatever the function raises.
+        ToolError: They are not a string, or took longer than `limit_s`.
+        Exception: Anything that the function raises.
     """
     if isinstance(agent.instructions, str):
         return agent.instructions
     text = await asked(limit_s, agent.instructions, context, agent)
     if not isinstance(text, str):
-        raise ToolError(f"agent {agent.name!r}: its instructions are {type(text).__name__}, expected a text")
+        raise ToolError(f"agent {agent.name!r}: its instructions are {type(text).__name__}, expected a string")
     return text
 
 
 async def asked(limit_s: float, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function that the runtime needs an answer of.
+    """Call a function and return its result.
 
     Raises:
         ToolTimeout: It took longer than `limit_s`.
-        Exception: Whatever it raises; a RuntimeError if it cancelled itself.
+        Exception: Anything that it raises; a RuntimeError if it cancelled itself.
     """
     name = _name(function)
     try:
@@ -80,12 +80,12 @@ async def asked(limit_s: float, function: Callable[..., Any], *arguments: Any) -
 
 
 async def within(limit_s: float, what: str, call: Callable[[], Any]) -> Any:
-    """Call something sync or async in a task of its own.
+    """Run a sync or async call in a separate task.
 
     Raises:
-        ToolTimeout: It took longer than `limit_s`; what it still does is ignored.
+        ToolTimeout: It took longer than `limit_s`; its later result is ignored.
         asyncio.CancelledError: It cancelled itself, or the caller was cancelled.
-        Exception: Whatever it raises.
+        Exception: Anything that it raises.
     """
     task = asyncio.create_task(_guarded(call))
     _tasks.add(task)
@@ -104,13 +104,13 @@ async def within(limit_s: float, what: str, call: Callable[[], Any]) -> Any:
 def _forget(task: asyncio.Task[Any]) -> None:
     _tasks.discard(task)
     if not task.cancelled():
-        task.exception()  # looked at, so asyncio does not complain of it
+        task.exception()  # retrieve it, so that asyncio does not log it
 
 
 async def _guarded(call: Callable[[], Any]) -> Any:
     try:
         result = call()
-        while inspect.isawaitable(result):  # a sync wrapper around an async function gives something to await, too
+        while inspect.isawaitable(result):  # a sync wrapper of an async function returns an awaitable too
             result = await result
         return result
     except (Exception, asyncio.CancelledError, KeyboardInterrupt):
@@ -120,20 +120,20 @@ async def _guarded(call: Callable[[], Any]) -> Any:
 
 
 def in_thread(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-    """Make an async function of a sync one: each call runs on a daemon thread of its own.
+    """Wrap a sync function as async: each call runs on a new daemon thread.
 
-    Not in the loop's executor: a tool that hangs would keep a worker for good, and the process from ending.
+    Not in the loop's executor: a tool that hangs would block a worker forever, and keep the process from exiting.
     """
 
     def call(**arguments: Any) -> Awaitable[Any]:
         done: Future[Any] = Future()
-        done.set_running_or_notify_cancel()  # so that it takes a result that nobody waits for any more
+        done.set_running_or_notify_cancel()  # so that set_result works even if the caller was cancelled
 
         def work() -> None:
             try:
                 done.set_result(function(**arguments))
-            except BaseException as exc:  # noqa: BLE001 - it belongs to the call; SystemExit ends nothing but the tool
-                # A tool's own cancelled future is its failure, and not the cancellation of the call.
+            except BaseException as exc:  # noqa: BLE001 - passed to the caller; SystemExit ends only the tool
+                # A CancelledError of a future inside the tool is a failure, not the cancellation of this call.
                 can_be_raised = isinstance(exc, Exception) and not isinstance(exc, (StopIteration, CancelledError))
                 done.set_exception(exc if can_be_raised else RuntimeError(described(exc)))
 
@@ -148,13 +148,13 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 def described(error: BaseException) -> str:
-    """Return the type and the words of an error."""
+    """Return the type and message of an error."""
     return f"{type(error).__name__}: {words(error)}"
 
 
 def words(error: BaseException) -> str:
-    """Return an error's own words, even if those are a bug."""
+    """Return an error's message, or a replacement if its ``__str__`` raises."""
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 - it belongs to the maker's class
-        return f"an unspeakable {type(error).__name__}"
+    except Exception:  # noqa: BLE001 - a bug in the application's exception class
+        return f"an unprintable {type(error).__name__}"

@@ -1,15 +1,14 @@
-"""MCP servers that the appliance calls itself: a program beside it, or one over HTTP. See `agents.mcp_servers`.
+"""MCP servers that the appliance calls itself: a local program, or a server over HTTP. See `agents.mcp_servers`.
 
-Theory of operation: the `mcp` package keeps its connection in context managers that must be entered
-and left by one task. So each server has an owner, an asyncio task that enters them, answers `connect`, waits, and
-leaves them when `close` is called or the server is lost. What is called meanwhile goes through the owner's client from
-the caller's own task: requests may overlap, and a caller that is cancelled cancels its request at the server.
+Theory of operation: the `mcp` package keeps its connection in context managers that one task must enter and exit. So
+each server has an owner, an asyncio task that enters them, answers `connect`, waits, and exits them when `close` is
+called or the server is lost. Tool calls use the owner's client from the caller's task: requests may overlap, and
+cancelling a caller cancels its request at the server.
 
-The states: *not connected* → ``connect()`` → *connected* → ``close()`` → *not connected*; a connection that breaks
-leaves the server *lost*. A lost HTTP server is connected again by the next call, a program that died only by
-``connect()``.
+States: *not connected* → ``connect()`` → *connected* → ``close()`` → *not connected*; a connection that breaks
+leaves the server *lost*. The next call reconnects a lost HTTP server; only ``connect()`` restarts a program that died.
 
-`mcp` is imported when a server is connected, not before.
+`mcp` is imported when the first server connects.
 """
 
 from __future__ import annotations
@@ -48,12 +47,12 @@ __all__ = ["McpServerHttp", "McpServerStdio"]
 log = logging.getLogger(__name__)
 
 _LONGEST_NAME = 64  # characters; Realtime API, a function's name
-_SHORTEST_SECRET = 4  # characters; to blank out each "1" or "no" would leave no message readable
-_SSE_READ_S = 300.0  # as the mcp package has it: a server may be silent on an open stream for so long
-_LONGEST_LEAVE_S = 10.0  # more than a program that hangs takes: 0.5 s for its input, 2 s to leave, 2 s to be killed
+_SHORTEST_SECRET = 4  # characters; redacting every "1" or "no" would make messages unreadable
+_SSE_READ_S = 300.0  # as in the mcp package: a server may be silent on an open stream for this long
+_LONGEST_LEAVE_S = 10.0  # more than a hanging program takes: 0.5 s to close its input, 2 s to exit, 2 s to be killed
 _GONE = "the server closed the connection"
-_FORGOTTEN = "the server does not know the session any more"
-# The words of the mcp package; its codes alone do not tell, servers use -32000 for anything.
+_FORGOTTEN = "the server no longer knows the session"
+# Messages of the mcp package; its codes are ambiguous, servers use -32000 for anything.
 _CLOSED = "Connection closed"
 _REFUSED = "Server returned an error response"
 
@@ -61,10 +60,10 @@ NeedsApproval = bool | Sequence[str]
 
 
 class _Server(ABC):
-    """What a program and an HTTP server have in common: all but the transport."""
+    """Base class of both servers: everything but the transport."""
 
     _is_connected_again: ClassVar[bool]
-    """A loss says little about the server: the next call tries once to connect."""
+    """Whether the next call after a loss tries once to reconnect."""
 
     def __init__(
         self,
@@ -77,7 +76,7 @@ class _Server(ABC):
         timeout_s: float,
     ) -> None:
         if not name.strip():
-            raise ToolError("an MCP server without a name: give it one, its errors are told by it")
+            raise ToolError("an MCP server has no name: give it one, its errors mention it")
         if not timeout_s > 0:
             raise ToolError(f"MCP server {name!r}: timeout_s is {timeout_s}; it must be more than 0 seconds")
         check_names(f"MCP server {name!r}", "allowed_tools", allowed_tools)
@@ -97,7 +96,7 @@ class _Server(ABC):
         self._client: Client | None = None
         self._loss = ""
         self._status = ""
-        """Of the last HTTP answer that was an error."""
+        """Status of the last HTTP error response."""
         self._is_session_over = False
 
     def __repr__(self) -> str:
@@ -106,17 +105,17 @@ class _Server(ABC):
 
     @abstractmethod
     async def _transport(self, stack: AsyncExitStack) -> Transport:
-        """Make the way to the server; what has to be closed after it is left to the stack."""
+        """Create the transport; push anything to close afterwards on the stack."""
 
     # --- the connection -----------------------------------------------------------------------------------------
 
     async def connect(self) -> None:
-        """Reach the server and shake hands; nothing for a server that is connected.
+        """Connect to the server and do the handshake; a no-op if connected.
 
-        A program that hangs is given 4 s beyond `timeout_s` to leave, before it is killed.
+        A program that hangs gets 4 s beyond `timeout_s` to exit before it is killed.
 
         Raises:
-            LinkError: That failed, or took longer than `timeout_s`.
+            LinkError: Connecting failed, or took longer than `timeout_s`.
             ToolError: The `mcp` package is not installed.
         """
         async with self._one_at_a_time:
@@ -124,7 +123,7 @@ class _Server(ABC):
                 await self._open()
 
     async def close(self) -> None:
-        """Leave the server, and end it if it is a program; idempotent, from any task of the loop."""
+        """Disconnect, and end the server if it is a program; idempotent, from any task of the loop."""
         self._loss = ""
         await self._end_owner()
 
@@ -148,10 +147,10 @@ class _Server(ABC):
             raise LinkError(f"MCP server {self.name!r} ({self._place}) cannot be connected: {problem}")
 
     async def _import(self) -> None:
-        """Import the package, which is large, beside the loop."""
+        """Import the package in a thread: it is large."""
         try:
             mcp = await asyncio.to_thread(importlib.import_module, "mcp")
-            mcp.Client  # noqa: B018 - version 1 had none
+            mcp.Client  # noqa: B018 - absent in version 1
         except (ImportError, AttributeError):
             raise ToolError(
                 f"MCP server {self.name!r} needs the package mcp 2: pip install 'voice-appliance[mcp]'"
@@ -171,13 +170,13 @@ class _Server(ABC):
         await asyncio.wait([owner])
 
     async def _own(self, scope: anyio.CancelScope, reached: asyncio.Future[str], leave: asyncio.Future[str]) -> None:
-        """Hold the connection from its beginning to its end; all context managers are entered and left here.
+        """Own the connection from start to end; all context managers are entered and exited here.
 
         Args:
-            scope: Around all of it, and cancelled by its deadline, which is that of the handshake. A timeout of asyncio
-                would also cut off the end of a program, which mcp shields from anyio's cancellation only.
-            reached: Is given "" when the server is connected, or why it is not.
-            leave: Is given "" when the connection is to end, or why it is lost.
+            scope: Encloses everything; its deadline limits the handshake. An asyncio timeout would also interrupt the
+                shutdown of a program, which mcp shields from anyio's cancellation only.
+            reached: Set to "" when the server is connected, or to the reason why it is not.
+            leave: Set to "" to end the connection, or to the reason of a loss.
         """
         from mcp import Client, Implementation
 
@@ -194,16 +193,16 @@ class _Server(ABC):
                     await asyncio.wait([leave])
                     loss = leave.result()
                     scope.deadline = asyncio.get_running_loop().time() + _LONGEST_LEAVE_S
-        except Exception as exc:  # noqa: BLE001 - whatever a transport raises, it is the loss of this server only
+        except Exception as exc:  # noqa: BLE001 - any error of a transport affects this server only
             problem = self._reason(exc)
             if is_connected and (loss or not leave.done() or leave.result()):
                 loss = problem
         finally:
             if loss:
                 log.warning("MCP server %s was lost: %s", self.name, loss)
-            if self._owner is asyncio.current_task():  # else it was closed, or is connected again
+            if self._owner is asyncio.current_task():  # otherwise it was closed or reconnected
                 self._client = None
-                self._loss = loss or self._loss  # what failed to be connected again is still lost
+                self._loss = loss or self._loss  # after a failed reconnect the server is still lost
             silence = "it was closed meanwhile" if leave.done() else f"no answer in {self.timeout_s:g} s"
             _settle(reached, problem or silence)
 
@@ -225,9 +224,9 @@ class _Server(ABC):
     # --- its tools ----------------------------------------------------------------------------------------------
 
     async def list_tools(self) -> list[Tool]:
-        """Return the server's tools, those of `allowed_tools` only if there are any, asked for anew each time.
+        """Request and return the server's tools; only those in `allowed_tools`, if it is not empty.
 
-        A name that is not legal for a model is changed: other letters than a-z, A-Z, 0-9, "_" and "-" become "_".
+        A name that is not legal for a model is changed: characters other than a-z, A-Z, 0-9, "_" and "-" become "_".
 
         Raises:
             LinkError: The server is not connected, was lost, or did not answer within `timeout_s`.
@@ -238,7 +237,7 @@ class _Server(ABC):
         try:
             async with limit:
                 listed = await _all_pages(client)
-        except Exception as exc:  # noqa: BLE001 - whatever it is, the list is not there
+        except Exception as exc:  # noqa: BLE001 - any error means that there is no list
             problem = f"no answer in {self.timeout_s:g} s" if limit.expired() else self._heard(client, exc)
             raise LinkError(f"MCP server {self.name!r} ({self._place}) did not list its tools: {problem}") from None
         self._check_listed([one.name for one in listed])
@@ -249,9 +248,9 @@ class _Server(ABC):
     def _check_listed(self, names: Sequence[str]) -> None:
         absent = sorted(set(self._allowed) - set(names))
         if absent:
-            log.warning("MCP server %s has no tools %s, which allowed_tools names", self.name, ", ".join(absent))
+            log.warning("MCP server %s: allowed_tools names unknown tools: %s", self.name, ", ".join(absent))
         unknown = sorted(set(self._needing_approval) - set(names))
-        if unknown:  # a typing error here would let a tool run unasked
+        if unknown:  # because of a typo here a tool would run without approval
             raise ToolError(
                 f"MCP server {self.name!r}: needs_approval names {', '.join(unknown)}; "
                 f"it has the tools {', '.join(names) or 'none'}"
@@ -271,10 +270,10 @@ class _Server(ABC):
         )
 
     async def _call(self, name: str, arguments: dict[str, Any]) -> str:
-        """Call one tool; without a limit of its own, as `Tool.timeout_s` is one.
+        """Call one tool; `Tool.timeout_s` limits the call.
 
         Raises:
-            ToolError: Whatever went wrong, in words for the model.
+            ToolError: The call failed; the message is for the model.
         """
         try:
             client = await self._reached()
@@ -282,7 +281,7 @@ class _Server(ABC):
             raise ToolError(f"{name} cannot be called now: {exc}") from None
         try:
             result = await client.call_tool(name, arguments)
-        except Exception as exc:  # noqa: BLE001 - whatever it is, the session goes on
+        except Exception as exc:  # noqa: BLE001 - no error of a server may end the session
             raise ToolError(f"{name} of the MCP server {self.name!r} failed: {self._heard(client, exc)}") from None
         text = _text(result)
         if result.is_error:
@@ -290,17 +289,17 @@ class _Server(ABC):
         return text or "(no output)"
 
     def _heard(self, client: Client, exc: Exception) -> str:
-        """Say why a request failed; if the connection is gone, the owner leaves it, and learns more about the cause."""
+        """Return why a request failed; if the connection is gone, make the owner exit, which logs the cause."""
         if client is self._client and (_is_closed(exc) or self._is_session_over):
             self._client, self._loss = None, _FORGOTTEN if self._is_session_over else _GONE
             if self._leave is not None:
                 _settle(self._leave, self._loss)
         return self._reason(exc)
 
-    # --- words --------------------------------------------------------------------------------------------------
+    # --- messages -----------------------------------------------------------------------------------------------
 
     def _reason(self, exc: BaseException) -> str:
-        """Put an error into one line without secrets; of several the first that is not just a consequence."""
+        """Return an error as one line without secrets; for a group, the first that is not a closed connection."""
         from mcp import MCPError
 
         leaves = list(_leaves(exc))
@@ -311,7 +310,7 @@ class _Server(ABC):
         line = " ".join(text.split()) or "no reason given"
         if line == _REFUSED and self._status:
             line = self._status
-        is_for_people = isinstance(cause, (MCPError, LinkError))  # what the server answered, or ours
+        is_for_people = isinstance(cause, (MCPError, LinkError))  # the server's message, or ours
         return self._without_secrets(line if is_for_people else f"{type(cause).__name__}: {line}")
 
     def _without_secrets(self, text: str) -> str:
@@ -323,7 +322,7 @@ class _Server(ABC):
 class McpServerStdio(_Server):
     """A program that speaks MCP over its standard input and output; started by `connect`, ended by `close`.
 
-    It inherits HOME, LOGNAME, PATH, SHELL, TERM and USER only; what it writes to its standard error goes to ours.
+    It inherits only HOME, LOGNAME, PATH, SHELL, TERM and USER; its standard error goes to ours.
 
     Args:
         name: For errors and logs.
@@ -331,12 +330,12 @@ class McpServerStdio(_Server):
         args: Its arguments; never shown.
         env: More environment variables; never shown.
         cwd: Its working directory; None keeps ours.
-        allowed_tools: Names as the server has them; empty offers all.
-        needs_approval: True, or the names, as the server has them, of the tools that the user must approve.
+        allowed_tools: The server's tool names; empty allows all.
+        needs_approval: Whether the user must approve all calls; or the server's names of the tools to approve.
         timeout_s: Longest wait for the start and handshake, for the tool list, and for each call.
 
     Raises:
-        ToolError: A value is impossible.
+        ToolError: A value is invalid.
     """
 
     _is_connected_again = False
@@ -377,18 +376,18 @@ class McpServerStdio(_Server):
 
 
 class McpServerHttp(_Server):
-    """A server that speaks MCP over streamable HTTP. A lost connection is made again by the next call.
+    """A server that speaks MCP over streamable HTTP. The next call after a loss reconnects.
 
     Args:
         name: For errors and logs.
-        url: Of the endpoint, often ending in ``/mcp``; user, password and query are sent, but never shown.
+        url: The endpoint, often ending in ``/mcp``; user, password and query are sent, but never shown.
         headers: Sent with each request; never shown.
-        allowed_tools: Names as the server has them; empty offers all.
-        needs_approval: True, or the names, as the server has them, of the tools that the user must approve.
+        allowed_tools: The server's tool names; empty allows all.
+        needs_approval: Whether the user must approve all calls; or the server's names of the tools to approve.
         timeout_s: Longest wait for the connection and handshake, for the tool list, and for each call.
 
     Raises:
-        ToolError: A value is impossible.
+        ToolError: A value is invalid.
     """
 
     _is_connected_again = True
@@ -406,11 +405,11 @@ class McpServerHttp(_Server):
         parts = split_address(url)
         if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
             raise ToolError(
-                f"MCP server {name!r}: url is {public_address(url)!r}; it must begin with http:// or https://"
+                f"MCP server {name!r}: url is {public_address(url)!r}; it must start with http:// or https://"
             )
         for key, value in (headers or {}).items():
             if not (key + value).isascii() or not (key + value).isprintable():
-                raise ToolError(f"MCP server {name!r}: header {key!r} has a character that HTTP does not carry")
+                raise ToolError(f"MCP server {name!r}: header {key!r} has a character that HTTP does not allow")
         user, password = unquote(parts.username or ""), unquote(parts.password or "")
         values = [part.partition("=")[2] for part in parts.query.split("&")] + [
             one for _, one in parse_qsl(parts.query)
@@ -432,7 +431,7 @@ class McpServerHttp(_Server):
         import httpx2
         from mcp.client.streamable_http import streamable_http_client
 
-        # The libraries log the address of each request: user and query are put in where they do not see them.
+        # The libraries log the URL of each request, so user and query are added below their logging.
         client = httpx2.AsyncClient(
             headers=self._headers,
             auth=self._user,
@@ -443,17 +442,17 @@ class McpServerHttp(_Server):
         return streamable_http_client(self._place, http_client=await stack.enter_async_context(client))
 
     async def _note_status(self, response: httpx2.Response) -> None:
-        """Keep what the mcp package leaves out of its errors."""
+        """Record the status, which the mcp package leaves out of its errors."""
         if response.is_error:
             self._status = f"HTTP status {response.status_code} {response.reason_phrase}".strip()
-        # MCP, streamable HTTP, session management: with this the server asks for a new session.
+        # MCP, streamable HTTP, session management: the server asks for a new session.
         request = response.request
         if response.status_code == 404 and request.method == "POST" and "mcp-session-id" in request.headers:
             self._is_session_over = True
 
 
 def _querying(query: str) -> httpx2.AsyncBaseTransport:
-    """Make a transport that adds a query to each request, below what logs the requests."""
+    """Return a transport that adds a query to each request, below the layer that logs requests."""
     import httpx2
 
     class Querying(httpx2.AsyncHTTPTransport):
@@ -470,16 +469,16 @@ def _querying(query: str) -> httpx2.AsyncBaseTransport:
 
 
 async def _all_pages(client: Client) -> list[ListedTool]:
-    """Follow a tool list from page to page.
+    """Return the tools of all pages of the list.
 
     Raises:
-        LinkError: The server gives a page twice, so that the list would have no end.
+        LinkError: The server repeats a page, so the list would never end.
     """
     page = await client.list_tools()
     tools, seen = list(page.tools), set[str]()
     while page.next_cursor:
         if page.next_cursor in seen:
-            raise LinkError("its list has no end: a page comes twice")
+            raise LinkError("the list never ends: the server repeats a page")
         seen.add(page.next_cursor)
         page = await client.list_tools(cursor=page.next_cursor)
         tools += page.tools
@@ -487,7 +486,7 @@ async def _all_pages(client: Client) -> list[ListedTool]:
 
 
 def _legal_names(names: Sequence[str]) -> list[str]:
-    """Change names that are not legal for a model, so that all are different; legal ones stay."""
+    """Return the names with illegal ones replaced by unique legal ones; legal names are unchanged."""
     taken = {name for name in names if TOOL_NAME.fullmatch(name)}
     return [name if name in taken else _legal(name, taken) for name in names]
 
@@ -503,7 +502,7 @@ def _legal(name: str, taken: set[str]) -> str:
 
 
 def _text(result: CallToolResult) -> str:
-    """Return a result as the output that is sent to the model."""
+    """Return a result as output for the model."""
     has_text = any(one.type == "text" for one in result.content)
     lines = [_line(one) for one in result.content]
     if not has_text and result.structured_content is not None:
@@ -546,10 +545,10 @@ def _settle(future: asyncio.Future[str], value: str) -> None:
 
 
 def _standard_error(stack: AsyncExitStack) -> TextIO:
-    """Ours, as the process has it; a program needs one with a descriptor."""
+    """Return the process's standard error, or the null device: a program needs a file descriptor."""
     return sys.__stderr__ if sys.__stderr__ is not None else stack.enter_context(Path(os.devnull).open("w"))
 
 
 def _with_parts(secrets: Iterable[str]) -> set[str]:
-    """Secrets and their words: a server may quote the token of ``Bearer token`` alone."""
+    """Return the secrets and their words: a server may quote only the token of ``Bearer token``."""
     return {word for one in secrets for word in (one, *one.split()) if len(word) >= _SHORTEST_SECRET}

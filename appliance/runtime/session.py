@@ -10,9 +10,9 @@
             if event.type == "audio":
                 play(event.audio)
 
-It is the asyncio face of the same `Conversation` that runs the appliance, with the same driver: whatever is decided
-is decided there. This module turns calls into events of the conversation, and yields its notices
-(`conversation.notices`). Everything here runs on the event loop's thread.
+It is an asyncio interface to the `Conversation` and driver that also run the appliance; all decisions are made there.
+This module turns calls into events of the conversation, and yields its notices (`conversation.notices`). Everything
+here runs on the event loop's thread.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -52,22 +53,23 @@ from appliance.runtime.agent_runtime import AgentRuntime, Asker, check_json
 from appliance.runtime.driver import Driver, Observer
 from appliance.runtime.session_body import NoDevice, PacedPlayback, ProgramAudio, RealtimeTurn, SessionEvents
 from appliance.runtime.session_servers import SessionServers
+from appliance.wording import Wording
 
 __all__ = ["RealtimeSession"]
 
-_HOOKS_S = 2.0  # that hooks may still take when the session ends
+_HOOKS_S = 2.0  # longest wait for running hooks when the session ends
 
 
 class LiveSession:
     """A session while it runs: its conversation, driver and transport, in one task that ends with the conversation.
 
     Args:
-        conversation: Not begun yet.
-        transport: To the session's servers.
-        playback: Instead of a sound card.
-        runtime: Entered, and left by the session.
+        conversation: Not started yet.
+        transport: Connects to the session's servers.
+        playback: Replaces the sound card.
+        runtime: Entered already; the session exits it.
         events: Observes the driver, and ends with the task.
-        observers: More of them, the program's.
+        observers: Further observers, from the program.
     """
 
     def __init__(
@@ -97,16 +99,16 @@ class LiveSession:
             observers=[events.observe, runtime.observe, *observers],
         )
         self.is_over = False
-        """Nothing that is posted will be handled."""
+        """True once posted events are no longer handled."""
         self.driver.post(Started())
         self._task = asyncio.create_task(self._run(), name="realtime session")
-        self._task.add_done_callback(self._ended)  # also where it is cancelled before its first step
+        self._task.add_done_callback(self._ended)  # runs also if the task is cancelled before its first step
 
     async def until_connected(self, timeout_s: float, endpoints: Sequence[str]) -> None:
         """Wait for the first connection.
 
         Raises:
-            LinkError: There is none within the time, or will never be one; names the endpoints.
+            LinkError: There is none within the time, or connecting failed for good; names the endpoints.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
@@ -119,9 +121,9 @@ class LiveSession:
             raise LinkError(f"{', '.join(endpoints)}: {why}")
 
     async def stop(self) -> None:
-        """End the conversation, and wait for the end of the task; raises what broke it."""
+        """End the conversation and wait for the task; raise the exception that broke it, if any."""
         self.driver.post(ShutdownRequested("closed"))
-        # Not awaited itself: a tool may close the session, and its cancellation would end what it waits for.
+        # Not awaited directly: a tool may close the session, and cancelling the tool would cancel the awaited task.
         await asyncio.wait({self._task})
         if not self._task.cancelled():
             self._task.result()
@@ -147,29 +149,27 @@ class RealtimeSession:
     """A conversation with a speech-to-speech model.
 
     Args:
-        agent: Who begins.
-        settings: Of the session; an agent's own win (see `realtime.payload`).
-        url: A Realtime server up to ``/v1``; "offline" is the offline brain, inside this process. A list is tried in
-            order, and gone back to. None: OpenAI if there is a key, else the offline brain. Only the first server is
-            given the key and the headers.
-        api_key: The key for the first server, or a function that fetches it for each connection; None takes
-            ``OPENAI_API_KEY``.
+        agent: The first agent.
+        settings: The session's settings; an agent's own win (see `realtime.payload`).
+        url: A Realtime server up to ``/v1``, "offline" for the offline brain in this process, or a list in order of
+            preference. None: OpenAI with a key, else the offline brain. Only the first gets the key and the headers.
+        api_key: The key, or a function that fetches it for each connection; None takes ``OPENAI_API_KEY``.
         headers: More headers for the opening handshake with the first server.
-        context: Any object; handed to every tool, guardrail, predicate and hook.
-        hooks: Called at what happens.
-        history: What was said before; it is sent to the model.
-        policy: Times and limits of the conversation, guardrails and budget; the defaults suit a program that streams.
-        playback: How much was heard, for truncation: ``paced`` supposes that audio is played as it comes, at once and
-            without a pause; ``reported`` waits for `played`.
-        are_guardrails_parallel: Run several guardrails side by side, or one after the other.
+        context: Any object; passed to every tool, guardrail, predicate and hook.
+        hooks: Hooks of the whole session.
+        history: Earlier items; sent to the model at connect.
+        policy: Times and limits of the conversation, guardrails and budget; the defaults suit a streaming program.
+        playback: ``paced`` assumes that audio is played on arrival, without pauses; ``reported`` relies on `played`.
+        are_guardrails_parallel: Run an agent's guardrails concurrently; otherwise one after another.
         observers: See `runtime.driver`; a `service.store.ConversationStore` is one.
-        connect_timeout_s: How long ``async with`` waits for the model.
-        raw_events: Whether every frame is yielded too, as a `Raw` event.
-        transport: Name of the transport, see `realtime.transports`.
+        connect_timeout_s: How long ``async with`` waits for a connection.
+        raw_events: Whether to yield every frame too, as a `Raw` event.
+        language: Of the messages in events, and of the outputs of calls that no tool answers.
+        transport: Name of the transport; see `realtime.transports`.
 
     Raises:
         ToolError: Two agents or tools have the same name.
-        SettingsError: A setting is impossible.
+        SettingsError: A setting is invalid.
     """
 
     def __init__(
@@ -189,6 +189,7 @@ class RealtimeSession:
         observers: Sequence[Observer] = (),
         connect_timeout_s: float = 30.0,
         raw_events: bool = True,
+        language: str = "en",
         transport: str = "websocket",
     ) -> None:
         self.settings = settings or RealtimeSessionSettings()
@@ -196,11 +197,10 @@ class RealtimeSession:
         self.context = context
         self._servers = SessionServers(url, api_key=api_key, headers=headers)
         self._start_history = tuple(history)
-        self._policy = policy or Policy(pre_roll_ms=0, silence_peak=-1)  # what a program sends is its own business
+        policy = policy or Policy(pre_roll_ms=0, silence_peak=-1)  # use a program's audio as it is
+        self._policy = replace(policy, outputs=policy.outputs or Wording(language).table("output"))
         self._observers = observers
         self._connect_timeout_s = connect_timeout_s
-        self._raw_events = raw_events
-        self._transport = transport
         self._runtime = AgentRuntime(
             agent,
             compose=self._compose,
@@ -216,14 +216,20 @@ class RealtimeSession:
         self._audio = ProgramAudio(self.settings.input_audio_format, self.settings.output_audio_format)
         self._playback = PacedPlayback(self._post, is_paced=playback == "paced")
         self._events = SessionEvents(
-            self.agents, encode=self._audio.encode, speaker=lambda: self.agent.name, take_turn=self.turn.take
+            self.agents,
+            encode=self._audio.encode,
+            speaker=lambda: self.agent.name,
+            take_turn=self.turn.take,
+            wording=Wording(language),
         )
+        tap = self._events.put_raw if raw_events else None
+        self._open_transport = partial(open_transport, transport, post=self._post, tap=tap)
         self._message_numbers = itertools.count(1)
         self._stack: AsyncExitStack | None = None
         self._live: LiveSession | None = None
 
     def __repr__(self) -> str:
-        state = "not begun" if self._live is None else repr(self._live.conversation)
+        state = "not started" if self._live is None else repr(self._live.conversation)
         return f"<RealtimeSession of {list(self.agents)}: {state}>"
 
     # --- life ---------------------------------------------------------------------------------------------------
@@ -232,10 +238,10 @@ class RealtimeSession:
         """Connect.
 
         Raises:
-            LinkError: No endpoint accepted the connection in time; the text says why.
+            LinkError: No endpoint accepted the connection in time; the message says why.
         """
         if self._live is not None:
-            raise SettingsError("a session is used once: make another RealtimeSession")
+            raise SettingsError("a session can be used only once: create another RealtimeSession")
         async with AsyncExitStack() as stack:
             endpoints = await self._servers.open(stack, self.settings.model)
             await stack.enter_async_context(self._runtime)
@@ -245,10 +251,9 @@ class RealtimeSession:
                 history=self._start_history,
                 seed=time.monotonic_ns() & 0xFFFF_FFFF,
             )
-            tap = self._events.put_raw if self._raw_events else None
             self._live = live = LiveSession(
                 conversation,
-                open_transport(self._transport, endpoints, post=self._post, tap=tap),
+                self._open_transport(endpoints),
                 playback=self._playback,
                 runtime=self._runtime,
                 events=self._events,
@@ -265,26 +270,26 @@ class RealtimeSession:
         await self.close()
 
     async def close(self) -> None:
-        """End the session: tell the server what was heard, close the connection. Harmless when it is closed."""
+        """End the session: report to the server what was heard, and close the connection. Idempotent."""
         stack, self._stack = self._stack, None
         if stack is not None:
             await stack.aclose()
         else:  # while it connects: `async with` raises then
             self._post(ShutdownRequested("closed"))
 
-    # --- what the program says ----------------------------------------------------------------------------------
+    # --- input of the program -----------------------------------------------------------------------------------
 
     def send_audio(self, audio: bytes, *, commit: bool = False) -> None:
-        """The user speaks.
+        """Send audio of the user.
 
-        Without server-side turn detection it belongs to the turn that `turn` has begun; outside of one it is dropped.
+        Without server-side turn detection it belongs to the turn started with `turn`; outside of a turn it is dropped.
 
         Args:
-            audio: In the session's `input_audio_format`, any length of whole samples.
-            commit: End the turn with it, and begin one before if there is none.
+            audio: In the session's `input_audio_format`; any number of whole samples.
+            commit: Commit the turn after this audio; start one first if none is open.
 
         Raises:
-            SettingsError: Half a sample.
+            SettingsError: The audio ends in half a sample.
         """
         periods = self._audio.captured(audio)
         if commit:
@@ -295,12 +300,11 @@ class RealtimeSession:
             self.turn.commit()
 
     def send_message(self, text: str, *, role: Literal["user", "system"] = "user", respond: bool = True) -> str:
-        """Say something in writing.
+        """Send a text message.
 
         Args:
-            text: What.
-            role: The user's words, or a word of the system in between.
-            respond: Ask for an answer; one that is under way is interrupted, as by a press.
+            role: The author of the text.
+            respond: Ask for an answer; an answer in progress is interrupted, as by a press.
 
         Returns:
             The id of the new item.
@@ -315,52 +319,52 @@ class RealtimeSession:
         detail: Literal["auto", "low", "high"] | None = None,
         respond: bool = True,
     ) -> str:
-        """Show an image.
+        """Send an image.
 
         Args:
             image: The bytes of a PNG or JPEG file, or its path.
-            text: What to say with it.
-            detail: How closely the model is to look.
+            text: A text to send with it.
+            detail: How much detail the model sees; None uses the server's default.
             respond: Ask for an answer.
 
         Returns:
             The id of the new item.
 
         Raises:
-            SettingsError: It is neither PNG nor JPEG, or larger than `realtime.payload.MAX_IMAGE_BYTES`.
+            SettingsError: The image is neither PNG nor JPEG, or larger than `realtime.payload.MAX_IMAGE_BYTES`.
             OSError: The file cannot be read.
         """
         content = image if isinstance(image, bytes) else Path(image).read_bytes()
         return self._give("user", text, [image_part(content, detail=detail)], respond)
 
     def interrupt(self) -> None:
-        """Stop the answer; what the user is saying goes on."""
+        """Stop the answer; an open turn of the user continues."""
         self._post(InterruptAsked())
 
     def approve(self, call: ToolApproval | str, *, always: bool = False) -> None:
-        """Let a call be made that waits for approval.
+        """Approve a tool call that waits for approval.
 
         Args:
-            call: The event, or its call id; one that does not wait is ignored.
-            always: And every later call of this tool in this session.
+            call: The event, or its call id; ignored if that call does not wait.
+            always: Also approve every later call of this tool in this session.
         """
         self._post(ApprovalAnswered(_call_id(call), True, always))
 
     def reject(self, call: ToolApproval | str, *, always: bool = False, message: str = "") -> None:
-        """Refuse a call that waits for approval.
+        """Reject a tool call that waits for approval.
 
         Args:
-            call: The event, or its call id; one that does not wait is ignored.
-            always: And every later call of this tool in this session.
-            message: The output of the rejected call.
+            call: The event, or its call id; ignored if that call does not wait.
+            always: Also reject every later call of this tool in this session.
+            message: The output of the rejected call, for the model.
         """
         self._post(ApprovalAnswered(_call_id(call), False, always, message))
 
     def send_event(self, frame: Mapping[str, Any]) -> None:
-        """Send any frame as it is; without a connection it is dropped, with an `error` event.
+        """Send a frame unchanged; without a connection it is dropped, and an `error` event is yielded.
 
         Raises:
-            SettingsError: It has no type.
+            SettingsError: The frame has no ``type``, or JSON cannot express it.
         """
         if not isinstance(frame.get("type"), str):
             raise SettingsError(f"send_event: a frame needs a 'type'; this one has the keys {sorted(frame)}")
@@ -369,7 +373,7 @@ class RealtimeSession:
 
     @property
     def ask(self) -> Asker:
-        """Ask the model beside the conversation; see `runtime.agent_runtime.Asker`."""
+        """Asks the model outside the conversation; see `runtime.agent_runtime.Asker`."""
         return self._runtime.ask
 
     @property
@@ -381,43 +385,43 @@ class RealtimeSession:
         self,
         history: Sequence[HistoryItem] | Callable[[Sequence[HistoryItem]], Sequence[HistoryItem]],
     ) -> None:
-        """Make the conversation into another one: what is missing is deleted, what is new created.
+        """Replace the history: missing items are deleted on the server, new items are created.
 
         Args:
-            history: The items in order, or a function from the present ones to them. Items with an empty id are new.
+            history: The items in order, or a function from the current items to them. Items with an empty id are new.
         """
         if not callable(history):
             self._post(HistoryReplaced(tuple(history)))
         elif self._live is None or self._live.is_over or not self._live.driver.is_busy:
             self._post(HistoryReplaced(tuple(history(self.history))))
-        else:  # what was given before is not in the history yet
+        else:  # earlier input is still in the inbox: wait until it is in the history
             asyncio.get_running_loop().call_soon(self.update_history, history)
 
     @property
     def agents(self) -> Mapping[str, RealtimeAgent]:
-        """Every agent by its name, as events name them."""
+        """Every agent by its name, as used in events."""
         return self._runtime.agents
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """The servers by name, in order; a `Connected` event counts them from 0."""
+        """The names of the servers, in order; a `Connected` event gives the index."""
         return self._servers.names
 
     @property
     def agent(self) -> RealtimeAgent:
-        """Who talks."""
+        """The active agent."""
         return self.agents[self._live.conversation.agent] if self._live else next(iter(self.agents.values()))
 
     def played(self, frames: int) -> None:
-        """Tell how much has been heard since the last interruption, with ``playback="reported"``.
+        """Report how much audio has been heard since the last interruption, with ``playback="reported"``.
 
         Args:
-            frames: All samples at 24 kHz so far, not those since the last report.
+            frames: Total samples at 24 kHz, not only those since the last report.
         """
         self._playback.report(frames)
 
     def __aiter__(self) -> AsyncIterator[SessionEvent]:
-        """Yield events until the session ends; for one reader."""
+        """Yield events until the session ends; for a single reader."""
         return aiter(self._events)
 
     # --- inside -------------------------------------------------------------------------------------------------
@@ -444,16 +448,16 @@ class RealtimeSession:
 
 
 def _check(agent: RealtimeAgent, settings: RealtimeSessionSettings) -> None:
-    """Refuse what cannot work together.
+    """Refuse input guardrails that cannot work with these settings.
 
     Raises:
-        SettingsError: Input guardrails need the user's words, and to be asked before the answer.
+        SettingsError: They need a transcription, and a server that does not answer by itself.
     """
     if not agent.input_guardrails:
         return
     if settings.transcription is None:
         raise SettingsError(
-            f"agent {agent.name!r} has input guardrails, but nothing writes down what the user says: "
+            f"agent {agent.name!r} has input guardrails, but the user's speech is not transcribed: "
             "set transcription in the session's settings"
         )
     detection = settings.turn_detection

@@ -1,4 +1,4 @@
-"""The program's side of a `RealtimeSession`, in place of a button and a sound card: its turn, audio and events."""
+"""The program's side of a `RealtimeSession`, instead of a button and a sound card: its turn, audio and events."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from appliance.agents.agent import RealtimeAgent
-from appliance.conversation.commands import Announce, Command, Earcon, Emit, Play
+from appliance.conversation.commands import Announce, Command, Earcon, Emit, Play, Sentence
 from appliance.conversation.events import AbortAsked, AudioCaptured, BeginAsked, CommitAsked, Event, PlayoutProgress
 from appliance.conversation.notices import (
     Announcement,
     Audio,
+    BudgetWarning,
     Connected,
     Error,
     Notice,
@@ -29,6 +32,7 @@ from appliance.conversation.notices import (
 from appliance.conversation.support.feedback import State
 from appliance.errors import SettingsError
 from appliance.realtime.protocol import SAMPLE_RATE
+from appliance.wording import Wording
 
 if TYPE_CHECKING:
     from appliance.audio.g711 import Law, NarrowbandDecoder, NarrowbandEncoder
@@ -37,14 +41,14 @@ __all__ = ["NoDevice", "PacedPlayback", "ProgramAudio", "RealtimeTurn", "Session
 
 log = logging.getLogger(__name__)
 
-_PERIOD_BYTES = 2 * SAMPLE_RATE // 50  # send_audio is cut into periods of 20 ms, as a microphone's are
+_PERIOD_BYTES = 2 * SAMPLE_RATE // 50  # send_audio is split into periods of 20 ms, like a microphone's
 _TICK_S = 0.02
-_MOST_EVENTS = 10_000  # nobody reads: a minute of answers, then the oldest are dropped, and that is logged
+_MOST_EVENTS = 10_000  # about a minute of answers; without a reader, the oldest are then dropped and this is logged
 _LAWS: dict[str, Law] = {"g711_ulaw": "audio/pcmu", "g711_alaw": "audio/pcma"}
 
 
 class RealtimeTurn:
-    """The turn of a session whose program says when the user speaks (push to talk)."""
+    """The turn of a session whose program signals when the user speaks (push to talk)."""
 
     def __init__(self, post: Callable[[Event], None]) -> None:
         self._post = post
@@ -52,14 +56,14 @@ class RealtimeTurn:
         self.is_open = False
 
     def begin(self) -> None:
-        """The user begins to speak: an answer that is under way is interrupted. Harmless in an open turn."""
+        """Start the user's turn; an answer in progress is interrupted. A no-op in an open turn."""
         if not self.is_open:
             self.is_open = True
             self._id = ""
             self._post(BeginAsked())
 
     def take(self, notice: TurnStart | TurnEnd) -> None:
-        """Follow what the conversation makes of it: it may end the turn, at its longest or for silence."""
+        """Track the conversation's turn: it may end the turn itself, for its length or for silence."""
         if isinstance(notice, TurnStart):
             if notice.kind == "program":
                 self._id = notice.turn
@@ -67,11 +71,11 @@ class RealtimeTurn:
             self.is_open = False
 
     def commit(self) -> None:
-        """The user is done, and waits for an answer. Harmless without a turn."""
+        """End the user's turn and ask for an answer. A no-op without an open turn."""
         self._close(CommitAsked())
 
     def abort(self) -> None:
-        """Take it back: nothing of it is answered. Harmless without a turn."""
+        """Discard the user's turn: it is not answered. A no-op without an open turn."""
         self._close(AbortAsked())
 
     def _close(self, event: Event) -> None:
@@ -81,12 +85,13 @@ class RealtimeTurn:
 
 
 class ProgramAudio:
-    """Audio as the program sends and takes it; on the wire it is pcm16.
+    """Converts between the program's audio formats and pcm16, the format on the wire.
 
-    Imports numpy when there is audio to convert, not before.
+    Imports numpy only when there is audio to convert.
 
     Args:
-        input_format: Of `RealtimeSessionSettings`, as is `output_format`.
+        input_format: `input_audio_format` of `RealtimeSessionSettings`.
+        output_format: `output_audio_format` of `RealtimeSessionSettings`.
     """
 
     def __init__(self, input_format: str, output_format: str) -> None:
@@ -99,17 +104,17 @@ class ProgramAudio:
             self._encoder = NarrowbandEncoder(_LAWS[output_format]) if output_format in _LAWS else None
 
     def captured(self, audio: bytes) -> list[AudioCaptured]:
-        """Cut what the program sends into periods, as a microphone's are.
+        """Split the program's audio into periods of 20 ms, like a microphone's.
 
         Raises:
-            SettingsError: Half a sample.
+            SettingsError: The audio ends in half a sample.
         """
         from appliance.audio import pcm
 
         if self._decoder is not None:
             audio = self._decoder.decode(audio)
         if len(audio) % 2:
-            raise SettingsError(f"send_audio: {len(audio)} bytes are no whole 16-bit samples")
+            raise SettingsError(f"send_audio: {len(audio)} bytes are not whole 16-bit samples")
         pieces = [audio[start : start + _PERIOD_BYTES] for start in range(0, len(audio), _PERIOD_BYTES)]
         blocks = [pcm.from_bytes(piece) for piece in pieces]
         return [
@@ -118,16 +123,16 @@ class ProgramAudio:
         ]
 
     def encode(self, pcm: bytes) -> bytes:
-        """Make the program's audio of the wire's."""
+        """Convert audio from the wire's format to the program's."""
         return self._encoder.encode(pcm) if self._encoder is not None else pcm
 
 
 class PacedPlayback:
-    """A playback sink without a loudspeaker: it reports how much of the answer has been heard by now.
+    """A playback sink without a loudspeaker: it posts how much of the answer has been heard.
 
     Args:
         post: Takes ``PlayoutProgress``.
-        is_paced: Suppose that audio is heard in real time as it comes; else the program reports it.
+        is_paced: Assume that audio is heard in real time on arrival; otherwise the program reports it.
     """
 
     def __init__(self, post: Callable[[Event], None], *, is_paced: bool) -> None:
@@ -159,12 +164,12 @@ class PacedPlayback:
     def close_capture(self) -> None: ...
 
     def report(self, frames: int) -> None:
-        """The program has played so many frames of this epoch."""
+        """Set the number of frames of this epoch that the program has played."""
         self._played = float(min(max(0, frames), self._queued))
         self._tell()
 
     async def run(self) -> None:
-        """Let the audio be heard in real time, until cancelled."""
+        """Advance the playout in real time, until cancelled."""
         while True:
             if not self._is_paced or self._played >= self._queued:
                 self._filled.clear()
@@ -187,10 +192,10 @@ class SessionEvents:
     """The event queue of one session, filled as an observer of its driver; for one reader.
 
     Args:
-        agents: By name; a tool's event of a handoff is yielded as the handoff only.
-        encode: Makes the program's audio of the wire's.
-        speaker: Name of the agent that talks.
-        take_turn: Is given each begin and end of a turn.
+        agents: By name; the tool events of a handoff are not queued, only the handoff itself.
+        encode: Converts audio from the wire's format to the program's.
+        speaker: Returns the name of the active agent.
+        take_turn: Called at each start and end of a turn.
     """
 
     def __init__(
@@ -200,25 +205,27 @@ class SessionEvents:
         encode: Callable[[bytes], bytes],
         speaker: Callable[[], str],
         take_turn: Callable[[TurnStart | TurnEnd], None],
+        wording: Wording,
     ) -> None:
         self._agents = agents
+        self._wording = wording
         self._encode = encode
         self._speaker = speaker
         self._take_turn = take_turn
         self._queue: asyncio.Queue[SessionEvent | None] = asyncio.Queue()
         self._has_dropped = False
         self.settled = asyncio.Event()
-        """Set once a connection stands, or none will."""
+        """Set once the session is connected, or connecting has failed for good."""
         self.trouble = ""
-        """The last error's words."""
+        """Message of the last error."""
 
     async def __aiter__(self) -> AsyncIterator[SessionEvent]:
         while (event := await self._queue.get()) is not None:
             yield event
-        self._queue.put_nowait(None)  # for another reader, or the same again
+        self._queue.put_nowait(None)  # so that any further iteration ends too
 
     def end(self) -> None:
-        """Let the reader come to its end, after what is queued."""
+        """End the reader's iteration after the queued events."""
         self._queue.put_nowait(None)
         self.settled.set()
 
@@ -229,20 +236,23 @@ class SessionEvents:
                 case Play():
                     self._put(Audio(self._encode(command.pcm), command.item_id, self._speaker()))
                 case Announce():
-                    self._put(Announcement(command.text))
+                    self._put(Announcement(self._words(command.sentence)))
                 case Emit():
                     self._take(command.notice)
         if view.state is State.FAILED:
             self.settled.set()
 
     def put_raw(self, link: int, frame: str) -> None:
-        """Queue a frame as it came; a tap of the transport."""
+        """Queue a raw frame; a tap of the transport."""
         try:
             data = json.loads(frame)
         except (ValueError, RecursionError):
             return  # the transport's reader reports it as an error
         if isinstance(data, dict):
             self._put(Raw(data))
+
+    def _words(self, sentence: Sentence | str) -> str:
+        return sentence if isinstance(sentence, str) else self._wording.say(sentence.key, **sentence.values)
 
     def _take(self, notice: Notice) -> None:
         match notice:
@@ -256,20 +266,24 @@ class SessionEvents:
             case TurnStart() | TurnEnd():
                 self._take_turn(notice)
             case Error():
+                notice = replace(notice, message=self._wording.trouble(notice.kind, notice.detail))
                 self.trouble = notice.message
+            case BudgetWarning():
+                message = self._wording.budget(notice.unit, notice.percent, notice.spent, notice.limit)
+                notice = replace(notice, message=message)
         self._put(notice)
 
     def _put(self, event: SessionEvent) -> None:
         if self._queue.qsize() >= _MOST_EVENTS:
             self._queue.get_nowait()
             if not self._has_dropped:
-                log.warning("nobody reads the events of this session: the oldest of %d are dropped", _MOST_EVENTS)
+                log.warning("no reader for the events of this session: dropping the oldest of %d", _MOST_EVENTS)
             self._has_dropped = True
         self._queue.put_nowait(event)
 
 
 class NoDevice:
-    """Light, voice and alarms of a session: its program has its own."""
+    """No-op light, voice and alarms: the session's program provides its own."""
 
     def show(self, state: str) -> None: ...
     def announce(self, command: Announce) -> None: ...

@@ -1,4 +1,4 @@
-"""The servers of a `RealtimeSession`: addresses in order, and what the opening handshake with the first one carries."""
+"""The servers of a `RealtimeSession`: their URLs in order, and the handshake headers of the first one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OPENAI_URL = "wss://api.openai.com/v1"
 
 
 class SessionServers:
-    """Makes the endpoints of a transport; see `RealtimeSession` for the arguments."""
+    """Creates the endpoints of a transport; see `RealtimeSession` for the arguments."""
 
     def __init__(
         self,
@@ -32,19 +32,19 @@ class SessionServers:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """For errors and the program, without what an address may hold of secrets."""
+        """Names for errors and the program: URLs without secrets."""
         return tuple("offline brain" if url == "offline" else bare_address(url) for url in self._urls)
 
     @property
     def offline(self) -> int | None:
-        """Place of the offline brain; None without one."""
+        """Index of the offline brain; None without one."""
         return self._urls.index("offline") if "offline" in self._urls else None
 
     async def open(self, stack: AsyncExitStack, model: str) -> list[Endpoint]:
-        """Return the endpoints; the offline brain is started, and left to the stack.
+        """Return the endpoints; start the offline brain, which `stack` then owns.
 
         Raises:
-            SettingsError: A URL is no address of a server.
+            SettingsError: A URL is not a server's address.
             ApplianceError: The offline brain cannot be started.
         """
         endpoints = []
@@ -65,12 +65,12 @@ class SessionServers:
 
         Raises:
             LinkError: The function that fetches the key failed.
-            SettingsError: It gave no text.
+            SettingsError: It did not return a string.
         """
         try:
             key = self._api_key() if callable(self._api_key) else self._api_key or os.environ.get("OPENAI_API_KEY")
-        except Exception as exc:  # noqa: BLE001 - the maker's; not its words, which may quote a secret
+        except Exception as exc:  # noqa: BLE001 - application code; drop its message, which may quote a secret
             raise LinkError(f"the key could not be fetched: {type(exc).__name__}") from None
         if key is not None and not isinstance(key, str):
-            raise SettingsError(f"api_key gave a {type(key).__name__}, expected a text")
+            raise SettingsError(f"api_key returned {type(key).__name__}, expected a string")
         return {**({"Authorization": f"Bearer {key}"} if key else {}), **self._headers}

@@ -1,8 +1,9 @@
-"""Runs the model's tool calls: async tools on the loop, sync ones in a thread, each answered exactly once.
+"""Runs the model's tool calls: async tools on the loop, sync tools in a thread, each answered exactly once.
 
-Whatever a tool does — raises, hangs, returns what JSON cannot hold — the model gets an output, and the session goes on.
+If a tool raises, hangs or returns a value that JSON cannot express, the model still gets an output and the session
+continues.
 
-Each command is one of `CommandTasks`; every function of the maker's is called through `functions`, under its limit.
+`CommandTasks` runs each command; `functions` calls every application function, under its time limit.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ __all__ = ["ToolRunner", "called", "find_tool"]
 
 log = logging.getLogger(__name__)
 
-_LONGEST_OUTPUT = 100_000  # characters; more would crowd the conversation out of the model's context
-# The conversation gives a call up 2 s after the tool's own limit; this and the grace of `functions` stay below that.
+_LONGEST_OUTPUT = 100_000  # characters; more would push the conversation out of the model's context
+# The conversation abandons a call 2 s after the tool's own limit; this plus the grace of `functions` stays below that.
 _EXCUSE_S = 1.0  # longest run of an error function
 
 
@@ -39,15 +40,14 @@ class ToolRunner:
     """Runs tools by agent and name.
 
     Args:
-        agents: Whose tools can be called, by the agents' names; or just tools, for one agent. A command that names no
-            agent means the first.
+        agents: The agents by name; or only tools, for a single agent. A command without an agent uses the first.
         post: Takes ``ToolFinished`` and ``ApprovalChecked``; called on the loop's thread.
-        context: The maker's object.
-        history: The conversation at the instant of a call.
-        ask: Asks the model beside the conversation.
-        ask_agent: Answers the tools that `RealtimeAgent.as_tool` makes.
-        extra_tools: Tools of an agent that are not in its list (those of its MCP servers), by its name; asked at each
-            call.
+        context: The application's context object.
+        history: Returns the conversation at the time of a call.
+        ask: Asks the model outside the conversation.
+        ask_agent: Runs the tools that `RealtimeAgent.as_tool` returns.
+        extra_tools: Returns the tools of an agent, by its name, that are not in its list (those of its MCP servers);
+            called at each tool call.
 
     Raises:
         ToolError: Two of the tools have the same name.
@@ -75,23 +75,23 @@ class ToolRunner:
         self._tasks = CommandTasks(post)
 
     def run_tool(self, command: RunTool) -> None:
-        """Run a tool; answered by one ``ToolFinished``, whatever happens. Before `run` has begun, it waits for it."""
+        """Run a tool; always answered by one ``ToolFinished``. Called before `run`, it waits for it."""
         otherwise = _failed(command.call_id, f"The call of {command.name} was cancelled.")
         answer = functools.partial(self._finished, command)
         self._tasks.start(answer, otherwise=otherwise, name=f"tool {command.name}", key=command.call_id)
 
     def check_approval(self, command: CheckApproval) -> None:
-        """Ask whether a call needs approval; answered by one ``ApprovalChecked``. Whatever is unclear needs it.
+        """Check whether a call needs approval; answered by one ``ApprovalChecked``. If the check fails, it does.
 
-        A call that cannot be made (no such tool, not available now, arguments that do not fit) needs approval too, and
-        has a `problem` to tell the model instead.
+        A call that cannot be made (no such tool, not available now, invalid arguments) also needs approval, and the
+        answer has a `problem` for the model.
         """
         otherwise = ApprovalChecked(command.call_id, needed=True)
         answer = functools.partial(self._checked, command)
         self._tasks.start(answer, otherwise=otherwise, name=f"asking whether {command.name} needs approval")
 
     def cancel(self, call_id: str) -> None:
-        """Give a call up; it is answered, with an error. Nothing for a call that is over or not yet approved."""
+        """Cancel a call; it is answered with an error. A no-op for a call that has ended or is not approved yet."""
         self._tasks.cancel(call_id)
 
     async def run(self) -> None:
@@ -105,7 +105,7 @@ class ToolRunner:
             return await called(*self._call_of(command))
         except ToolError as exc:
             return _failed(command.call_id, words(exc))
-        except Exception as exc:  # of `history`, `extra_tools`, or a `parse` of the maker's
+        except Exception as exc:  # from `history`, `extra_tools`, or an application's `parse`
             log.exception("the tool %s could not be called", command.name)
             return _failed(command.call_id, f"The tool {command.name} could not be called: {described(exc)}")
 
@@ -123,7 +123,7 @@ class ToolRunner:
         return ApprovalChecked(command.call_id, bool(needed))
 
     def _call_of(self, command: RunTool | CheckApproval) -> tuple[Tool, ToolContext[Any]]:
-        """Find the tool, and make up what it may ask for.
+        """Return the tool and the context of its call.
 
         Raises:
             ToolError: There is no such agent or tool.
@@ -145,14 +145,14 @@ class ToolRunner:
         return find_tool(command.name, [*agent.tools, *self._extra_tools(name)]), context
 
 
-# --- one call: also for who runs tools beside the conversation ------------------------------------------------------
+# --- one call: also used to run tools outside the conversation ------------------------------------------------------
 
 
 def find_tool(name: str, tools: Sequence[Tool]) -> Tool:
-    """Find a tool by its name.
+    """Return the tool with this name.
 
     Raises:
-        ToolError: There is none; the text tells the model which there are.
+        ToolError: There is none; the message lists the tools for the model.
     """
     found = next((one for one in tools if one.name == name), None)
     if found is None:
@@ -162,7 +162,7 @@ def find_tool(name: str, tools: Sequence[Tool]) -> Tool:
 
 
 async def called(tool: Tool, context: ToolContext[Any]) -> ToolFinished:
-    """Call one tool with ``context.arguments``, if it is enabled; whatever it does, there is something to tell.
+    """Call one tool with ``context.arguments``, if it is enabled; its failures are returned as outputs.
 
     Raises:
         asyncio.CancelledError: The caller, or the tool itself, was cancelled.
@@ -172,7 +172,7 @@ async def called(tool: Tool, context: ToolContext[Any]) -> ToolFinished:
     try:
         arguments = tool.validate(context.arguments)
     except ToolError as exc:
-        return _failed(context.call_id, words(exc))  # for the model to mend: the tool has not failed
+        return _failed(context.call_id, words(exc))  # the model can correct them; error_function is not called
     if tool.context_parameter:
         arguments[tool.context_parameter] = context
     call = functools.partial(tool.function if tool.is_async else in_thread(tool.function), **arguments)
@@ -183,12 +183,12 @@ async def called(tool: Tool, context: ToolContext[Any]) -> ToolFinished:
         return ToolFinished(context.call_id, _sendable(text), is_background=is_background)
     except (asyncio.CancelledError, KeyboardInterrupt):
         raise
-    except BaseException as exc:  # noqa: BLE001 - a tool's bug, even `sys.exit`, is not the session's end
+    except BaseException as exc:  # noqa: BLE001 - a bug in a tool, even `sys.exit`, must not end the session
         return _failed(context.call_id, await _excuse(tool, context, exc))
 
 
 async def _excuse(tool: Tool, context: ToolContext[Any], error: BaseException) -> str:
-    """Format the failure with the maker's error_function, falling back to ours."""
+    """Format the failure with the tool's error_function, falling back to ours."""
     if isinstance(error, ToolError):
         text = words(error)
     elif isinstance(error, ApplianceError):
@@ -210,7 +210,7 @@ def _unavailable(tool: Tool) -> str:
     return f"The tool {tool.name} is not available now."
 
 
-# --- words --------------------------------------------------------------------------------------------------------
+# --- outputs -----------------------------------------------------------------------------------------------------
 
 
 def _failed(call_id: str, text: str) -> ToolFinished:
@@ -218,12 +218,12 @@ def _failed(call_id: str, text: str) -> ToolFinished:
 
 
 def _sendable(text: str) -> str:
-    """Cut to what the model's context can bear, without the lone surrogates that UTF-8 cannot carry."""
+    """Truncate to `_LONGEST_OUTPUT` and replace lone surrogates, which UTF-8 cannot encode."""
     return text[:_LONGEST_OUTPUT].encode("utf-8", "replace").decode("utf-8")
 
 
 def _text(name: str, result: Any) -> str:
-    """What the model is given: a text as it is, anything else as JSON."""
+    """Return a result as output for the model: a string unchanged, anything else as JSON."""
     if isinstance(result, str):
         return result
     from pydantic import BaseModel
@@ -235,4 +235,4 @@ def _text(name: str, result: Any) -> str:
         plain = to_jsonable_python(result, fallback=to_builtins)  # msgspec's: a `HistoryItem` is a Struct
         return json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (ValueError, TypeError, RecursionError) as exc:
-        raise ToolError(f"The tool {name} ran, but its result cannot be told: {exc}") from None
+        raise ToolError(f"The tool {name} ran, but its result cannot be written as JSON: {exc}") from None

@@ -1,7 +1,7 @@
-"""The device's own voice: sentences that are not the model's ("I hear nothing from the microphone").
+"""The device's own voice: sentences that are not the model's ("I can't hear anything from the microphone").
 
-It must work when nothing else does, so the voice is local and its sentences are kept: each is synthesised once.
-Without a voice the earcon that the command names sounds instead. Nobody is left in silence.
+The voice is local, so that it works without a network, and the announcer caches its sound. The earcon that the command
+names sounds instead if there is no voice, or if a sentence is not in the voice's language.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import asyncio
 import logging
 from typing import Protocol
 
-from appliance.conversation.commands import Announce, Earcon
+from appliance.conversation.commands import Announce, Earcon, Sentence
 from appliance.errors import SpeechError
+from appliance.wording import Wording
 
 __all__ = ["LocalAnnouncer", "Voice"]
 
@@ -33,11 +34,18 @@ class _Speaker(Protocol):
 
 
 class LocalAnnouncer:
-    """Turns ``Announce`` into sound, one sentence at a time, in order."""
+    """Turns ``Announce`` into sound, one sentence at a time, in order.
 
-    def __init__(self, speaker: _Speaker, voice: Voice | None) -> None:
+    Args:
+        speaker: Plays the sound.
+        voice: Speaks the language of `wording`; None for earcons alone.
+        wording: Words the sentences.
+    """
+
+    def __init__(self, speaker: _Speaker, voice: Voice | None, wording: Wording) -> None:
         self._speaker = speaker
         self._voice = voice
+        self._wording = wording
         self._queue: asyncio.Queue[Announce] = asyncio.Queue()
         self._kept: dict[str, bytes] = {}
 
@@ -50,16 +58,23 @@ class LocalAnnouncer:
         while True:
             command = await self._queue.get()
             try:
-                self._speaker.say(command.epoch, await self._spoken(command.text))
+                self._speaker.say(command.epoch, await self._spoken(command.sentence))
             except SpeechError as exc:
-                log.info("no local voice (%s): the earcon %r stands for: %s", exc, command.fallback, command.text)
+                said = command.sentence if isinstance(command.sentence, str) else command.sentence.key
+                log.info("earcon %r instead of %r: %s", command.fallback, said, exc)
                 self._speaker.earcon(command.epoch, command.fallback)
 
-    async def _spoken(self, text: str) -> bytes:
-        if text in self._kept:
-            return self._kept[text]
+    async def _spoken(self, sentence: Sentence | str) -> bytes:
         if self._voice is None:
             raise SpeechError("no local voice is configured")
+        if isinstance(sentence, str):
+            text = sentence
+        elif self._wording.has(sentence.key):
+            text = self._wording.say(sentence.key, **sentence.values)
+        else:
+            raise SpeechError(f"the wording of {self._wording.language!r} lacks it, and its voice speaks no English")
+        if text in self._kept:
+            return self._kept[text]
         pcm = await self._voice.synthesize(text)
         if len(self._kept) >= _KEPT:
             self._kept.pop(next(iter(self._kept)))

@@ -12,7 +12,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, closing
 from dataclasses import fields
 from functools import cached_property
@@ -47,6 +47,7 @@ from appliance.settings import Settings, read_api_key, read_instructions
 from appliance.toolbox import DeviceParts, device_tools
 from appliance.toolbox.status import StatusReader
 from appliance.toolbox.timers import Timers
+from appliance.wording import Wording
 
 if TYPE_CHECKING:
     from appliance.speech.pipeline import ChainedPipeline
@@ -90,6 +91,8 @@ class Appliance:
         self._backend = backend
         self._pin_factory = pin_factory
         self._state_dir = state_dir
+        self.wording = open_wording(settings)
+        """The sentences that the device says and shows."""
         self._observers: list[Observer] = []
         self._driver: Driver | None = None
         self._conversation: Conversation | None = None
@@ -164,7 +167,12 @@ class Appliance:
         timers = Timers(post=self.post, path=self._state_dir / "timers.json" if self._state_dir else None)
         outputs = stack.enter_context(open_outputs(**settings.outputs.model_dump(), factory=factory))
         device = DeviceParts(
-            lamp=outputs.lamp, light=outputs.dimmer, volume=audio, timers=timers, status=StatusReader()
+            lamp=outputs.lamp,
+            light=outputs.dimmer,
+            volume=audio,
+            timers=timers,
+            status=StatusReader(),
+            wording=self.wording,
         )
         own = session_settings(settings)
         runtime = AgentRuntime(
@@ -182,11 +190,11 @@ class Appliance:
         await stack.enter_async_context(runtime)
         button = self._open_button(stack, factory)
         light = self._open_light(stack, factory)
-        announcer = LocalAnnouncer(audio, _LazyVoice(settings) if settings.audio.announcements else None)
+        announcer = LocalAnnouncer(audio, _LazyVoice(settings) if settings.audio.announcements else None, self.wording)
         offline = next((at for at, (_, is_offline) in enumerate(endpoints) if is_offline), None)
-        policy = policy_from(settings, endpoints=len(endpoints), offline_endpoint=offline)
+        policy = policy_from(settings, self.wording, endpoints=len(endpoints), offline_endpoint=offline)
         conversation, observers = self._open_conversation(stack, policy, await runtime.specs())
-        observers += [runtime.observe, TurnLog(lambda: audio.xruns.total)]
+        observers += [runtime.observe, TurnLog(lambda: audio.xruns.total, self.wording)]
         self._driver = driver = Driver(
             conversation,
             transport=transport,
@@ -213,7 +221,13 @@ class Appliance:
             if url == "offline":
                 from appliance.brain.offline import offline_brain
 
-                pipeline = open_pipeline(settings, self._environ)
+                try:
+                    pipeline = open_pipeline(settings, self._environ, self.wording)
+                except SpeechError as exc:
+                    if place == 0:
+                        raise
+                    log.warning("no offline fallback: %s", exc)
+                    continue
                 server = await stack.enter_async_context(offline_brain(pipeline))
                 endpoint = Endpoint(url=endpoint_url(server.url, "offline"), headers=dict, name="offline brain")
             elif place == 0:
@@ -364,8 +378,19 @@ def _first_agent(settings: Settings, tools: Sequence[Tool]) -> RealtimeAgent:
     )
 
 
-def open_pipeline(settings: Settings, environ: Mapping[str, str]) -> ChainedPipeline:
+def open_wording(settings: Settings) -> Wording:
+    """Return the sentences of the device's language."""
+    folder = settings.assistant.wording_dir
+    return Wording(settings.assistant.language, Path(folder) if folder else None)
+
+
+def open_pipeline(
+    settings: Settings, environ: Mapping[str, str], wording: Wording, *, remark: Callable[[str], None] = log.warning
+) -> ChainedPipeline:
     """Build the offline brain's chain as the settings say.
+
+    Args:
+        remark: See `build_pipeline`.
 
     Raises:
         SettingsError: See `build_pipeline`.
@@ -384,10 +409,40 @@ def open_pipeline(settings: Settings, environ: Mapping[str, str]) -> ChainedPipe
         chat_model=brain.chat_model,
         chat_key=environ.get(brain.chat_key_env, "") if brain.chat_key_env else "",
         voice=brain.voice,
+        wording=wording,
+        remark=remark,
     )
 
 
-def policy_from(settings: Settings, *, endpoints: int = 1, offline_endpoint: int | None = None) -> Policy:
+async def language_remarks(settings: Settings, environ: Mapping[str, str]) -> list[str]:
+    """Return what the device lacks in its language, one line each; for ``config check``. Loads no model.
+
+    Raises:
+        ApplianceError: The offline brain is the only endpoint and cannot start.
+    """
+    remarks: list[str] = []
+    wording = open_wording(settings)
+    if not wording.is_available:
+        remarks.append(f"no wording for language {wording.language!r}: texts are English and are not spoken")
+    is_only = settings.endpoint().kind == "offline"
+    if is_only or "offline" in settings.link.fallbacks.split():
+        try:
+            open_pipeline(settings, environ, wording, remark=remarks.append)
+        except SpeechError as exc:
+            if is_only:
+                raise
+            remarks.append(f"no offline fallback: {exc}")
+    if settings.audio.announcements:
+        try:
+            await _LazyVoice(settings).synthesize(wording.say("alarm.time_up"))
+        except SpeechError as exc:
+            remarks.append(f"earcons instead of announcements: {exc}")
+    return remarks
+
+
+def policy_from(
+    settings: Settings, wording: Wording, *, endpoints: int = 1, offline_endpoint: int | None = None
+) -> Policy:
     """Gather the conversation's figures: settings with the name of a figure by that name, the others one by one."""
     figures = {figure.name for figure in fields(Policy)}
     return Policy(
@@ -400,6 +455,7 @@ def policy_from(settings: Settings, *, endpoints: int = 1, offline_endpoint: int
         rotate_after_s=60.0 * settings.link.rotate_after_minutes,
         budget_usd=settings.budget.daily_usd or None,
         budget_s=60.0 * settings.budget.daily_minutes or None,
+        outputs=wording.table("output"),
     )
 
 

@@ -39,7 +39,7 @@ __all__ = ["Divergence", "TraceRecorder", "replay"]
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3  # goes up when a recorded class or field changes its name or meaning
+FORMAT = 4  # goes up when a recorded class or field changes its name or meaning
 _SECRETS_OF_MCP = ("authorization", "headers")  # of a server that the model's side calls
 _FLUSH_EVERY = 50  # lines, a second of microphone: a crash loses no more than that
 

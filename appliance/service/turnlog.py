@@ -20,6 +20,7 @@ from appliance.conversation.notices import (
 )
 from appliance.conversation.support.feedback import View
 from appliance.realtime.protocol import InputAudioBufferCommit
+from appliance.wording import Wording
 
 __all__ = ["TurnLog"]
 
@@ -31,10 +32,12 @@ class TurnLog:
 
     Args:
         xruns: Counts what the sound card lost, since the start.
+        wording: Words the troubles and the budget.
     """
 
-    def __init__(self, xruns: Callable[[], int]) -> None:
+    def __init__(self, xruns: Callable[[], int], wording: Wording) -> None:
         self._xruns = xruns
+        self._wording = wording
         self._xruns_before = 0
         self._marks: dict[str, float] = {}
         self._usd: float | None = None
@@ -60,8 +63,8 @@ class TurnLog:
                 self._usd = None
             case TurnEnd():
                 self._tell(notice, now)
-            case Error(kind=kind, message=message):
-                log.warning("%s: %s", kind, message)
+            case Error(kind=kind, detail=detail):
+                log.warning("%s: %s", kind, self._wording.trouble(kind, detail))
             case Usage(usd=float(usd)):
                 self._usd = (self._usd or 0.0) + usd
             case HandoffDone(from_agent=before, to_agent=after):
@@ -70,8 +73,8 @@ class TurnLog:
                 log.warning("%s: the guardrail %s tripped on the %s", turn, name, side)
             case Connected(link=link, endpoint=endpoint):
                 log.info("link %d: ready, endpoint %d", link, endpoint)
-            case BudgetWarning(message=message):
-                log.warning("budget: %s", message)
+            case BudgetWarning():
+                log.warning("budget: %s", self._wording.budget(notice.unit, notice.percent, notice.spent, notice.limit))
             case _:
                 pass
 

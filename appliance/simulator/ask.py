@@ -1,4 +1,4 @@
-"""``appliance ask``: one press-to-talk turn through the whole stack, in real time, and what came of it."""
+"""``appliance ask``: run one press-to-talk turn through the whole stack in real time, and report it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from appliance.errors import first_error
 from appliance.settings import Settings
 from appliance.simulator.report import TurnReport
 from appliance.simulator.simulated_device import SimulatedDevice, read_speech
+from appliance.wording import Wording
 
 __all__ = ["AskResult", "ask", "describe", "partner"]
 
-_READY_WAIT_S = 60.0  # then it is pressed all the same: what is said is kept until the link is up
+_READY_WAIT_S = 60.0  # then press anyway: the audio is kept until the link is up
 _TURN_WAIT_S = 180.0
-_SETTLE_S = 0.3  # the transcript may come after the answer
+_SETTLE_S = 0.3  # the transcript may arrive after the answer
 
 
 @dataclass(frozen=True, slots=True)
 class AskResult:
-    """What `ask` has to tell."""
+    """The result of one turn."""
 
     report: TurnReport
     xruns: int
@@ -36,7 +37,7 @@ class AskResult:
 
     @property
     def was_answered(self) -> bool:
-        """The turn ended with an answer, and the loudspeaker really played something."""
+        """True if the turn ended with an answer and the loudspeaker played sound."""
         return self.report.outcome == "answered" and self.has_sounded
 
     def as_json(self) -> dict[str, Any]:
@@ -58,7 +59,7 @@ class AskResult:
 
 
 def _parsed(text: str | None) -> Any:
-    """JSON as a value; anything else as it is."""
+    """Parse JSON; return text that is not JSON unchanged."""
     try:
         return json.loads(text or "")
     except ValueError:
@@ -66,18 +67,19 @@ def _parsed(text: str | None) -> Any:
 
 
 class _Milestones:
-    """An observer that says when the device is at rest, and when the turn of `report` is over."""
+    """An observer that sets events when the device is ready, and when the turn of `report` has ended."""
 
-    def __init__(self) -> None:
-        self.report = TurnReport()
+    def __init__(self, wording: Wording) -> None:
+        self._wording = wording
+        self.report = TurnReport(wording)
         self.ready = asyncio.Event()
         self.ended = asyncio.Event()
         self.heard = asyncio.Event()
         self._is_listening = False
 
     def begin(self) -> TurnReport:
-        """Follow the next turn with a new report; its light goes on from what is shown now."""
-        self.report = TurnReport(lights=self.report.lights[-1:])
+        """Start a report of the next turn; its lights start with the current one."""
+        self.report = TurnReport(self._wording, lights=self.report.lights[-1:])
         self.ended.clear()
         self.heard.clear()
         return self.report
@@ -101,14 +103,14 @@ async def ask(
     voice: str = "rms",
     save: Path | None = None,
 ) -> AskResult:
-    """Say one thing to a simulated device and wait until it has answered.
+    """Say one utterance to a simulated device and wait for its answer.
 
     Args:
         what: A sentence, or the name of a WAV file.
-        settings: With simulated sound and pins.
-        environ: Of the appliance.
+        settings: With the simulated backend and the mock pin factory.
+        environ: The appliance's environment.
         voice: The flite voice of the user.
-        save: Write what the loudspeaker played here.
+        save: WAV file for what the loudspeaker played.
     """
     speech = await read_speech(what, voice=voice)
     async with partner(settings=settings, environ=environ, save=save) as talk:
@@ -119,18 +121,18 @@ async def ask(
 async def partner(
     *, settings: Settings, environ: Mapping[str, str], save: Path | None = None
 ) -> AsyncIterator[Callable[[bytes], Awaitable[AskResult]]]:
-    """Run one simulated device to talk with; each call of what it yields is a turn.
+    """Run one simulated device for several turns.
 
     Args:
         settings: As for `ask`.
         environ: As for `ask`.
-        save: Write all that the loudspeaker played here, at the end.
+        save: WAV file for what the loudspeaker played, written at the end.
 
     Yields:
-        A function that says something (PCM16 mono at 24 kHz) and returns what came of it.
+        A function that takes speech (PCM16 mono at 24 kHz), runs one turn with it and returns the result.
     """
     device = SimulatedDevice(settings, environ=environ, save=save)
-    milestones = _Milestones()
+    milestones = _Milestones(device.wording)
     device.observe(milestones)
     with first_error():
         async with asyncio.TaskGroup() as group:
@@ -164,9 +166,9 @@ async def _wait(milestone: asyncio.Event, seconds: float) -> None:
 
 
 def describe(answer: AskResult) -> str:
-    """What `ask` prints for people."""
+    """Return the result as the lines that `ask` prints."""
     report = answer.report
-    lines = [f"heard     {report.heard or '(nothing that was understood)'}"]
+    lines = [f"heard     {report.heard or '(nothing understood)'}"]
     for tool in report.tools:
         lines += [f"tool      {tool['name']} {tool['arguments']}", f"  result  {tool['output']}"]
     lines.append(f"answered  {report.reply or '(nothing)'}")

@@ -1,4 +1,4 @@
-"""A finger for a mock pin: presses and releases on a thread of its own, as the kernel's edges come."""
+"""A finger for a mock pin: presses and releases on its own thread, as the kernel's edges arrive."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Finger"]
 
 
 class Finger:
-    """Drives one mock pin from the thread "finger", never from the caller's."""
+    """Drives one mock pin from the thread "finger", never from the caller's thread."""
 
     def __init__(self, factory: Any, pin: int, *, active_low: bool = True) -> None:
         self._pin = factory.pin(pin)
@@ -21,20 +21,20 @@ class Finger:
         self._thread.start()
 
     def press(self) -> None:
-        """Push the button down, and leave it there."""
+        """Press the button and keep it pressed."""
         self._orders.put((True, 0.0))
 
     def release(self) -> None:
-        """Let go."""
+        """Release the button."""
         self._orders.put((False, 0.0))
 
     def hold(self, seconds: float) -> None:
-        """Push, wait, let go."""
+        """Press, wait, release."""
         self._orders.put((True, seconds))
         self.release()
 
     def close(self) -> None:
-        """End the thread after what was asked of it."""
+        """End the thread after all queued presses and releases."""
         self._orders.put(None)
         self._thread.join(timeout=5.0)
 

@@ -1,9 +1,9 @@
-"""Keys of a terminal as a button and a line of text. The parser is pure; `raw_terminal` sets the terminal up.
+"""Terminal keys as a button and a line of text. The parser is pure; `raw_terminal` sets up the terminal.
 
-A terminal sends characters, no key-up. The kitty keyboard protocol (kitty, foot, WezTerm, Ghostty, …) reports
-presses and releases; where the terminal answers that it knows it, the space bar can be held. Elsewhere the space bar
-is a tap: once to start, once to stop. (Source: "Comprehensive keyboard handling in terminals", progressive flags
-1 and 2.)
+A terminal sends characters but no key-up. The kitty keyboard protocol (kitty, foot, WezTerm, Ghostty, …) reports
+presses and releases; if the terminal answers that it supports the protocol, the space bar can be held. Otherwise the
+space bar is a tap: once to start, once to stop. (Source: "Comprehensive keyboard handling in terminals", progressive
+flags 1 and 2.)
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Literal, TextIO, TypeAlias
 
 __all__ = ["Key", "KeyParser", "raw_terminal"]
 
-QUERY = "\x1b[?u\x1b[c"  # "which keyboard flags?", then a question that every terminal answers
+QUERY = "\x1b[?u\x1b[c"  # ask for the keyboard flags, then for the attributes, which every terminal answers
 ENABLE = "\x1b[>3u"
 DISABLE = "\x1b[<u"
 
@@ -27,7 +27,7 @@ Kind: TypeAlias = Literal["text", "enter", "erase", "quit", "space_down", "space
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One thing that the user did at the keyboard."""
+    """One key action, or the terminal's answer that keys can be held ("holds")."""
 
     kind: Kind
     text: str = ""
@@ -37,7 +37,7 @@ _TOKEN = re.compile(
     r"""
     \x1b\[(?P<mark>[?>]?)(?P<numbers>[0-9;:]*)(?P<final>[A-Za-z~])  # a control sequence
     | \x1bO.?                                                       # F1 to F4 of old terminals
-    | (?P<rest>\x1b(\[.{,21})?\Z)                                   # a sequence that has not come whole
+    | (?P<rest>\x1b(\[.{,21})?\Z)                                   # an incomplete sequence
     | (?P<char>.)
     """,
     re.VERBOSE | re.DOTALL,
@@ -52,19 +52,19 @@ _PLAIN = {
     "\x04": Key("quit"),
 }
 _ENTER, _SPACE, _C, _D = 13, 32, 99, 100
-_FUNCTIONAL = 0xE000  # the protocol's codes of keys without a character begin here
+_FUNCTIONAL = 0xE000  # the protocol's codes of keys without a character start here
 _CONTROL = 4  # the modifier bit; the protocol sends 1 + bits
 _PRESS, _RELEASE = 1, 3  # 2 is a repeat
 
 
 class KeyParser:
-    """Turns what a terminal sends into keys; keeps an escape sequence that has not come whole."""
+    """Converts a terminal's characters to keys; keeps an incomplete escape sequence for the next call."""
 
     def __init__(self) -> None:
         self._rest = ""
 
     def feed(self, text: str) -> list[Key]:
-        """Take characters as they come."""
+        """Take characters and return the keys that they complete."""
         found = list(_TOKEN.finditer(self._rest + text))
         self._rest = (found[-1]["rest"] or "") if found else ""
         return [key for key in map(_key_of, found) if key is not None]
@@ -99,12 +99,12 @@ def _sequence(mark: str, numbers: str) -> Key | None:
 
 @contextmanager
 def raw_terminal(keyboard: TextIO, screen: TextIO) -> Iterator[None]:
-    """Read key by key for as long as the context lasts; the terminal is restored whatever happens."""
+    """Put the terminal into key-by-key mode until the context is left; always restore it."""
     before = termios.tcgetattr(keyboard)
     try:
         tty.setcbreak(keyboard)
         mode = termios.tcgetattr(keyboard)
-        mode[3] &= ~termios.ISIG  # Ctrl-C is a key here: it ends the turn and the session cleanly
+        mode[3] &= ~termios.ISIG  # Ctrl-C arrives as a key, so that the simulator can stop cleanly
         termios.tcsetattr(keyboard, termios.TCSANOW, mode)
         screen.write(QUERY)
         screen.flush()

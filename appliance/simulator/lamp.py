@@ -1,4 +1,4 @@
-"""What a mock output shows: read from the pins, as an eye reads a lamp."""
+"""The brightness of a lamp on mock pins, read from the pins."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["SimulatedLamp"]
 
 
 class SimulatedLamp:
-    """One lamp, or the three colours of one, on mock pins."""
+    """One lamp of one or three colours on mock pins."""
 
     def __init__(self, factory: Any, pins: Sequence[int], *, active_high: bool = True) -> None:
         self._pins = [factory.pin(pin) for pin in pins]
@@ -23,5 +23,5 @@ class SimulatedLamp:
 
     @property
     def level(self) -> float:
-        """Brightness of the brightest."""
+        """Brightness of the brightest pin, 0.0 to 1.0."""
         return max(self.color)

@@ -1,4 +1,4 @@
-"""What one turn was, put together from what the driver's observers see. Pure."""
+"""The report of one turn, built from the steps that the driver's observers see. Pure."""
 
 from __future__ import annotations
 
@@ -19,27 +19,29 @@ from appliance.conversation.notices import (
 )
 from appliance.conversation.support.feedback import View, light_state
 from appliance.realtime import protocol as wire
+from appliance.wording import Wording
 
 __all__ = ["TurnReport"]
 
 
 @dataclass(slots=True)
 class TurnReport:
-    """An observer that follows the first turn it sees begin."""
+    """An observer that follows the first turn that starts."""
 
+    wording: Wording
     turn: str = ""
     heard: str = ""
     answers: list[str] = field(default_factory=list)
     tools: list[dict[str, Any]] = field(default_factory=list)
     lights: list[str] = field(default_factory=list)
     marks: dict[str, float] = field(default_factory=dict)
-    """Monotonic seconds of each step of the timeline."""
+    """Monotonic seconds per step of the timeline."""
     usage: dict[str, int] = field(default_factory=dict)
     troubles: list[tuple[str, str]] = field(default_factory=list)
     outcome: str = ""
 
     def __call__(self, now: float, event: Event, commands: Sequence[Command], view: View) -> None:
-        """Take one step of the driver."""
+        """Record one step of the driver."""
         light = light_state(view)
         if self.lights[-1:] != [light]:
             self.lights.append(light)
@@ -54,7 +56,7 @@ class TurnReport:
 
     @property
     def timeline_ms(self) -> dict[str, int]:
-        """Milliseconds after the press of every step that happened."""
+        """Milliseconds from the press to each step that happened."""
         start = self.marks.get("press", 0.0)
         return {name: round((at - start) * 1000) for name, at in self.marks.items()}
 
@@ -79,7 +81,7 @@ class TurnReport:
                 self.turn = notice.turn
                 self.marks.setdefault("press", now)
             case Error():
-                self.troubles.append((notice.kind, notice.message))
+                self.troubles.append((notice.kind, self.wording.trouble(notice.kind, notice.detail)))
             case InputText(is_final=True, turn=turn) if turn == self.turn:
                 self.heard = notice.text
             case AnswerText(turn=turn, is_final=True) if turn == self.turn:

@@ -1,7 +1,7 @@
-"""A simulated device: a whole `Appliance` with a finger, a lamp, a microphone and a loudspeaker that are not there.
+"""A simulated device: a whole `Appliance` with a simulated finger, lamp, microphone and loudspeaker.
 
-The finger drives a mock pin from its own thread; the microphone and the loudspeaker are paced like a card. All
-between them is the real thing: the driver, the conversation, the rings, a real socket, the brain.
+The finger drives a mock pin from its own thread; the microphone and the loudspeaker are paced like a card. Everything
+between them is real: the driver, the conversation, the rings, a socket, the brain.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from appliance.simulator.lamp import SimulatedLamp
 __all__ = ["DEFAULT_PINS", "SIMULATED", "SimulatedDevice", "read_speech"]
 
 SIMULATED = {"audio.backend": "simulated", "pins.factory": "mock"}
-"""What a simulation changes in the settings: the rest is the real thing."""
+"""The settings that a simulation overrides; everything else is real."""
 DEFAULT_PINS = {"outputs.dimmer_pin": 6}
-"""The simulated device has a dimmed light too, unless the settings give it another pin."""
+"""Pin of the simulated dimmer, if the settings name none."""
 
 _LEAD_IN_S = 0.25  # a person presses, then speaks
-_LEAD_OUT_S = 0.15  # and lets go after the last word
+_LEAD_OUT_S = 0.15  # and releases after the last word
 _POLL_S = 0.01
 
 
@@ -41,9 +41,9 @@ class SimulatedDevice:
     """One simulated device.
 
     Args:
-        settings: With the mock pin factory; with the simulated backend unless a real card is wanted.
-        environ: Of the appliance.
-        save: Write what the loudspeaker played here, at the end.
+        settings: With the mock pin factory, and the simulated backend unless a real card is wanted.
+        environ: The appliance's environment.
+        save: WAV file for what the loudspeaker played, written at the end.
     """
 
     def __init__(self, settings: Settings, *, environ: Mapping[str, str], save: Path | None = None) -> None:
@@ -52,7 +52,7 @@ class SimulatedDevice:
         self.backend: SimulatedBackend | None = None
         if settings.audio.backend == "simulated":
             self.backend = SimulatedBackend(rate=settings.audio.rate, period_ms=settings.audio.period_ms)
-        state_dir = settings.service.state_dir  # only one that was asked for: a simulation leaves nothing behind
+        state_dir = settings.service.state_dir  # only if configured: a simulation leaves no files by default
         self.appliance = Appliance(
             settings,
             environ=environ,
@@ -60,20 +60,21 @@ class SimulatedDevice:
             pin_factory=self.factory,
             state_dir=Path(state_dir) if state_dir else None,
         )
+        self.wording = self.appliance.wording
         self.finger = Finger(self.factory, settings.button.pin, active_low=settings.button.active_low)
         self._outputs = settings.outputs
 
     @property
     def loudspeaker(self) -> Loudspeaker | None:
-        """What the device played; None with a real card."""
+        """The simulated loudspeaker; None with a real card."""
         return self.backend.loudspeaker if self.backend is not None else None
 
     def observe(self, observer: Observer) -> None:
-        """Watch the driver; before `run`."""
+        """Add an observer of the driver; call it before `run`."""
         self.appliance.observe(observer)
 
     async def run(self) -> str:
-        """Run the device until it is stopped; returns the reason."""
+        """Run the device until it is stopped; return the reason."""
         try:
             return await self.appliance.run()
         finally:
@@ -85,7 +86,7 @@ class SimulatedDevice:
         self.appliance.stop(reason)
 
     def lamp_line(self) -> str:
-        """The lamp and the light in words, for a status line."""
+        """Return the lamp and the light in words, for a status line."""
         words = []
         if self._outputs.lamp_pin is not None:
             words.append("lamp on" if self._level(self._outputs.lamp_pin) else "lamp off")
@@ -97,17 +98,17 @@ class SimulatedDevice:
         return SimulatedLamp(self.factory, [pin], active_high=self._outputs.active_high).level
 
     async def talk(self, text: str) -> None:
-        """Press, say a sentence, let go."""
+        """Press, say a sentence, release."""
         await self.talk_pcm(await speak(text))
 
     async def talk_pcm(self, pcm: bytes) -> None:
-        """Press, play this into the microphone, let go when it has been heard.
+        """Press, play audio into the microphone, and release once it has been captured.
 
         Args:
             pcm: PCM16 mono at 24 kHz.
 
         Raises:
-            SettingsError: The card is a real one: nobody can speak into that but you.
+            SettingsError: The card is real, so it has no simulated microphone.
         """
         if self.backend is None:
             raise SettingsError("audio.backend: 'portaudio' is a real microphone; speak, or use the simulated one")
@@ -122,21 +123,25 @@ class SimulatedDevice:
 
 
 async def speak(text: str, *, voice: str = "rms") -> bytes:
-    """The simulated user's voice: PCM16 mono at 24 kHz."""
+    """Return a text in the simulated user's voice: PCM16 mono at 24 kHz.
+
+    Raises:
+        SpeechError: flite returned no audio.
+    """
     from appliance.speech.tts import open_tts
 
     pcm = await open_tts("flite").synthesize(text, voice=voice)
     if not pcm:
-        raise SpeechError(f"flite made no sound of {text!r}")
+        raise SpeechError(f"flite returned no audio for {text!r}")
     return pcm
 
 
 async def read_speech(what: str, *, voice: str) -> bytes:
-    """Speak a text, or read a WAV file: what is to be said to the device.
+    """Return speech for the device, synthesised from a text or read from a WAV file.
 
     Args:
-        what: A text, or a name that ends in ``.wav``.
-        voice: For a text.
+        what: A text, or a file name that ends in ``.wav``.
+        voice: The flite voice of a text.
 
     Returns:
         PCM16 mono at 24 kHz.
@@ -152,13 +157,13 @@ async def read_speech(what: str, *, voice: str) -> bytes:
 
 
 def read_wav(path: Path) -> bytes:
-    """Read 16-bit PCM of any rate and channel count as PCM16 mono at 24 kHz."""
+    """Read 16-bit PCM of any rate and channel count; return PCM16 mono at 24 kHz."""
     try:
         with wave.open(str(path), "rb") as source:
             width, channels, rate = source.getsampwidth(), source.getnchannels(), source.getframerate()
             frames = source.readframes(source.getnframes())
     except (OSError, EOFError, wave.Error) as exc:
-        raise SettingsError(f"{path}: not a WAV file that can be read: {exc}") from None
+        raise SettingsError(f"{path}: cannot be read as a WAV file: {exc}") from None
     if width != 2:
         raise SettingsError(f"{path}: {8 * width}-bit samples, expected 16-bit PCM (sox IN.wav -b 16 OUT.wav)")
     resampler = Resampler(rate, WIRE_RATE)

@@ -1,8 +1,8 @@
 """``appliance simulate``: the whole appliance in a terminal, with a finger, a lamp, a microphone and a loudspeaker.
 
 The space bar is the button, a typed line is spoken into the microphone, and the last line of the screen shows the
-light, the state and a level meter, live. Where standard input is no terminal each line of it is spoken in turn: that
-is a script for the device.
+light, the state and a level meter, live. If standard input is not a terminal, each of its lines is spoken in turn, as a
+script for the device.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ _METER_WIDTH = 24
 _METER_FLOOR_DB = -60.0
 _TAP_S = 0.12  # a finger's tap: longer than any bounce, shorter than a hold
 
-HELP = "Space: press to talk (again to stop). Type a line and Enter: it is spoken for you. m: mute. Ctrl-C: end."
-HELP_HOLD = "Space: hold to talk. Type a line and Enter: it is spoken for you. m: mute. Ctrl-C: end."
+HELP = "Space: press to talk (again to stop). Type a line and Enter: it is spoken for you. m: mute. Ctrl-C: quit."
+HELP_HOLD = "Space: hold to talk. Type a line and Enter: it is spoken for you. m: mute. Ctrl-C: quit."
 
 
 def simulate(settings: Settings, *, environ: Mapping[str, str], save: Path | None = None) -> None:
-    """Run until Ctrl-C, or until standard input ends where it is no terminal."""
+    """Run until Ctrl-C, or, if standard input is not a terminal, until it ends."""
     device = SimulatedDevice(settings, environ=environ, save=save)
     asyncio.run(_Terminal(device, sys.stdin, sys.stdout).run())
 
 
 class Screen:
-    """Lines that scroll, above one status line that is drawn anew."""
+    """Scrolling lines above one status line."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -67,7 +67,7 @@ class Screen:
         print(text, end="", file=self._out, flush=True)
 
     def draw(self, status: str) -> None:
-        """Replace the status line; nothing where the output is no terminal."""
+        """Replace the status line; no-op if the output is not a terminal."""
         if not self._is_live or status == self._status:
             return
         self._status = status
@@ -75,14 +75,14 @@ class Screen:
         print(f"{_ERASE}{_clip(status, width)}", end="", file=self._out, flush=True)
 
     def close(self) -> None:
-        """Take the status line away."""
+        """Erase the status line."""
         self._status = ""
         if self._is_live:
             print(_ERASE, end="", file=self._out, flush=True)
 
 
 def _clip(text: str, width: int) -> str:
-    """Cut a line at `width` visible characters; escape sequences have none."""
+    """Cut a line after `width` visible characters; escape sequences count as none."""
     seen, index = 0, 0
     while index < len(text) and seen < width:
         if text[index] == "\x1b":
@@ -94,14 +94,14 @@ def _clip(text: str, width: int) -> str:
 
 
 def meter(level_db: float) -> str:
-    """A bar of the microphone's level, -60 dBFS to 0."""
+    """Return a bar for the microphone's level, -60 to 0 dBFS."""
     share = min(max(1.0 - level_db / _METER_FLOOR_DB, 0.0), 1.0)
     filled = round(share * _METER_WIDTH)
     return "█" * filled + "░" * (_METER_WIDTH - filled)
 
 
 def dot(shown: LightPattern) -> str:
-    """The light as one coloured character."""
+    """Return the light as one coloured character."""
     red, green, blue = (int(part * max(shown.level, 0.35) * 255) for part in shown.color)
     symbol = {"off": "○", "solid": "●", "blink": "◉", "pulse": "◍"}[shown.effect]
     return f"\x1b[38;2;{red};{green};{blue}m{symbol}\x1b[0m"
@@ -112,6 +112,7 @@ class _Terminal:
 
     def __init__(self, device: SimulatedDevice, keyboard: TextIO, out: TextIO) -> None:
         self._device = device
+        self._wording = device.wording
         self._keyboard = keyboard
         self._screen = Screen(out)
         self._out = out
@@ -124,7 +125,7 @@ class _Terminal:
         device.observe(self._on_step)
 
     async def run(self) -> None:
-        self._screen.say("The appliance starts. " + (HELP if self._keyboard.isatty() else ""))
+        self._screen.say("Starting the appliance. " + (HELP if self._keyboard.isatty() else ""))
         with first_error():
             async with asyncio.TaskGroup() as group:
                 extra = [group.create_task(self._redraw()), group.create_task(self._speak())]
@@ -137,7 +138,7 @@ class _Terminal:
                     self._screen.close()
         self._screen.say("Goodbye.")
 
-    # --- what happens, as lines ---------------------------------------------------------------------------------
+    # --- events, as lines ---------------------------------------------------------------------------------------
 
     def _on_step(self, now: float, event: Event, commands: Sequence[Command], view: View) -> None:
         if isinstance(event, AudioCaptured):
@@ -156,7 +157,7 @@ class _Terminal:
     def _tell(self, notice: object) -> None:
         match notice:
             case InputText(is_final=True):
-                self._screen.say(f"  you said   {notice.text or '(nothing that I understood)'}")
+                self._screen.say(f"  you said   {notice.text or '(nothing understood)'}")
             case AnswerText(is_final=True):
                 self._screen.say(f"  it answers {notice.text}")
             case ToolStart():
@@ -170,9 +171,10 @@ class _Terminal:
             case Guardrail():
                 self._screen.say(f"  guardrail  {notice.guardrail}: {notice.reason or 'tripped'}")
             case BudgetWarning():
-                self._screen.say(f"  budget     {notice.message}")
+                spent = self._wording.budget(notice.unit, notice.percent, notice.spent, notice.limit)
+                self._screen.say(f"  budget     {spent}")
             case Error():
-                self._screen.say(f"  trouble    {notice.kind}: {notice.message}")
+                self._screen.say(f"  trouble    {notice.kind}: {self._wording.trouble(notice.kind, notice.detail)}")
             case TurnEnd(outcome=outcome) if outcome != "answered":
                 self._screen.say(f"  turn       {outcome}")
             case _:
@@ -229,7 +231,7 @@ class _Terminal:
                 self._typed += key.text
 
     async def _read_lines(self) -> None:
-        """Speak each line of standard input when the device is at rest, then end."""
+        """Speak each line of standard input once the device is at rest, then stop."""
         loop = asyncio.get_running_loop()
         while line := await loop.run_in_executor(None, self._keyboard.readline):
             if line.strip():

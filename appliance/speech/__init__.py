@@ -1,1 +1,1 @@
-"""Speech to text → workflow → text to speech: engines by name, and what chains them."""
+"""Speech to text → workflow → text to speech: engines by name, and the pipeline that chains them."""

@@ -1,15 +1,15 @@
-"""The phrase book: sentence templates, each with the tool call or the answer that follows from it.
+"""The phrase book: sentence templates, each with a tool call or an answer.
 
-A book is one YAML file per language under ``config/phrases/`` (the top of ``en.yaml`` tells its syntax). The same
-templates serve three times: to match a sentence (`LivePhrases.match`, by hassil), to make the recogniser's grammar
-(`LivePhrases.grammar`), and to name what can be said (`PhraseBook.examples`). The book also says how a tool's output is
-spoken (`PhraseBook.reply`).
+A book is one YAML file per language under ``config/phrases/``; the comment at the top of ``en.yaml`` explains the
+syntax. The templates match sentences (`LivePhrases.match`, with hassil) and define the recogniser's grammar
+(`LivePhrases.grammar`). The book also has example sentences (`PhraseBook.examples`) and the sentences for a tool's
+output (`PhraseBook.reply`).
 
-The tools that a session offers decide which phrases are *live*: a phrase whose tool is not offered, or is offered
-without an argument that the phrase gives, is neither in the grammar nor matched. Answers are always live. A tool that
-no phrase calls cannot be reached through the phrase book.
+The tools that a session offers determine which phrases are *live*. A phrase whose tool is not offered, or lacks an
+argument that the phrase passes, is neither in the grammar nor matched. Answers are always live. A tool that no phrase
+calls cannot be reached through the phrase book.
 
-Pure, but for `PhraseBook.load`, which reads the file.
+Pure, except for `PhraseBook.load`, which reads the file.
 """
 
 from __future__ import annotations
@@ -31,37 +31,23 @@ from hassil.parse_expression import parse_sentence
 from hassil.parser import ParseError
 from hassil.recognize import recognize_all
 
-from appliance.errors import SettingsError
+from appliance.errors import LanguageError, SettingsError
 from appliance.speech.stt.grammar import Automaton, compile_grammar, refuse_joins, words
-from appliance.wording import duration
+from appliance.wording import Wording
 
 __all__ = ["IntentCall", "LivePhrases", "Match", "Phrase", "PhraseBook", "Reply", "Sum", "normalize"]
 
 JsonObject: TypeAlias = dict[str, Any]
 Offered: TypeAlias = Mapping[str, frozenset[str] | None]
-"""The arguments that each offered tool takes; None where its schema does not say."""
+"""The arguments that each offered tool takes; None if its schema does not list them."""
 
 _NOT_IN_WORDS = re.compile(r"[^\w'% ]+")
 _FIELD = re.compile(r"\{(\w+)(?:\|(\w+))?\}")
 _LANGUAGE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{1,8})*")
-_MAX_TEXT_CHARS = 300  # far above the longest sentence of a book: what is longer is no command
-_MAX_SPOKEN_CHARS = 600  # forty seconds: what is longer nobody listens to
-_LIVE_SETS = 16  # an appliance offers the same few sets of tools again and again
+_MAX_TEXT_CHARS = 300  # far above the longest sentence of a book; longer text is not a command
+_MAX_SPOKEN_CHARS = 600  # forty seconds of speech
+_LIVE_SETS = 16  # an appliance offers only a few different sets of tools
 _CLAUSES = ("tool", "answer", "help", "repeat")
-_TEXTS = {
-    "unmatched": "I did not catch that. You can say: {examples}.",
-    "silence": "I did not hear anything.",
-    "unmatched_alone": "I did not catch that, and I have no tools to offer here.",
-    "help": "You can say: {examples}.",
-    "help_alone": "I have no tools to offer here.",
-    "or": "or",
-    "pending": "I am still working on that.",
-    "failed": "That did not work: {reason}",
-    "done": "Done.",
-    "unavailable": "I cannot do that now.",
-    "nothing_to_repeat": "I have said nothing yet.",
-}
-"""Sentences of the book's own; ``texts`` in the YAML replaces them."""
 
 
 def normalize(text: str) -> str:
@@ -76,7 +62,7 @@ def normalize(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sum:
-    """An integer made of slots: each times its weight, plus a constant, held between two limits."""
+    """An integer computed from slots: the weighted sum plus a constant, clamped between two limits."""
 
     weights: Mapping[str, int]
     plus: int = 0
@@ -88,7 +74,7 @@ class Sum:
 
         Raises:
             KeyError: A slot is missing.
-            ValueError: A slot is no number.
+            ValueError: A slot is not a number.
         """
         total = self.plus + sum(int(slots[slot]) * weight for slot, weight in self.weights.items())
         total = total if self.least is None else max(self.least, total)
@@ -97,19 +83,19 @@ class Sum:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntentCall:
-    """A tool, and how its arguments are made from slots."""
+    """A tool, and how to compute its arguments from slots."""
 
     tool: str
     fixed: Mapping[str, Any] = field(default_factory=dict)
     sums: Mapping[str, Sum] = field(default_factory=dict)
 
     def arguments(self, slots: Mapping[str, Any]) -> JsonObject:
-        """Return the fixed values, the sums, and the slots that no sum has used."""
+        """Return the fixed values, the sums, and the slots that no sum uses."""
         passed = {name: value for name, value in slots.items() if name not in self._used}
         return {**self.fixed, **{name: one.of(slots) for name, one in self.sums.items()}, **passed}
 
     def takes(self, slots: frozenset[str]) -> frozenset[str]:
-        """Return the names of all arguments that it can give, with these slots."""
+        """Return the names of all arguments that the call passes with these slots."""
         return frozenset(self.fixed) | frozenset(self.sums) | (slots - self._used)
 
     @property
@@ -119,29 +105,29 @@ class IntentCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phrase:
-    """Templates that mean the same, and what they mean: exactly one of `call`, `answer` and `special`."""
+    """Templates with one meaning: exactly one of `call`, `answer` and `special`."""
 
     say: tuple[str, ...]
     call: IntentCall | None = None
     then: IntentCall | None = None
-    """A second call; its sums are made from the first one's output ("louder" must know how loud it is)."""
+    """A second call; its sums use the first call's output ("louder" needs the current volume)."""
     answer: str = ""
     special: str = ""
-    """``help`` or ``repeat``: an answer that is made when it is asked for."""
+    """``help`` or ``repeat``: the workflow computes the answer."""
     slots: frozenset[str] = frozenset()
-    """The slots that its templates fill, all together."""
+    """All slots that its templates fill."""
     is_wrapped: bool = False
-    """``before`` and ``after`` may stand around its templates."""
+    """True if the rules ``before`` and ``after`` apply to its templates."""
 
     def is_live(self, offered: Offered) -> bool:
-        """Tell whether the offered tools take all that this phrase calls."""
+        """Return whether the offered tools take all arguments of this phrase's calls."""
         first = self.call is None or _is_offered(offered, self.call, self.slots)
         return first and (self.then is None or _is_offered(offered, self.then, frozenset()))
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What a sentence means."""
+    """The phrase that a sentence matches, with its slots."""
 
     phrase: Phrase
     slots: Mapping[str, Any]
@@ -154,20 +140,20 @@ class Match:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """A sentence with fields, for the outputs that have them."""
+    """A sentence with fields, for tool outputs that have these fields."""
 
     say: str
     when: Mapping[str, Any] = field(default_factory=dict)
 
-    def render(self, fields: Mapping[str, Any]) -> str | None:
-        """Return the sentence, or None where a field is missing or `when` differs."""
+    def render(self, fields: Mapping[str, Any], wording: Wording) -> str | None:
+        """Return the sentence, or None if a field is missing or `when` does not match."""
         if any(_scalar(fields.get(key)) != _scalar(value) for key, value in self.when.items()):
             return None
         if any(fields.get(name) in (None, "") for name, _ in _FIELD.findall(self.say)):
             return None
         try:
-            return _FIELD.sub(lambda found: _spoken(fields[found[1]], found[2]), self.say)
-        except (TypeError, ValueError):  # a field that its format cannot read: another reply may fit
+            return _FIELD.sub(lambda found: _spoken(fields[found[1]], wording, found[2]), self.say)
+        except (TypeError, ValueError):  # the format does not accept the field's value: try another reply
             return None
 
 
@@ -176,22 +162,27 @@ class Reply:
 
 
 class PhraseBook:
-    """All phrases of one language, before any tool is known.
+    """All phrases of one language, independent of the offered tools.
 
     Args:
         source: The parsed YAML.
-        name: What errors call it: the path of the file.
+        name: Name of the book in error messages: the path of the file. "" allows a book without phrases.
+        wording: Answers that the book does not have under ``texts``; None reads the installed wording of its language.
 
     Raises:
-        SettingsError: The book is wrong; the text names the place and the remedy.
+        SettingsError: The book is invalid; the message names the place and the remedy.
     """
 
-    def __init__(self, source: Mapping[str, Any], *, name: str = "phrase book") -> None:
+    def __init__(self, source: Mapping[str, Any], *, name: str = "phrase book", wording: Wording | None = None) -> None:
         self.name = name
         self._source = source
         self.language = str(source.get("language", "en"))
         self.pronunciations = _pronunciations(_table(source, "pronunciations", name), name)
-        self.texts = _TEXTS | {key: str(one) for key, one in _table(source, "texts", name).items()}
+        self._wording = wording or Wording(self.language)
+        self.texts = {
+            **self._wording.table("brain"),
+            **{key: str(one) for key, one in _table(source, "texts", name).items()},
+        }
         self._numbers = {int(key): str(one) for key, one in _table(source, "numbers", name).items()}
         self.lists = {key: self._list(key, one) for key, one in _table(source, "lists", name).items()}
         self.rules = _rules(source, name)
@@ -205,15 +196,16 @@ class PhraseBook:
         self._live = lru_cache(maxsize=_LIVE_SETS)(self._make_live)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Goes to another process as its source, and is read there again."""
-        return partial(PhraseBook, name=self.name), (self._source,)
+        """Pickle the parsed YAML; the other process builds the book from it."""
+        return partial(PhraseBook, name=self.name, wording=self._wording), (self._source,)
 
     @classmethod
-    def load(cls, folder: Path, language: str) -> PhraseBook:
+    def load(cls, folder: Path, language: str, wording: Wording | None = None) -> PhraseBook:
         """Read ``<language>.yaml`` from a folder; ``en-GB`` falls back to ``en``.
 
         Raises:
-            SettingsError: There is no such book, it is not YAML, or it is wrong.
+            LanguageError: There is no such book.
+            SettingsError: It is not YAML, or it is invalid.
         """
         path = _path_of(folder, language)
         try:
@@ -224,13 +216,13 @@ class PhraseBook:
             raise SettingsError(f"{path}: the phrase book is not YAML: {' '.join(str(exc).split())}") from None
         if not isinstance(source, dict):
             raise SettingsError(f"{path}: the phrase book is a {type(source).__name__}, expected a mapping")
-        return cls(source, name=str(path))
+        return cls(source, name=str(path), wording=wording)
 
     def live(self, tools: Iterable[Mapping[str, Any]]) -> LivePhrases:
-        """Return the phrases that these tools make live: the same object for the same phrases.
+        """Return the phrases that these tools make live; the same phrases give the same object (cached).
 
         Args:
-            tools: Function tools in their flat wire shape (``name``, ``parameters``); other kinds are ignored.
+            tools: Function tools in the flat wire shape (``name``, ``parameters``); other types are ignored.
         """
         offered = dict(_offered(tools))
         return self._live(frozenset(i for i, phrase in enumerate(self.phrases) if phrase.is_live(offered)))
@@ -247,17 +239,17 @@ class PhraseBook:
 
     @cached_property
     def list_expressions(self) -> Mapping[str, Sequence[Expression]]:
-        """The values of each list as they are spoken."""
+        """The spoken values of each list."""
         return {
             key: [_parse(one, f"{self.name}: lists.{key}") for one, _ in pairs] for key, pairs in self.lists.items()
         }
 
     def reply(self, tool: str, arguments: Mapping[str, Any], output: str) -> str:
-        """Return what to say of a tool's output: one sentence where the book has one for it.
+        """Return what to say about a tool's output: the book's sentence if one fits.
 
         Args:
-            arguments: Those of the call; they fill what the output does not say.
-            output: As the client sent it: a JSON object, or plain text.
+            arguments: Arguments of the call; they fill fields that the output lacks.
+            output: The client's text: a JSON object, or plain text.
         """
         found = _json(output)
         reason = _error_in(found)
@@ -266,27 +258,29 @@ class PhraseBook:
         if isinstance(found, str) and found.strip():
             return _sentence(found)
         fields = {**arguments, **found} if isinstance(found, dict) else dict(arguments)
-        rendered = (one.render(fields) for one in self._replies.get(tool, ()))
+        rendered = (one.render(fields, self._wording) for one in self._replies.get(tool, ()))
         return next((one for one in rendered if one is not None), None) or self._listed(found)
 
     def _listed(self, found: Any) -> str:
-        """Name the fields of an output that no reply of the book fits."""
+        """Return a sentence that lists the fields of an output, for outputs that fit no reply of the book."""
         if not isinstance(found, dict):
-            return self.text("done") if found in (None, "") else _sentence(_spoken(found))
-        pairs = [f"{key.replace('_', ' ')} {_spoken(one)}" for key, one in found.items() if _is_plain(one)]
+            return self.text("done") if found in (None, "") else _sentence(_spoken(found, self._wording))
+        pairs = [
+            f"{key.replace('_', ' ')} {_spoken(one, self._wording)}" for key, one in found.items() if _is_plain(one)
+        ]
         return _sentence(", ".join(pairs)) if pairs else self.text("done")
 
     def text(self, key: str, **fields: str) -> str:
-        """Return one of the book's own sentences (``texts``), its fields filled."""
+        """Return one of the book's own sentences (``texts``) with its fields filled in."""
         return _FIELD.sub(lambda found: fields.get(found[1], ""), self.texts[key]).strip()
 
     def examples(self, tools: Iterable[Mapping[str, Any]]) -> list[str]:
-        """Return one thing to say for each offered tool that a phrase reaches, in the book's order."""
+        """Return the example of each offered tool that a live phrase calls, in the book's order."""
         reached = {phrase.call.tool for phrase in self.live(tools).phrases if phrase.call}
         return [example for tool, example in self._examples.items() if tool in reached]
 
     def templates(self, phrase: Phrase) -> tuple[str, ...]:
-        """Return a phrase's templates with what may stand before and after."""
+        """Return a phrase's templates, with the optional ``before`` and ``after`` if it is wrapped."""
         if not phrase.is_wrapped:
             return phrase.say
         before = "[<before>] " if "before" in self.rules else ""
@@ -294,7 +288,7 @@ class PhraseBook:
         return tuple(f"{before}({one}){after}" for one in phrase.say)
 
     def grammar(self, phrases: Iterable[Phrase]) -> Automaton:
-        """Return the grammar of some phrases."""
+        """Return the grammar of these phrases."""
         templates = [_parse(one, self.name) for phrase in phrases for one in self.templates(phrase)]
         return compile_grammar(templates, rules=self._parsed_rules, lists=self.list_expressions)
 
@@ -339,7 +333,7 @@ class PhraseBook:
         )
 
     def _slots(self, template: str, where: str) -> Iterator[str]:
-        """Yield the slots of a template; refuse what no grammar can be made of."""
+        """Yield the slots of a template; refuse unknown lists and rules."""
         pending: list[Expression] = [_parse(template, where)]
         while pending:
             match pending.pop():
@@ -361,7 +355,7 @@ class PhraseBook:
                     pass
 
     def _check_names(self) -> None:
-        """Refuse rules that use each other in a circle or name what is not there."""
+        """Refuse rules that contain themselves or use an unknown rule or list."""
         uses = {key: re.findall(r"<(\w+)>", one) for key, one in self.rules.items()}
         try:
             TopologicalSorter(uses).prepare()
@@ -372,14 +366,14 @@ class PhraseBook:
 
 
 class LivePhrases:
-    """The phrases of a book that a set of tools makes live. One object per set, hashed by identity."""
+    """The live phrases of a book for a set of tools. One object per set of phrases, hashed by identity."""
 
     def __init__(self, book: PhraseBook, phrases: tuple[Phrase, ...]) -> None:
         self._book = book
         self.phrases = phrases
 
     def match(self, text: str) -> Match | None:
-        """Return what a whole sentence means, or None if no phrase says it."""
+        """Return the phrase that matches a whole sentence, or None."""
         words = normalize(text)
         if not words or len(words) > _MAX_TEXT_CHARS:
             return None
@@ -419,7 +413,7 @@ class LivePhrases:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML where only ``true`` and ``false`` are booleans: ``on`` is the name of an argument."""
+    """YAML loader where only ``true`` and ``false`` are booleans, because ``on`` is the name of an argument."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -436,7 +430,7 @@ def _path_of(folder: Path, language: str) -> Path:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     there = ", ".join(path.stem for path in sorted(folder.glob("*.yaml"))) or "none"
-    raise SettingsError(f"no phrase book for language {language!r} in {folder}; there: {there}")
+    raise LanguageError(f"no phrase book for language {language!r} in {folder}; there: {there}")
 
 
 def _table(source: Mapping[str, Any], key: str, name: str) -> Mapping[Any, Any]:
@@ -448,7 +442,7 @@ def _table(source: Mapping[str, Any], key: str, name: str) -> Mapping[Any, Any]:
 
 def _items(source: Mapping[str, Any], name: str) -> Sequence[Any]:
     found = source.get("phrases")
-    if not isinstance(found, list) or not found:
+    if not isinstance(found, list) or (name and not found):
         raise SettingsError(f"{name}: there are no phrases; write at least one under 'phrases'")
     return found
 
@@ -498,7 +492,7 @@ def _parse(template: str, where: str) -> Expression:
 
 
 def _typed(template: str, value: Any) -> str:
-    """Let a number of a list be typed in digits too; they are never spoken, so the grammar has no use for them."""
+    """Accept typed digits for a number in a list; the grammar omits them, because digits are never spoken."""
     return f"({template}|{value})" if isinstance(value, int) else template
 
 
@@ -523,7 +517,7 @@ def _is_offered(offered: Offered, call: IntentCall, slots: frozenset[str]) -> bo
 
 
 def _json(output: str) -> Any:
-    """Return the value where the output is JSON, else the text itself."""
+    """Return the parsed value if the output is JSON, else the text itself."""
     try:
         return json.loads(output)
     except (ValueError, RecursionError):
@@ -531,7 +525,7 @@ def _json(output: str) -> Any:
 
 
 def _error_in(found: Any) -> str | None:
-    """Return why a tool failed, where its output says so."""
+    """Return the reason for a tool's failure, or None if its output reports none."""
     if isinstance(found, dict):
         error = found.get("error")
         if isinstance(error, dict):
@@ -543,7 +537,7 @@ def _error_in(found: Any) -> str | None:
 
 
 def _sentence(text: str) -> str:
-    """Return text as one spoken line: capital letter, full stop, bounded length."""
+    """Return the text as one line to speak, with a capital letter, a full stop and a bounded length."""
     line = " ".join(text.split())
     if len(line) > _MAX_SPOKEN_CHARS:
         line = line[:_MAX_SPOKEN_CHARS].rsplit(" ", 1)[0]
@@ -556,24 +550,24 @@ def _is_plain(value: Any) -> bool:
 
 
 def _scalar(value: Any) -> str:
-    """Compare across JSON and YAML: true is True, 0 is 0.0, but 1 is not true."""
+    """Return a key to compare JSON and YAML values: true equals True and 0 equals 0.0, but 1 does not equal true."""
     return json.dumps(float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value)
 
 
-def _spoken(value: Any, format_name: str = "") -> str:
-    """Return a value as words: 3.0 is 3, true is yes."""
+def _spoken(value: Any, wording: Wording, format_name: str = "") -> str:
+    """Return a value as spoken text: 3.0 becomes "3", true becomes "yes"."""
     if format_name == "duration":
-        return duration(round(float(value)), most=2)
+        return wording.duration(round(float(value)), most=2)
     match value:
         case bool():
-            return "yes" if value else "no"
+            return wording.say("format.yes" if value else "format.no")
         case float():
-            return f"{value:.1f}".removesuffix(".0")
+            return wording.say("format.number", value=value)
         case list():
-            return ", ".join(_spoken(one) for one in value) or "none"
+            return ", ".join(_spoken(one, wording) for one in value) or wording.say("format.nothing")
         case dict():
-            return ", ".join(_spoken(one) for one in value.values() if _is_plain(one))
+            return ", ".join(_spoken(one, wording) for one in value.values() if _is_plain(one))
         case None:
-            return "none"
+            return wording.say("format.nothing")
         case _:
             return str(value)

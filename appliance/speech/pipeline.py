@@ -1,18 +1,19 @@
-"""The chain of the offline brain: speech to text → workflow → text to speech.
+"""The pipeline of the offline brain: speech to text → workflow → text to speech.
 
-Text is cut into sentences as it comes, and each is spoken at once: the first audio leaves when the first sentence is
-complete, not when the answer is.
+The workflow's text is split into sentences as it arrives, and each sentence is synthesised at once: the first audio is
+ready when the first sentence is complete, not when the whole answer is.
 """
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from appliance.errors import SpeechError
+from appliance.errors import LanguageError, SpeechError
 from appliance.speech.stages import (
     CallPart,
     Part,
@@ -24,13 +25,16 @@ from appliance.speech.stages import (
     Transcript,
     Workflow,
 )
+from appliance.wording import Wording, config_folder
 
 if TYPE_CHECKING:
     from appliance.speech.phrases import PhraseBook
 
 __all__ = ["ChainedPipeline", "SentenceSplitter", "build_pipeline"]
 
-_MAX_SENTENCE_CHARS = 240  # about 15 s of speech: a sentence that does not end is cut at a comma or a space
+log = logging.getLogger(__name__)
+
+_MAX_SENTENCE_CHARS = 240  # about 15 s of speech; longer sentences are split at a comma or a space
 _END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|\n|[。！？]")
 _ABBREVIATIONS = frozenset(
     (
@@ -52,11 +56,11 @@ _ABBREVIATIONS = frozenset(
         "dept",
         "est",
     )
-)  # and not "a.m" or "no": a sentence ends with them as often as not
+)  # without "a.m" and "no", which often end a sentence
 
 
 class ChainedPipeline:
-    """A `stages.VoicePipeline` of three stages; usable from several sessions at once if they are."""
+    """A `stages.VoicePipeline` of three stages; safe for several sessions at once if its stages are."""
 
     def __init__(self, *, stt: SpeechToText, workflow: Workflow, tts: TextToSpeech) -> None:
         self._stt = stt
@@ -64,11 +68,11 @@ class ChainedPipeline:
         self._tts = tts
 
     async def warm_up(self) -> None:
-        """Load what the first utterance would load; every stage that has nothing to load is skipped.
+        """Load what the first utterance would load; skip stages without a ``warm_up`` method.
 
         Raises:
-            SpeechError: A stage cannot work here.
-            SettingsError: The phrase book does not fit the recogniser.
+            SpeechError: A stage cannot run on this machine.
+            SettingsError: The phrase book uses a word that the recogniser's dictionary does not have.
         """
         for stage in (self._stt, self._workflow, self._tts):
             warm_up = getattr(stage, "warm_up", None)
@@ -76,7 +80,7 @@ class ChainedPipeline:
                 await warm_up()
 
     def close(self) -> None:
-        """End what the stages run beside us; they start it again when they are used again."""
+        """Stop the recogniser's child process, if any; the next utterance starts it again."""
         close = getattr(self._stt, "close", None)
         if close is not None:
             close()
@@ -86,7 +90,7 @@ class ChainedPipeline:
         return await self._stt.transcribe(pcm, tools=tools)
 
     async def respond(self, request: ResponseRequest, *, spoken: bool, voice: str, speed: float) -> AsyncIterator[Part]:
-        """See `stages.VoicePipeline.respond`; the texts of all parts, joined, are the workflow's text."""
+        """See `stages.VoicePipeline.respond`; the joined texts of all parts are the workflow's text."""
         splitter = SentenceSplitter()
         async with aclosing(_generator(self._workflow.respond(request))) as parts:
             async for part in parts:
@@ -107,7 +111,7 @@ class ChainedPipeline:
 
 
 async def _generator(parts: AsyncIterator[TextPart | CallPart]) -> AsyncGenerator[TextPart | CallPart, None]:
-    """Make sure that an iterator can be closed."""
+    """Wrap an iterator so that it has ``aclose``."""
     try:
         async for part in parts:
             yield part
@@ -118,25 +122,25 @@ async def _generator(parts: AsyncIterator[TextPart | CallPart]) -> AsyncGenerato
 
 
 class SentenceSplitter:
-    """Cuts a stream of text into sentences. What it returns, joined, is what it was fed.
+    """Splits a stream of text into sentences; the joined sentences are the text that was fed.
 
-    A sentence ends at ``.``, ``!``, ``?`` or ``…`` before white space, at a line's end, or, where it does not end
-    within 240 characters, at a comma or a space. A decimal (3.5), an abbreviation ("Dr. Watt") and an
-    initial ("J. Watt") do not end one.
+    A sentence ends at ``.``, ``!``, ``?`` or ``…`` before white space, at the end of a line, or, if longer than 240
+    characters, at a comma or a space. The full stop of a decimal (3.5), an abbreviation ("Dr. Watt") or an
+    initial ("J. Watt") does not end a sentence.
     """
 
     def __init__(self) -> None:
         self._text = ""
 
     def feed(self, text: str) -> Iterator[str]:
-        """Add text; yield the sentences that are complete now."""
+        """Add text; yield the sentences that are now complete."""
         self._text += text
         while (end := self._first_end()) is not None:
             sentence, self._text = self._text[:end], self._text[end:]
             yield sentence
 
     def flush(self) -> Iterator[str]:
-        """Yield what is left, complete or not."""
+        """Yield the remaining text, complete or not, unless it is blank."""
         rest, self._text = self._text, ""
         if rest.strip():
             yield rest
@@ -152,7 +156,7 @@ class SentenceSplitter:
         return None
 
     def _is_inside(self, found: re.Match[str]) -> bool:
-        """Tell whether this full stop belongs to an abbreviation, an initial or a numbered line."""
+        """Return whether this full stop belongs to an abbreviation, an initial or a list number."""
         if found[0] != ".":
             return False
         word = (self._text[: found.start()].split() or [""])[-1].lstrip("(\"'“‘")
@@ -165,48 +169,88 @@ def build_pipeline(
     *,
     stt: str = "pocketsphinx",
     workflow: str = "phrases",
-    tts: str = "flite",
+    tts: str = "auto",
     language: str = "en",
     phrases_dir: Path | None = None,
     chat_url: str = "",
     chat_model: str = "",
     chat_key: str = "",
     voice: str = "",
+    wording: Wording | None = None,
+    remark: Callable[[str], None] = log.warning,
 ) -> ChainedPipeline:
-    """Build the chain from names. It reads the phrase book; models are loaded by `warm_up` or when needed.
+    """Build the pipeline from engine names; reads the phrase book. `warm_up` or first use loads the models.
+
+    In a language without a phrase book or a recogniser, the offline brain answers that it knows no commands.
 
     Args:
-        phrases_dir: Where ``<language>.yaml`` is; None means the books that came with the program.
+        phrases_dir: Folder of ``<language>.yaml``; None uses the installed phrase books.
         chat_url: Base URL of the endpoint of the ``chat`` workflow.
-        voice: The default voice of the text to speech; "" leaves it to the engine.
+        voice: Default voice for text to speech; "" uses the engine's default.
+        wording: The sentences of the language; None reads the installed ones.
+        remark: Called with one line for each part that the language lacks.
 
     Raises:
-        SettingsError: An unknown name, a phrase book that is wrong, or an endpoint that is not given.
-        SpeechError: A package is missing, or an engine does not know the language.
+        SettingsError: An unknown name, an invalid phrase book, or a missing chat endpoint.
+        SpeechError: A package is missing.
     """
     from appliance.speech.stt import open_stt
     from appliance.speech.tts import open_tts
     from appliance.speech.workflows import ChatEndpoint, open_workflow
 
-    book = _load_book(phrases_dir or _own_phrases(), language)
-    return ChainedPipeline(
-        stt=open_stt(stt, book, language=language),
-        workflow=open_workflow(workflow, book, ChatEndpoint(url=chat_url, model=chat_model, key=chat_key)),
-        tts=open_tts(tts, language=language, voice=voice),
-    )
+    wording = wording or Wording(language)
+    book = _load_book(phrases_dir or config_folder("phrases"), language, wording, remark)
+    try:
+        recogniser = open_stt(stt, book, language=language)
+    except LanguageError as exc:
+        remark(f"the offline brain understands no speech: {exc}")
+        recogniser, workflow, book = _Deaf(), "phrases", _empty_book(language, wording)
+    try:
+        speaker = open_tts(tts, language=language, voice=voice)
+    except LanguageError as exc:
+        remark(f"the offline brain has no voice: {exc}")
+        speaker = _Mute(str(exc))
+    if workflow == "phrases" and not wording.has("brain.no_commands"):
+        speaker = _Mute(f"no wording for language {language!r}, and its voice speaks no English")
+    endpoint = ChatEndpoint(url=chat_url, model=chat_model, key=chat_key)
+    return ChainedPipeline(stt=recogniser, workflow=open_workflow(workflow, book, endpoint), tts=speaker)
 
 
-def _load_book(folder: Path, language: str) -> PhraseBook:
+class _Deaf:
+    """A `stages.SpeechToText` for a language that no engine understands."""
+
+    async def transcribe(self, pcm: bytes, *, tools: Sequence[Mapping[str, Any]]) -> Transcript:
+        return Transcript("")
+
+
+class _Mute:
+    """A `stages.TextToSpeech` for a language that no engine speaks."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    async def synthesize(self, text: str, *, voice: str = "", speed: float = 1.0) -> bytes:
+        raise LanguageError(self._reason)
+
+
+def _load_book(folder: Path, language: str, wording: Wording, remark: Callable[[str], None]) -> PhraseBook:
     try:
         from appliance.speech.phrases import PhraseBook
     except ImportError as exc:
         remedy = "install them: pip install 'voice-appliance[offline]'"
         raise SpeechError(f"the offline brain needs Python packages that are missing ({exc.name}); {remedy}") from None
-    return PhraseBook.load(folder, language)
+    try:
+        book = PhraseBook.load(folder, language, wording)
+    except LanguageError as exc:
+        remark(f"the offline brain knows no commands: {exc}")
+        return _empty_book(language, wording)
+    if not wording.has("brain.done"):
+        remark(f"the offline brain knows no commands: no wording for language {language!r}")
+        return _empty_book(language, wording)
+    return book
 
 
-def _own_phrases() -> Path:
-    """Return the folder of the books that came with the program: in the checkout, or packed into the wheel."""
-    package = Path(__file__).resolve().parent.parent
-    packed = package / "_share" / "config" / "phrases"
-    return packed if packed.is_dir() else package.parent / "config" / "phrases"
+def _empty_book(language: str, wording: Wording) -> PhraseBook:
+    from appliance.speech.phrases import PhraseBook
+
+    return PhraseBook({"language": language, "phrases": []}, name="", wording=wording)

@@ -1,9 +1,10 @@
 """The stages of the offline brain, as interfaces: speech to text → workflow → text to speech.
 
-Pure: types only. A stage is chosen by name in the settings; `pipeline.py` chains them, `server.py` puts the chain
-behind the Realtime protocol (`model.py`). All stages run on the event loop's thread pool where they block.
+Pure: types only. The settings select each stage by name; `pipeline.py` chains them, and `server.py` serves the pipeline
+over the Realtime protocol (`model.py`). A stage MUST NOT block the event loop: blocking work runs on a thread or in a
+child process.
 
-Audio between stages is PCM16 mono little-endian; each stage says its rate.
+Audio between stages is PCM16 mono little-endian at 24 kHz.
 """
 
 from __future__ import annotations
@@ -28,22 +29,22 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """What was understood of one utterance."""
+    """The result of speech to text for one utterance."""
 
     text: str
-    """As heard, lower case, "" for nothing."""
+    """The words, lower case; "" if no speech was recognised."""
     is_command: bool = False
-    """True only where the grammar and the open language model agree that a phrase of the phrase book was said."""
+    """True only if the grammar and the open language model agree on a phrase of the phrase book."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseRequest:
-    """Everything that a workflow may know when it answers."""
+    """Everything that a workflow gets to produce an answer."""
 
     items: Sequence[Mapping[str, Any]]
     """The conversation in order, as wire items; user audio carries its transcript."""
     tools: Sequence[Mapping[str, Any]]
-    """Function tools of the session or of this response, flat wire shape."""
+    """Function tools of the session or of this response, in the flat wire shape."""
     instructions: str = ""
     tool_choice: str | Mapping[str, Any] = "auto"
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -58,7 +59,7 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True)
 class CallPart:
-    """A call of one of the request's tools."""
+    """A call to one of the request's tools."""
 
     name: str
     arguments: str
@@ -71,21 +72,21 @@ class SpokenPart:
 
     text: str
     pcm: bytes = field(repr=False)
-    """24 kHz."""
+    """PCM16 mono at 24 kHz."""
 
 
 Part: TypeAlias = TextPart | CallPart | SpokenPart
 
 
 class SpeechToText(Protocol):
-    """Speech to text. MUST be usable from several sessions at once (one utterance at a time may be serialised)."""
+    """Speech to text. MUST be safe for several sessions at once; MAY process one utterance at a time."""
 
     async def transcribe(self, pcm: bytes, *, tools: Sequence[Mapping[str, Any]]) -> Transcript:
-        """Understand one whole utterance.
+        """Recognise one whole utterance.
 
         Args:
-            pcm: 24 kHz, as the session's input buffer held it.
-            tools: The session's tools: they decide which phrases are live.
+            pcm: PCM16 mono at 24 kHz, from the session's input buffer.
+            tools: The session's tools; they determine which phrases are live.
 
         Raises:
             SpeechError: The engine failed; the server reports ``…transcription.failed``.
@@ -109,18 +110,18 @@ class TextToSpeech(Protocol):
             PCM16 mono at 24 kHz.
 
         Raises:
-            SpeechError: The engine is missing or failed; the text names the Debian package to install.
+            SpeechError: The engine is missing or failed; if missing, the message names the Debian package to install.
         """
 
 
 class VoicePipeline(Protocol):
-    """The chain, as the server uses it."""
+    """The interface of the pipeline that the server uses."""
 
     async def transcribe(self, pcm: bytes, *, tools: Sequence[Mapping[str, Any]]) -> Transcript:
         """See `SpeechToText.transcribe`."""
 
     def respond(self, request: ResponseRequest, *, spoken: bool, voice: str, speed: float) -> AsyncIterator[Part]:
-        """Stream the answer: `SpokenPart`s by sentence (or `TextPart`s where not `spoken`), and `CallPart`s.
+        """Stream the answer: one `SpokenPart` a sentence (`TextPart`s if not `spoken`), and `CallPart`s.
 
-        The first sentence leaves as soon as it is synthesised. Closing the iterator cancels the rest.
+        Each sentence is yielded as soon as it is synthesised. Closing the iterator cancels the rest.
         """

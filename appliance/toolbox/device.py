@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
 from appliance.agents.tools import Tool, tool
+from appliance.errors import ToolError
 from appliance.toolbox.status import DeviceStatus, StatusReader
-from appliance.toolbox.timers import Timer, Timers
-from appliance.wording import duration
+from appliance.toolbox.timers import MOST_TIMERS, Timer, Timers
+from appliance.wording import Wording
 
 __all__ = ["DeviceParts", "device_tools"]
 
@@ -44,17 +45,19 @@ class DeviceParts:
     timers: Timers | None = None
     status: StatusReader | None = None
     now: Callable[[], datetime] = lambda: datetime.now().astimezone()
+    wording: Wording = field(default_factory=Wording)
+    """Words the answers that the offline brain speaks as they are."""
 
 
 def device_tools(parts: DeviceParts) -> list[Tool]:
     """Make the tools of a device, in a fixed order."""
     return [
         *(_lamp_tools(parts.lamp) if parts.lamp is not None else ()),
-        *(_light_tools(parts.light) if parts.light is not None else ()),
+        *(_light_tools(parts.light, parts.wording) if parts.light is not None else ()),
         *(_volume_tools(parts.volume) if parts.volume is not None else ()),
-        *_clock_tools(parts.now),
-        *(_timer_tools(parts.timers) if parts.timers is not None else ()),
-        *(_status_tools(parts.status) if parts.status is not None else ()),
+        *_clock_tools(parts.now, parts.wording),
+        *(_timer_tools(parts.timers, parts.wording) if parts.timers is not None else ()),
+        *(_status_tools(parts.status, parts.wording) if parts.status is not None else ()),
     ]
 
 
@@ -72,7 +75,7 @@ def _lamp_tools(lamp: Output) -> Iterator[Tool]:
     yield set_lamp
 
 
-def _light_tools(light: Output) -> Iterator[Tool]:
+def _light_tools(light: Output, wording: Wording) -> Iterator[Tool]:
     percent = 100  # as bright as it was, or is
 
     @tool
@@ -91,7 +94,7 @@ def _light_tools(light: Output) -> Iterator[Tool]:
         percent = brightness or percent
         light.value = percent / 100
         result: dict[str, Any] = {"on": True, "brightness": percent}
-        return result if color is None else result | {"note": "this light has one colour only"}
+        return result if color is None else result | {"note": wording.say("tool.one_color")}
 
     yield set_light
 
@@ -116,17 +119,25 @@ def _volume_tools(speaker: Volume) -> Iterator[Tool]:
     yield get_volume
 
 
-def _clock_tools(now: Callable[[], datetime]) -> Iterator[Tool]:
+def _clock_tools(now: Callable[[], datetime], wording: Wording) -> Iterator[Tool]:
     @tool
     async def get_time() -> str:
         """Say the local time and date."""
         at = now()
-        return f"It is {at:%H}:{at:%M} on {at:%A}, {at:%B} {at.day}, {at.year}."
+        return wording.say(
+            "tool.time",
+            hour=at.hour,
+            minute=at.minute,
+            weekday=wording.names("format.weekdays")[at.weekday()],
+            day=at.day,
+            month=wording.names("format.months")[at.month - 1],
+            year=at.year,
+        )
 
     yield get_time
 
 
-def _timer_tools(timers: Timers) -> Iterator[Tool]:
+def _timer_tools(timers: Timers, wording: Wording) -> Iterator[Tool]:
     @tool
     async def start_timer(
         seconds: Annotated[int, Field(ge=1, le=86_400)], label: Annotated[str, Field(max_length=40)] | None = None
@@ -137,17 +148,19 @@ def _timer_tools(timers: Timers) -> Iterator[Tool]:
             seconds: How long, at most a day.
             label: What it is for, such as "pasta".
         """
+        if timers.is_full:
+            raise ToolError(wording.say("tool.too_many_timers", count=MOST_TIMERS))
         timer = timers.start(seconds, label or "")
-        problem = " It would not survive a power cut, for it could not be saved." if timers.save_problem else ""
-        return f"{_named(timer)} is set for {duration(timer.seconds)}.{problem}"
+        return unsaved("timer_set", "timer_not_saved", timer=_named(timer, wording), seconds=timer.seconds)
 
     @tool
     async def list_timers() -> str:
         """Say which timers are running, and how long each has left."""
         running = timers.running()
         if not running:
-            return "No timer is running."
-        return " ".join(f"{_named(timer)} has {duration(left)} left." for timer, left in running)
+            return wording.say("tool.no_timer")
+        left = [wording.say("tool.timer_left", timer=_named(one, wording), seconds=left) for one, left in running]
+        return " ".join(left)
 
     @tool
     async def cancel_timer(label: Annotated[str, Field(max_length=40)] | None = None) -> str:
@@ -158,44 +171,47 @@ def _timer_tools(timers: Timers) -> Iterator[Tool]:
         """
         gone = timers.cancel(label)
         if not gone:
-            return f"There is no {label} timer." if label else "No timer is running."
-        problem = (
-            " After a power cut that would be forgotten, for it could not be saved." if timers.save_problem else ""
-        )
-        told = f"{_named(gone[0])} is cancelled." if len(gone) == 1 else f"{len(gone)} timers are cancelled."
-        return told + problem
+            return wording.say("tool.no_timer_for", label=label) if label else wording.say("tool.no_timer")
+        if len(gone) > 1:
+            return unsaved("timers_cancelled", "cancel_not_saved", count=len(gone))
+        return unsaved("timer_cancelled", "cancel_not_saved", timer=_named(gone[0], wording))
+
+    def unsaved(key: str, warning: str, **values: Any) -> str:
+        """Word an answer, with a warning while the timers cannot be saved."""
+        said = wording.say(f"tool.{key}", **values)
+        return f"{said} {wording.say(f'tool.{warning}')}" if timers.save_problem else said
 
     yield start_timer
     yield list_timers
     yield cancel_timer
 
 
-def _status_tools(status: StatusReader) -> Iterator[Tool]:
+def _status_tools(status: StatusReader, wording: Wording) -> Iterator[Tool]:
     @tool
     async def device_status() -> str:
         """Say how the device is doing: temperature, running time, disk, memory and load."""
-        return _described(status.read())
+        return _described(status.read(), wording)
 
     yield device_status
 
 
-def _named(timer: Timer) -> str:
-    return f"The {timer.label} timer" if timer.label else "The timer"
+def _named(timer: Timer, wording: Wording) -> str:
+    return wording.say("tool.timer_for", label=timer.label) if timer.label else wording.say("tool.timer")
 
 
-def _described(status: DeviceStatus) -> str:
-    known = {
-        "temperature": None if status.temperature_c is None else f"it is {status.temperature_c:g} degrees warm",
-        "running time": None if status.uptime_s is None else f"it has run for {duration(status.uptime_s // 60 * 60)}",
-        "disk": None if status.disk_free_percent is None else f"{status.disk_free_percent} percent of the disk is free",
-        "memory": None
-        if status.memory_available_mb is None
-        else f"{status.memory_available_mb} megabytes of memory are free",
-        "load": None if status.load_1m is None else f"the load is {status.load_1m:g}",
+def _described(status: DeviceStatus, wording: Wording) -> str:
+    facts: dict[str, dict[str, float | None]] = {
+        "temperature": {"celsius": status.temperature_c},
+        "uptime": {"seconds": None if status.uptime_s is None else status.uptime_s // 60 * 60},
+        "disk": {"percent": status.disk_free_percent},
+        "memory": {"megabytes": status.memory_available_mb},
+        "load": {"load": status.load_1m},
     }
-    told = [text for text in known.values() if text is not None]
-    unknown = [name for name, text in known.items() if text is None]
-    sentence = ("The device works: " + ", ".join(told) + ".") if told else "The device works."
+    known = [wording.say(f"tool.{key}", **values) for key, values in facts.items() if None not in values.values()]
+    unknown = [wording.say(f"tool.name_{key}") for key, values in facts.items() if None in values.values()]
+    parts = [wording.say("tool.status", parts=", ".join(known)) if known else wording.say("tool.status_only")]
     if status.is_undervolted:
-        sentence += " Its power supply is too weak."
-    return sentence + (f" Unknown here: {', '.join(unknown)}." if unknown else "")
+        parts.append(wording.say("tool.undervolted"))
+    if unknown:
+        parts.append(wording.say("tool.unknown", names=", ".join(unknown)))
+    return " ".join(parts)

@@ -15,9 +15,8 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter
 
 from appliance.conversation.events import AlarmRang, Event, TimersChanged
-from appliance.errors import ToolError
 
-__all__ = ["Timer", "Timers"]
+__all__ = ["MOST_TIMERS", "Timer", "Timers"]
 
 log = logging.getLogger(__name__)
 
@@ -81,15 +80,15 @@ class Timers:
         self.save_problem = ""
         """Why the timers would not survive a restart; "" while they would."""
 
-    def start(self, seconds: int, label: str = "") -> Timer:
-        """Start a timer.
-
-        Raises:
-            ToolError: There are too many.
-        """
+    @property
+    def is_full(self) -> bool:
+        """Whether `MOST_TIMERS` are running."""
         self._load()
-        if len(self._timers) >= MOST_TIMERS:
-            raise ToolError(f"There are {MOST_TIMERS} timers already, which is the most; cancel one first.")
+        return len(self._timers) >= MOST_TIMERS
+
+    def start(self, seconds: int, label: str = "") -> Timer:
+        """Start a timer; the caller checks `is_full`."""
+        self._load()
         self._count += 1
         timer = Timer(f"timer_{self._count}", label.strip(), seconds, self._clock() + seconds)
         self._timers[timer.id] = timer

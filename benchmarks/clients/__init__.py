@@ -1,1 +1,1 @@
-"""The clients that are measured; each runs in a process of its own and prints one JSON object."""
+"""The measured clients; each runs in a separate process and prints one JSON object."""

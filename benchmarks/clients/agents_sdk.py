@@ -54,7 +54,7 @@ async def _duplex(url: str, seconds: float) -> dict[str, float]:
 
 
 class _Sink:
-    """Stands for the socket, so that only the SDK's own work is timed."""
+    """Replaces the socket, so that only the SDK's own work is timed."""
 
     async def send(self, frame: str) -> None:
         pass

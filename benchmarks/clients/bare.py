@@ -1,4 +1,4 @@
-"""The floor: websockets and json, and nothing that makes a client."""
+"""The lower bound: websockets and json, without any client logic."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import json
 
 
 def delta_frame(response_id: str = "resp_1") -> str:
-    """100 ms of answer audio, as the live service sends it (with its padding key)."""
+    """Return 100 ms of answer audio, as the live service sends it (with its padding key)."""
     return json.dumps(
         {
             "type": "response.output_audio.delta",

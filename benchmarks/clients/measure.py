@@ -1,4 +1,4 @@
-"""How a client's process is measured: by what the kernel says of it."""
+"""Measurements of a client's process, from the kernel's counters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def rss_mb() -> float:
-    """Resident memory now, in MB."""
+    """Return the current resident memory in MB."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * resource.getpagesize() / 1e6
 
@@ -21,13 +21,13 @@ def peak_rss_mb() -> float:
 
 
 def cpu_s() -> float:
-    """CPU time of all threads, user and system."""
+    """Return the CPU time of all threads, user and system, in seconds."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
 
 def timed_import(load: Callable[[], Any]) -> dict[str, float]:
-    """Import something and say what it cost."""
+    """Run an import; return its time and memory."""
     wall, cpu = time.perf_counter(), cpu_s()
     load()
     return {
@@ -38,7 +38,7 @@ def timed_import(load: Callable[[], Any]) -> dict[str, float]:
 
 
 class Load:
-    """CPU and memory over a stretch of time."""
+    """CPU and memory since the object was made."""
 
     def __init__(self) -> None:
         self._wall, self._cpu = time.monotonic(), cpu_s()
@@ -53,7 +53,7 @@ class Load:
 
 
 def per_call_us(call: Callable[[], Any], count: int) -> float:
-    """CPU time of one call in µs: the least of five rounds, for the machine is shared."""
+    """Return the CPU time of one call in µs: the best of five rounds, because the machine is shared."""
     rounds = []
     for _ in range(5):
         start = time.process_time()

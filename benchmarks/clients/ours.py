@@ -1,8 +1,8 @@
 """This project's client: transport, protocol, conversation, rings, resampling and a card paced like a real one.
 
-``duplex`` runs the real chain up (card → ring → pump → conversation, the button held down → socket) and down (socket →
-protocol → playback → ring → card) at once for the whole time; a device that is pressed to talk never does both, so
-this is its upper bound. ``daemon`` imports everything that `appliance run` does, tools, settings and pins included.
+``duplex`` runs capture (card → ring → pump → conversation, the button held down → socket) and playback (socket →
+protocol → playback → ring → card) at once for the whole time. A press-to-talk device never does both, so this is an
+upper bound. ``daemon`` imports everything that `appliance run` imports: tools, settings and pins too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def run(mode: str, url: str, seconds: float) -> dict[str, float]:
 
 
 class _Nothing:
-    """The adapters that this measurement does without."""
+    """Replaces the adapters that this measurement does not need."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_: None

@@ -1,6 +1,6 @@
-"""Processes that use real PyAudio; ALSA reads its configuration once, at the start, so each test has one of its own.
+"""Processes that use real PyAudio; ALSA reads its configuration once per process, so each test starts its own.
 
-``python -m tests.alsa.probe NAME`` prints one JSON object a line.
+``python -m tests.alsa.probe NAME`` prints one JSON object per line.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def unpaced_capture() -> None:
 
 
 class Rig:
-    """`AudioStreams` over real PyAudio, with all its events."""
+    """`AudioStreams` over real PyAudio, with its posted events."""
 
     def __init__(self, backend: PortAudioBackend) -> None:
         self.events: list[Event] = []
@@ -87,46 +87,46 @@ class Rig:
             while not holds():
                 await asyncio.sleep(0.02)
 
-    def told(self, kind: type) -> list[Any]:
+    def posted(self, kind: type) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
 
 
 async def duplex() -> None:
-    """Up and down at once at 48 kHz, resampled both ways: how like the chirp is what comes back?"""
+    """Play and capture at once at 48 kHz, resampled both ways; print how similar the captured audio is to the chirp."""
     signal = chirp()
     heard, row = await _loop_back(signal, rate=48_000)
     say(likeness=likeness(heard, signal), **row)
 
 
 async def duplex_exact() -> None:
-    """Up and down at once at 24 kHz, where nothing resamples: the ramp comes back frame for frame."""
+    """Play and capture at once at 24 kHz, without resampling; print whether the ramp came back unchanged."""
     signal = ramp()
     heard, row = await _loop_back(signal, rate=24_000)
     say(is_exact=signal.astype("<i2").tobytes() in heard.astype("<i2").tobytes(), **row)
 
 
 async def _loop_back(signal: Int16, *, rate: int) -> tuple[Int16, dict[str, Any]]:
-    """Play an answer and capture it from the loudspeaker's own monitor."""
+    """Play an answer and capture it from the loudspeaker's monitor."""
     rig = Rig(PortAudioBackend(capture_card="spkmon", playback_card="spk", rate=rate))
     running = asyncio.create_task(rig.audio.run())
     await rig.audio.opened()
-    await rig.until(lambda: len(rig.told(AudioCaptured)) > 25)
+    await rig.until(lambda: len(rig.posted(AudioCaptured)) > 25)
     rig.events.clear()
     before = rig.audio.xruns
     rig.audio.flush(1)
     for start in range(0, len(signal), 2400):
         rig.audio.play(1, "item", signal[start : start + 2400].astype("<i2").tobytes())
     rig.audio.finish(1)
-    await rig.until(lambda: any(one.drained for one in rig.told(PlayoutProgress)))
+    await rig.until(lambda: any(one.drained for one in rig.posted(PlayoutProgress)))
     await asyncio.sleep(0.5)
-    heard = np.frombuffer(b"".join(one.pcm for one in rig.told(AudioCaptured)), "<i2").astype(np.int16)
-    reports = rig.told(PlayoutProgress)
+    heard = np.frombuffer(b"".join(one.pcm for one in rig.posted(AudioCaptured)), "<i2").astype(np.int16)
+    reports = rig.posted(PlayoutProgress)
     row: dict[str, Any] = {
         "sent": len(signal),
         "played": reports[-1].played_frames,
         "drained": [one.played_frames for one in reports if one.drained],
         "grows": all(a.played_frames <= b.played_frames for a, b in itertools.pairwise(reports)),
-        "lost": [one.reason for one in rig.told(CardLost)],
+        "lost": [one.reason for one in rig.posted(CardLost)],
         "xruns": rig.audio.xruns.total - before.total,
         "gaps": rig.audio.xruns.answer_gaps - before.answer_gaps,
     }
@@ -135,7 +135,7 @@ async def _loop_back(signal: Int16, *, rate: int) -> tuple[Int16, dict[str, Any]
 
 
 async def losses() -> None:
-    """Tell every loss and every return until standard input ends."""
+    """Print every lost and every found card until standard input ends."""
     rig = Rig(PortAudioBackend(capture_card="mic", playback_card="spk", rate=48_000))
     seen = 0
     running = asyncio.create_task(rig.audio.run())
@@ -156,7 +156,7 @@ async def losses() -> None:
 
 
 def missing() -> None:
-    """Ask for the microphone that the command line names."""
+    """Open the microphone named on the command line; print the error."""
     try:
         PortAudioBackend(capture_card=sys.argv[2], rate=48_000).open_capture(lambda block: None)
     except AudioError as exc:
@@ -164,7 +164,7 @@ def missing() -> None:
 
 
 async def turn() -> None:
-    """A whole appliance on the virtual card: pressed when standard input says so, released when it says so."""
+    """Run a whole appliance on the virtual card; standard input says when to press and release."""
     from appliance.settings import load_settings
     from appliance.simulator.simulated_device import DEFAULT_PINS, SimulatedDevice
 
@@ -176,13 +176,13 @@ async def turn() -> None:
         **DEFAULT_PINS,
     }
     device = SimulatedDevice(load_settings(None, {}, None, overrides=overrides), environ={})
-    report = TurnReport()
+    report = TurnReport(device.wording)
     device.observe(report)
     running = asyncio.create_task(device.run())
     loop = asyncio.get_running_loop()
     while "ready" not in report.lights:
         await asyncio.sleep(0.05)
-    await asyncio.sleep(2.0)  # the recogniser loads beside us
+    await asyncio.sleep(2.0)  # meanwhile the recogniser loads in its own process
     say(state="ready")
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         if line.strip() == "press":

@@ -1,4 +1,4 @@
-"""Signals that can be told from anything else."""
+"""Test signals, and a measure that finds them in captured audio."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ PERIOD = 480
 
 
 def ramp() -> Int16:
-    """A second of a ramp that never repeats a window: every lost or doubled frame shows."""
+    """Return one second of a ramp in which every sample differs: any lost or repeated frame shows."""
     return (np.arange(24_000) % 32_000 + 1).astype(np.int16)
 
 
 def chirp() -> Int16:
-    """Two seconds from 200 Hz to 4 kHz at 24 kHz: a sharp peak of correlation."""
+    """Return a 2 s chirp from 200 Hz to 4 kHz at 24 kHz; its correlation has a sharp peak."""
     at = np.arange(48_000) / 24_000
     return (9000 * np.sin(2 * np.pi * (200 * at + (4000 - 200) / 4 * at * at))).astype(np.int16)
 
 
 def likeness(heard: Int16, signal: Int16) -> float:
-    """Find the signal in what was heard.
+    """Find a signal in captured audio.
 
     Returns:
-        The normalised correlation at the best offset: 1 for the signal itself at any volume, 0 for silence.
+        The normalised correlation at the best offset: 1 for the signal at any volume, 0 for silence.
     """
     long, short = heard.astype(float), signal.astype(float)
     size = 1 << (len(long) + len(short)).bit_length()

@@ -1,4 +1,4 @@
-"""Real PyAudio, PortAudio and ALSA, over files and virtual cables: the audio that runs on a Pi, without its card."""
+"""Real PyAudio, PortAudio and ALSA over files and virtual cables: the audio stack of a Pi, without its card."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pcm.!default {{ type plug slave.pcm "both" }}
 
 @contextmanager
 def probing(name: str, folder: Path, configuration: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Run one probe with this ALSA configuration; whatever it says on standard error is shown if it fails."""
+    """Run one probe with this ALSA configuration; pytest shows its standard error if the test fails."""
     path = folder / "asound.conf"
     path.write_text(configuration, encoding="ascii")
     environ = {key: value for key, value in os.environ.items() if not key.startswith(("APPLIANCE_", "OPENAI_"))}
@@ -74,7 +74,7 @@ def _tell(process: subprocess.Popen[str], word: str) -> None:
 
 @contextmanager
 def _plugged(*, rate: int = RATE) -> Iterator[tuple[Cable, Cable]]:
-    """A microphone and a loudspeaker, each with a daemon of its own."""
+    """Yield a microphone and a loudspeaker, each with its own daemon."""
     require_pulseaudio()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pa-")))
@@ -91,14 +91,14 @@ def cables() -> Iterator[tuple[Cable, Cable]]:
         yield pair
 
 
-def test_a_known_signal_reaches_alsa_bit_exact(tmp_path: Path) -> None:
+def test_played_signal_reaches_alsa_bit_exact(tmp_path: Path) -> None:
     (tmp_path / "mic.raw").write_bytes(bytes(4800))
     with probing("unpaced_playback", tmp_path, _FILES.format(folder=tmp_path)) as probe:
         assert _next(probe)["rate"] == 24_000
     assert ramp().astype("<i2").tobytes() in (tmp_path / "spk.raw").read_bytes()
 
 
-def test_a_known_signal_comes_from_alsa_bit_exact(tmp_path: Path) -> None:
+def test_captured_signal_comes_from_alsa_bit_exact(tmp_path: Path) -> None:
     (tmp_path / "mic.raw").write_bytes(ramp().astype("<i2").tobytes() * 40)
     with probing("unpaced_capture", tmp_path, _FILES.format(folder=tmp_path)) as probe:
         assert _next(probe) == {"rate": 24_000, "is_exact": True}
@@ -106,17 +106,17 @@ def test_a_known_signal_comes_from_alsa_bit_exact(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "rate"), [("duplex", 48_000), ("duplex_exact", 24_000)])
 def test_full_duplex_over_a_virtual_cable(tmp_path: Path, name: str, rate: int) -> None:
-    """Paced sound, so a busy machine may lose a period: if one was counted, and only then, it is done once more."""
+    """The card is paced, so a busy machine may lose a period: if one was counted as an xrun, repeat the run once."""
     row = _loop_back(tmp_path, name, rate)
     if row["xruns"]:
         row = _loop_back(tmp_path, name, rate)
-    assert row["drained"] == [row["sent"]], "drained is told once, with every frame of the answer"
+    assert row["drained"] == [row["sent"]], "drained is posted once, with every frame of the answer"
     assert row["played"] == row["sent"]
     assert row["grows"]
     assert row["lost"] == []
     assert row["gaps"] == 0
     if rate == 24_000:
-        assert row["is_exact"], ("no frame was lost, doubled or changed on its way", row)
+        assert row["is_exact"], ("a frame was lost, repeated or changed", row)
     else:
         assert row["likeness"] > 0.99, row
 
@@ -126,7 +126,7 @@ def _loop_back(folder: Path, name: str, rate: int) -> dict[str, Any]:
         return _next(probe)
 
 
-async def test_a_whole_turn_over_a_virtual_card(tmp_path: Path, cables: tuple[Cable, Cable]) -> None:
+async def test_whole_turn_over_a_virtual_card(tmp_path: Path, cables: tuple[Cable, Cable]) -> None:
     microphone, speaker = cables
     speech = await speak("turn on the lamp", voice="slt")
     recording = tmp_path / "spk.raw"
@@ -148,11 +148,11 @@ async def test_a_whole_turn_over_a_virtual_card(tmp_path: Path, cables: tuple[Ca
     reply = await speak(row["reply"], voice="slt")
     resampler = Resampler(24_000, RATE)
     spoken = np.concatenate([resampler.process(from_bytes(reply)), resampler.finish()])
-    # A cue is below 0.3, the same in another voice below 0.2; a late period of a busy machine leaves two thirds.
-    assert likeness(recorded, spoken) > 0.5, "the answer, and not only a cue, came out of the loudspeaker"
+    # A cue scores below 0.3, the same words in another voice below 0.2; with a late period the answer scores 0.67.
+    assert likeness(recorded, spoken) > 0.5, "the loudspeaker played the answer, not only a cue"
 
 
-def test_a_card_that_is_not_there_is_named_with_what_there_is(tmp_path: Path, cables: tuple[Cable, Cable]) -> None:
+def test_missing_card_is_reported_with_the_cards_found(tmp_path: Path, cables: tuple[Cable, Cable]) -> None:
     with probing("missing", tmp_path, asound_conf(*cables), "no-such-card") as probe:
         row = _next(probe)
     assert row["kind"] == "CardMissing"
@@ -161,19 +161,19 @@ def test_a_card_that_is_not_there_is_named_with_what_there_is(tmp_path: Path, ca
     assert "audio.capture_card" in row["text"]
 
 
-def test_no_card_at_all_is_said_so(tmp_path: Path, cables: tuple[Cable, Cable]) -> None:
+def test_error_says_that_no_card_was_found(tmp_path: Path, cables: tuple[Cable, Cable]) -> None:
     for cable in cables:
         cable.unplug()
     with probing("missing", tmp_path, asound_conf(*cables), "default") as probe:
         row = _next(probe)
     assert row["kind"] == "CardMissing"
-    assert "none at all" in row["text"]
+    assert "found: none" in row["text"]
     assert "Plug it in" in row["text"]
 
 
 @pytest.mark.parametrize("loss", [(Cable.unplug, Cable.plug), (Cable.unload, Cable.load)], ids=["killed", "unloaded"])
 @pytest.mark.parametrize(("index", "direction"), [(0, "capture"), (1, "playback")])
-def test_an_unplugged_card_is_told_and_found_again(
+def test_unplugged_card_is_reported_and_found_again(
     tmp_path: Path,
     cables: tuple[Cable, Cable],
     index: int,
@@ -189,17 +189,17 @@ def test_an_unplugged_card_is_told_and_found_again(
         assert "unplugged" in row["reason"]
         come(cables[index])
         while _next(probe).get("found") != direction:
-            pass  # the other one may be told too while PortAudio starts anew
+            pass  # the other card may be reported too while PortAudio restarts
 
 
-def test_a_card_that_hangs_is_told_though_it_says_that_it_runs(tmp_path: Path, cables: tuple[Cable, Cable]) -> None:
+def test_stalled_card_is_reported_although_it_claims_to_run(tmp_path: Path, cables: tuple[Cable, Cable]) -> None:
     speaker = cables[1]
     with probing("losses", tmp_path, asound_conf(*cables)) as probe:
         assert _next(probe)["state"] == "open"
         speaker.suspend()
         row = _next(probe)
         assert row["lost"] == "playback"
-        assert "no sound for" in row["reason"]
+        assert "no audio for" in row["reason"]
         speaker.resume()
         while _next(probe).get("found") != "playback":
             pass

@@ -1,4 +1,4 @@
-"""A process that asks one simulated device many things: JSON in, JSON lines out (see test_ask_accuracy)."""
+"""A process that says many sentences to one simulated device: JSON in, JSON lines out (see test_ask_accuracy)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """`ask` end to end: spoken sentences through finger, pin, microphone, ring, socket, brain, tool, ring, loudspeaker.
 
-The figures of the issue: at least twenty different sentences of the phrase book in three voices each, the right tool
-with the right arguments in 95 % of them; at least twenty sentences outside it, of which none calls a tool. All of them
-are answered aloud. The turns are paced in real time, so several devices are asked side by side.
+The requirement: at least twenty sentences of the phrase book in three voices each, with the right tool and arguments
+in 95 % of them; at least twenty sentences outside it, none of which calls a tool; all of them answered aloud. Turns run
+in real time, so several devices are asked in parallel.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(480)]
 
 DEVICES = 8
 NOT_HERE = {
-    "set a timer for ten seconds",  # it rings ten seconds later, and the next press then silences it
-    "mute yourself",  # from then on nothing is heard, as asked
+    "set a timer for ten seconds",  # it rings ten seconds later, and the next press only silences it
+    "mute yourself",  # the device hears no later sentence
 }
 IN_SENTENCES = [row for row in IN_BOOK if row[0] not in NOT_HERE][4:25]
 OUT_SENTENCES = OUT_OF_BOOK[:20]

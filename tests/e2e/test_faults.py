@@ -1,8 +1,7 @@
-"""The whole appliance against every fault: a named trouble, a light that shows it, a way back, nothing spoken lost.
+"""The whole appliance against every fault: it reports the fault by name, shows it, recovers and loses no speech.
 
-Sound and pins are simulated, the server is scripted, all between is real. Each test ends with a turn that is
-answered and heard, on the same running appliance: the way back. Where cases differ only in their moment they run
-side by side.
+Sound and pins are simulated, the server is scripted, everything between is real. Recovery is shown by a last turn on
+the same running appliance that is answered and heard. Cases that differ only in when they happen run in parallel.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 OPENED: list[Step] = [send(SESSION_CREATED), expect("session.update")]
 ASKED: list[Step] = [expect("input_audio_buffer.commit"), send(COMMITTED), expect("response.create")]
-ALL_SPOKEN_MS = SPOKEN_MS - 20  # the periods at both edges may be half full
+ALL_SPOKEN_MS = SPOKEN_MS - 20  # the first and the last period may be half full
 KEY = "sk-test-abcdefghijklmnop"
 ERROR_KEY = {
     "type": "error",
@@ -71,7 +70,7 @@ BAD_KEY: list[Step] = [
 # --- frames that cannot be read -----------------------------------------------------------------------------------
 
 
-async def test_a_frame_that_cannot_be_read_is_told_and_the_session_goes_on() -> None:
+async def test_unreadable_frame_is_reported_and_the_session_continues() -> None:
     async def case(frame: str | bytes) -> None:
         async with ScriptedServer([*OPENED, send_raw(frame), *ANSWERED_TURN]) as server:
             async with running(Rig(server.base_url)) as rig:
@@ -89,7 +88,7 @@ async def test_a_frame_that_cannot_be_read_is_told_and_the_session_goes_on() -> 
     )
 
 
-async def test_a_server_that_sends_nothing_but_rubbish_is_left_and_the_same_words_go_to_the_next_connection() -> None:
+async def test_server_that_sends_only_unreadable_frames_is_left_and_the_speech_is_sent_to_the_next() -> None:
     rubbish = [*OPENED, expect("input_audio_buffer.commit"), send_raw(*["{"] * 20), hold()]
     async with ScriptedServer(rubbish, every_other=GOOD) as server, running(Rig(server.base_url)) as rig:
         await rig.at_rest()
@@ -99,7 +98,7 @@ async def test_a_server_that_sends_nothing_but_rubbish_is_left_and_the_same_word
         assert spoken_ms(server.connections[1]) >= ALL_SPOKEN_MS
 
 
-async def test_an_unknown_event_is_ignored() -> None:
+async def test_unknown_event_is_ignored() -> None:
     async with ScriptedServer([*OPENED, send({"type": "session.weather", "event_id": "e"}), *ANSWERED_TURN]) as server:
         async with running(Rig(server.base_url)) as rig:
             await rig.at_rest()
@@ -108,7 +107,7 @@ async def test_an_unknown_event_is_ignored() -> None:
             assert "error" not in rig.lights
 
 
-async def test_wrong_base64_in_an_answer_is_told_and_the_rest_of_it_played() -> None:
+async def test_wrong_base64_in_an_answer_is_reported_and_the_rest_is_played() -> None:
     broken = reply(lambda one: [created(one), audio_delta(one) | {"delta": "!!!"}, audio_delta(one), done(one)])
     async with ScriptedServer([*OPENED, *ASKED, broken, *ANSWERED_TURN]) as server:
         async with running(Rig(server.base_url)) as rig:
@@ -123,16 +122,16 @@ async def test_wrong_base64_in_an_answer_is_told_and_the_rest_of_it_played() -> 
 # --- servers that do not serve ------------------------------------------------------------------------------------
 
 
-async def test_a_server_that_accepts_and_says_nothing() -> None:
+async def test_server_that_accepts_but_sends_nothing_times_out() -> None:
     async with ScriptedServer([hold()], every_other=GOOD) as server, running(Rig(server.base_url)) as rig:
         await rig.until(lambda: rig.has_captured)
-        assert await rig.turn() == "answered", "what was said meanwhile is kept"
+        assert await rig.turn() == "answered", "speech captured before the connection is kept"
         assert rig.troubles == ["timeout"]
         assert "no_link" in rig.lights
         assert spoken_ms(server.connections[1]) >= ALL_SPOKEN_MS
 
 
-async def test_a_server_that_does_not_even_answer_the_upgrade() -> None:
+async def test_server_that_never_answers_the_upgrade_times_out() -> None:
     async with ScriptedServer([stall_handshake()], every_other=GOOD) as server, running(Rig(server.base_url)) as rig:
         await rig.until(lambda: rig.has_captured)
         assert await rig.turn() == "answered"
@@ -141,16 +140,16 @@ async def test_a_server_that_does_not_even_answer_the_upgrade() -> None:
         assert spoken_ms(server.connections[1]) >= ALL_SPOKEN_MS
 
 
-async def test_a_server_that_says_nothing_after_the_audio_was_sent() -> None:
+async def test_server_that_sends_nothing_after_the_audio_times_out() -> None:
     async with ScriptedServer([*OPENED, hold()], every_other=GOOD) as server, running(Rig(server.base_url)) as rig:
         await rig.at_rest()
-        assert await rig.turn() == "answered", "the same words go to the next connection"
+        assert await rig.turn() == "answered", "the same speech goes to the next connection"
         assert rig.troubles == ["timeout"]
         assert "no_link" in rig.lights
         assert spoken_ms(server.connections[1]) >= ALL_SPOKEN_MS
 
 
-async def test_a_server_that_never_answers_is_told_aloud() -> None:
+async def test_missing_answer_is_announced() -> None:
     silent = [*ASKED, reply(created), expect("response.cancel"), reply(lambda one: done(one, "cancelled"))]
     async with ScriptedServer([*OPENED, *silent, *ANSWERED_TURN]) as server:
         async with running(Rig(server.base_url)) as rig:
@@ -176,7 +175,7 @@ BEFORE_THE_ANSWER: dict[str, list[Step]] = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-async def test_a_connection_that_ends_before_the_answer_loses_nothing(end: str) -> None:
+async def test_connection_that_ends_before_the_answer_loses_no_speech(end: str) -> None:
     async def case(moment: str, steps: Sequence[Step]) -> None:
         async with ScriptedServer([*steps, ENDS[end]], every_other=GOOD) as server:
             async with running(Rig(server.base_url)) as rig:
@@ -186,13 +185,13 @@ async def test_a_connection_that_ends_before_the_answer_loses_nothing(end: str) 
                 assert await rig.turn() == "answered"
                 assert "no_link" in rig.lights
                 assert rig.troubles == [{"reset": "lost", "1011": "server_error", "1000": "closed"}[end]]
-                assert spoken_ms(server.connections[1]) >= ALL_SPOKEN_MS, "all of it was said again"
+                assert spoken_ms(server.connections[1]) >= ALL_SPOKEN_MS, "all of it was sent again"
                 assert await rig.turn() == "answered"
 
     await together(**{moment: case(moment, steps) for moment, steps in BEFORE_THE_ANSWER.items()})
 
 
-async def test_a_connection_that_ends_while_the_answer_plays() -> None:
+async def test_connection_that_ends_during_the_answer_still_plays_the_received_part() -> None:
     async def case(end: str, ms: int, *, is_whole: bool) -> None:
         answer = reply(lambda one: [created(one), audio_delta(one, ms), *([done(one)] if is_whole else [])])
         async with ScriptedServer([*OPENED, *ASKED, answer, ENDS[end]], every_other=GOOD) as server:
@@ -202,7 +201,7 @@ async def test_a_connection_that_ends_while_the_answer_plays() -> None:
                 assert ("answer_cut" in rig.troubles) is not is_whole
                 assert "playout_stalled" not in rig.troubles
                 assert rig.announced == ([] if is_whole else ["I lost the connection in the middle of my answer."])
-                assert rig.answer_ms >= ms - 40, "what came of it was played"
+                assert rig.answer_ms >= ms - 40, "the received part was played"
                 await rig.until(lambda: rig.has_captured and rig.light in ("ready", "error"))
                 assert await rig.turn() == "answered"
 
@@ -210,12 +209,12 @@ async def test_a_connection_that_ends_while_the_answer_plays() -> None:
         **{
             f"{end} {ms} {is_whole}": case(end, ms, is_whole=is_whole)
             for end in ("reset", "1011")
-            for ms, is_whole in ((600, False), (600, True), (40, False))  # 40 ms: less than the playback waits for
+            for ms, is_whole in ((600, False), (600, True), (40, False))  # 40 ms: less than the prebuffer
         }
     )
 
 
-async def test_an_expired_session_begins_anew_without_a_word() -> None:
+async def test_expired_session_is_replaced_silently() -> None:
     expired = close(1001, "Your session hit the maximum duration of 60 minutes.")
 
     async def case(steps: Sequence[Step]) -> None:
@@ -231,7 +230,7 @@ async def test_an_expired_session_begins_anew_without_a_word() -> None:
     await together(at_rest=case([]), listening=case([expect("input_audio_buffer.append")]), asked=case(ASKED))
 
 
-async def test_a_server_that_expires_every_session_is_not_hammered() -> None:
+async def test_server_that_expires_every_session_is_retried_with_backoff() -> None:
     expired = [*OPENED, close(1001, "Your session hit the maximum duration of 60 minutes.")]
     async with ScriptedServer(*[expired] * 3, every_other=GOOD) as server, running(Rig(server.base_url)) as rig:
         await rig.until(lambda: rig.troubles.count("session_expired") == 2)
@@ -240,10 +239,10 @@ async def test_a_server_that_expires_every_session_is_not_hammered() -> None:
         assert await rig.turn() == "answered"
 
 
-# --- being refused ------------------------------------------------------------------------------------------------
+# --- refusals -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_bad_key_is_named_shown_and_tried_again_at_a_press(
+async def test_bad_key_is_reported_shown_and_retried_at_a_press(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -253,24 +252,24 @@ async def test_a_bad_key_is_named_shown_and_tried_again_at_a_press(
             await rig.until(lambda: rig.light == "failed")
             assert "bad_key" in rig.troubles
             await rig.until(lambda: rig.has_captured)
-            assert await rig.turn() == "failed", "it is still the wrong key"
-            assert "key" in rig.announced[-1], "and what was said is not lost without a word"
+            assert await rig.turn() == "failed", "the key is still wrong"
+            assert "key" in rig.announced[-1], "the loss of the speech is announced"
             assert rig.light == "failed"
-            await asyncio.sleep(0.1)  # a finger that comes back within the debounce never left
-            assert await rig.turn() == "answered", "the key was mended, and a press finds out"
+            await asyncio.sleep(0.1)  # longer than the debounce, else the next press does not count
+            assert await rig.turn() == "answered", "a press retries, and the key is right now"
             assert "failed" not in rig.lights[-3:]
         sent = [connection.headers.get("Authorization") for connection in server.connections]
     assert sent == [f"Bearer {KEY}"] * 3
-    ours = [one.getMessage() for one in caplog.records if one.name != "websockets.server"]  # that is the test's server
-    assert any("link 1" in line for line in ours), "there is a log to look into"
-    told = "\n".join([*rig.messages, *rig.announced, *ours, trace.read_text(encoding="utf-8")])
-    assert KEY not in told
-    assert KEY[3:] not in told
-    assert "0123456789" not in told, "nor what the server quotes of it"
-    assert "SessionCreated" in told
+    ours = [one.getMessage() for one in caplog.records if one.name != "websockets.server"]  # without the test's server
+    assert any("link 1" in line for line in ours), "the log has lines to search"
+    output = "\n".join([*rig.messages, *rig.announced, *ours, trace.read_text(encoding="utf-8")])
+    assert KEY not in output
+    assert KEY[3:] not in output
+    assert "0123456789" not in output, "nor the part that the server quotes"
+    assert "SessionCreated" in output
 
 
-async def test_an_http_refusal_is_a_failure_until_a_press() -> None:
+async def test_http_refusal_is_a_failure_until_a_press() -> None:
     async def case(status: int, kind: str) -> None:
         async with ScriptedServer([refuse(status)], every_other=GOOD) as server, running(Rig(server.base_url)) as rig:
             await rig.until(lambda: rig.has_captured and rig.light == "failed")
@@ -282,7 +281,7 @@ async def test_an_http_refusal_is_a_failure_until_a_press() -> None:
     )
 
 
-async def test_a_server_that_is_busy_is_tried_again() -> None:
+async def test_busy_server_is_retried() -> None:
     async with ScriptedServer([refuse(503)], [refuse(503)], every_other=GOOD) as server:
         async with running(Rig(server.base_url)) as rig:
             await rig.until(lambda: rig.has_captured)
@@ -291,7 +290,7 @@ async def test_a_server_that_is_busy_is_tried_again() -> None:
             assert "no_link" in rig.lights
 
 
-async def test_what_is_said_before_the_server_is_there_arrives_in_full() -> None:
+async def test_speech_from_before_the_connection_arrives_in_full() -> None:
     async with ScriptedServer() as elsewhere:
         port_that_was_free = elsewhere.port
     async with running(Rig(f"http://127.0.0.1:{port_that_was_free}/v1")) as rig:
@@ -305,7 +304,7 @@ async def test_what_is_said_before_the_server_is_there_arrives_in_full() -> None
             assert await rig.turn() == "answered"
 
 
-async def test_a_server_that_never_comes_is_told_aloud() -> None:
+async def test_unreachable_server_is_announced() -> None:
     async with ScriptedServer() as elsewhere:
         port_that_was_free = elsewhere.port
     async with running(Rig(f"http://127.0.0.1:{port_that_was_free}/v1", deadlines__link_wait_s=1.0)) as rig:
@@ -322,7 +321,7 @@ async def test_a_server_that_never_comes_is_told_aloud() -> None:
 # --- cards --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_microphone_that_is_missing_at_the_start_and_comes() -> None:
+async def test_microphone_missing_at_the_start_works_once_plugged_in() -> None:
     async with ScriptedServer(every_other=GOOD) as server:
         rig = Rig(server.base_url)
         assert rig.device.backend is not None
@@ -339,7 +338,7 @@ async def test_a_microphone_that_is_missing_at_the_start_and_comes() -> None:
             assert await rig.turn() == "answered"
 
 
-async def test_a_microphone_unplugged_in_mid_sentence_sends_what_was_said() -> None:
+async def test_microphone_unplugged_in_mid_sentence_sends_the_captured_part() -> None:
     async with ScriptedServer(every_other=GOOD) as server:
         rig = Rig(server.base_url)
         assert rig.device.backend is not None
@@ -361,7 +360,7 @@ async def test_a_microphone_unplugged_in_mid_sentence_sends_what_was_said() -> N
             assert await rig.turn() == "answered"
 
 
-async def test_a_loudspeaker_unplugged_while_speaking() -> None:
+async def test_loudspeaker_unplugged_while_speaking_fails_the_turn_and_recovers() -> None:
     long_answer = reply(lambda one: [created(one), audio_delta(one, 5000), done(one)])
     async with ScriptedServer([*OPENED, *ASKED, long_answer, *ANSWERED_TURN]) as server:
         rig = Rig(server.base_url)
@@ -381,7 +380,7 @@ async def test_a_loudspeaker_unplugged_while_speaking() -> None:
         assert "conversation.item.truncate" in server.connections[0].types
 
 
-async def test_a_loudspeaker_that_is_missing_at_the_start_and_comes() -> None:
+async def test_loudspeaker_missing_at_the_start_works_once_plugged_in() -> None:
     async with ScriptedServer([*OPENED, *ANSWERED_TURN, *ANSWERED_TURN]) as server:
         rig = Rig(server.base_url)
         assert rig.device.backend is not None
@@ -391,14 +390,14 @@ async def test_a_loudspeaker_that_is_missing_at_the_start_and_comes() -> None:
             assert rig.troubles == ["no_speaker"]
             await rig.talk()
             await rig.until(lambda: bool(rig.outcomes))
-            assert rig.outcomes == ["failed"], "nobody heard the answer"
+            assert rig.outcomes == ["failed"], "the answer was not played"
             assert rig.troubles[-1] in ("no_speaker", "playout_stalled")
             rig.device.backend.loudspeaker.is_plugged = True
             await rig.at_rest("ready", "error")
             assert await rig.turn() == "answered"
 
 
-async def test_a_dead_microphone_is_told_and_nothing_is_committed() -> None:
+async def test_dead_microphone_is_reported_and_no_audio_is_committed() -> None:
     async with ScriptedServer(every_other=GOOD) as server:
         rig = Rig(server.base_url)
         assert rig.device.backend is not None
@@ -421,7 +420,7 @@ async def test_a_dead_microphone_is_told_and_nothing_is_committed() -> None:
 # --- the trace ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_disk_that_is_full_from_the_start_ends_the_trace_and_not_the_conversation() -> None:
+async def test_disk_full_from_the_start_ends_the_trace_but_not_the_conversation() -> None:
     async with ScriptedServer(every_other=GOOD) as server:
         async with running(Rig(server.base_url, trace=Path("/dev/full"))) as rig:
             await rig.until(lambda: "trace_failed" in rig.troubles)
@@ -431,7 +430,7 @@ async def test_a_disk_that_is_full_from_the_start_ends_the_trace_and_not_the_con
             assert rig.troubles == ["trace_failed"]
 
 
-async def test_a_disk_that_fills_up_ends_the_trace_and_not_the_conversation(tmp_path: Path) -> None:
+async def test_disk_that_fills_up_ends_the_trace_but_not_the_conversation(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     async with ScriptedServer(every_other=GOOD) as server:
@@ -448,10 +447,10 @@ async def test_a_disk_that_fills_up_ends_the_trace_and_not_the_conversation(tmp_
     assert path.stat().st_size <= 96 * 1024
 
 
-# --- a stop -------------------------------------------------------------------------------------------------------
+# --- stopping -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_stop_in_the_middle_of_an_answer_says_what_was_heard() -> None:
+async def test_stop_during_an_answer_truncates_it_to_the_heard_part() -> None:
     speaking = [
         reply(lambda one: [created(one), audio_delta(one, 5000)]),
         expect("conversation.item.truncate"),
@@ -471,7 +470,7 @@ async def test_a_stop_in_the_middle_of_an_answer_says_what_was_heard() -> None:
     assert _tasks_left() == []
 
 
-async def test_a_stop_is_quick_whatever_the_server_does() -> None:
+async def test_stop_is_quick_in_every_state() -> None:
     async def case(steps: Sequence[Step], light: str, *, talks: bool = True) -> None:
         async with ScriptedServer(steps) as server:
             rig = Rig(server.base_url, deadlines__connect_s=30, deadlines__commit_s=30)
@@ -485,7 +484,7 @@ async def test_a_stop_is_quick_whatever_the_server_does() -> None:
                     rig.device.finger.release()
                 await rig.until(lambda: rig.light == light)
                 began = asyncio.get_running_loop().time()
-            assert asyncio.get_running_loop().time() - began < 10, "it waited for a deadline of the conversation"
+            assert asyncio.get_running_loop().time() - began < 10, "stopping waited for a deadline of the conversation"
             assert rig.outcomes == (["cancelled"] if talks else [])
 
     await together(

@@ -1,4 +1,4 @@
-"""What outlives a connection, a server and the process: the turn, the history, the agent. In real time."""
+"""Turn, history and agent survive the loss of a connection, of a server and of the process. In real time."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ TOLD_TURN: list[Step] = [
 
 
 def items(connection: Connection) -> list[dict[str, Any]]:
-    """The items that a connection was told, without their ids."""
+    """Return the items created on a connection, without their ids."""
     return [
         {key: value for key, value in frame["item"].items() if key != "id"}
         for frame in connection.of_type("conversation.item.create")
     ]
 
 
-async def test_a_house_server_takes_over_in_mid_turn_and_the_words_are_not_said_twice() -> None:
+async def test_fallback_server_takes_over_in_mid_turn_without_repeated_speech() -> None:
     dying = [*OPENED, expect("input_audio_buffer.commit"), send(COMMITTED), expect("response.create"), abort()]
     async with ScriptedServer(dying) as cloud, ScriptedServer([*OPENED, *TOLD_TURN]) as house:
         rig = Rig(cloud.base_url, link__fallbacks=house.base_url)
         async with running(rig):
             await rig.at_rest()
             assert await rig.turn() == "answered"
-        assert spoken_ms(house.connections[0]) >= SPOKEN_MS - 20, "all that was said goes to the next server"
+        assert spoken_ms(house.connections[0]) >= SPOKEN_MS - 20, "all captured speech goes to the next server"
         assert "authorization" not in {name.lower() for name in house.connections[0].headers}
 
 
-async def test_with_no_server_at_all_the_offline_brain_answers() -> None:
+async def test_offline_brain_answers_without_a_server() -> None:
     rig = Rig("ws://127.0.0.1:9/v1", link__fallbacks="offline", deadlines__answer_s=20.0)
     async with running(rig):
         await rig.at_rest()
@@ -71,7 +71,7 @@ async def test_with_no_server_at_all_the_offline_brain_answers() -> None:
         assert "no_link" not in rig.lights, "the next endpoint was tried at once"
 
 
-async def test_what_was_said_goes_along_to_the_next_connection() -> None:
+async def test_next_connection_gets_the_history() -> None:
     first = [*OPENED, *TOLD_TURN, expect("input_audio_buffer.commit"), abort()]
     async with ScriptedServer(first, [*OPENED, *TOLD_TURN]) as server:
         rig = Rig(server.base_url)
@@ -83,7 +83,7 @@ async def test_what_was_said_goes_along_to_the_next_connection() -> None:
         assert items(server.connections[1])[0] == said
 
 
-async def test_a_conversation_survives_a_restart_if_it_is_to(tmp_path: Path) -> None:
+async def test_conversation_survives_a_restart_if_persist_is_set(tmp_path: Path) -> None:
     for persist, expected in ((True, ["my name is Ada"]), (False, [])):
         folder = tmp_path / str(persist)
         folder.mkdir()
@@ -98,7 +98,7 @@ async def test_a_conversation_survives_a_restart_if_it_is_to(tmp_path: Path) -> 
             assert (folder / "conversation.db").exists() is persist
 
 
-async def test_an_agent_from_a_file_hands_over_on_a_whole_appliance(tmp_path: Path) -> None:
+async def test_agent_from_a_file_hands_off_on_a_whole_appliance(tmp_path: Path) -> None:
     (tmp_path / "house.toml").write_text(
         'name = "House"\ninstructions = "You are the house."\n[[handoffs]]\nagent = "kitchen"\n', encoding="utf-8"
     )
@@ -158,7 +158,9 @@ async def test_an_agent_from_a_file_hands_over_on_a_whole_appliance(tmp_path: Pa
         ("tool = []", "tool: unknown key; did you mean 'tools'?"),
     ],
 )
-def test_a_mistake_in_an_agents_file_is_one_line_and_exit_status_2(mistake: str, line: str, tmp_path: Path) -> None:
+def test_mistake_in_an_agent_file_prints_one_line_and_exits_with_status_2(
+    mistake: str, line: str, tmp_path: Path
+) -> None:
     house = tmp_path / "house.toml"
     house.write_text(f'name = "House"\ninstructions = "You are the house."\n{mistake}\n', encoding="utf-8")
     command = [sys.executable, "-m", "appliance.cli", "ask", "--set", f"assistant.agents_file={house}", "hello"]

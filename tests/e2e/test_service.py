@@ -1,4 +1,4 @@
-"""The commands as processes: the daemon as systemd sees it, the brain, the settings, a script for the simulator."""
+"""The commands as processes: the daemon under systemd's protocol, the brain, the settings, a simulator script."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
 
 
 def _until(manager: socket.socket, word: str) -> list[str]:
-    told: list[str] = []
-    while word not in told:
-        told += manager.recv(4096).decode().splitlines()
-    return told
+    lines: list[str] = []
+    while word not in lines:
+        lines += manager.recv(4096).decode().splitlines()
+    return lines
 
 
-def test_the_daemon_is_ready_feeds_the_watchdog_and_ends_on_sigterm(tmp_path: Path, manager: socket.socket) -> None:
+def test_daemon_reports_ready_feeds_the_watchdog_and_ends_on_sigterm(tmp_path: Path, manager: socket.socket) -> None:
     daemon = subprocess.Popen(
         [sys.executable, "-m", "appliance.cli", "run", *SIMULATED],
         env=_environ(NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="1000000", STATE_DIRECTORY=str(tmp_path)),
@@ -74,7 +74,7 @@ def test_the_daemon_is_ready_feeds_the_watchdog_and_ends_on_sigterm(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "expected"),
     [
         ("audio.volume=500", "allowed: a whole number from 0 to 100"),
         ("audio.vlume=5", "did you mean 'volume'?"),
@@ -82,22 +82,22 @@ def test_the_daemon_is_ready_feeds_the_watchdog_and_ends_on_sigterm(tmp_path: Pa
         ("nonsense", "expected KEY=VALUE"),
     ],
 )
-def test_a_wrong_setting_is_one_line_and_status_2(override: str, told: str) -> None:
+def test_wrong_setting_prints_one_line_and_exits_with_status_2(override: str, expected: str) -> None:
     done = _appliance("run", "--set", override)
     assert done.returncode == 2
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
-    assert told in done.stderr
+    assert expected in done.stderr
 
 
-def test_a_machine_without_pins_is_told_what_to_do() -> None:
+def test_missing_pins_are_reported_with_the_setting_to_change() -> None:
     done = _appliance("run", "--set", "audio.backend=simulated", "--set", "pins.factory=rpigpio")
     assert done.returncode == 1
     assert "pins.factory" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_the_settings_are_shown_with_their_origin_and_without_the_key() -> None:
+def test_config_show_prints_origins_and_hides_the_key() -> None:
     done = _appliance("config", "show", OPENAI_API_KEY="sk-test-abcdefghijklmnop", APPLIANCE_AUDIO__VOLUME="33")
     shown = json.loads(done.stdout)
     assert shown["audio"]["volume"] == {"value": 33, "origin": "APPLIANCE_AUDIO__VOLUME"}
@@ -105,7 +105,7 @@ def test_the_settings_are_shown_with_their_origin_and_without_the_key() -> None:
     assert _appliance("config", "check").stdout.endswith("The settings are valid.\n")
 
 
-def test_the_brain_prints_its_address_serves_it_and_ends_on_sigterm() -> None:
+def test_brain_prints_its_address_serves_clients_and_ends_on_sigterm() -> None:
     brain = subprocess.Popen(
         [sys.executable, "-m", "appliance.cli", "brain"],
         env=_environ(APPLIANCE_BRAIN_TOKEN="brain-token-0123456789"),
@@ -136,7 +136,7 @@ def test_the_brain_prints_its_address_serves_it_and_ends_on_sigterm() -> None:
     assert "brain-token" not in log
 
 
-def test_a_script_for_the_simulator_is_spoken_line_by_line() -> None:
+def test_simulator_speaks_a_script_line_by_line() -> None:
     done = _appliance("simulate", said="turn on the lamp\n")
     assert done.returncode == 0, done.stderr
     assert '  tool       set_lamp {"on": true}' in done.stdout
@@ -145,28 +145,28 @@ def test_a_script_for_the_simulator_is_spoken_line_by_line() -> None:
     assert done.stderr == ""
 
 
-def test_ask_tells_everything_saves_the_reply_and_its_trace_replays(tmp_path: Path) -> None:
+def test_ask_reports_the_turn_saves_the_reply_and_writes_a_trace_that_replays(tmp_path: Path) -> None:
     reply, trace = tmp_path / "reply.wav", tmp_path / "trace.jsonl"
     done = _appliance("ask", "turn on the lamp", "--json", "--save", str(reply), "--trace", str(trace))
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["heard"] == "turn on the lamp"
-    assert told["tools"] == [{"name": "set_lamp", "arguments": {"on": True}, "output": {"on": True}}]
-    assert told["reply"] == "The lamp is on."
-    assert told["light"][-4:] == ["listening", "thinking", "speaking", "ready"]
+    report = json.loads(done.stdout)
+    assert report["heard"] == "turn on the lamp"
+    assert report["tools"] == [{"name": "set_lamp", "arguments": {"on": True}, "output": {"on": True}}]
+    assert report["reply"] == "The lamp is on."
+    assert report["light"][-4:] == ["listening", "thinking", "speaking", "ready"]
     steps = ["press", "first_audio_on_wire", "commit", "first_audio_back", "first_frame_played", "end"]
-    assert [told["timeline_ms"][step] for step in steps] == sorted(told["timeline_ms"][step] for step in steps)
-    assert told["usage"]["total_tokens"] > 0
-    assert isinstance(told["xruns"], int)
+    assert [report["timeline_ms"][step] for step in steps] == sorted(report["timeline_ms"][step] for step in steps)
+    assert report["usage"]["total_tokens"] > 0
+    assert isinstance(report["xruns"], int)
     replayed = _appliance("replay", str(trace))
     assert replayed.returncode == 0
     assert "0 of them decided differently" in replayed.stdout
-    again = _appliance("ask", str(reply), "--json")  # the device's own reply, played to it
+    again = _appliance("ask", str(reply), "--json")  # ask the device its own reply
     assert json.loads(again.stdout)["tools"] == []
-    assert again.returncode == 0, "even what is not understood is answered aloud"
+    assert again.returncode == 0, "speech that is not understood is answered aloud too"
 
 
-def test_ask_names_what_it_cannot_read(tmp_path: Path) -> None:
+def test_ask_reports_unreadable_input_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "broken.wav").write_bytes(b"RIFFnothing")
     for what in (str(tmp_path / "broken.wav"), str(tmp_path / "missing.wav"), "  "):
         done = _appliance("ask", what)

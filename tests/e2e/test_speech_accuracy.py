@@ -1,6 +1,6 @@
-"""How well the offline brain understands, at the pipeline's level: flite speaks, pocketsphinx listens.
+"""Accuracy of the offline brain's pipeline: flite speaks, pocketsphinx listens.
 
-In the book: the right tool with the right arguments in at least 95 %. Outside: no call at all, not one.
+Sentences of the phrase book: the right tool with the right arguments in at least 95 %. Other sentences: no call at all.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TOOLS = [
 async def calls_of(
     pipeline: ChainedPipeline, sentence: str, voice: str
 ) -> tuple[str, list[tuple[str, dict[str, Any]]]]:
-    """Speak a sentence into the pipeline; return what was heard and the calls that followed."""
+    """Speak a sentence into the pipeline; return the transcript and the calls."""
     pcm = await open_tts("flite").synthesize(sentence, voice=voice)
     heard = await pipeline.transcribe(pcm, tools=TOOLS)
     spoken = {"type": "message", "role": "user", "content": [{"type": "input_audio", "transcript": heard.text}]}
@@ -64,14 +64,14 @@ def table(failures: Iterable[tuple[str, str, str, Any]]) -> str:
     return "\n".join(f"{voice:4} {said!r:55} heard {heard!r:45} {calls}" for said, voice, heard, calls in failures)
 
 
-async def test_sentences_of_the_book_lead_to_the_right_call_in_95_percent() -> None:
+async def test_sentences_of_the_phrase_book_get_the_right_call_in_95_percent() -> None:
     expected = {sentence: [(tool, arguments)] for sentence, tool, arguments in IN_BOOK}
     results = await hear_all(list(expected))
     wrong = [one for one in results if one[3] != expected[one[0]]]
     assert len(IN_BOOK) >= 24 and len(wrong) <= 0.05 * len(results), f"{len(wrong)} wrong:\n{table(wrong)}"
 
 
-async def test_sentences_outside_the_book_call_nothing() -> None:
+async def test_sentences_outside_the_phrase_book_call_no_tool() -> None:
     results = await hear_all(OUT_OF_BOOK)
     wrong = [one for one in results if one[3]]
     assert len(OUT_OF_BOOK) >= 24 and not wrong, f"{len(wrong)} calls of {len(results)}:\n{table(wrong)}"

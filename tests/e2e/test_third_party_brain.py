@@ -1,4 +1,4 @@
-"""The same clients of others, with `appliance brain` itself: a process, real speech, real recognition, a real voice."""
+"""Third-party clients against the real `appliance brain` process, with real speech, recognition and voice."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.e2e
 
 @asynccontextmanager
 async def appliance_brain() -> AsyncIterator[Any]:
-    """Run ``appliance brain``; yields an object whose `url` is what it printed."""
+    """Run ``appliance brain``; yield an object with the printed address as `url`."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -42,7 +42,7 @@ async def appliance_brain() -> AsyncIterator[Any]:
         await process.communicate()
 
 
-async def test_the_openai_sdk_converses_with_the_brain() -> None:
+async def test_openai_sdk_converses_with_the_brain() -> None:
     async with appliance_brain() as brain, sdk_of(brain) as sdk:
         realtime = sdk.connection
         await sdk.until("session.created")
@@ -75,7 +75,7 @@ async def test_the_openai_sdk_converses_with_the_brain() -> None:
         await realtime.response.create()
         await sdk.until("response.output_audio.delta")
 
-        # Interrupted while it speaks, or just after: what was heard is told, and the next turn works.
+        # Truncate the answer while it is spoken, or just after; the next turn works.
         done = await sdk.until("response.done")
         (message,) = done[-1].response.output
         await realtime.conversation.item.truncate(item_id=message.id, content_index=0, audio_end_ms=200)

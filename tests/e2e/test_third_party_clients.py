@@ -1,7 +1,7 @@
-"""Clients that others wrote hold a conversation with the offline brain: the `openai` SDK and `openai-agents`.
+"""Third-party clients converse with the offline brain: the `openai` SDK and `openai-agents`.
 
-Neither shares a line with our client, and both read the brain's frames with their own types; openai-agents turns
-each one that it cannot validate into an error event. All of it on loopback.
+Neither shares code with our client, and both parse the brain's frames with their own types; openai-agents turns each
+frame that it cannot validate into an error event. Everything runs on loopback.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ LAMP: dict[str, Any] = {
 
 
 class Sdk:
-    """The openai SDK on one connection; every frame is checked by the oracle too, and none may be an error."""
+    """The openai SDK on one connection; the oracle checks every frame too, and none may be an error."""
 
     def __init__(self, connection: AsyncRealtimeConnection) -> None:
         self.connection = connection
 
     async def until(self, name: str) -> list[Any]:
-        """Read up to the first event of this type."""
+        """Read up to the first event of this type; return all events read."""
         events: list[Any] = []
         while not events or events[-1].type != name:
             async with asyncio.timeout(20):
@@ -64,7 +64,7 @@ async def sdk_of(server: BrainServer, *, api_key: str = "sk-local") -> AsyncIter
         yield Sdk(connection)
 
 
-async def test_the_openai_sdk_talks_calls_a_tool_and_interrupts() -> None:
+async def test_openai_sdk_talks_calls_a_tool_and_interrupts() -> None:
     pipeline = ScriptedPipeline(hears="lamp please")
     async with BrainServer(pipeline, token="sk-local") as server, sdk_of(server) as sdk:
         realtime = sdk.connection
@@ -78,7 +78,7 @@ async def test_the_openai_sdk_talks_calls_a_tool_and_interrupts() -> None:
         )
         await sdk.until("session.updated")
 
-        # A turn of text.
+        # A text turn.
         await realtime.conversation.item.create(
             item={"type": "message", "role": "user", "content": [{"type": "input_text", "text": "good day"}]}
         )
@@ -86,7 +86,7 @@ async def test_the_openai_sdk_talks_calls_a_tool_and_interrupts() -> None:
         events = await sdk.until("response.done")
         assert [one.text for one in events if one.type == "response.output_text.done"] == ["You said good day."]
 
-        # A turn of speech, which ends in a call of a tool.
+        # A spoken turn that ends in a tool call.
         await realtime.input_audio_buffer.append(audio=base64.b64encode(sine(500)).decode())
         await realtime.input_audio_buffer.commit()
         await realtime.response.create(response={"metadata": {"turn": "2"}})
@@ -107,7 +107,7 @@ async def test_the_openai_sdk_talks_calls_a_tool_and_interrupts() -> None:
         (message,) = events[-1].response.output
         assert message.content[0].transcript == "The lamp is on."
 
-        # Some of it was heard, then the user spoke again.
+        # The user heard part of the answer, then interrupted it.
         await realtime.conversation.item.truncate(item_id=message.id, content_index=0, audio_end_ms=300)
         await sdk.until("conversation.item.truncated")
         await realtime.conversation.item.retrieve(item_id=message.id)
@@ -116,7 +116,7 @@ async def test_the_openai_sdk_talks_calls_a_tool_and_interrupts() -> None:
     assert pipeline.closed == len(pipeline.requests) == 3
 
 
-async def test_the_openai_sdk_cancels_an_answer_while_it_is_spoken() -> None:
+async def test_openai_sdk_cancels_an_answer_while_it_is_spoken() -> None:
     async with BrainServer(ScriptedPipeline(sentences=500)) as server, sdk_of(server) as sdk:
         await sdk.until("session.created")
         await sdk.connection.conversation.item.create(
@@ -147,7 +147,7 @@ class Agents:
             self._grew.set()
 
     async def until(self, holds: Callable[[RealtimeSessionEvent], bool]) -> RealtimeSessionEvent:
-        """Return the first event from now on for which it holds, and forget those before it."""
+        """Return the next event for which `holds` is true; drop the events before it."""
         async with asyncio.timeout(20):
             while True:
                 while self.events:
@@ -173,7 +173,7 @@ def answered(event: RealtimeSessionEvent) -> bool:
 
 
 def says(text: str) -> Callable[[RealtimeSessionEvent], bool]:
-    """Hold once the history has this text, said by either side."""
+    """Return a predicate for a history event that contains this text, from either side."""
     return lambda event: event.type in ("history_added", "history_updated") and text in str(event)
 
 
@@ -201,14 +201,14 @@ async def test_openai_agents_talks_calls_a_tool_and_interrupts() -> None:
     pipeline = ScriptedPipeline(hears="the lamp please")
     agent: RealtimeAgent[Any] = RealtimeAgent(name="Box", instructions="Be brief.", tools=[set_lamp])
     async with BrainServer(pipeline, token="sk-local") as server, agents_of(server, agent) as agents:
-        # A turn of text, answered in speech.
+        # A text turn, answered in speech.
         await agents.session.send_message("good day")
         await agents.until(of_type("audio"))
         await agents.until(says("You said good day."))
         await agents.until(answered)
         assert pipeline.requests[0].instructions == "Be brief."
 
-        # A turn of speech: the brain hears where it ends, the tool runs here, its output is told.
+        # A spoken turn: the brain detects its end, the tool runs in the client, the brain speaks its output.
         for _ in range(3):
             await agents.session.send_audio(sine(200))
         await agents.session.send_audio(bytes(48 * 1000))
@@ -219,7 +219,7 @@ async def test_openai_agents_talks_calls_a_tool_and_interrupts() -> None:
         await agents.until(says("The lamp is on."))
         await agents.until(answered)
 
-        # An interruption: the client truncates what was not heard, and reads the item back.
+        # An interruption: the client truncates the item to the heard part, and retrieves it.
         await agents.session.interrupt()
         await agents.until(of_type("audio_interrupted"))
         await agents.session.send_message("thank you")

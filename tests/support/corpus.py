@@ -1,10 +1,11 @@
-"""A corpus of recorded conversations: what `Conversation` was given, and what it made of it, step by step.
+"""A corpus of recorded conversations: the events given to `Conversation` and its commands, step by step.
 
-A trace is a head (what the conversation was made of) and steps of (now, event, commands, deadline, state). The corpus
-numbers each distinct head, event and command once, because a few hundred tests say much the same things: 700 traces
-are half a megabyte as xz. ``python -m tests.support.corpus FILE`` records one from the tests; `replay` runs it again.
+A trace is a head (the arguments of the constructor) and steps of (now, event, commands, deadline, state). The corpus
+stores each distinct head, event and command once, because hundreds of tests repeat much the same values: 700 traces are
+half a megabyte as xz. ``python -m tests.support.corpus FILE`` records one from the tests. `Corpus.differences` replays
+a recorded corpus.
 
-A recorded corpus outlives renames: `translate` turns what an older version wrote into what this one writes.
+A change of behaviour, or of a recorded class, needs the corpus recorded again: in the commit of the change.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ import pytest
 from appliance.conversation.machine import Conversation
 from appliance.conversation.policy import Policy
 from appliance.service.trace import decode, encode
-from tests.support import old_link_down
 
 RECORDED = Path(__file__).parent.parent / "corpus" / "conversation.json.xz"
 SOURCES = (
@@ -42,56 +42,19 @@ SOURCES = (
     "tests/unit/test_session_at_odds.py",
 )
 LONGEST_OF_A_TEST = 20  # Hypothesis makes hundreds of conversations in one test
-_NOTICES = {
-    "AgentEnded": "AgentEnd",
-    "AgentStarted": "AgentStart",
-    "AnswerAudioEnded": "AudioEnd",
-    "AnswerInterrupted": "AudioInterrupted",
-    "AnswerTextReceived": "AnswerText",
-    "ApprovalRequested": "ToolApproval",
-    "AsideEnded": "OutOfBandEnded",
-    "AskedAside": "OutOfBandAsked",
-    "BudgetReached": "BudgetWarning",
-    "GuardrailTripped": "Guardrail",
-    "HandedOver": "HandoffDone",
-    "HeardTextGrew": "InputText",
-    "HeardTextReceived": "InputText",
-    "HistoryAdded": "HistoryGrew",
-    "HistoryRemoved": "HistoryChanged",
-    "HistoryUpdated": "HistoryChanged",
-    "LinkChanged": "Connected",
-    "ToolEnded": "ToolEnd",
-    "ToolStarted": "ToolStart",
-    "TroubleReported": "Error",
-    "TurnEnded": "TurnEnd",
-    "TurnStarted": "TurnStart",
-    "UsageCounted": "Usage",
-}
-"""What notices, and one event, were called once."""
 _BROKEN_ON_PURPOSE = "_catches_"  # in the name of a test that mutates the conversation
-_ONCE_READ = {
-    "ContentPartAdded": "response.content_part.added",
-    "ContentPartDone": "response.content_part.done",
-    "FunctionCallArgumentsDelta": "response.function_call_arguments.delta",
-    "FunctionCallArgumentsDone": "response.function_call_arguments.done",
-    "InputAudioBufferCleared": "input_audio_buffer.cleared",
-    "OutputAudioDone": "response.output_audio.done",
-    "SpeechStopped": "input_audio_buffer.speech_stopped",
-    "TimeoutTriggered": "input_audio_buffer.timeout_triggered",
-}
-"""Recorded classes of server events that are an `UnknownEvent` now, and their wire names."""
 
 
 class Corpus:
-    """A corpus that was read from a file.
+    """A corpus read from a file.
 
     Args:
-        path: As `Recorder` wrote it.
+        path: A file written by `Recorder`.
     """
 
     def __init__(self, path: Path = RECORDED) -> None:
         recorded = json.loads(lzma.decompress(path.read_bytes()))
-        self._values = [translate(renamed(one)) for one in recorded["values"]]
+        self._values = recorded["values"]
         self.traces: dict[str, list[dict[str, Any]]] = recorded["traces"]
         self._events: dict[int, Any] = {}
 
@@ -99,7 +62,7 @@ class Corpus:
         return sum(len(traces) for traces in self.traces.values())
 
     def differences(self) -> Iterator[str]:
-        """Replay every trace; yield where each one that differs does so first."""
+        """Replay every trace; yield the first difference of each that differs."""
         for test, traces in self.traces.items():
             for number, trace in enumerate(traces):
                 if (found := self._replay(trace)) is not None:
@@ -118,7 +81,7 @@ class Corpus:
             wanted = [self._values[one] for one in commands]
             try:
                 made = json.loads(json.dumps([encode(one) for one in conversation.handle(self._event(number), now)]))
-            except Exception as exc:  # noqa: BLE001 - the difference is what is looked for
+            except Exception as exc:  # noqa: BLE001 - any exception is a difference
                 return f"step {at}, {self._name(number)}: {exc!r}"
             where = f"step {at}, {self._name(number)}"
             for command, (a, b) in enumerate(zip(made, wanted, strict=False)):
@@ -141,84 +104,8 @@ class Corpus:
         return str(self._values[number].get("@"))
 
 
-def translate(value: Any) -> Any:
-    """Turn what an older version recorded into what this version writes."""
-    if isinstance(value, list):
-        return [translate(one) for one in value]
-    if not isinstance(value, dict):
-        return value
-    value = {key: translate(one) for key, one in value.items()}
-    if value.get("@") in ("PrepareAgent", "AgentPrepared", "CheckText", "GuardrailsChecked"):
-        value["key"] = _key(value["key"])
-    if value.get("@") == "LinkDown" and "reason" in value:
-        detail = value.pop("reason")
-        value |= {"kind": old_link_down.translate(value["code"], detail), "detail": detail}
-    if value.get("@") in _NOTICES:
-        return _notice(value)
-    if value.get("@") in _ONCE_READ:
-        name = _ONCE_READ[value["@"]]
-        raw = {key: one for key, one in value.items() if key != "@"} | {"type": name}
-        return {"@": "UnknownEvent", "event_id": value["event_id"], "name": name, "raw": raw}
-    return value
-
-
-def _notice(value: dict[str, Any]) -> dict[str, Any]:
-    """Notices had other names once, and some of their fields too."""
-    name = value["@"]
-    match name:
-        case "HeardTextGrew":
-            value = {"text": value["delta"], "is_final": False, "item_id": value["item_id"], "turn": ""}
-        case "HeardTextReceived":
-            value = {"text": value["text"], "is_final": True, "item_id": "", "turn": value["turn"]}
-        case "HistoryUpdated":
-            value = {"item_id": value["item"]["id"], "item": value["item"]}
-        case "HistoryRemoved":
-            value = {"item_id": value["item_id"], "item": None}
-        case "GuardrailTripped":
-            value["guardrail"] = value.pop("name")
-        case "UsageCounted":
-            value["tokens"] = dict(value.pop("usage"))
-        case "TurnEnded":
-            value["usage"] = dict(value["usage"])
-            value["outcome"] = {"slip": "too_short"}.get(value["outcome"], value["outcome"])
-    return value | {"@": _NOTICES[name]}
-
-
-def _key(text: Any) -> Any:
-    """Keys were strings once: connect_1, turn_turn_1_0, handoff_call_1, input_turn_1, check_1."""
-    if not isinstance(text, str):
-        return text
-    kind, _, rest = text.partition("_")
-    match kind:
-        case "connect":
-            return {"@": "ConnectKey", "link": int(rest)}
-        case "turn":
-            turn, _, replay = rest.rpartition("_")
-            return {"@": "TurnKey", "turn": turn, "replay": int(replay)}
-        case "handoff":
-            return {"@": "HandoffKey", "call_id": rest}
-        case "input":
-            return {"@": "InputCheck", "turn": rest}
-        case _:
-            return {"@": "OutputCheck", "number": int(rest)}
-
-
-_KEYS = {"briefs": "specs", "brief": "spec"}  # recorded → now
-_CLASSES = {"Brief": "AgentSpec"}  # recorded → now
-
-
-def renamed(value: Any) -> Any:
-    """Give the keys and classes of a recorded value the names that they have now."""
-    if isinstance(value, list):
-        return [renamed(one) for one in value]
-    if not isinstance(value, dict):
-        return value
-    made = {_KEYS.get(key, key): renamed(one) for key, one in value.items()}
-    return made | {"@": _CLASSES.get(made["@"], made["@"])} if "@" in made else made
-
-
 class Recorder:
-    """A pytest plug-in that records every `Conversation` that the tests make."""
+    """A pytest plug-in that records every `Conversation` the tests create."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -239,7 +126,7 @@ class Recorder:
             recorder._traces[test].append({"head": recorder._number(head), "steps": steps})
 
         def recorded_handle(conversation: Any, event: Any, now: float) -> Any:
-            number = recorder._number(event)  # before it is handled: what a handler changes in it must show
+            number = recorder._number(event)  # before handling, so that a change made by a handler shows
             commands = handle(conversation, event, now)
             numbers = [recorder._number(one) for one in commands]
             after = [conversation.deadline, str(conversation.state)]

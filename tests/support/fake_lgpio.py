@@ -1,7 +1,7 @@
-"""A chip with lines for the real `LGPIOFactory`: what gpiozero asks of `lgpio`, with the kernel's manners.
+"""A fake GPIO chip for the real `LGPIOFactory`: the functions of `lgpio` that gpiozero calls, behaving as the kernel.
 
-Edges come on one thread of their own, as lgpio's do. `install` puts a fresh chip into ``sys.modules``, with gpiozero's
-lgpio pins imported anew over it, and takes it out again.
+Edges arrive on a separate thread, as lgpio's do. `installed` puts a chip into ``sys.modules`` as `lgpio`, imports
+gpiozero's lgpio pins again on top of it, and restores both modules at the end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REVISION_OF_A_PI_4 = 0xC03114
 
 
 class Error(Exception):
-    """As ``lgpio.error``."""
+    """Replaces ``lgpio.error``."""
 
 
 @dataclass
@@ -41,18 +41,18 @@ class Line:
 
 
 class FakeChip:
-    """Lines by their number, and the functions of the module."""
+    """The lines by number, and the functions of the `lgpio` module."""
 
     def __init__(self, label: str = "pinctrl-bcm2711") -> None:
         self.label = label
         self.lines: dict[int, Line] = {}
         self.opened: list[int] = []
         self.problem: str = ""
-        """Why nothing can be opened; "" while it can."""
+        """Error message of every attempt to open the chip; "" for none."""
         self.is_gone = False
-        """Nothing can be written any more."""
+        """True: claiming and writing a line fail."""
         self.held: set[int] = set()
-        """Lines that another program holds."""
+        """Lines that another program uses."""
         self.edge_threads: set[str] = set()
         self._edges: queue.SimpleQueue[tuple[Callable[..., None], int, int, int] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._deliver, name="lgpio-alerts", daemon=True)
@@ -62,7 +62,7 @@ class FakeChip:
         return self.lines.setdefault(number, Line())
 
     def drive(self, number: int, level: int) -> None:
-        """The finger: set a line from outside."""
+        """Set a line from outside, as a finger does."""
         line = self.line(number)
         if line.level != level:
             line.level = level
@@ -76,7 +76,7 @@ class FakeChip:
         self._thread.join(5)
 
     def module(self) -> types.ModuleType:
-        """The functions under lgpio's name."""
+        """Return a module named ``lgpio`` with the chip's functions."""
         made: Any = types.ModuleType("lgpio")
         made.error = Error
         made.BOTH_EDGES, made.RISING_EDGE, made.FALLING_EDGE = 3, 1, 2
@@ -99,7 +99,7 @@ class FakeChip:
                 setattr(made, name, getattr(self, name))
         return made  # type: ignore[no-any-return]
 
-    # --- what gpiozero calls ------------------------------------------------------------------------------------
+    # --- functions that gpiozero calls --------------------------------------------------------------------------
 
     def gpiochip_open(self, number: int) -> int:
         if self.problem:
@@ -177,7 +177,7 @@ class FakeChip:
 
 @contextmanager
 def installed(chip: FakeChip) -> Iterator[FakeChip]:
-    """Let ``import lgpio`` find this chip, and gpiozero's lgpio pins be made over it."""
+    """Make ``import lgpio`` return this chip, and import gpiozero's lgpio pins on top of it."""
     names = ("lgpio", "gpiozero.pins.lgpio")
     before = {name: sys.modules.pop(name, None) for name in names}
     sys.modules["lgpio"] = chip.module()

@@ -1,4 +1,4 @@
-"""A small real MCP server: over standard input and output as a program, over streamable HTTP on loopback in the test.
+"""A small MCP server: as a program over standard input and output, in the test over streamable HTTP on loopback.
 
 ::
 
@@ -7,7 +7,7 @@
     async with over_http(House()) as port:
         McpServerHttp("house", f"http://127.0.0.1:{port}/mcp")
 
-Its tools come in pages of three.
+It lists its tools in pages of three.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ TOOLS = {
 
 
 class House:
-    """The server; knows when ``hang`` was called, when that call was given up, and what came with each HTTP call.
+    """The server; records when ``hang`` is called and cancelled, and the query and headers of each HTTP call.
 
     Args:
-        is_endless: The list of tools comes back to its first page for ever.
-        is_old: It does not know ``server/discover``: clients shake hands and have a session, as before 2026.
-        token: HTTP requests must have it as their ``Authorization``.
+        is_endless: After its last page the tool list continues with the first page, for ever.
+        is_old: ``server/discover`` is unknown: clients use a handshake and a session, as before 2026.
+        token: The required ``Authorization`` header of HTTP requests.
     """
 
     def __init__(self, *, is_endless: bool = False, is_old: bool = False, token: str = "") -> None:
@@ -126,7 +126,7 @@ class House:
             await asyncio.Event().wait()
         finally:
             self.given_up.set()
-        raise AssertionError("nobody sets it")
+        raise AssertionError("the event is never set")
 
 
 async def _not_found(context: Any, params: Any) -> types.EmptyResult:
@@ -152,7 +152,7 @@ def _shown() -> types.CallToolResult:
 
 
 def _secret(context: Any) -> str:
-    """What must be shown nowhere: the header, or the variable of the environment."""
+    """Return the secret that must not be shown anywhere: the header, or the environment variable."""
     if context.request is not None:
         return str(context.request.headers.get("authorization", ""))
     return os.environ.get("HOUSE_TOKEN", "")
@@ -171,7 +171,7 @@ def _guarded(app: Any, token: str) -> Any:
 
 @asynccontextmanager
 async def over_http(house: House, *, port: int = 0) -> AsyncIterator[int]:
-    """Serve on loopback at ``/mcp``; open calls are cut off at the end.
+    """Serve on loopback at ``/mcp``; calls still open on exit are cut off.
 
     Yields:
         The port.

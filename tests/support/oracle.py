@@ -1,8 +1,8 @@
-"""The oracle of the wire: the `openai` package's own types, strictly, with no unknown keys at any depth.
+"""The wire oracle: validates frames strictly against the types of the `openai` package, without unknown keys.
 
-Its socket parser never validates, its TypedDicts check no list and let extra keys pass, and its models keep what they
-do not know; so each frame is validated strictly against the union of the models, and what a model kept as unknown is
-looked for in the whole tree.
+The package's socket parser does not validate, its TypedDicts do not check lists and accept extra keys, and its models
+keep unknown keys. So each frame is validated strictly against the union of the models, and the whole result is
+searched for unknown keys that a model kept.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ _CLIENT: TypeAdapter[Any] = TypeAdapter(Annotated[RealtimeClientEvent, Field(dis
 _REFERENCES: TypeAdapter[Any] = TypeAdapter(ResponseCreateEventWithReferencesParam)
 
 _OF_SERVER_SESSIONS = {"session.id", "session.object", "session.expires_at"}
-"""The event's type is that of the request; the response's type, checked apart, knows these."""
+"""The event types use the request's session type, which lacks these; the response's session type has them."""
 _OF_REQUESTS = {"parallel_tool_calls"}
-"""The response's type leaves it out; the request's has it."""
+"""The response's session type lacks it; the request's has it."""
 _SESSION_EVENTS = ("session.created", "session.updated")
 
 
 class WrongFrame(AssertionError):
-    """A frame that the protocol does not know in this form."""
+    """A frame that is not valid in the protocol."""
 
 
 def check_server_frame(frame: dict[str, Any]) -> None:
-    """Check one frame of a server; `obfuscation` is allowed, as the live service sends it.
+    """Check one frame from a server; `obfuscation` is allowed, because the live service sends it.
 
     Raises:
-        WrongFrame: It does not validate, or has a key that the types do not know.
+        WrongFrame: It does not validate, or has a key that the types do not have.
     """
     _refuse_unknown(frame, _validated(_SERVER, frame), _OF_SERVER_SESSIONS | {"obfuscation"})
     if frame["type"] in _SESSION_EVENTS:
@@ -44,13 +44,13 @@ def check_server_frame(frame: dict[str, Any]) -> None:
 
 
 def check_client_frame(frame: dict[str, Any]) -> None:
-    """Check one frame of a client.
+    """Check one frame from a client.
 
     Raises:
-        WrongFrame: It does not validate, or has a key that the types do not know.
+        WrongFrame: It does not validate, or has a key that the types do not have.
     """
     references = _references(frame)
-    if references:  # the union of models does not know them; the type that does is not strict about the rest
+    if references:  # the union of models lacks references; the type that has them allows other unknown keys
         _validated(_REFERENCES, frame)
         for reference in references:
             if set(reference) != {"type", "id"}:
@@ -73,7 +73,7 @@ def _refuse_unknown(frame: dict[str, Any], model: Any, allowed: set[str]) -> Non
 
 
 def _extras(value: Any, path: str) -> Iterator[str]:
-    """Yield the path of each key that a model kept without knowing it."""
+    """Yield the path of each unknown key that a model kept."""
     match value:
         case BaseModel():
             yield from (f"{path}{key}" for key in value.model_extra or ())
@@ -82,7 +82,7 @@ def _extras(value: Any, path: str) -> Iterator[str]:
         case list() | tuple():
             for one in value:
                 yield from _extras(one, path)
-        case dict():  # free-form by its type: a JSON Schema, metadata
+        case dict():  # free-form in the types: a JSON Schema, metadata
             for one in value.values():
                 yield from _extras(one, path)
 

@@ -1,7 +1,7 @@
 """Private PulseAudio daemons as virtual cables: real ALSA and PortAudio, no sound card.
 
-One daemon is one device, so that a microphone can be unplugged while the loudspeaker plays on. Each has a runtime
-folder of its own and is stopped by its pid. ``norewinds=1`` keeps an idle null sink from bursting.
+Each device has its own daemon, so that the microphone can be unplugged while the loudspeaker keeps playing. Each daemon
+has its own runtime folder and is stopped by its pid. ``norewinds=1`` keeps an idle null sink from bursting.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ set-default-sink cable
 
 
 def require_pulseaudio() -> None:
-    """Skip where there is no PulseAudio; on CI that is a failure, for its scripts install it."""
+    """Skip the test if PulseAudio is not installed; fail on CI, where scripts/setup installs it."""
     if shutil.which("pulseaudio") is None:
         if os.environ.get("CI") == "true":
             pytest.fail("pulseaudio is not installed: scripts/setup test installs it")
@@ -33,10 +33,10 @@ def require_pulseaudio() -> None:
 
 
 class Cable:
-    """One virtual device: what is played into the sink "cable" is heard at "cable.monitor"."""
+    """One virtual device: audio played into the sink "cable" is captured from "cable.monitor"."""
 
     def __init__(self, folder: Path, *, rate: int = RATE) -> None:
-        """Prepare; the folder's name must be short, for a socket's path may have 107 bytes."""
+        """Prepare the device; `folder` MUST be short, because a socket's path is limited to 107 bytes."""
         self._folder = folder
         self._rate = rate
         self._process: subprocess.Popen[bytes] | None = None
@@ -73,17 +73,17 @@ class Cable:
                 return
             time.sleep(0.025)
         self.unplug()
-        raise AssertionError("pulseaudio did not come up")
+        raise AssertionError("pulseaudio did not start within 10 s")
 
     def unplug(self) -> None:
-        """Kill the daemon: the card is gone."""
+        """Kill the daemon, so that the card is gone."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
             process.wait()
 
     def close(self) -> None:
-        """End the daemon as its owner does, so that it leaves nothing behind."""
+        """Terminate the daemon, so that it removes its files."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -95,23 +95,23 @@ class Cable:
             process.wait()
 
     def unload(self) -> None:
-        """Take the device away, and leave the daemon."""
+        """Remove the device; the daemon keeps running."""
         assert self._pactl("unload-module", "module-null-sink")
 
     def load(self) -> None:
-        """Bring the device back."""
+        """Add the device again."""
         options = f"sink_name=cable rate={self._rate} format=s16le channels=1 norewinds=1"
         assert self._pactl("load-module", "module-null-sink", *options.split())
 
     def suspend(self) -> None:
-        """Let the device hang: it is there and open, and nothing moves."""
+        """Stall the device: it stays open, but no audio moves."""
         assert self._pactl("suspend-sink", "cable", "1")
 
     def resume(self) -> None:
         assert self._pactl("suspend-sink", "cable", "0")
 
     def play(self, pcm: bytes, *, rate: int = 24_000) -> subprocess.Popen[bytes]:
-        """Play PCM16 mono into the cable, in real time, from a process of its own."""
+        """Play PCM16 mono into the cable in real time, from a separate process."""
         process = subprocess.Popen(
             ["pacat", "--playback", "--device=cable", f"--rate={rate}", "--channels=1", "--format=s16le"],
             env=os.environ | {"PULSE_SERVER": self.server},
@@ -123,7 +123,7 @@ class Cable:
         return process
 
     def record(self, path: Path) -> subprocess.Popen[bytes]:
-        """Record what is played into the cable, as raw PCM16 mono at 48 kHz, until the process is ended."""
+        """Record the cable as raw PCM16 mono at 48 kHz until the returned process is ended."""
         return subprocess.Popen(
             [
                 "parec",
@@ -148,7 +148,7 @@ class Cable:
 
 
 def asound_conf(microphone: Cable, speaker: Cable) -> str:
-    """ALSA's whole configuration: the cards of the appliance and nothing else."""
+    """Return a whole ALSA configuration that has only these cards."""
     return f"""\
 pcm.mic     {{ type pulse server "{microphone.server}" device "cable.monitor" }}
 pcm.spk     {{ type pulse server "{speaker.server}" device "cable" }}

@@ -1,4 +1,4 @@
-"""A whole simulated appliance in a test's hand, talking to a scripted server."""
+"""A whole simulated appliance, driven by a test, against a scripted server."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from appliance.conversation.support.feedback import View, light_state
 from appliance.settings import load_settings
 from appliance.simulator.simulated_device import DEFAULT_PINS, SIMULATED, SimulatedDevice
 from tests.support.scripted_server import SESSION_CREATED, Connection, Frame, Step, expect, reply, send
+from tests.support.stage import worded
 
 __all__ = [
     "ANSWERED_TURN",
@@ -38,11 +39,11 @@ __all__ = [
 ]
 
 SPOKEN_MS = 300
-_ANSWER_HZ = 2500.0  # no cue of the device's own is near it
+_ANSWER_HZ = 2500.0  # far from the notes of the device's cues
 
 
 def tone(ms: int, *, hertz: float = 300.0, peak: int = 6000) -> bytes:
-    """PCM16 mono at 24 kHz."""
+    """Return a sine as PCM16 mono at 24 kHz."""
     return array("h", [round(peak * math.sin(math.tau * hertz * i / 24_000)) for i in range(24 * ms)]).tobytes()
 
 
@@ -84,12 +85,12 @@ def done(connection: Connection, status: str = "completed") -> Frame:
 
 
 def answer(connection: Connection) -> Sequence[Frame]:
-    """A short spoken answer to the last ``response.create``."""
+    """Return a short spoken answer to the last ``response.create``."""
     return [created(connection), audio_delta(connection), done(connection)]
 
 
 def spoken_ms(connection: Connection) -> int:
-    """How much of what was said, silence not counted, a connection was sent."""
+    """Return the milliseconds of speech, without silence, that a connection received."""
     frames = connection.of_type("input_audio_buffer.append")
     sound = np.frombuffer(b"".join(base64.b64decode(frame["audio"]) for frame in frames), "<i2")
     periods = sound[: len(sound) // 480 * 480].reshape(-1, 480)
@@ -97,7 +98,7 @@ def spoken_ms(connection: Connection) -> int:
 
 
 async def together(**cases: Coroutine[Any, Any, None]) -> None:
-    """Run cases side by side, for most of each is waiting; a failure says which one it was."""
+    """Run cases in parallel, because each mostly waits; a failure names its case."""
 
     async def one(name: str, case: Coroutine[Any, Any, None]) -> None:
         try:
@@ -128,7 +129,7 @@ GOOD: list[Step] = [send(SESSION_CREATED), expect("session.update"), *ANSWERED_T
 
 
 class Rig:
-    """One simulated appliance, what it told, and what its light showed."""
+    """One simulated appliance, with its reported troubles, outcomes, announcements and lights."""
 
     def __init__(self, base_url: str, *, environ: dict[str, str] | None = None, **changes: Any) -> None:
         overrides: dict[str, Any] = {
@@ -165,13 +166,13 @@ class Rig:
             self.lights.append(light)
         for command in commands:
             match command:
-                case Emit(notice=Error(kind=kind, message=message)):
+                case Emit(notice=Error(kind=kind, detail=detail)):
                     self.troubles.append(kind)
-                    self.messages.append(message)
+                    self.messages.append(self.device.wording.trouble(kind, detail))
                 case Emit(notice=TurnEnd(outcome=outcome)):
                     self.outcomes.append(outcome)
-                case Announce(text=text):
-                    self.announced.append(text)
+                case Announce():
+                    self.announced.append(worded(command, self.device.wording))
                 case _:
                     pass
         self._grew.set()
@@ -181,13 +182,13 @@ class Rig:
         return self.lights[-1] if self.lights else ""
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until something holds; looked at after each step of the driver."""
+        """Wait until `holds` is true; checked after each step of the driver."""
         while not holds():
             self._grew.clear()
             await self._grew.wait()
 
     async def until_true(self, holds: Callable[[], bool]) -> None:
-        """As `until`, for what no step of the driver tells: the loudspeaker."""
+        """As `until`, but polled: for the loudspeaker, which changes without a step of the driver."""
         while not holds():
             await asyncio.sleep(0.02)
 
@@ -195,34 +196,34 @@ class Rig:
         await self.until(lambda: self.has_captured and self.light in (lights or ("ready",)))
 
     async def talk(self, ms: int = SPOKEN_MS) -> None:
-        """Press, speak a tone, let go."""
+        """Press, speak a tone, release."""
         await self.device.talk_pcm(tone(ms))
 
     async def turn(self) -> str:
-        """Hold one turn and return how it ended; an answer MUST have been heard."""
+        """Run one turn and return its outcome; an answered turn MUST have played at least 200 ms."""
         count, heard_ms = len(self.outcomes), self.answer_ms
         await self.talk()
         await self.until(lambda: len(self.outcomes) > count)
         if self.outcomes[-1] == "answered":
-            assert self.answer_ms - heard_ms >= 200, "an answer that nobody heard"
+            assert self.answer_ms - heard_ms >= 200, "the answer was not played"
         return self.outcomes[-1]
 
     @property
     def answer_ms(self) -> int:
-        """How much of the server's answers came out of the loudspeaker; the device's own cues do not count."""
+        """Milliseconds of the server's answers that the loudspeaker played; cues do not count."""
         assert self.device.loudspeaker is not None
         rate = self.device.loudspeaker.rate
         return 20 * sum(1 for _, block in self.device.loudspeaker.periods if _is_answer(block, rate))
 
     @property
     def has_sounded(self) -> bool:
-        """Anything at all was played."""
+        """True if the loudspeaker played any sound."""
         assert self.device.loudspeaker is not None
         return self.device.loudspeaker.has_sounded
 
 
 def _is_answer(block: np.ndarray[Any, np.dtype[np.int16]], rate: int) -> bool:
-    """Whether most of a period's energy is at the frequency of the scripted answers."""
+    """Tell whether most of a period's energy is at the frequency of the scripted answers."""
     samples = block.astype(np.float64)
     energy = float(samples @ samples)
     if energy == 0:
@@ -233,7 +234,7 @@ def _is_answer(block: np.ndarray[Any, np.dtype[np.int16]], rate: int) -> bool:
 
 @asynccontextmanager
 async def running(rig: Rig, *, limit_s: float = 60.0) -> AsyncIterator[Rig]:
-    """Run the appliance for as long as the block lasts; the limit is a safety net only."""
+    """Run the appliance until the context is left; `limit_s` is only a safety net."""
     async with asyncio.timeout(limit_s), asyncio.TaskGroup() as group:
         task = group.create_task(rig.device.run())
         try:

@@ -1,4 +1,4 @@
-"""A small real `VoicePipeline`: hears a scripted text, and answers in spoken sentences of a sine or by a tool call."""
+"""A scripted `VoicePipeline`: a fixed transcript, then sentences with sine-wave audio or a tool call."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["ScriptedPipeline", "sine"]
 
 
 def sine(duration_ms: int, *, hertz: float = 440.0) -> bytes:
-    """Return PCM16 mono at 24 kHz at a quarter of full scale."""
+    """Return a sine wave as PCM16 mono at 24 kHz, at a quarter of full scale."""
     step = 2 * math.pi * hertz / 24_000
     return array("h", (round(8000 * math.sin(step * i)) for i in range(duration_ms * 24))).tobytes()
 
 
 class ScriptedPipeline:
-    """Calls the request's first tool when it hears "lamp", tells a tool's output, and else repeats what was said.
+    """Calls the request's first tool if the user says "lamp", speaks a tool's output, else repeats the user's words.
 
     Args:
-        hears: What every utterance is taken for.
-        sentences: How many sentences an answer has.
+        hears: The transcript of every utterance.
+        sentences: Number of sentences in an answer.
     """
 
     def __init__(self, *, hears: str = "hello", sentences: int = 1) -> None:

@@ -1,7 +1,7 @@
-"""A Realtime server that does what a script says, frame by literal frame, on loopback.
+"""A Realtime server on loopback that follows a script, frame by literal frame.
 
-A script is a list of steps for one connection; the first connection gets the first script, and so on. When a script
-is at its end, the connection stays open and silent until the client leaves.
+A script is a list of steps for one connection; the first connection gets the first script, and so on. After the last
+step the connection stays open and silent until the client leaves.
 
 ::
 
@@ -9,8 +9,8 @@ is at its end, the connection stays open and silent until the client leaves.
         ...  # connect to server.url or server.base_url
         server.assert_complete()
 
-Everything that arrives is kept with its time in ``server.connections[n].arrivals``. A client that does not do what
-`expect` says fails `assert_complete`, not the handler: the connection is then left open and silent.
+Every frame that arrives is kept with its time in ``server.connections[n].arrivals``. If the client does not do what
+`expect` expects, `assert_complete` fails, not the handler; the connection then stays open and silent.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ __all__ = [
 
 Frame: TypeAlias = dict[str, Any]
 
-_LAST_STEP_S = 0.1  # for a script to notice that the client left
+_LAST_STEP_S = 0.1  # time for a script to finish after the client left
 
 SESSION_CREATED: Frame = {
     "type": "session.created",
@@ -134,32 +134,32 @@ Step: TypeAlias = (
 
 
 def expect(type: str, *, is_next: bool = False, timeout_s: float = 10.0) -> Step:
-    """Wait for a frame of a type; frames before it are passed over, unless it must be the next one."""
+    """Wait for a frame of this type; other frames before it are skipped, or fail if `is_next`."""
     return _Expect(type, is_next, timeout_s)
 
 
 def send(*frames: Mapping[str, Any]) -> Step:
-    """Send frames one right after the other."""
+    """Send frames without a pause."""
     return _Send(tuple(_text(frame) for frame in frames))
 
 
 def send_raw(*frames: str | bytes) -> Step:
-    """Send text or binary frames as they are, broken ones too."""
+    """Send text or binary frames unchanged; they may be invalid."""
     return _Send(frames)
 
 
 def reply(answer: Callable[[Connection], Frame | Sequence[Frame]]) -> Step:
-    """Send what a function makes of the connection so far, as of ``connection.last("response.create")``."""
+    """Send the frames that a function returns for the connection, e.g. from ``connection.last("response.create")``."""
     return _Reply(answer)
 
 
 def pace(frames: Iterable[Mapping[str, Any]], *, every_s: float) -> Step:
-    """Send frames on a fixed beat that does not drift; encoded beforehand."""
+    """Send frames at a fixed interval without drift; they are encoded in advance."""
     return _Pace(tuple(_text(frame) for frame in frames), every_s)
 
 
 def sleep(seconds: float) -> Step:
-    """Do nothing for a while; what arrives is still recorded."""
+    """Do nothing for a while; frames that arrive are still recorded."""
     return _Sleep(seconds)
 
 
@@ -169,7 +169,7 @@ def hold() -> Step:
 
 
 def stop_reading() -> Step:
-    """Read nothing more, pings neither, as a dead network would; what is sent fills the buffers on the way."""
+    """Stop reading, pings included, like a dead network; what the client sends fills the buffers."""
     return _Reading(False)
 
 
@@ -184,7 +184,7 @@ def close(code: int = 1000, reason: str = "") -> Step:
 
 
 def abort() -> Step:
-    """Reset the TCP connection, without any good-bye."""
+    """Reset the TCP connection without a close frame."""
     return _Abort()
 
 
@@ -195,7 +195,7 @@ def refuse(status: int, body: str | Mapping[str, Any] = "", headers: Mapping[str
 
 
 def stall_handshake() -> Step:
-    """Take the upgrade request and never answer; MUST be the only step of its script."""
+    """Accept the upgrade request and never answer; MUST be the only step of its script."""
     return _StallHandshake()
 
 
@@ -203,7 +203,7 @@ def _text(frame: Mapping[str, Any]) -> str:
     return json.dumps(frame, separators=(",", ":"))
 
 
-# --- what was seen ----------------------------------------------------------------------------------------------
+# --- records ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ class Arrival:
     """`time.monotonic` seconds."""
     raw: str | bytes
     frame: Frame
-    """Empty for what is no JSON object."""
+    """Empty if `raw` is not a JSON object."""
 
     @property
     def type(self) -> str:
@@ -223,20 +223,20 @@ class Arrival:
 
 @dataclass
 class Connection:
-    """One connection, as the server saw it."""
+    """The server's record of one connection."""
 
     number: int
     path: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     arrivals: list[Arrival] = field(default_factory=list)
     close_code: int | None = None
-    """What the client closed with; None while it is open, 1006 where it just went."""
+    """The client's close code; None while it is open, 1006 if it left without a close frame."""
     close_reason: str = ""
     failure: str | None = None
     done: asyncio.Event = field(default_factory=asyncio.Event)
-    """The script ran to its end."""
+    """Set at the end of the script."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    """The client left."""
+    """Set when the client has left."""
     _seen: int = 0
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -273,20 +273,20 @@ class Connection:
 
 
 class _Failed(Exception):
-    """The client did not do what the script expects."""
+    """The client did not follow the script."""
 
 
 # --- the server -------------------------------------------------------------------------------------------------
 
 
 class ScriptedServer:
-    """An async context manager; one script for each connection that is expected.
+    """The server, an async context manager; takes one script per expected connection.
 
     Args:
         *scripts: In the order of the connections.
-        every_other: The script of all further connections; without it they are refused with 503 and are a failure.
+        every_other: The script of all further connections; None refuses them with 503 and fails `assert_complete`.
         ping_interval_s: None sends no pings.
-        port: 0 takes a free one.
+        port: 0 picks a free port.
     """
 
     def __init__(
@@ -333,16 +333,16 @@ class ScriptedServer:
 
     @property
     def base_url(self) -> str:
-        """As in the settings: ``http://127.0.0.1:PORT/v1``."""
+        """The base URL for the settings: ``http://127.0.0.1:PORT/v1``."""
         return f"http://127.0.0.1:{self.port}/v1"
 
     @property
     def url(self) -> str:
-        """The WebSocket's address, with a model."""
+        """The WebSocket URL, with a model."""
         return f"ws://127.0.0.1:{self.port}/v1/realtime?model=test"
 
     async def connection(self, number: int = 0, *, timeout_s: float = 10.0) -> Connection:
-        """Wait for the connection of that number, counted from 0."""
+        """Wait for the connection with this number, counted from 0."""
         async with asyncio.timeout(timeout_s):
             while len(self.connections) <= number:
                 self._connected.clear()
@@ -350,20 +350,20 @@ class ScriptedServer:
         return self.connections[number]
 
     def assert_complete(self) -> None:
-        """Fail unless each script was begun and ran to its end, and nobody else came."""
+        """Fail unless every script ran to its end and no further client connected."""
         problems = [f"connection {c.number}: {c.failure}" for c in self.connections if c.failure]
         problems += [
-            f"connection {c.number}: its script is not done; received {c.types}"
+            f"connection {c.number}: its script did not finish; received {c.types}"
             for c in self.connections[: len(self._scripts)]
             if not c.done.is_set() and not c.failure
         ]
         if len(self.connections) < len(self._scripts):
             problems.append(f"{len(self.connections)} connections, expected {len(self._scripts)}")
         if self._surplus:
-            problems.append(f"{self._surplus} connections more than there are scripts")
+            problems.append(f"{self._surplus} more connections than scripts")
         assert not problems, "; ".join(problems)
 
-    # --- inside -------------------------------------------------------------------------------------------------
+    # --- internals ----------------------------------------------------------------------------------------------
 
     async def _admit(self, socket_side: ServerConnection, request: Request) -> Response | None:
         number = len(self.connections)
@@ -392,7 +392,7 @@ class ScriptedServer:
             await self._read(socket_side, record)
             await asyncio.wait({script}, timeout=_LAST_STEP_S)
             if script.cancel():
-                record.failure = "the client left before the script was done"
+                record.failure = "the client left before the end of the script"
 
     async def _read(self, socket_side: ServerConnection, record: Connection) -> None:
         with suppress(ConnectionClosed):
@@ -481,8 +481,8 @@ async def tcp_server(answer: bytes | None = None, *, hangs_up: bool = False) -> 
     """Listen on loopback without speaking HTTP; yields the port.
 
     Args:
-        answer: Sent to whoever connects; None says nothing.
-        hangs_up: Close right after the first bytes of the client.
+        answer: Sent after the client's first byte; None sends nothing.
+        hangs_up: Close after the client's first byte, and the answer if any.
     """
     over = asyncio.Event()
 

@@ -1,11 +1,11 @@
-"""Spoken sentences with what they must lead to; used at the pipeline's level and through the whole appliance."""
+"""Spoken sentences with the tool calls they must cause; used with the pipeline and with the whole appliance."""
 
 from __future__ import annotations
 
 from typing import Any
 
 VOICES = ("slt", "rms", "awb")
-"""Voices of flite: a woman and two men, one of them Scottish."""
+"""flite voices: a woman and two men, one of them Scottish."""
 
 IN_BOOK: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("turn on the lamp", "set_lamp", {"on": True}),

@@ -1,4 +1,4 @@
-"""A `ServerModel` in the hand of a test: literal client events in, checked frames out, effects kept for the test."""
+"""A `ServerModel` driven by a test: literal client events in, checked frames out, effects kept for the test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MS = 48  # bytes of one millisecond of PCM16 at 24 kHz
 
 
 def tone(duration_ms: int, *, level: int = 6000) -> bytes:
-    """Return a square wave of 240 Hz: loud enough for any voice detector."""
+    """Return a square wave of 240 Hz, loud enough for any voice detector."""
     period = [level] * 50 + [-level] * 50
     frames = duration_ms * 24
     return array("h", (period * (frames // 100 + 1))[:frames]).tobytes()
@@ -25,7 +25,7 @@ def silence(duration_ms: int) -> bytes:
 
 
 class Served:
-    """One session; every frame that it emits is checked against the oracle as it leaves."""
+    """One session; the oracle checks every frame that it emits."""
 
     def __init__(self, *, push_to_talk: bool = True, **kwargs: Any) -> None:
         self.now = 100.0
@@ -39,7 +39,7 @@ class Served:
             self.update(audio={"input": {"turn_detection": None}})
 
     def do(self, effects: list[Effect]) -> list[dict[str, Any]]:
-        """Carry effects out; return the frames."""
+        """Carry out effects; return the frames."""
         frames = []
         for effect in effects:
             match effect:
@@ -70,7 +70,7 @@ class Served:
         return self.send("input_audio_buffer.append", audio=base64.b64encode(pcm).decode())
 
     def say(self, text: str, **keys: Any) -> list[dict[str, Any]]:
-        """Add a text message of the user."""
+        """Add a user message with text."""
         item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
         return self.send("conversation.item.create", item=item, **keys)
 
@@ -105,7 +105,7 @@ class Served:
         return self.do(self.model.tick(self.now))
 
     def spoken_answer(self, duration_ms: int = 1000, text: str = "Hello there.") -> str:
-        """Have a whole answer spoken; return the id of its item."""
+        """Create and finish a spoken answer; return the id of its item."""
         response_id = self.ask()
         frames = self.speak(response_id, text, duration_ms)
         self.finish(response_id)

@@ -1,6 +1,6 @@
-"""A conversation on a stage: virtual time, a finger, a microphone, and literal frames of the server.
+"""A conversation with virtual time, a finger, a microphone, and literal frames of the server.
 
-Every frame that it sends is checked against the types of the `openai` package, strictly.
+Every frame that it sends is checked strictly against the types of the `openai` package.
 """
 
 from __future__ import annotations
@@ -41,17 +41,27 @@ from appliance.conversation.policy import Policy
 from appliance.conversation.support.feedback import State
 from appliance.realtime import protocol as wire
 from appliance.realtime.items import HistoryItem
+from appliance.wording import Wording
 from tests.support.oracle import check_client_frame
 
 PERIOD_MS = 20
 RESTING = (State.READY, State.OFFLINE, State.MUTED, State.FAILED)
-"""States without a deadline; every other one has one."""
+"""States without a deadline; every other state has one."""
 SESSION = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
 
 
 def period(sample: int = 4000, frames: int = 480) -> bytes:
-    """One period of audio whose every sample is `sample`: its content says where it came from."""
+    """Return one period of audio in which every sample is `sample`, so that its origin can be recognised."""
     return array("h", [sample] * frames).tobytes()
+
+
+WORDING = Wording()
+
+
+def worded(command: Announce, wording: Wording = WORDING) -> str:
+    """Return the sentence of an announcement."""
+    sentence = command.sentence
+    return sentence if isinstance(sentence, str) else wording.say(sentence.key, **sentence.values)
 
 
 class Stage:
@@ -67,7 +77,7 @@ class Stage:
         **policy: Any,
     ) -> None:
         self.conversation = Conversation(
-            policy=Policy(**({"button_mode": "hold"} | policy)),
+            policy=Policy(**({"button_mode": "hold", "outputs": WORDING.table("output")} | policy)),
             specs=specs or [AgentSpec(agent="assistant", session=SESSION, approvals=approvals)],
             history=history,
             is_muted=is_muted,
@@ -92,7 +102,7 @@ class Stage:
         return self
 
     def ready(self) -> Stage:
-        """Start, connect, and let the session be created; then forget what was said so far."""
+        """Start, connect and create the session; then drop the commands so far."""
         self.start()
         self.link_ready()
         self.server({"type": "session.updated", "session": SESSION})
@@ -112,7 +122,7 @@ class Stage:
         return self.do(LinkDown(self.link, kind, code, "gone"))
 
     def advance(self, seconds: float) -> list[Command]:
-        """Let virtual time pass, with every deadline on the way at its instant."""
+        """Advance virtual time, and handle every deadline at its instant."""
         end = self.now + seconds
         commands: list[Command] = []
         for _ in range(10_000):
@@ -122,18 +132,18 @@ class Stage:
                 return commands
             self.now = max(self.now, at)
             commands += self.do(DeadlinePassed())
-        raise AssertionError(f"a deadline that never moves: {self.conversation!r}")
+        raise AssertionError(f"a deadline never moves: {self.conversation!r}")
 
     def press(self) -> list[Command]:
         return self.do(ButtonEdge(True))
 
     def release(self) -> list[Command]:
-        """Let go and wait for the debouncer."""
+        """Release and wait for the debouncer."""
         commands = self.do(ButtonEdge(False))
         return commands + self.advance(0.021)
 
     def hear(self, ms: int, sample: int = 4000, level_db: float = -18.0) -> list[Command]:
-        """The microphone hears `ms` of sound."""
+        """Capture `ms` of sound."""
         commands: list[Command] = []
         for _ in range(ms // PERIOD_MS):
             commands += self.advance(PERIOD_MS / 1000)
@@ -141,19 +151,19 @@ class Stage:
         return commands
 
     def say(self, ms: int = 500, sample: int = 4000) -> list[Command]:
-        """Hold the button and speak; the post-roll follows."""
+        """Press, speak and release, followed by the post-roll."""
         commands = self.press()
         commands += self.hear(ms, sample)
         commands += self.release()
         return commands + self.hear(260, 30, -60.0)
 
     def play(self, frames: int, *, drained: bool = False) -> list[Command]:
-        """The loudspeaker has played so many frames more of the answers."""
+        """Report that the loudspeaker played `frames` more frames of the answers."""
         self.played_frames += frames
         return self.do(PlayoutProgress(self.conversation.epoch, self.played_frames, drained))
 
     def server(self, frame: dict[str, Any]) -> list[Command]:
-        """The server sends this frame, literally, on the current link."""
+        """Receive this frame, literally, on the current link."""
         self._event_ids += 1
         raw = json.dumps({"event_id": f"event_{self._event_ids}"} | frame)
         return self.do(ServerEventReceived(self.link, wire.decode(raw)))
@@ -209,7 +219,7 @@ class Stage:
         return self.server({"type": "error", "error": error})
 
     def answering(self, ms: int = 2000) -> Stage:
-        """A turn whose answer is being played: `ms` of audio received, 100 ms heard."""
+        """Run a turn up to the middle of its answer: `ms` of audio received, 100 ms heard."""
         self.say()
         self.committed()
         self.created()
@@ -218,18 +228,18 @@ class Stage:
         self.commands.clear()
         return self
 
-    # --- what came out ------------------------------------------------------------------------------------------
+    # --- results ------------------------------------------------------------------------------------------------
 
     @property
     def state(self) -> str:
         return self.conversation.state.value
 
     def sent(self, commands: list[Command] | None = None) -> list[dict[str, Any]]:
-        """Every frame sent, as wire objects."""
+        """Return every frame sent, as wire objects."""
         return [one.event.to_wire() for one in self._of(Send, commands)]
 
     def sent_types(self, commands: list[Command] | None = None) -> list[str]:
-        """The types of the frames sent, runs of appends as one."""
+        """Return the types of the frames sent; a run of appends counts as one."""
         types = [frame["type"] for frame in self.sent(commands)]
         return [
             name
@@ -252,7 +262,8 @@ class Stage:
         return [notice.kind for notice in self.notices(Error)]
 
     def announced(self) -> list[str]:
-        return [one.text for one in self._of(Announce)]
+        """Every sentence of the device's own, in English."""
+        return [worded(one) for one in self._of(Announce)]
 
     def earcons(self) -> list[str]:
         return [one.name for one in self._of(PlayEarcon)]

@@ -1,13 +1,13 @@
-"""The world around a conversation, with `brain.model` as the server: everything late, nothing lost, or lost for real.
+"""The world around a conversation, with `brain.model` as the server; every step may be late, and links may break.
 
-Frames wait in two channels a connection (up: client to server, down: server to client) until somebody delivers them;
-the server generates only when told to; functions of the maker (tools, predicates, instructions, guardrails) answer
-when told to; the loudspeaker plays only when time passes. There may be two connections at once, a spare beside the
-one that is spoken on.
+Each connection has two channels of frames (up: client to server, down: server to client); a frame waits there until the
+test delivers it. The server generates, and the user's functions (tools, predicates, instructions, guardrails) answer,
+only when the test says so. The loudspeaker plays only when time passes. There may be two connections at once: the main
+one and a spare.
 
-Each response speaks 40 ms of audio for each character of its text, which is as fast as the guard believes possible.
-The samples of such a block are in turn the number of the turn that is answered, and the number of the block; so
-whatever is played says where it came from, and which character it is.
+Each response speaks 40 ms of audio per character of its text, the fastest speech that the guard assumes. The samples of
+such a block alternate between the number of the answered turn and the number of the block, so that played audio shows
+its turn and its character.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ from tests.support.stage import RESTING
 PERIOD = 480
 PERIOD_S = 0.02
 BLOCK = 960
-"""Frames of one character: the guard believes that nobody speaks more than 25 in a second."""
+"""Frames per character: the guard assumes at most 25 characters per second."""
 TAP_S = 0.3
 
 LIGHT_OF_STATE = {
@@ -79,7 +79,7 @@ LIGHT_OF_STATE = {
     State.OFFLINE: {"no_link", "connecting", "error"},
     State.FAILED: {"failed"},
 }
-"""Written down a second time, by hand: what the light may show in each state of these runs."""
+"""Light states allowed in each state of these runs; written by hand, independently of the code under test."""
 
 BENIGN_ERRORS = {"response_cancel_not_active", "conversation_already_has_active_response"}
 COMPARED = ("message", "function_call", "function_call_output")
@@ -90,19 +90,19 @@ def samples(value: int, frames: int = PERIOD) -> bytes:
     return array("h", [value] * frames).tobytes()
 
 
-# --- who talks ---------------------------------------------------------------------------------------------------
+# --- the agents --------------------------------------------------------------------------------------------------
 
 APPROVALS = {
     "ann": {"note": "never", "unlock": "always", "pay": "asked", "search": "never"},
     "bob": {"note": "always", "unlock": "always", "pay": "asked", "search": "never"},
 }
-"""Who must ask the user before which tool; written down a second time for the checks. One name, two rules: "note"."""
+"""Approval rule of each agent's tools, also used by the checks. "note" has a different rule in each agent."""
 OTHER = {"ann": "bob", "bob": "ann"}
 GUARDED = {"ann"}
 
 
 def spec(agent: str, version: int = 1) -> AgentSpec:
-    """Return one of the two agents: bob's instructions are made by a function, ann's answers are guarded."""
+    """Return one of the two agents: a function makes bob's instructions, a guardrail checks ann's answers."""
     names = [*APPROVALS[agent], f"transfer_to_{OTHER[agent]}"]
     tools = [{"type": "function", "name": name, "parameters": {"type": "object"}} for name in names]
     session = {
@@ -134,12 +134,12 @@ def agent_of(instructions: str) -> str:
     return instructions.removeprefix("You are ").partition(".")[0]
 
 
-# --- the far side ------------------------------------------------------------------------------------------------
+# --- the server side ---------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Speech:
-    """One message of a response: what it will have said, and how much of it is out."""
+    """One message of a response: its text, and how many characters were sent as text and as audio."""
 
     response: Response
     plan: str
@@ -148,14 +148,14 @@ class Speech:
 
     @property
     def bad_at(self) -> int:
-        """The first character that nobody may hear."""
+        """Index of the first character that must not be heard."""
         found = self.plan.find("BAD")
         return found if found >= 0 else len(self.plan)
 
 
 @dataclass
 class Response:
-    """What the world knows of one response."""
+    """What the world knows about one response."""
 
     id: str
     turn: int
@@ -169,7 +169,7 @@ class Response:
 
 @dataclass
 class Call:
-    """A function call that the server has told the client of."""
+    """A function call that the server has sent to the client."""
 
     name: str
     agent: str
@@ -178,7 +178,7 @@ class Call:
 
 @dataclass
 class Server:
-    """One connection's far end."""
+    """The server's end of one connection."""
 
     link: int
     model: server_side.ServerModel
@@ -190,13 +190,13 @@ class Server:
     calls: dict[str, Call] = field(default_factory=dict)
     outputs: Counter[str] = field(default_factory=Counter)
     open_updates: list[str] = field(default_factory=list)
-    """Ids of the updates that the client has no answer to."""
+    """Event ids of the session updates that are not answered yet."""
     agent: str = ""
-    """Whose update the client was last told to be accepted."""
+    """The agent of the last ``session.updated`` that the client received."""
 
 
 class World:
-    """Drives a real `Conversation` against real `ServerModel`s and checks what must always hold."""
+    """Drives a real `Conversation` against real `ServerModel`s and checks the invariants after every event."""
 
     def __init__(self, **policy: Any) -> None:
         waits = {"link_wait_s": 600.0, "commit_s": 60.0, "answer_s": 600.0, "connect_s": 60.0}
@@ -208,21 +208,21 @@ class World:
         self.asked_links: deque[int] = deque()
         self.main_link: int | None = None
         self.leaving: deque[tuple[int, deque[str]]] = deque()
-        """Connections that the client has closed, with what still comes of them."""
+        """Connections that the client has closed, with the frames still in flight."""
         self.is_pressed = False
         self.pressed_at = 0.0
         self.taps: list[tuple[float, float]] = []
-        """Begin and end of each short press that has approved nothing."""
+        """Start and end of each short press that has not approved a call yet."""
         self.epoch = 0
         self.queue: deque[tuple[int, Response]] = deque()
-        """Frames of each Play of this epoch that are not played yet."""
+        """Frames not played yet, per block of this epoch, with their response."""
         self.played = 0
         self.capture_count = 0
         self.may_be_sent: set[int] = set()
-        """Numbers of the captured periods that were heard while listening, or just before a press."""
+        """Numbers of the periods captured while listening, or just before a press."""
         self.recent: deque[int] = deque(maxlen=16)
         self.blocks: dict[int, tuple[Speech, int]] = {}
-        """What each block of audio says: which character of what."""
+        """Speech and character index of each block of audio, by block number."""
         self.speeches: list[Speech] = []
         self.response_of_item: dict[str, Response] = {}
         self.calls: dict[str, Call] = {}
@@ -230,7 +230,7 @@ class World:
         self.running_tools: list[str] = []
         self.approval_checks: list[str] = []
         self.requested: dict[str, float] = {}
-        """Call id → when the user was asked."""
+        """Call id → time at which the user was asked."""
         self.approved: set[str] = set()
         self.always: set[tuple[str, str]] = set()
         self.text_checks: list[CheckText] = []
@@ -293,11 +293,11 @@ class World:
                 pass
 
     def _send(self, command: Send) -> None:
-        assert command.link == self.main_link and command.link in self.servers, "sent on a link that is not there"
+        assert command.link == self.main_link and command.link in self.servers, "sent on a link that is not up"
         server = self.servers[command.link]
         if isinstance(command.event, wire.InputAudioBufferAppend):
             number = int.from_bytes(command.event.audio[:2], "little")
-            assert number in self.may_be_sent, f"period {number} was sent though nobody was talking"
+            assert number in self.may_be_sent, f"period {number} was sent although it was not captured in a turn"
         else:
             check_client_frame(command.event.to_wire())
         match command.event:
@@ -320,16 +320,16 @@ class World:
             assert turn == self.conversation.turn_id, f"audio of {turn} is played in {self.conversation.turn_id}"
             self._check_heard(speech.response)
             if self.policy.hold_audio and speech.response.agent in GUARDED:
-                assert index < speech.bad_at, f"{speech.plan[index:]!r} is played, though it was to be held"
+                assert index < speech.bad_at, f"{speech.plan[index:]!r} is played, although it must be held back"
             self.queue.append((BLOCK, speech.response))
 
     def _check_heard(self, response: Response) -> None:
-        assert not response.is_tripped, f"{response.id} is played on after a guardrail has tripped"
+        assert not response.is_tripped, f"{response.id} is still played after a guardrail has tripped"
 
     def _run(self, command: RunTool) -> None:
         call_id, call = command.call_id, self.calls[command.call_id]
         assert call_id not in self.started_tools, f"{call_id} is run twice"
-        assert command.agent == call.agent, f"{call.agent} wanted {call.name}, it is run for {command.agent}"
+        assert command.agent == call.agent, f"{call.agent} called {call.name}, but it is run for {command.agent}"
         rule = APPROVALS[call.agent][call.name]
         if rule != "never":
             assert self._is_approved(call_id, call), f"{call.name} is run without approval"
@@ -370,7 +370,7 @@ class World:
             assert named == main.agent, f"the conversation names {named}, the server has {main.agent}"
 
     def check_at_rest(self) -> None:
-        """What holds when everything was delivered and answered."""
+        """Check what must hold once everything is delivered and answered."""
         server = self.main
         assert server is not None
         for call_id, call in server.calls.items():
@@ -384,7 +384,7 @@ class World:
 
     @property
     def main(self) -> Server | None:
-        """The connection that the conversation speaks on."""
+        """The connection that the conversation uses."""
         return None if self.main_link is None else self.servers.get(self.main_link)
 
     # --- time, finger, microphone, loudspeaker --------------------------------------------------------------------
@@ -409,7 +409,7 @@ class World:
         self.hear(3)
 
     def wait(self, seconds: float) -> None:
-        """Let time pass with the least of a microphone: its last period is never older than the moment."""
+        """Let time pass with a single captured period, at its end."""
         self.advance(seconds - PERIOD_S)
         self.hear(1)
 
@@ -424,7 +424,7 @@ class World:
             self.do(AudioCaptured(samples(number), 4000, -20.0))
 
     def advance(self, seconds: float) -> None:
-        """Let time pass: deadlines fire at their instants, the loudspeaker plays."""
+        """Let time pass: handle deadlines at their instants, and play queued audio."""
         end = self.now + seconds
         for _ in range(100_000):
             self._play_some(min(seconds, PERIOD_S))
@@ -456,7 +456,7 @@ class World:
     # --- the connections -----------------------------------------------------------------------------------------
 
     def accept(self) -> None:
-        """The server accepts the connection that was asked for first."""
+        """Accept the connection that was requested first."""
         if not self.asked_links:
             return
         link = self.asked_links.popleft()
@@ -473,10 +473,10 @@ class World:
 
     def refuse(self) -> None:
         if self.asked_links:
-            self.do(LinkDown(self.asked_links.popleft(), "refused", None, "nobody there"))
+            self.do(LinkDown(self.asked_links.popleft(), "refused", None, "connection refused"))
 
     def lose(self, newest: bool = False) -> None:
-        """A connection breaks, and what is under way on it is gone: the oldest, or the newest (a spare)."""
+        """Break the oldest connection, or the newest (a spare); its frames in flight are lost."""
         if self.servers:
             link = list(self.servers)[-1 if newest else 0]
             del self.servers[link]
@@ -485,7 +485,7 @@ class World:
             self.do(LinkDown(link, "lost", 1006, ""))
 
     def leave(self) -> None:
-        """What is left of a connection that the client has closed arrives, then its end."""
+        """Deliver the remaining frames of a connection that the client has closed, then its end."""
         if self.leaving:
             link, frames = self.leaving.popleft()
             for frame in frames:
@@ -549,14 +549,14 @@ class World:
             case _:
                 pass
 
-    # --- the model: what it says and wants -------------------------------------------------------------------------
+    # --- the model: its speech and its calls -----------------------------------------------------------------------
 
     def _begin(self, server: Server, response_id: str, request: server_side.GenerationRequest) -> None:
         turn = request.metadata["turn"]
         number = int(turn.removeprefix("turn_"))
         before = [one for one in server.responses.values() if one.turn == number]
         reasons = sum(bool(one.calls) for one in before) + self.trips[turn]
-        assert len(before) <= reasons, f"another response is begun for {turn} on one connection"
+        assert len(before) <= reasons, f"one response too many is created for {turn} on one connection"
         tools = [] if request.tool_choice == "none" else [tool["name"] for tool in request.tools]
         response = Response(response_id, number, agent_of(request.instructions), tools)
         server.responses[response_id] = server.generating[response_id] = response
@@ -566,16 +566,16 @@ class World:
         return self._speaking() is not None
 
     def _speaking(self) -> tuple[Server, Response] | None:
-        """The oldest response that is being generated."""
+        """Return the oldest response that is being generated, with its server."""
         return next(((one, item) for one in self.servers.values() for item in one.generating.values()), None)
 
     def speak(self, characters: int, *, order: str = "both", is_bad: bool = False) -> None:
-        """The oldest response says more.
+        """Extend the speech of the oldest response.
 
         Args:
-            characters: How many.
-            order: What goes out: ``text`` or ``audio`` only, or ``both``; the other follows with the next.
-            is_bad: Begin with the word that the guardrail is there for.
+            characters: How many to add.
+            order: What is sent: ``text`` or ``audio`` only, or ``both``; the missing part follows with the next call.
+            is_bad: Start with the word on which the guardrail trips.
         """
         if (found := self._speaking()) is None:
             return
@@ -608,7 +608,7 @@ class World:
             response.open_speech = None
 
     def call(self, name: str) -> None:
-        """The oldest response calls a tool; ``handoff`` stands for the one there is."""
+        """Let the oldest response call a tool; ``handoff`` means the agent's only handoff."""
         if (found := self._speaking()) is None:
             return
         server, response = found
@@ -630,14 +630,14 @@ class World:
                 self._effects(server, server.model.transcribed(server.unheard.pop(0), "some words"))
                 return
 
-    # --- the program: tools, predicates, instructions, guardrails, wishes -------------------------------------------
+    # --- the program: tools, predicates, instructions, guardrails, requests -----------------------------------------
 
     def finish_tool(self, which: int = 0) -> None:
         if self.running_tools:
             self.do(ToolFinished(self.running_tools.pop(which % len(self.running_tools)), "{}"))
 
     def answer_predicate(self, verdict: str, which: int = 0) -> None:
-        """The predicate of a tool says that approval is ``needed``, ``free``, or that there is a ``problem``."""
+        """Answer an approval predicate with ``needed``, ``free`` or ``problem``."""
         if self.approval_checks:
             call_id = self.approval_checks.pop(which % len(self.approval_checks))
             if verdict == "free":
@@ -646,7 +646,7 @@ class World:
             self.do(ApprovalChecked(call_id, verdict == "needed", problem))
 
     def answer_approval(self, *, approved: bool, always: bool = False, which: int = 0) -> None:
-        """The program decides on a call that the user was asked about; it may be too late."""
+        """Approve or reject, as the program, a call that the user was asked about; it may be too late."""
         if self.requested:
             call_id = list(self.requested)[-1 - which % len(self.requested)]
             call = self.calls[call_id]
@@ -658,7 +658,7 @@ class World:
             self.do(ApprovalAnswered(call_id, approved, always))
 
     def answer_check(self, which: int = 0) -> None:
-        """A guardrail says what it thinks of a text."""
+        """Return the verdict of a guardrail on a text."""
         if self.text_checks:
             check = self.text_checks.pop(which % len(self.text_checks))
             is_bad = "BAD" in check.text
@@ -670,7 +670,7 @@ class World:
         return next(one.response for one in self.speeches if one.plan.startswith(text))
 
     def prepare(self, *, fails: bool = False) -> None:
-        """An agent's functions answer."""
+        """Answer an agent's functions: with a new spec, or with a failure."""
         if self.preparations:
             asked = self.preparations.pop(0)
             if fails:
@@ -689,7 +689,7 @@ class World:
     # --- the end -------------------------------------------------------------------------------------------------
 
     def quiesce(self) -> None:
-        """Deliver and answer everything and let time pass: the appliance must come to rest, ready."""
+        """Deliver and answer everything and let time pass; the appliance must become ready and idle."""
         if self.is_pressed:
             self.release()
         for _ in range(400):

@@ -1,4 +1,4 @@
-"""`RealtimeAgent`: what the assistant is."""
+"""`RealtimeAgent`: required fields and name checks."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ def ping() -> str:
     return "pong"
 
 
-def test_an_agent_needs_nothing_but_a_name() -> None:
+def test_agent_needs_only_a_name() -> None:
     agent = RealtimeAgent(name="Shelf")
     assert (agent.instructions, tuple(agent.tools), agent.voice) == ("", (), "")
 
 
-def test_two_tools_of_one_name_are_refused_and_named() -> None:
+def test_duplicate_tool_name_is_refused() -> None:
     other = tool(name="ping")(lambda: None)
     with pytest.raises(ToolError, match="ping"):
         RealtimeAgent(name="Shelf", tools=[ping, other])
     assert len(RealtimeAgent(name="Shelf", tools=[ping, tool(name="pong")(lambda: None)]).tools) == 2
 
 
-def test_an_agent_is_frozen() -> None:
+def test_agent_is_frozen() -> None:
     agent = RealtimeAgent(name="Shelf")
     with pytest.raises(FrozenInstanceError):
         agent.name = "Other"  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Agents on duty: what is asked of the maker's functions, when, with what, and what becomes of their mistakes."""
+"""Agents in a session: which application functions are called, when, with what, and how failures are handled."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def compose(agent: RealtimeAgent, instructions: str, tools: Sequence[Mapping[str
 
 
 class Desk:
-    """A preparer with its inbox."""
+    """A preparer and the queue of its answers."""
 
     def __init__(self, *agents: RealtimeAgent, **options: Any) -> None:
         self.answers: asyncio.Queue[Event] = asyncio.Queue()
@@ -110,7 +110,7 @@ class _Object:
 
 
 @pytest.mark.parametrize("instructions", [_sync, _async, _Object()])
-async def test_instructions_are_a_function_of_context_and_agent_sync_or_async(instructions: Any) -> None:
+async def test_instructions_function_may_be_sync_or_async(instructions: Any) -> None:
     agent = RealtimeAgent(name="Ada", instructions=instructions)
     async with at_desk(agent, context="Eve", history=lambda: (HistoryItem(id="1"),)) as desk:
         spec = await desk.spec("Ada")
@@ -118,7 +118,7 @@ async def test_instructions_are_a_function_of_context_and_agent_sync_or_async(in
     assert spec.is_asked_at_connect
 
 
-async def test_a_text_is_not_asked_for_again() -> None:
+async def test_instructions_string_is_not_refreshed() -> None:
     async with at_desk(RealtimeAgent(name="Ada", instructions="Be brief.")) as desk:
         spec = await desk.spec("Ada")
     assert spec.session["instructions"] == "Be brief."
@@ -133,12 +133,10 @@ def _raises(*_: Any) -> Any:
     ("instructions", "problem"),
     [
         (_raises, "the agent 'Ada' could not be prepared: KeyError: 'weather'"),
-        (lambda context, agent: 7, "agent 'Ada': its instructions are int, expected a text"),
+        (lambda context, agent: 7, "agent 'Ada': its instructions are int, expected a string"),
     ],
 )
-async def test_instructions_that_fail_are_told_and_the_next_question_is_answered(
-    instructions: Any, problem: str
-) -> None:
+async def test_failing_instructions_are_reported_and_the_next_request_works(instructions: Any, problem: str) -> None:
     agents = RealtimeAgent(name="Ada", instructions=instructions), RealtimeAgent(name="Bob")
     async with at_desk(*agents) as desk:
         answer = await desk.prepared("Ada")
@@ -146,7 +144,7 @@ async def test_instructions_that_fail_are_told_and_the_next_question_is_answered
         assert (await desk.spec("Bob")).agent == "Bob"
 
 
-async def test_instructions_that_hang_are_given_up_with_the_limit_in_words() -> None:
+async def test_hanging_instructions_time_out_and_the_error_names_the_limit() -> None:
     async def hangs(context: RunContext[Any], agent: RealtimeAgent) -> str:
         await asyncio.Event().wait()
         return ""
@@ -156,7 +154,7 @@ async def test_instructions_that_hang_are_given_up_with_the_limit_in_words() -> 
     assert answer.problem == "the agent 'Ada' was not ready within 0.01 s"
 
 
-async def test_a_question_before_the_preparer_runs_waits_for_it() -> None:
+async def test_request_before_run_waits_for_it() -> None:
     desk = Desk(RealtimeAgent(name="Ada"))
     desk.preparer.prepare_agent(PrepareAgent(ConnectKey(1), "Ada", "connect"))
     assert desk.answers.empty()
@@ -184,9 +182,7 @@ async def _later(context: RunContext[Any], agent: RealtimeAgent) -> bool:
     ("enabled", "is_offered"),
     [(True, True), (False, False), (_says(True), True), (_says(0), False), (_later, True), (_raises, False)],
 )
-async def test_a_tool_is_offered_where_its_predicate_says_so_and_a_failing_one_says_no(
-    enabled: Any, is_offered: bool
-) -> None:
+async def test_tool_is_offered_only_if_its_predicate_returns_true(enabled: Any, is_offered: bool) -> None:
     @tool(enabled=enabled)
     def ping() -> str:
         return "pong"
@@ -200,7 +196,7 @@ async def test_a_tool_is_offered_where_its_predicate_says_so_and_a_failing_one_s
 
 
 @pytest.mark.parametrize(("enabled", "is_offered"), [(_says(True), True), (_says(False), False), (_raises, False)])
-async def test_a_handoff_is_offered_where_its_predicate_says_so(enabled: Any, is_offered: bool) -> None:
+async def test_handoff_is_offered_only_if_its_predicate_returns_true(enabled: Any, is_offered: bool) -> None:
     bob = RealtimeAgent(name="Bob")
     async with at_desk(RealtimeAgent(name="Ada", handoffs=[handoff(bob, enabled=enabled)]), bob) as desk:
         spec = await desk.spec("Ada")
@@ -208,7 +204,7 @@ async def test_a_handoff_is_offered_where_its_predicate_says_so(enabled: Any, is
     assert spec.disabled == (() if is_offered else ("transfer_to_bob",))
 
 
-async def test_the_card_of_a_tool_tells_how_its_calls_are_treated() -> None:
+async def test_tool_card_holds_the_options_of_the_tool() -> None:
     @tool(needs_approval=True, cancellable=True, working_after_ms=700, filler="Wait.", timeout_s=3)
     def slow() -> None: ...
 
@@ -246,14 +242,14 @@ async def _hand_over(arguments: str, **options: Any) -> tuple[AgentPrepared, lis
     return answer, given
 
 
-async def test_on_handoff_is_given_what_the_model_told_with_it() -> None:
+async def test_on_handoff_gets_the_parsed_input() -> None:
     answer, given = await _hand_over('{"dish":"soup","servings":2}', input_type=Order)
     assert given == [("Ada", Order(dish="soup", servings=2))]
     assert answer.spec is not None
     assert answer.spec.session["instructions"] == "Cook."
 
 
-async def test_what_the_model_must_tell_with_a_handoff_is_in_the_tools_schema() -> None:
+async def test_handoff_input_type_is_in_the_tool_schema() -> None:
     bob = RealtimeAgent(name="Bob")
     ada = RealtimeAgent(name="Ada", handoffs=[handoff(bob, on_handoff=lambda c, o: None, input_type=Order)])
     async with at_desk(ada, bob) as desk:
@@ -266,7 +262,7 @@ async def test_what_the_model_must_tell_with_a_handoff_is_in_the_tools_schema() 
 
 
 @pytest.mark.parametrize("arguments", ['{"dish":"soup","servings":0}', "{}", "soup"])
-async def test_a_handoff_with_arguments_that_do_not_fit_does_not_happen_and_says_what_was_wrong(
+async def test_handoff_with_invalid_arguments_fails_with_a_reason(
     arguments: str,
 ) -> None:
     answer, given = await _hand_over(arguments, input_type=Order)
@@ -275,14 +271,14 @@ async def test_a_handoff_with_arguments_that_do_not_fit_does_not_happen_and_says
     assert answer.problem.startswith("transfer_to_bob: ")
 
 
-async def test_a_handoff_that_is_not_offered_now_does_not_happen() -> None:
+async def test_disabled_handoff_fails() -> None:
     answer, given = await _hand_over('{"dish":"soup","servings":2}', input_type=Order, enabled=False)
     assert given == []
     assert answer.problem == "The handoff transfer_to_bob is not available now."
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_an_on_handoff_that_raises_keeps_the_old_agent(is_async: bool) -> None:
+async def test_on_handoff_that_raises_keeps_the_old_agent(is_async: bool) -> None:
     async def refuses(context: RunContext[Any]) -> None:
         raise PermissionError("the kitchen is closed")
 
@@ -301,7 +297,7 @@ async def test_an_on_handoff_that_raises_keeps_the_old_agent(is_async: bool) -> 
 
 
 class Watch:
-    """Guardrails that write down when they began and ended."""
+    """Guardrails that record when they start and end."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -317,7 +313,7 @@ class Watch:
         return look
 
 
-async def test_parallel_guardrails_run_side_by_side_and_the_first_in_the_list_that_trips_is_named() -> None:
+async def test_parallel_guardrails_run_concurrently_and_the_first_listed_trip_is_reported() -> None:
     watch = Watch()
     rails = [watch.guardrail("one"), watch.guardrail("two", trips=True), watch.guardrail("three", trips=True)]
     async with at_desk(RealtimeAgent(name="Ada", output_guardrails=rails), is_parallel=True) as desk:
@@ -325,7 +321,7 @@ async def test_parallel_guardrails_run_side_by_side_and_the_first_in_the_list_th
     assert watch.lines == ["one begins", "two begins", "three begins", "one ends", "two ends", "three ends"]
 
 
-async def test_sequential_guardrails_run_one_after_the_other_up_to_the_first_that_trips() -> None:
+async def test_sequential_guardrails_stop_at_the_first_that_trips() -> None:
     watch = Watch()
     rails = [watch.guardrail("one"), watch.guardrail("two", trips=True), watch.guardrail("three", trips=True)]
     async with at_desk(RealtimeAgent(name="Ada", output_guardrails=rails), is_parallel=False) as desk:
@@ -334,21 +330,21 @@ async def test_sequential_guardrails_run_one_after_the_other_up_to_the_first_tha
 
 
 @pytest.mark.parametrize("is_parallel", [True, False])
-async def test_a_text_that_no_guardrail_minds_passes(is_parallel: bool) -> None:
+async def test_text_passes_if_no_guardrail_trips(is_parallel: bool) -> None:
     rails = [Watch().guardrail("one"), Watch().guardrail("two")]
     async with at_desk(RealtimeAgent(name="Ada", output_guardrails=rails), is_parallel=is_parallel) as desk:
         assert await desk.checked("hm") == ("", "")
 
 
 @pytest.mark.parametrize("is_parallel", [True, False])
-async def test_a_guardrail_that_raises_counts_as_tripped(is_parallel: bool) -> None:
+async def test_guardrail_that_raises_counts_as_tripped(is_parallel: bool) -> None:
     agent = RealtimeAgent(name="Ada", output_guardrails=[output_guardrail(name="broken")(_raises)])
     async with at_desk(agent, is_parallel=is_parallel) as desk:
         assert await desk.checked("hm") == ("broken", "it failed: KeyError")
-        assert (await desk.spec("Ada")).agent == "Ada", "the desk is still open"
+        assert (await desk.spec("Ada")).agent == "Ada", "the preparer still works"
 
 
-async def test_a_guardrail_that_hangs_counts_as_tripped() -> None:
+async def test_guardrail_that_hangs_counts_as_tripped() -> None:
     @output_guardrail
     async def asleep(context: RunContext[Any], agent: RealtimeAgent, text: str) -> bool:
         return await asyncio.Event().wait()
@@ -358,7 +354,7 @@ async def test_a_guardrail_that_hangs_counts_as_tripped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "told"),
+    ("verdict", "expected"),
     [
         (True, ("rail", "")),
         (False, ("", "")),
@@ -367,13 +363,13 @@ async def test_a_guardrail_that_hangs_counts_as_tripped() -> None:
         (GuardrailFunctionOutput("why", False), ("", "")),
     ],
 )
-async def test_a_verdict_is_a_bool_or_an_output_with_the_reason(verdict: Any, told: tuple[str, str]) -> None:
+async def test_guardrail_verdict_is_a_bool_or_an_output_with_a_reason(verdict: Any, expected: tuple[str, str]) -> None:
     agent = RealtimeAgent(name="Ada", output_guardrails=[output_guardrail(name="rail")(lambda *_: verdict)])
     async with at_desk(agent) as desk:
-        assert await desk.checked("hm") == told
+        assert await desk.checked("hm") == expected
 
 
-async def test_input_and_output_guardrails_are_kept_apart() -> None:
+async def test_input_and_output_guardrails_are_separate() -> None:
     agent = RealtimeAgent(
         name="Ada",
         input_guardrails=[input_guardrail(name="ear")(lambda *_: True)],
@@ -393,7 +389,7 @@ def runtime_of(start: RealtimeAgent) -> AgentRuntime:
     return AgentRuntime(start, compose=compose, post=lambda event: None, guardrail_s=5.0)
 
 
-def test_everyone_who_can_be_reached_by_handoffs_belongs_to_the_runtime_also_in_a_circle() -> None:
+def test_runtime_holds_all_agents_reachable_by_handoffs_also_in_a_cycle() -> None:
     back: list[Any] = []
     eve = RealtimeAgent(name="Eve", handoffs=back)
     bob = RealtimeAgent(name="Bob", handoffs=[handoff(eve)])
@@ -402,13 +398,13 @@ def test_everyone_who_can_be_reached_by_handoffs_belongs_to_the_runtime_also_in_
     assert list(runtime_of(ada).agents) == ["Ada", "Bob", "Eve"]
 
 
-def test_two_agents_of_one_name_are_refused_wherever_they_are() -> None:
+def test_duplicate_agent_name_is_refused_at_any_depth() -> None:
     bob = RealtimeAgent(name="Bob", handoffs=[RealtimeAgent(name="Eve", handoffs=[RealtimeAgent(name="Ada")])])
     with pytest.raises(ToolError, match="two agents are named 'Ada'"):
         runtime_of(RealtimeAgent(name="Ada", handoffs=[bob]))
 
 
-def test_a_name_that_a_list_took_twice_after_the_agent_was_made_is_refused_at_the_start() -> None:
+def test_duplicate_tool_appended_after_construction_is_refused_at_start() -> None:
     @tool
     def ping() -> None: ...
 
@@ -419,7 +415,7 @@ def test_a_name_that_a_list_took_twice_after_the_agent_was_made_is_refused_at_th
         runtime_of(agent)
 
 
-def test_a_tool_with_the_name_of_a_handoff_is_refused() -> None:
+def test_tool_with_the_name_of_a_handoff_is_refused() -> None:
     @tool(name="transfer_to_bob")
     def mine() -> None: ...
 
@@ -427,7 +423,7 @@ def test_a_tool_with_the_name_of_a_handoff_is_refused() -> None:
         RealtimeAgent(name="Ada", tools=[mine], handoffs=[RealtimeAgent(name="Bob")])
 
 
-def test_two_agents_whose_names_make_one_tool_are_refused_until_one_tool_is_named() -> None:
+def test_handoffs_with_the_same_tool_name_are_refused_unless_one_is_renamed() -> None:
     twins = RealtimeAgent(name="The Bob"), RealtimeAgent(name="the bob")
     with pytest.raises(ToolError, match="transfer_to_the_bob"):
         RealtimeAgent(name="Ada", handoffs=twins)
@@ -435,12 +431,12 @@ def test_two_agents_whose_names_make_one_tool_are_refused_until_one_tool_is_name
     assert [one.tool_name for one in named.transfers()] == ["transfer_to_the_bob", "other_bob"]
 
 
-async def test_the_first_spec_is_the_first_agents() -> None:
+async def test_first_spec_is_that_of_the_first_agent() -> None:
     runtime = runtime_of(RealtimeAgent(name="Ada", handoffs=[RealtimeAgent(name="Bob")]))
     assert [one.agent for one in await runtime.specs()] == ["Ada"]
 
 
-# --- when they are asked, over a whole session ------------------------------------------------------------------
+# --- when they are called during a session ----------------------------------------------------------------------
 
 
 def created(response_id: str) -> Frame:
@@ -449,7 +445,7 @@ def created(response_id: str) -> Frame:
 
 
 def written(text: str, response_id: str = "resp_1") -> list[Frame]:
-    """A whole answer in writing."""
+    """A complete text answer."""
     item = {
         "id": f"item_{response_id}",
         "type": "message",
@@ -480,7 +476,7 @@ def function_call(name: str, arguments: str, call_id: str) -> Frame:
 
 
 def calling(name: str, arguments: str = "{}", response_id: str = "resp_1") -> list[Frame]:
-    """A whole answer that calls one tool."""
+    """A complete answer that calls one tool."""
     item = function_call(name, arguments, "call_1")
     response = {"id": response_id, "object": "realtime.response", "status": "completed", "output": [item]}
     return [
@@ -497,7 +493,7 @@ def calling(name: str, arguments: str = "{}", response_id: str = "resp_1") -> li
 
 
 def updated(connection: Connection) -> Frame:
-    """The server takes the latest ``session.update``."""
+    """Return the server's ``session.updated`` for the latest ``session.update``."""
     session = {"object": "realtime.session", "id": "sess_1", **connection.last("session.update")["session"]}
     return {"type": "session.updated", "event_id": "event_u", "session": session}
 
@@ -508,7 +504,7 @@ QUICK = Policy(pre_roll_ms=0, backoff_initial_s=0.01, stable_s=0.0)
 
 
 async def until(session: RealtimeSession, kind: type[E]) -> E:
-    """Wait for the next event of a kind."""
+    """Return the next event of a kind."""
     async with asyncio.timeout(10):
         async for event in session:
             if isinstance(event, kind):
@@ -516,13 +512,13 @@ async def until(session: RealtimeSession, kind: type[E]) -> E:
     raise AssertionError(f"the session ended without {kind.__name__}")
 
 
-def told(connection: Connection) -> list[str]:
-    """The instructions that the server was told, one after the other."""
+def sent_instructions(connection: Connection) -> list[str]:
+    """Return the instructions of each ``session.update``, in order."""
     return [one["session"]["instructions"] for one in connection.of_type("session.update")]
 
 
 class Weather:
-    """Instructions that say something else each time they are asked."""
+    """Instructions that differ at each call."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -532,7 +528,7 @@ class Weather:
         return f"{agent.name}, day {self.asked}."
 
 
-async def test_instructions_are_asked_again_at_each_connection() -> None:
+async def test_instructions_function_is_called_at_each_connection() -> None:
     agent = RealtimeAgent(name="Ada", instructions=Weather())
     async with ScriptedServer([*READY, close(1001)], [*READY, hold()]) as server:
         async with RealtimeSession(agent, WRITTEN, url=server.base_url, policy=QUICK, raw_events=False) as session:
@@ -543,11 +539,11 @@ async def test_instructions_are_asked_again_at_each_connection() -> None:
                 while "session.update" not in second.types:
                     await asyncio.sleep(0.001)
         first = server.connections[0]
-    days = [told(one)[-1] for one in (first, second)]
-    assert days == sorted(set(days)), "each connection is told something newer"
+    days = [sent_instructions(one)[-1] for one in (first, second)]
+    assert days == sorted(set(days)), "each connection gets newer instructions"
 
 
-async def test_instructions_are_asked_again_before_each_answer_where_the_agent_wants_it() -> None:
+async def test_instructions_function_is_called_before_each_answer_with_refresh_turn() -> None:
     agent = RealtimeAgent(name="Ada", instructions=Weather(), refresh_instructions="turn")
     turn = [expect("session.update"), reply(updated), expect("response.create", is_next=True)]
     script = [
@@ -565,12 +561,12 @@ async def test_instructions_are_asked_again_before_each_answer_where_the_agent_w
                 session.send_message("Hi!")
                 assert (await until(session, TurnEnd)).outcome == "answered"
         server.assert_complete()
-        days = told(server.connections[0])
+        days = sent_instructions(server.connections[0])
     assert len(days) == 3
-    assert days == sorted(set(days)), "each turn is told something newer"
+    assert days == sorted(set(days)), "each turn gets newer instructions"
 
 
-async def test_without_that_wish_instructions_are_not_asked_again_for_an_answer() -> None:
+async def test_instructions_function_is_not_called_for_an_answer_by_default() -> None:
     weather = Weather()
     agent = RealtimeAgent(name="Ada", instructions=weather)
     script = [*READY, expect("response.create"), send(*written("One."))]
@@ -586,7 +582,7 @@ async def test_without_that_wish_instructions_are_not_asked_again_for_an_answer(
     assert weather.asked == asked
 
 
-async def test_instructions_are_asked_at_the_handoff_after_on_handoff_with_the_context_that_it_changed() -> None:
+async def test_instructions_function_sees_the_context_changed_by_on_handoff() -> None:
     box: dict[str, Any] = {}
 
     async def note(context: RunContext[dict[str, Any]], order: Order) -> None:
@@ -609,12 +605,12 @@ async def test_instructions_are_asked_at_the_handoff_after_on_handoff_with_the_c
             handed = await until(session, HandoffDone)
             await until(session, TurnEnd)
         server.assert_complete()
-        assert told(server.connections[0]) == ["", "Cook soup."]
+        assert sent_instructions(server.connections[0]) == ["", "Cook soup."]
     assert (handed.from_agent, handed.to_agent) == ("Ada", "Bob")
     assert (session.agents["Ada"], session.agents["Bob"]) == (ada, bob)
 
 
-async def test_a_handoff_that_on_handoff_refuses_is_told_to_the_model_and_the_old_agent_answers() -> None:
+async def test_refused_handoff_is_reported_to_the_model_and_the_old_agent_answers() -> None:
     def closed(context: RunContext[Any]) -> None:
         raise PermissionError("the kitchen is closed")
 
@@ -636,14 +632,14 @@ async def test_a_handoff_that_on_handoff_refuses_is_told_to_the_model_and_the_ol
     output = connection.last("conversation.item.create")["item"]
     assert (output["type"], output["call_id"]) == ("function_call_output", "call_1")
     assert "the kitchen is closed" in output["output"]
-    assert len(told(connection)) == 1
+    assert len(sent_instructions(connection)) == 1
 
 
 # --- an agent as a tool -----------------------------------------------------------------------------------------
 
 
 def aside(*items: Frame) -> Callable[[Connection], Frame]:
-    """The answer to a question beside the conversation: a response that bears its mark."""
+    """Return the answer to an out-of-band question: a response with the question's metadata."""
 
     def answer(connection: Connection) -> Frame:
         metadata = connection.last("response.create")["response"]["metadata"]
@@ -690,12 +686,12 @@ async def _asked(expert: RealtimeAgent, *answers: Callable[[Connection], Frame])
             session.send_message("Rain?")
             ended = await until(session, ToolEnd)
             assert (await until(session, TurnEnd)).outcome == "answered"
-            assert "Sunny." not in [one.text for one in session.history], "it is beside the conversation"
+            assert "Sunny." not in [one.text for one in session.history], "it is outside the conversation"
         server.assert_complete()
         return ended, server.connections[0]
 
 
-async def test_an_agent_as_a_tool_is_asked_beside_the_conversation_with_its_own_instructions() -> None:
+async def test_agent_as_tool_is_asked_out_of_band_with_its_own_instructions() -> None:
     expert = RealtimeAgent(name="Expert", instructions=lambda context, agent: f"You are the {agent.name}.")
     ended, connection = await _asked(expert, aside(SAYS_SUNNY))
     assert (ended.name, ended.output, ended.is_error) == ("ask_expert", "Sunny.", False)
@@ -707,7 +703,7 @@ async def test_an_agent_as_a_tool_is_asked_beside_the_conversation_with_its_own_
     ]
 
 
-async def test_an_agent_as_a_tool_runs_its_own_tools_and_is_asked_again_with_their_outputs() -> None:
+async def test_agent_as_tool_runs_its_own_tools_and_gets_their_outputs() -> None:
     expert = RealtimeAgent(name="Expert", tools=[look_outside])
     call = function_call("look_outside", '{"window":"east"}', "call_9")
     ended, connection = await _asked(expert, aside(call), aside(SAYS_SUNNY))
@@ -725,7 +721,7 @@ async def test_an_agent_as_a_tool_runs_its_own_tools_and_is_asked_again_with_the
     ]
 
 
-async def test_an_agent_as_a_tool_is_not_offered_what_needs_approval() -> None:
+async def test_agent_as_tool_is_not_offered_tools_that_need_approval() -> None:
     @tool(needs_approval=True)
     def open_window() -> None: ...
 
@@ -735,9 +731,9 @@ async def test_an_agent_as_a_tool_is_not_offered_what_needs_approval() -> None:
     assert [one["name"] for one in asked["tools"]] == ["look_outside"]
 
 
-async def test_an_agent_as_a_tool_that_only_calls_is_given_up_and_the_model_is_told() -> None:
+async def test_agent_as_tool_that_only_calls_tools_fails_with_an_error_for_the_model() -> None:
     expert = RealtimeAgent(name="Expert", tools=[look_outside])
     call = function_call("look_outside", '{"window":"east"}', "call_9")
     ended, _ = await _asked(expert, *[aside(call)] * 5)
     assert ended.is_error
-    assert "came to no answer" in ended.output
+    assert "gave no answer" in ended.output

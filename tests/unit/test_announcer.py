@@ -1,12 +1,14 @@
-"""The device's own voice: one sentence at a time, kept, and never nothing."""
+"""Tests of the local announcer: sentences play in order, are cached, and fall back to an earcon."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
-from appliance.conversation.commands import Announce
+from appliance.conversation.commands import Announce, Sentence
 from appliance.errors import SpeechError
 from appliance.service.announcer import LocalAnnouncer
+from appliance.wording import Wording
 
 
 class Speaker:
@@ -42,7 +44,7 @@ class Voice:
 
 async def test_sentences_are_spoken_in_order_and_each_is_synthesised_once() -> None:
     speaker, voice = Speaker(), Voice()
-    announcer = LocalAnnouncer(speaker, voice)
+    announcer = LocalAnnouncer(speaker, voice, Wording())
     running = asyncio.create_task(announcer.run())
     for epoch, text in enumerate(["one", "two", "one"]):
         announcer.announce(Announce(epoch, text))
@@ -52,10 +54,10 @@ async def test_sentences_are_spoken_in_order_and_each_is_synthesised_once() -> N
     running.cancel()
 
 
-async def test_without_a_voice_the_cue_stands_for_the_sentence() -> None:
+async def test_without_a_voice_the_fallback_earcon_plays() -> None:
     speaker = Speaker()
     for voice, text in ((None, "hello"), (Voice(), "can you?")):
-        announcer = LocalAnnouncer(speaker, voice)
+        announcer = LocalAnnouncer(speaker, voice, Wording())
         running = asyncio.create_task(announcer.run())
         count = len(speaker.sounds)
         announcer.announce(Announce(7, text, "offline"))
@@ -64,12 +66,34 @@ async def test_without_a_voice_the_cue_stands_for_the_sentence() -> None:
     assert speaker.sounds == [(7, "offline"), (7, "offline")]
 
 
-async def test_the_voice_goes_on_after_a_failure() -> None:
+async def test_the_announcer_continues_after_a_failure() -> None:
     speaker = Speaker()
-    announcer = LocalAnnouncer(speaker, Voice())
+    announcer = LocalAnnouncer(speaker, Voice(), Wording())
     running = asyncio.create_task(announcer.run())
     announcer.announce(Announce(1, "can you?"))
     announcer.announce(Announce(1, "yes"))
     await speaker.until(2)
     assert speaker.sounds == [(1, "error"), (1, b"yes")]
     running.cancel()
+
+
+async def test_a_sentence_is_worded_in_the_language_of_the_voice() -> None:
+    speaker, voice = Speaker(), Voice()
+    announcer = LocalAnnouncer(speaker, voice, Wording("de"))
+    running = asyncio.create_task(announcer.run())
+    announcer.announce(Announce(1, Sentence("alarm.time_up_for", {"labels": "Tee"}), "alarm"))
+    await speaker.until(1)
+    running.cancel()
+    assert voice.spoken == ["Die Zeit ist um: Tee."]
+
+
+async def test_a_sentence_that_the_language_lacks_is_an_earcon_and_never_spoken_in_english(tmp_path: Path) -> None:
+    (tmp_path / "it.toml").write_text('[alarm]\ntime_up = "Tempo scaduto."\n')
+    speaker, voice = Speaker(), Voice()
+    announcer = LocalAnnouncer(speaker, voice, Wording("it", tmp_path))
+    running = asyncio.create_task(announcer.run())
+    announcer.announce(Announce(1, Sentence("trouble.no_link"), "offline"))
+    announcer.announce(Announce(1, Sentence("alarm.time_up"), "alarm"))
+    await speaker.until(2)
+    running.cancel()
+    assert speaker.sounds == [(1, "offline"), (1, b"Tempo scaduto.")]

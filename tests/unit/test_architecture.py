@@ -1,4 +1,4 @@
-"""Who imports whom, and what is loaded when: the layers of the package, as a table."""
+"""The layers of the package as a table: which modules may import which, and what is loaded when."""
 
 from __future__ import annotations
 
@@ -18,35 +18,36 @@ PACKAGE = Path(__file__).resolve().parents[2] / "appliance"
 
 SOUND = ("audio.pcm", "audio.ring", "audio.g711", "audio.resample")
 WIRE = ("realtime.protocol", "realtime.items")
-TOLD = ("conversation.events", "conversation.commands", "conversation.notices", "conversation.earcons")
+MESSAGES = ("conversation.events", "conversation.commands", "conversation.notices", "conversation.earcons")
 BELOW_ALL = ("errors", "records")
 IMPURE = ("asyncio", "time", "logging", "threading", "socket", "subprocess")
 
 
 @dataclass(frozen=True)
 class Row:
-    """Modules that begin with `who` import, of ours, themselves, `BELOW_ALL` and what begins with `may`."""
+    """Modules that start with `who` may import, of ours, each other, `BELOW_ALL` and those that start with `may`."""
 
     who: tuple[str, ...]
     may: tuple[str, ...] = ()
     never: tuple[str, ...] = ()
-    """Modules of others that are out of bounds."""
+    """External modules that are forbidden."""
     only: tuple[str, ...] | None = None
     """Third-party packages that are allowed; None for any."""
 
 
-# The first row that fits a module holds for it.
+# The first matching row applies to a module.
 TABLE = (
     Row(BELOW_ALL, never=IMPURE, only=("msgspec",)),
     Row(SOUND, never=IMPURE, only=("numpy", "soxr")),
-    Row(("plugins", "wording"), never=IMPURE, only=()),
+    Row(("plugins",), never=IMPURE, only=()),
+    Row(("wording",), never=tuple(one for one in IMPURE if one != "logging"), only=()),
     Row(WIRE, never=IMPURE, only=("msgspec",)),
     Row(("realtime.payload",), WIRE, never=IMPURE, only=("pydantic",)),
-    Row(("realtime.transports",), ("realtime", *TOLD, "plugins")),
+    Row(("realtime.transports",), ("realtime", *MESSAGES, "plugins")),
     Row(("realtime",)),
     Row(("agents",), ("realtime.items",), never=IMPURE, only=("pydantic",)),
     Row(
-        (*TOLD, "conversation.policy", "conversation.support", "conversation.regions"),
+        (*MESSAGES, "conversation.policy", "conversation.support", "conversation.regions"),
         (*WIRE, "agents.spec"),
         never=IMPURE,
         only=("msgspec",),
@@ -54,10 +55,10 @@ TABLE = (
     Row(("conversation",), (*WIRE, "agents.spec"), never=IMPURE, only=("msgspec",)),
     Row(("brain.model", "brain.client_schema", "brain.vad"), ("realtime.protocol", *SOUND), never=IMPURE),
     Row(("brain",), ("speech", *WIRE, *SOUND, "plugins", "wording")),
-    Row(("speech",), (*SOUND, *TOLD, "plugins", "wording")),
-    Row(("audio",), (*TOLD, "plugins")),
-    Row(("hardware",), (*TOLD, "plugins")),
-    Row(("panel",), (*SOUND, *TOLD, "plugins")),
+    Row(("speech",), (*SOUND, *MESSAGES, "plugins", "wording")),
+    Row(("audio",), (*MESSAGES, "plugins")),
+    Row(("hardware",), (*MESSAGES, "plugins")),
+    Row(("panel",), (*SOUND, *MESSAGES, "plugins")),
     Row(("toolbox",), ("agents", "conversation.events", "plugins", "wording")),
     Row(("runtime",), ("conversation", "agents", "realtime", *SOUND, "plugins", "wording", "brain.offline")),
     Row(
@@ -80,7 +81,7 @@ def begins_with(name: str, prefixes: tuple[str, ...]) -> bool:
 
 @cache
 def modules() -> dict[str, Path]:
-    """Name below ``appliance`` → file."""
+    """Return the file of each module, by its name below ``appliance``."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -89,7 +90,7 @@ def modules() -> dict[str, Path]:
 
 
 def imported(name: str, text: str, *, is_package: bool) -> set[str]:
-    """Every module that the text names in an import, wherever in the file; ours as ``appliance.x``."""
+    """Return every module imported anywhere in `text`; ours as ``appliance.x``."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -105,7 +106,7 @@ def imported(name: str, text: str, *, is_package: bool) -> set[str]:
 
 
 def _target(base: str, name: str) -> str:
-    """``from a import b`` names the module a.b if there is one, else a."""
+    """Return the module that ``from base import name`` imports: base.name if it is a module, else base."""
     full = f"{base}.{name}"
     return full if full.removeprefix("appliance.") in modules() and base.startswith("appliance") else base
 
@@ -120,7 +121,7 @@ def ours(imports: set[str]) -> set[str]:
 
 
 def offences(name: str, imports: set[str]) -> list[str]:
-    """What of `imports` the table forbids to the module `name`."""
+    """Return the `imports` that the table forbids for the module `name`."""
     inside = ours(imports)
     others = {item for item in imports if not begins_with(item, ("appliance",))}
     bad = {item for item in others if begins_with(item, NEVER_AT_RUN_TIME)}
@@ -139,7 +140,7 @@ def offences(name: str, imports: set[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", sorted(modules()))
-def test_a_module_imports_only_what_the_table_allows(name: str) -> None:
+def test_module_imports_only_what_the_table_allows(name: str) -> None:
     assert offences(name, imports_of(name)) == []
 
 
@@ -165,16 +166,16 @@ def test_a_module_imports_only_what_the_table_allows(name: str) -> None:
         ("service.app", "from appliance.settings import Settings", []),
     ],
 )
-def test_the_table_catches_what_it_is_for(name: str, text: str, caught: list[str]) -> None:
+def test_table_catches_forbidden_imports(name: str, text: str, caught: list[str]) -> None:
     assert offences(name, imported(name, text, is_package=False)) == caught
 
 
 def package_of(name: str) -> str:
-    """The package of a module; the wire is below the conversation, and the transports are above it."""
+    """Return the package of a module. The transports are separate: the conversation is between the wire and them."""
     return "realtime.transports" if begins_with(name, ("realtime.transports",)) else name.split(".")[0]
 
 
-def test_no_circle_between_packages() -> None:
+def test_packages_have_no_import_cycle() -> None:
     graph: dict[str, set[str]] = {}
     for name in filter(None, modules()):
         graph.setdefault(package_of(name), set()).update(
@@ -194,17 +195,17 @@ def loaded_by(module: str) -> set[str]:
 
 
 @pytest.mark.parametrize("module", ["appliance", "appliance.settings", "appliance.cli", "appliance.service.app"])
-def test_the_base_process_loads_nothing_heavy(module: str) -> None:
+def test_base_process_loads_no_heavy_packages(module: str) -> None:
     assert sorted({item.split(".")[0] for item in loaded_by(module)} & set(HEAVY)) == []
 
 
-def test_a_session_loads_nothing_of_the_daemon_and_no_brain() -> None:
+def test_session_loads_neither_the_daemon_nor_a_brain() -> None:
     bodies = tuple(f"appliance.{one}" for one in ("brain", "hardware", "service", "settings", "speech", "toolbox"))
     assert [item for item in sorted(loaded_by("appliance.runtime.session")) if begins_with(item, bodies)] == []
 
 
 @pytest.mark.parametrize("package", ["numpy", "soxr", "pydantic", "mcp"])
-def test_a_session_without_tools_loads_no_package_that_it_does_not_use(package: str) -> None:
+def test_session_without_tools_loads_no_optional_packages(package: str) -> None:
     assert package not in loaded_by("appliance.agents.agent, appliance.runtime.session")
 
 
@@ -212,17 +213,17 @@ def test_a_session_without_tools_loads_no_package_that_it_does_not_use(package: 
 
 
 def classes() -> list[tuple[str, ast.ClassDef]]:
-    """(module, class) of every class in the package."""
+    """Return (module, class) for every class in the package."""
     trees = ((name, ast.parse(path.read_text(encoding="utf-8"))) for name, path in modules().items())
     return [(name, node) for name, tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
 
 
-def test_no_two_classes_have_one_name() -> None:
+def test_class_names_are_unique() -> None:
     names = Counter(node.name for _, node in classes())
     assert [name for name, count in names.items() if count > 1] == []
 
 
-def test_no_class_is_longer_than_can_be_read_at_once() -> None:
+def test_classes_have_at_most_300_lines() -> None:
     limited = ("conversation", "runtime", "realtime", "service")
     lengths = {
         f"{name}.{node.name}": (node.end_lineno or 0) - node.lineno + 1
@@ -232,7 +233,7 @@ def test_no_class_is_longer_than_can_be_read_at_once() -> None:
     assert {name: lines for name, lines in lengths.items() if lines > 300} == {}
 
 
-def test_no_file_of_the_conversation_is_longer_than_two_pages() -> None:
+def test_conversation_files_have_at_most_400_lines() -> None:
     limited = [name for name in modules() if begins_with(name, ("conversation.regions",))]
     limited += ["conversation.machine", "conversation.procedures"]
     lengths = {name: len(modules()[name].read_text(encoding="utf-8").splitlines()) for name in limited}
@@ -240,7 +241,7 @@ def test_no_file_of_the_conversation_is_longer_than_two_pages() -> None:
 
 
 def mutable_fields(node: ast.ClassDef) -> int:
-    """Count what ``self`` is given, and the fields in the body unless the class is frozen."""
+    """Count the attributes set on ``self``, and the fields in the body unless the class is frozen."""
     targets = (
         target
         for sub in ast.walk(node)
@@ -258,15 +259,15 @@ def mutable_fields(node: ast.ClassDef) -> int:
     return len(given) + len(fields)
 
 
-def test_no_class_of_the_conversation_holds_much_state() -> None:
+def test_conversation_classes_have_at_most_15_mutable_fields() -> None:
     states = {
         f"{name}.{node.name}": mutable_fields(node) for name, node in classes() if name.startswith("conversation")
     }
     assert {name: fields for name, fields in states.items() if fields > 15} == {}
 
 
-def test_nothing_in_the_conversation_inherits_behaviour() -> None:
-    """Records, enums, exceptions and protocols have a base; classes with methods have none."""
+def test_conversation_classes_inherit_no_behaviour() -> None:
+    """Only records, enums and protocols have a base class."""
     bases = {"Record", "Enum", "StrEnum", "Protocol"}
     inside = [(name, node) for name, node in classes() if name.startswith("conversation")]
     assert [f"{name}.{node.name}" for name, node in inside if {ast.unparse(one) for one in node.bases} - bases] == []

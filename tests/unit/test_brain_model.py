@@ -1,4 +1,4 @@
-"""The server's side of one session, event by event; `Served` checks every frame against the oracle on its way."""
+"""The server side of one session, event by event; `Served` checks every emitted frame against the oracle."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_session_created_is_the_first_frame_with_its_keys_in_the_recorded_order(
     assert session["audio"]["input"]["turn_detection"]["type"] == "server_vad"
 
 
-def test_update_changes_what_is_present_and_keeps_the_rest(served: Served) -> None:
+def test_update_changes_the_given_keys_and_keeps_the_rest(served: Served) -> None:
     frames = served.update(instructions="Be brief.", audio={"output": {"speed": 1.25}}, tools=[LAMP])
     session = frames[0]["session"]
     assert names(frames) == ["session.updated"]
@@ -80,7 +80,7 @@ def test_update_clears_with_empty_values_and_null(served: Served) -> None:
     assert session["audio"]["input"]["transcription"] is None
 
 
-def test_turn_detection_of_the_same_type_merges_and_of_another_type_starts_from_its_defaults() -> None:
+def test_turn_detection_of_the_same_type_is_merged_and_of_another_type_gets_its_defaults() -> None:
     served = Served(push_to_talk=False)
     turns = {"turn_detection": {"type": "server_vad", "threshold": 0.7}}
     served.update(audio={"input": turns})
@@ -107,11 +107,11 @@ def test_noise_reduction_keeps_its_strength_until_its_type_changes(served: Serve
     assert set_to({"type": "far_field"}) == {"type": "far_field"}
 
 
-def test_a_foreign_model_in_an_update_is_tolerated_and_changes_nothing(served: Served) -> None:
+def test_other_model_in_an_update_is_ignored(served: Served) -> None:
     assert served.update(model="another")[0]["session"]["model"] == "gpt-realtime-2.1"
 
 
-def test_an_unknown_key_refuses_the_whole_update(served: Served) -> None:
+def test_unknown_key_refuses_the_whole_update(served: Served) -> None:
     error = the_error(served.update(instructions="changed", voice="alloy"))
     assert (error["code"], error["param"]) == ("unknown_parameter", "session.voice")
     assert error["message"] == "Unknown parameter: 'session.voice'."
@@ -166,7 +166,7 @@ def test_an_unknown_key_refuses_the_whole_update(served: Served) -> None:
         ({"type": "transcription"}, "invalid_value", "session.type"),
     ],
 )
-def test_a_wrong_update_is_refused_by_name(served: Served, session: dict[str, Any], code: str, param: str) -> None:
+def test_invalid_update_gets_code_and_param(served: Served, session: dict[str, Any], code: str, param: str) -> None:
     before = served.update()[0]["session"]
     error = the_error(served.send("session.update", session={"type": "realtime", **session}, event_id="mine"))
     assert (error["code"], error["event_id"]) == (code, "mine")
@@ -174,7 +174,7 @@ def test_a_wrong_update_is_refused_by_name(served: Served, session: dict[str, An
     assert served.update()[0]["session"] == before
 
 
-def test_the_rate_error_reads_as_on_the_live_service(served: Served) -> None:
+def test_sample_rate_error_has_the_text_of_the_live_service(served: Served) -> None:
     error = the_error(served.update(audio={"input": {"format": {"type": "audio/pcm", "rate": 8000}}}))
     assert error["message"] == (
         "Invalid 'session.audio.input.format.rate': integer below minimum value. "
@@ -182,13 +182,13 @@ def test_the_rate_error_reads_as_on_the_live_service(served: Served) -> None:
     )
 
 
-def test_session_type_is_always_needed(served: Served) -> None:
+def test_session_type_is_required(served: Served) -> None:
     error = the_error(served.send("session.update", session={"instructions": "x"}))
     assert (error["code"], error["param"]) == ("missing_required_parameter", "session.type")
     assert error["message"] == "Missing required parameter: 'session.type'."
 
 
-def test_the_voice_is_locked_once_audio_was_spoken(served: Served) -> None:
+def test_voice_cannot_change_after_the_first_audio(served: Served) -> None:
     assert names(served.update(audio={"output": {"voice": "cedar"}})) == ["session.updated"]
     served.spoken_answer()
     error = the_error(served.update(audio={"output": {"voice": "ash"}}))
@@ -196,14 +196,14 @@ def test_the_voice_is_locked_once_audio_was_spoken(served: Served) -> None:
     assert names(served.update(audio={"output": {"voice": "cedar"}})) == ["session.updated"]
 
 
-def test_tracing_once_enabled_can_only_be_disabled(served: Served) -> None:
+def test_enabled_tracing_can_only_be_disabled(served: Served) -> None:
     assert names(served.update(tracing="auto")) == ["session.updated"]
     assert names(served.update(tracing="auto")) == ["session.updated"]
     assert the_error(served.update(tracing={"workflow_name": "x"}))["param"] == "session.tracing"
     assert served.update(tracing=None)[0]["session"]["tracing"] is None
 
 
-# --- frames that are no events -----------------------------------------------------------------------------------
+# --- invalid frames ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -223,20 +223,20 @@ def test_tracing_once_enabled_can_only_be_disabled(served: Served) -> None:
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_a_frame_that_is_no_event_is_refused_and_the_session_lives(
+def test_frame_that_is_not_an_event_is_refused_and_the_session_continues(
     served: Served, frame: str | bytes, code: str
 ) -> None:
     assert the_error(served.raw(frame))["code"] == code
     assert names(served.say("still here")) == ["conversation.item.added", "conversation.item.done"]
 
 
-def test_an_event_without_type_says_so(served: Served) -> None:
+def test_event_without_type_is_refused_and_its_id_echoed(served: Served) -> None:
     error = the_error(served.raw('{"event_id": "e1"}'))
     assert (error["message"], error["event_id"]) == ("The 'type' field is missing.", "e1")
 
 
 @pytest.mark.parametrize("name", ["response.go", "output_audio_buffer.clear", "transcription_session.update", 7, None])
-def test_an_unknown_type_names_what_is_supported(served: Served, name: Any) -> None:
+def test_unknown_type_error_lists_the_supported_types(served: Served, name: Any) -> None:
     error = the_error(served.raw(json.dumps({"type": name, "event_id": "e1"})))
     assert (error["code"], error["param"], error["event_id"]) == ("invalid_value", "type", "e1")
     assert all(f"'{known}'" in error["message"] for known in CLIENT_EVENTS)
@@ -273,26 +273,26 @@ def test_an_unknown_type_names_what_is_supported(served: Served, name: Any) -> N
         ),
     ],
 )
-def test_a_wrong_event_is_refused_by_name(served: Served, event: dict[str, Any], code: str, param: str) -> None:
+def test_invalid_event_gets_code_and_param(served: Served, event: dict[str, Any], code: str, param: str) -> None:
     error = the_error(served.raw(json.dumps(event)))
     assert (error["code"], error["param"]) == (code, param)
 
 
-def test_bad_base64_and_empty_audio_read_as_on_the_live_service(served: Served) -> None:
+def test_invalid_and_empty_audio_errors_have_the_text_of_the_live_service(served: Served) -> None:
     bad = the_error(served.send("input_audio_buffer.append", audio="%%%"))["message"]
     empty = the_error(served.send("input_audio_buffer.append", audio=""))["message"]
     assert bad == "Invalid 'audio'. Expected base64-encoded audio bytes (mono PCM16 at 24kHz) but got an invalid value."
     assert empty == "Invalid 'audio'. Expected base64-encoded audio bytes (mono PCM16 at 24kHz) but got empty bytes."
 
 
-def test_a_null_event_id_is_as_good_as_none(served: Served) -> None:
+def test_null_event_id_is_accepted(served: Served) -> None:
     assert names(served.send("input_audio_buffer.clear", event_id=None)) == ["input_audio_buffer.cleared"]
 
 
-# --- a turn by push to talk --------------------------------------------------------------------------------------
+# --- push to talk ------------------------------------------------------------------------------------------------
 
 
-def test_a_push_to_talk_turn_in_the_order_of_the_reference(served: Served) -> None:
+def test_push_to_talk_turn_has_the_event_order_of_the_reference(served: Served) -> None:
     assert names(served.send("input_audio_buffer.clear")) == ["input_audio_buffer.cleared"]
     assert served.append(tone(500)) == []
     committed = served.send("input_audio_buffer.commit")
@@ -307,8 +307,8 @@ def test_a_push_to_talk_turn_in_the_order_of_the_reference(served: Served) -> No
     }
     assert served.to_transcribe[item_id].pcm == tone(500)
     response_id = served.ask(metadata={"turn": "1"})
-    assert served.generating == {}, "nothing is generated before the utterance was heard"
-    assert served.hear(item_id, "hello") == [], "no transcription was asked for, so none is announced"
+    assert served.generating == {}, "generation waits for the transcript"
+    assert served.hear(item_id, "hello") == [], "the client did not enable transcription"
     request = request_of(served, response_id)
     assert request.items[0]["content"] == [{"type": "input_audio", "transcript": "hello"}]
     assert (request.spoken, request.metadata) == (True, {"turn": "1"})
@@ -339,7 +339,7 @@ def test_a_push_to_talk_turn_in_the_order_of_the_reference(served: Served) -> No
     assert done["output"][0]["content"] == [{"type": "output_audio", "transcript": "Good day."}]
 
 
-def test_a_transcript_is_announced_when_the_session_asks_for_it(served: Served) -> None:
+def test_transcript_is_emitted_if_transcription_is_enabled(served: Served) -> None:
     served.update(audio={"input": {"transcription": {"model": "gpt-transcribe"}}})
     served.append(tone(1000))
     item_id = served.send("input_audio_buffer.commit")[0]["item_id"]
@@ -352,7 +352,7 @@ def test_a_transcript_is_announced_when_the_session_asks_for_it(served: Served) 
     assert base64.b64decode(retrieved["content"][0]["audio"]) == tone(1000)
 
 
-def test_a_failed_transcription_is_announced_and_the_response_goes_on(served: Served) -> None:
+def test_failed_transcription_is_emitted_and_the_response_continues(served: Served) -> None:
     served.update(audio={"input": {"transcription": {"model": "gpt-transcribe"}}})
     served.append(tone(200))
     item_id = served.send("input_audio_buffer.commit")[0]["item_id"]
@@ -363,7 +363,7 @@ def test_a_failed_transcription_is_announced_and_the_response_goes_on(served: Se
     assert request_of(served, response_id).items[0]["content"][0]["transcript"] is None
 
 
-def test_without_waiting_a_transcript_may_land_after_the_answer() -> None:
+def test_transcript_may_arrive_after_the_answer_without_waiting() -> None:
     served = Served(wait_for_transcripts=False)
     served.update(audio={"input": {"transcription": {"model": "m"}}})
     served.append(tone(200))
@@ -375,7 +375,7 @@ def test_without_waiting_a_transcript_may_land_after_the_answer() -> None:
     assert len(served.hear(item_id, "late")) == 2
 
 
-def test_a_commit_below_100_ms_is_refused_and_keeps_the_short_buffer(served: Served) -> None:
+def test_commit_below_100_ms_is_refused_and_keeps_the_buffer(served: Served) -> None:
     error = the_error(served.send("input_audio_buffer.commit", event_id="c1"))
     assert (error["code"], error["event_id"]) == ("input_audio_buffer_commit_empty", "c1")
     assert error["message"].endswith("Expected at least 100ms of audio, but buffer only has 0.00ms of audio.")
@@ -392,14 +392,14 @@ def test_clear_empties_the_buffer(served: Served) -> None:
     assert the_error(served.send("input_audio_buffer.commit"))["code"] == "input_audio_buffer_commit_empty"
 
 
-def test_a_buffer_that_nobody_commits_is_bounded(served: Served) -> None:
+def test_uncommitted_buffer_is_bounded(served: Served) -> None:
     for _ in range(10):
         assert served.append(bytes(60_000 * MS)) == []
     assert the_error(served.append(bytes(MS)))["code"] == "input_audio_buffer_full"
     assert names(served.send("input_audio_buffer.clear")) == ["input_audio_buffer.cleared"]
 
 
-def test_a_text_answer_uses_the_text_events(served: Served) -> None:
+def test_text_answer_uses_the_text_events(served: Served) -> None:
     served.say("hi")
     response_id = served.ask(output_modalities=["text"])
     assert request_of(served, response_id).spoken is False
@@ -412,14 +412,14 @@ def test_a_text_answer_uses_the_text_events(served: Served) -> None:
     assert ended[-1]["response"]["output"][0]["content"] == [{"type": "output_text", "text": "Hello you."}]
 
 
-def test_an_answer_without_output_is_done_all_the_same(served: Served) -> None:
+def test_response_without_output_is_still_done(served: Served) -> None:
     assert names(served.finish(served.ask())) == ["response.done"]
 
 
 # --- responses ---------------------------------------------------------------------------------------------------
 
 
-def test_a_function_call_in_the_order_of_the_reference(served: Served) -> None:
+def test_function_call_has_the_event_order_of_the_reference(served: Served) -> None:
     served.update(tools=[LAMP])
     response_id = served.ask()
     assert request_of(served, response_id).tools == (LAMP,)
@@ -446,7 +446,7 @@ def test_a_function_call_in_the_order_of_the_reference(served: Served) -> None:
     assert [item["type"] for item in items] == ["function_call", "function_call_output"]
 
 
-def test_a_message_before_a_call_is_closed_by_it(served: Served) -> None:
+def test_call_closes_the_message_before_it(served: Served) -> None:
     served.update(tools=[LAMP])
     response_id = served.ask()
     served.speak(response_id, "One moment.", 200)
@@ -466,12 +466,12 @@ def test_a_message_before_a_call_is_closed_by_it(served: Served) -> None:
     ]
 
 
-def test_the_output_of_an_unknown_call_is_refused(served: Served) -> None:
+def test_output_of_an_unknown_call_is_refused(served: Served) -> None:
     output = {"type": "function_call_output", "call_id": "call_x", "output": "1"}
     assert the_error(served.send("conversation.item.create", item=output))["code"] == "invalid_tool_call_id"
 
 
-def test_a_second_response_is_refused_while_one_runs(served: Served) -> None:
+def test_second_response_is_refused_while_one_is_active(served: Served) -> None:
     response_id = served.ask()
     error = the_error(served.send("response.create", event_id="r2"))
     assert (error["code"], error["event_id"]) == ("conversation_already_has_active_response", "r2")
@@ -480,7 +480,7 @@ def test_a_second_response_is_refused_while_one_runs(served: Served) -> None:
     assert served.ask() != response_id
 
 
-def test_a_cancel_closes_every_open_part_and_leaves_an_incomplete_item(served: Served) -> None:
+def test_cancel_closes_every_open_part_and_leaves_an_incomplete_item(served: Served) -> None:
     response_id = served.ask()
     served.speak(response_id, "A long story", 400)
     frames = served.send("response.cancel")
@@ -502,7 +502,7 @@ def test_a_cancel_closes_every_open_part_and_leaves_an_incomplete_item(served: S
     assert served.fail(response_id, "late") == []
 
 
-def test_a_response_cancelled_before_it_was_generated_needs_no_stop(served: Served) -> None:
+def test_response_cancelled_before_generation_emits_no_stop(served: Served) -> None:
     served.append(tone(200))
     item_id = served.send("input_audio_buffer.commit")[0]["item_id"]
     response_id = served.ask()
@@ -512,13 +512,13 @@ def test_a_response_cancelled_before_it_was_generated_needs_no_stop(served: Serv
 
 
 @pytest.mark.parametrize("keys", [{}, {"response_id": "resp_unknown"}])
-def test_a_cancel_with_nothing_to_cancel_is_a_harmless_error(served: Served, keys: dict[str, str]) -> None:
+def test_cancel_without_an_active_response_is_an_error(served: Served, keys: dict[str, str]) -> None:
     error = the_error(served.send("response.cancel", **keys))
     assert error["code"] == "response_cancel_not_active"
     assert error["message"] == "Cancellation failed: no active response found"
 
 
-def test_a_failed_response_carries_its_error_and_the_session_lives(served: Served) -> None:
+def test_failed_response_carries_its_error_and_the_session_continues(served: Served) -> None:
     response_id = served.ask()
     done = served.fail(response_id, "flite is not installed")[-1]["response"]
     assert done["status"] == "failed"
@@ -526,7 +526,7 @@ def test_a_failed_response_carries_its_error_and_the_session_lives(served: Serve
     assert served.ask() != response_id
 
 
-def test_max_output_tokens_ends_a_response_as_incomplete(served: Served) -> None:
+def test_response_over_max_output_tokens_ends_as_incomplete(served: Served) -> None:
     response_id = served.ask(max_output_tokens=10)
     assert "response.done" not in names(served.speak(response_id, "", 500))
     frames = served.speak(response_id, "", 500)
@@ -534,7 +534,7 @@ def test_max_output_tokens_ends_a_response_as_incomplete(served: Served) -> None
     assert served.stopped == [response_id]
 
 
-def test_usage_counts_audio_as_the_live_service_does(served: Served) -> None:
+def test_usage_counts_audio_tokens_like_the_live_service(served: Served) -> None:
     served.update(instructions="")
     served.append(tone(5850))
     served.hear(served.send("input_audio_buffer.commit")[0]["item_id"], "a long question")
@@ -547,7 +547,7 @@ def test_usage_counts_audio_as_the_live_service_does(served: Served) -> None:
     assert usage["input_tokens"] == 58
 
 
-def test_a_response_overrides_the_session_for_itself_only(served: Served) -> None:
+def test_response_settings_override_the_session_for_that_response_only(served: Served) -> None:
     served.update(instructions="session", tools=[LAMP])
     own = {"type": "function", "name": "own", "parameters": {}}
     response_id = served.ask(instructions="own", tools=[own], tool_choice={"type": "function", "name": "own"})
@@ -558,7 +558,7 @@ def test_a_response_overrides_the_session_for_itself_only(served: Served) -> Non
     assert (request.instructions, request.tools, request.tool_choice) == ("session", (LAMP,), "auto")
 
 
-def test_a_tool_choice_that_names_no_tool_is_refused(served: Served) -> None:
+def test_tool_choice_with_an_unknown_tool_is_refused(served: Served) -> None:
     response = {"tool_choice": {"type": "function", "name": "ghost"}}
     assert the_error(served.send("response.create", response=response))["param"] == "tool_choice"
     assert served.model.running == ()
@@ -567,11 +567,11 @@ def test_a_tool_choice_that_names_no_tool_is_refused(served: Served) -> None:
 # --- out of band -------------------------------------------------------------------------------------------------
 
 
-def test_an_out_of_band_response_runs_beside_the_default_one_and_leaves_no_trace(served: Served) -> None:
+def test_out_of_band_response_runs_in_parallel_and_adds_no_item(served: Served) -> None:
     served.say("hi")
     default = served.ask()
-    beside = served.ask(conversation="none", output_modalities=["text"], metadata={"topic": "x"})
-    frames = served.write(beside, "aside") + served.finish(beside)
+    aside = served.ask(conversation="none", output_modalities=["text"], metadata={"topic": "x"})
+    frames = served.write(aside, "aside") + served.finish(aside)
     assert not [name for name in names(frames) if name.startswith("conversation.")]
     done = frames[-1]["response"]
     assert (done["conversation_id"], done["metadata"]) == (None, {"topic": "x"})
@@ -579,13 +579,13 @@ def test_an_out_of_band_response_runs_beside_the_default_one_and_leaves_no_trace
     assert served.model.running == (default,)
 
 
-def test_an_out_of_band_response_is_cancelled_by_its_id_only(served: Served) -> None:
-    beside = served.ask(conversation="none")
+def test_out_of_band_response_is_cancelled_only_by_its_id(served: Served) -> None:
+    aside = served.ask(conversation="none")
     assert the_error(served.send("response.cancel"))["code"] == "response_cancel_not_active"
-    assert names(served.send("response.cancel", response_id=beside)) == ["response.done"]
+    assert names(served.send("response.cancel", response_id=aside)) == ["response.done"]
 
 
-def test_input_replaces_the_context_and_may_refer_to_items(served: Served) -> None:
+def test_input_replaces_the_context_and_may_reference_items(served: Served) -> None:
     served.say("first", event_id="a")
     second = served.say("second")[0]["item"]["id"]
     note = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "note"}]}
@@ -597,12 +597,12 @@ def test_input_replaces_the_context_and_may_refer_to_items(served: Served) -> No
     assert len(served.model.items) == 2
 
 
-def test_a_reference_to_no_item_is_refused(served: Served) -> None:
+def test_reference_to_an_unknown_item_is_refused(served: Served) -> None:
     error = the_error(served.send("response.create", response={"input": [{"type": "item_reference", "id": "ghost"}]}))
     assert error["param"] == "response.input[0].id"
 
 
-def test_audio_in_the_input_of_a_response_is_heard_first(served: Served) -> None:
+def test_audio_in_the_input_of_a_response_is_transcribed_first(served: Served) -> None:
     part = {"type": "input_audio", "audio": base64.b64encode(tone(200)).decode()}
     item = {"id": "own", "type": "message", "role": "user", "content": [part]}
     response_id = served.ask(conversation="none", input=[item])
@@ -615,7 +615,7 @@ def test_audio_in_the_input_of_a_response_is_heard_first(served: Served) -> None
 # --- items -------------------------------------------------------------------------------------------------------
 
 
-def test_items_are_placed_after_the_one_named_or_first_at_root(served: Served) -> None:
+def test_item_is_placed_after_previous_item_id_and_first_for_root(served: Served) -> None:
     first = served.say("first")[0]["item"]["id"]
     served.say("third")
     assert served.say("second", previous_item_id=first)[0]["previous_item_id"] == first
@@ -626,7 +626,7 @@ def test_items_are_placed_after_the_one_named_or_first_at_root(served: Served) -
     assert len(served.model.items) == 4
 
 
-def test_the_client_may_choose_an_id_once(served: Served) -> None:
+def test_client_may_choose_an_item_id_once(served: Served) -> None:
     item = {"id": "mine", "type": "message", "role": "system", "content": [{"type": "input_text", "text": "x"}]}
     assert served.send("conversation.item.create", item=item)[0]["item"]["id"] == "mine"
     assert the_error(served.send("conversation.item.create", item=item))["param"] == "item.id"
@@ -641,7 +641,7 @@ def test_history_can_be_replayed(served: Served) -> None:
     assert [item["type"] for item in served.model.items] == ["message", "function_call", "function_call_output"]
 
 
-def test_images_are_items(served: Served) -> None:
+def test_image_is_accepted_in_a_user_message(served: Served) -> None:
     content = [{"type": "input_image", "image_url": PIXEL, "detail": "low"}, {"type": "input_text", "text": "What?"}]
     item = {"type": "message", "role": "user", "content": content}
     assert served.send("conversation.item.create", item=item)[0]["item"]["content"] == content
@@ -669,12 +669,12 @@ def test_images_are_items(served: Served) -> None:
         ({"id": "x" * 33, "type": "message", "role": "user", "content": []}, "item.id"),
     ],
 )
-def test_a_wrong_item_is_refused(served: Served, item: dict[str, Any], param: str) -> None:
+def test_invalid_item_is_refused(served: Served, item: dict[str, Any], param: str) -> None:
     assert the_error(served.send("conversation.item.create", item=item))["param"] == param
     assert served.model.items == ()
 
 
-def test_truncate_cuts_the_audio_and_forgets_the_transcript(served: Served) -> None:
+def test_truncate_cuts_the_audio_and_removes_the_transcript(served: Served) -> None:
     item_id = served.spoken_answer(1000, "Never heard to the end.")
     frames = served.send("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=250)
     assert names(frames) == ["conversation.item.truncated"]
@@ -684,7 +684,7 @@ def test_truncate_cuts_the_audio_and_forgets_the_transcript(served: Served) -> N
     assert "Never" not in json.dumps(request_of(served, served.ask()).items)
 
 
-def test_truncate_while_the_answer_still_grows_keeps_what_comes_later_out(served: Served) -> None:
+def test_truncated_answer_keeps_no_later_text_or_audio(served: Served) -> None:
     response_id = served.ask()
     item_id = served.speak(response_id, "One. ", 1000)[0]["item"]["id"]
     served.send("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=500)
@@ -694,7 +694,7 @@ def test_truncate_while_the_answer_still_grows_keeps_what_comes_later_out(served
     assert (retrieved["transcript"], len(base64.b64decode(retrieved["audio"]))) == (None, 500 * MS)
 
 
-def test_truncate_refuses_what_it_cannot_cut(served: Served) -> None:
+def test_truncate_refuses_invalid_arguments(served: Served) -> None:
     user = served.say("hi")[0]["item"]["id"]
     spoken = served.spoken_answer(1000)
 
@@ -712,14 +712,14 @@ def test_truncate_refuses_what_it_cannot_cut(served: Served) -> None:
     assert cut(spoken, 0, 12.5)["code"] == "invalid_type"
 
 
-def test_delete_and_retrieve_name_an_unknown_item(served: Served) -> None:
+def test_delete_and_retrieve_refuse_an_unknown_item(served: Served) -> None:
     for doing, verb in (("delete", "deleting"), ("retrieve", "retrieving")):
         error = the_error(served.send(f"conversation.item.{doing}", item_id="ghost"))
         assert error["code"] == f"item_{doing}_invalid_item_id"
         assert error["message"] == f"Error {verb} item: the item with id 'ghost' does not exist."
 
 
-def test_a_deleted_item_is_gone_and_nobody_waits_for_it(served: Served) -> None:
+def test_response_does_not_wait_for_a_deleted_item(served: Served) -> None:
     served.append(tone(200))
     item_id = served.send("input_audio_buffer.commit")[0]["item_id"]
     response_id = served.ask()
@@ -729,14 +729,14 @@ def test_a_deleted_item_is_gone_and_nobody_waits_for_it(served: Served) -> None:
     assert served.model.items == ()
 
 
-def test_an_answer_deleted_while_it_grows_ends_without_a_conversation_event(served: Served) -> None:
+def test_answer_deleted_while_streaming_ends_without_a_conversation_event(served: Served) -> None:
     response_id = served.ask()
     item_id = served.speak(response_id, "x", 100)[0]["item"]["id"]
     served.send("conversation.item.delete", item_id=item_id)
     assert "conversation.item.done" not in names(served.finish(response_id))
 
 
-# --- turns by voice activity -------------------------------------------------------------------------------------
+# --- turn detection ----------------------------------------------------------------------------------------------
 
 
 def in_pieces(served: Served, pcm: bytes, piece_ms: int = 30) -> list[dict[str, Any]]:
@@ -750,7 +750,7 @@ def with_vad(**turns: Any) -> Served:
     return served
 
 
-def test_a_turn_by_server_vad_in_the_order_of_the_reference() -> None:
+def test_server_vad_turn_has_the_event_order_of_the_reference() -> None:
     served = with_vad()
     assert in_pieces(served, silence(1000)) == []
     frames = in_pieces(served, tone(600) + silence(700))
@@ -787,7 +787,7 @@ def test_speech_interrupts_the_answer() -> None:
     assert served.stopped == [response_id]
 
 
-def test_speech_does_not_interrupt_where_it_must_not_and_then_no_second_answer_starts() -> None:
+def test_speech_without_interrupt_response_keeps_the_answer_and_starts_no_second_one() -> None:
     served = with_vad(interrupt_response=False)
     response_id = served.ask()
     frames = in_pieces(served, tone(300) + silence(700))
@@ -795,7 +795,7 @@ def test_speech_does_not_interrupt_where_it_must_not_and_then_no_second_answer_s
     assert served.model.running == (response_id,)
 
 
-def test_a_click_is_no_speech_and_the_threshold_counts() -> None:
+def test_click_is_not_speech_and_the_threshold_applies() -> None:
     assert in_pieces(with_vad(), tone(40) + silence(600)) == []
     quiet = tone(500, level=400)  # -38 dBFS
     assert "input_audio_buffer.speech_started" in names(in_pieces(with_vad(), quiet))
@@ -811,7 +811,7 @@ def test_semantic_vad_maps_eagerness_to_silence(eagerness: str, silence_ms: int)
     assert stopped["audio_end_ms"] == 600 + silence_ms
 
 
-def test_the_client_may_commit_in_the_middle_of_speech() -> None:
+def test_client_may_commit_during_speech() -> None:
     served = with_vad()
     started = in_pieces(served, tone(500))
     committed = served.send("input_audio_buffer.commit")
@@ -819,7 +819,7 @@ def test_the_client_may_commit_in_the_middle_of_speech() -> None:
     assert in_pieces(served, silence(1000)) == []
 
 
-def test_quiet_audio_that_precedes_speech_is_bounded() -> None:
+def test_silence_kept_before_speech_is_bounded() -> None:
     served = with_vad()
     for _ in range(4):
         served.append(silence(30_000))
@@ -828,7 +828,7 @@ def test_quiet_audio_that_precedes_speech_is_bounded() -> None:
     assert len(item.pcm) == 60_000 * MS
 
 
-def test_an_idle_user_is_prompted_after_the_answer_was_played() -> None:
+def test_idle_timeout_runs_from_the_end_of_playback() -> None:
     served = with_vad(idle_timeout_ms=5000)
     served.append(silence(400))
     served.spoken_answer(2000)
@@ -848,7 +848,7 @@ def test_an_idle_user_is_prompted_after_the_answer_was_played() -> None:
     assert len(served.generating) == 1
 
 
-def test_speech_disarms_the_idle_timeout() -> None:
+def test_speech_cancels_the_idle_timeout() -> None:
     served = with_vad(idle_timeout_ms=5000)
     served.spoken_answer(1000)
     in_pieces(served, tone(200))
@@ -859,7 +859,7 @@ def test_speech_disarms_the_idle_timeout() -> None:
 
 
 @pytest.mark.parametrize("law", ["audio/pcmu", "audio/pcma"])
-def test_a_session_in_g711_hears_and_speaks_it(served: Served, law: str) -> None:
+def test_g711_session_decodes_its_input_and_encodes_its_output(served: Served, law: str) -> None:
     served.update(audio={"input": {"format": {"type": law}}, "output": {"format": {"type": law}}})
     quiet = 0xFF if law == "audio/pcmu" else 0xD5
     served.append(bytes([quiet]) * 8000)
@@ -876,10 +876,10 @@ def test_a_session_in_g711_hears_and_speaks_it(served: Served, law: str) -> None
     ]
 
 
-# --- the end -----------------------------------------------------------------------------------------------------
+# --- expiry ------------------------------------------------------------------------------------------------------
 
 
-def test_a_session_expires_after_sixty_minutes(served: Served) -> None:
+def test_session_expires_after_sixty_minutes(served: Served) -> None:
     response_id = served.ask()
     assert served.pass_time(3599) == []
     frames = served.pass_time(1)

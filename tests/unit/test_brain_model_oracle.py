@@ -1,7 +1,7 @@
-"""Every frame that the brain sends is one that the `openai` package's own types know, strictly.
+"""Every frame that the brain sends is valid under the types of the `openai` package, strictly.
 
-`Served` checks each frame as it leaves; here a random client drives a session where nobody thought of going. The
-first tests show that the oracle can fail at all.
+`Served` checks each frame that is emitted; here a random client drives a session into unusual states. The first tests
+show that the oracle can fail.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ REFERENCE = {"type": "item_reference", "id": "item_1"}
     [AUDIO_DELTA, CALL_DONE, PART_ADDED, CREATED, with_session(parallel_tool_calls=True)],
     ids=lambda frame: frame["type"],
 )
-def test_the_oracle_passes_a_right_server_frame(frame: dict[str, Any]) -> None:
+def test_oracle_accepts_a_valid_server_frame(frame: dict[str, Any]) -> None:
     check_server_frame(frame)
 
 
@@ -83,7 +83,7 @@ def test_the_oracle_passes_a_right_server_frame(frame: dict[str, Any]) -> None:
         pytest.param(with_session(max_output_tokens="much"), id="bad enumeration"),
     ],
 )
-def test_the_oracle_refuses_a_wrong_server_frame(frame: dict[str, Any]) -> None:
+def test_oracle_refuses_an_invalid_server_frame(frame: dict[str, Any]) -> None:
     with pytest.raises(WrongFrame):
         check_server_frame(frame)
 
@@ -97,7 +97,7 @@ def test_the_oracle_refuses_a_wrong_server_frame(frame: dict[str, Any]) -> None:
         pytest.param({"type": "response.create"}, id="bare"),
     ],
 )
-def test_the_oracle_passes_a_right_client_frame(frame: dict[str, Any]) -> None:
+def test_oracle_accepts_a_valid_client_frame(frame: dict[str, Any]) -> None:
     check_client_frame(frame)
 
 
@@ -120,18 +120,18 @@ def test_the_oracle_passes_a_right_client_frame(frame: dict[str, Any]) -> None:
         pytest.param({"type": "response.create", "response": {"input": [{"type": "item_reference"}]}}, id="no id"),
         pytest.param(
             {"type": "response.create", "response": {"input": [REFERENCE], "temperature": 1}},
-            id="unknown key beside a reference",
+            id="unknown key next to a reference",
         ),
         pytest.param({"type": "response.create", "response": {"input": [{**REFERENCE, "x": 1}]}}, id="extra key"),
         pytest.param({"type": "response.go"}, id="unknown type"),
     ],
 )
-def test_the_oracle_refuses_a_wrong_client_frame(frame: dict[str, Any]) -> None:
+def test_oracle_refuses_an_invalid_client_frame(frame: dict[str, Any]) -> None:
     with pytest.raises(WrongFrame):
         check_client_frame(frame)
 
 
-# --- a client that does anything ---------------------------------------------------------------------------------
+# --- a random client ---------------------------------------------------------------------------------------------
 
 VALID_TURNS = [
     {"type": "server_vad"},
@@ -198,10 +198,10 @@ JUNK = st.recursive(
 
 ACTS = st.sampled_from(["speak", "speak", "write", "call", "finish", "finish", "fail"])
 LIMITS = st.sampled_from(["inf", 3])
-ROUNDS = 8  # two are usual: a walk favours some rules and seldom comes by every event at once
+ROUNDS = 8  # usually two suffice: a walk favours some rules and rarely reaches every event in one round
 GHOST = 9  # picks an item that does not exist
 SEEN: Counter[str] = Counter()
-"""How often the walk saw each event; responses that are done and errors apart by their status and code."""
+"""How often the walk saw each event; ``response.done`` is counted per status, ``error`` per code."""
 
 TRANSCRIPTION = "conversation.item.input_audio_transcription"
 EXPECTED = {
@@ -241,7 +241,7 @@ def _label(frame: dict[str, Any]) -> str:
 
 
 class AnyClient(RuleBasedStateMachine):
-    """Sends anything, in any order; the model hears, speaks and fails whenever it likes."""
+    """Sends anything in any order; the recogniser and the generator answer or fail at any time."""
 
     @initialize(turns=st.sampled_from([*[None] * 4, *VALID_TURNS]), waits=st.booleans())
     def connect(self, turns: dict[str, Any] | None, waits: bool) -> None:
@@ -339,21 +339,21 @@ class AnyClient(RuleBasedStateMachine):
 
     @rule(acts=st.lists(ACTS, max_size=4), modality=st.sampled_from(["audio", "audio", "text"]), limit=LIMITS)
     def answer(self, acts: list[str], modality: str, limit: str | int) -> None:
-        """A whole answer, unless one is running: then it goes on."""
+        """Generate a whole answer, or continue the active one."""
         response = {"output_modalities": [modality], "max_output_tokens": limit}
         self.note(self.served.send("response.create", response=response))
         self.generate(0, [*acts, "finish"])
 
     @rule(pick=st.sampled_from([0, 0, 0, 1]), acts=st.lists(ACTS, min_size=1, max_size=3))
     def generate(self, pick: int, acts: list[str]) -> None:
-        """The generator of a response that runs, or of one that is long over."""
+        """Generate output for an active response, or for one that is already done."""
         ids = [*self.done[-3:], *self.served.model.running]
         if not ids:
             return
         response_id = ids[-1 - pick % len(ids)]
         for what in acts:
             frames = self.act(response_id, what)
-            assert not (frames and response_id in self.done), "a response that is done says nothing more"
+            assert not (frames and response_id in self.done), "a response that is done must not emit frames"
             self.note(frames)
 
     def act(self, response_id: str, what: str) -> list[dict[str, Any]]:
@@ -396,7 +396,7 @@ class AnyClient(RuleBasedStateMachine):
         assert names(frames) == ([] if self.served.closed else ["error"])
 
     @invariant()
-    def every_response_is_done_once_and_one_at_most_speaks_to_the_conversation(self) -> None:
+    def every_response_ends_once_and_unfinished_ones_are_running(self) -> None:
         if not hasattr(self, "served"):
             return
         assert len(set(self.done)) == len(self.done)
@@ -406,7 +406,7 @@ class AnyClient(RuleBasedStateMachine):
         assert set(self.served.generating) <= set(self.served.model.running)
 
 
-def test_whatever_a_client_sends_it_gets_frames_that_the_oracle_knows() -> None:
+def test_any_client_input_gets_only_valid_frames() -> None:
     SEEN.clear()
     walk = settings(
         max_examples=80,
@@ -419,4 +419,4 @@ def test_whatever_a_client_sends_it_gets_frames_that_the_oracle_knows() -> None:
         run_state_machine_as_test(seed(number)(AnyClient), settings=walk)
         if not EXPECTED - set(SEEN):
             return
-    pytest.fail(f"the walk proves nothing about what it never came by: {sorted(EXPECTED - set(SEEN))}")
+    pytest.fail(f"the walk never reached these events, so it does not test them: {sorted(EXPECTED - set(SEEN))}")

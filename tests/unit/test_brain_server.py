@@ -25,7 +25,7 @@ PUSH_TO_TALK = {"type": "realtime", "audio": {"input": {"turn_detection": None, 
 
 
 class Caller:
-    """A client that sends literal events and reads checked frames."""
+    """A client that sends literal events and checks the frames that it reads."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
@@ -52,7 +52,7 @@ class Caller:
         await self.send("response.create", response=response)
 
     async def closed(self) -> tuple[int, str]:
-        """Read to the end; return how the server closed."""
+        """Read to the end; return the server's close code and reason."""
         with pytest.raises(ConnectionClosed):
             while True:
                 await self.next()
@@ -71,10 +71,10 @@ async def eventually(holds: Callable[[], bool]) -> None:
         if holds():
             return
         await asyncio.sleep(0.005)
-    pytest.fail("it never came to hold")
+    pytest.fail("the condition did not become true within 5 s")
 
 
-async def test_a_push_to_talk_turn_over_a_socket() -> None:
+async def test_push_to_talk_turn_over_a_socket() -> None:
     pipeline = ScriptedPipeline(hears="good morning")
     async with BrainServer(pipeline) as server, calling(server) as caller:
         assert (await caller.next())["type"] == "session.created"
@@ -93,7 +93,7 @@ async def test_a_push_to_talk_turn_over_a_socket() -> None:
     assert done["output"][0]["content"][0]["transcript"] == "You said good morning."
 
 
-async def test_the_workflow_gets_words_where_no_transcription_was_asked_for() -> None:
+async def test_workflow_gets_the_transcript_even_if_transcription_is_off() -> None:
     pipeline = ScriptedPipeline(hears="quietly")
     session = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
     async with BrainServer(pipeline) as server, calling(server) as caller:
@@ -106,16 +106,16 @@ async def test_the_workflow_gets_words_where_no_transcription_was_asked_for() ->
     assert frames[-1]["response"]["output"][0]["content"][0]["transcript"] == "You said quietly."
 
 
-async def test_the_model_of_the_query_is_the_session_s() -> None:
+async def test_session_has_the_model_of_the_query() -> None:
     async with BrainServer(ScriptedPipeline()) as server, calling(server, "?model=whatever") as caller:
         assert (await caller.next())["session"]["model"] == "whatever"
 
 
-# --- who may connect ---------------------------------------------------------------------------------------------
+# --- admission ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}])
-async def test_a_wrong_key_is_refused_in_the_form_of_the_live_service(headers: dict[str, str]) -> None:
+async def test_wrong_key_is_refused_as_on_the_live_service(headers: dict[str, str]) -> None:
     async with (
         BrainServer(ScriptedPipeline(), token="secret") as server,
         calling(server, additional_headers=headers) as caller,
@@ -126,7 +126,7 @@ async def test_a_wrong_key_is_refused_in_the_form_of_the_live_service(headers: d
         assert await caller.closed() == (3000, "invalid_request_error.invalid_api_key")
 
 
-async def test_the_right_key_is_let_in_from_a_header_or_from_a_browser_s_subprotocol() -> None:
+async def test_right_key_is_accepted_from_a_header_or_a_subprotocol() -> None:
     async with BrainServer(ScriptedPipeline(), token="secret") as server:
         async with calling(server, additional_headers={"Authorization": "Bearer secret"}) as caller:
             assert (await caller.next())["type"] == "session.created"
@@ -146,20 +146,20 @@ async def test_the_right_key_is_let_in_from_a_header_or_from_a_browser_s_subprot
         ("?call_id=rtc_1", "unsupported_call_id"),
     ],
 )
-async def test_a_session_that_cannot_be_served_is_refused_by_name(query: str, code: str) -> None:
+async def test_unsupported_session_is_refused_with_its_error_code(query: str, code: str) -> None:
     async with BrainServer(ScriptedPipeline()) as server, calling(server, query) as caller:
         assert (await caller.next())["error"]["code"] == code
         assert await caller.closed() == (4000, f"invalid_request_error.{code}")
 
 
-async def test_the_beta_shape_is_refused() -> None:
+async def test_beta_header_is_refused() -> None:
     headers = {"OpenAI-Beta": "realtime=v1"}
     async with BrainServer(ScriptedPipeline()) as server, calling(server, additional_headers=headers) as caller:
         assert (await caller.next())["error"]["code"] == "beta_api_shape_disabled"
         assert await caller.closed() == (4000, "invalid_request_error.beta_api_shape_disabled")
 
 
-async def test_another_path_is_not_found_and_a_foreign_page_is_forbidden() -> None:
+async def test_other_path_is_not_found_and_foreign_origin_is_forbidden() -> None:
     async with BrainServer(ScriptedPipeline()) as server:
         with pytest.raises(InvalidStatus) as lost:
             async with connect(server.url.replace("/v1/realtime", "/v1/live/sessions")):
@@ -174,20 +174,20 @@ async def test_another_path_is_not_found_and_a_foreign_page_is_forbidden() -> No
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.com", ""])
-def test_a_network_address_needs_a_token(host: str) -> None:
+def test_network_address_needs_a_token(host: str) -> None:
     with pytest.raises(ApplianceError, match="token"):
         BrainServer(ScriptedPipeline(), host=host)
     BrainServer(ScriptedPipeline(), host=host, token="secret")
 
 
-async def test_a_taken_port_is_one_clear_line() -> None:
+async def test_port_in_use_raises_with_address_and_remedy() -> None:
     async with BrainServer(ScriptedPipeline()) as server:
         with pytest.raises(ApplianceError, match=rf"cannot listen on 127.0.0.1:{server.port} .*another port"):
             async with BrainServer(ScriptedPipeline(), port=server.port):
                 pass
 
 
-async def test_sessions_are_limited() -> None:
+async def test_number_of_sessions_is_limited() -> None:
     async with BrainServer(ScriptedPipeline(), max_sessions=1) as server, calling(server) as first:
         assert (await first.next())["type"] == "session.created"
         async with calling(server) as second:
@@ -201,7 +201,7 @@ async def test_sessions_are_limited() -> None:
 
 
 class Endless(ScriptedPipeline):
-    """Speaks a sentence, then thinks until it is cancelled."""
+    """Speaks one sentence, then waits until it is cancelled."""
 
     async def respond(self, request: ResponseRequest, *, spoken: bool, voice: str, speed: float) -> AsyncIterator[Part]:
         try:
@@ -211,7 +211,7 @@ class Endless(ScriptedPipeline):
             self.closed += 1
 
 
-async def test_a_cancel_closes_the_generator_at_once() -> None:
+async def test_cancel_closes_the_generator_at_once() -> None:
     pipeline = Endless()
     async with BrainServer(pipeline) as server, calling(server) as caller:
         await caller.ask("a story")
@@ -223,7 +223,7 @@ async def test_a_cancel_closes_the_generator_at_once() -> None:
         await caller.until("response.output_audio.delta")
 
 
-async def test_out_of_band_responses_run_beside_the_default_one() -> None:
+async def test_out_of_band_response_runs_in_parallel_with_the_default_one() -> None:
     pipeline = ScriptedPipeline(sentences=2)
     async with BrainServer(pipeline) as server, calling(server) as caller:
         await caller.ask("hi")
@@ -233,7 +233,7 @@ async def test_out_of_band_responses_run_beside_the_default_one() -> None:
     assert {one["status"] for one in done} == {"completed"}
 
 
-async def test_a_client_that_does_not_read_pauses_the_generator() -> None:
+async def test_client_that_does_not_read_pauses_the_generator() -> None:
     pipeline = ScriptedPipeline(sentences=400)
     async with BrainServer(pipeline) as server, calling(server, max_queue=4) as caller:
         await caller.ask("a long story")
@@ -241,13 +241,13 @@ async def test_a_client_that_does_not_read_pauses_the_generator() -> None:
         while produced != pipeline.produced or not produced:
             produced = pipeline.produced
             await asyncio.sleep(0.1)
-        assert produced < 400, "26 MB of audio must not pile up in the server"
+        assert produced < 400, "the server must not buffer all 26 MB of audio"
         await caller.until("response.done")
         assert pipeline.produced == 400
 
 
 class Broken(ScriptedPipeline):
-    """Its engines are missing."""
+    """A pipeline whose engines are missing."""
 
     async def transcribe(self, pcm: bytes, *, tools: Sequence[Mapping[str, Any]]) -> Transcript:
         raise SpeechError("no recogniser: install the extra 'offline'")
@@ -259,7 +259,7 @@ class Broken(ScriptedPipeline):
         raise SpeechError("no voice: install the Debian package flite")
 
 
-async def test_a_failing_engine_fails_the_response_and_not_the_session() -> None:
+async def test_failing_engine_fails_the_response_and_not_the_session() -> None:
     async with BrainServer(Broken()) as server, calling(server) as caller:
         await caller.send("session.update", session=PUSH_TO_TALK)
         await caller.send("input_audio_buffer.append", audio=base64.b64encode(sine(200)).decode())
@@ -273,7 +273,7 @@ async def test_a_failing_engine_fails_the_response_and_not_the_session() -> None
             assert done["status_details"]["error"]["message"] == "no voice: install the Debian package flite"
 
 
-async def test_a_bug_in_a_stage_ends_its_own_session_only(caplog: pytest.LogCaptureFixture) -> None:
+async def test_bug_in_a_stage_ends_only_its_own_session(caplog: pytest.LogCaptureFixture) -> None:
     async with BrainServer(Broken()) as server, calling(server) as other, calling(server) as caller:
         await caller.send("response.create", response={"metadata": {"bug": "1"}})
         assert (await caller.closed())[0] == 1011
@@ -282,10 +282,10 @@ async def test_a_bug_in_a_stage_ends_its_own_session_only(caplog: pytest.LogCapt
         assert (await other.until("response.done"))[-1]["response"]["status"] == "failed"
 
 
-# --- bad input and the end ---------------------------------------------------------------------------------------
+# --- invalid input and shutdown ----------------------------------------------------------------------------------
 
 
-async def test_malformed_and_binary_frames_are_answered_and_the_session_lives() -> None:
+async def test_malformed_and_binary_frames_get_an_error_and_the_session_continues() -> None:
     async with BrainServer(ScriptedPipeline()) as server, calling(server) as caller:
         await caller.next()
         await caller.socket.send("{")
@@ -296,7 +296,7 @@ async def test_malformed_and_binary_frames_are_answered_and_the_session_lives() 
         assert (await caller.until("response.done"))[-1]["response"]["status"] == "completed"
 
 
-async def test_a_frame_beyond_16_mib_ends_the_connection_and_not_the_server() -> None:
+async def test_frame_over_16_mib_ends_the_connection_and_not_the_server() -> None:
     async with BrainServer(ScriptedPipeline()) as server:
         socket = await connect(server.url + "?model=x", compression=None)
         with contextlib.suppress(ConnectionClosed):
@@ -307,14 +307,14 @@ async def test_a_frame_beyond_16_mib_ends_the_connection_and_not_the_server() ->
             assert (await caller.next())["type"] == "session.created"
 
 
-async def test_a_session_expires_with_an_error_and_1001(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_session_expires_with_an_error_and_code_1001(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(brain_model, "MAX_SESSION_S", 0.05)
     async with BrainServer(ScriptedPipeline()) as server, calling(server) as caller:
         assert (await caller.until("error"))[-1]["error"]["code"] == "session_expired"
         assert await caller.closed() == (1001, "Your session hit the maximum duration of 60 minutes.")
 
 
-async def test_many_sequential_sessions_leave_no_task_behind() -> None:
+async def test_sequential_sessions_leave_no_tasks() -> None:
     async with BrainServer(ScriptedPipeline()) as server:
         async with calling(server) as caller:
             await caller.next()

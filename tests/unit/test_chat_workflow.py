@@ -1,4 +1,4 @@
-"""The chat workflow against a small HTTP server on the loopback, written here."""
+"""The chat workflow against a small HTTP server on loopback, defined in this file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ QUICK = Timeouts(connect_s=2, answer_s=2, pause_s=2)
 
 @dataclass
 class Endpoint:
-    """What the server saw, and where it is."""
+    """The server's URL, and what it received."""
 
     url: str = ""
     head: str = ""
@@ -112,7 +112,7 @@ async def failure(script: Script, **more: Any) -> str:
     return str(caught.value)
 
 
-async def test_text_streams_piece_by_piece_as_it_comes() -> None:
+async def test_text_is_streamed_as_it_arrives() -> None:
     go_on = asyncio.Event()
 
     async def script(writer: asyncio.StreamWriter) -> None:
@@ -127,7 +127,7 @@ async def test_text_streams_piece_by_piece_as_it_comes() -> None:
         assert [part async for part in parts] == [TextPart(" day.")]
 
 
-async def test_the_request_has_model_messages_tools_and_key() -> None:
+async def test_request_has_model_messages_tools_and_key() -> None:
     async with endpoint(stream(event({"content": "Yes."}, "stop"), "data: [DONE]\n\n")) as seen:
         await ask(seen, request(user("Hi"), instructions="Be brief."), key="sk-secret")
     assert seen.head.startswith("POST /v1/chat/completions HTTP/1.1\r\n")
@@ -150,7 +150,7 @@ async def test_the_request_has_model_messages_tools_and_key() -> None:
     }
 
 
-async def test_a_named_tool_choice_is_put_in_the_shape_of_chat() -> None:
+async def test_named_tool_choice_is_converted_to_the_chat_shape() -> None:
     async with endpoint(stream(event({"content": "x"}, "stop"))) as seen:
         await ask(seen, request(tool_choice={"type": "function", "name": "set_lamp"}))
     assert seen.body["tool_choice"] == {"type": "function", "function": {"name": "set_lamp"}}
@@ -162,7 +162,7 @@ async def test_tool_choice_none_offers_no_tools() -> None:
     assert "tools" not in seen.body
 
 
-async def test_calls_are_put_together_from_their_fragments() -> None:
+async def test_calls_are_assembled_from_fragments() -> None:
     def piece(index: int, **function: str) -> dict[str, Any]:
         return {"tool_calls": [{"index": index, "id": f"call_{index}", "function": function}]}
 
@@ -178,7 +178,7 @@ async def test_calls_are_put_together_from_their_fragments() -> None:
         assert await ask(seen) == [CallPart("set_lamp", '{"on": true}'), CallPart("set_lamp", '{"on": false}')]
 
 
-async def test_whole_calls_without_an_index_are_kept_apart() -> None:
+async def test_whole_calls_without_an_index_stay_separate() -> None:
     def whole(name: str, on: bool) -> dict[str, Any]:
         return {"tool_calls": [{"id": name, "function": {"name": "set_lamp", "arguments": {"on": on}}}]}
 
@@ -186,14 +186,14 @@ async def test_whole_calls_without_an_index_are_kept_apart() -> None:
         assert await ask(seen) == [CallPart("set_lamp", '{"on": true}'), CallPart("set_lamp", '{"on": false}')]
 
 
-async def test_thoughts_are_left_out_even_where_a_tag_is_cut() -> None:
+async def test_thoughts_are_removed_even_if_a_tag_is_split() -> None:
     pieces = ("<thi", "nk>He wants", " tea.</th", "ink>\n\nHello", " <b", "ye.")
     async with endpoint(stream(*(event({"content": one}) for one in pieces), event({}, "stop"))) as seen:
         parts = await ask(seen)
     assert "".join(part.text for part in parts if isinstance(part, TextPart)) == "Hello <bye."
 
 
-async def test_an_endpoint_that_does_not_stream_is_understood() -> None:
+async def test_answer_without_streaming_is_accepted() -> None:
     message = {"choices": [{"message": {"role": "assistant", "content": "All at once."}, "finish_reason": "stop"}]}
     body = json.dumps(message).encode()
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
@@ -201,7 +201,7 @@ async def test_an_endpoint_that_does_not_stream_is_understood() -> None:
         assert await ask(seen) == [TextPart("All at once.")]
 
 
-async def test_a_body_without_a_length_ends_with_the_connection() -> None:
+async def test_body_without_a_length_ends_with_the_connection() -> None:
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
     async with endpoint(raw(head + event({"content": "Hi."}, "stop").replace("\n", "\r\n").encode())) as seen:
         assert await ask(seen) == [TextPart("Hi.")]
@@ -212,12 +212,12 @@ async def test_a_body_without_a_length_ends_with_the_connection() -> None:
     [
         ("401 Unauthorized", "check the key"),
         ("404 Not Found", "the name of the model"),
-        ("429 Too Many Requests", "asked too often"),
-        ("302 Found", "where it redirects"),
+        ("429 Too Many Requests", "raise its rate limit"),
+        ("302 Found", "the redirect's target"),
         ("500 Internal Server Error", "see the log"),
     ],
 )
-async def test_a_status_becomes_an_error_with_address_status_reason_and_remedy(status: str, remedy: str) -> None:
+async def test_http_error_names_the_address_status_reason_and_remedy(status: str, remedy: str) -> None:
     body = json.dumps({"error": {"message": "not with sk-secret", "type": "x"}}).encode()
     head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     text = await failure(raw(head + body), key="sk-secret")
@@ -225,7 +225,7 @@ async def test_a_status_becomes_an_error_with_address_status_reason_and_remedy(s
     assert "sk-secret" not in text
 
 
-async def test_a_stream_that_breaks_off_is_an_error_after_what_was_said() -> None:
+async def test_stream_that_is_cut_off_yields_its_text_and_then_raises() -> None:
     async with endpoint(stream(event({"content": "I was about to"}), end=b"")) as seen:
         parts = ChatWorkflow(url=seen.url, model="qwen", timeouts=QUICK).respond(request())
         assert await anext(parts) == TextPart("I was about to")
@@ -233,8 +233,8 @@ async def test_a_stream_that_breaks_off_is_an_error_after_what_was_said() -> Non
             await anext(parts)
 
 
-async def test_a_stream_that_ends_without_a_finish_is_an_error() -> None:
-    assert "broke off" in await failure(stream(event({"content": "I was about to"})))
+async def test_stream_that_ends_without_a_finish_reason_raises() -> None:
+    assert "ended early" in await failure(stream(event({"content": "I was about to"})))
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ async def test_a_stream_that_ends_without_a_finish_is_an_error() -> None:
         (raw(HEAD + b"zz\r\n"), "closed in the middle"),
         (raw(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\ndata: {}\n\n"), "closed in the middle"),
         (stream("data: " + "x" * 1_100_000), "a line of more than"),
-        (stream("data: {oops\n\n"), "not JSON"),
+        (stream("data: {oops\n\n"), "invalid JSON"),
         (stream("data: [1]\n\n"), "not an object"),
         (stream('data: {"error": {"message": "out of memory"}}\n\n'), "out of memory"),
     ],
@@ -262,22 +262,22 @@ async def test_a_stream_that_ends_without_a_finish_is_an_error() -> None:
         "error-event",
     ],
 )
-async def test_a_broken_answer_is_a_named_error(script: Script, expected: str) -> None:
+async def test_invalid_answer_raises_a_specific_error(script: Script, expected: str) -> None:
     assert expected in await failure(script)
 
 
-async def test_a_call_of_an_unknown_tool_is_refused() -> None:
+async def test_call_to_an_unknown_tool_is_refused() -> None:
     call = {"tool_calls": [{"index": 0, "id": "a", "function": {"name": "format_disk", "arguments": "{}"}}]}
     assert "'format_disk', which is not one of its tools" in await failure(stream(event(call, "tool_calls")))
 
 
 @pytest.mark.parametrize("arguments", ["{on: true}", "[1]", '"x"'])
-async def test_arguments_that_are_no_object_are_refused(arguments: str) -> None:
+async def test_arguments_that_are_not_an_object_are_refused(arguments: str) -> None:
     call = {"tool_calls": [{"index": 0, "id": "a", "function": {"name": "set_lamp", "arguments": arguments}}]}
     assert "not a JSON object" in await failure(stream(event(call, "tool_calls")))
 
 
-async def test_nobody_listening_is_said_with_the_address() -> None:
+async def test_refused_connection_raises_with_the_address() -> None:
     server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     server.close()
@@ -287,7 +287,7 @@ async def test_nobody_listening_is_said_with_the_address() -> None:
         await anext(workflow.respond(request()))
 
 
-async def test_a_server_that_says_nothing_times_out() -> None:
+async def test_silent_server_times_out() -> None:
     async def script(_: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.2)
 
@@ -297,7 +297,7 @@ async def test_a_server_that_says_nothing_times_out() -> None:
             await anext(workflow.respond(request()))
 
 
-async def test_closing_the_iterator_hangs_up() -> None:
+async def test_closing_the_iterator_closes_the_connection() -> None:
     async def script(writer: asyncio.StreamWriter) -> None:
         writer.write(HEAD + chunked(event({"content": "A long story"})))
         await writer.drain()
@@ -313,7 +313,7 @@ async def test_closing_the_iterator_hangs_up() -> None:
         await asyncio.wait_for(seen.hung_up.wait(), 5)
 
 
-async def test_an_answer_that_nobody_reads_is_not_read_ahead_without_bound() -> None:
+async def test_read_ahead_of_an_unread_answer_is_bounded() -> None:
     sent = 0
 
     async def script(writer: asyncio.StreamWriter) -> None:
@@ -329,7 +329,7 @@ async def test_an_answer_that_nobody_reads_is_not_read_ahead_without_bound() -> 
         parts = ChatWorkflow(url=seen.url, model="qwen", timeouts=QUICK).respond(request())
         assert await anext(parts) == TextPart("A long story")
         before = -1
-        for _ in range(100):  # the server comes to a stand: its socket is full
+        for _ in range(100):  # until the server stops sending because its socket buffer is full
             if before == sent:
                 break
             before = sent
@@ -340,7 +340,7 @@ async def test_an_answer_that_nobody_reads_is_not_read_ahead_without_bound() -> 
 
 
 @pytest.mark.parametrize(("url", "port"), [("http://[::1]/v1", 80), ("https://[fd00::beef]/v1", 443)])
-async def test_an_address_of_ipv6_without_a_port_gets_the_usual_one(
+async def test_ipv6_address_without_a_port_gets_the_default_port(
     monkeypatch: pytest.MonkeyPatch, url: str, port: int
 ) -> None:
     dialled: list[tuple[str, int]] = []
@@ -356,8 +356,8 @@ async def test_an_address_of_ipv6_without_a_port_gets_the_usual_one(
     assert dialled == [(url.partition("[")[2].partition("]")[0], port)]
 
 
-async def test_cancelling_the_wait_for_an_answer_hangs_up_at_once_and_leaves_no_thread() -> None:
-    """A barge-in while the model still reads its prompt."""
+async def test_cancelling_the_wait_for_an_answer_closes_the_connection_at_once_and_ends_the_thread() -> None:
+    """A barge-in while the server still processes the prompt."""
     asked, hung_up = asyncio.Event(), asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -379,7 +379,7 @@ async def test_cancelling_the_wait_for_an_answer_hangs_up_at_once_and_leaves_no_
         assert not thread.is_alive()
 
 
-async def test_a_server_that_pauses_for_too_long_times_out_after_what_was_said() -> None:
+async def test_server_that_pauses_too_long_times_out_after_its_first_text() -> None:
     async def script(writer: asyncio.StreamWriter) -> None:
         writer.write(HEAD + chunked(event({"content": "Well,"})))
         await writer.drain()
@@ -392,7 +392,7 @@ async def test_a_server_that_pauses_for_too_long_times_out_after_what_was_said()
             await anext(parts)
 
 
-async def test_an_https_endpoint_without_tls_is_named() -> None:
+async def test_https_endpoint_without_tls_raises_a_tls_error() -> None:
     async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         writer.close()
@@ -403,13 +403,13 @@ async def test_an_https_endpoint_without_tls_is_named() -> None:
             await ask(Endpoint(url))
 
 
-async def test_silence_is_not_sent() -> None:
+async def test_silence_is_not_sent_to_the_endpoint() -> None:
     workflow = ChatWorkflow(url="http://127.0.0.1:1/v1", model="qwen", silence="Nothing heard.")
     spoken = {"type": "message", "role": "user", "content": [{"type": "input_audio", "transcript": ""}]}
     assert [part async for part in workflow.respond(request(spoken))] == [TextPart("Nothing heard.")]
 
 
-def test_items_become_messages_and_calls_made_together_share_one() -> None:
+def test_items_become_messages_and_consecutive_calls_share_one() -> None:
     items = (
         user("Lights, please"),
         {"type": "function_call", "call_id": "a", "name": "set_lamp", "arguments": '{"on":true}'},
@@ -439,7 +439,7 @@ def test_items_become_messages_and_calls_made_together_share_one() -> None:
     ]
 
 
-def test_an_empty_output_is_still_a_message() -> None:
+def test_empty_output_is_still_a_message() -> None:
     call = {"type": "function_call", "call_id": "a", "name": "set_lamp", "arguments": "{}"}
     items = (call, {"type": "function_call_output", "call_id": "a", "output": ""}, user("And?"))
     assert [one["role"] for one in messages(request(*items))] == ["assistant", "tool", "user"]
@@ -453,23 +453,23 @@ def test_an_empty_output_is_still_a_message() -> None:
         ("http://[::1]:80/chat/completions", "http://[::1]:80/chat/completions"),
     ],
 )
-def test_the_path_is_added_to_the_base_once(given: str, endpoint_url: str) -> None:
+def test_path_is_added_to_the_base_url_once(given: str, endpoint_url: str) -> None:
     assert endpoint_url in repr(ChatWorkflow(url=given, model="m"))
 
 
 @pytest.mark.parametrize("url", ["", "localhost:11434", "ftp://x/v1", "http://", "http://a b/v1", "http://x:99999/"])
-def test_a_wrong_address_is_refused_at_once(url: str) -> None:
+def test_invalid_url_is_refused_by_the_constructor(url: str) -> None:
     with pytest.raises(SettingsError, match="11434/v1"):
         ChatWorkflow(url=url, model="m")
 
 
 @pytest.mark.parametrize("key", ["a\r\nX: y", "schlüssel"])
-def test_a_key_that_would_break_the_header_is_refused_without_being_shown(key: str) -> None:
+def test_key_that_would_break_the_header_is_refused_without_being_shown(key: str) -> None:
     with pytest.raises(SettingsError, match="key") as caught:
         ChatWorkflow(url="http://127.0.0.1/v1", model="m", key=key)
     assert key not in str(caught.value)
 
 
-def test_a_password_in_the_address_is_refused() -> None:
+def test_password_in_the_url_is_refused() -> None:
     with pytest.raises(SettingsError, match="password"):
         ChatWorkflow(url="http://user:hunter2@127.0.0.1/v1", model="m")

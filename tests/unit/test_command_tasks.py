@@ -1,4 +1,4 @@
-"""`CommandTasks`: every command is answered by exactly one event, whatever becomes of its task."""
+"""`CommandTasks`: every command is answered by exactly one event, even if its task fails."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_command_whose_task_breaks_is_answered_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_command_whose_task_raises_is_answered_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     posted: list[Event] = []
     tasks = CommandTasks(posted.append)
     running = asyncio.create_task(tasks.run())
@@ -39,7 +39,7 @@ async def test_a_command_whose_task_breaks_is_answered_and_logged(caplog: pytest
     await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_a_command_waits_for_run_and_is_dropped_after_its_end() -> None:
+async def test_command_waits_for_run_and_is_dropped_after_run_ends() -> None:
     posted: list[Event] = []
     tasks = CommandTasks(posted.append)
     tasks.start(says_no, otherwise=YES, name="asking")

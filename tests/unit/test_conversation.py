@@ -1,4 +1,4 @@
-"""The conversation core, one behaviour a test: literal frames in, commands out, time a variable."""
+"""Tests of the conversation core, one behaviour per test: literal frames in, commands out, time as a variable."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_start_connects_and_session_created_makes_it_ready() -> None:
     assert stage.sent() == [{"type": "session.update", "event_id": "session_1", "session": SESSION}]
 
 
-def test_a_server_that_accepts_and_says_nothing_is_given_up_and_tried_again() -> None:
+def test_a_silent_server_times_out_and_is_retried() -> None:
     stage = Stage().start()
     stage.do(LinkUp(stage.link))
     stage.advance(15.1)
@@ -54,7 +54,7 @@ def test_a_server_that_accepts_and_says_nothing_is_given_up_and_tried_again() ->
     assert len(stage.connects()) >= 3
 
 
-def test_a_bad_key_is_a_failure_that_is_not_hammered() -> None:
+def test_a_bad_key_fails_without_rapid_retries() -> None:
     stage = Stage().start()
     stage.do(LinkUp(stage.link))
     stage.error("invalid_api_key", message="Incorrect API key provided")
@@ -66,7 +66,7 @@ def test_a_bad_key_is_a_failure_that_is_not_hammered() -> None:
     assert len(stage.connects()) == 1
 
 
-def test_a_press_in_failure_tries_again_and_says_why_it_fails() -> None:
+def test_a_press_in_the_failed_state_retries_and_announces_the_reason() -> None:
     stage = Stage().start()
     stage.advance(2)
     stage.lose("bad_key", 3000)
@@ -78,7 +78,7 @@ def test_a_press_in_failure_tries_again_and_says_why_it_fails() -> None:
     assert stage.outcomes() == ["failed"]
 
 
-def test_a_lost_link_backs_off_longer_each_time_up_to_the_limit() -> None:
+def test_repeated_link_losses_back_off_up_to_the_limit() -> None:
     stage = Stage(backoff_initial_s=1.0, backoff_max_s=8.0).start()
     waits = []
     for _ in range(8):
@@ -93,7 +93,7 @@ def test_a_lost_link_backs_off_longer_each_time_up_to_the_limit() -> None:
     assert max(waits[4:]) > waits[0]
 
 
-def test_events_of_an_old_link_mean_nothing() -> None:
+def test_events_of_an_old_link_are_ignored() -> None:
     stage = Stage().ready()
     old = stage.link
     stage.lose()
@@ -104,7 +104,7 @@ def test_events_of_an_old_link_mean_nothing() -> None:
     assert stage.state == "connecting"
 
 
-def test_an_expired_session_reconnects_at_once_and_is_no_trouble() -> None:
+def test_an_expired_session_reconnects_at_once_without_an_error() -> None:
     stage = Stage().ready()
     stage.error("session_expired", message="Your session hit the maximum duration of 60 minutes.")
     stage.lose("session_expired", 1001)
@@ -113,7 +113,7 @@ def test_an_expired_session_reconnects_at_once_and_is_no_trouble() -> None:
     assert stage.troubles() == []
 
 
-def test_refused_settings_are_a_failure_not_a_session_with_the_wrong_settings() -> None:
+def test_refused_settings_fail_the_link_instead_of_using_wrong_settings() -> None:
     stage = Stage().start()
     stage.link_ready()
     stage.error("unknown_parameter", event_id="session_1", message="Unknown parameter: 'session.foo'.")
@@ -121,11 +121,11 @@ def test_refused_settings_are_a_failure_not_a_session_with_the_wrong_settings() 
     assert stage.troubles() == ["server_error", "settings_refused"]
 
 
-def test_a_key_that_the_server_quotes_is_not_repeated() -> None:
+def test_a_key_quoted_by_the_server_is_masked() -> None:
     stage = Stage().ready()
     stage.error("invalid_api_key", message="Incorrect API key provided: sk-proj-abcdef123456. Find yours elsewhere.")
     (trouble,) = stage.notices(Error)
-    assert "abcdef" not in trouble.message
+    assert "abcdef" not in trouble.detail
 
 
 # --- a turn ------------------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def test_a_press_sends_the_pre_roll_at_once() -> None:
     assert audio == b"".join(period(sample * 100) for sample in range(16, 31))
 
 
-def test_the_release_keeps_the_post_roll_and_no_more() -> None:
+def test_after_the_release_only_the_post_roll_is_sent() -> None:
     stage = Stage(post_roll_ms=100, pre_roll_ms=0).ready()
     stage.press()
     stage.hear(200, 1000)
@@ -182,7 +182,7 @@ def test_nothing_is_sent_while_the_button_is_up() -> None:
     assert stage.sent() == []
 
 
-def test_pressing_again_in_the_post_roll_goes_on_with_the_sentence() -> None:
+def test_pressing_again_in_the_post_roll_continues_the_turn() -> None:
     stage = Stage().ready()
     stage.press()
     stage.hear(300)
@@ -211,7 +211,7 @@ def test_a_press_shorter_than_the_minimum_is_cleared_not_committed() -> None:
     assert stage.earcons()[-1] == "cancel"
 
 
-def test_digital_silence_is_not_sent_but_told() -> None:
+def test_digital_silence_is_reported_instead_of_committed() -> None:
     stage = Stage().ready()
     stage.press()
     stage.hear(1000, 0, -96.0)
@@ -227,7 +227,7 @@ def test_digital_silence_is_not_sent_but_told() -> None:
     assert light_state(stage.conversation.view) == "ready"
 
 
-def test_a_turn_that_is_too_long_is_answered_as_far_as_it_goes() -> None:
+def test_a_turn_over_the_limit_is_committed_up_to_the_limit() -> None:
     stage = Stage(max_turn_s=2.0).ready()
     stage.press()
     stage.hear(2100)
@@ -237,7 +237,7 @@ def test_a_turn_that_is_too_long_is_answered_as_far_as_it_goes() -> None:
     assert stage.sent_types().count("input_audio_buffer.commit") == 1
 
 
-def test_what_was_heard_and_answered_is_told_under_its_turn() -> None:
+def test_transcripts_of_input_and_answer_name_their_turn() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed("item_u")
@@ -275,7 +275,7 @@ def test_usage_of_all_responses_is_added_up() -> None:
     assert dict(ended.usage) == {"total_tokens": 15, "input_audio_tokens": 8}
 
 
-def test_an_answer_without_sound_is_not_silence_but_told() -> None:
+def test_an_answer_without_audio_is_reported() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed()
@@ -286,7 +286,7 @@ def test_an_answer_without_sound_is_not_silence_but_told() -> None:
     assert len(stage.announced()) == 1
 
 
-def test_a_failed_response_is_told() -> None:
+def test_a_failed_response_is_reported() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed()
@@ -298,7 +298,7 @@ def test_a_failed_response_is_told() -> None:
     assert stage.state == "ready"
 
 
-def test_no_answer_in_time_is_told_and_the_late_one_is_not_played() -> None:
+def test_a_missing_answer_is_reported_and_its_late_audio_is_dropped() -> None:
     stage = Stage(answer_s=20.0).ready()
     stage.say()
     stage.committed()
@@ -314,7 +314,7 @@ def test_no_answer_in_time_is_told_and_the_late_one_is_not_played() -> None:
 # --- tap to talk -------------------------------------------------------------------------------------------------
 
 
-def test_a_tap_begins_a_turn_that_silence_ends() -> None:
+def test_a_tap_starts_a_turn_that_silence_ends() -> None:
     stage = Stage(button_mode="auto", silence_ms=800).ready()
     stage.hear(400, 20, -60.0)
     stage.press()
@@ -341,7 +341,7 @@ def test_a_second_tap_ends_the_turn() -> None:
     assert stage.sent_types().count("input_audio_buffer.commit") == 1
 
 
-def test_a_tap_after_which_nobody_speaks_is_cleared() -> None:
+def test_a_tap_without_speech_clears_the_buffer() -> None:
     stage = Stage(button_mode="auto", no_speech_s=3.0).ready()
     stage.press()
     stage.hear(100, 20, -60.0)
@@ -373,7 +373,7 @@ def test_contact_bounce_neither_splits_nor_ends_a_turn() -> None:
     assert stage.sent_types().count("input_audio_buffer.commit") == 1
 
 
-def test_a_button_held_from_the_start_is_stuck_and_no_turn() -> None:
+def test_a_button_held_from_the_start_is_stuck_and_starts_no_turn() -> None:
     stage = Stage().start()
     stage.link_ready()
     stage.press()
@@ -415,7 +415,7 @@ def test_a_barge_in_flushes_truncates_cancels_clears_and_appends_in_this_order()
     assert stage.sent_types(stage.hear(100)) == ["input_audio_buffer.append"]
 
 
-def test_each_queued_item_is_truncated_at_what_was_heard_of_it() -> None:
+def test_each_queued_item_is_truncated_at_its_heard_length() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed()
@@ -454,11 +454,11 @@ def test_a_cancelled_response_that_never_ends_does_not_hold_up_the_next_turn() -
 
 
 def test_barge_in_before_response_created_cancels_the_late_answer() -> None:
-    """The trace that shows the bug in naive clients: turn 1's answer is played in turn 2."""
+    """This trace shows the bug of naive clients: turn 1's answer is played in turn 2."""
     stage = Stage().ready()
     stage.say()
     stage.committed()
-    stage.say()  # turn 2 begins before turn 1's response was created
+    stage.say()  # turn 2 starts before turn 1's response is created
     assert "response.cancel" not in stage.sent_types(), "there is no response to cancel yet"
     commands = stage.created("resp_1", turn="turn_1")
     assert stage.sent(commands) == [{"type": "response.cancel", "response_id": "resp_1"}]
@@ -513,7 +513,7 @@ def test_an_unsolicited_response_is_cancelled_and_not_played() -> None:
     assert stage.plays() == []
 
 
-def test_already_active_keeps_the_wish_and_asks_again() -> None:
+def test_already_active_keeps_the_request_and_repeats_it_after_the_other_response() -> None:
     stage = Stage(refused_retry_s=1.0).ready()
     stage.say()
     event_id = stage.sent()[-1]["event_id"]
@@ -527,7 +527,7 @@ def test_already_active_keeps_the_wish_and_asks_again() -> None:
     assert len(stage.plays()) == 1
 
 
-def test_already_active_is_retried_after_a_while_without_a_done() -> None:
+def test_already_active_is_retried_after_a_delay_without_response_done() -> None:
     stage = Stage(refused_retry_s=1.0).ready()
     stage.say()
     stage.committed()
@@ -550,10 +550,10 @@ def test_an_unrelated_error_never_wedges_the_turn() -> None:
     assert stage.troubles() == ["server_error"]
 
 
-# --- nothing spoken is lost --------------------------------------------------------------------------------------
+# --- no speech is lost -------------------------------------------------------------------------------------------
 
 
-def test_a_press_before_the_link_is_up_is_sent_when_the_session_is_ready() -> None:
+def test_a_turn_spoken_before_the_link_is_up_is_sent_when_the_session_is_ready() -> None:
     stage = Stage().start()
     stage.advance(2)
     stage.hear(300, 111)
@@ -574,7 +574,7 @@ def test_a_press_before_the_link_is_up_is_sent_when_the_session_is_ready() -> No
     assert stage.sent_audio().startswith(period(111) * 15 + period(222) * 20)
 
 
-def test_a_link_that_never_comes_is_told_and_the_turn_ends() -> None:
+def test_a_missing_link_is_reported_and_ends_the_turn() -> None:
     stage = Stage(link_wait_s=30.0).start()
     stage.advance(2)
     stage.say()
@@ -585,7 +585,7 @@ def test_a_link_that_never_comes_is_told_and_the_turn_ends() -> None:
     assert "could not send" in stage.announced()[0]
 
 
-def test_speaking_again_while_waiting_for_the_link_adds_to_the_turn() -> None:
+def test_speaking_again_while_waiting_for_a_link_extends_the_turn() -> None:
     stage = Stage(pre_roll_ms=0).start()
     stage.advance(2)
     stage.say(200, 111)
@@ -598,7 +598,7 @@ def test_speaking_again_while_waiting_for_the_link_adds_to_the_turn() -> None:
 
 
 @pytest.mark.parametrize("moment", ["listening", "committing", "thinking", "created"])
-def test_a_link_lost_before_the_answer_begins_sends_the_turn_again(moment: str) -> None:
+def test_a_link_lost_before_the_answer_starts_replays_the_turn(moment: str) -> None:
     stage = Stage(pre_roll_ms=0).ready()
     stage.press()
     stage.hear(400, 777)
@@ -633,7 +633,7 @@ def test_a_link_lost_before_the_answer_begins_sends_the_turn_again(moment: str) 
     assert stage.outcomes() == ["answered"]
 
 
-def test_a_server_that_takes_the_audio_and_says_nothing_is_left_for_another_connection() -> None:
+def test_a_server_that_never_confirms_the_commit_is_replaced_by_a_new_link() -> None:
     stage = Stage(commit_s=5.0, max_replays=2).ready()
     stage.say()
     for _ in range(3):
@@ -643,12 +643,12 @@ def test_a_server_that_takes_the_audio_and_says_nothing_is_left_for_another_conn
             break
         stage.link_ready()
     stage.advance(60)
-    assert stage.outcomes() == ["failed"], "it is given up in the end, and told"
+    assert stage.outcomes() == ["failed"], "the turn fails after the last replay and is reported"
     assert stage.announced()
     assert len(stage.connects()) >= 3
 
 
-def test_a_link_lost_in_the_middle_of_the_answer_plays_what_came_and_says_so() -> None:
+def test_a_link_lost_during_the_answer_plays_the_received_part_and_reports_it() -> None:
     stage = Stage().ready()
     stage.answering(ms=1000)
     stage.lose()
@@ -658,7 +658,7 @@ def test_a_link_lost_in_the_middle_of_the_answer_plays_what_came_and_says_so() -
     assert "answer_cut" in stage.troubles()
 
 
-def test_a_link_lost_after_the_whole_answer_came_is_no_failure_of_the_turn() -> None:
+def test_a_link_lost_after_the_whole_answer_does_not_fail_the_turn() -> None:
     stage = Stage().ready()
     stage.answering(ms=1000)
     stage.done()
@@ -667,7 +667,7 @@ def test_a_link_lost_after_the_whole_answer_came_is_no_failure_of_the_turn() -> 
     assert stage.outcomes() == ["answered"]
 
 
-def test_an_item_of_a_lost_conversation_is_not_truncated_on_the_next() -> None:
+def test_an_item_of_a_lost_session_is_not_truncated_on_the_next() -> None:
     stage = Stage().ready()
     stage.answering(ms=5000)
     stage.lose()
@@ -677,15 +677,15 @@ def test_an_item_of_a_lost_conversation_is_not_truncated_on_the_next() -> None:
     assert "conversation.item.truncate" not in stage.sent_types(stage.press())
 
 
-def test_what_waits_in_the_ring_at_the_release_belongs_to_the_turn() -> None:
-    """A stalled network: the pump leaves a second of speech in its ring, and it comes after the release."""
+def test_audio_still_in_the_ring_at_the_release_belongs_to_the_turn() -> None:
+    """On a stalled network the pump leaves a second of speech in its ring; it is delivered after the release."""
     stage = Stage(post_roll_ms=100, pre_roll_ms=0).ready()
     stage.press()
     stage.hear(400, 111)
     stage.advance(1.0)
     stage.release()
     stage.advance(3.0)
-    assert stage.state == "listening", "the microphone is not lost, so its audio will come"
+    assert stage.state == "listening", "the microphone is not lost, so its audio is still expected"
     for _ in range(50):
         stage.do(AudioCaptured(period(222), 222, -40.0))
     for _ in range(20):
@@ -695,7 +695,7 @@ def test_what_waits_in_the_ring_at_the_release_belongs_to_the_turn() -> None:
     assert stage.sent_types()[-1] == "response.create"
 
 
-def test_a_long_turn_may_take_as_long_to_upload_as_it_took_to_say() -> None:
+def test_a_long_turn_may_upload_for_as_long_as_it_was_spoken() -> None:
     stage = Stage(commit_s=5.0).ready()
     stage.press()
     stage.hear(20_000)
@@ -706,7 +706,7 @@ def test_a_long_turn_may_take_as_long_to_upload_as_it_took_to_say() -> None:
     assert stage.connects() == []
 
 
-def test_an_overrun_ends_the_turn_loudly_with_what_was_heard() -> None:
+def test_an_overrun_is_reported_and_commits_the_captured_audio() -> None:
     stage = Stage().ready()
     stage.press()
     stage.hear(500)
@@ -718,7 +718,7 @@ def test_an_overrun_ends_the_turn_loudly_with_what_was_heard() -> None:
 # --- tools -------------------------------------------------------------------------------------------------------
 
 
-def test_a_tool_call_is_run_answered_and_the_model_asked_to_go_on() -> None:
+def test_a_tool_call_is_run_and_answered_and_the_model_continues() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed()
@@ -740,7 +740,7 @@ def test_a_tool_call_is_run_answered_and_the_model_asked_to_go_on() -> None:
     assert create["response"]["metadata"] == {"turn": "turn_1"}
 
 
-def test_the_answer_to_several_calls_is_asked_for_once() -> None:
+def test_several_calls_lead_to_one_follow_up_response() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed()
@@ -755,7 +755,7 @@ def test_the_answer_to_several_calls_is_asked_for_once() -> None:
     assert stage.sent_types().count("response.create") == 2
 
 
-def test_a_tool_that_is_quicker_than_response_done_waits_for_it() -> None:
+def test_a_tool_that_finishes_before_response_done_waits_for_it() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed()
@@ -767,7 +767,7 @@ def test_a_tool_that_is_quicker_than_response_done_waits_for_it() -> None:
     assert stage.sent_types().count("response.create") == 2
 
 
-def test_a_call_that_only_response_done_tells_of_is_run_once() -> None:
+def test_a_call_that_appears_only_in_response_done_is_run_once() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed()
@@ -777,7 +777,7 @@ def test_a_call_that_only_response_done_tells_of_is_run_once() -> None:
     assert [run.call_id for run in stage.tool_runs()] == ["call_1"]
 
 
-def test_a_tool_that_hangs_is_answered_by_its_deadline_and_its_late_result_ignored() -> None:
+def test_a_hanging_tool_is_answered_at_its_deadline_and_its_late_result_ignored() -> None:
     stage = Stage(tool_s=20.0).ready()
     stage.say()
     stage.committed()
@@ -789,7 +789,7 @@ def test_a_tool_that_hangs_is_answered_by_its_deadline_and_its_late_result_ignor
     assert stage.do(ToolFinished("call_1", "late")) == []
 
 
-def test_after_a_barge_in_the_output_is_still_sent_but_no_answer_asked_for() -> None:
+def test_after_a_barge_in_the_tool_output_is_sent_without_requesting_a_response() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed()
@@ -802,7 +802,7 @@ def test_after_a_barge_in_the_output_is_still_sent_but_no_answer_asked_for() -> 
     assert stage.sent_types(commands) == ["conversation.item.create"]
 
 
-def test_a_model_that_never_stops_calling_is_asked_to_answer() -> None:
+def test_a_model_that_keeps_calling_tools_gets_tool_choice_none() -> None:
     stage = Stage(max_tool_rounds=2).ready()
     stage.say()
     stage.committed()
@@ -850,14 +850,14 @@ def test_a_hold_of_one_second_rejects() -> None:
     assert stage.sent_types()[-1] == "response.create"
 
 
-def test_an_approval_nobody_gives_is_rejected_by_its_deadline() -> None:
+def test_an_unanswered_approval_is_rejected_at_its_deadline() -> None:
     stage = _asking()
     stage.advance(31)
     assert stage.tool_runs() == []
     assert [ended.is_error for ended in stage.notices(ToolEnd)] == [True]
 
 
-def test_a_press_begun_before_the_question_does_not_answer_it() -> None:
+def test_a_press_that_started_before_the_question_does_not_answer_it() -> None:
     stage = Stage(approvals=("open_door",), button_mode="tap").ready()
     stage.press()
     stage.release()
@@ -875,7 +875,7 @@ def test_a_press_begun_before_the_question_does_not_answer_it() -> None:
 # --- cards, mute, alarms, shutdown -------------------------------------------------------------------------------
 
 
-def test_a_missing_microphone_is_shown_and_a_press_says_so() -> None:
+def test_a_missing_microphone_is_shown_and_announced_on_a_press() -> None:
     stage = Stage().ready()
     stage.do(CardLost("capture", "no card 'usb'"))
     assert light_state(stage.conversation.view) == "no_card"
@@ -887,7 +887,7 @@ def test_a_missing_microphone_is_shown_and_a_press_says_so() -> None:
     assert light_state(stage.conversation.view) == "ready"
 
 
-def test_a_microphone_unplugged_in_a_turn_commits_what_was_said() -> None:
+def test_a_microphone_unplugged_in_a_turn_commits_the_captured_audio() -> None:
     stage = Stage().ready()
     stage.press()
     stage.hear(500)
@@ -913,7 +913,7 @@ def test_a_loudspeaker_that_stalls_ends_the_turn() -> None:
     assert "playout_stalled" in stage.troubles()
 
 
-def test_mute_closes_the_microphone_and_a_press_says_so() -> None:
+def test_mute_closes_the_microphone_and_is_announced_on_a_press() -> None:
     stage = Stage().ready()
     assert CloseCapture() in stage.do(MuteSwitched(True))
     assert stage.state == "muted"
@@ -936,7 +936,7 @@ def test_mute_while_listening_sends_nothing_more_and_clears() -> None:
     assert stage.outcomes() == ["cancelled"]
 
 
-def test_nothing_of_before_the_mute_is_in_the_pre_roll_after_it() -> None:
+def test_audio_from_before_the_mute_is_not_in_the_pre_roll_after_it() -> None:
     stage = Stage().ready()
     stage.hear(400, 999)
     stage.do(MuteSwitched(True))
@@ -944,7 +944,7 @@ def test_nothing_of_before_the_mute_is_in_the_pre_roll_after_it() -> None:
     assert stage.sent_audio(stage.press()) == b""
 
 
-def test_a_ringing_alarm_is_silenced_by_the_press_which_starts_no_turn() -> None:
+def test_a_press_silences_a_ringing_alarm_and_starts_no_turn() -> None:
     stage = Stage().ready()
     stage.do(TimersChanged(1))
     assert light_state(stage.conversation.view) == "timer"
@@ -969,7 +969,7 @@ def test_an_alarm_rings_again_and_stops_by_itself() -> None:
     assert light_state(stage.conversation.view) == "ready"
 
 
-def test_an_alarm_does_not_sound_into_a_turn() -> None:
+def test_an_alarm_does_not_ring_during_a_turn() -> None:
     stage = Stage().ready()
     stage.press()
     stage.do(AlarmRang("timer_1", "tea"))
@@ -977,7 +977,7 @@ def test_an_alarm_does_not_sound_into_a_turn() -> None:
     assert stage.state == "listening"
 
 
-def test_shutdown_in_an_answer_tells_the_server_what_was_heard_and_stops() -> None:
+def test_a_shutdown_during_an_answer_truncates_it_and_stops() -> None:
     stage = Stage().ready()
     stage.answering()
     commands = stage.do(ShutdownRequested("SIGTERM"))
@@ -987,7 +987,7 @@ def test_shutdown_in_an_answer_tells_the_server_what_was_heard_and_stops() -> No
     assert stage.do(AudioCaptured(period(), 4000, -18.0)) == []
 
 
-def test_unreadable_frames_are_told_and_too_many_end_the_link() -> None:
+def test_unreadable_frames_are_reported_and_too_many_end_the_link() -> None:
     stage = Stage(max_bad_frames=3).ready()
     stage.do(FrameRefused(stage.link, "not JSON"))
     assert stage.state == "ready"
@@ -1001,7 +1001,7 @@ def test_unreadable_frames_are_told_and_too_many_end_the_link() -> None:
 # --- states ------------------------------------------------------------------------------------------------------
 
 
-def test_every_state_that_is_not_resting_has_a_deadline() -> None:
+def test_every_state_except_resting_ones_has_a_deadline() -> None:
     stage = Stage().start()
     seen = set()
 
@@ -1037,7 +1037,7 @@ def test_the_same_events_at_the_same_times_give_the_same_commands() -> None:
     assert run() == run()
 
 
-def test_started_is_needed_first() -> None:
+def test_events_before_started_are_ignored() -> None:
     stage = Stage()
     stage.do(ButtonEdge(True))
     assert stage.state == "booting"
@@ -1045,12 +1045,12 @@ def test_started_is_needed_first() -> None:
     assert stage.state == "connecting"
 
 
-def test_the_little_that_came_of_a_cut_answer_is_played_out() -> None:
+def test_the_received_part_of_a_cut_answer_is_drained_even_if_short() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed()
     stage.created()
-    stage.audio(ms=40)  # less than the playback waits for before it begins
+    stage.audio(ms=40)  # less than the prebuffer of the playback
     stage.lose()
     assert FinishPlay(stage.conversation.epoch) in stage.commands
     stage.play(960, drained=True)
@@ -1058,7 +1058,7 @@ def test_the_little_that_came_of_a_cut_answer_is_played_out() -> None:
     assert stage.outcomes() == ["failed"]
 
 
-def test_a_fatal_end_after_the_whole_answer_came_lets_it_play_out_and_is_told() -> None:
+def test_a_fatal_link_end_after_the_whole_answer_is_reported_and_the_answer_drains() -> None:
     stage = Stage().ready()
     stage.answering(ms=1000)
     stage.done()
@@ -1070,7 +1070,7 @@ def test_a_fatal_end_after_the_whole_answer_came_lets_it_play_out_and_is_told() 
     assert stage.state == "failed"
 
 
-def test_a_server_that_expires_every_session_at_once_is_not_hammered() -> None:
+def test_a_server_that_expires_every_session_is_retried_with_backoff() -> None:
     stage = Stage(backoff_initial_s=1.0, backoff_max_s=8.0).ready()
     waits = []
     for _ in range(6):
@@ -1081,9 +1081,9 @@ def test_a_server_that_expires_every_session_at_once_is_not_hammered() -> None:
         waits.append(stage.now - before)
         stage.link_ready()
     assert waits[0] <= 0.05, "an expiry is normal"
-    assert all(wait >= 0.5 for wait in waits[1:]), "one after the other is not"
+    assert all(wait >= 0.5 for wait in waits[1:]), "repeated expiries are not"
     assert stage.troubles() == ["session_expired"] * 5
-    stage.advance(20.0)  # this one held
+    stage.advance(20.0)  # this session was stable
     stage.commands.clear()
     stage.lose("session_expired", 1001)
     stage.advance(0.01)
@@ -1091,10 +1091,10 @@ def test_a_server_that_expires_every_session_at_once_is_not_hammered() -> None:
     assert stage.troubles() == []
 
 
-def test_an_error_before_the_session_names_why_it_never_came() -> None:
+def test_an_error_before_session_created_becomes_the_reason_of_the_timeout() -> None:
     stage = Stage().start()
     stage.do(LinkUp(stage.link))
     stage.error("invalid_api_key", message="Incorrect API key provided")
-    stage.advance(15.1)  # and the server does not close
+    stage.advance(15.1)  # the server does not close
     assert stage.troubles() == ["bad_key"]
     assert stage.state == "failed"

@@ -1,4 +1,4 @@
-"""The conversation core with agents: tools, approvals, handoffs, guardrails, instructions; literal frames in."""
+"""Tests of the conversation core with agents: tools, approvals, handoffs, guardrails and instructions."""
 
 from __future__ import annotations
 
@@ -68,15 +68,15 @@ BILLING = AgentSpec(
 
 
 def greeter(*cards: ToolCard, **more: Any) -> AgentSpec:
-    """An agent with these tools."""
+    """Return an agent with these tools."""
     return AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=cards, **more)
 
 
 class Scene(Stage):
-    """A stage with agents: what they are asked comes out, and the test answers for them."""
+    """A stage with agents; the test answers the commands addressed to them."""
 
     def asked(self) -> Scene:
-        """A turn was spoken, and its response is created."""
+        """Speak a turn and let its response be created."""
         self.say()
         self.committed()
         self.created()
@@ -86,7 +86,7 @@ class Scene(Stage):
         return [one for one in (self.commands if commands is None else commands) if isinstance(one, kind)]
 
     def outputs(self) -> dict[str, list[str]]:
-        """The outputs that the model was given, by call."""
+        """Return the outputs sent to the model, by call."""
         found: dict[str, list[str]] = {}
         for frame in self.sent():
             item = frame.get("item", {})
@@ -95,15 +95,15 @@ class Scene(Stage):
         return found
 
     def asks(self) -> list[dict[str, Any]]:
-        """The responses that were asked for."""
+        """Return the response objects of the requests sent."""
         return [frame["response"] for frame in self.sent() if frame["type"] == "response.create"]
 
     def updates(self) -> list[dict[str, Any]]:
-        """The updates of the session that were sent."""
+        """Return the session.update frames sent."""
         return [frame for frame in self.sent() if frame["type"] == "session.update"]
 
     def ended(self) -> list[tuple[str, bool]]:
-        """The calls that ended, and whether with an error."""
+        """Return the ended calls, each with whether it failed."""
         return [(one.call_id, one.is_error) for one in self.notices(ToolEnd)]
 
     def tap(self) -> list[Command]:
@@ -115,7 +115,7 @@ class Scene(Stage):
     def wrote(
         self, text: str, *, is_final: bool = False, response_id: str = "resp_1", item_id: str = "item_a", part: int = 0
     ) -> list[Command]:
-        """A piece of an answer's transcript, or the whole of it."""
+        """Receive a delta of an answer's transcript, or its final text."""
         kind, key = ("done", "transcript") if is_final else ("delta", "delta")
         return self.server(
             {
@@ -138,14 +138,14 @@ class Scene(Stage):
         return self.do(GuardrailsChecked(check.key, name, reason))
 
     def played_frames_of(self, item_id: str) -> int:
-        """Frames of an item that were handed over for playing."""
+        """Return the number of audio frames of an item sent to the playback."""
         return sum(len(one.pcm) // 2 for one in self.plays() if one.item_id == item_id)
 
     def session_updated(self, session: dict[str, Any] | None = None) -> list[Command]:
         return self.server({"type": "session.updated", "session": session or {"type": "realtime"}})
 
     def heard(self, text: str, item_id: str = "item_user") -> list[Command]:
-        """The words of the user are written down."""
+        """Receive the transcript of the user's speech."""
         return self.server(
             {
                 "type": "conversation.item.input_audio_transcription.completed",
@@ -159,19 +159,19 @@ class Scene(Stage):
 # --- tools: the barrier ------------------------------------------------------------------------------------------
 
 
-def test_two_calls_are_answered_in_any_order_and_the_model_asked_once() -> None:
+def test_two_calls_may_finish_in_any_order_and_lead_to_one_request() -> None:
     scene = Scene(specs=[greeter(ToolCard(name="a"), ToolCard(name="b"))]).ready().asked()
     scene.called("a", "call_1")
     scene.called("b", "call_2")
     scene.done()
     scene.finished("call_2", "2")
-    assert len(scene.asks()) == 1, "one is still running"
+    assert len(scene.asks()) == 1, "one call is still running"
     scene.finished("call_1", "1")
     assert scene.outputs() == {"call_1": ["1"], "call_2": ["2"]}
     assert len(scene.asks()) == 2
 
 
-def test_a_late_tool_does_not_hold_up_the_answer_beyond_its_deadline() -> None:
+def test_a_late_tool_delays_the_answer_only_until_its_deadline() -> None:
     scene = Scene(tool_s=5.0, specs=[greeter(ToolCard(name="a"), ToolCard(name="b"))]).ready().asked()
     scene.called("a", "call_1")
     scene.called("b", "call_2")
@@ -185,7 +185,7 @@ def test_a_late_tool_does_not_hold_up_the_answer_beyond_its_deadline() -> None:
     assert scene.of(CancelTool) == [CancelTool("call_2")]
 
 
-def test_the_result_of_a_tool_that_was_given_up_is_not_sent_as_a_second_output() -> None:
+def test_the_late_result_of_a_timed_out_tool_is_not_sent_as_a_second_output() -> None:
     scene = Scene(tool_s=5.0, specs=[greeter(ToolCard(name="a"))]).ready().asked()
     scene.called("a", "call_1")
     scene.done()
@@ -194,7 +194,7 @@ def test_the_result_of_a_tool_that_was_given_up_is_not_sent_as_a_second_output()
     assert len(scene.outputs()["call_1"]) == 1
 
 
-def test_a_tool_may_run_as_long_as_its_own_card_says() -> None:
+def test_a_tool_may_run_for_the_timeout_on_its_card() -> None:
     scene = Scene(tool_s=5.0, specs=[greeter(ToolCard(name="a", timeout_s=30.0))]).ready().asked()
     scene.called("a", "call_1")
     scene.done()
@@ -204,7 +204,7 @@ def test_a_tool_may_run_as_long_as_its_own_card_says() -> None:
     assert scene.ended() == [("call_1", False)]
 
 
-def test_a_tool_with_a_time_limit_of_its_own_is_given_up_soon_after_it() -> None:
+def test_a_tool_with_its_own_timeout_is_cancelled_shortly_after_it() -> None:
     scene = Scene(tool_s=60.0, specs=[greeter(ToolCard(name="a", timeout_s=1.0))]).ready().asked()
     scene.called("a", "call_1")
     scene.done()
@@ -212,7 +212,7 @@ def test_a_tool_with_a_time_limit_of_its_own_is_given_up_soon_after_it() -> None
     assert scene.ended() == [("call_1", True)]
 
 
-def test_a_rejected_call_beside_one_that_runs_is_one_ask() -> None:
+def test_a_rejected_call_and_a_running_one_lead_to_one_request() -> None:
     scene = Scene(specs=[greeter(ToolCard(name="a"), ToolCard(name="open", approval="always"))]).ready().asked()
     scene.called("a", "call_1")
     scene.called("open", "call_2")
@@ -225,7 +225,7 @@ def test_a_rejected_call_beside_one_that_runs_is_one_ask() -> None:
 
 
 @pytest.mark.parametrize("name", ["nothing_like_it", "asleep"])
-def test_a_call_that_cannot_be_made_beside_one_that_runs_is_one_ask(name: str) -> None:
+def test_an_impossible_call_and_a_running_one_lead_to_one_request(name: str) -> None:
     scene = Scene(specs=[greeter(ToolCard(name="a"), ToolCard(name="asleep"), disabled=("asleep",))]).ready().asked()
     scene.called(name, "call_1")
     scene.called("a", "call_2")
@@ -236,7 +236,7 @@ def test_a_call_that_cannot_be_made_beside_one_that_runs_is_one_ask(name: str) -
     assert set(scene.outputs()) == {"call_1", "call_2"}
 
 
-def test_calls_that_all_end_before_response_done_are_one_ask_after_it() -> None:
+def test_calls_that_all_end_before_response_done_lead_to_one_request_after_it() -> None:
     scene = Scene(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     scene.called("a", "call_1")
     scene.finished("call_1", "1")
@@ -246,12 +246,12 @@ def test_calls_that_all_end_before_response_done_are_one_ask_after_it() -> None:
     assert len(scene.asks()) == 2
 
 
-def test_an_unknown_tool_is_answered_with_those_that_there_are_and_the_turn_goes_on() -> None:
+def test_an_unknown_tool_is_answered_with_the_known_names_and_the_turn_continues() -> None:
     spec = greeter(ToolCard(name="clock"), ToolCard(name="asleep"), handoffs=GREETER.handoffs, disabled=("asleep",))
     scene = Scene(specs=[spec]).ready().asked()
     scene.called("weather", "call_1")
     scene.done()
-    assert scene.outputs() == {"call_1": ["There is no tool 'weather'; there are: clock, transfer_to_billing."]}
+    assert scene.outputs() == {"call_1": ["There is no tool weather; there are: clock, transfer_to_billing."]}
     assert scene.tool_runs() == []
     assert len(scene.asks()) == 2
     scene.created("resp_2")
@@ -261,7 +261,7 @@ def test_an_unknown_tool_is_answered_with_those_that_there_are_and_the_turn_goes
     assert scene.outcomes() == ["answered"]
 
 
-def test_a_disabled_tool_is_not_run_and_the_model_told_so() -> None:
+def test_a_disabled_tool_is_not_run_and_the_model_gets_the_reason() -> None:
     scene = Scene(specs=[greeter(ToolCard(name="clock"), disabled=("clock",))]).ready().asked()
     scene.called("clock", "call_1")
     scene.done()
@@ -280,7 +280,7 @@ def test_a_disabled_handoff_is_not_made() -> None:
     assert "not available" in scene.outputs()["call_1"][0]
 
 
-def test_a_tool_that_failed_answers_the_model_and_the_turn_goes_on() -> None:
+def test_a_failed_tool_answers_the_model_and_the_turn_continues() -> None:
     scene = Scene(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     scene.called("a", "call_1")
     scene.done()
@@ -290,7 +290,7 @@ def test_a_tool_that_failed_answers_the_model_and_the_turn_goes_on() -> None:
     assert len(scene.asks()) == 2
 
 
-def test_a_tool_run_names_the_agent_whose_tool_it_is() -> None:
+def test_run_tool_names_the_agent_that_owns_the_tool() -> None:
     scene = Scene(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     scene.called("a", "call_1", '{"x":1}')
     (run,) = scene.tool_runs()
@@ -298,7 +298,7 @@ def test_a_tool_run_names_the_agent_whose_tool_it_is() -> None:
     assert scene.notices(ToolStart) == [ToolStart("turn_1", "call_1", "a", '{"x":1}', "greeter")]
 
 
-def test_a_call_that_the_model_did_not_finish_writing_is_not_run() -> None:
+def test_an_incomplete_call_is_not_run() -> None:
     scene = Scene(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     item = {
         "id": "item_call_1",
@@ -313,16 +313,16 @@ def test_a_call_that_the_model_did_not_finish_writing_is_not_run() -> None:
     assert scene.outputs() == {}
 
 
-# --- tools: in the background ------------------------------------------------------------------------------------
+# --- tools: background -------------------------------------------------------------------------------------------
 
 
-def test_a_background_result_is_told_and_not_spoken_about() -> None:
+def test_a_background_result_is_sent_without_requesting_a_response() -> None:
     scene = Scene(specs=[greeter(ToolCard(name="note"))]).ready().asked()
     scene.called("note", "call_1")
     scene.done()
     scene.finished("call_1", "noted", is_background=True)
     assert scene.outputs() == {"call_1": ["noted"]}
-    assert len(scene.asks()) == 1, "only that of the turn itself"
+    assert len(scene.asks()) == 1, "only the request of the turn itself"
     assert scene.outcomes() == ["answered"]
     assert scene.state == "ready"
     assert scene.announced() == []
@@ -338,7 +338,7 @@ def test_a_background_result_before_response_done_ends_the_turn_at_response_done
     assert len(scene.asks()) == 1
 
 
-def test_a_background_result_beside_a_sentence_lets_the_sentence_play_out() -> None:
+def test_a_background_result_lets_the_spoken_sentence_play_to_its_end() -> None:
     scene = Scene(specs=[greeter(ToolCard(name="note"))]).ready().asked()
     scene.audio(ms=200)
     scene.called("note", "call_1")
@@ -350,7 +350,7 @@ def test_a_background_result_beside_a_sentence_lets_the_sentence_play_out() -> N
 
 
 @pytest.mark.parametrize("background_first", [True, False])
-def test_a_background_result_beside_an_ordinary_one_is_one_ask(background_first: bool) -> None:
+def test_a_background_result_and_an_ordinary_one_lead_to_one_request(background_first: bool) -> None:
     scene = Scene(specs=[greeter(ToolCard(name="note"), ToolCard(name="clock"))]).ready().asked()
     scene.called("note", "call_1")
     scene.called("clock", "call_2")
@@ -366,7 +366,7 @@ def test_a_background_result_beside_an_ordinary_one_is_one_ask(background_first:
 
 
 def _running(**card: Any) -> Scene:
-    """A tool runs, its response is done."""
+    """Start a tool whose response is done."""
     scene = Scene(specs=[greeter(ToolCard(name="slow", **card))]).ready().asked()
     scene.called("slow", "call_1")
     scene.done()
@@ -374,7 +374,7 @@ def _running(**card: Any) -> Scene:
     return scene
 
 
-def test_after_a_barge_in_the_output_of_a_running_tool_is_sent_and_nothing_asked() -> None:
+def test_after_a_barge_in_a_running_tools_output_is_sent_without_a_request() -> None:
     scene = _running()
     scene.press()
     scene.hear(200)
@@ -385,7 +385,7 @@ def test_after_a_barge_in_the_output_of_a_running_tool_is_sent_and_nothing_asked
     assert scene.asks() == []
 
 
-def test_an_output_that_comes_while_the_next_turn_is_thought_about_brings_no_second_answer() -> None:
+def test_an_output_arriving_in_the_next_turn_does_not_request_a_second_answer() -> None:
     scene = _running()
     scene.say()
     scene.committed("item_user_2")
@@ -409,7 +409,7 @@ def test_a_cancellable_tool_is_cancelled_by_a_barge_in_and_answered() -> None:
     assert scene.asks() == []
 
 
-def test_an_interruption_by_the_program_treats_tools_as_a_press_does() -> None:
+def test_an_interruption_by_the_program_treats_tools_like_a_press() -> None:
     scene = _running(is_cancellable=True)
     scene.do(InterruptAsked())
     assert scene.of(CancelTool) == [CancelTool("call_1")]
@@ -417,7 +417,7 @@ def test_an_interruption_by_the_program_treats_tools_as_a_press_does() -> None:
     assert scene.outcomes() == ["interrupted"]
 
 
-def test_a_tool_that_hangs_after_a_barge_in_is_answered_by_its_deadline() -> None:
+def test_a_tool_that_hangs_after_a_barge_in_is_answered_at_its_deadline() -> None:
     scene = _running()
     scene.do(InterruptAsked())
     scene.advance(19.9)
@@ -426,8 +426,8 @@ def test_a_tool_that_hangs_after_a_barge_in_is_answered_by_its_deadline() -> Non
     assert "took too long" in scene.outputs()["call_1"][0]
 
 
-def test_a_whole_call_that_arrives_after_the_barge_in_is_not_run_and_still_answered_once() -> None:
-    """The server had finished writing it when our cancel came: without an output it stays open for ever."""
+def test_a_complete_call_arriving_after_the_barge_in_is_answered_but_not_run() -> None:
+    """The server had completed the call before our cancel arrived; without an output it stays open for ever."""
     scene = Scene(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     scene.press()
     scene.called("a", "call_1")
@@ -436,7 +436,7 @@ def test_a_whole_call_that_arrives_after_the_barge_in_is_not_run_and_still_answe
     assert len(scene.outputs().get("call_1", [])) == 1
 
 
-def test_a_tool_whose_connection_is_gone_is_not_answered_on_the_next_one() -> None:
+def test_a_tool_of_a_lost_link_is_not_answered_on_the_next() -> None:
     scene = _running()
     scene.lose()
     scene.advance(1.0)
@@ -444,10 +444,10 @@ def test_a_tool_whose_connection_is_gone_is_not_answered_on_the_next_one() -> No
     assert scene.finished("call_1", "done") == []
 
 
-# --- tools that take a while -------------------------------------------------------------------------------------
+# --- slow tools --------------------------------------------------------------------------------------------------
 
 
-def test_a_tool_that_takes_a_while_is_heard_working_at_its_instant_and_once() -> None:
+def test_a_slow_tool_plays_the_working_earcon_once_at_its_time() -> None:
     scene = _running(working_after_s=1.5)
     scene.advance(1.499)
     assert scene.earcons() == []
@@ -457,7 +457,7 @@ def test_a_tool_that_takes_a_while_is_heard_working_at_its_instant_and_once() ->
     assert scene.earcons() == ["working"]
 
 
-def test_the_filler_is_said_with_the_earcon() -> None:
+def test_the_filler_is_announced_with_the_earcon() -> None:
     scene = _running(working_after_s=1.5, filler="One moment, I am looking.")
     scene.advance(1.51)
     epoch = scene.conversation.epoch
@@ -467,7 +467,7 @@ def test_the_filler_is_said_with_the_earcon() -> None:
     ]
 
 
-def test_a_quick_tool_is_not_heard_working() -> None:
+def test_a_quick_tool_plays_no_working_earcon() -> None:
     scene = _running(working_after_s=1.5, filler="One moment.")
     scene.advance(1.4)
     scene.finished("call_1")
@@ -476,7 +476,7 @@ def test_a_quick_tool_is_not_heard_working() -> None:
     assert scene.announced() == []
 
 
-def test_no_working_sound_while_a_sentence_is_still_being_played() -> None:
+def test_no_working_earcon_plays_while_an_answer_plays() -> None:
     scene = Scene(specs=[greeter(ToolCard(name="slow", working_after_s=1.0, filler="Wait."))]).ready().asked()
     scene.audio(ms=2000)
     scene.play(2400)
@@ -487,14 +487,14 @@ def test_no_working_sound_while_a_sentence_is_still_being_played() -> None:
     assert scene.announced() == []
 
 
-def test_no_working_sound_into_the_next_turn() -> None:
+def test_no_working_earcon_plays_in_the_next_turn() -> None:
     scene = _running(working_after_s=1.0)
     scene.press()
     scene.hear(2000)
     assert "working" not in scene.earcons()
 
 
-def test_the_wait_for_an_approval_does_not_count_as_working() -> None:
+def test_waiting_for_approval_does_not_count_as_working() -> None:
     scene = _running(approval="always", working_after_s=1.0)
     scene.advance(5)
     assert "working" not in scene.earcons()
@@ -509,29 +509,29 @@ def test_the_wait_for_an_approval_does_not_count_as_working() -> None:
 
 
 def _asking(approval: str = "always", **policy: Any) -> Scene:
-    """The model wants to open the door."""
+    """Let the model call open_door."""
     scene = Scene(specs=[greeter(ToolCard(name="open_door", approval=approval))], **policy).ready().asked()
     scene.called("open_door", "call_1", '{"door":"front"}')
     scene.done()
     return scene
 
 
-def test_a_tool_that_always_needs_approval_asks_light_ear_and_program() -> None:
+def test_a_tool_that_always_needs_approval_sets_the_light_plays_a_cue_and_emits_a_notice() -> None:
     scene = _asking()
     assert light_state(scene.conversation.view) == "approval"
-    assert scene.earcons()[-1] == "approval"
+    assert scene.announced()[-1] == "May I use open door? Press briefly for yes, hold for no."
     assert scene.notices(ToolApproval) == [ToolApproval("turn_1", "call_1", "open_door", '{"door":"front"}', "greeter")]
     assert scene.tool_runs() == []
 
 
-def test_the_program_approves() -> None:
+def test_the_program_can_approve_a_call() -> None:
     scene = _asking()
     scene.do(ApprovalAnswered("call_1", approved=True))
     assert [run.call_id for run in scene.tool_runs()] == ["call_1"]
     assert scene.state == "thinking"
 
 
-def test_a_rejection_tells_the_model_why_and_asks_it_to_go_on() -> None:
+def test_a_rejection_gives_the_model_the_reason_and_requests_a_response() -> None:
     scene = _asking()
     scene.do(ApprovalAnswered("call_1", approved=False, message="Not after ten."))
     assert scene.tool_runs() == []
@@ -540,14 +540,14 @@ def test_a_rejection_tells_the_model_why_and_asks_it_to_go_on() -> None:
     assert len(scene.asks()) == 2
 
 
-def test_a_second_answer_to_the_same_question_means_nothing() -> None:
+def test_a_second_answer_to_the_same_question_is_ignored() -> None:
     scene = _asking()
     scene.do(ApprovalAnswered("call_1", approved=False))
     assert scene.do(ApprovalAnswered("call_1", approved=True)) == []
     assert scene.tool_runs() == []
 
 
-def test_approving_a_tool_that_runs_already_does_not_run_it_twice() -> None:
+def test_approving_a_running_tool_does_not_run_it_twice() -> None:
     scene = _asking()
     scene.do(ApprovalAnswered("call_1", approved=True))
     assert scene.do(ApprovalAnswered("call_1", approved=True)) == []
@@ -556,13 +556,13 @@ def test_approving_a_tool_that_runs_already_does_not_run_it_twice() -> None:
 
 
 def _calls_again(scene: Scene) -> None:
-    """The model calls the same tool in its next response."""
+    """Let the model call the same tool in its next response."""
     scene.created("resp_2")
     scene.called("open_door", "call_2", response_id="resp_2")
     scene.done("resp_2")
 
 
-def test_an_approval_for_good_is_not_asked_for_again() -> None:
+def test_a_permanent_approval_is_not_asked_for_again() -> None:
     scene = _asking()
     scene.do(ApprovalAnswered("call_1", approved=True, always=True))
     scene.finished("call_1")
@@ -571,7 +571,7 @@ def test_an_approval_for_good_is_not_asked_for_again() -> None:
     assert len(scene.notices(ToolApproval)) == 1
 
 
-def test_a_rejection_for_good_is_answered_with_the_same_words_without_asking() -> None:
+def test_a_permanent_rejection_answers_later_calls_with_the_same_message() -> None:
     scene = _asking()
     scene.do(ApprovalAnswered("call_1", approved=False, always=True, message="Never this door."))
     _calls_again(scene)
@@ -580,7 +580,7 @@ def test_a_rejection_for_good_is_answered_with_the_same_words_without_asking() -
     assert len(scene.notices(ToolApproval)) == 1
 
 
-def test_an_approval_of_one_call_is_for_that_call_only() -> None:
+def test_an_approval_of_one_call_applies_to_that_call_only() -> None:
     scene = _asking()
     scene.do(ApprovalAnswered("call_1", approved=True))
     scene.finished("call_1")
@@ -589,7 +589,7 @@ def test_an_approval_of_one_call_is_for_that_call_only() -> None:
     assert scene.state == "awaiting_approval"
 
 
-def test_an_approval_for_good_holds_for_no_other_tool() -> None:
+def test_a_permanent_approval_applies_to_no_other_tool() -> None:
     cards = (ToolCard(name="open_door", approval="always"), ToolCard(name="open_safe", approval="always"))
     scene = Scene(specs=[greeter(*cards)]).ready().asked()
     scene.called("open_door", "call_1")
@@ -601,27 +601,27 @@ def test_an_approval_for_good_holds_for_no_other_tool() -> None:
     assert [run.name for run in scene.tool_runs()] == ["open_door"]
 
 
-def test_a_predicate_is_asked_before_anybody_else_is() -> None:
+def test_an_approval_predicate_is_asked_before_the_user() -> None:
     scene = _asking("asked")
     assert scene.of(CheckApproval) == [CheckApproval("call_1", "open_door", '{"door":"front"}', "greeter")]
     assert scene.tool_runs() == []
     assert scene.notices(ToolApproval) == []
 
 
-def test_a_predicate_that_says_no_need_lets_the_tool_run() -> None:
+def test_a_predicate_that_needs_no_approval_lets_the_tool_run() -> None:
     scene = _asking("asked")
     scene.do(ApprovalChecked("call_1", needed=False))
     assert [run.call_id for run in scene.tool_runs()] == ["call_1"]
 
 
-def test_a_predicate_that_says_needed_asks_the_user() -> None:
+def test_a_predicate_that_needs_approval_asks_the_user() -> None:
     scene = _asking("asked")
     scene.do(ApprovalChecked("call_1", needed=True))
     assert scene.tool_runs() == []
     assert scene.state == "awaiting_approval"
 
 
-def test_arguments_that_do_not_parse_are_not_run_and_the_model_is_told() -> None:
+def test_a_call_with_invalid_arguments_is_not_run_and_the_model_gets_the_problem() -> None:
     scene = _asking("asked")
     scene.do(ApprovalChecked("call_1", needed=False, problem="door: field required"))
     assert scene.tool_runs() == []
@@ -629,16 +629,16 @@ def test_arguments_that_do_not_parse_are_not_run_and_the_model_is_told() -> None
     assert len(scene.asks()) == 2
 
 
-def test_a_predicate_that_never_answers_counts_as_needed() -> None:
+def test_a_predicate_that_times_out_asks_the_user() -> None:
     scene = _asking("asked", tool_s=20.0)
     scene.advance(20.1)
     assert scene.tool_runs() == []
     assert scene.state == "awaiting_approval"
     scene.do(ApprovalChecked("call_1", needed=False))
-    assert scene.tool_runs() == [], "it came too late to open the door"
+    assert scene.tool_runs() == [], "the late answer must not open the door"
 
 
-def test_a_question_nobody_answers_is_rejected_at_its_deadline() -> None:
+def test_an_unanswered_question_is_rejected_at_its_deadline() -> None:
     scene = _asking(approval_s=30.0)
     scene.advance(29.9)
     assert scene.outputs() == {}
@@ -648,7 +648,7 @@ def test_a_question_nobody_answers_is_rejected_at_its_deadline() -> None:
     assert len(scene.asks()) == 2
 
 
-def test_the_time_that_a_tool_may_run_begins_with_its_approval() -> None:
+def test_the_timeout_of_a_tool_starts_at_its_approval() -> None:
     scene = _asking(approval_s=30.0, tool_s=20.0)
     scene.advance(25)
     scene.do(ApprovalAnswered("call_1", approved=True))
@@ -679,7 +679,7 @@ def test_a_hold_of_a_second_rejects_and_its_release_approves_nothing() -> None:
     assert scene.tool_runs() == []
 
 
-def test_a_press_neither_tap_nor_hold_decides_nothing() -> None:
+def test_a_press_between_tap_and_hold_decides_nothing() -> None:
     scene = _asking()
     scene.press()
     scene.advance(0.6)
@@ -689,7 +689,7 @@ def test_a_press_neither_tap_nor_hold_decides_nothing() -> None:
     assert scene.outputs() == {}
 
 
-def test_a_press_while_the_predicate_is_still_asked_is_a_barge_in_and_approves_nothing() -> None:
+def test_a_press_while_the_predicate_runs_is_a_barge_in_and_approves_nothing() -> None:
     scene = _asking("asked")
     scene.press()
     scene.do(ApprovalChecked("call_1", needed=True))
@@ -698,8 +698,8 @@ def test_a_press_while_the_predicate_is_still_asked_is_a_barge_in_and_approves_n
     assert len(scene.outputs()["call_1"]) == 1
 
 
-def test_a_tap_is_for_the_question_that_was_there_when_it_began() -> None:
-    """The finger goes down for the first question; the second comes while it is down, and is not approved."""
+def test_a_tap_answers_only_the_question_open_when_it_started() -> None:
+    """The press starts during the first question; the second arrives before the release and is not approved."""
     scene = Scene(specs=[greeter(ToolCard(name="open_door", approval="always"))]).ready().asked()
     scene.called("open_door", "call_1")
     scene.press()
@@ -710,7 +710,7 @@ def test_a_tap_is_for_the_question_that_was_there_when_it_began() -> None:
     assert scene.tool_runs() == []
 
 
-def test_a_hold_is_for_the_question_that_was_there_when_it_began() -> None:
+def test_a_hold_answers_only_the_question_open_when_it_started() -> None:
     scene = Scene(specs=[greeter(ToolCard(name="open_door", approval="always"))]).ready().asked()
     scene.called("open_door", "call_1")
     scene.press()
@@ -722,7 +722,7 @@ def test_a_hold_is_for_the_question_that_was_there_when_it_began() -> None:
     assert scene.state == "awaiting_approval"
 
 
-def test_what_is_said_while_a_call_waits_approves_nothing() -> None:
+def test_speech_while_a_call_waits_approves_nothing() -> None:
     scene = _asking()
     scene.press()
     scene.hear(600)
@@ -749,7 +749,7 @@ def test_a_written_yes_approves_nothing() -> None:
     assert len(scene.outputs()["call_1"]) == 1
 
 
-def test_a_voice_that_the_server_hears_approves_nothing() -> None:
+def test_speech_detected_by_the_server_approves_nothing() -> None:
     ear = {"type": "realtime", "audio": {"input": {"turn_detection": {"type": "server_vad"}}}}
     spec = AgentSpec(agent="greeter", session=ear, tools=(ToolCard(name="open_door", approval="always"),))
     scene = Scene(specs=[spec]).ready()
@@ -765,7 +765,7 @@ def test_a_voice_that_the_server_hears_approves_nothing() -> None:
     assert "did not approve" in scene.outputs()["call_1"][0]
 
 
-def test_an_interruption_withdraws_a_question_and_the_model_is_told() -> None:
+def test_an_interruption_withdraws_a_question_and_answers_the_call() -> None:
     scene = _asking()
     scene.do(InterruptAsked())
     assert "did not approve" in scene.outputs()["call_1"][0]
@@ -773,11 +773,11 @@ def test_an_interruption_withdraws_a_question_and_the_model_is_told() -> None:
     assert len(scene.asks()) == 1
 
 
-# --- MCP servers on the far side ---------------------------------------------------------------------------------
+# --- MCP calls ---------------------------------------------------------------------------------------------------
 
 
 def _mcp_asked(scene: Scene, item_id: str = "mcpr_1") -> list[Command]:
-    """The server asks whether it may call a tool of an MCP server."""
+    """Receive an approval request for an MCP tool."""
     item = {
         "id": item_id,
         "type": "mcp_approval_request",
@@ -793,7 +793,7 @@ def _mcp_item(**more: Any) -> dict[str, Any]:
 
 
 def _mcp_called(scene: Scene) -> list[Command]:
-    """The server calls a tool of an MCP server by itself."""
+    """Let the server start an MCP call."""
     return scene.server(
         {
             "type": "response.output_item.added",
@@ -805,7 +805,7 @@ def _mcp_called(scene: Scene) -> list[Command]:
 
 
 def _mcp_ended(scene: Scene, *, failed: bool = False, **result: Any) -> None:
-    """The call is over: the two frames in the order of the reference."""
+    """End the MCP call with the two frames in the order of the API reference."""
     kind = "failed" if failed else "completed"
     scene.server({"type": f"response.mcp_call.{kind}", "item_id": "mcp_1", "output_index": 0})
     scene.server(
@@ -823,18 +823,18 @@ def _verdicts(scene: Scene) -> list[dict[str, Any]]:
     return [{**item, "id": "…"} for item in items if item.get("type") == "mcp_approval_response"]
 
 
-def test_a_call_of_an_mcp_server_that_needs_approval_asks_the_user_as_any_other() -> None:
+def test_an_mcp_approval_request_asks_the_user_like_any_other_call() -> None:
     scene = Scene(specs=[GREETER]).ready().asked()
     _mcp_asked(scene)
     scene.done()
     assert scene.state == "awaiting_approval"
-    assert scene.earcons()[-1] == "approval"
+    assert scene.announced()[-1] == "May I use files.delete? Press briefly for yes, hold for no."
     assert scene.notices(ToolApproval) == [ToolApproval("turn_1", "mcpr_1", "files.delete", '{"path":"/a"}', "greeter")]
     assert _verdicts(scene) == []
     assert len(scene.asks()) == 1
 
 
-def test_a_tap_approves_the_call_of_an_mcp_server_and_the_model_is_asked_to_go_on() -> None:
+def test_a_tap_approves_an_mcp_call_and_requests_a_response() -> None:
     scene = Scene(specs=[GREETER]).ready().asked()
     _mcp_asked(scene)
     scene.done()
@@ -847,7 +847,7 @@ def test_a_tap_approves_the_call_of_an_mcp_server_and_the_model_is_asked_to_go_o
     assert len(scene.asks()) == 2
 
 
-def test_the_call_of_an_mcp_server_is_rejected_with_the_reason() -> None:
+def test_an_mcp_call_is_rejected_with_the_reason() -> None:
     scene = Scene(specs=[GREETER]).ready().asked()
     _mcp_asked(scene)
     scene.done()
@@ -857,7 +857,7 @@ def test_the_call_of_an_mcp_server_is_rejected_with_the_reason() -> None:
     assert len(scene.asks()) == 2
 
 
-def test_the_call_of_an_mcp_server_that_nobody_approves_is_rejected_at_the_deadline() -> None:
+def test_an_mcp_call_without_approval_is_rejected_at_the_deadline() -> None:
     scene = Scene(approval_s=30.0, specs=[GREETER]).ready().asked()
     _mcp_asked(scene)
     scene.done()
@@ -867,7 +867,7 @@ def test_the_call_of_an_mcp_server_that_nobody_approves_is_rejected_at_the_deadl
     assert [one["approve"] for one in _verdicts(scene)] == [False]
 
 
-def test_an_interruption_rejects_the_call_of_an_mcp_server() -> None:
+def test_an_interruption_rejects_an_mcp_call() -> None:
     scene = Scene(specs=[GREETER]).ready().asked()
     _mcp_asked(scene)
     scene.done()
@@ -877,7 +877,7 @@ def test_an_interruption_rejects_the_call_of_an_mcp_server() -> None:
 
 
 @pytest.mark.parametrize("approved", [True, False])
-def test_a_decision_for_good_answers_the_next_call_of_that_mcp_tool(approved: bool) -> None:
+def test_a_permanent_decision_answers_the_next_call_of_that_mcp_tool(approved: bool) -> None:
     scene = Scene(specs=[GREETER]).ready().asked()
     _mcp_asked(scene)
     scene.do(ApprovalAnswered("mcpr_1", approved=approved, always=True))
@@ -889,7 +889,7 @@ def test_a_decision_for_good_answers_the_next_call_of_that_mcp_tool(approved: bo
     assert len(scene.notices(ToolApproval)) == 1
 
 
-def test_an_approval_request_told_twice_is_asked_once() -> None:
+def test_an_approval_request_received_twice_asks_once() -> None:
     scene = Scene(specs=[GREETER]).ready().asked()
     _mcp_asked(scene)
     item = {
@@ -903,7 +903,7 @@ def test_an_approval_request_told_twice_is_asked_once() -> None:
     assert len(scene.notices(ToolApproval)) == 1
 
 
-def test_the_turn_waits_for_a_call_that_the_server_runs_and_then_asks_once() -> None:
+def test_the_turn_waits_for_an_mcp_call_and_then_requests_one_response() -> None:
     scene = Scene(specs=[GREETER]).ready().asked()
     _mcp_called(scene)
     scene.done()
@@ -914,7 +914,7 @@ def test_the_turn_waits_for_a_call_that_the_server_runs_and_then_asks_once() -> 
     assert scene.outputs() == {}, "the server has the output already"
 
 
-def test_a_model_that_has_spoken_about_the_mcp_call_is_not_asked_again() -> None:
+def test_a_model_that_spoke_after_its_mcp_call_gets_no_second_request() -> None:
     scene = Scene(specs=[GREETER]).ready().asked()
     _mcp_called(scene)
     _mcp_ended(scene, output="a.txt")
@@ -932,21 +932,21 @@ def test_a_model_that_has_spoken_about_the_mcp_call_is_not_asked_again() -> None
     assert scene.outcomes() == ["answered"]
 
 
-def test_whoever_watches_is_told_the_output_of_an_mcp_call() -> None:
+def test_the_end_of_an_mcp_call_is_emitted_with_its_output() -> None:
     scene = Scene(specs=[GREETER]).ready().asked()
     _mcp_called(scene)
     _mcp_ended(scene, output="a.txt")
     assert scene.notices(ToolEnd) == [ToolEnd("turn_1", "mcp_1", "files.list", "a.txt", False, "greeter")]
 
 
-def test_whoever_watches_is_told_that_an_mcp_call_failed() -> None:
+def test_a_failed_mcp_call_is_emitted_as_an_error() -> None:
     scene = Scene(specs=[GREETER]).ready().asked()
     _mcp_called(scene)
     _mcp_ended(scene, failed=True, error={"type": "tool_execution_error", "message": "no such folder"})
     assert scene.ended() == [("mcp_1", True)]
 
 
-def test_an_mcp_call_that_never_ends_is_given_up_and_the_model_asked() -> None:
+def test_an_mcp_call_that_never_ends_times_out_and_a_response_is_requested() -> None:
     scene = Scene(tool_s=20.0, specs=[GREETER]).ready().asked()
     _mcp_called(scene)
     scene.done()
@@ -955,7 +955,7 @@ def test_an_mcp_call_that_never_ends_is_given_up_and_the_model_asked() -> None:
     assert len(scene.asks()) == 2
 
 
-def test_an_mcp_call_beside_one_of_ours_is_one_ask() -> None:
+def test_an_mcp_call_and_a_local_call_lead_to_one_request() -> None:
     scene = Scene(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     _mcp_called(scene)
     scene.called("a", "call_1")
@@ -966,7 +966,7 @@ def test_an_mcp_call_beside_one_of_ours_is_one_ask() -> None:
     assert len(scene.asks()) == 2
 
 
-def test_a_list_of_mcp_tools_that_cannot_be_read_is_reported_and_ends_nothing() -> None:
+def test_a_failed_list_of_mcp_tools_is_reported_and_ends_nothing() -> None:
     scene = Scene(specs=[GREETER]).ready()
     scene.server({"type": "mcp_list_tools.failed", "item_id": "mcpl_1"})
     assert scene.troubles() == ["server_error"]
@@ -977,7 +977,7 @@ def test_a_list_of_mcp_tools_that_cannot_be_read_is_reported_and_ends_nothing() 
 
 
 def _handing(specs: tuple[AgentSpec, ...] = (GREETER, BILLING), **policy: Any) -> Scene:
-    """The greeter wants to hand over to billing; its response is done."""
+    """Let the greeter call the handoff to billing, and end its response."""
     scene = Scene(specs=specs, **policy).ready()
     scene.session_updated()
     scene.asked()
@@ -995,7 +995,7 @@ def _accepted(scene: Scene) -> list[Command]:
     return scene.session_updated({"type": "realtime", "instructions": "Bill."})
 
 
-def test_a_handoff_prepares_the_agent_with_who_hands_over_and_why() -> None:
+def test_prepare_agent_names_the_previous_agent_and_the_arguments_of_the_handoff() -> None:
     scene = _handing()
     assert scene.of(PrepareAgent) == [
         PrepareAgent(HandoffKey("call_1"), "billing", "handoff", "greeter", "transfer_to_billing", '{"why":"money"}')
@@ -1004,7 +1004,7 @@ def test_a_handoff_prepares_the_agent_with_who_hands_over_and_why() -> None:
     assert scene.updates() == []
 
 
-def test_the_server_is_asked_to_take_the_new_agent_with_an_event_id() -> None:
+def test_a_handoff_sends_a_session_update_with_an_event_id() -> None:
     scene = _handing()
     (frame,) = scene.sent(_prepared(scene))
     assert frame == {"type": "session.update", "event_id": "handoff_call_1", "session": BILLING.session}
@@ -1021,7 +1021,7 @@ def test_the_agent_is_swapped_only_when_the_server_has_accepted_it() -> None:
     assert scene.ended() == [("call_1", False)]
 
 
-def test_the_new_agent_is_asked_to_speak_once_it_was_accepted() -> None:
+def test_a_response_of_the_new_agent_is_requested_once_it_is_accepted() -> None:
     scene = _handing()
     _prepared(scene)
     assert scene.asks() == []
@@ -1029,7 +1029,7 @@ def test_the_new_agent_is_asked_to_speak_once_it_was_accepted() -> None:
     assert len(scene.asks()) == 1
 
 
-def test_the_new_agent_begins_with_its_first_sentence_and_says_it_once() -> None:
+def test_the_new_agent_starts_with_its_first_sentence_and_says_it_once() -> None:
     scene = _handing()
     _prepared(scene)
     _accepted(scene)
@@ -1042,7 +1042,7 @@ def test_the_new_agent_begins_with_its_first_sentence_and_says_it_once() -> None
     assert "instructions" not in scene.asks()[1]
 
 
-def test_a_first_sentence_is_not_lost_when_the_server_was_still_busy() -> None:
+def test_a_first_sentence_is_kept_when_a_busy_server_refuses_the_request() -> None:
     scene = _handing()
     _prepared(scene)
     commands = _accepted(scene)
@@ -1052,7 +1052,7 @@ def test_a_first_sentence_is_not_lost_when_the_server_was_still_busy() -> None:
     assert [ask.get("instructions", "") for ask in scene.asks()][-1].endswith("Billing here.")
 
 
-def test_a_handoff_without_a_first_sentence_leaves_the_instructions_to_the_session() -> None:
+def test_a_handoff_without_a_first_sentence_sends_no_instructions_with_the_request() -> None:
     spec = AgentSpec(
         agent="greeter", session=AUDIO_SESSION, handoffs=(HandoffCard(name="transfer_to_billing", agent="billing"),)
     )
@@ -1063,7 +1063,7 @@ def test_a_handoff_without_a_first_sentence_leaves_the_instructions_to_the_sessi
     assert ask == {"metadata": {"turn": "turn_1"}}
 
 
-def test_agents_and_handoff_are_told_in_order() -> None:
+def test_agent_and_handoff_notices_are_emitted_in_order() -> None:
     scene = Scene(specs=[GREETER]).ready()
     scene.session_updated()
     scene.asked()
@@ -1089,7 +1089,7 @@ def test_agents_and_handoff_are_told_in_order() -> None:
     ]
 
 
-def test_the_voice_is_left_out_once_the_connection_has_spoken() -> None:
+def test_the_voice_is_left_out_once_the_session_has_spoken() -> None:
     scene = Scene(specs=[GREETER]).ready()
     scene.session_updated()
     scene.asked()
@@ -1103,7 +1103,7 @@ def test_the_voice_is_left_out_once_the_connection_has_spoken() -> None:
     }
 
 
-def test_a_new_connection_is_told_the_voice_again() -> None:
+def test_a_new_link_gets_the_voice_again() -> None:
     scene = Scene(specs=[GREETER]).ready()
     scene.session_updated()
     scene.answering(ms=200)
@@ -1114,7 +1114,7 @@ def test_a_new_connection_is_told_the_voice_again() -> None:
     assert [one["session"] for one in scene.updates()] == [AUDIO_SESSION]
 
 
-def test_an_earlier_update_that_is_confirmed_only_now_swaps_nobody() -> None:
+def test_a_late_confirmation_of_an_earlier_update_does_not_swap_agents() -> None:
     scene = Scene(specs=[GREETER]).start()
     scene.link_ready()  # the first session.update is not confirmed yet
     scene.advance(2.0)
@@ -1128,7 +1128,7 @@ def test_an_earlier_update_that_is_confirmed_only_now_swaps_nobody() -> None:
     assert scene.conversation.agent == "billing"
 
 
-def test_an_update_of_the_program_that_is_confirmed_swaps_nobody() -> None:
+def test_confirming_an_update_of_the_program_does_not_swap_agents() -> None:
     scene = _handing()
     scene.do(FrameGiven({"type": "session.update", "session": {"type": "realtime", "max_output_tokens": 500}}))
     _prepared(scene)
@@ -1138,25 +1138,25 @@ def test_an_update_of_the_program_that_is_confirmed_swaps_nobody() -> None:
     assert scene.conversation.agent == "billing"
 
 
-def test_a_confirmation_that_names_the_old_agents_instructions_swaps_nobody() -> None:
+def test_a_confirmation_with_the_old_instructions_does_not_swap_agents() -> None:
     scene = _handing()
     _prepared(scene)
     scene.session_updated({"type": "realtime", "instructions": "Greet."})
     assert scene.conversation.agent == "greeter"
 
 
-def test_a_refused_handoff_is_rolled_back_reported_and_the_model_told() -> None:
+def test_a_refused_handoff_is_rolled_back_reported_and_answered() -> None:
     scene = _handing()
     _prepared(scene)
     scene.error("invalid_value", event_id="handoff_call_1", message="Unknown voice 'cedar'.")
     assert scene.conversation.agent == "greeter"
     (trouble,) = scene.notices(Error)
-    assert (trouble.kind, trouble.message) == ("handoff_failed", "transfer_to_billing: Unknown voice 'cedar'.")
+    assert (trouble.kind, trouble.detail) == ("handoff_failed", "transfer_to_billing: Unknown voice 'cedar'.")
     assert "Unknown voice 'cedar'" in scene.outputs()["call_1"][0]
     assert "You are still greeter." in scene.outputs()["call_1"][0]
     assert scene.ended() == [("call_1", True)]
     assert scene.notices(HandoffDone) == []
-    assert len(scene.asks()) == 1, "the old agent goes on"
+    assert len(scene.asks()) == 1, "the old agent continues"
     assert "instructions" not in scene.asks()[0]
 
 
@@ -1170,7 +1170,7 @@ def test_an_error_of_another_event_does_not_roll_the_handoff_back() -> None:
     assert scene.conversation.agent == "billing"
 
 
-def test_a_handoff_whose_agent_cannot_be_prepared_is_not_made_and_the_model_is_told_why() -> None:
+def test_a_handoff_whose_agent_cannot_be_prepared_is_answered_with_the_problem() -> None:
     scene = _handing()
     _prepared(scene, None, "why: field required")
     assert scene.updates() == []
@@ -1179,20 +1179,20 @@ def test_a_handoff_whose_agent_cannot_be_prepared_is_not_made_and_the_model_is_t
     assert len(scene.asks()) == 1
 
 
-def test_a_handoff_that_the_server_never_confirms_is_rolled_back_at_its_deadline() -> None:
+def test_a_handoff_never_confirmed_is_rolled_back_at_its_deadline() -> None:
     scene = _handing(tool_s=20.0)
     _prepared(scene)
     scene.advance(20.1)
     assert scene.conversation.agent == "greeter"
     assert scene.troubles() == ["handoff_failed"]
     assert [one["session"]["instructions"] for one in scene.updates()] == ["Bill.", "Greet."], (
-        "what holds on the server is unknown, so it is told again"
+        "the state of the server is unknown, so the session is sent again"
     )
     assert "too long" in scene.outputs()["call_1"][0]
     assert len(scene.asks()) == 1
 
 
-def test_a_confirmation_after_the_roll_back_swaps_nobody() -> None:
+def test_a_confirmation_after_the_rollback_does_not_swap_agents() -> None:
     scene = _handing(tool_s=20.0)
     _prepared(scene)
     scene.advance(20.1)
@@ -1202,12 +1202,12 @@ def test_a_confirmation_after_the_roll_back_swaps_nobody() -> None:
     assert len(scene.outputs()["call_1"]) == 1
 
 
-def test_an_agent_that_is_never_prepared_is_given_up_at_the_deadline_without_an_update() -> None:
+def test_a_handoff_whose_agent_is_never_prepared_fails_at_its_deadline_without_an_update() -> None:
     scene = _handing(tool_s=20.0)
     scene.advance(20.1)
     assert scene.updates() == []
     assert scene.troubles() == ["handoff_failed"]
-    assert _prepared(scene) == [], "it comes too late"
+    assert _prepared(scene) == [], "the preparation is too late"
 
 
 def test_a_second_handoff_in_the_same_response_is_refused() -> None:
@@ -1230,7 +1230,7 @@ def test_a_second_handoff_in_the_same_response_is_refused() -> None:
     assert len(scene.asks()) == 2
 
 
-def test_a_handoff_beside_a_tool_is_one_ask() -> None:
+def test_a_handoff_and_a_tool_call_lead_to_one_request() -> None:
     spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=(ToolCard(name="a"),), handoffs=GREETER.handoffs)
     scene = Scene(specs=[spec]).ready()
     scene.session_updated()
@@ -1245,7 +1245,7 @@ def test_a_handoff_beside_a_tool_is_one_ask() -> None:
     assert len(scene.asks()) == 2
 
 
-def test_the_calls_of_the_new_agent_go_to_its_own_tools() -> None:
+def test_calls_of_the_new_agent_use_its_own_tools() -> None:
     scene = _handing()
     _prepared(scene)
     _accepted(scene)
@@ -1256,7 +1256,7 @@ def test_the_calls_of_the_new_agent_go_to_its_own_tools() -> None:
     assert "There is no tool" in scene.outputs()["call_3"][0]
 
 
-def test_a_barge_in_before_the_server_has_accepted_does_not_stop_the_handoff() -> None:
+def test_a_barge_in_before_acceptance_does_not_stop_the_handoff() -> None:
     scene = _handing()
     _prepared(scene)
     scene.press()
@@ -1267,7 +1267,7 @@ def test_a_barge_in_before_the_server_has_accepted_does_not_stop_the_handoff() -
     assert scene.asks() == [], "the user is speaking"
 
 
-def test_a_turn_after_a_barge_in_into_a_handoff_is_answered_without_the_first_sentence() -> None:
+def test_a_turn_after_a_barge_in_during_a_handoff_has_no_first_sentence() -> None:
     scene = _handing()
     _prepared(scene)
     scene.press()
@@ -1280,8 +1280,8 @@ def test_a_turn_after_a_barge_in_into_a_handoff_is_answered_without_the_first_se
     assert scene.notices(AgentStart)[-1] == AgentStart("billing")
 
 
-def test_instructions_for_a_turn_do_not_undo_a_handoff_that_is_under_way() -> None:
-    """After all confirmations, the server and we must mean the same agent."""
+def test_instructions_for_a_turn_do_not_undo_a_pending_handoff() -> None:
+    """After all confirmations, client and server must agree on the agent."""
     first = AgentSpec(agent="greeter", session=AUDIO_SESSION, handoffs=GREETER.handoffs, is_asked_at_turn=True)
     scene = Scene(specs=[first]).ready()
     scene.session_updated()
@@ -1292,7 +1292,7 @@ def test_instructions_for_a_turn_do_not_undo_a_handoff_that_is_under_way() -> No
     scene.called("transfer_to_billing", "call_1")
     scene.done()
     _prepared(scene)
-    scene.say()  # a barge-in: its instructions are asked for while the server has not confirmed the handoff
+    scene.say()  # a barge-in: its instructions are requested before the server confirms the handoff
     at_noon = AgentSpec(agent="greeter", session={**AUDIO_SESSION, "instructions": "Greet. It is noon."})
     scene.do(AgentPrepared(TurnKey("turn_2", 0), at_noon))
     for update in scene.updates():
@@ -1301,7 +1301,7 @@ def test_instructions_for_a_turn_do_not_undo_a_handoff_that_is_under_way() -> No
     assert told[scene.updates()[-1]["session"]["instructions"]] == scene.conversation.agent
 
 
-def test_a_connection_lost_in_a_handoff_leaves_the_old_agent_in_charge() -> None:
+def test_a_link_lost_during_a_handoff_keeps_the_old_agent() -> None:
     scene = _handing()
     _prepared(scene)
     scene.lose()
@@ -1310,20 +1310,20 @@ def test_a_connection_lost_in_a_handoff_leaves_the_old_agent_in_charge() -> None
     scene.link_ready()
     assert scene.conversation.agent == "greeter"
     assert [one["session"]["instructions"] for one in scene.updates()] == ["Greet."]
-    assert _prepared(scene) == [], "its preparation means nothing any more"
+    assert _prepared(scene) == [], "its preparation is ignored"
     scene.session_updated()
     assert scene.conversation.agent == "greeter"
 
 
-def test_a_turn_whose_connection_is_lost_in_a_handoff_ends_and_says_so() -> None:
+def test_a_turn_whose_link_is_lost_during_a_handoff_fails_with_an_announcement() -> None:
     scene = _handing()
     scene.lose()
     scene.advance(1.0)
     assert scene.outcomes() == ["failed"]
-    assert scene.announced() == ["I lost the connection in the middle of my answer."]
+    assert scene.announced() == ["I lost the connection in the middle of my answer. Please ask again."]
 
 
-def test_a_new_connection_after_a_handoff_is_told_of_the_new_agent() -> None:
+def test_a_new_link_after_a_handoff_gets_the_new_agent() -> None:
     scene = _handing()
     _prepared(scene)
     _accepted(scene)
@@ -1334,7 +1334,7 @@ def test_a_new_connection_after_a_handoff_is_told_of_the_new_agent() -> None:
     assert [one["session"] for one in scene.updates()] == [BILLING.session]
 
 
-# --- guardrails on the answer: what is checked, and when ---------------------------------------------------------
+# --- output guardrails: what is checked, and when ----------------------------------------------------------------
 
 
 def guarded(**more: Any) -> AgentSpec:
@@ -1342,11 +1342,11 @@ def guarded(**more: Any) -> AgentSpec:
 
 
 def _watched(**policy: Any) -> Scene:
-    """A watched answer has begun."""
+    """Start an answer of an agent with output guardrails."""
     return Scene(specs=[guarded()], **policy).ready().asked()
 
 
-def test_a_text_is_checked_whenever_it_has_grown_by_a_hundred_characters() -> None:
+def test_text_is_checked_after_every_hundred_characters() -> None:
     scene = _watched()
     assert scene.checks(scene.wrote("a" * 99)) == []
     (first,) = scene.checks(scene.wrote("b"))
@@ -1357,13 +1357,13 @@ def test_a_text_is_checked_whenever_it_has_grown_by_a_hundred_characters() -> No
     assert second.key != first.key
 
 
-def test_the_debounce_is_a_setting() -> None:
+def test_the_debounce_is_configurable() -> None:
     scene = _watched(guardrail_debounce=10)
     assert scene.checks(scene.wrote("a" * 9)) == []
     assert [one.text for one in scene.checks(scene.wrote("b"))] == ["aaaaaaaaab"]
 
 
-def test_with_a_debounce_of_minus_one_only_the_whole_text_is_checked() -> None:
+def test_with_a_debounce_of_minus_one_only_the_final_text_is_checked() -> None:
     scene = _watched(guardrail_debounce=-1)
     for _ in range(20):
         assert scene.checks(scene.wrote("a" * 50)) == []
@@ -1384,20 +1384,20 @@ def test_the_tail_of_a_long_answer_is_checked() -> None:
     assert check.text.endswith("tail")
 
 
-def test_a_text_that_nobody_says_is_whole_is_checked_at_the_end_of_the_answer() -> None:
+def test_text_without_a_done_event_is_checked_at_the_end_of_the_response() -> None:
     scene = _watched()
     scene.wrote("Forty-two.")
     assert [one.text for one in scene.checks(scene.done())] == ["Forty-two."]
 
 
-def test_the_whole_text_is_checked_once() -> None:
+def test_the_final_text_is_checked_once() -> None:
     scene = _watched()
     scene.wrote("Forty-two.")
     scene.wrote("Forty-two.", is_final=True)
     assert scene.checks(scene.done()) == []
 
 
-def test_a_written_answer_is_checked_too() -> None:
+def test_a_text_answer_is_checked_too() -> None:
     scene = _watched()
     of_part = {"response_id": "resp_1", "item_id": "item_a", "output_index": 0, "content_index": 0}
     commands = scene.server({"type": "response.output_text.done", **of_part, "text": "Forty-two."})
@@ -1424,8 +1424,8 @@ def test_without_guardrails_nothing_is_checked() -> None:
     assert scene.checks() == []
 
 
-def test_what_an_agent_says_after_its_handoff_was_accepted_is_checked_by_its_own_guardrails() -> None:
-    """The call comes before the sentence in the same response, and the server is quick to take the new agent."""
+def test_text_after_an_accepted_handoff_in_the_same_response_is_checked_by_the_old_agents_guardrails() -> None:
+    """The call precedes the sentence in the response; the server accepts the new agent before the sentence arrives."""
     spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, handoffs=GREETER.handoffs, has_output_guardrails=True)
     scene = Scene(specs=[spec]).ready()
     scene.session_updated()
@@ -1437,7 +1437,7 @@ def test_what_an_agent_says_after_its_handoff_was_accepted_is_checked_by_its_own
     assert [(one.agent, one.text) for one in scene.checks(commands)] == [("greeter", "The password is swordfish.")]
 
 
-def test_the_turn_does_not_end_before_its_last_check_is_answered() -> None:
+def test_the_turn_ends_only_after_its_last_check() -> None:
     scene = _watched()
     scene.audio(ms=200)
     (check,) = scene.checks(scene.wrote("Fine.", is_final=True))
@@ -1449,11 +1449,11 @@ def test_the_turn_does_not_end_before_its_last_check_is_answered() -> None:
     assert scene.outcomes() == ["answered"]
 
 
-# --- guardrails on the answer: a trip ----------------------------------------------------------------------------
+# --- output guardrails: a trip -----------------------------------------------------------------------------------
 
 
 def _tripping(**policy: Any) -> tuple[Scene, CheckText]:
-    """Two seconds of an answer are received, 100 ms heard, and its text is being checked."""
+    """Receive two seconds of an answer, play 100 ms of it, and start a check of its text."""
     scene = _watched(**policy)
     scene.audio(ms=2000)
     scene.play(2400)
@@ -1476,7 +1476,7 @@ def test_a_trip_flushes_truncates_and_cancels() -> None:
     assert (cancel["type"], cancel["response_id"]) == ("response.cancel", "resp_1")
 
 
-def test_nothing_of_a_tripped_answer_is_played_or_told_any_more() -> None:
+def test_nothing_more_of_a_tripped_answer_is_played_or_emitted() -> None:
     scene, check = _tripping()
     scene.tripped(check)
     assert scene.audio() == []
@@ -1490,7 +1490,7 @@ def test_a_trip_names_the_item_the_guardrail_and_the_reason() -> None:
     assert scene.notices(Guardrail) == [Guardrail("turn_1", "output", "item_a", "no_numbers", "4711")]
 
 
-def test_the_model_is_told_why_as_a_system_message() -> None:
+def test_the_model_gets_the_reason_as_a_system_message() -> None:
     scene, check = _tripping()
     scene.tripped(check, "no_numbers", "4711")
     (told,) = [frame["item"] for frame in scene.sent() if frame["type"] == "conversation.item.create"]
@@ -1498,16 +1498,16 @@ def test_the_model_is_told_why_as_a_system_message() -> None:
     assert "'no_numbers' (4711)" in told["content"][0]["text"]
 
 
-def test_the_model_is_asked_again_once_the_stopped_answer_is_over() -> None:
+def test_a_new_answer_is_requested_once_the_tripped_response_is_done() -> None:
     scene, check = _tripping()
     scene.tripped(check)
-    assert scene.asks() == [], "the server still has the stopped response"
+    assert scene.asks() == [], "the tripped response is still active on the server"
     scene.done(status="cancelled")
     assert scene.asks() == [{"metadata": {"turn": "turn_1"}}]
     assert scene.outcomes() == []
 
 
-def test_a_trip_after_response_done_asks_again_at_once_and_cancels_nothing() -> None:
+def test_a_trip_after_response_done_requests_again_at_once_and_cancels_nothing() -> None:
     scene = _watched()
     scene.audio(ms=200)
     (check,) = scene.checks(scene.wrote("4711", is_final=True))
@@ -1517,7 +1517,7 @@ def test_a_trip_after_response_done_asks_again_at_once_and_cancels_nothing() -> 
     assert scene.sent_types() == ["conversation.item.truncate", "conversation.item.create", "response.create"]
 
 
-def test_the_second_answer_is_watched_played_and_ends_the_turn() -> None:
+def test_the_second_answer_is_checked_played_and_ends_the_turn() -> None:
     scene, check = _tripping()
     scene.tripped(check)
     scene.done(status="cancelled")
@@ -1532,7 +1532,7 @@ def test_the_second_answer_is_watched_played_and_ends_the_turn() -> None:
     assert scene.outcomes() == ["answered"]
 
 
-def test_the_last_allowed_trip_ends_the_turn_refused_and_says_so() -> None:
+def test_the_last_allowed_trip_ends_the_turn_as_refused_with_an_announcement() -> None:
     scene, check = _tripping(max_trips=2)
     scene.tripped(check)
     scene.done(status="cancelled")
@@ -1542,18 +1542,18 @@ def test_the_last_allowed_trip_ends_the_turn_refused_and_says_so() -> None:
     scene.tripped(second)
     scene.done("resp_2", status="cancelled")
     assert scene.outcomes() == ["refused"]
-    assert scene.announced() == ["I stopped myself there."]
+    assert scene.announced() == ["I stopped my answer."]
     assert scene.asks() == []
 
 
-def test_only_so_many_trips_as_allowed() -> None:
+def test_with_max_trips_one_the_first_trip_refuses_the_turn() -> None:
     scene, check = _tripping(max_trips=1)
     scene.tripped(check)
     assert scene.outcomes() == ["refused"]
     assert scene.asks() == []
 
 
-def test_the_trips_of_one_turn_do_not_count_for_the_next() -> None:
+def test_trips_are_counted_per_turn() -> None:
     scene, check = _tripping(max_trips=2)
     scene.tripped(check)
     scene.say()
@@ -1562,10 +1562,10 @@ def test_the_trips_of_one_turn_do_not_count_for_the_next() -> None:
     scene.created("resp_2", "turn_2")
     (second,) = scene.checks(scene.wrote("4711", is_final=True, response_id="resp_2", item_id="item_b"))
     scene.tripped(second)
-    assert scene.outcomes() == ["interrupted"], "the second turn may try again"
+    assert scene.outcomes() == ["interrupted"], "the second turn may still retry"
 
 
-def test_the_verdict_on_an_interrupted_answer_means_nothing() -> None:
+def test_a_verdict_on_an_interrupted_answer_is_ignored() -> None:
     scene, check = _tripping()
     scene.press()
     assert scene.tripped(check) == []
@@ -1573,7 +1573,7 @@ def test_the_verdict_on_an_interrupted_answer_means_nothing() -> None:
     assert scene.notices(Guardrail) == []
 
 
-def test_the_verdict_on_the_stopped_answer_means_nothing_for_the_next() -> None:
+def test_a_late_verdict_on_the_tripped_answer_is_ignored_by_the_next() -> None:
     scene = _watched()
     scene.audio(ms=2000)
     (first,) = scene.checks(scene.wrote("a" * 100))
@@ -1586,7 +1586,7 @@ def test_the_verdict_on_the_stopped_answer_means_nothing_for_the_next() -> None:
     assert len(scene.notices(Guardrail)) == 1
 
 
-def test_a_check_that_takes_too_long_counts_as_tripped() -> None:
+def test_a_check_that_times_out_counts_as_tripped() -> None:
     scene, check = _tripping(guardrail_s=5.0)
     scene.advance(4.9)
     assert scene.notices(Guardrail) == []
@@ -1596,7 +1596,7 @@ def test_a_check_that_takes_too_long_counts_as_tripped() -> None:
     assert scene.tripped(check) == []
 
 
-def test_checks_run_beside_each_other_and_a_later_one_may_trip_first() -> None:
+def test_checks_run_concurrently_and_a_later_one_may_trip_first() -> None:
     scene = _watched()
     scene.audio(ms=2000)
     (first,) = scene.checks(scene.wrote("a" * 100))
@@ -1606,7 +1606,7 @@ def test_checks_run_beside_each_other_and_a_later_one_may_trip_first() -> None:
     assert len(scene.flushes()) >= 1
 
 
-def test_a_call_of_a_tripped_answer_that_waits_for_approval_is_never_made() -> None:
+def test_a_call_of_a_tripped_answer_that_awaits_approval_is_never_run() -> None:
     spec = greeter(ToolCard(name="open_door", approval="always"), has_output_guardrails=True)
     scene = Scene(specs=[spec]).ready().asked()
     scene.audio()
@@ -1619,7 +1619,7 @@ def test_a_call_of_a_tripped_answer_that_waits_for_approval_is_never_made() -> N
     assert scene.tool_runs() == []
 
 
-def test_a_tool_that_runs_when_its_answer_trips_is_answered_and_brings_no_ask_of_its_own() -> None:
+def test_a_tool_running_when_its_answer_trips_is_answered_without_its_own_request() -> None:
     spec = greeter(ToolCard(name="slow"), has_output_guardrails=True)
     scene = Scene(specs=[spec]).ready().asked()
     scene.audio()
@@ -1630,20 +1630,20 @@ def test_a_tool_that_runs_when_its_answer_trips_is_answered_and_brings_no_ask_of
     scene.done(status="cancelled")
     scene.finished("call_1", "done")
     assert scene.outputs() == {"call_1": ["done"]}
-    assert len(scene.asks()) == 1, "only the second try"
+    assert len(scene.asks()) == 1, "only the request for the second try"
     scene.created("resp_2")
     scene.audio("resp_2", "item_b", ms=200)
     scene.done("resp_2")
-    assert len(scene.asks()) == 1, "the calls of the stopped answer are not spoken about again"
+    assert len(scene.asks()) == 1, "the calls of the tripped answer request no response"
 
 
-# --- guardrails on the answer: audio that is held ----------------------------------------------------------------
+# --- output guardrails: held audio -------------------------------------------------------------------------------
 
 FRAMES_PER_CHARACTER = 24_000 // 25
 
 
 def _held(**policy: Any) -> Scene:
-    """Eight seconds of an answer are received and held."""
+    """Receive and hold eight seconds of an answer."""
     scene = Scene(specs=[guarded()], hold_audio=True, **policy).ready().asked()
     scene.audio(ms=8000)
     return scene
@@ -1656,18 +1656,18 @@ def test_held_audio_is_not_played_before_its_text_has_passed() -> None:
     assert scene.state == "thinking"
 
 
-def test_checked_text_releases_a_twenty_fifth_of_a_second_a_character_and_no_more() -> None:
+def test_checked_text_releases_40_ms_of_audio_per_character() -> None:
     scene = _held()
     (first,) = scene.checks(scene.wrote("a" * 100))
     scene.passed(first)
     assert scene.played_frames_of("item_a") == 100 * FRAMES_PER_CHARACTER
     (second,) = scene.checks(scene.wrote("b" * 50 + "c" * 50))
-    assert scene.played_frames_of("item_a") == 100 * FRAMES_PER_CHARACTER, "the second check is not answered"
+    assert scene.played_frames_of("item_a") == 100 * FRAMES_PER_CHARACTER, "the second check is still pending"
     scene.passed(second)
     assert scene.played_frames_of("item_a") == 200 * FRAMES_PER_CHARACTER
 
 
-def test_audio_that_comes_after_its_text_has_passed_is_released_as_far_as_that_reaches() -> None:
+def test_audio_arriving_after_its_text_has_passed_is_released_up_to_that_text() -> None:
     scene = Scene(specs=[guarded()], hold_audio=True).ready().asked()
     (check,) = scene.checks(scene.wrote("a" * 100))
     scene.passed(check)
@@ -1685,7 +1685,7 @@ def test_the_rest_is_released_when_the_final_text_has_passed() -> None:
     assert scene.played_frames_of("item_a") == 8000 * 24
 
 
-def test_what_is_released_is_all_of_what_was_held_in_order() -> None:
+def test_all_held_audio_is_released_in_order() -> None:
     scene = Scene(specs=[guarded()], hold_audio=True).ready().asked()
     scene.audio(ms=3000)
     scene.audio(ms=3000)
@@ -1700,25 +1700,25 @@ def test_what_is_released_is_all_of_what_was_held_in_order() -> None:
     assert [one.item_id for one in scene.plays()] == ["item_a", "item_a", "item_a", "item_b"]
 
 
-def test_the_end_of_the_audio_is_told_only_when_all_of_it_was_released() -> None:
+def test_finish_play_is_emitted_only_after_all_audio_is_released() -> None:
     scene = _held()
     (first,) = scene.checks(scene.wrote("a" * 100))
     scene.passed(first)
     (check,) = scene.checks(scene.wrote("a" * 100 + ".", is_final=True))
     scene.done()
-    assert scene.of(FinishPlay) == [], "only half of it was released"
+    assert scene.of(FinishPlay) == [], "only half of the audio is released"
     commands = scene.passed(check)
     assert len(scene.of(FinishPlay, commands)) == 1
 
 
-def test_the_audio_of_one_item_is_not_released_by_the_text_of_another() -> None:
+def test_the_text_of_one_item_does_not_release_the_audio_of_another() -> None:
     scene = _held()
     (other,) = scene.checks(scene.wrote("fine", is_final=True, item_id="item_b"))
     scene.passed(other)
     assert scene.plays() == []
 
 
-def test_held_audio_of_which_no_text_ever_came_is_checked_as_nothing_and_ends_the_turn() -> None:
+def test_held_audio_without_any_text_is_checked_as_empty_text_and_ends_the_turn() -> None:
     scene = _held()
     (check,) = scene.checks(scene.done())
     assert check.text == ""
@@ -1727,7 +1727,7 @@ def test_held_audio_of_which_no_text_ever_came_is_checked_as_nothing_and_ends_th
     assert scene.outcomes() == ["answered"]
 
 
-def test_a_transcript_that_only_response_done_has_is_checked() -> None:
+def test_a_transcript_that_appears_only_in_response_done_is_checked() -> None:
     scene = _held()
     message = {
         "id": "item_a",
@@ -1739,7 +1739,7 @@ def test_a_transcript_that_only_response_done_has_is_checked() -> None:
     assert [one.text for one in scene.checks(scene.done(output=[message]))] == ["My number is 4711."]
 
 
-def test_nothing_held_is_played_after_a_trip() -> None:
+def test_held_audio_is_not_played_after_a_trip() -> None:
     scene = _held()
     (check,) = scene.checks(scene.wrote("a" * 100))
     (second,) = scene.checks(scene.wrote("b" * 100))
@@ -1750,7 +1750,7 @@ def test_nothing_held_is_played_after_a_trip() -> None:
     assert scene.plays() == []
 
 
-def test_nothing_held_is_played_after_a_barge_in() -> None:
+def test_held_audio_is_not_played_after_a_barge_in() -> None:
     scene = _held()
     (check,) = scene.checks(scene.wrote("a" * 100))
     scene.press()
@@ -1760,7 +1760,7 @@ def test_nothing_held_is_played_after_a_barge_in() -> None:
     assert scene.plays() == []
 
 
-def test_an_answer_of_which_nothing_was_released_is_deleted_not_truncated() -> None:
+def test_an_answer_without_released_audio_is_deleted_instead_of_truncated() -> None:
     scene = _held()
     item = {"id": "item_a", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
     scene.server({"type": "conversation.item.added", "previous_item_id": None, "item": item})
@@ -1779,8 +1779,8 @@ def test_an_answer_of_which_nothing_was_released_is_deleted_not_truncated() -> N
     assert "item_a" not in [one.id for one in scene.conversation.history]
 
 
-def test_an_answer_of_which_the_released_part_was_heard_is_truncated_there() -> None:
-    """All that was handed over was heard; the model must not believe that the held rest was heard too."""
+def test_an_answer_is_truncated_at_the_end_of_its_released_and_played_part() -> None:
+    """All released audio was played; the model must not assume that the held rest was heard too."""
     scene = _held()
     (check,) = scene.checks(scene.wrote("a" * 100))
     scene.passed(check)
@@ -1797,11 +1797,11 @@ def test_without_guardrails_no_audio_is_held() -> None:
     assert scene.played_frames_of("item_a") == 4800
 
 
-# --- guardrails on what the user said ----------------------------------------------------------------------------
+# --- input guardrails --------------------------------------------------------------------------------------------
 
 
 def _screened(**policy: Any) -> Scene:
-    """A turn was spoken to an agent that checks it first."""
+    """Speak a turn to an agent with input guardrails."""
     spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=(), has_input_guardrails=True)
     scene = Scene(specs=[spec], **policy).ready()
     scene.say()
@@ -1809,7 +1809,7 @@ def _screened(**policy: Any) -> Scene:
     return scene
 
 
-def test_an_answer_is_asked_for_only_when_the_words_of_the_user_have_passed() -> None:
+def test_an_answer_is_requested_only_after_the_transcript_has_passed() -> None:
     scene = _screened()
     scene.advance(2)
     assert scene.asks() == []
@@ -1820,21 +1820,21 @@ def test_an_answer_is_asked_for_only_when_the_words_of_the_user_have_passed() ->
     assert scene.asks() == [{"metadata": {"turn": "turn_1"}}]
 
 
-def test_refused_words_are_deleted_told_and_never_answered() -> None:
+def test_a_refused_transcript_is_deleted_reported_and_never_answered() -> None:
     scene = _screened()
     (check,) = scene.checks(scene.heard("Something bad."))
     scene.commands.clear()
     scene.tripped(check, "no_bad_words", "a bad word")
     assert scene.sent() == [{"type": "conversation.item.delete", "event_id": "item_item_user", "item_id": "item_user"}]
     assert scene.notices(Guardrail) == [Guardrail("turn_1", "input", "item_user", "no_bad_words", "a bad word")]
-    assert scene.announced() == ["I would rather not answer that."]
+    assert scene.announced() == ["I can't answer that."]
     assert scene.outcomes() == ["refused"]
     assert scene.conversation.history == ()
     scene.advance(30)
     assert scene.asks() == []
 
 
-def test_words_that_could_not_be_written_down_are_refused() -> None:
+def test_a_failed_transcript_is_refused() -> None:
     scene = _screened()
     scene.server(
         {
@@ -1849,7 +1849,7 @@ def test_words_that_could_not_be_written_down_are_refused() -> None:
     assert "conversation.item.delete" in scene.sent_types()
 
 
-def test_a_failed_transcript_is_no_obstacle_where_nobody_checks() -> None:
+def test_a_failed_transcript_is_ignored_without_input_guardrails() -> None:
     scene = Scene(specs=[GREETER]).ready().asked()
     scene.server(
         {
@@ -1862,7 +1862,7 @@ def test_a_failed_transcript_is_no_obstacle_where_nobody_checks() -> None:
     assert scene.outcomes() == []
 
 
-def test_words_that_never_come_are_refused_at_the_deadline() -> None:
+def test_a_missing_transcript_is_refused_at_its_deadline() -> None:
     scene = _screened(transcript_s=10.0, guardrail_s=5.0)
     scene.advance(9.5)
     assert scene.outcomes() == []
@@ -1872,7 +1872,7 @@ def test_words_that_never_come_are_refused_at_the_deadline() -> None:
     assert scene.asks() == []
 
 
-def test_a_check_of_the_users_words_that_never_answers_is_a_refusal() -> None:
+def test_an_input_check_that_times_out_refuses_the_turn() -> None:
     scene = _screened(transcript_s=10.0, guardrail_s=5.0)
     scene.advance(3.0)
     scene.heard("What is the weather?")
@@ -1883,7 +1883,7 @@ def test_a_check_of_the_users_words_that_never_answers_is_a_refusal() -> None:
     assert scene.asks() == []
 
 
-def test_the_words_of_a_turn_that_was_interrupted_are_not_judged_any_more() -> None:
+def test_a_verdict_on_the_transcript_of_an_interrupted_turn_is_ignored() -> None:
     scene = _screened()
     (check,) = scene.checks(scene.heard("Something bad."))
     scene.press()
@@ -1909,7 +1909,7 @@ def test_a_message_is_checked_by_its_text_and_deleted_when_refused() -> None:
     assert scene.outcomes() == ["refused"]
 
 
-def test_words_that_have_passed_are_not_checked_again_for_a_second_round() -> None:
+def test_a_transcript_that_has_passed_is_not_checked_again_in_a_second_round() -> None:
     spec = greeter(ToolCard(name="a"), has_input_guardrails=True)
     scene = Scene(specs=[spec]).ready()
     scene.say()
@@ -1924,7 +1924,7 @@ def test_words_that_have_passed_are_not_checked_again_for_a_second_round() -> No
     assert len(scene.checks()) == 1
 
 
-def test_a_turn_said_again_on_another_connection_is_still_checked_before_it_is_answered() -> None:
+def test_a_replayed_turn_is_checked_again_before_it_is_answered() -> None:
     scene = _screened()
     scene.lose()
     scene.advance(1.0)
@@ -1936,21 +1936,21 @@ def test_a_turn_said_again_on_another_connection_is_still_checked_before_it_is_a
     assert len(scene.asks()) == 1
 
 
-# --- instructions that are made anew -----------------------------------------------------------------------------
+# --- dynamic instructions ----------------------------------------------------------------------------------------
 
 MORNING = AgentSpec(agent="greeter", session={**AUDIO_SESSION, "instructions": "Greet. It is morning."})
 
 
-def test_instructions_are_asked_for_when_a_connection_is_made_and_told_to_it() -> None:
+def test_instructions_are_requested_at_connect_and_sent_to_the_session() -> None:
     scene = Scene(specs=[AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)]).start()
     scene.link_ready()
     assert scene.of(PrepareAgent) == [PrepareAgent(ConnectKey(1), "greeter", "connect")]
-    assert scene.sent() == [], "nothing is told before they are there"
+    assert scene.sent() == [], "nothing is sent before the instructions arrive"
     scene.do(AgentPrepared(ConnectKey(1), MORNING))
     assert [one["session"]["instructions"] for one in scene.updates()] == ["Greet. It is morning."]
 
 
-def test_instructions_that_come_too_late_for_a_connection_leave_the_old_ones() -> None:
+def test_late_instructions_for_a_link_keep_the_old_ones() -> None:
     spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)
     scene = Scene(specs=[spec], prepare_s=5.0).start()
     scene.link_ready()
@@ -1962,15 +1962,15 @@ def test_instructions_that_come_too_late_for_a_connection_leave_the_old_ones() -
     assert scene.do(AgentPrepared(ConnectKey(1), MORNING)) == []
 
 
-def test_instructions_that_fail_at_a_connection_leave_the_old_ones_and_are_reported() -> None:
+def test_failed_instructions_for_a_link_keep_the_old_ones_and_are_reported() -> None:
     scene = Scene(specs=[AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)]).start()
     scene.link_ready()
     scene.do(AgentPrepared(ConnectKey(1), None, "KeyError: 'name'"))
     assert [one["session"]["instructions"] for one in scene.updates()] == ["Greet."]
-    assert [(one.kind, one.message) for one in scene.notices(Error)] == [("instructions_late", "KeyError: 'name'")]
+    assert [(one.kind, one.detail) for one in scene.notices(Error)] == [("instructions_late", "KeyError: 'name'")]
 
 
-def test_instructions_of_an_old_connection_are_not_told_to_the_next() -> None:
+def test_instructions_for_an_old_link_are_not_sent_to_the_next() -> None:
     spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)
     scene = Scene(specs=[spec]).start()
     scene.link_ready()
@@ -1981,7 +1981,7 @@ def test_instructions_of_an_old_connection_are_not_told_to_the_next() -> None:
     assert [one.key for one in scene.of(PrepareAgent)] == [ConnectKey(1), ConnectKey(2)]
 
 
-def test_a_turn_spoken_while_a_connection_waits_for_its_instructions_is_sent_after_them() -> None:
+def test_a_turn_spoken_while_a_link_waits_for_its_instructions_is_sent_after_them() -> None:
     scene = Scene(specs=[AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)]).start()
     scene.advance(2.0)
     scene.link_ready()
@@ -1998,7 +1998,7 @@ def test_a_turn_spoken_while_a_connection_waits_for_its_instructions_is_sent_aft
 
 
 def _turn_by_turn(**policy: Any) -> Scene:
-    """An agent whose instructions are made at each turn; one was spoken."""
+    """Speak a turn to an agent whose instructions are made for each turn."""
     scene = Scene(specs=[AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_turn=True)], **policy).ready()
     scene.session_updated()
     scene.say()
@@ -2006,7 +2006,7 @@ def _turn_by_turn(**policy: Any) -> Scene:
     return scene
 
 
-def test_the_instructions_of_a_turn_are_told_before_its_answer_is_asked_for() -> None:
+def test_the_instructions_of_a_turn_are_sent_before_its_request() -> None:
     scene = _turn_by_turn()
     assert scene.of(PrepareAgent) == [PrepareAgent(TurnKey("turn_1", 0), "greeter", "turn")]
     assert scene.asks() == []
@@ -2016,7 +2016,7 @@ def test_the_instructions_of_a_turn_are_told_before_its_answer_is_asked_for() ->
     assert create["type"] == "response.create"
 
 
-def test_instructions_that_have_not_changed_are_not_told_again() -> None:
+def test_unchanged_instructions_are_not_sent_again() -> None:
     scene = _turn_by_turn()
     commands = scene.do(
         AgentPrepared(TurnKey("turn_1", 0), AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_turn=True))
@@ -2024,7 +2024,7 @@ def test_instructions_that_have_not_changed_are_not_told_again() -> None:
     assert scene.sent_types(commands) == ["response.create"]
 
 
-def test_instructions_that_come_too_late_for_a_turn_leave_the_old_ones() -> None:
+def test_late_instructions_for_a_turn_keep_the_old_ones() -> None:
     scene = _turn_by_turn(prepare_s=5.0)
     scene.advance(4.5)
     assert scene.asks() == []
@@ -2035,7 +2035,7 @@ def test_instructions_that_come_too_late_for_a_turn_leave_the_old_ones() -> None
     assert scene.updates() == []
 
 
-def test_instructions_that_fail_at_a_turn_leave_the_old_ones() -> None:
+def test_failed_instructions_for_a_turn_keep_the_old_ones() -> None:
     scene = _turn_by_turn()
     scene.do(AgentPrepared(TurnKey("turn_1", 0), None, "KeyError: 'name'"))
     assert scene.updates() == []
@@ -2043,13 +2043,13 @@ def test_instructions_that_fail_at_a_turn_leave_the_old_ones() -> None:
     assert scene.troubles() == ["instructions_late"]
 
 
-def test_instructions_of_an_interrupted_turn_are_not_told() -> None:
+def test_instructions_of_an_interrupted_turn_are_not_sent() -> None:
     scene = _turn_by_turn()
     scene.press()
     assert scene.do(AgentPrepared(TurnKey("turn_1", 0), MORNING)) == []
 
 
-def test_instructions_are_asked_for_at_each_turn() -> None:
+def test_instructions_are_requested_for_each_turn() -> None:
     scene = _turn_by_turn()
     scene.do(InterruptAsked())
     scene.say()
@@ -2068,7 +2068,7 @@ def test_a_turn_that_needs_instructions_and_a_check_waits_for_both() -> None:
     assert len(scene.asks()) == 1
 
 
-def test_late_instructions_do_not_wait_for_as_long_as_a_transcript_may_take() -> None:
+def test_late_instructions_use_their_own_deadline_not_that_of_the_transcript() -> None:
     spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_turn=True, has_input_guardrails=True)
     scene = Scene(specs=[spec], prepare_s=5.0, transcript_s=10.0).ready()
     scene.say()
@@ -2079,9 +2079,9 @@ def test_late_instructions_do_not_wait_for_as_long_as_a_transcript_may_take() ->
     assert len(scene.asks()) == 1
 
 
-def test_the_voice_is_kept_too_when_the_server_spoke_only_to_an_answer_that_was_cut() -> None:
+def test_the_voice_is_left_out_even_if_the_session_spoke_only_in_a_cancelled_response() -> None:
     scene = Scene(specs=[GREETER]).ready().asked()
-    scene.press()  # a barge-in, before any audio came
+    scene.press()  # a barge-in before any audio
     scene.audio()
     assert scene.plays() == []
     scene.done(status="cancelled")

@@ -1,4 +1,4 @@
-"""The pure core in combinations that tests of one part alone do not reach."""
+"""Tests of the conversation core in combinations that tests of a single feature do not reach."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ TEXT_SESSION = {"type": "realtime", "output_modalities": ["text"], "audio": {"in
 
 
 class Watched(Scene):
-    """Asserts after every ``DeadlinePassed`` that the next deadline is not in the past: the driver would spin."""
+    """Assert after every ``DeadlinePassed`` that the next deadline is in the future; else the driver would spin."""
 
     has_connection = False
-    """The newest connection that was asked for is not down."""
+    """Whether the newest requested link is not down."""
 
     def do(self, event: Event) -> list[Command]:
         commands = super().do(event)
@@ -95,19 +95,19 @@ def note(text: str = "Hi.", item_id: str = "m1", **more: Any) -> MessageGiven:
     return MessageGiven({"id": item_id, "type": "message", "role": "user", "content": content}, text, **more)
 
 
-def test_an_item_that_was_heard_whole_before_the_barge_in_is_not_deleted() -> None:
+def test_an_item_fully_heard_before_the_barge_in_is_not_deleted() -> None:
     scene = Watched(specs=[greeter()]).ready().asked()
     scene.added()
     scene.wrote("First sentence.")
     scene.audio(ms=200)
-    scene.play(4800, drained=True)  # all that came was heard; the server is slow with the rest
+    scene.play(4800, drained=True)  # all received audio was heard; the rest is still to come
     scene.press()
     commands = scene.done(status="cancelled", output=[spoken(text="First sentence.", status="incomplete")])
     assert "conversation.item.delete" not in scene.sent_types(commands), "it was heard"
     assert "item_a" in scene.known()
 
 
-def test_the_first_of_two_items_that_was_heard_whole_is_not_deleted_by_a_barge_in_into_the_second() -> None:
+def test_a_fully_heard_item_is_not_deleted_by_a_barge_in_during_the_next_item() -> None:
     scene = Watched(specs=[greeter()]).ready().asked()
     scene.added()
     scene.audio(ms=200)
@@ -117,10 +117,10 @@ def test_the_first_of_two_items_that_was_heard_whole_is_not_deleted_by_a_barge_i
     scene.play(4800 + 2400)
     scene.press()
     scene.done(status="cancelled", output=[spoken(), spoken("item_b", "And more.", "incomplete")])
-    assert "item_a" in scene.known(), "it was heard whole"
+    assert "item_a" in scene.known(), "the item was fully heard"
 
 
-def test_a_written_answer_that_was_read_is_not_deleted_by_an_interruption() -> None:
+def test_a_text_answer_already_emitted_is_not_deleted_by_an_interruption() -> None:
     scene = Watched(specs=[AgentSpec(agent="a", session=TEXT_SESSION, tools=())]).ready()
     scene.do(note())
     scene.created()
@@ -129,10 +129,10 @@ def test_a_written_answer_that_was_read_is_not_deleted_by_an_interruption() -> N
     scene.do(InterruptAsked())
     item = spoken(text="", status="incomplete") | {"content": [{"type": "output_text", "text": "The capital of F"}]}
     scene.done(status="cancelled", output=[item])
-    assert "item_a" in scene.known(), "answer_text was told as it came: it was read"
+    assert "item_a" in scene.known(), "the text was emitted as it arrived, so it was read"
 
 
-def test_a_failed_response_with_a_call_still_running_does_not_go_on_and_then_fail_a_good_answer() -> None:
+def test_a_failed_response_with_a_running_call_does_not_fail_a_later_complete_answer() -> None:
     scene = Watched(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     scene.called("a", "call_1")
     scene.done(status="failed")
@@ -143,12 +143,12 @@ def test_a_failed_response_with_a_call_still_running_does_not_go_on_and_then_fai
         scene.audio("resp_2", "item_b", 200)
         scene.done("resp_2")
         scene.play(4800, drained=True)
-        assert scene.outcomes() == ["answered"], "the second answer was whole"
+        assert scene.outcomes() == ["answered"], "the second answer was complete"
     else:
         assert scene.outcomes() == ["failed"]
 
 
-def test_an_update_of_the_program_behind_a_handoff_does_not_make_the_driver_spin() -> None:
+def test_an_update_of_the_program_after_a_handoff_does_not_make_the_driver_spin() -> None:
     scene = Watched(specs=[GREETER]).ready().asked()
     scene.called("transfer_to_billing", "call_1")
     scene.do(AgentPrepared(HandoffKey("call_1"), BILLING))
@@ -160,22 +160,22 @@ def test_an_update_of_the_program_behind_a_handoff_does_not_make_the_driver_spin
     scene.advance(10.0)
 
 
-def test_the_commit_of_the_turn_before_is_not_taken_for_the_next_turns() -> None:
+def test_a_late_commit_confirmation_is_not_taken_for_the_next_turn() -> None:
     spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=(), has_input_guardrails=True)
     scene = Watched(specs=[spec]).ready()
-    scene.say()  # committed; a slow link: the server has not confirmed it
+    scene.say()  # committed, but not yet confirmed on a slow link
     scene.say()  # the next turn is committed too
     scene.committed("item_1")
     checks = scene.checks(scene.heard("What is the weather?", "item_1"))
     scene.committed("item_2")
-    assert [one.key for one in checks] != [InputCheck("turn_2")], "the words of turn 1 let turn 2 pass"
+    assert [one.key for one in checks] != [InputCheck("turn_2")], "the transcript of turn 1 must not clear turn 2"
     (check,) = scene.checks(scene.heard("Something bad.", "item_2"))
     scene.tripped(check)
     deleted = [one["item_id"] for one in scene.sent() if one["type"] == "conversation.item.delete"]
     assert "item_2" in deleted
 
 
-def test_the_words_of_the_turn_before_are_not_told_under_the_next() -> None:
+def test_a_transcript_is_emitted_under_its_own_turn() -> None:
     scene = Watched(specs=[greeter()]).ready()
     scene.say()
     scene.say()
@@ -186,12 +186,12 @@ def test_the_words_of_the_turn_before_are_not_told_under_the_next() -> None:
     assert InputText("Two.", is_final=True, turn="turn_2") in scene.notices(InputText)
 
 
-def test_words_that_were_not_checked_when_the_turn_was_interrupted_do_not_stay_in_the_conversation() -> None:
+def test_unchecked_speech_of_an_interrupted_turn_is_deleted() -> None:
     spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=(), has_input_guardrails=True)
     scene = Watched(specs=[spec]).ready()
     scene.say()
     scene.committed("item_1")
-    scene.say()  # speaks again before the words of the first turn are written down
+    scene.say()  # speaks again before the first turn is transcribed
     scene.committed("item_2")
     for check in scene.checks(scene.heard("Something bad.", "item_1")):
         scene.tripped(check)
@@ -199,7 +199,7 @@ def test_words_that_were_not_checked_when_the_turn_was_interrupted_do_not_stay_i
     scene.passed(check)
     assert len(scene.asks()) == 1
     deleted = [one["item_id"] for one in scene.sent() if one["type"] == "conversation.item.delete"]
-    assert "item_1" in deleted, "the model knows words that no guardrail has let pass"
+    assert "item_1" in deleted, "the model would know speech that passed no guardrail"
 
 
 def test_a_message_given_while_the_user_speaks_is_checked_too() -> None:
@@ -214,7 +214,7 @@ def test_a_message_given_while_the_user_speaks_is_checked_too() -> None:
     assert "Something bad." in " ".join(one.text for one in scene.checks(commands))
 
 
-def test_a_turn_said_again_after_a_long_outage_waits_for_its_words_anew() -> None:
+def test_a_turn_replayed_after_a_long_outage_waits_for_its_transcript_again() -> None:
     spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=(), has_input_guardrails=True)
     scene = Watched(specs=[spec]).ready()
     scene.say()
@@ -228,7 +228,7 @@ def test_a_turn_said_again_after_a_long_outage_waits_for_its_words_anew() -> Non
     scene.link_ready()
     scene.committed("item_again")
     scene.advance(2.0)
-    assert scene.outcomes() == [], "the words are still being written down"
+    assert scene.outcomes() == [], "the transcript is still pending"
     (check,) = scene.checks(scene.heard("Hello.", "item_again"))
     scene.passed(check)
     assert len(scene.asks()) == 1
@@ -244,23 +244,23 @@ def test_a_message_that_waits_for_a_link_is_not_lost_when_the_user_speaks() -> N
     assert [one["content"][0]["text"] for one in sent] == ["Remember the milk."]
 
 
-def test_a_server_that_refuses_for_ever_does_not_hold_the_turn_for_ever() -> None:
+def test_a_server_that_keeps_refusing_does_not_hold_up_the_turn_for_ever() -> None:
     scene = Watched(specs=[greeter()]).ready()
     scene.say()
     scene.committed()
     for _ in range(120):
         scene.error("conversation_already_has_active_response")
         scene.advance(1.01)
-    assert scene.outcomes() != [], "two minutes without an answer or a word"
+    assert scene.outcomes() != [], "two minutes without an answer or an error"
 
 
-def test_a_handoff_after_audio_that_was_dropped_leaves_the_voice_out() -> None:
+def test_a_handoff_after_dropped_audio_leaves_the_voice_out() -> None:
     scene = Watched(specs=[GREETER]).ready()
     scene.say()
     scene.committed()
     scene.press()  # before response.created
     scene.created("resp_1", "turn_1")
-    scene.audio("resp_1", "item_late", 200)  # the server has spoken: it keeps the voice from here on
+    scene.audio("resp_1", "item_late", 200)  # the session has spoken: its voice is fixed from here on
     scene.done("resp_1", "turn_1", status="cancelled")
     scene.hear(500)
     scene.release()
@@ -271,7 +271,7 @@ def test_a_handoff_after_audio_that_was_dropped_leaves_the_voice_out() -> None:
     scene.do(AgentPrepared(HandoffKey("call_1"), BILLING))
     update = scene.updates()[-1]
     assert update["event_id"] == "handoff_call_1"
-    assert "voice" not in update["session"]["audio"]["output"], "the server refuses it, and the handoff fails"
+    assert "voice" not in update["session"]["audio"]["output"], "the server would refuse it, failing the handoff"
 
 
 def test_an_out_of_band_response_of_the_program_is_not_cancelled() -> None:
@@ -288,7 +288,7 @@ def test_an_out_of_band_response_of_the_program_is_not_cancelled() -> None:
     assert scene.sent_types(commands) == []
 
 
-def test_an_out_of_band_response_of_the_program_is_not_played_as_the_answer_nor_kept_in_the_history() -> None:
+def test_an_out_of_band_response_of_the_program_is_neither_played_nor_kept_in_the_history() -> None:
     scene = Watched(specs=[greeter()]).ready()
     frame = {"type": "response.create", "response": {"conversation": "none", "metadata": {"topic": "x"}}}
     scene.do(FrameGiven(frame))
@@ -297,39 +297,39 @@ def test_an_out_of_band_response_of_the_program_is_not_played_as_the_answer_nor_
     response = {"id": "resp_x", "status": "in_progress", "output": [], "metadata": {"topic": "x"}}
     scene.server({"type": "response.created", "response": response})
     scene.audio("resp_x", "item_x", 200)
-    assert scene.plays() == [], "it is not the answer to the turn"
+    assert scene.plays() == [], "the out-of-band audio is not the answer"
     scene.server(
         {"type": "response.done", "response": response | {"status": "completed", "output": [spoken("item_x")]}}
     )
-    assert "item_x" not in scene.known(), "out of band: it is no part of the conversation"
+    assert "item_x" not in scene.known(), "out-of-band items are not part of the conversation"
 
 
-def test_a_required_tool_of_a_given_response_is_not_required_again_in_every_round() -> None:
+def test_a_tool_required_by_a_raw_response_create_is_required_only_once() -> None:
     scene = Watched(specs=[greeter(ToolCard(name="a"))]).ready()
     scene.do(FrameGiven({"type": "response.create", "response": {"tool_choice": "required"}}))
     scene.created()
     scene.called("a", "call_1")
     scene.done()
     scene.finished("call_1", "1")
-    assert scene.asks()[1].get("tool_choice") != "required", "the model can never answer; the tool runs 8 times"
+    assert scene.asks()[1].get("tool_choice") != "required", "the model could never answer; the tool would run 8 times"
 
 
 @pytest.mark.parametrize("response", [None, "x", {"metadata": None}, {"metadata": "x"}])
-def test_a_given_frame_of_any_shape_ends_nothing(response: Any) -> None:
+def test_a_raw_response_create_of_any_shape_is_handled(response: Any) -> None:
     scene = Watched(specs=[greeter()]).ready()
     scene.do(FrameGiven({"type": "response.create", "response": response}))
     assert scene.state != "booting"
 
 
 @pytest.mark.parametrize("session", [None, "x", []])
-def test_a_given_session_update_of_any_shape_ends_nothing(session: Any) -> None:
+def test_a_raw_session_update_of_any_shape_is_handled(session: Any) -> None:
     scene = Watched(specs=[greeter()]).ready()
     scene.conversation.handle(FrameGiven({"type": "session.update", "session": session}), scene.now)
     scene.session_updated()
 
 
 @pytest.mark.parametrize("audio", [{"input": None}, [], "x", {"input": []}, {"input": {"transcription": "whisper-1"}}])
-def test_a_session_of_any_shape_that_the_server_confirms_ends_nothing(audio: Any) -> None:
+def test_a_session_updated_of_any_shape_is_handled(audio: Any) -> None:
     scene = Watched(specs=[greeter()]).ready()
     try:
         event = wire.parse({"type": "session.updated", "session": {"type": "realtime", "audio": audio}})
@@ -340,7 +340,7 @@ def test_a_session_of_any_shape_that_the_server_confirms_ends_nothing(audio: Any
     scene.do(ServerEventReceived(scene.link, event))
 
 
-def test_a_text_answer_that_the_program_asked_for_in_an_audio_session_is_an_answer() -> None:
+def test_a_text_response_requested_in_an_audio_session_counts_as_an_answer() -> None:
     scene = Watched(specs=[greeter()]).ready()
     scene.do(FrameGiven({"type": "response.create", "response": {"output_modalities": ["text"]}}))
     scene.created()
@@ -349,7 +349,7 @@ def test_a_text_answer_that_the_program_asked_for_in_an_audio_session_is_an_answ
     assert scene.outcomes() == ["answered"]
 
 
-def test_audio_that_was_held_back_and_lost_with_the_link_is_not_told_as_said() -> None:
+def test_held_audio_lost_with_the_link_is_not_replayed_as_said() -> None:
     spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=(), has_output_guardrails=True)
     scene = Watched(specs=[spec], hold_audio=True).ready().asked()
     scene.added()
@@ -364,10 +364,10 @@ def test_audio_that_was_held_back_and_lost_with_the_link_is_not_told_as_said() -
     texts = [str(one["item"]) for one in scene.sent() if one["type"] == "conversation.item.create"]
     said = [one for one in texts if "4711" in one]
     deleted = [one["item_id"] for one in scene.sent() if one["type"] == "conversation.item.delete"]
-    assert not said or "item_a" in deleted, "nobody heard a word of it"
+    assert not said or "item_a" in deleted, "none of it was heard"
 
 
-def test_every_tool_start_has_its_tool_end_when_the_link_is_lost_after_a_barge_in() -> None:
+def test_every_tool_start_has_a_tool_end_when_the_link_is_lost_after_a_barge_in() -> None:
     scene = Watched(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     scene.called("a", "call_1")
     scene.done()
@@ -380,7 +380,7 @@ def test_every_tool_start_has_its_tool_end_when_the_link_is_lost_after_a_barge_i
     assert len(scene.notices(ToolEnd)) == 1
 
 
-def test_no_tool_end_without_a_tool_start_when_the_link_is_lost_in_an_mcp_call() -> None:
+def test_a_link_lost_during_an_mcp_call_emits_no_tool_end_without_a_tool_start() -> None:
     scene = Watched(specs=[greeter()]).ready().asked()
     item = {"id": "mcp_1", "type": "mcp_call", "server_label": "files", "name": "list", "arguments": ""}
     scene.server({"type": "response.output_item.added", "response_id": "resp_1", "output_index": 0, "item": item})
@@ -388,7 +388,7 @@ def test_no_tool_end_without_a_tool_start_when_the_link_is_lost_in_an_mcp_call()
     assert len(scene.notices(ToolStart)) == len(scene.notices(ToolEnd))
 
 
-def test_a_turn_does_not_wait_for_an_mcp_call_whose_connection_is_gone() -> None:
+def test_a_turn_does_not_wait_for_an_mcp_call_of_a_lost_link() -> None:
     scene = Watched(specs=[greeter()]).ready().asked()
     item = {"id": "mcp_1", "type": "mcp_call", "server_label": "files", "name": "list", "arguments": "{}"}
     scene.server({"type": "response.output_item.added", "response_id": "resp_1", "output_index": 0, "item": item})
@@ -396,10 +396,10 @@ def test_a_turn_does_not_wait_for_an_mcp_call_whose_connection_is_gone() -> None
     scene.done(output=[item | {"status": "in_progress"}, spoken()])
     scene.play(4800, drained=True)
     scene.lose()
-    assert scene.outcomes() != [], "nothing of it can come any more"
+    assert scene.outcomes() != [], "no result can arrive any more"
 
 
-def test_a_model_that_spoke_before_its_mcp_call_is_asked_to_go_on() -> None:
+def test_a_model_that_spoke_only_before_its_mcp_call_gets_another_request() -> None:
     scene = Watched(specs=[greeter()]).ready().asked()
     item = {"id": "mcp_1", "type": "mcp_call", "server_label": "files", "name": "list", "arguments": "{}"}
     scene.audio()
@@ -418,21 +418,21 @@ def _budgeted(**policy: Any) -> Watched:
     return scene
 
 
-def test_with_the_budget_spent_a_barge_in_is_answered_by_the_offline_brain() -> None:
+def test_a_barge_in_that_spends_the_budget_is_answered_by_the_offline_brain() -> None:
     scene = _budgeted(budget_s=1.0)
     scene.say()
     scene.committed()
     scene.created()
     scene.audio(ms=2000)
     scene.play(2400)
-    scene.say()  # barges in: what was said and answered is over the budget now
+    scene.say()  # a barge-in: speech and answer exceed the budget
     assert [one.percent for one in scene.notices(BudgetWarning)] == [100]
     commits = [one for one in scene.sent_types() if one == "input_audio_buffer.commit"]
-    assert len(commits) == 1, "the second turn went to the model that costs money"
+    assert len(commits) == 1, "the second turn must not go to the paid model"
     assert scene.connects()[-1].endpoint == 1
 
 
-def test_with_the_budget_spent_and_no_offline_brain_nothing_is_asked_beside_either() -> None:
+def test_with_a_spent_budget_and_no_offline_brain_questions_and_raw_requests_are_refused_too() -> None:
     scene = Watched(specs=[greeter()], budget_s=1.0)
     scene.do(DayBegan("2027-01-01", 0.0, 2.0))
     scene.ready()
@@ -441,7 +441,7 @@ def test_with_the_budget_spent_and_no_offline_brain_nothing_is_asked_beside_eith
     assert scene.asks() == []
 
 
-def test_the_output_of_a_handoff_is_json_whatever_the_agent_is_called() -> None:
+def test_the_output_of_a_handoff_is_valid_json_for_any_agent_name() -> None:
     import json
 
     other = AgentSpec(agent='The "boss"', session=BILLING.session, tools=())
@@ -455,7 +455,7 @@ def test_the_output_of_a_handoff_is_json_whatever_the_agent_is_called() -> None:
     assert json.loads(scene.outputs()["call_1"][0]) == {"assistant": 'The "boss"'}
 
 
-def test_a_cancellable_tool_that_a_guardrail_stops_is_not_said_to_be_interrupted_by_the_user() -> None:
+def test_a_tool_cancelled_by_a_guardrail_is_not_reported_as_interrupted_by_the_user() -> None:
     spec = greeter(ToolCard(name="a", is_cancellable=True), has_output_guardrails=True)
     scene = Watched(specs=[spec]).ready().asked()
     scene.called("a", "call_1")
@@ -468,12 +468,12 @@ def test_a_handoff_that_is_never_confirmed_does_not_make_the_driver_spin() -> No
     scene = Watched(specs=[GREETER]).ready().asked()
     scene.called("transfer_to_billing", "call_1")
     scene.done()
-    scene.advance(3.0)  # on_handoff and the instructions took their time
+    scene.advance(3.0)  # on_handoff and the instructions are slow
     scene.do(AgentPrepared(HandoffKey("call_1"), BILLING))
     scene.advance(40.0)
 
 
-def test_no_tool_end_without_a_tool_start_when_a_question_is_withdrawn() -> None:
+def test_a_withdrawn_question_emits_no_tool_end_without_a_tool_start() -> None:
     scene = Watched(specs=[greeter(ToolCard(name="a", approval="always"))]).ready().asked()
     scene.called("a", "call_1")
     scene.done()
@@ -481,7 +481,7 @@ def test_no_tool_end_without_a_tool_start_when_a_question_is_withdrawn() -> None
     assert len(scene.notices(ToolStart)) == len(scene.notices(ToolEnd))
 
 
-def test_every_tool_start_has_its_tool_end_at_the_end_of_the_session() -> None:
+def test_every_tool_start_has_a_tool_end_at_the_end_of_the_session() -> None:
     scene = Watched(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     scene.called("a", "call_1")
     scene.done()
@@ -504,7 +504,7 @@ def _vad(**more: Any) -> Watched:
     return scene
 
 
-def test_an_idle_prompt_of_the_server_while_a_tool_runs_does_not_lose_the_tools_answer() -> None:
+def test_an_idle_timeout_while_a_tool_runs_does_not_lose_its_result() -> None:
     scene = _vad()
     scene.called("a", "call_1")
     scene.done(turn=None)
@@ -515,10 +515,10 @@ def test_an_idle_prompt_of_the_server_while_a_tool_runs_does_not_lose_the_tools_
     assert scene.outputs() == {"call_1": ["1"]}
     scene.done("resp_2", None)
     scene.play(4800, drained=True)
-    assert len(scene.asks()) == 1, "the output was given, and nobody asks the model to speak about it"
+    assert len(scene.asks()) == 1, "the output was sent, so a response must be requested"
 
 
-def test_a_trip_with_the_servers_ear_asks_again_by_itself() -> None:
+def test_a_trip_with_server_turn_detection_requests_a_new_response() -> None:
     scene = _vad(has_output_guardrails=True)
     (check,) = scene.checks(scene.wrote("4711", is_final=True))
     scene.tripped(check)
@@ -529,7 +529,7 @@ def test_a_trip_with_the_servers_ear_asks_again_by_itself() -> None:
     assert [one.item_id for one in scene.plays()] == ["item_b"]
 
 
-def test_speech_into_a_tool_round_with_the_servers_ear_is_answered_once() -> None:
+def test_speech_during_a_tool_round_with_server_turn_detection_is_answered_once() -> None:
     scene = _vad()
     scene.called("a", "call_1")
     scene.done(turn=None)
@@ -544,7 +544,7 @@ def test_speech_into_a_tool_round_with_the_servers_ear_is_answered_once() -> Non
     assert scene.outcomes() == ["interrupted", "answered"]
 
 
-def test_a_committed_turn_of_the_program_while_the_server_listens_does_not_end_what_the_user_says() -> None:
+def test_a_commit_by_the_program_is_ignored_with_server_turn_detection() -> None:
     scene = Watched(specs=[AgentSpec(agent="greeter", session=VAD_SESSION, tools=())]).ready()
     scene.server({"type": "input_audio_buffer.speech_started", "item_id": "item_1", "audio_start_ms": 0})
     scene.hear(500)
@@ -552,7 +552,7 @@ def test_a_committed_turn_of_the_program_while_the_server_listens_does_not_end_w
     assert scene.outcomes() == [], "'turn is not used' with the server's own turn detection"
 
 
-def test_a_trip_in_a_written_answer_that_is_whole_takes_it_out_as_one_that_is_not() -> None:
+def test_a_trip_removes_a_text_answer_whether_or_not_it_is_complete() -> None:
     spec = AgentSpec(agent="a", session=TEXT_SESSION, tools=(), has_output_guardrails=True)
 
     def tripped(*, late: bool) -> list[str]:
@@ -570,10 +570,10 @@ def test_a_trip_in_a_written_answer_that_is_whole_takes_it_out_as_one_that_is_no
             scene.done(status="cancelled", output=[item])
         return [one for one in scene.known() if one == "item_a"]
 
-    assert tripped(late=True) == tripped(late=False), "what becomes of the item must not hang on the timing"
+    assert tripped(late=True) == tripped(late=False), "the timing must not decide whether the item is kept"
 
 
-def test_a_call_of_a_response_that_a_guardrail_stopped_gets_one_output() -> None:
+def test_a_call_of_a_tripped_response_gets_one_output() -> None:
     spec = greeter(ToolCard(name="a"), has_output_guardrails=True)
     scene = Watched(specs=[spec]).ready().asked()
     (check,) = scene.checks(scene.wrote("4711", is_final=True))
@@ -586,7 +586,7 @@ def test_a_call_of_a_response_that_a_guardrail_stopped_gets_one_output() -> None
     assert len(scene.asks()) == 2
 
 
-def test_a_handoff_whose_answer_trips_still_begins_with_the_first_sentence() -> None:
+def test_a_handoff_whose_answer_trips_still_starts_with_the_first_sentence() -> None:
     spec = AgentSpec(
         agent="greeter",
         session=AUDIO_SESSION,
@@ -605,7 +605,7 @@ def test_a_handoff_whose_answer_trips_still_begins_with_the_first_sentence() -> 
     assert "Billing here." in scene.asks()[-1].get("instructions", "")
 
 
-def test_an_approval_outlives_a_message_that_wants_no_answer() -> None:
+def test_an_open_approval_survives_a_message_without_an_answer() -> None:
     scene = Watched(specs=[greeter(ToolCard(name="a", approval="always"))]).ready().asked()
     scene.called("a", "call_1")
     scene.done()
@@ -616,7 +616,7 @@ def test_an_approval_outlives_a_message_that_wants_no_answer() -> None:
     assert len(scene.asks()) == 2
 
 
-def test_a_model_that_calls_although_it_may_not_is_not_followed_for_ever() -> None:
+def test_a_model_that_ignores_tool_choice_none_does_not_loop_for_ever() -> None:
     scene = Watched(specs=[greeter(ToolCard(name="a"))], max_tool_rounds=2).ready()
     scene.say()
     scene.committed()
@@ -625,10 +625,10 @@ def test_a_model_that_calls_although_it_may_not_is_not_followed_for_ever() -> No
         scene.called("a", f"call_{index}", response_id=f"resp_{index}")
         scene.done(f"resp_{index}")
         scene.finished(f"call_{index}", "1")
-    assert len(scene.asks()) <= 4, "tool_choice none was not obeyed: the loop must end by itself"
+    assert len(scene.asks()) <= 4, "the loop must end although tool_choice none is ignored"
 
 
-def test_an_answer_cut_by_the_token_limit_is_told() -> None:
+def test_an_incomplete_answer_is_reported() -> None:
     scene = Watched(specs=[greeter()]).ready().asked()
     scene.audio()
     scene.done(status="incomplete", status_details={"type": "incomplete", "reason": "content_filter"})
@@ -636,7 +636,7 @@ def test_an_answer_cut_by_the_token_limit_is_told() -> None:
     assert scene.outcomes() != ["answered"] or scene.troubles() != []
 
 
-# 22: sentences of the issue without a test
+# requirements of the specification without another test
 
 
 def test_a_clone_is_a_copy_with_changes() -> None:
@@ -655,14 +655,14 @@ def test_a_clone_is_a_copy_with_changes() -> None:
         day.clone(colour="red")
 
 
-def test_instructions_are_asked_for_at_each_turn_with_the_servers_ear_too() -> None:
+def test_instructions_are_requested_for_each_turn_with_server_turn_detection_too() -> None:
     from appliance.conversation.commands import PrepareAgent
 
     scene = _vad(is_asked_at_turn=True)
-    assert [one.reason for one in scene.of(PrepareAgent)] == ["turn"], "neither asked for, nor refused at the start"
+    assert [one.reason for one in scene.of(PrepareAgent)] == ["turn"], "instructions were not requested"
 
 
-def test_an_answer_beside_the_conversation_that_was_spoken_keeps_the_voice_too() -> None:
+def test_a_spoken_out_of_band_answer_also_fixes_the_voice() -> None:
     scene = Watched(specs=[GREETER]).ready()
     scene.do(OutOfBandAsked("k", {"output_modalities": ["audio"]}))
     response = {"id": "resp_k", "status": "in_progress", "output": [], "metadata": {"aside": "k"}}
@@ -675,23 +675,23 @@ def test_an_answer_beside_the_conversation_that_was_spoken_keeps_the_voice_too()
     assert "voice" not in scene.updates()[-1]["session"]["audio"]["output"]
 
 
-def test_a_server_whose_first_word_is_a_call_has_confirmed_the_audio() -> None:
+def test_a_call_without_committed_or_response_created_confirms_the_audio() -> None:
     scene = Watched(specs=[greeter(ToolCard(name="a", timeout_s=15.0))]).ready()
-    scene.say()  # neither ``committed`` nor ``response.created`` comes: the minimal contract
+    scene.say()  # the server sends neither ``committed`` nor ``response.created``
     scene.called("a", "call_1")
     scene.advance(8.0)
-    assert len(scene.connects()) == 0, "the link was given up while the tool ran"
+    assert len(scene.connects()) == 0, "the link must survive while the tool runs"
     scene.finished("call_1", "1")
     assert scene.outputs() == {"call_1": ["1"]}
 
 
-def test_a_session_that_requires_a_tool_requires_it_once_a_turn() -> None:
+def test_a_tool_required_by_the_session_is_required_once_a_turn() -> None:
     scene = Watched(
         specs=[AgentSpec(agent="a", session=AUDIO_SESSION | {"tool_choice": "required"}, tools=(ToolCard(name="a"),))]
     ).ready()
     scene.asked()
-    assert "tool_choice" not in scene.asks()[0], "the session says it"
+    assert "tool_choice" not in scene.asks()[0], "the session already sets it"
     scene.called("a", "call_1")
     scene.done()
     scene.finished("call_1", "1")
-    assert scene.asks()[1]["tool_choice"] == "auto", "else the model could never answer"
+    assert scene.asks()[1]["tool_choice"] == "auto", "otherwise the model could never answer"

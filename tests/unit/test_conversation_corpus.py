@@ -1,4 +1,4 @@
-"""The recorded conversations replay: same events at the same times, same commands, deadline and state."""
+"""Test that the recorded conversations replay with the same commands, deadlines and states."""
 
 from __future__ import annotations
 

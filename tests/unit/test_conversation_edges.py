@@ -1,6 +1,6 @@
-"""Edges of the conversation that else only a random environment reaches: the user, the turn, the answer, the history.
+"""Edge cases that otherwise only the random environment reaches: the user, the turn, the answer, the history.
 
-One behaviour a test. What is about connections is in `test_conversation_edges_links`.
+One behaviour per test. Edge cases of links are in `test_conversation_edges_links`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ VAD = {"type": "realtime", "audio": {"input": {"turn_detection": {"type": "serve
 
 
 def begun(stage: Stage, response_id: str, metadata: dict[str, str] | None) -> list[Command]:
-    """The server begins a response that carries this, of no conversation of its own."""
+    """Receive ``response.created`` with this metadata."""
     response = {"id": response_id, "status": "in_progress", "output": [], "metadata": metadata}
     return stage.server({"type": "response.created", "response": response})
 
@@ -54,7 +54,7 @@ def transcribed(stage: Stage, item_id: str, text: str = "Hello.") -> list[Comman
 
 
 def asked(stage: Stage) -> Stage:
-    """A turn whose response has begun, and nothing of it has come."""
+    """Speak a turn and let its response be created, without content."""
     stage.say()
     stage.committed()
     stage.created()
@@ -63,7 +63,7 @@ def asked(stage: Stage) -> Stage:
 
 
 def tap(stage: Stage, ms: int = 40) -> list[Command]:
-    """Press, hear `ms`, and let go."""
+    """Press, capture `ms` of audio, and release."""
     return stage.press() + stage.hear(ms) + stage.release()
 
 
@@ -96,7 +96,7 @@ def test_an_item_of_an_out_of_band_response_is_not_in_the_history() -> None:
     assert ids(stage) == before
 
 
-def test_the_running_answer_goes_on_beside_an_out_of_band_response() -> None:
+def test_the_running_answer_continues_during_an_out_of_band_response() -> None:
     stage = Stage().ready().answering()
     stage.do(FrameGiven(ASIDE))
     assert cancels(stage, begun(stage, "resp_x", {"mine": "yes"})) == []
@@ -107,14 +107,14 @@ def test_the_running_answer_goes_on_beside_an_out_of_band_response() -> None:
     assert stage.outcomes() == ["answered"]
 
 
-def test_an_out_of_band_response_that_nobody_gave_is_neither_cancelled_nor_played() -> None:
+def test_an_unknown_out_of_band_response_is_neither_cancelled_nor_played() -> None:
     stage = Stage().ready().answering()
     assert begun(stage, "resp_x", {"whose": "unknown"}) == []
     assert stage.plays(stage.audio("resp_x", "item_x")) == []
     assert len(stage.plays(stage.audio())) == 1
 
 
-def test_an_out_of_band_response_does_not_take_the_place_of_the_one_that_is_waited_for() -> None:
+def test_an_out_of_band_response_does_not_take_the_slot_of_the_requested_response() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed()
@@ -123,7 +123,7 @@ def test_an_out_of_band_response_does_not_take_the_place_of_the_one_that_is_wait
     assert len(stage.plays(stage.audio("resp_1"))) == 1
 
 
-def test_an_out_of_band_response_is_not_played_as_the_answer_that_is_waited_for() -> None:
+def test_an_out_of_band_response_is_not_played_as_the_requested_answer() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed()
@@ -143,7 +143,7 @@ def test_an_out_of_band_response_without_metadata_is_not_cancelled() -> None:
 # --- late responses ----------------------------------------------------------------------------------------------
 
 
-def test_a_response_that_was_given_up_is_cancelled_when_it_is_created_again() -> None:
+def test_an_abandoned_response_is_cancelled_when_it_is_created_again() -> None:
     stage = asked(Stage(cancel_s=3.0).ready())
     assert cancels(stage, stage.press()) == ["resp_1"]
     stage.hear(3200)
@@ -153,7 +153,7 @@ def test_a_response_that_was_given_up_is_cancelled_when_it_is_created_again() ->
     assert cancels(stage, stage.created("resp_1", None)) == ["resp_1"]
 
 
-def test_a_response_that_is_finished_is_cancelled_when_it_is_created_late() -> None:
+def test_a_late_response_created_for_a_finished_response_is_cancelled() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed()
@@ -165,7 +165,7 @@ def test_a_response_that_is_finished_is_cancelled_when_it_is_created_late() -> N
     assert cancels(stage, stage.created("resp_1", None)) == ["resp_1"]
 
 
-def test_the_response_that_is_waited_for_is_taken_after_a_late_one_was_cancelled() -> None:
+def test_the_requested_response_is_accepted_after_a_late_one_was_cancelled() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed()
@@ -190,9 +190,9 @@ def test_a_response_of_another_turn_is_cancelled_and_not_played() -> None:
 # --- the button --------------------------------------------------------------------------------------------------
 
 
-def test_a_button_that_is_stuck_while_a_turn_is_spoken_cancels_the_turn() -> None:
+def test_a_stuck_button_cancels_the_turn_being_spoken() -> None:
     stage = Stage(stuck_s=10.0)
-    stage.do(ButtonEdge(True))  # before the start: no person's press
+    stage.do(ButtonEdge(True))  # before the start, so not a press
     stage.ready()
     stage.do(BeginAsked())
     stage.hear(7000)
@@ -203,7 +203,7 @@ def test_a_button_that_is_stuck_while_a_turn_is_spoken_cancels_the_turn() -> Non
     assert stage.sent_types()[-1] == "input_audio_buffer.clear"
 
 
-def test_a_button_that_is_stuck_ends_the_turn_before_its_longest_time_does() -> None:
+def test_a_stuck_button_cancels_the_turn_before_its_time_limit_commits_it() -> None:
     stage = Stage(max_turn_s=5.0, stuck_s=10.0).ready()
     stage.press()
     stage.hear(400)
@@ -214,7 +214,7 @@ def test_a_button_that_is_stuck_ends_the_turn_before_its_longest_time_does() -> 
     assert stage.earcons() == ["start", "cancel"]
 
 
-def test_a_button_that_is_stuck_does_not_disturb_an_answer() -> None:
+def test_a_stuck_button_does_not_disturb_an_answer() -> None:
     stage = Stage(stuck_s=10.0)
     stage.do(ButtonEdge(True))
     stage.ready()
@@ -232,11 +232,11 @@ def test_a_button_that_is_stuck_does_not_disturb_an_answer() -> None:
 def test_a_release_does_not_end_a_turn_of_the_program(mode: str) -> None:
     stage = Stage(button_mode=mode, alarm_s=1.0).ready()
     stage.do(AlarmRang("egg", "the egg"))
-    stage.press()  # silences the alarm, and begins nothing
+    stage.press()  # silences the alarm and starts no turn
     stage.do(BeginAsked())
     stage.hear(200)
     stage.release()
-    stage.hear(2000, 30, -60.0)  # neither a post-roll nor, latched, the silence ends it
+    stage.hear(2000, 30, -60.0)  # neither a post-roll nor latched silence ends it
     assert (stage.state, stage.outcomes()) == ("listening", [])
     assert "input_audio_buffer.commit" not in stage.sent_types()
     stage.do(CommitAsked())
@@ -244,7 +244,7 @@ def test_a_release_does_not_end_a_turn_of_the_program(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "tap"])
-def test_a_latched_turn_that_is_ended_too_soon_is_a_slip(mode: str) -> None:
+def test_a_latched_turn_ended_before_the_minimum_is_too_short(mode: str) -> None:
     stage = Stage(button_mode=mode, min_turn_ms=500).ready()
     tap(stage)
     assert (stage.state, stage.outcomes()) == ("listening", [])
@@ -256,7 +256,7 @@ def test_a_latched_turn_that_is_ended_too_soon_is_a_slip(mode: str) -> None:
     assert stage.troubles() == []
 
 
-def test_a_latched_turn_is_no_slip_from_the_shortest_time_on() -> None:
+def test_a_latched_turn_of_the_minimum_length_is_sent() -> None:
     stage = Stage(button_mode="auto", min_turn_ms=500).ready()
     tap(stage)
     stage.hear(460)
@@ -266,7 +266,7 @@ def test_a_latched_turn_is_no_slip_from_the_shortest_time_on() -> None:
     assert stage.sent_types()[-2:] == ["input_audio_buffer.commit", "response.create"]
 
 
-def test_a_latched_turn_in_which_too_little_was_captured_is_a_slip() -> None:
+def test_a_latched_turn_with_too_little_audio_is_too_short() -> None:
     stage = Stage(button_mode="tap").ready()
     tap(stage, 80)
     stage.do(CaptureOverrun(480))
@@ -274,7 +274,7 @@ def test_a_latched_turn_in_which_too_little_was_captured_is_a_slip() -> None:
     assert stage.troubles() == ["overrun"]
 
 
-def test_a_latched_turn_in_which_just_enough_was_captured_is_sent() -> None:
+def test_a_latched_turn_with_just_enough_audio_is_sent() -> None:
     stage = Stage(button_mode="tap").ready()
     tap(stage, 100)
     stage.do(CaptureOverrun(480))
@@ -282,7 +282,7 @@ def test_a_latched_turn_in_which_just_enough_was_captured_is_sent() -> None:
     assert stage.sent_types()[-2:] == ["input_audio_buffer.commit", "response.create"]
 
 
-def test_a_short_press_within_the_post_roll_is_no_slip() -> None:
+def test_a_short_press_in_the_post_roll_is_not_too_short() -> None:
     stage = Stage().ready()
     stage.press()
     stage.hear(400)
@@ -294,7 +294,7 @@ def test_a_short_press_within_the_post_roll_is_no_slip() -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "tap"])
-def test_a_latched_turn_of_a_dead_microphone_is_told(mode: str) -> None:
+def test_a_latched_turn_with_a_dead_microphone_is_reported(mode: str) -> None:
     stage = Stage(button_mode=mode).ready()
     stage.press()
     stage.release()
@@ -307,7 +307,7 @@ def test_a_latched_turn_of_a_dead_microphone_is_told(mode: str) -> None:
     assert "input_audio_buffer.commit" not in stage.sent_types()
 
 
-def test_a_latched_turn_in_a_quiet_room_ends_without_a_trouble() -> None:
+def test_a_latched_turn_in_a_quiet_room_ends_without_an_error() -> None:
     stage = Stage(button_mode="tap").ready()
     stage.press()
     stage.release()
@@ -320,13 +320,13 @@ def test_a_latched_turn_in_a_quiet_room_ends_without_a_trouble() -> None:
 # --- the program -------------------------------------------------------------------------------------------------
 
 
-def test_the_program_begins_no_turn_where_the_server_finds_the_turns() -> None:
+def test_the_program_starts_no_turn_with_server_turn_detection() -> None:
     stage = Stage(specs=[AgentSpec(agent="ada", session=VAD)]).ready()
     assert stage.do(BeginAsked()) == []
     assert stage.state == "ready"
 
 
-def test_the_program_begins_no_turn_with_a_spent_budget() -> None:
+def test_the_program_starts_no_turn_with_a_spent_budget() -> None:
     stage = Stage(budget_s=1.0).ready()
     stage.do(DayBegan("2027-01-01", 0.0, 2.0))
     stage.do(BeginAsked())
@@ -336,7 +336,7 @@ def test_the_program_begins_no_turn_with_a_spent_budget() -> None:
     assert stage.state == "ready"
 
 
-def test_the_program_begins_a_turn_with_a_spent_budget_where_an_offline_brain_takes_over() -> None:
+def test_the_program_starts_a_turn_with_a_spent_budget_if_there_is_an_offline_brain() -> None:
     stage = Stage(budget_s=1.0, endpoints=2, offline_endpoint=1).ready()
     stage.do(DayBegan("2027-01-01", 0.0, 2.0))
     stage.do(BeginAsked())
@@ -357,13 +357,13 @@ def test_a_start_with_the_microphone_on_leaves_the_capture_alone() -> None:
     assert Stage().start().commands == [Connect(1, 0)]
 
 
-def test_a_trace_that_cannot_be_written_is_told() -> None:
+def test_a_trace_that_cannot_be_written_is_reported() -> None:
     stage = Stage().ready()
     assert stage.do(TracingFailed("the disk is full")) == [Emit(Error("trace_failed", "the disk is full"))]
     assert stage.state == "ready"
 
 
-def test_a_shutdown_while_listening_clears_what_was_sent_and_ends_the_turn_and_the_connection() -> None:
+def test_a_shutdown_while_listening_clears_the_buffer_ends_the_turn_and_disconnects() -> None:
     stage = Stage().ready()
     stage.press()
     stage.hear(400)
@@ -382,7 +382,7 @@ def test_a_shutdown_before_anything_was_sent_clears_nothing() -> None:
     assert stage.outcomes() == ["cancelled"]
 
 
-def test_nothing_happens_after_a_shutdown() -> None:
+def test_events_after_a_shutdown_are_ignored() -> None:
     stage = Stage().ready()
     stage.do(ShutdownRequested("SIGTERM"))
     assert stage.press() + stage.hear(100) + stage.do(BeginAsked()) == []
@@ -400,7 +400,7 @@ def test_a_refused_commit_fails_the_turn() -> None:
     assert len(stage.announced()) == 1
 
 
-def test_a_refused_commit_of_another_turn_is_told_and_ends_nothing() -> None:
+def test_a_refused_commit_of_another_turn_is_reported_and_ends_nothing() -> None:
     stage = Stage().ready()
     stage.say()
     stage.error("input_audio_buffer_commit_empty", event_id="commit_turn_9_0", message="buffer too small")
@@ -408,7 +408,7 @@ def test_a_refused_commit_of_another_turn_is_told_and_ends_nothing() -> None:
     assert stage.troubles() == ["server_error"]
 
 
-def test_the_next_commit_after_a_refused_one_is_the_next_turns() -> None:
+def test_the_confirmation_after_a_refused_commit_belongs_to_the_next_turn() -> None:
     stage = Stage().ready()
     stage.say()
     stage.error("input_audio_buffer_commit_empty", event_id="commit_turn_1_0")
@@ -427,7 +427,7 @@ def talk(*names: str) -> list[HistoryItem]:
 
 
 def keep(stage: Stage, *names: str) -> list[str]:
-    """The program keeps only these items; returns what the server is told to delete."""
+    """Let the program keep only these items; return the ids deleted on the server."""
     kept = tuple(one for one in stage.conversation.history if one.id in names)
     return [one["item_id"] for one in stage.sent(stage.do(HistoryReplaced(kept)))]
 
@@ -443,7 +443,7 @@ def added(stage: Stage, item_id: str, previous: str) -> list[Command]:
     return stage.server({"type": "conversation.item.added", "previous_item_id": previous, "item": item})
 
 
-def test_an_item_behind_a_chain_of_deleted_ones_follows_what_stood_before_them() -> None:
+def test_an_item_after_a_chain_of_deleted_items_follows_their_predecessor() -> None:
     stage = Stage(history=talk("a", "b", "c", "d")).ready()
     assert keep(stage, "a", "b", "d") == ["c"]
     assert keep(stage, "a", "d") == ["b"]
@@ -451,7 +451,7 @@ def test_an_item_behind_a_chain_of_deleted_ones_follows_what_stood_before_them()
     assert ids(stage) == ["a", "x", "d"]
 
 
-def test_an_item_behind_a_chain_of_deleted_first_ones_is_the_first() -> None:
+def test_an_item_after_a_chain_of_deleted_first_items_comes_first() -> None:
     stage = Stage(history=talk("a", "b", "c")).ready()
     assert keep(stage, "a", "c") == ["b"]
     assert keep(stage, "c") == ["a"]
@@ -466,7 +466,7 @@ def test_a_deleted_item_is_not_brought_back_by_a_late_event() -> None:
     assert ids(stage) == ["a"]
 
 
-def test_the_words_of_an_item_are_attributed_to_its_turn_for_the_last_64_items_only() -> None:
+def test_transcripts_are_attributed_to_their_turn_for_the_newest_64_items_only() -> None:
     stage = Stage().ready()
     for number in range(1, 66):
         stage.say(200)
@@ -482,7 +482,7 @@ def test_the_words_of_an_item_are_attributed_to_its_turn_for_the_last_64_items_o
     ]
 
 
-def test_the_words_of_an_item_that_is_forgotten_are_still_in_the_history() -> None:
+def test_the_transcript_of_an_older_item_still_enters_the_history() -> None:
     stage = Stage().ready()
     for number in range(1, 66):
         stage.say(200)
@@ -491,7 +491,7 @@ def test_the_words_of_an_item_that_is_forgotten_are_still_in_the_history() -> No
     assert next(one.text for one in stage.conversation.history if one.id == "item_1") == "too old"
 
 
-def test_a_turn_that_is_shut_down_is_told_before_the_connection_is_closed() -> None:
+def test_a_shutdown_emits_turn_end_before_it_disconnects() -> None:
     stage = Stage().ready()
     stage.press()
     stage.hear(200)
@@ -500,7 +500,7 @@ def test_a_turn_that_is_shut_down_is_told_before_the_connection_is_closed() -> N
     assert ended == [commands.index(Disconnect(1)) - 1]
 
 
-def test_a_press_after_a_turn_that_was_cancelled_in_its_post_roll_begins_a_turn() -> None:
+def test_a_press_after_a_turn_cancelled_in_its_post_roll_starts_a_turn() -> None:
     stage = Stage().ready()
     stage.press()
     stage.hear(500)

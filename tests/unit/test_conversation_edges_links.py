@@ -1,6 +1,6 @@
-"""Edges of the connections that else only a random environment reaches, and of what the server is asked on them.
+"""Edge cases of links and session updates that otherwise only the random environment reaches.
 
-Resumed turns, spares, unreadable frames, updates of the session, calls of MCP servers; one behaviour a test.
+Continued turns, spares, unreadable frames, session updates, MCP calls; one behaviour per test.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ANN = AgentSpec(
 
 
 class Scene(Stage):
-    """A stage whose server speaks on the main link where a spare is the newest one."""
+    """A stage whose server speaks on the main link even if a spare is newer."""
 
     speaks_on = 0
 
@@ -48,7 +48,7 @@ class Scene(Stage):
         return self.speaks_on or super().link
 
     def with_spare(self) -> Scene:
-        """Fail over to the second endpoint; then a spare to the first is being made."""
+        """Fail over to the second endpoint, then start a spare to the first."""
         self.start()
         self.do(LinkDown(1, "refused", None, "nobody there"))
         self.link_ready()
@@ -67,10 +67,10 @@ class Scene(Stage):
         return self.on_spare({"type": "error", "error": error})
 
     def until_connect(self) -> float:
-        """Let time pass until a connection is asked for; returns the seconds."""
+        """Advance until a link is requested; return the seconds passed."""
         began, made = self.now, len(self.connects())
         while len(self.connects()) == made:
-            assert self.now < began + 900.0, "nothing is tried any more"
+            assert self.now < began + 900.0, "no link was requested"
             self.advance(0.5)
         return self.now - began
 
@@ -81,7 +81,7 @@ def output_item(stage: Stage, item: dict[str, Any], kind: str = "done", response
 
 
 def asked(stage: Stage) -> Stage:
-    """A turn whose response has begun, and nothing of it has come."""
+    """Speak a turn and let its response be created, without content."""
     stage.say()
     stage.committed()
     stage.created()
@@ -93,11 +93,11 @@ def updated(stage: Stage, instructions: str) -> list[Command]:
     return stage.server({"type": "session.updated", "session": SESSION | {"instructions": instructions}})
 
 
-# --- a turn that waits for a connection --------------------------------------------------------------------------
+# --- a turn that waits for a link --------------------------------------------------------------------------------
 
 
 def unlinked() -> Stage:
-    """A turn of the button was spoken while the connection is gone, and its retry far off."""
+    """Speak a button turn while the link is down and its retry far off."""
     stage = Stage(backoff_initial_s=20.0, backoff_max_s=40.0).ready()
     stage.advance(20.0)
     stage.press()
@@ -110,7 +110,7 @@ def unlinked() -> Stage:
     return stage
 
 
-def test_a_press_that_goes_on_with_a_turn_without_a_connection_connects() -> None:
+def test_a_press_that_continues_an_unlinked_turn_connects() -> None:
     stage = unlinked()
     stage.press()
     assert stage.connects() == [Connect(2, 0)]
@@ -118,14 +118,14 @@ def test_a_press_that_goes_on_with_a_turn_without_a_connection_connects() -> Non
     assert stage.earcons() == ["start"]
 
 
-def test_a_press_that_goes_on_with_a_turn_begins_no_other() -> None:
+def test_a_press_that_continues_a_turn_starts_no_other() -> None:
     stage = unlinked()
     stage.press()
     assert (stage.conversation.turn_id, stage.notices(TurnStart), stage.outcomes()) == ("turn_1", [], [])
     assert stage.flushes() == []
 
 
-def test_the_program_that_goes_on_with_a_turn_without_a_connection_connects() -> None:
+def test_continuing_an_unlinked_turn_by_the_program_connects() -> None:
     stage = Stage(backoff_initial_s=20.0, backoff_max_s=40.0).ready()
     stage.advance(20.0)
     stage.do(BeginAsked())
@@ -139,7 +139,7 @@ def test_the_program_that_goes_on_with_a_turn_without_a_connection_connects() ->
     assert (stage.conversation.turn_id, stage.notices(TurnStart), stage.outcomes()) == ("turn_1", [], [])
 
 
-def test_a_press_that_goes_on_with_a_turn_while_a_connection_is_made_makes_no_second_one() -> None:
+def test_a_press_that_continues_a_turn_while_connecting_starts_no_second_link() -> None:
     stage = unlinked()
     stage.press()
     stage.hear(400)
@@ -149,7 +149,7 @@ def test_a_press_that_goes_on_with_a_turn_while_a_connection_is_made_makes_no_se
     assert stage.connects() == [Connect(2, 0)]
 
 
-def test_a_turn_that_was_gone_on_with_is_sent_whole() -> None:
+def test_a_continued_turn_is_sent_completely() -> None:
     stage = unlinked()
     stage.press()
     stage.hear(400)
@@ -157,7 +157,7 @@ def test_a_turn_that_was_gone_on_with_is_sent_whole() -> None:
     stage.hear(260)
     stage.commands.clear()
     stage.link_ready()
-    # 2 x 400 ms, 2 x 240 ms of post-roll, and what was kept between them
+    # 2 x 400 ms, 2 x 240 ms of post-roll, and the audio kept in between
     assert len(stage.sent_audio()) >= 48 * 1280
     assert stage.sent_types().count("input_audio_buffer.commit") == 1
 
@@ -182,20 +182,20 @@ def test_an_error_on_the_spare_does_not_end_the_turn_on_the_main_link() -> None:
 
 
 @pytest.mark.parametrize(("code", "kind"), [("invalid_api_key", "invalid_request_error"), (None, "permission_error")])
-def test_the_last_error_on_the_spare_decides_what_its_end_means(code: str | None, kind: str) -> None:
+def test_the_last_error_on_the_spare_classifies_its_end(code: str | None, kind: str) -> None:
     scene = Scene(endpoints=2, fatal_retry_s=300.0, failback_s=60.0).with_spare()
     scene.spare_error(code, kind)
     scene.do(LinkDown(SPARE, "lost", 1006, ""))
-    assert scene.until_connect() >= 300.0  # blocked as by a bad key
+    assert scene.until_connect() >= 300.0  # blocked as for a bad key
 
 
-def test_a_spare_that_goes_down_without_an_error_is_tried_again_soon() -> None:
+def test_a_spare_that_goes_down_without_an_error_is_retried_soon() -> None:
     scene = Scene(endpoints=2, fatal_retry_s=300.0, failback_s=60.0).with_spare()
     scene.do(LinkDown(SPARE, "lost", 1006, ""))
     assert 59.0 <= scene.until_connect() <= 61.0
 
 
-def test_an_error_on_the_main_link_does_not_decide_what_the_end_of_the_spare_means() -> None:
+def test_an_error_on_the_main_link_does_not_classify_the_end_of_the_spare() -> None:
     scene = Scene(endpoints=2, fatal_retry_s=300.0, failback_s=60.0).with_spare()
     scene.error("invalid_api_key")
     scene.do(LinkDown(SPARE, "lost", 1006, ""))
@@ -210,7 +210,7 @@ def test_an_unreadable_frame_on_the_spare_is_ignored() -> None:
     assert scene.notices(Connected) == [Connected(SPARE, 0)]
 
 
-def test_unreadable_frames_of_the_spare_do_not_count_for_it_when_it_is_the_main_link() -> None:
+def test_unreadable_frames_of_a_spare_do_not_count_once_it_is_the_main_link() -> None:
     scene = Scene(endpoints=2, max_bad_frames=2).with_spare()
     for _ in range(2):
         scene.do(FrameRefused(SPARE, "no JSON"))
@@ -220,12 +220,12 @@ def test_unreadable_frames_of_the_spare_do_not_count_for_it_when_it_is_the_main_
     assert scene.troubles() == ["bad_frame"]
 
 
-def test_an_unreadable_frame_of_a_connection_that_is_gone_is_ignored() -> None:
+def test_an_unreadable_frame_of_a_closed_link_is_ignored() -> None:
     scene = Scene(endpoints=2).with_spare()
     assert scene.do(FrameRefused(1, "no JSON")) == []
 
 
-def test_as_many_unreadable_frames_as_are_allowed_do_not_end_the_main_link() -> None:
+def test_max_bad_frames_unreadable_frames_do_not_end_the_main_link() -> None:
     stage = Stage(max_bad_frames=3).ready()
     for _ in range(3):
         stage.do(FrameRefused(1, "no JSON"))
@@ -233,7 +233,7 @@ def test_as_many_unreadable_frames_as_are_allowed_do_not_end_the_main_link() -> 
     assert stage.state == "ready"
 
 
-def test_one_unreadable_frame_more_than_allowed_ends_the_main_link() -> None:
+def test_one_unreadable_frame_above_the_limit_ends_the_main_link() -> None:
     stage = Stage(max_bad_frames=3).ready()
     for _ in range(3):
         stage.do(FrameRefused(1, "no JSON"))
@@ -243,11 +243,11 @@ def test_one_unreadable_frame_more_than_allowed_ends_the_main_link() -> None:
     assert stage.state == "offline"
 
 
-# --- updates of the session --------------------------------------------------------------------------------------
+# --- session updates ---------------------------------------------------------------------------------------------
 
 
 def prepared(instructions: str) -> Stage:
-    """An agent has other instructions for this turn, and the server was told them."""
+    """Speak a turn whose agent has new instructions, and send them to the server."""
     old = AgentSpec(agent="ann", session=SESSION | {"instructions": "old"}, is_asked_at_turn=True)
     new = AgentSpec(agent="ann", session=SESSION | {"instructions": instructions}, is_asked_at_turn=True)
     stage = Stage(specs=[old]).ready()
@@ -260,7 +260,7 @@ def prepared(instructions: str) -> Stage:
 
 
 def told_next(stage: Stage) -> list[str]:
-    """The instructions that the next connection is given."""
+    """Reconnect and return the instructions sent on the next link."""
     stage.commands.clear()
     stage.lose()
     stage.advance(1.0)
@@ -268,14 +268,14 @@ def told_next(stage: Stage) -> list[str]:
     return [one["session"]["instructions"] for one in stage.sent() if one["type"] == "session.update"]
 
 
-def test_a_refused_update_of_a_turn_brings_back_the_instructions_before() -> None:
+def test_a_refused_update_for_a_turn_restores_the_previous_instructions() -> None:
     stage = prepared("new")
     stage.error("invalid_value", event_id="turn_turn_1", message="no such thing")
     assert stage.notices(Error) == [Error("server_error", "no such thing")]
     assert told_next(stage) == ["old"]
 
 
-def test_a_refused_update_of_a_turn_does_not_end_the_turn() -> None:
+def test_a_refused_update_for_a_turn_does_not_end_the_turn() -> None:
     stage = prepared("new")
     stage.error("invalid_value", event_id="turn_turn_1")
     stage.committed()
@@ -283,7 +283,7 @@ def test_a_refused_update_of_a_turn_does_not_end_the_turn() -> None:
     assert (stage.state, stage.outcomes()) == ("thinking", [])
 
 
-def test_an_accepted_update_of_a_turn_holds_at_the_next_connection() -> None:
+def test_an_accepted_update_for_a_turn_is_kept_on_the_next_link() -> None:
     stage = prepared("new")
     updated(stage, "new")
     assert told_next(stage) == ["new"]
@@ -295,19 +295,19 @@ def raw_update(stage: Stage, instructions: str) -> list[Command]:
     )
 
 
-def test_the_acceptance_of_a_later_update_answers_the_earlier_ones_too() -> None:
+def test_accepting_a_later_update_settles_the_earlier_ones() -> None:
     stage = Stage(commit_s=5.0).ready()
     began = stage.now
     for instructions in ("one", "two", "three"):
         raw_update(stage, instructions)
         stage.advance(1.0)
-    assert stage.conversation.deadline == began + 5.0  # of the first
+    assert stage.conversation.deadline == began + 5.0  # deadline of the first update
     updated(stage, "two")
-    assert stage.conversation.deadline == began + 7.0  # of the third
+    assert stage.conversation.deadline == began + 7.0  # deadline of the third update
 
 
 def handing_over() -> Stage:
-    """The server was asked to take another agent, and has not answered."""
+    """Send a handoff that the server has not answered."""
     stage = asked(Stage(specs=[ANN]).ready())
     stage.called("to_bob", "call_1")
     stage.done()
@@ -315,7 +315,7 @@ def handing_over() -> Stage:
     return stage
 
 
-def test_a_handoff_is_made_when_the_server_accepts_it_before_the_update_that_was_sent_earlier() -> None:
+def test_a_handoff_accepted_before_an_earlier_update_is_completed() -> None:
     stage = asked(Stage(specs=[ANN]).ready())
     stage.called("to_bob", "call_1")
     stage.done()
@@ -326,7 +326,7 @@ def test_a_handoff_is_made_when_the_server_accepts_it_before_the_update_that_was
     assert stage.conversation.agent == "bob"
 
 
-def test_a_handoff_that_a_later_update_has_overtaken_is_not_made() -> None:
+def test_a_handoff_superseded_by_a_later_update_is_not_completed() -> None:
     stage = handing_over()
     raw_update(stage, "Speak slowly.")
     updated(stage, "Speak slowly.")
@@ -335,7 +335,7 @@ def test_a_handoff_that_a_later_update_has_overtaken_is_not_made() -> None:
     assert stage.conversation.agent == "ann"
 
 
-# --- calls of MCP servers ----------------------------------------------------------------------------------------
+# --- MCP calls ---------------------------------------------------------------------------------------------------
 
 
 def mcp_call(**more: Any) -> dict[str, Any]:
@@ -349,7 +349,7 @@ def mcp_arguments(stage: Stage, arguments: str) -> list[Command]:
     )
 
 
-def test_a_call_of_an_mcp_server_is_told_when_its_arguments_are_there() -> None:
+def test_tool_start_of_an_mcp_call_is_emitted_when_its_arguments_arrive() -> None:
     stage = asked(Stage().ready())
     output_item(stage, mcp_call(), "added")
     assert stage.notices(ToolStart) == []
@@ -357,7 +357,7 @@ def test_a_call_of_an_mcp_server_is_told_when_its_arguments_are_there() -> None:
     assert stage.notices(ToolStart) == [ToolStart("turn_1", "mcp_1", "files.list", '{"path":"/a"}', "assistant")]
 
 
-def test_a_call_of_an_mcp_server_whose_arguments_come_after_the_response_is_told_once() -> None:
+def test_tool_start_of_an_mcp_call_with_late_arguments_is_emitted_once() -> None:
     stage = asked(Stage().ready())
     output_item(stage, mcp_call(), "added")
     stage.done(output=[mcp_call(status="in_progress")])
@@ -369,25 +369,25 @@ def test_a_call_of_an_mcp_server_whose_arguments_come_after_the_response_is_told
     assert stage.notices(ToolEnd) == [ToolEnd("turn_1", "mcp_1", "files.list", "a.txt", False, "assistant")]
 
 
-def test_a_call_of_an_mcp_server_whose_arguments_never_come_is_told_with_those_of_its_item() -> None:
+def test_tool_start_of_an_mcp_call_without_an_arguments_event_uses_those_of_its_item() -> None:
     stage = asked(Stage().ready())
     output_item(stage, mcp_call(), "added")
     output_item(stage, mcp_call(arguments='{"path":"/c"}', output="c.txt"))
     assert [one.arguments for one in stage.notices(ToolStart)] == ['{"path":"/c"}']
 
 
-def test_arguments_of_an_mcp_call_that_is_over_tell_nothing() -> None:
+def test_arguments_of_an_ended_mcp_call_are_ignored() -> None:
     stage = asked(Stage().ready())
     output_item(stage, mcp_call(), "added")
     output_item(stage, mcp_call(arguments="{}", output="c.txt"))
     assert mcp_arguments(stage, "{}") == []
 
 
-# --- verdicts on calls of MCP servers ----------------------------------------------------------------------------
+# --- verdicts on MCP approval requests ---------------------------------------------------------------------------
 
 
 def approving(stage: Stage) -> Stage:
-    """The server asks whether it may call a tool of an MCP server."""
+    """Receive an approval request for an MCP tool."""
     stage.say()
     stage.committed()
     stage.created()
@@ -416,7 +416,7 @@ def kinds(stage: Stage) -> list[str]:
 
 
 def relinked(stage: Stage) -> None:
-    """The connection is lost, and the next is made."""
+    """Lose the link and connect the next."""
     stage.lose()
     stage.advance(5.0)
     stage.do(LinkUp(stage.link))
@@ -424,14 +424,14 @@ def relinked(stage: Stage) -> None:
     assert stage.link == 2
 
 
-def test_a_tap_on_the_connection_of_the_request_approves_it() -> None:
+def test_a_tap_on_the_link_of_the_request_approves_it() -> None:
     stage = approving(Stage().ready())
     stage.press()
     stage.release()
     assert verdicts(stage) == [True]
 
 
-def test_a_tap_after_the_connection_was_replaced_sends_no_verdict() -> None:
+def test_a_tap_after_a_reconnect_sends_no_verdict() -> None:
     stage = approving(Stage().ready())
     relinked(stage)
     stage.press()
@@ -440,13 +440,13 @@ def test_a_tap_after_the_connection_was_replaced_sends_no_verdict() -> None:
     assert "mcp_approval_response" not in kinds(stage)
 
 
-def test_an_approval_by_the_program_after_the_connection_was_replaced_sends_no_verdict() -> None:
+def test_an_approval_by_the_program_after_a_reconnect_sends_no_verdict() -> None:
     stage = approving(Stage().ready())
     relinked(stage)
     assert stage.do(ApprovalAnswered("mcpr_1", approved=True)) == []
 
 
-def test_a_request_whose_connection_is_lost_in_the_middle_of_the_press_gets_no_verdict() -> None:
+def test_a_request_whose_link_is_lost_during_the_press_gets_no_verdict() -> None:
     stage = approving(Stage().ready())
     stage.press()
     relinked(stage)
@@ -455,7 +455,7 @@ def test_a_request_whose_connection_is_lost_in_the_middle_of_the_press_gets_no_v
     assert (stage.state, stage.outcomes()) == ("ready", ["failed"])
 
 
-def test_a_request_whose_connection_is_lost_for_good_leaves_no_verdict_in_the_history() -> None:
+def test_a_request_whose_link_stays_down_leaves_no_verdict_in_the_history() -> None:
     stage = approving(Stage().ready())
     stage.do(LinkDown(1, *BAD_KEY))
     assert stage.state == "failed"
@@ -464,7 +464,7 @@ def test_a_request_whose_connection_is_lost_for_good_leaves_no_verdict_in_the_hi
     assert "mcp_approval_response" not in kinds(stage)
 
 
-def test_a_request_whose_spare_takes_over_gets_no_verdict() -> None:
+def test_a_request_gets_no_verdict_after_a_spare_takes_over() -> None:
     scene = Scene(endpoints=2).with_spare()
     approving(scene)
     scene.on_spare({"type": "session.created", "session": {"type": "realtime"}})

@@ -1,22 +1,21 @@
-"""The conversation against a real model of the server, with everything late: what must hold whatever happens.
+"""Property tests of the conversation against a model of the server, with random delays and losses.
 
-Free random events do not find the races that matter, for the server then never says anything that fits. Here the
-environment is `brain.model`, an independent state machine that shares no code with the client. The invariants are
-in `tests/support/world.py`:
+Purely random events do not find the races that matter, because the server events then never fit the conversation.
+Here the environment is `brain.model`, an independent state machine that shares no code with the client. The invariants
+are in `tests/support/world.py`:
 
-* a response is begun once for each turn on a connection, and again only for calls or a trip in the one before;
+* a response is started once for each turn on a link, and again only after calls or a trip in the previous one;
 * no audio of another turn is played;
-* no period of the microphone is sent that was not heard while listening (or in the pre-roll of a press);
-* every state that is not a resting state has a deadline;
-* the light is right for the state;
-* the client never provokes an error of the server but the benign ones;
-* no call is run or answered twice, nor for another agent than the one that made it;
-* no tool that needs approval is run before somebody has approved this very call;
-* nothing of a response is played after a guardrail has tripped, and with held audio nothing at or behind the word
-  that trips it;
-* the agent that the conversation names is the one that the server has accepted last;
-* deliver everything and let time pass → ready; each call of a completed response has its output, and the history is
-  the server's, in its order.
+* only periods captured while listening (or in the pre-roll of a press) are sent;
+* every state except resting ones has a deadline;
+* the light matches the state;
+* the client provokes no server errors except benign ones;
+* no call is run or answered twice, nor for an agent other than its caller;
+* no tool that needs approval is run before that call is approved;
+* no audio of a response is played after a guardrail trips, and with held audio none from the tripping word on;
+* the agent of the conversation is the one the server accepted last;
+* once everything is delivered and time has passed, the state is ready, each call of a completed response has its
+  output, and the history equals the server's, in its order.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ ALL = 10_000
 
 
 def when(holds: Callable[[World], object]) -> Callable[[Any], Any]:
-    """Keep a rule for worlds where it does something: a step that does nothing finds nothing."""
+    """Enable a rule only in worlds where it has an effect; a step without effect finds nothing."""
     return precondition(lambda self: bool(holds(self.world)))
 
 
@@ -88,7 +87,7 @@ class Environment(RuleBasedStateMachine):
 
     @rule(periods=st.integers(6, 20))
     def talk(self, periods: int) -> None:
-        """One whole turn is spoken; the environment may do what it likes before its answer."""
+        """Speak one whole turn; the environment may do anything before its answer."""
         if not self.world.is_pressed:
             self.world.press()
         self.world.hear(periods)
@@ -97,28 +96,28 @@ class Environment(RuleBasedStateMachine):
 
     @rule(periods=st.integers(6, 20), generated=SOME)
     def talk_and_be_answered(self, periods: int, generated: int) -> None:
-        """A turn reaches the server, which begins to speak; the client knows nothing of it yet."""
+        """Speak a turn and let the server start to answer, without delivering the answer to the client."""
         self.talk(periods)
         self.world.deliver_up(ALL)
         self.world.speak(generated)
 
     @rule(periods=st.integers(6, 20), characters=st.sampled_from([5, 25]), is_bad=st.booleans())
     def converse(self, periods: int, characters: int, is_bad: bool) -> None:
-        """A turn is spoken, and the beginning of its answer arrives."""
+        """Speak a turn and deliver the start of its answer."""
         self.talk(periods)
         self.answer(2, False)
         self.answer(characters, is_bad)
 
     @rule(wishes=st.lists(WISHES, min_size=1, max_size=3), is_done=st.booleans())
     def ask_for_something(self, wishes: list[str], is_done: bool) -> None:
-        """A turn is spoken that is answered by calls."""
+        """Speak a turn that is answered by calls."""
         self.talk(8)
         self.exchange()
         self.answer_with_calls(wishes, is_done)
 
     @rule(is_done=st.booleans())
     def be_handed_over(self, is_done: bool) -> None:
-        """A turn is answered by a handoff, which the server accepts while it may be speaking on."""
+        """Speak a turn answered by a handoff; the server accepts it, possibly while still speaking."""
         self.ask_for_something(["handoff"], is_done)
         self.world.prepare()
         self.exchange()
@@ -183,7 +182,7 @@ class Environment(RuleBasedStateMachine):
 
     @rule(characters=st.sampled_from([5, 25]), is_bad=st.sampled_from([False, False, True]))
     def answer(self, characters: int, is_bad: bool) -> None:
-        """The server says more, and all of it arrives; how much was heard is up to time."""
+        """Let the server say more and deliver all of it; time decides how much is heard."""
         self.world.deliver_up(ALL)
         self.world.speak(characters, is_bad=is_bad)
         self.world.deliver_down(ALL)
@@ -259,7 +258,7 @@ class Environment(RuleBasedStateMachine):
         self.world.give_message(wants_answer=wants_answer)
 
     def teardown(self) -> None:
-        if hasattr(self, "world") and sys.exc_info()[0] is None:  # else a broken promise is already being told of
+        if hasattr(self, "world") and sys.exc_info()[0] is None:  # otherwise a failure is already being reported
             self.world.quiesce()
 
 
@@ -271,12 +270,12 @@ THOROUGH = settings(
     derandomize=True,
     report_multiple_bugs=False,
     database=None,
-    phases=[Phase.generate],  # a whole run is replayed in a blink, while Hypothesis shrinks it for five minutes
+    phases=[Phase.generate],  # no shrinking: it takes five minutes, a replay is instant
 )
 HUNT = THOROUGH
 
 
-def test_whatever_happens_the_conversation_keeps_its_promises() -> None:
+def test_the_conversation_keeps_its_invariants_in_any_environment() -> None:
     run_state_machine_as_test(Environment, settings=THOROUGH)
 
 
@@ -291,17 +290,17 @@ def _accept_any_created(self: ResponseSlot, response: wire.Response) -> Arrival:
 
 
 def test_the_environment_catches_a_client_that_accepts_any_response() -> None:
-    """The naive client: whatever audio comes is played. Turn 1's answer then sounds in turn 2."""
+    """A naive client plays any audio it receives, so turn 1's answer plays in turn 2."""
     with (
         patch.object(ResponseSlot, "is_current", _accept_any_response),
         patch.object(ResponseSlot, "created", _accept_any_created),
-        pytest.raises(AssertionError, match=r"is played in|another response is begun"),
+        pytest.raises(AssertionError, match=r"is played in|one response too many"),
     ):
         run_state_machine_as_test(Environment, settings=HUNT)
 
 
-def test_the_environment_catches_a_client_that_asks_twice() -> None:
-    """A client that wishes again at every ``committed`` gets two answers to one turn."""
+def test_the_environment_catches_a_client_that_requests_two_responses() -> None:
+    """A client that requests a response at every ``committed`` gets two answers to one turn."""
     real = server_events._committed
 
     def wish_again(do: Procedures, item_id: str, now: float) -> None:
@@ -311,12 +310,12 @@ def test_the_environment_catches_a_client_that_asks_twice() -> None:
 
     with (
         patch.object(server_events, "_committed", wish_again),
-        pytest.raises(AssertionError, match="another response is begun"),
+        pytest.raises(AssertionError, match="one response too many"),
     ):
         run_state_machine_as_test(Environment, settings=HUNT)
 
 
-def test_the_environment_catches_a_client_that_sends_while_nobody_talks() -> None:
+def test_the_environment_catches_a_client_that_sends_audio_outside_turns() -> None:
     real = user_events.audio
 
     def keep_nothing_back(do: Procedures, event: AudioCaptured, now: float) -> None:
@@ -326,12 +325,12 @@ def test_the_environment_catches_a_client_that_sends_while_nobody_talks() -> Non
 
     with (
         patch.object(user_events, "audio", keep_nothing_back),
-        pytest.raises(AssertionError, match="nobody was talking"),
+        pytest.raises(AssertionError, match="not captured in a turn"),
     ):
         run_state_machine_as_test(Environment, settings=HUNT)
 
 
-def test_the_environment_catches_a_truncation_beyond_what_was_received() -> None:
+def test_the_environment_catches_a_truncation_beyond_the_received_audio() -> None:
     def exaggerate(self: Heard) -> int:
         return (self.received_frames + 24_000) * 1000 // wire.SAMPLE_RATE
 
@@ -367,19 +366,19 @@ def test_the_environment_catches_a_client_that_answers_a_call_twice() -> None:
         run_state_machine_as_test(Environment, settings=HUNT)
 
 
-def test_the_environment_catches_a_client_that_plays_on_after_a_trip() -> None:
+def test_the_environment_catches_a_client_that_keeps_playing_after_a_trip() -> None:
     def play_on(do: Procedures, turn: RunningTurn, check: Check, name: str, reason: str, now: float) -> None:
         do.answer.playback.gate.passed(check.number)
         do.answer.release(do.link.main_id or 0, now)
 
     with (
         patch.object(agent_events, "trip", play_on),
-        pytest.raises(AssertionError, match=r"played on after a guardrail|was to be held"),
+        pytest.raises(AssertionError, match=r"still played after a guardrail|must be held back"),
     ):
         run_state_machine_as_test(Environment, settings=HUNT)
 
 
-def test_the_environment_catches_a_client_that_forgets_to_tell_a_new_connection_the_history() -> None:
+def test_the_environment_catches_a_client_that_does_not_replay_the_history() -> None:
     def tell_nothing(self: History) -> None:
         pass
 
@@ -390,7 +389,7 @@ def test_the_environment_catches_a_client_that_forgets_to_tell_a_new_connection_
         run_state_machine_as_test(Environment, settings=HUNT)
 
 
-# --- what it has found, as told by hand ----------------------------------------------------------------------------
+# --- failures it has found, as hand-written tests ------------------------------------------------------------------
 
 
 def _connected(**policy: Any) -> World:
@@ -407,7 +406,7 @@ def _exchange(world: World) -> None:
 
 
 def _ask(world: World) -> None:
-    """One turn is spoken and reaches the server, which has begun to generate."""
+    """Speak one turn and let the server start to generate."""
     world.press()
     world.hear(10)
     world.release()
@@ -422,7 +421,7 @@ def _hand_over(world: World) -> None:
     _exchange(world)
 
 
-def test_a_call_behind_a_handoff_in_the_same_response_is_run_for_the_agent_that_made_it() -> None:
+def test_a_call_after_a_handoff_in_the_same_response_runs_for_the_agent_that_made_it() -> None:
     world = _connected()
     _ask(world)
     _hand_over(world)
@@ -434,7 +433,7 @@ def test_a_call_behind_a_handoff_in_the_same_response_is_run_for_the_agent_that_
     assert len(world.running_tools) == 1
 
 
-def test_nothing_is_played_on_after_a_trip_whose_connection_is_lost() -> None:
+def test_a_trip_after_a_lost_link_stops_the_playback() -> None:
     world = _connected(guardrail_debounce=5)
     _ask(world)
     world.speak(25, is_bad=True)
@@ -446,7 +445,7 @@ def test_nothing_is_played_on_after_a_trip_whose_connection_is_lost() -> None:
     assert not world.queue
 
 
-def test_a_message_whose_answer_was_cut_by_the_connection_is_told_once_to_the_next() -> None:
+def test_a_message_whose_answer_was_cut_by_a_lost_link_is_replayed_once() -> None:
     world = _connected()
     world.give_message(wants_answer=True)
     _exchange(world)
@@ -459,7 +458,7 @@ def test_a_message_whose_answer_was_cut_by_the_connection_is_told_once_to_the_ne
     world.quiesce()
 
 
-def test_a_rotation_that_is_due_waits_for_the_instructions_of_the_connection_and_does_not_spin() -> None:
+def test_a_due_rotation_waits_for_the_instructions_of_the_link_without_spinning() -> None:
     world = _connected(rotate_after_s=3.0)
     _ask(world)
     _hand_over(world)
@@ -474,7 +473,7 @@ def test_a_rotation_that_is_due_waits_for_the_instructions_of_the_connection_and
     assert world.preparations
 
 
-def test_an_item_that_the_server_put_first_is_first_in_the_history() -> None:
+def test_an_item_the_server_placed_first_is_first_in_the_history() -> None:
     world = _connected()
     world.press()
     world.hear(10)
@@ -486,7 +485,7 @@ def test_an_item_that_the_server_put_first_is_first_in_the_history() -> None:
     world.quiesce()
 
 
-def test_an_item_behind_one_that_is_being_deleted_is_where_the_server_has_it() -> None:
+def test_an_item_after_one_being_deleted_is_placed_as_on_the_server() -> None:
     world = _connected()
     world.press()
     world.hear(10)
@@ -498,6 +497,6 @@ def test_an_item_behind_one_that_is_being_deleted_is_where_the_server_has_it() -
     world.interrupt()
 
     world.give_message(wants_answer=False)
-    world.deliver_down(ALL)  # the answer comes too late to be heard, so it is deleted
+    world.deliver_down(ALL)  # the answer arrives too late to be heard, so it is deleted
 
     world.quiesce()

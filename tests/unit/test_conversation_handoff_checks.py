@@ -1,4 +1,4 @@
-"""Checks of an answer whose agent has handed over: they end with their turn, whoever speaks then."""
+"""Tests that output checks of an agent that has handed over end with their turn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.unit.test_conversation_agents import BILLING, GREETER, Scene
 
 
 def handed_over(**policy: object) -> tuple[Scene, CheckText]:
-    """A guarded agent said a sentence and handed over; the other agent, without guardrails, is asked to speak."""
+    """Let a guarded agent say a sentence and hand over to an agent without guardrails, which is asked to speak."""
     guarded = replace(GREETER, has_output_guardrails=True)
     scene = Scene(specs=(guarded, BILLING), guardrail_debounce=1, **policy).ready()
     scene.session_updated()
@@ -27,14 +27,14 @@ def handed_over(**policy: object) -> tuple[Scene, CheckText]:
     return scene, check
 
 
-def test_after_an_interruption_no_deadline_of_the_check_is_left() -> None:
+def test_an_interruption_removes_the_deadline_of_the_check() -> None:
     scene, _ = handed_over(rotate_after_s=1e6)
     scene.do(InterruptAsked())
     scene.advance(60.0)
     assert scene.conversation.deadline is None or scene.conversation.deadline > scene.now + 60.0
 
 
-def test_a_check_of_the_turn_before_never_trips_the_next() -> None:
+def test_a_check_of_the_previous_turn_never_trips_the_next() -> None:
     scene, _ = handed_over()
     scene.press()
     scene.hear(500)
@@ -42,7 +42,7 @@ def test_a_check_of_the_turn_before_never_trips_the_next() -> None:
     assert scene.notices(Guardrail) == []
 
 
-def test_a_verdict_on_the_turn_before_plays_nothing_in_the_next() -> None:
+def test_a_verdict_on_the_previous_turn_plays_nothing_in_the_next() -> None:
     scene, check = handed_over(hold_audio=True)
     scene.press()
     scene.hear(500)

@@ -1,4 +1,4 @@
-"""Sessions that outlive the connection, and the day's budget: the core over several endpoints, one behaviour a test."""
+"""Tests of the conversation core over several endpoints: failover, rotation, expiry and the daily budget."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ TURN_SENT = ["input_audio_buffer.clear", "input_audio_buffer.append", "input_aud
 
 
 class Scene(Stage):
-    """A stage whose server speaks on the link that is named: with a spare, the newest is not the one in use."""
+    """A stage whose server speaks on a given link; with a spare, the newest link is not the one in use."""
 
     speaks_on = 0
 
     def __init__(self, **policy: Any) -> None:
         super().__init__(**policy)
         self.endpoint_of: dict[int, int] = {}
-        """Every connection that was asked for and is not down."""
+        """The endpoint of every link that was requested and is not down."""
         self.main = 0
-        """The one in use, as the observers are told; 0 for none."""
+        """The link in use, according to the ``Connected`` notices; 0 for none."""
 
     def do(self, event: Event) -> list[Command]:
         if isinstance(event, LinkDown):
@@ -57,7 +57,7 @@ class Scene(Stage):
                     assert endpoint == self.endpoint_of[link]
                     self.main = link
                 case Send(link=link):
-                    assert link == self.main, f"sent on {link}, and {self.main} is the one in use"
+                    assert link == self.main, f"sent on link {link}, but {self.main} is in use"
         return commands
 
     def _gone(self, link: int) -> None:
@@ -69,14 +69,14 @@ class Scene(Stage):
         return self.speaks_on or super().link
 
     def open(self, link: int = 0, *, model: str = MODEL) -> None:
-        """A connection comes up: the newest, or the one named."""
+        """Create the session of a link: the newest, or the given one."""
         self.speaks_on = link
         self.do(LinkUp(self.link))
         self.server({"type": "session.created", "session": {"type": "realtime", "model": model}})
         self.confirm()
 
     def confirm(self, transcriber: str = "gpt-transcribe") -> None:
-        """The server has taken the settings; a spare has none to take."""
+        """Let the server confirm the session; a spare has not sent one."""
         session = {"type": "realtime", "audio": {"input": {"transcription": {"model": transcriber}}}}
         self.server({"type": "session.updated", "session": session})
 
@@ -84,7 +84,7 @@ class Scene(Stage):
         self.do(LinkDown(link, kind, code, "nobody there"))
 
     def on(self, endpoint: int) -> Scene:
-        """Fail over until the conversation is on this endpoint; then forget how it came there."""
+        """Fail over until the conversation is on this endpoint, then clear the commands."""
         self.start()
         for _ in range(endpoint):
             self.down(self.link)
@@ -96,19 +96,19 @@ class Scene(Stage):
         return self
 
     def until_connecting(self) -> float:
-        """Let time pass until a connection is asked for; returns the seconds."""
+        """Advance until a link is requested; return the seconds passed."""
         began, made = self.now, len(self.connects())
         while len(self.connects()) == made:
-            assert self.now < began + 600.0, "nothing is tried any more"
+            assert self.now < began + 600.0, "no link was requested"
             self.advance(0.05)
         return self.now - began
 
     def using(self) -> int:
-        """The endpoint of the connection in use."""
+        """Return the endpoint of the link in use."""
         return self.endpoint_of[self.main]
 
     def tried(self) -> list[int]:
-        """The endpoints that were asked for."""
+        """Return the endpoints of the requested links, in order."""
         return [one.endpoint for one in self.connects()]
 
     def closed(self) -> list[int]:
@@ -118,17 +118,17 @@ class Scene(Stage):
         return [one.event.to_wire() for one in self._of(Send) if one.link == link]
 
     def types_on(self, link: int) -> list[str]:
-        """The types of the frames sent on one connection, runs of appends as one."""
+        """Return the types of the frames sent on one link, with each run of appends as one."""
         return self.sent_types([one for one in self._of(Send) if one.link == link])
 
     def ask(self, item_id: str = "item_u", response_id: str = "resp_1") -> None:
-        """Speak, and let the answer begin to be asked for."""
+        """Speak a turn and let its response be created."""
         self.say()
         self.committed(item_id)
         self.created(response_id, self.conversation.turn_id)
 
     def finish(self, response_id: str = "resp_1", **more: Any) -> None:
-        """The whole answer, heard to its end."""
+        """Receive the whole answer and play it to its end."""
         self.audio(response_id, f"item_{response_id}", 200)
         self.done(response_id, self.conversation.turn_id, **more)
         self.played_frames = 4800
@@ -158,7 +158,7 @@ def test_the_best_endpoint_is_tried_first() -> None:
     assert scene.connects() == [Connect(1, CLOUD)]
 
 
-def test_a_refused_endpoint_is_followed_by_the_next_at_once() -> None:
+def test_after_a_refused_connect_the_next_endpoint_is_tried_at_once() -> None:
     scene = Scene(endpoints=3)
     scene.start()
     scene.down(1)
@@ -168,7 +168,7 @@ def test_a_refused_endpoint_is_followed_by_the_next_at_once() -> None:
     assert scene.connects() == [Connect(1, CLOUD), Connect(2, HOUSE), Connect(3, OFFLINE)]
 
 
-def test_when_all_refuse_the_round_begins_anew_after_a_wait() -> None:
+def test_when_all_endpoints_refuse_a_new_round_starts_after_a_wait() -> None:
     scene = Scene(endpoints=3, backoff_initial_s=1.0)
     scene.start()
     for link in (1, 2, 3):
@@ -177,12 +177,12 @@ def test_when_all_refuse_the_round_begins_anew_after_a_wait() -> None:
     assert scene.tried() == [CLOUD, HOUSE, OFFLINE]
     assert scene.state == "offline"
     scene.advance(0.49)
-    assert len(scene.tried()) == 3, "half of the shortest wait at least"
+    assert len(scene.tried()) == 3, "the wait is at least half of the first"
     scene.advance(0.6)
     assert scene.tried() == [CLOUD, HOUSE, OFFLINE, CLOUD]
 
 
-def test_rounds_that_fail_are_further_and_further_apart() -> None:
+def test_failed_rounds_back_off() -> None:
     scene = Scene(endpoints=2, backoff_initial_s=1.0, backoff_max_s=16.0)
     scene.start()
     waits = []
@@ -196,7 +196,7 @@ def test_rounds_that_fail_are_further_and_further_apart() -> None:
     assert max(waits) <= 16.1
 
 
-def test_a_server_that_accepts_and_says_nothing_is_followed_by_the_next_endpoint() -> None:
+def test_a_silent_server_is_followed_by_the_next_endpoint() -> None:
     scene = Scene(endpoints=2, connect_s=15.0)
     scene.start()
     scene.do(LinkUp(1))
@@ -205,7 +205,7 @@ def test_a_server_that_accepts_and_says_nothing_is_followed_by_the_next_endpoint
     assert scene.tried() == [CLOUD, HOUSE]
 
 
-def test_the_conversation_goes_on_over_the_next_endpoint() -> None:
+def test_the_conversation_continues_on_the_next_endpoint() -> None:
     scene = Scene(endpoints=3)
     scene.start()
     scene.down(1)
@@ -215,7 +215,7 @@ def test_the_conversation_goes_on_over_the_next_endpoint() -> None:
     assert scene.notices(Connected) == [Connected(2, HOUSE)]
 
 
-def test_a_link_that_did_not_hold_is_followed_by_the_next_endpoint() -> None:
+def test_an_unstable_link_is_followed_by_the_next_endpoint() -> None:
     scene = Scene(endpoints=2, stable_s=10.0)
     scene.start()
     scene.open()
@@ -225,7 +225,7 @@ def test_a_link_that_did_not_hold_is_followed_by_the_next_endpoint() -> None:
     assert scene.tried() == [CLOUD, HOUSE]
 
 
-def test_a_link_that_held_and_is_lost_tries_the_best_first() -> None:
+def test_after_losing_a_stable_link_the_best_endpoint_is_tried_first() -> None:
     scene = Scene(endpoints=3, stable_s=10.0).on(HOUSE)
     scene.advance(11.0)
     scene.down(2, "lost", 1006)
@@ -233,15 +233,15 @@ def test_a_link_that_held_and_is_lost_tries_the_best_first() -> None:
     assert scene.tried() == [CLOUD]
 
 
-def test_the_best_endpoint_that_held_and_is_lost_is_tried_first_itself() -> None:
+def test_after_losing_a_stable_link_to_the_best_endpoint_the_same_endpoint_is_tried_first() -> None:
     scene = Scene(endpoints=3, stable_s=10.0).on(CLOUD)
     scene.advance(11.0)
     scene.down(1, "lost", 1006)
     scene.advance(1.0)
-    assert scene.tried() == [CLOUD], "the house server would keep the user until the next try to get back"
+    assert scene.tried() == [CLOUD], "on the house server the user would wait for the next failback"
 
 
-def test_a_round_after_a_link_that_held_waits_as_short_as_the_first() -> None:
+def test_a_stable_link_resets_the_backoff() -> None:
     scene = Scene(endpoints=1, stable_s=10.0, backoff_initial_s=1.0, backoff_max_s=60.0)
     scene.start()
     for _ in range(8):
@@ -265,10 +265,10 @@ def test_a_bad_key_blocks_its_own_endpoint_only() -> None:
     assert scene.state != "failed"
     scene.down(2)
     scene.advance(1.1)
-    assert scene.tried() == [CLOUD, HOUSE, HOUSE], "the round leaves out the endpoint that refuses the key"
+    assert scene.tried() == [CLOUD, HOUSE, HOUSE], "the round skips the endpoint that refuses the key"
 
 
-def test_it_has_failed_only_when_every_endpoint_is_blocked() -> None:
+def test_the_state_is_failed_only_when_every_endpoint_is_blocked() -> None:
     scene = Scene(endpoints=2)
     scene.start()
     scene.down(1, *BAD_KEY)
@@ -278,7 +278,7 @@ def test_it_has_failed_only_when_every_endpoint_is_blocked() -> None:
     assert scene.state == "failed"
 
 
-def test_a_blocked_endpoint_is_tried_again_after_its_time() -> None:
+def test_a_blocked_endpoint_is_retried_after_fatal_retry_s() -> None:
     scene = Scene(endpoints=2, fatal_retry_s=300.0)
     scene.start()
     scene.down(1, *BAD_KEY)
@@ -287,7 +287,7 @@ def test_a_blocked_endpoint_is_tried_again_after_its_time() -> None:
     scene.advance(289.0)
     assert scene.tried() == [CLOUD, HOUSE]
     scene.advance(1.5)
-    assert scene.tried() == [CLOUD, HOUSE, CLOUD], "the first to be free again"
+    assert scene.tried() == [CLOUD, HOUSE, CLOUD], "the endpoint whose block ends first"
 
 
 def test_a_press_with_every_endpoint_blocked_tries_the_best_at_once() -> None:
@@ -301,7 +301,7 @@ def test_a_press_with_every_endpoint_blocked_tries_the_best_at_once() -> None:
     assert scene.tried() == [CLOUD, HOUSE, CLOUD]
 
 
-def test_a_turn_outlives_a_fatal_reason_while_another_endpoint_is_left() -> None:
+def test_a_turn_survives_a_fatal_link_end_while_another_endpoint_is_left() -> None:
     scene = Scene(endpoints=2)
     scene.start()
     scene.advance(2.0)
@@ -326,20 +326,20 @@ def test_an_endpoint_that_refuses_the_settings_is_followed_by_the_next() -> None
     assert scene.state == "ready"
 
 
-# --- back to the best --------------------------------------------------------------------------------------------
+# --- failback ----------------------------------------------------------------------------------------------------
 
 
-def test_a_better_endpoint_is_tried_beside_after_a_while() -> None:
+def test_a_spare_to_a_better_endpoint_is_opened_after_failback_s() -> None:
     scene = Scene(endpoints=3, failback_s=60.0).on(HOUSE)
     scene.advance(57.9)
     assert scene.connects() == []
     scene.advance(0.2)
     assert scene.connects() == [Connect(3, CLOUD)]
-    assert scene.closed() == [], "the conversation stays where it is until the other is there"
+    assert scene.closed() == [], "the old link stays until the spare is ready"
     assert scene.state == "ready"
 
 
-def test_on_the_best_endpoint_nothing_better_is_looked_for() -> None:
+def test_on_the_best_endpoint_there_is_no_failback() -> None:
     scene = Scene(endpoints=3, failback_s=60.0).on(CLOUD)
     scene.advance(600.0)
     assert scene.connects() == []
@@ -358,7 +358,7 @@ def test_the_better_endpoint_takes_over_when_its_session_is_created() -> None:
     assert scene.troubles() == []
 
 
-def test_the_old_connection_that_ends_then_is_no_loss() -> None:
+def test_the_end_of_the_replaced_link_is_ignored() -> None:
     scene = Scene(endpoints=3, failback_s=60.0).on(HOUSE)
     scene.advance(60.0)
     scene.open(3)
@@ -366,7 +366,7 @@ def test_the_old_connection_that_ends_then_is_no_loss() -> None:
     assert (scene.state, scene.troubles(), scene.using()) == ("ready", [], CLOUD)
 
 
-def test_no_turn_is_disturbed_by_the_way_back() -> None:
+def test_a_failback_waits_for_the_end_of_the_turn() -> None:
     scene = Scene(endpoints=3, failback_s=60.0).on(HOUSE)
     scene.advance(50.0)
     scene.ask()
@@ -377,12 +377,12 @@ def test_no_turn_is_disturbed_by_the_way_back() -> None:
     scene.play(1)
     scene.advance(4.9)
     assert scene.conversation.turn_id is not None
-    assert scene.connects() == [], "the time has come, the gap has not"
+    assert scene.connects() == [], "failback is due but the turn still runs"
     scene.play(4799, drained=True)
     assert scene.connects() == [Connect(3, CLOUD)]
 
 
-def test_while_a_tool_still_runs_the_connection_that_wants_its_output_is_kept() -> None:
+def test_the_link_that_needs_a_tools_output_is_kept_until_the_tool_ends() -> None:
     scene = Scene(endpoints=3, failback_s=60.0, tool_s=120.0).on(HOUSE)
     scene.advance(50.0)
     scene.ask()
@@ -398,7 +398,7 @@ def test_while_a_tool_still_runs_the_connection_that_wants_its_output_is_kept() 
     assert scene.connects() == [Connect(3, CLOUD)]
 
 
-def test_settings_that_are_not_confirmed_keep_a_connection_for_no_longer_than_a_confirmation_may_take() -> None:
+def test_unconfirmed_settings_delay_a_failback_by_at_most_commit_s() -> None:
     scene = Scene(endpoints=3, failback_s=2.0, commit_s=5.0)
     scene.start()
     scene.down(1)
@@ -411,7 +411,7 @@ def test_settings_that_are_not_confirmed_keep_a_connection_for_no_longer_than_a_
     assert scene.connects()[2:] == [Connect(3, CLOUD)], "some servers never confirm"
 
 
-def test_confirmed_settings_free_the_gap() -> None:
+def test_confirmed_settings_allow_the_failback() -> None:
     scene = Scene(endpoints=3, failback_s=2.0, commit_s=5.0)
     scene.start()
     scene.down(1)
@@ -423,7 +423,7 @@ def test_confirmed_settings_free_the_gap() -> None:
     assert scene.connects()[2:] == [Connect(3, CLOUD)]
 
 
-def test_a_spare_that_fails_costs_nothing_and_is_tried_again_later() -> None:
+def test_a_spare_that_fails_is_ignored_and_retried_later() -> None:
     scene = Scene(endpoints=3, failback_s=60.0).on(HOUSE)
     scene.advance(60.0)
     scene.down(3)
@@ -434,7 +434,7 @@ def test_a_spare_that_fails_costs_nothing_and_is_tried_again_later() -> None:
     assert scene.connects() == [Connect(3, CLOUD), Connect(4, CLOUD)]
 
 
-def test_a_spare_that_says_nothing_is_given_up() -> None:
+def test_a_silent_spare_times_out() -> None:
     scene = Scene(endpoints=3, failback_s=60.0, connect_s=15.0).on(HOUSE)
     scene.advance(60.0)
     scene.do(LinkUp(3))
@@ -443,7 +443,7 @@ def test_a_spare_that_says_nothing_is_given_up() -> None:
     assert (scene.state, scene.troubles(), scene.using()) == ("ready", [], HOUSE)
 
 
-def test_a_spare_is_no_connection_to_speak_on() -> None:
+def test_turns_are_not_sent_on_a_spare() -> None:
     scene = Scene(endpoints=3, failback_s=60.0).on(HOUSE)
     scene.advance(60.0)
     scene.speaks_on = 2
@@ -452,7 +452,7 @@ def test_a_spare_is_no_connection_to_speak_on() -> None:
     assert scene.types_on(2)[-1] == "response.create"
 
 
-def test_a_failing_spare_does_not_disturb_the_turn_that_began_meanwhile() -> None:
+def test_a_failing_spare_does_not_disturb_the_running_turn() -> None:
     scene = Scene(endpoints=3, failback_s=60.0).on(HOUSE)
     scene.advance(60.0)
     scene.speaks_on = 2
@@ -462,19 +462,19 @@ def test_a_failing_spare_does_not_disturb_the_turn_that_began_meanwhile() -> Non
     assert scene.outcomes() == ["answered"]
 
 
-def test_an_endpoint_that_refuses_the_key_is_not_tried_before_its_time_nor_another_in_its_place() -> None:
+def test_a_blocked_better_endpoint_is_not_tried_before_its_time_nor_replaced_by_the_current_one() -> None:
     scene = Scene(endpoints=2, failback_s=60.0, fatal_retry_s=300.0)
     scene.start()
     scene.down(1, *BAD_KEY)
     scene.advance(0.0)
     scene.open()
     scene.advance(299.0)
-    assert scene.tried() == [CLOUD, HOUSE], "to replace a connection by one to the same endpoint is for nothing"
+    assert scene.tried() == [CLOUD, HOUSE], "a new link to the same endpoint would gain nothing"
     scene.advance(61.0)
     assert scene.tried() == [CLOUD, HOUSE, CLOUD]
 
 
-def test_a_spare_that_refuses_the_key_is_blocked_too() -> None:
+def test_a_spare_that_refuses_the_key_blocks_its_endpoint() -> None:
     scene = Scene(endpoints=2, failback_s=60.0, fatal_retry_s=300.0).on(HOUSE)
     scene.advance(60.0)
     scene.down(3, *BAD_KEY)
@@ -483,7 +483,7 @@ def test_a_spare_that_refuses_the_key_is_blocked_too() -> None:
     assert scene.troubles() == []
 
 
-def test_the_second_best_is_better_than_the_worst() -> None:
+def test_failback_tries_the_second_best_endpoint_if_the_best_is_blocked() -> None:
     scene = Scene(endpoints=3, failback_s=60.0, fatal_retry_s=1000.0)
     scene.start()
     scene.down(1, *BAD_KEY)
@@ -495,8 +495,8 @@ def test_the_second_best_is_better_than_the_worst() -> None:
     assert scene.tried() == [CLOUD, HOUSE, OFFLINE, HOUSE]
 
 
-def test_a_better_endpoint_that_is_away_does_not_hide_the_second_best() -> None:
-    """The cloud does not answer for hours; the house server is back after a minute."""
+def test_failback_tries_the_second_best_endpoint_if_the_best_is_down() -> None:
+    """The cloud is down for hours; the house server is back after a minute."""
     scene = Scene(endpoints=3, failback_s=60.0).on(OFFLINE)
     scene.advance(60.0)
     scene.down(4)
@@ -506,17 +506,17 @@ def test_a_better_endpoint_that_is_away_does_not_hide_the_second_best() -> None:
     assert HOUSE in scene.tried()
 
 
-# --- the main connection is lost while there is a spare -----------------------------------------------------------
+# --- the main link is lost while there is a spare -----------------------------------------------------------------
 
 
-def test_a_spare_that_stands_ready_takes_over_in_the_middle_of_a_turn() -> None:
+def test_a_ready_spare_takes_over_in_the_middle_of_a_turn() -> None:
     scene = Scene(endpoints=3, failback_s=60.0, pre_roll_ms=0).on(HOUSE)
     scene.advance(60.0)
     scene.speaks_on = 2
     scene.press()
     scene.hear(400, 777)
     scene.open(3)
-    assert scene.closed() == [], "not in a turn"
+    assert scene.closed() == [], "no switch during a turn"
     scene.commands.clear()
     scene.down(2, "lost", 1006)
     assert scene.types_on(3) == ["session.update", "input_audio_buffer.clear", "input_audio_buffer.append"]
@@ -530,7 +530,7 @@ def test_a_spare_that_stands_ready_takes_over_in_the_middle_of_a_turn() -> None:
     assert scene.outcomes() == ["answered"]
 
 
-def test_a_spare_that_is_being_made_becomes_the_one_that_is_waited_for() -> None:
+def test_a_connecting_spare_becomes_the_main_link() -> None:
     scene = Scene(endpoints=3, failback_s=60.0).on(HOUSE)
     scene.advance(60.0)
     scene.down(2, "lost", 1006)
@@ -542,7 +542,7 @@ def test_a_spare_that_is_being_made_becomes_the_one_that_is_waited_for() -> None
     assert scene.types_on(3) == ["session.update"]
 
 
-def test_a_spare_that_fails_after_the_main_one_is_followed_by_the_next_endpoint() -> None:
+def test_a_spare_that_fails_after_the_main_link_is_followed_by_the_next_endpoint() -> None:
     scene = Scene(endpoints=3, failback_s=60.0).on(HOUSE)
     scene.advance(60.0)
     scene.down(2, "lost", 1006)
@@ -555,7 +555,7 @@ def test_a_spare_that_fails_after_the_main_one_is_followed_by_the_next_endpoint(
 
 
 def rotating(**policy: Any) -> Scene:
-    """A conversation whose session is old; the spare is asked for, and nothing else has happened."""
+    """Age the session of a conversation until its rotation has requested a spare."""
     scene = Scene(rotate_after_s=3300.0, **policy)
     scene.on(CLOUD)
     scene.whole_turn()
@@ -569,7 +569,7 @@ def rotating(**policy: Any) -> Scene:
     return scene
 
 
-def test_a_session_is_replaced_before_its_hour() -> None:
+def test_a_session_is_rotated_before_it_expires() -> None:
     scene = Scene(rotate_after_s=3300.0).on(CLOUD)
     scene.advance(3297.0)
     assert scene.connects() == []
@@ -578,7 +578,7 @@ def test_a_session_is_replaced_before_its_hour() -> None:
     assert scene.closed() == []
 
 
-def test_the_new_session_is_told_the_history() -> None:
+def test_the_new_session_gets_the_history() -> None:
     scene = rotating()
     scene.open(2)
     assert scene.closed() == [1]
@@ -601,7 +601,7 @@ def test_the_new_session_is_told_the_history() -> None:
     assert scene.troubles() == []
 
 
-def test_the_new_session_is_replaced_in_its_turn() -> None:
+def test_the_new_session_is_rotated_too() -> None:
     scene = rotating()
     scene.open(2)
     scene.commands.clear()
@@ -611,7 +611,7 @@ def test_the_new_session_is_replaced_in_its_turn() -> None:
     assert scene.connects() == [Connect(3, CLOUD)]
 
 
-def test_a_turn_at_the_time_of_rotation_is_over_before() -> None:
+def test_a_rotation_waits_for_the_end_of_the_turn() -> None:
     scene = Scene(rotate_after_s=3300.0).on(CLOUD)
     scene.advance(3295.0)
     scene.press()
@@ -626,7 +626,7 @@ def test_a_turn_at_the_time_of_rotation_is_over_before() -> None:
     assert scene.connects() == [Connect(2, CLOUD)]
 
 
-def test_a_turn_begun_while_the_spare_connects_is_answered_on_the_old_connection() -> None:
+def test_a_turn_started_while_the_spare_connects_is_answered_on_the_old_link() -> None:
     scene = rotating()
     scene.speaks_on = 1
     scene.say()
@@ -642,7 +642,7 @@ def test_a_turn_begun_while_the_spare_connects_is_answered_on_the_old_connection
     assert scene.using() == CLOUD
 
 
-def test_nothing_of_the_old_connection_is_sent_on_the_new() -> None:
+def test_turns_of_the_old_link_are_not_sent_on_the_new() -> None:
     scene = rotating()
     scene.speaks_on = 1
     scene.say(sample=777)
@@ -655,7 +655,7 @@ def test_nothing_of_the_old_connection_is_sent_on_the_new() -> None:
     assert set(scene.types_on(2)) == {"session.update", "conversation.item.create"}
 
 
-def test_what_the_old_connection_still_says_after_the_change_means_nothing() -> None:
+def test_events_of_the_old_link_are_ignored_after_the_switch() -> None:
     scene = rotating()
     scene.open(2)
     before = scene.conversation.history
@@ -669,7 +669,7 @@ def test_what_the_old_connection_still_says_after_the_change_means_nothing() -> 
     assert scene.conversation.history == before
 
 
-def test_what_a_spare_says_is_not_the_conversation() -> None:
+def test_events_of_a_spare_do_not_enter_the_history() -> None:
     scene = rotating()
     before = scene.conversation.history
     scene.speaks_on = 2
@@ -679,7 +679,7 @@ def test_what_a_spare_says_is_not_the_conversation() -> None:
     assert scene.conversation.history == before
 
 
-def test_a_press_right_after_the_change_is_answered_on_the_new_connection() -> None:
+def test_a_press_right_after_the_switch_is_answered_on_the_new_link() -> None:
     scene = rotating()
     scene.open(2)
     scene.commands.clear()
@@ -689,7 +689,7 @@ def test_a_press_right_after_the_change_is_answered_on_the_new_connection() -> N
     assert scene.outcomes() == ["answered"]
 
 
-def test_a_rotation_that_fails_is_tried_again_before_the_hour() -> None:
+def test_a_failed_rotation_is_retried_before_the_session_expires() -> None:
     scene = rotating(failback_s=60.0)
     scene.down(2)
     assert (scene.state, scene.troubles(), scene.using()) == ("ready", [], CLOUD)
@@ -697,7 +697,7 @@ def test_a_rotation_that_fails_is_tried_again_before_the_hour() -> None:
     assert scene.connects() == [Connect(2, CLOUD), Connect(3, CLOUD)]
 
 
-def test_a_spare_that_waited_through_a_long_turn_is_given_the_time_to_be_prepared() -> None:
+def test_a_spare_that_waited_through_a_long_turn_still_gets_its_time_to_prepare() -> None:
     spec = AgentSpec(agent="assistant", session=SESSION, is_asked_at_connect=True)
     scene = Scene(specs=[spec], rotate_after_s=3300.0, prepare_s=5.0)
     scene.start()
@@ -723,7 +723,7 @@ def test_a_spare_that_waited_through_a_long_turn_is_given_the_time_to_be_prepare
     assert scene.types_on(2) == ["session.update", "conversation.item.create"]
 
 
-# --- the hour ----------------------------------------------------------------------------------------------------
+# --- session expiry ----------------------------------------------------------------------------------------------
 
 
 def expire(scene: Scene) -> None:
@@ -731,7 +731,7 @@ def expire(scene: Scene) -> None:
     scene.down(scene.link, *EXPIRED)
 
 
-def test_a_session_at_its_hour_is_replaced_at_once_and_is_no_trouble() -> None:
+def test_an_expired_session_is_replaced_at_once_without_an_error() -> None:
     scene = Scene(endpoints=3, rotate_after_s=9999.0).on(CLOUD)
     scene.advance(3600.0)
     expire(scene)
@@ -743,7 +743,7 @@ def test_a_session_at_its_hour_is_replaced_at_once_and_is_no_trouble() -> None:
 
 
 @pytest.mark.parametrize("moment", ["listening", "committing", "thinking", "created"])
-def test_the_turn_at_the_hour_is_said_again(moment: str) -> None:
+def test_a_turn_during_session_expiry_is_replayed(moment: str) -> None:
     scene = Scene(rotate_after_s=9999.0, pre_roll_ms=0).on(CLOUD)
     scene.advance(3590.0)
     scene.press()
@@ -771,7 +771,7 @@ def test_the_turn_at_the_hour_is_said_again(moment: str) -> None:
     assert scene.troubles() == []
 
 
-def test_once_the_answer_has_begun_the_question_is_not_said_again() -> None:
+def test_a_turn_whose_answer_has_started_is_not_replayed() -> None:
     scene = Scene(rotate_after_s=9999.0).on(CLOUD)
     scene.ask()
     scene.audio(ms=200)
@@ -783,7 +783,7 @@ def test_once_the_answer_has_begun_the_question_is_not_said_again() -> None:
     assert "response.create" not in scene.types_on(2)
 
 
-def test_a_message_at_the_hour_is_said_again() -> None:
+def test_a_message_during_session_expiry_is_replayed() -> None:
     scene = Scene(rotate_after_s=9999.0).on(CLOUD)
     item = {"id": "note_1", "type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hello."}]}
     scene.do(MessageGiven(item, "Hello."))
@@ -793,7 +793,7 @@ def test_a_message_at_the_hour_is_said_again() -> None:
     assert scene.types_on(2) == ["session.update", "conversation.item.create", "response.create"]
 
 
-def test_a_response_asked_for_by_a_frame_is_asked_for_again() -> None:
+def test_a_response_requested_by_a_raw_frame_is_requested_again() -> None:
     scene = Scene(rotate_after_s=9999.0).on(CLOUD)
     scene.do(FrameGiven({"type": "response.create", "response": {"instructions": "Say hello."}}))
     expire(scene)
@@ -803,7 +803,7 @@ def test_a_response_asked_for_by_a_frame_is_asked_for_again() -> None:
     assert scene.sent_on(2)[-1]["response"]["instructions"] == "Say hello."
 
 
-def test_a_turn_that_no_endpoint_takes_is_given_up_and_told() -> None:
+def test_a_turn_that_no_endpoint_accepts_fails_with_an_announcement() -> None:
     scene = Scene(endpoints=2, link_wait_s=30.0, backoff_initial_s=1.0, backoff_max_s=2.0)
     scene.start()
     scene.advance(2.0)
@@ -816,7 +816,7 @@ def test_a_turn_that_no_endpoint_takes_is_given_up_and_told() -> None:
     assert "could not send" in scene.announced()[0]
 
 
-def test_words_of_a_turn_that_was_said_again_belong_to_it() -> None:
+def test_the_transcript_of_a_replayed_turn_belongs_to_it() -> None:
     scene = Scene().on(CLOUD)
     scene.say()
     scene.committed("item_u")
@@ -828,7 +828,7 @@ def test_words_of_a_turn_that_was_said_again_belong_to_it() -> None:
     assert scene.notices(InputText) == [InputText("What time is it?", is_final=True, turn="turn_1")]
 
 
-# --- the day's budget --------------------------------------------------------------------------------------------
+# --- the daily budget --------------------------------------------------------------------------------------------
 
 USAGE = {
     "total_tokens": 2500,
@@ -837,12 +837,12 @@ USAGE = {
     "input_token_details": {"text_tokens": 500, "audio_tokens": 1000, "image_tokens": 0, "cached_tokens": 0},
     "output_token_details": {"text_tokens": 0, "audio_tokens": 1000},
 }
-USD = (500 * 4.00 + 1000 * 32.00 + 1000 * 64.00) / 1_000_000  # of USAGE by the price list of gpt-realtime-2.1
+USD = (500 * 4.00 + 1000 * 32.00 + 1000 * 64.00) / 1_000_000  # the price of USAGE with gpt-realtime-2.1
 WITH_OFFLINE: dict[str, Any] = {"endpoints": 2, "offline_endpoint": 1}
 
 
 def counted(scene: Scene) -> list[Usage]:
-    """What was counted of the model's work; the end of a turn counts its seconds."""
+    """Return the usage notices of responses and transcriptions; those of turn ends count seconds."""
     return [one for one in scene.notices(Usage) if one.audio_s == 0.0]
 
 
@@ -855,14 +855,14 @@ def reached(scene: Scene) -> list[int]:
 
 
 def spent(**policy: Any) -> Scene:
-    """A scene whose first turn has spent the whole budget."""
+    """Return a scene whose first turn has spent the whole budget."""
     scene = Scene(budget_usd=USD, **policy).on(CLOUD)
     scene.whole_turn(usage=USAGE)
     assert reached(scene) == [100]
     return scene
 
 
-def test_each_response_is_counted_by_kind_and_in_money() -> None:
+def test_each_response_is_counted_in_tokens_by_kind_and_in_money() -> None:
     scene = Scene().on(CLOUD)
     scene.whole_turn(usage=USAGE)
     [one] = counted(scene)
@@ -881,14 +881,14 @@ def test_each_response_is_counted_by_kind_and_in_money() -> None:
     }
 
 
-def test_what_is_spent_adds_up_over_the_day() -> None:
+def test_spending_adds_up_over_the_day() -> None:
     scene = Scene().on(CLOUD)
     scene.whole_turn("resp_1", usage=USAGE)
     scene.whole_turn("resp_2", usage=USAGE)
     assert [one.spent_usd for one in counted(scene)] == [pytest.approx(USD), pytest.approx(2 * USD)]
 
 
-def test_a_model_without_a_price_is_counted_without_a_figure() -> None:
+def test_a_model_without_a_price_is_counted_without_an_amount() -> None:
     scene = Scene()
     scene.start()
     scene.open(model="my-own-model")
@@ -900,7 +900,7 @@ def test_a_model_without_a_price_is_counted_without_a_figure() -> None:
     assert dict(one.tokens)["output_audio_tokens"] == 1000
 
 
-def test_a_server_that_names_no_model_gives_no_figure() -> None:
+def test_a_session_without_a_model_name_is_counted_without_an_amount() -> None:
     scene = Scene()
     scene.start()
     scene.link_ready()
@@ -915,7 +915,7 @@ def test_a_response_without_usage_is_not_counted() -> None:
     assert counted(scene) == []
 
 
-def test_an_answer_that_was_interrupted_is_counted_all_the_same() -> None:
+def test_an_interrupted_answer_is_still_counted() -> None:
     scene = Scene().on(CLOUD)
     scene.ask()
     scene.audio(ms=2000)
@@ -924,7 +924,7 @@ def test_an_answer_that_was_interrupted_is_counted_all_the_same() -> None:
     assert [one.usd for one in counted(scene)] == [pytest.approx(USD)]
 
 
-def test_an_answer_beside_the_conversation_is_counted() -> None:
+def test_an_out_of_band_answer_is_counted() -> None:
     scene = Scene().on(CLOUD)
     response = {"id": "resp_x", "status": "completed", "output": [], "metadata": {"aside": "key_1"}, "usage": USAGE}
     scene.server({"type": "response.done", "response": response})
@@ -956,7 +956,7 @@ def test_a_transcription_is_counted_by_its_tokens() -> None:
     assert dict(one.tokens)["output_tokens"] == 200
 
 
-def test_a_transcription_by_an_unknown_model_has_no_figure() -> None:
+def test_a_transcription_by_an_unknown_model_has_no_amount() -> None:
     scene = Scene().on(CLOUD)
     scene.confirm("my-own-ear")
     scene.ask()
@@ -964,7 +964,7 @@ def test_a_transcription_by_an_unknown_model_has_no_figure() -> None:
     assert [one.usd for one in counted(scene)] == [None]
 
 
-def test_the_model_of_the_connection_that_took_over_has_the_price() -> None:
+def test_the_price_is_that_of_the_model_on_the_link_that_took_over() -> None:
     scene = Scene(endpoints=2, failback_s=60.0)
     scene.start()
     scene.down(1)
@@ -977,7 +977,7 @@ def test_the_model_of_the_connection_that_took_over_has_the_price() -> None:
     assert [one.usd for one in counted(scene)] == [pytest.approx(USD)]
 
 
-def test_the_seconds_of_a_turn_are_counted_both_ways_at_its_end() -> None:
+def test_a_turn_counts_its_sent_and_received_seconds_at_its_end() -> None:
     scene = Scene(pre_roll_ms=0).on(CLOUD)
     scene.press()
     scene.hear(1000)
@@ -990,11 +990,11 @@ def test_the_seconds_of_a_turn_are_counted_both_ways_at_its_end() -> None:
     assert seconds(scene) == [pytest.approx(sent_s + 0.2)]
 
 
-def test_eighty_percent_is_told_once_and_nothing_changes() -> None:
+def test_eighty_percent_is_reported_once_and_changes_nothing() -> None:
     scene = Scene(budget_usd=USD / 0.9, **WITH_OFFLINE).on(CLOUD)
     scene.whole_turn(usage=USAGE)
     assert reached(scene) == [80]
-    assert "80 percent" in scene.notices(BudgetWarning)[0].message
+    assert (scene.notices(BudgetWarning)[0].percent, scene.notices(BudgetWarning)[0].unit) == (80, "usd")
     assert scene.announced() == []
     assert scene.connects() == []
     small = {"input_tokens": 0, "output_tokens": 1, "output_token_details": {"text_tokens": 1}}
@@ -1002,9 +1002,9 @@ def test_eighty_percent_is_told_once_and_nothing_changes() -> None:
     assert reached(scene) == [80]
 
 
-def test_a_hundred_percent_is_told_once_and_aloud() -> None:
+def test_a_hundred_percent_is_announced_once() -> None:
     scene = Scene(budget_usd=USD, **WITH_OFFLINE).on(CLOUD)
-    scene.ask()  # until the turn is over the connection stays
+    scene.ask()  # the link stays until the turn is over
     for key in ("key_1", "key_2"):
         response = {"id": f"resp_{key}", "status": "completed", "output": [], "metadata": {"aside": key}}
         scene.server({"type": "response.done", "response": response | {"usage": USAGE}})
@@ -1021,7 +1021,7 @@ def test_the_offline_brain_takes_over_when_the_turn_is_over() -> None:
     scene.audio(ms=200)
     scene.done(usage=USAGE)
     assert reached(scene) == [100]
-    assert scene.connects() == [], "the answer that was paid for is heard first"
+    assert scene.connects() == [], "the paid answer plays to its end first"
     scene.play(4800, drained=True)
     assert scene.outcomes() == ["answered"]
     assert scene.connects() == [Connect(2, 1)]
@@ -1030,7 +1030,7 @@ def test_the_offline_brain_takes_over_when_the_turn_is_over() -> None:
     assert scene.using() == 1
 
 
-def test_what_is_asked_after_that_is_answered_by_the_offline_brain() -> None:
+def test_turns_after_that_are_answered_by_the_offline_brain() -> None:
     scene = spent(**WITH_OFFLINE)
     scene.open(2, model="offline")
     scene.commands.clear()
@@ -1051,7 +1051,7 @@ def test_the_offline_brain_costs_nothing() -> None:
     assert scene.notices(Usage) == []
 
 
-def test_the_offline_brain_costs_nothing_though_its_connection_is_lost_before_the_end() -> None:
+def test_the_offline_brain_costs_nothing_even_if_its_link_is_lost_before_the_end() -> None:
     scene = Scene(budget_s=600.0, **WITH_OFFLINE)
     scene.start()
     scene.down(1)
@@ -1067,7 +1067,7 @@ def test_the_offline_brain_costs_nothing_though_its_connection_is_lost_before_th
     assert scene.notices(Usage) == []
 
 
-def test_with_the_budget_spent_no_better_endpoint_is_looked_for() -> None:
+def test_with_a_spent_budget_there_is_no_failback() -> None:
     scene = spent(**WITH_OFFLINE, failback_s=60.0)
     scene.open(2, model="offline")
     scene.commands.clear()
@@ -1075,7 +1075,7 @@ def test_with_the_budget_spent_no_better_endpoint_is_looked_for() -> None:
     assert scene.connects() == []
 
 
-def test_with_the_budget_spent_a_lost_offline_brain_is_not_replaced_by_one_that_costs() -> None:
+def test_with_a_spent_budget_a_lost_offline_brain_is_not_replaced_by_a_paid_endpoint() -> None:
     scene = spent(**WITH_OFFLINE)
     scene.open(2, model="offline")
     scene.commands.clear()
@@ -1087,7 +1087,7 @@ def test_with_the_budget_spent_a_lost_offline_brain_is_not_replaced_by_one_that_
     assert set(scene.tried()) == {1}
 
 
-def test_with_the_budget_spent_and_the_offline_brain_away_nothing_more_is_spent() -> None:
+def test_with_a_spent_budget_and_no_reachable_offline_brain_nothing_more_is_requested() -> None:
     scene = spent(**WITH_OFFLINE)
     scene.down(2)
     scene.commands.clear()
@@ -1096,7 +1096,7 @@ def test_with_the_budget_spent_and_the_offline_brain_away_nothing_more_is_spent(
     assert "response.create" not in scene.types_on(1)
 
 
-def test_a_new_day_frees_the_better_endpoints() -> None:
+def test_a_new_day_allows_the_paid_endpoints_again() -> None:
     scene = spent(**WITH_OFFLINE, failback_s=60.0)
     scene.open(2, model="offline")
     scene.commands.clear()
@@ -1106,17 +1106,17 @@ def test_a_new_day_frees_the_better_endpoints() -> None:
     scene.open(3)
     assert scene.using() == CLOUD
     scene.whole_turn("resp_2", usage=USAGE)
-    assert reached(scene) == [100], "a day of its own, and told again"
+    assert reached(scene) == [100], "the new day has its own budget and reports it again"
 
 
-def test_a_day_that_begins_spent_begins_offline() -> None:
+def test_a_day_that_starts_with_a_spent_budget_starts_offline() -> None:
     scene = Scene(budget_usd=1.0, **WITH_OFFLINE)
     scene.do(DayBegan("2026-11-23", spent_usd=1.5))
     scene.start()
     assert scene.connects() == [Connect(1, 1)]
 
 
-def test_without_an_offline_brain_a_press_is_refused_aloud() -> None:
+def test_without_an_offline_brain_a_press_is_refused_with_an_announcement() -> None:
     scene = spent()
     scene.advance(1.0)
     scene.commands.clear()
@@ -1140,11 +1140,11 @@ def test_without_an_offline_brain_a_message_of_the_program_is_refused_too() -> N
     assert scene.troubles() == ["budget_spent"]
 
 
-def test_without_an_offline_brain_the_announcement_does_not_promise_one() -> None:
+def test_without_an_offline_brain_the_announcement_does_not_mention_one() -> None:
     assert "offline" not in spent().announced()[0]
 
 
-def test_a_new_day_frees_the_button() -> None:
+def test_a_new_day_allows_presses_again() -> None:
     scene = spent()
     scene.do(DayBegan("2026-11-24"))
     scene.commands.clear()
@@ -1153,7 +1153,7 @@ def test_a_new_day_frees_the_button() -> None:
     assert scene.troubles() == []
 
 
-def test_the_same_day_told_again_frees_nothing() -> None:
+def test_repeating_the_same_day_does_not_reset_the_budget() -> None:
     scene = Scene(budget_usd=USD).on(CLOUD)
     scene.do(DayBegan("2026-11-23"))
     scene.whole_turn(usage=USAGE)
@@ -1162,7 +1162,7 @@ def test_the_same_day_told_again_frees_nothing() -> None:
     assert scene.troubles() == ["budget_spent"]
 
 
-def test_minutes_are_a_budget_too() -> None:
+def test_a_budget_of_seconds_is_enforced_too() -> None:
     scene = Scene(budget_s=1.5).on(CLOUD)
     scene.whole_turn("resp_1")
     [first] = seconds(scene)
@@ -1176,14 +1176,14 @@ def test_minutes_are_a_budget_too() -> None:
     assert scene.troubles() == ["budget_spent"]
 
 
-def test_minutes_that_are_spent_bring_the_offline_brain_after_the_turn() -> None:
+def test_a_spent_budget_of_seconds_switches_to_the_offline_brain_after_the_turn() -> None:
     scene = Scene(budget_s=0.5, **WITH_OFFLINE).on(CLOUD)
     scene.whole_turn()
     assert reached(scene) == [100]
     assert scene.connects() == [Connect(2, 1)]
 
 
-def test_a_slip_costs_no_seconds() -> None:
+def test_a_turn_that_is_too_short_costs_no_seconds() -> None:
     scene = Scene(budget_s=60.0).on(CLOUD)
     scene.press()
     scene.hear(40)

@@ -1,6 +1,6 @@
-"""Scenes whose commands come in an order that no other test holds.
+"""Scenes whose order of commands no other test covers.
 
-They assert little by themselves: the corpus records them, and `test_conversation_corpus` compares every command.
+They assert little: the corpus records them, and `test_conversation_corpus` compares every command.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def spec(**more: Any) -> AgentSpec:
 
 
 class OnLink(Stage):
-    """A stage whose server can speak on another link than the newest."""
+    """A stage whose server can speak on a link other than the newest."""
 
     spoken_on: int | None = None
 
@@ -43,7 +43,7 @@ class OnLink(Stage):
 
 
 def asked(stage: Stage) -> Stage:
-    """A turn was spoken, and its response is under way."""
+    """Speak a turn and let its response be created."""
     stage.say(400)
     stage.committed()
     stage.created()
@@ -61,7 +61,7 @@ def says(stage: Stage, delta: str, item_id: str = "item_a") -> None:
 
 
 def with_a_spare() -> OnLink:
-    """The second endpoint answers; a spare to the first is on its way."""
+    """Fail over to the second endpoint and start a spare to the first."""
     stage = OnLink(endpoints=2)
     stage.start()
     stage.lose("refused", None)
@@ -73,14 +73,14 @@ def with_a_spare() -> OnLink:
 
 
 def take_over(stage: OnLink) -> None:
-    """The spare is ready, and the main link goes."""
+    """Let the spare become ready and lose the main link."""
     greeting = {"type": "session.created", "event_id": "greeting", "session": {}}
     stage.do(ServerEventReceived(3, wire.decode(json.dumps(greeting))))
     stage.lose()
     stage.spoken_on = 3
 
 
-def test_a_link_is_lost_with_a_question_aside_two_items_and_calls_out_of_order():
+def test_a_link_is_lost_with_an_out_of_band_question_two_items_and_unordered_calls():
     stage = asked(Stage(specs=[spec(tools=None)]).ready())
     stage.do(OutOfBandAsked("key", {"input": []}))
     begins(stage, "item_a")
@@ -95,7 +95,7 @@ def test_a_link_is_lost_with_a_question_aside_two_items_and_calls_out_of_order()
     assert "failed" in stage.outcomes()
 
 
-def test_a_spare_takes_over_before_the_answer_has_begun():
+def test_a_spare_takes_over_before_the_answer_starts():
     stage = with_a_spare()
     stage.say()
     stage.committed()
@@ -123,7 +123,7 @@ def test_a_spare_takes_over_in_the_middle_of_an_answer_and_the_user_barges_in():
     assert stage.outcomes() == ["interrupted"]
 
 
-def test_a_response_belongs_to_the_agent_whose_update_came_before_it():
+def test_a_response_belongs_to_the_agent_in_force_when_it_was_requested():
     stage = Stage(specs=[spec(is_asked_at_turn=True, tools=None)]).ready()
     stage.say()
     stage.committed()
@@ -132,7 +132,7 @@ def test_a_response_belongs_to_the_agent_whose_update_came_before_it():
     assert stage.troubles() == ["instructions_late"]
 
 
-def test_instructions_that_come_while_the_server_answers_by_itself_hold_from_the_next_response():
+def test_instructions_arriving_while_the_server_responds_apply_from_the_next_response():
     stage = Stage(specs=[spec(session=SERVER_VAD, is_asked_at_turn=True, tools=None)]).ready()
     stage.server({"type": "input_audio_buffer.speech_started", "item_id": "user", "audio_start_ms": 0})
     stage.committed("user")
@@ -143,7 +143,7 @@ def test_instructions_that_come_while_the_server_answers_by_itself_hold_from_the
     assert "session.update" in stage.sent_types()
 
 
-def test_an_answer_is_checked_whole_before_its_sound_is_finished():
+def test_an_answer_is_checked_completely_before_its_audio_is_finished():
     stage = asked(Stage(specs=[spec(has_output_guardrails=True)], guardrail_debounce=-1).ready())
     begins(stage, "item_a")
     says(stage, "Hello.")
@@ -153,7 +153,7 @@ def test_an_answer_is_checked_whole_before_its_sound_is_finished():
 
 
 @pytest.mark.parametrize("has_guardrails", [False, True])
-def test_calls_questions_alarms_and_updates_are_late_at_once(has_guardrails: bool):
+def test_calls_questions_alarms_and_updates_time_out_in_one_event(has_guardrails: bool):
     tools = (
         ToolCard(name="slow", working_after_s=1.0, filler="wait", timeout_s=2.0),
         ToolCard(name="asks", approval="always"),
@@ -173,7 +173,7 @@ def test_calls_questions_alarms_and_updates_are_late_at_once(has_guardrails: boo
     assert stage.conversation.turn_id is None
 
 
-def test_a_check_of_the_answer_and_the_answer_itself_are_late_at_once():
+def test_a_check_and_its_answer_time_out_in_one_event():
     stage = asked(Stage(specs=[spec(has_output_guardrails=True)], guardrail_debounce=1).ready())
     says(stage, "Hello.")
     stage.now += 100.0
@@ -182,7 +182,7 @@ def test_a_check_of_the_answer_and_the_answer_itself_are_late_at_once():
     assert stage.conversation.turn_id is None
 
 
-def test_a_held_button_an_alarm_a_question_and_a_spare_are_late_at_once():
+def test_a_held_button_an_alarm_a_question_and_a_spare_are_due_in_one_event():
     stage = with_a_spare()
     stage.do(ButtonEdge(True))
     stage.do(AlarmRang("alarm", "egg"))
@@ -194,7 +194,7 @@ def test_a_held_button_an_alarm_a_question_and_a_spare_are_late_at_once():
 
 
 @pytest.mark.parametrize("is_rung_first", [True, False])
-def test_a_greeting_an_alarm_and_a_release_are_late_at_once(is_rung_first: bool):
+def test_a_connecting_link_an_alarm_and_a_release_are_due_in_one_event(is_rung_first: bool):
     stage = Stage().start()
     stage.advance(2.0)
     if is_rung_first:
@@ -210,7 +210,7 @@ def test_a_greeting_an_alarm_and_a_release_are_late_at_once(is_rung_first: bool)
     assert "timeout" in stage.troubles()
 
 
-def test_a_hold_that_rejects_and_the_time_to_approve_are_over_at_once():
+def test_a_rejecting_hold_and_the_approval_deadline_are_due_in_one_event():
     stage = asked(Stage(specs=[spec(tools=(ToolCard(name="asks", approval="always"),))]).ready())
     stage.called("asks", "call_1")
     stage.press()
@@ -221,7 +221,7 @@ def test_a_hold_that_rejects_and_the_time_to_approve_are_over_at_once():
     assert stage.tool_runs() == []
 
 
-def test_a_button_is_stuck_when_the_turn_reaches_its_longest():
+def test_a_stuck_button_and_the_turn_limit_are_due_in_one_event():
     stage = asked(Stage(specs=[spec(tools=None)], stuck_s=1.0, max_turn_s=5.0).ready())
     stage.called("tool", "call_1")
     stage.press()
@@ -232,7 +232,7 @@ def test_a_button_is_stuck_when_the_turn_reaches_its_longest():
     assert "button_stuck" in stage.troubles()
 
 
-def test_two_links_are_late_one_after_the_other():
+def test_two_links_time_out_one_after_the_other():
     stage = OnLink(endpoints=2)
     stage.start()
     stage.do(LinkDown(1, "refused", None, "no"))

@@ -1,6 +1,6 @@
-"""The conversation core: turns of the program, messages, asides, raw frames, the server's ear, interruption, responses.
+"""Tests of the conversation core: program turns, messages, questions, raw frames, server VAD, interruption, responses.
 
-Literal frames in, commands out, time a variable. What the button does is in `test_conversation`.
+Literal frames in, commands out, time as a variable. Button turns are in `test_conversation`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PIXEL = "data:image/png;base64,iVBORw0KGgo="
 def message(
     text: str = "What time is it?", item_id: str = "note_1", *, wants_answer: bool = True, image: str = ""
 ) -> MessageGiven:
-    """Something in writing, with or without an image, that is answered or not."""
+    """Return a text message, with or without an image, that wants an answer or not."""
     content: list[dict[str, Any]] = [{"type": "input_text", "text": text}] if text else []
     content += [{"type": "input_image", "image_url": image}] if image else []
     item = {"id": item_id, "type": "message", "role": "user", "content": content}
@@ -47,7 +47,7 @@ def aside(key: str = "k1", *, timeout_s: float = 30.0, **response: Any) -> OutOf
 
 
 def of_part(part: int, *, ms: int) -> dict[str, Any]:
-    """Audio of one part of an item."""
+    """Return an audio delta of one content part of an item."""
     return {
         "type": "response.output_audio.delta",
         "response_id": "resp_1",
@@ -59,27 +59,27 @@ def of_part(part: int, *, ms: int) -> dict[str, Any]:
 
 
 def listening_server(**detection: Any) -> AgentSpec:
-    """An agent of a session in which the server finds the turns by itself."""
+    """Return an agent whose session uses server turn detection."""
     turn_detection = {"type": "server_vad"} | detection
     return AgentSpec(agent="ada", session={"type": "realtime", "audio": {"input": {"turn_detection": turn_detection}}})
 
 
 class Scene(Stage):
-    """A stage whose program and whose server's ear act too."""
+    """A stage with actions of the program and of server turn detection."""
 
     def given(self, commands: list[Command] | None = None) -> list[str]:
-        """The ids of the items that the server was given."""
+        """Return the ids of the items created on the server."""
         return [one["item"]["id"] for one in self.sent(commands) if one["type"] == "conversation.item.create"]
 
     def asks(self, commands: list[Command] | None = None) -> list[dict[str, Any]]:
-        """Every response that was asked for, as the frame that asked for it."""
+        """Return every response.create frame."""
         return [one for one in self.sent(commands) if one["type"] == "response.create"]
 
     def known(self) -> list[str]:
         return [one.id for one in self.conversation.history]
 
     def relink(self) -> list[Command]:
-        """Lose the connection and make the next; returns what the next is told."""
+        """Lose the link and connect the next; return the commands of the new link."""
         self.lose()
         self.advance(5)
         before = len(self.commands)
@@ -131,12 +131,12 @@ class Scene(Stage):
         return self.server({"type": "input_audio_buffer.speech_stopped", "item_id": item_id, "audio_end_ms": 900})
 
     def spoke_to_server(self, item_id: str = "item_user", ms: int = 400) -> list[Command]:
-        """The server's ear hears a whole turn."""
+        """Speak a whole turn that server turn detection starts and ends."""
         commands = self.hear(100) + self.speech_started(item_id) + self.hear(ms)
         return commands + self.speech_stopped(item_id) + self.committed(item_id)
 
     def answered(self, response_id: str = "resp_1", turn: str | None = "turn_1", item_id: str = "item_a") -> None:
-        """The whole of an answer, received and heard."""
+        """Receive a whole answer and play it to its end."""
         self.created(response_id, turn)
         self.audio(response_id, item_id, ms=100)
         self.done(response_id, turn)
@@ -146,7 +146,7 @@ class Scene(Stage):
 # --- turns of the program ----------------------------------------------------------------------------------------
 
 
-def test_a_turn_that_the_program_begins_and_commits_is_sent_and_asked_for() -> None:
+def test_a_turn_started_and_committed_by_the_program_is_sent_and_answered() -> None:
     scene = Scene(pre_roll_ms=0).ready()
     commands = scene.do(BeginAsked()) + scene.hear(200, sample=1234)
     assert scene.state == "listening"
@@ -163,16 +163,16 @@ def test_a_turn_that_the_program_begins_and_commits_is_sent_and_asked_for() -> N
     assert scene.outcomes() == ["answered"]
 
 
-def test_a_commit_of_the_program_takes_no_post_roll() -> None:
+def test_a_commit_by_the_program_adds_no_post_roll() -> None:
     scene = Scene().ready()
     scene.do(BeginAsked())
     scene.hear(200)
     scene.do(CommitAsked())
     assert scene.state == "committing"
-    assert scene.hear(100) == [], "what is said after it is not of this turn"
+    assert scene.hear(100) == [], "later audio is not part of this turn"
 
 
-def test_a_turn_of_the_program_makes_no_sound_of_the_button() -> None:
+def test_a_turn_of_the_program_plays_no_button_earcons() -> None:
     scene = Scene().ready()
     scene.do(BeginAsked())
     scene.hear(200)
@@ -182,7 +182,7 @@ def test_a_turn_of_the_program_makes_no_sound_of_the_button() -> None:
     assert scene.earcons() == []
 
 
-def test_a_turn_of_the_program_that_is_shorter_than_the_minimum_is_a_slip() -> None:
+def test_a_turn_of_the_program_below_the_minimum_is_too_short() -> None:
     scene = Scene(pre_roll_ms=0).ready()
     scene.do(BeginAsked())
     scene.hear(80)
@@ -191,7 +191,7 @@ def test_a_turn_of_the_program_that_is_shorter_than_the_minimum_is_a_slip() -> N
     assert scene.outcomes() == ["too_short"]
 
 
-def test_an_aborted_turn_is_cleared_and_never_asked_for() -> None:
+def test_an_aborted_turn_is_cleared_and_requests_no_response() -> None:
     scene = Scene().ready()
     scene.do(BeginAsked())
     scene.hear(200)
@@ -201,7 +201,7 @@ def test_an_aborted_turn_is_cleared_and_never_asked_for() -> None:
     assert scene.state == "ready"
 
 
-def test_an_abort_after_the_commit_takes_nothing_back() -> None:
+def test_an_abort_after_the_commit_is_ignored() -> None:
     scene = Scene().ready()
     scene.do(BeginAsked())
     scene.hear(200)
@@ -213,13 +213,13 @@ def test_an_abort_after_the_commit_takes_nothing_back() -> None:
 
 
 @pytest.mark.parametrize("event", [CommitAsked(), AbortAsked(), InterruptAsked()])
-def test_without_a_turn_the_program_ends_nothing_and_sends_nothing(event: Any) -> None:
+def test_without_a_turn_commit_abort_and_interrupt_do_nothing(event: Any) -> None:
     scene = Scene().ready()
     assert scene.sent(scene.do(event)) == []
     assert scene.outcomes() == []
 
 
-def test_begin_in_a_turn_that_is_being_spoken_does_not_begin_another() -> None:
+def test_begin_during_a_spoken_turn_does_not_start_another() -> None:
     scene = Scene().ready()
     scene.do(BeginAsked())
     scene.hear(100)
@@ -227,7 +227,7 @@ def test_begin_in_a_turn_that_is_being_spoken_does_not_begin_another() -> None:
     assert [one.turn for one in scene.notices(TurnStart)] == ["turn_1"]
 
 
-def test_begin_barges_into_an_answer_like_a_press() -> None:
+def test_begin_interrupts_an_answer_like_a_press() -> None:
     scene = Scene(pre_roll_ms=0).ready()
     scene.answering()
     commands = scene.do(BeginAsked())
@@ -248,7 +248,7 @@ def test_silence_does_not_end_a_turn_of_the_program() -> None:
     assert scene.state == "listening"
 
 
-def test_a_turn_that_the_program_never_ends_is_committed_at_the_limit_and_told() -> None:
+def test_a_turn_the_program_never_ends_is_committed_at_the_limit_and_reported() -> None:
     scene = Scene(max_turn_s=2.0).ready()
     scene.do(BeginAsked())
     scene.hear(2000)
@@ -257,8 +257,8 @@ def test_a_turn_that_the_program_never_ends_is_committed_at_the_limit_and_told()
     assert scene.troubles() == ["too_long"]
 
 
-def test_a_button_does_not_end_the_turn_of_the_program_by_its_release() -> None:
-    """A press in a turn that is being spoken ends it; the release of it must not end, or begin, anything else."""
+def test_a_press_during_a_turn_of_the_program_commits_it_once() -> None:
+    """The press ends the turn; its release must not end or start another."""
     scene = Scene().ready()
     scene.do(BeginAsked())
     scene.hear(300)
@@ -269,7 +269,7 @@ def test_a_button_does_not_end_the_turn_of_the_program_by_its_release() -> None:
     assert [one.turn for one in scene.notices(TurnStart)] == ["turn_1"]
 
 
-def test_a_turn_of_the_program_begun_offline_is_sent_when_the_session_is_there() -> None:
+def test_a_turn_of_the_program_started_offline_is_sent_when_the_session_is_ready() -> None:
     scene = Scene(pre_roll_ms=0).ready()
     scene.lose()
     scene.do(BeginAsked())
@@ -281,7 +281,7 @@ def test_a_turn_of_the_program_begun_offline_is_sent_when_the_session_is_there()
     assert scene.sent_types()[-2:] == ["input_audio_buffer.commit", "response.create"]
 
 
-def test_speaking_again_while_offline_goes_on_with_the_turn_of_the_program() -> None:
+def test_starting_again_while_offline_continues_the_turn_of_the_program() -> None:
     scene = Scene(pre_roll_ms=0).ready()
     scene.lose()
     for sample in (11, 22):
@@ -296,7 +296,7 @@ def test_speaking_again_while_offline_goes_on_with_the_turn_of_the_program() -> 
 # --- messages ----------------------------------------------------------------------------------------------------
 
 
-def test_a_message_is_an_item_and_a_response_under_its_turn() -> None:
+def test_a_message_creates_an_item_and_requests_a_response_for_its_turn() -> None:
     scene = Scene().ready()
     given = message()
     create, ask = scene.sent(scene.do(given))
@@ -307,7 +307,7 @@ def test_a_message_is_an_item_and_a_response_under_its_turn() -> None:
     assert scene.outcomes() == ["answered"]
 
 
-def test_a_message_that_wants_no_answer_is_an_item_and_no_turn() -> None:
+def test_a_message_without_an_answer_creates_an_item_and_no_turn() -> None:
     scene = Scene().ready()
     commands = scene.do(message(wants_answer=False))
     assert scene.sent_types(commands) == ["conversation.item.create"]
@@ -315,7 +315,7 @@ def test_a_message_that_wants_no_answer_is_an_item_and_no_turn() -> None:
     assert scene.notices(TurnStart) == []
 
 
-def test_a_message_that_wants_no_answer_leaves_the_answer_alone() -> None:
+def test_a_message_without_an_answer_does_not_interrupt_the_running_answer() -> None:
     scene = Scene().ready()
     scene.answering()
     commands = scene.do(message(wants_answer=False))
@@ -336,7 +336,7 @@ def test_a_message_that_wants_an_answer_barges_in() -> None:
     assert scene.sent_types(scene.done("resp_1", status="cancelled")) == ["response.create"]
 
 
-def test_a_message_in_a_turn_that_is_being_spoken_is_answered_with_it() -> None:
+def test_a_message_during_a_spoken_turn_is_answered_with_it() -> None:
     scene = Scene().ready()
     scene.press()
     scene.hear(300)
@@ -349,7 +349,7 @@ def test_a_message_in_a_turn_that_is_being_spoken_is_answered_with_it() -> None:
     assert [one.turn for one in scene.notices(TurnStart)] == ["turn_1"]
 
 
-def test_two_messages_one_after_the_other_are_both_there_and_the_second_is_answered() -> None:
+def test_of_two_successive_messages_both_are_sent_and_the_second_is_answered() -> None:
     scene = Scene().ready()
     scene.do(message("Hi!", "note_1"))
     scene.do(message("And the weather?", "note_2"))
@@ -360,7 +360,7 @@ def test_two_messages_one_after_the_other_are_both_there_and_the_second_is_answe
 
 
 @pytest.mark.parametrize("wants_answer", [True, False])
-def test_a_message_given_offline_is_told_once_when_the_connection_is_there(wants_answer: bool) -> None:
+def test_a_message_given_offline_is_sent_once_when_the_link_is_ready(wants_answer: bool) -> None:
     scene = Scene().ready()
     scene.lose()
     scene.do(message(wants_answer=wants_answer))
@@ -372,7 +372,7 @@ def test_a_message_given_offline_is_told_once_when_the_connection_is_there(wants
     assert scene.known() == ["note_1"]
 
 
-def test_a_message_given_offline_stands_behind_what_was_said_before() -> None:
+def test_a_message_given_offline_is_sent_after_the_history() -> None:
     scene = Scene(history=[HistoryItem(id="item_old", role="user", text="Good morning.")]).ready()
     scene.lose()
     scene.do(message())
@@ -382,7 +382,7 @@ def test_a_message_given_offline_stands_behind_what_was_said_before() -> None:
     assert scene.sent_types()[-1] == "response.create"
 
 
-def test_two_messages_given_offline_are_both_told_and_one_answer_asked_for() -> None:
+def test_of_two_messages_given_offline_both_are_sent_and_one_answer_is_requested() -> None:
     scene = Scene().ready()
     scene.lose()
     scene.do(message("Hi!", "note_1"))
@@ -393,7 +393,7 @@ def test_two_messages_given_offline_are_both_told_and_one_answer_asked_for() -> 
     assert len(scene.asks()) == 1
 
 
-def test_a_message_waits_for_the_end_of_the_greeting() -> None:
+def test_a_message_waits_until_the_session_is_created() -> None:
     scene = Scene().start()
     scene.do(message())
     assert scene.sent() == []
@@ -401,7 +401,7 @@ def test_a_message_waits_for_the_end_of_the_greeting() -> None:
     assert scene.sent_types() == ["session.update", "conversation.item.create", "response.create"]
 
 
-def test_a_message_that_no_connection_ever_takes_is_told_and_over() -> None:
+def test_a_message_that_finds_no_link_fails_and_is_reported() -> None:
     scene = Scene(link_wait_s=30.0).ready()
     scene.lose()
     scene.do(message())
@@ -411,7 +411,7 @@ def test_a_message_that_no_connection_ever_takes_is_told_and_over() -> None:
 
 
 @pytest.mark.parametrize("moment", ["asked", "created"])
-def test_a_message_whose_answer_has_not_begun_is_given_again_on_the_next_connection(moment: str) -> None:
+def test_a_message_whose_answer_has_not_started_is_sent_again_on_the_next_link(moment: str) -> None:
     scene = Scene().ready()
     scene.do(message())
     if moment == "created":
@@ -423,17 +423,17 @@ def test_a_message_whose_answer_has_not_begun_is_given_again_on_the_next_connect
     assert scene.outcomes() == ["answered"]
 
 
-def test_a_message_whose_answer_has_begun_is_not_answered_twice() -> None:
+def test_a_message_whose_answer_has_started_is_not_answered_twice() -> None:
     scene = Scene().ready()
     scene.do(message())
     scene.created()
     scene.audio(ms=200)
     commands = scene.relink()
     assert scene.asks(commands) == []
-    assert scene.given(commands)[:1] == ["note_1"], "what was asked is told as history"
+    assert scene.given(commands)[:1] == ["note_1"], "the message is replayed as history"
 
 
-def test_a_message_that_the_server_refuses_ends_its_turn_and_is_not_in_the_history() -> None:
+def test_a_refused_message_fails_its_turn_and_leaves_the_history() -> None:
     scene = Scene().ready()
     scene.do(message())
     scene.error("invalid_value", event_id="item_note_1", message="Invalid image.")
@@ -445,7 +445,7 @@ def test_a_message_that_the_server_refuses_ends_its_turn_and_is_not_in_the_histo
 # --- images ------------------------------------------------------------------------------------------------------
 
 
-def test_an_image_is_sent_as_it_was_given_and_known_in_the_history() -> None:
+def test_an_image_is_sent_unchanged_and_kept_in_the_history() -> None:
     scene = Scene().ready()
     scene.do(message("What is this?", image=PIXEL))
     (create,) = [one for one in scene.sent() if one["type"] == "conversation.item.create"]
@@ -457,17 +457,17 @@ def test_an_image_is_sent_as_it_was_given_and_known_in_the_history() -> None:
     assert (item.text, item.images) == ("What is this?", (PIXEL,))
 
 
-def test_an_image_without_words_is_told_again_on_the_next_connection() -> None:
+def test_an_image_without_text_is_replayed_on_the_next_link() -> None:
     scene = Scene().ready()
     scene.do(message("", image=PIXEL, wants_answer=False))
     (create,) = [one for one in scene.sent(scene.relink()) if one["type"] == "conversation.item.create"]
     assert create["item"]["content"] == [{"type": "input_image", "image_url": PIXEL}]
 
 
-# --- the words of the user ---------------------------------------------------------------------------------------
+# --- transcripts of the user -------------------------------------------------------------------------------------
 
 
-def test_what_the_user_says_is_told_in_pieces_as_it_is_written_down() -> None:
+def test_transcript_deltas_of_the_user_are_emitted_as_they_arrive() -> None:
     scene = Scene().ready()
     scene.say()
     scene.committed()
@@ -486,10 +486,10 @@ def test_what_the_user_says_is_told_in_pieces_as_it_is_written_down() -> None:
     ]
 
 
-# --- questions beside the conversation ---------------------------------------------------------------------------
+# --- out-of-band questions ---------------------------------------------------------------------------------------
 
 
-def test_a_question_beside_the_conversation_is_sent_out_of_band_under_its_own_name() -> None:
+def test_a_question_is_sent_out_of_band_with_its_key() -> None:
     scene = Scene().ready()
     commands = scene.do(aside("k1", instructions="Sum it up.", metadata={"topic": "summary"}))
     assert scene.sent(commands) == [
@@ -504,10 +504,10 @@ def test_a_question_beside_the_conversation_is_sent_out_of_band_under_its_own_na
             },
         }
     ]
-    assert scene.state == "ready", "it is no turn"
+    assert scene.state == "ready", "a question starts no turn"
 
 
-def test_the_answer_to_such_a_question_is_told_once_with_its_items() -> None:
+def test_the_answer_to_a_question_is_emitted_once_with_its_items() -> None:
     scene = Scene().ready()
     scene.do(aside())
     scene.aside_created()
@@ -520,10 +520,10 @@ def test_the_answer_to_such_a_question_is_told_once_with_its_items() -> None:
     assert len(scene.asides()) == 1
 
 
-def test_a_question_beside_an_answer_disturbs_it_in_nothing() -> None:
+def test_a_question_does_not_disturb_a_running_answer() -> None:
     scene = Scene().ready()
     scene.answering()
-    assert scene.sent_types(scene.do(aside())) == ["response.create"], "it does not wait for the slot"
+    assert scene.sent_types(scene.do(aside())) == ["response.create"], "a question does not wait for the slot"
     scene.aside_created()
     scene.aside_done()
     scene.audio(ms=100)
@@ -534,7 +534,7 @@ def test_a_question_beside_an_answer_disturbs_it_in_nothing() -> None:
     assert scene.flushes() == []
 
 
-def test_an_answer_may_be_asked_for_while_such_a_question_is_open() -> None:
+def test_an_answer_can_be_requested_while_a_question_is_open() -> None:
     scene = Scene().ready()
     scene.do(aside())
     scene.aside_created()
@@ -545,7 +545,7 @@ def test_an_answer_may_be_asked_for_while_such_a_question_is_open() -> None:
     assert scene.asides() == []
 
 
-def test_a_barge_in_does_not_cancel_such_a_question() -> None:
+def test_a_barge_in_does_not_cancel_a_question() -> None:
     scene = Scene().ready()
     scene.answering()
     scene.do(aside())
@@ -556,7 +556,7 @@ def test_a_barge_in_does_not_cancel_such_a_question() -> None:
     assert [one.problem for one in scene.asides()] == [""]
 
 
-def test_nothing_of_such_an_answer_is_heard_told_as_the_answer_or_kept_in_the_history() -> None:
+def test_the_answer_to_a_question_is_not_played_not_emitted_as_the_answer_and_not_in_the_history() -> None:
     scene = Scene().ready()
     scene.say()
     scene.committed()
@@ -576,7 +576,7 @@ def test_nothing_of_such_an_answer_is_heard_told_as_the_answer_or_kept_in_the_hi
     assert scene.state == "thinking"
 
 
-def test_what_still_comes_of_such_an_answer_after_its_end_means_nothing() -> None:
+def test_late_audio_of_an_ended_question_is_ignored() -> None:
     scene = Scene().ready()
     scene.do(aside())
     scene.aside_created()
@@ -588,7 +588,7 @@ def test_what_still_comes_of_such_an_answer_after_its_end_means_nothing() -> Non
     assert scene.outcomes() == ["answered"]
 
 
-def test_two_such_questions_are_told_apart() -> None:
+def test_two_open_questions_are_told_apart() -> None:
     scene = Scene().ready()
     scene.do(aside("k1"))
     scene.do(aside("k2"))
@@ -599,7 +599,7 @@ def test_two_such_questions_are_told_apart() -> None:
     assert [(one.key, one.items[0].text) for one in scene.asides()] == [("k2", "Two."), ("k1", "One.")]
 
 
-def test_a_refused_question_ends_with_the_words_of_the_server_and_is_no_trouble_of_the_turn() -> None:
+def test_a_refused_question_ends_with_the_server_message_and_does_not_affect_the_turn() -> None:
     scene = Scene().ready()
     scene.do(message())
     scene.do(aside())
@@ -610,7 +610,7 @@ def test_a_refused_question_ends_with_the_words_of_the_server_and_is_no_trouble_
     assert scene.outcomes() == ["answered"]
 
 
-def test_a_question_whose_response_failed_says_why() -> None:
+def test_a_question_whose_response_failed_names_the_reason() -> None:
     scene = Scene().ready()
     scene.do(aside())
     scene.aside_created()
@@ -619,7 +619,7 @@ def test_a_question_whose_response_failed_says_why() -> None:
     assert [(one.items, one.problem) for one in scene.asides()] == [((), "Out of order.")]
 
 
-def test_a_question_without_an_answer_is_cancelled_by_its_id_at_its_deadline() -> None:
+def test_an_unanswered_question_is_cancelled_by_its_response_id_at_its_deadline() -> None:
     scene = Scene().ready()
     scene.do(aside(timeout_s=8.0))
     assert scene.conversation.deadline == scene.now + 8.0
@@ -628,28 +628,28 @@ def test_a_question_without_an_answer_is_cancelled_by_its_id_at_its_deadline() -
     assert scene.sent(commands) == [{"type": "response.cancel", "response_id": "resp_k"}]
     assert scene.asides() == [OutOfBandEnded("k1", (), "no answer within 8 s")]
     scene.aside_done()
-    assert len(scene.asides()) == 1, "the late answer is not a second one"
+    assert len(scene.asides()) == 1, "the late answer is not emitted"
 
 
-def test_the_deadline_of_a_question_leaves_the_answer_of_the_conversation_running() -> None:
+def test_the_deadline_of_a_question_does_not_cancel_the_running_answer() -> None:
     scene = Scene().ready()
     scene.do(aside(timeout_s=8.0))
     scene.do(message())
     scene.created()
     commands = scene.advance(8.0)
-    assert scene.sent(commands) == [], "there is no id to cancel yet, and the running response is another"
+    assert scene.sent(commands) == [], "the question has no response id yet; the running response is another"
     scene.answered()
     assert scene.outcomes() == ["answered"]
 
 
-def test_a_question_given_up_before_its_response_was_created_is_cancelled_on_arrival() -> None:
+def test_a_question_that_timed_out_before_response_created_is_cancelled_on_arrival() -> None:
     scene = Scene().ready()
     scene.do(aside(timeout_s=8.0))
     scene.advance(8.0)
     assert scene.sent(scene.aside_created()) == [{"type": "response.cancel", "response_id": "resp_k"}]
 
 
-def test_a_question_ends_with_its_connection_and_is_not_asked_again() -> None:
+def test_a_question_ends_with_its_link_and_is_not_asked_again() -> None:
     scene = Scene().ready()
     scene.do(aside())
     scene.aside_created()
@@ -658,7 +658,7 @@ def test_a_question_ends_with_its_connection_and_is_not_asked_again() -> None:
     assert scene.asides() == [OutOfBandEnded("k1", (), "the connection to the model was lost")]
 
 
-def test_a_question_without_a_connection_is_answered_at_once() -> None:
+def test_a_question_without_a_link_ends_at_once() -> None:
     scene = Scene().ready()
     scene.lose()
     commands = scene.do(aside())
@@ -666,23 +666,23 @@ def test_a_question_without_a_connection_is_answered_at_once() -> None:
     assert scene.asides() == [OutOfBandEnded("k1", (), "there is no connection to the model")]
 
 
-def test_a_question_that_is_open_at_the_end_of_the_session_ends_with_it() -> None:
+def test_an_open_question_ends_at_shutdown() -> None:
     scene = Scene().ready()
     scene.do(aside())
     scene.do(ShutdownRequested("bye"))
     assert [one.key for one in scene.asides()] == ["k1"]
 
 
-# --- any frame ---------------------------------------------------------------------------------------------------
+# --- raw frames --------------------------------------------------------------------------------------------------
 
 
-def test_any_frame_is_sent_as_it_is() -> None:
+def test_a_raw_frame_is_sent_unchanged() -> None:
     scene = Scene().ready()
     frame = {"type": "conversation.item.retrieve", "event_id": "mine", "item_id": "item_7"}
     assert scene.sent(scene.do(FrameGiven(frame))) == [frame]
 
 
-def test_a_response_asked_for_by_a_frame_is_a_wish_and_keeps_what_it_asked_for() -> None:
+def test_a_raw_response_create_becomes_a_request_with_its_options() -> None:
     scene = Scene().ready()
     response = {"instructions": "In French.", "metadata": {"mine": "1"}}
     (ask,) = scene.sent(scene.do(FrameGiven({"type": "response.create", "response": response})))
@@ -691,7 +691,7 @@ def test_a_response_asked_for_by_a_frame_is_a_wish_and_keeps_what_it_asked_for()
     assert scene.outcomes() == ["answered"]
 
 
-def test_a_response_asked_for_by_a_frame_waits_for_the_slot() -> None:
+def test_a_raw_response_create_waits_for_the_slot() -> None:
     scene = Scene().ready()
     scene.answering()
     commands = scene.do(FrameGiven({"type": "response.create"}))
@@ -699,7 +699,7 @@ def test_a_response_asked_for_by_a_frame_waits_for_the_slot() -> None:
     assert scene.sent_types(scene.done("resp_1", status="cancelled")) == ["response.create"]
 
 
-def test_a_response_asked_for_by_a_frame_does_not_take_the_word_from_the_user() -> None:
+def test_a_raw_response_create_during_speech_applies_to_the_spoken_turn() -> None:
     scene = Scene().ready()
     scene.press()
     scene.hear(500, sample=3210)
@@ -711,7 +711,7 @@ def test_a_response_asked_for_by_a_frame_does_not_take_the_word_from_the_user() 
     assert [one["response"]["instructions"] for one in scene.asks()] == ["In French."], "one answer for both"
 
 
-def test_an_out_of_band_response_by_a_frame_takes_no_slot_and_is_no_turn() -> None:
+def test_a_raw_out_of_band_response_takes_no_slot_and_starts_no_turn() -> None:
     scene = Scene().ready()
     scene.answering()
     frame = {"type": "response.create", "response": {"conversation": "none", "metadata": {"mine": "1"}}}
@@ -724,23 +724,23 @@ def test_an_out_of_band_response_by_a_frame_takes_no_slot_and_is_no_turn() -> No
     assert scene.flushes() == []
 
 
-def test_a_session_update_by_a_frame_gets_an_id_by_which_its_refusal_is_known() -> None:
+def test_a_raw_session_update_gets_an_event_id_that_identifies_its_refusal() -> None:
     scene = Scene().ready()
     frame = {"type": "session.update", "session": {"type": "realtime", "tool_choice": "none"}}
     (sent,) = scene.sent(scene.do(FrameGiven(frame)))
     assert {key: sent[key] for key in frame} == frame
     scene.error("invalid_value", event_id=sent["event_id"], message="No.")
     assert scene.troubles() == ["server_error"]
-    assert scene.state == "ready", "the session that was configured before still stands"
+    assert scene.state == "ready", "the previous session settings stay in force"
 
 
-def test_a_session_update_by_a_frame_keeps_its_own_id() -> None:
+def test_a_raw_session_update_keeps_its_own_event_id() -> None:
     scene = Scene().ready()
     frame = {"type": "session.update", "event_id": "mine", "session": {"type": "realtime"}}
     assert scene.sent(scene.do(FrameGiven(frame))) == [frame]
 
 
-def test_a_frame_without_a_connection_is_reported_and_not_kept() -> None:
+def test_a_raw_frame_without_a_link_is_reported_and_dropped() -> None:
     scene = Scene().ready()
     scene.lose()
     scene.do(FrameGiven({"type": "response.cancel"}))
@@ -750,17 +750,17 @@ def test_a_frame_without_a_connection_is_reported_and_not_kept() -> None:
     assert "response.cancel" not in scene.sent_types()
 
 
-# --- the server's ear --------------------------------------------------------------------------------------------
+# --- server turn detection ---------------------------------------------------------------------------------------
 
 
-def test_the_servers_ear_hears_everything_without_a_turn() -> None:
+def test_with_server_vad_all_audio_is_sent_without_a_turn() -> None:
     scene = Scene(specs=[listening_server()]).ready()
     commands = scene.hear(200, sample=1234)
     assert scene.sent_audio(commands) == period(1234, frames=24 * 200)
     assert scene.state == "ready"
 
 
-def test_speech_begins_a_turn_that_the_servers_commit_ends() -> None:
+def test_with_server_vad_speech_starts_a_turn_that_the_commit_ends() -> None:
     scene = Scene(specs=[listening_server()]).ready()
     scene.hear(100)
     scene.speech_started()
@@ -773,7 +773,7 @@ def test_speech_begins_a_turn_that_the_servers_commit_ends() -> None:
     assert [one.turn for one in scene.notices(TurnStart)] == ["turn_1"]
 
 
-def test_what_the_servers_ear_has_heard_is_neither_cleared_sent_twice_nor_committed_by_us() -> None:
+def test_with_server_vad_audio_is_sent_once_and_never_cleared_or_committed_by_the_client() -> None:
     scene = Scene(specs=[listening_server()]).ready()
     for sample, speak in ((1, lambda: None), (2, scene.speech_started), (3, scene.speech_stopped)):
         scene.hear(100, sample=sample)
@@ -783,7 +783,7 @@ def test_what_the_servers_ear_has_heard_is_neither_cleared_sent_twice_nor_commit
     assert scene.sent_types() == ["input_audio_buffer.append"]
 
 
-def test_the_servers_own_response_is_played() -> None:
+def test_with_server_vad_the_servers_own_response_is_played() -> None:
     scene = Scene(specs=[listening_server()]).ready()
     scene.spoke_to_server()
     scene.answered(turn=None)
@@ -792,7 +792,7 @@ def test_the_servers_own_response_is_played() -> None:
     assert scene.outcomes() == ["answered"]
 
 
-def test_where_the_server_asks_for_nothing_we_ask_once() -> None:
+def test_without_create_response_one_response_is_requested() -> None:
     scene = Scene(specs=[listening_server(create_response=False)]).ready()
     scene.spoke_to_server()
     assert [one["response"] for one in scene.asks()] == [{"metadata": {"turn": "turn_1"}}]
@@ -800,7 +800,7 @@ def test_where_the_server_asks_for_nothing_we_ask_once() -> None:
     assert scene.outcomes() == ["answered"]
 
 
-def test_speech_into_an_answer_stops_it_and_the_server_cancels_it_by_itself() -> None:
+def test_speech_during_an_answer_stops_it_without_a_cancel_if_the_server_interrupts() -> None:
     scene = Scene(specs=[listening_server(interrupt_response=True)]).ready()
     scene.spoke_to_server()
     scene.created(turn=None)
@@ -815,7 +815,7 @@ def test_speech_into_an_answer_stops_it_and_the_server_cancels_it_by_itself() ->
     assert scene.state == "listening"
 
 
-def test_where_the_server_does_not_cancel_by_itself_we_do() -> None:
+def test_without_interrupt_response_speech_during_an_answer_sends_a_cancel() -> None:
     scene = Scene(specs=[listening_server(interrupt_response=False)]).ready()
     scene.spoke_to_server()
     scene.created(turn=None)
@@ -825,7 +825,7 @@ def test_where_the_server_does_not_cancel_by_itself_we_do() -> None:
     assert scene.sent_types(commands) == ["conversation.item.truncate", "response.cancel"]
 
 
-def test_the_next_answer_of_the_server_is_played_after_one_that_was_interrupted() -> None:
+def test_with_server_vad_the_answer_after_an_interrupted_one_is_played() -> None:
     scene = Scene(specs=[listening_server()]).ready()
     scene.spoke_to_server()
     scene.created(turn=None)
@@ -837,13 +837,13 @@ def test_the_next_answer_of_the_server_is_played_after_one_that_was_interrupted(
     scene.played_frames = 0
     scene.created("resp_2", turn=None)
     scene.audio("resp_2", "item_b", ms=100)
-    assert [one.item_id for one in scene.plays()] == ["item_a", "item_b"], "nothing late of the first"
+    assert [one.item_id for one in scene.plays()] == ["item_a", "item_b"], "no late audio of the first"
     scene.done("resp_2", turn=None)
     scene.play(2400, drained=True)
     assert scene.outcomes() == ["interrupted", "answered"]
 
 
-def test_a_response_that_the_server_itself_cancels_before_it_said_anything_is_an_interruption() -> None:
+def test_a_response_the_server_cancels_before_any_audio_counts_as_interrupted() -> None:
     scene = Scene(specs=[listening_server()]).ready()
     scene.spoke_to_server()
     scene.created(turn=None)
@@ -852,7 +852,7 @@ def test_a_response_that_the_server_itself_cancels_before_it_said_anything_is_an
     assert scene.troubles() == []
 
 
-def test_a_press_with_the_servers_ear_stops_the_answer_and_begins_no_turn() -> None:
+def test_with_server_vad_a_press_stops_the_answer_and_starts_no_turn() -> None:
     scene = Scene(specs=[listening_server()]).ready()
     scene.spoke_to_server()
     scene.created(turn=None)
@@ -863,7 +863,7 @@ def test_a_press_with_the_servers_ear_stops_the_answer_and_begins_no_turn() -> N
     assert scene.state == "ready"
 
 
-def test_a_user_who_says_nothing_for_long_is_prompted_by_the_server() -> None:
+def test_with_server_vad_an_idle_timeout_prompt_is_played() -> None:
     scene = Scene(specs=[listening_server(idle_timeout_ms=6000)]).ready()
     scene.hear(100)
     scene.server(
@@ -880,14 +880,14 @@ def test_a_user_who_says_nothing_for_long_is_prompted_by_the_server() -> None:
     assert scene.outcomes() == ["answered"]
 
 
-def test_without_such_an_ear_what_the_server_says_of_speech_begins_nothing() -> None:
+def test_without_server_vad_speech_started_is_ignored() -> None:
     scene = Scene().ready()
     scene.answering()
     assert scene.speech_started() == []
     assert scene.state == "speaking"
 
 
-def test_a_connection_lost_in_mid_sentence_is_told_the_sentence_again() -> None:
+def test_with_server_vad_a_link_lost_in_mid_sentence_gets_the_sentence_again() -> None:
     scene = Scene(specs=[listening_server()], pre_roll_ms=100).ready()
     scene.hear(100, sample=1)
     scene.speech_started()
@@ -907,7 +907,7 @@ def test_a_connection_lost_in_mid_sentence_is_told_the_sentence_again() -> None:
     assert [one.turn for one in scene.notices(TurnStart)] == ["turn_1"]
 
 
-def test_a_connection_lost_before_the_servers_answer_has_begun_is_told_the_turn_again() -> None:
+def test_with_server_vad_a_link_lost_before_the_answer_gets_the_turn_again() -> None:
     scene = Scene(specs=[listening_server()], pre_roll_ms=0).ready()
     scene.speech_started()
     scene.hear(200, sample=5)
@@ -915,10 +915,10 @@ def test_a_connection_lost_before_the_servers_answer_has_begun_is_told_the_turn_
     scene.created(turn=None)
     again = scene.relink()
     assert scene.sent_audio(again) == period(5, frames=4800)
-    assert scene.known() == [], "it becomes another item"
+    assert scene.known() == [], "the replayed turn gets a new item"
 
 
-def test_a_turn_that_the_servers_ear_never_ends_is_given_up_and_told() -> None:
+def test_with_server_vad_a_turn_the_server_never_ends_fails_and_is_reported() -> None:
     scene = Scene(specs=[listening_server()], max_turn_s=10.0).ready()
     scene.speech_started()
     scene.hear(200)
@@ -938,7 +938,7 @@ WAYS = ["button", "program", "interrupt", "message", "frame", "ear", "tripwire"]
 
 
 def interrupted(way: str, *, is_done: bool = False) -> tuple[Scene, list[Command]]:
-    """Let one of those who may interrupt an answer of 2 s, of which 100 ms were heard; returns what comes of it."""
+    """Interrupt an answer of 2 s after 100 ms were heard; return the scene and the resulting commands."""
     spec = listening_server(interrupt_response=False) if way == "ear" else GUARDED
     scene = Scene(specs=[spec], pre_roll_ms=0).ready()
     if way == "ear":
@@ -975,7 +975,7 @@ def _interrupt(scene: Scene, way: str) -> list[Command]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_whoever_interrupts_the_same_frames_are_sent_after_the_sound_has_stopped(way: str) -> None:
+def test_every_kind_of_interruption_flushes_first_and_sends_the_same_frames(way: str) -> None:
     scene, commands = interrupted(way)
     assert scene.sent(commands)[:2] == CUT
     kinds = [type(one).__name__ for one in commands]
@@ -985,7 +985,7 @@ def test_whoever_interrupts_the_same_frames_are_sent_after_the_sound_has_stopped
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_whoever_interrupts_nothing_late_of_the_answer_is_played_told_or_run(way: str) -> None:
+def test_after_any_interruption_late_parts_of_the_answer_are_not_played_emitted_or_run(way: str) -> None:
     scene, _ = interrupted(way)
     scene.audio(ms=200)
     scene.wrote(" And there is more.")
@@ -998,7 +998,7 @@ def test_whoever_interrupts_nothing_late_of_the_answer_is_played_told_or_run(way
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_an_answer_that_is_all_here_and_still_plays_is_cut_without_a_cancel(way: str) -> None:
+def test_a_complete_answer_that_still_plays_is_cut_without_a_cancel(way: str) -> None:
     scene, commands = interrupted(way, is_done=True)
     assert scene.sent(commands)[0] == CUT[0]
     assert "response.cancel" not in scene.sent_types(commands)
@@ -1010,13 +1010,13 @@ def test_an_interruption_before_the_response_is_created_cancels_it_on_arrival(wa
     scene = Scene(pre_roll_ms=0).ready()
     scene.say()
     scene.committed()
-    assert "response.cancel" not in scene.sent_types(_interrupt(scene, way)), "there is nothing to cancel yet"
+    assert "response.cancel" not in scene.sent_types(_interrupt(scene, way)), "there is no response to cancel yet"
     assert scene.sent(scene.created()) == [{"type": "response.cancel", "response_id": "resp_1"}]
     scene.audio()
     assert scene.plays() == []
 
 
-def test_speech_before_the_servers_own_response_is_created_keeps_that_from_being_played() -> None:
+def test_with_server_vad_speech_before_response_created_cancels_that_response() -> None:
     scene = Scene(specs=[listening_server(interrupt_response=False)]).ready()
     scene.spoke_to_server()
     scene.speech_started("item_2")
@@ -1033,7 +1033,7 @@ def test_an_interruption_while_the_user_speaks_leaves_the_turn_alone() -> None:
     assert scene.state == "listening"
 
 
-def test_an_interruption_is_told_once_however_often_it_is_asked_for() -> None:
+def test_a_repeated_interruption_is_reported_once() -> None:
     scene = Scene().ready()
     scene.answering()
     scene.do(InterruptAsked())
@@ -1059,7 +1059,7 @@ def test_after_an_interruption_the_next_turn_is_answered() -> None:
 
 
 @pytest.mark.parametrize(("frames", "heard_ms"), [(0, 0), (23, 0), (24, 1), (2423, 100), (4799, 199)])
-def test_a_truncation_is_in_whole_milliseconds_that_were_heard(frames: int, heard_ms: int) -> None:
+def test_a_truncation_is_in_whole_heard_milliseconds(frames: int, heard_ms: int) -> None:
     scene = Scene().ready()
     scene.say()
     scene.committed()
@@ -1070,7 +1070,7 @@ def test_a_truncation_is_in_whole_milliseconds_that_were_heard(frames: int, hear
     assert (truncate["audio_end_ms"], type(truncate["audio_end_ms"])) == (heard_ms, int)
 
 
-def test_a_loudspeaker_that_claims_more_than_it_was_given_is_believed_no_further() -> None:
+def test_a_playback_report_beyond_the_queued_audio_is_clamped() -> None:
     scene = Scene().ready()
     scene.say()
     scene.committed()
@@ -1094,7 +1094,7 @@ def test_each_queued_item_is_truncated_once_and_no_other() -> None:
     assert [(one["item_id"], one["audio_end_ms"]) for one in cuts] == [("item_b", 50), ("item_c", 0)]
 
 
-def test_each_part_of_an_item_is_truncated_where_it_was_heard() -> None:
+def test_each_content_part_of_an_item_is_truncated_at_what_was_heard() -> None:
     scene = Scene().ready()
     scene.say()
     scene.committed()
@@ -1106,7 +1106,7 @@ def test_each_part_of_an_item_is_truncated_where_it_was_heard() -> None:
     assert [(one["content_index"], one["audio_end_ms"]) for one in cuts] == [(1, 30)]
 
 
-def test_where_all_was_heard_nothing_is_truncated_and_no_interruption_told() -> None:
+def test_a_fully_heard_answer_is_not_truncated_or_reported_as_interrupted() -> None:
     scene = Scene().ready()
     scene.say()
     scene.committed()
@@ -1118,7 +1118,7 @@ def test_where_all_was_heard_nothing_is_truncated_and_no_interruption_told() -> 
     assert scene.notices(AudioInterrupted) == []
 
 
-def test_an_interruption_of_thinking_is_no_interruption_of_an_answer() -> None:
+def test_an_interruption_while_thinking_emits_no_audio_interrupted() -> None:
     scene = Scene().ready()
     scene.say()
     scene.committed()
@@ -1129,7 +1129,7 @@ def test_an_interruption_of_thinking_is_no_interruption_of_an_answer() -> None:
     assert scene.outcomes() == ["interrupted"]
 
 
-def test_what_the_loudspeaker_says_of_the_old_answer_is_not_heard_of_the_new_one() -> None:
+def test_a_playback_report_of_the_old_answer_does_not_count_for_the_new_one() -> None:
     scene = Scene().ready()
     scene.answering()
     old = scene.conversation.epoch
@@ -1142,10 +1142,10 @@ def test_what_the_loudspeaker_says_of_the_old_answer_is_not_heard_of_the_new_one
     assert (truncate["item_id"], truncate["audio_end_ms"]) == ("item_b", 0)
 
 
-# --- interruption: what was never heard --------------------------------------------------------------------------
+# --- interruption: unheard answers -------------------------------------------------------------------------------
 
 
-def test_an_answer_that_came_too_late_to_be_heard_is_taken_out_of_the_conversation() -> None:
+def test_an_answer_arriving_after_the_interruption_is_deleted() -> None:
     scene = Scene().ready()
     scene.say()
     scene.committed()
@@ -1160,7 +1160,7 @@ def test_an_answer_that_came_too_late_to_be_heard_is_taken_out_of_the_conversati
     assert scene.known() == ["item_user"]
 
 
-def test_an_answer_that_was_heard_in_part_is_kept_with_that_part() -> None:
+def test_a_partly_heard_answer_is_kept_with_the_heard_part() -> None:
     scene = Scene().ready()
     scene.say()
     scene.committed()
@@ -1177,8 +1177,8 @@ def test_an_answer_that_was_heard_in_part_is_kept_with_that_part() -> None:
     assert item.text == "It is noon, and"
 
 
-def test_an_item_that_began_only_after_the_interruption_is_taken_out_too() -> None:
-    """The first message of the answer was heard in part; the second was made before the cancel arrived."""
+def test_an_item_added_after_the_interruption_is_deleted_too() -> None:
+    """The first message is partly heard; the server adds the second before the cancel arrives."""
     scene = Scene().ready()
     scene.say()
     scene.committed()
@@ -1195,7 +1195,7 @@ def test_an_item_that_began_only_after_the_interruption_is_taken_out_too() -> No
     assert scene.known() == ["item_user", "item_a"]
 
 
-def test_an_unheard_answer_that_only_response_done_tells_of_is_not_kept() -> None:
+def test_an_unheard_answer_that_appears_only_in_response_done_is_deleted() -> None:
     scene = Scene().ready()
     scene.say()
     scene.committed()
@@ -1211,7 +1211,7 @@ def test_an_unheard_answer_that_only_response_done_tells_of_is_not_kept() -> Non
 # --- responses: one at a time ------------------------------------------------------------------------------------
 
 
-def test_of_several_wishes_that_wait_only_the_newest_is_asked_for() -> None:
+def test_of_several_waiting_requests_only_the_newest_is_sent() -> None:
     scene = Scene().ready()
     scene.answering()
     for number in (1, 2, 3):
@@ -1219,23 +1219,23 @@ def test_of_several_wishes_that_wait_only_the_newest_is_asked_for() -> None:
     assert scene.asks() == []
     scene.done("resp_1", status="cancelled")
     assert [one["response"]["metadata"]["turn"] for one in scene.asks()] == ["turn_4"]
-    assert scene.given() == ["note_1", "note_2", "note_3"], "what was said is all there"
+    assert scene.given() == ["note_1", "note_2", "note_3"], "all messages are sent"
 
 
-def test_a_wish_that_is_refused_because_another_response_runs_is_kept_until_that_is_done() -> None:
+def test_a_request_refused_because_of_an_active_response_is_repeated_when_that_is_done() -> None:
     scene = Scene().ready()
     scene.do(message())
     (ask,) = scene.asks()
     scene.error("conversation_already_has_active_response", event_id=ask["event_id"])
     assert len(scene.asks()) == 1
-    assert scene.troubles() == [], "it is a race of the protocol, not a trouble"
+    assert scene.troubles() == [], "a race of the protocol is not an error"
     commands = scene.done("resp_other", turn=None)
     assert [one["response"] for one in scene.asks(commands)] == [ask["response"]]
     scene.answered("resp_2")
     assert scene.outcomes() == ["answered"]
 
 
-def test_a_refused_wish_whose_other_response_never_ends_is_tried_again_at_its_deadline() -> None:
+def test_a_refused_request_is_retried_at_its_deadline_if_the_other_response_never_ends() -> None:
     scene = Scene(refused_retry_s=1.0).ready()
     scene.do(message())
     scene.error("conversation_already_has_active_response", event_id=scene.asks()[0]["event_id"])
@@ -1244,7 +1244,7 @@ def test_a_refused_wish_whose_other_response_never_ends_is_tried_again_at_its_de
     assert len(scene.asks(scene.advance(0.1))) == 1
 
 
-def test_a_refused_wish_is_tried_again_as_often_as_it_is_refused() -> None:
+def test_a_refused_request_is_retried_after_every_refusal() -> None:
     scene = Scene(refused_retry_s=1.0).ready()
     scene.do(message())
     for _ in range(5):
@@ -1255,14 +1255,14 @@ def test_a_refused_wish_is_tried_again_as_often_as_it_is_refused() -> None:
     assert scene.outcomes() == ["answered"]
 
 
-def test_a_refusal_that_names_no_event_is_taken_for_the_one_that_waits() -> None:
+def test_a_refusal_without_an_event_id_applies_to_the_pending_request() -> None:
     scene = Scene().ready()
     scene.do(message())
     scene.error("conversation_already_has_active_response")
     assert len(scene.asks(scene.done("resp_other", turn=None))) == 1
 
 
-def test_a_refused_wish_of_a_turn_that_was_interrupted_meanwhile_is_not_asked_for() -> None:
+def test_a_refused_request_of_an_interrupted_turn_is_not_repeated() -> None:
     scene = Scene().ready()
     scene.do(message())
     ask = scene.asks()[0]
@@ -1274,7 +1274,7 @@ def test_a_refused_wish_of_a_turn_that_was_interrupted_meanwhile_is_not_asked_fo
     assert scene.state == "ready"
 
 
-def test_a_refused_request_frees_the_slot_for_the_next_turn() -> None:
+def test_an_invalid_request_frees_the_slot_for_the_next_turn() -> None:
     scene = Scene().ready()
     scene.do(message())
     scene.error("invalid_value", event_id=scene.asks()[0]["event_id"], message="No such voice.")
@@ -1288,9 +1288,7 @@ ERRORS = [("server_error", None), (None, None), ("unknown_parameter", "somebody_
 
 @pytest.mark.parametrize("moment", ["asked", "created"])
 @pytest.mark.parametrize(("code", "event_id"), ERRORS)
-def test_an_error_that_means_something_else_costs_no_answer(
-    moment: str, code: str | None, event_id: str | None
-) -> None:
+def test_an_unrelated_error_does_not_prevent_the_answer(moment: str, code: str | None, event_id: str | None) -> None:
     scene = Scene().ready()
     scene.do(message())
     if moment == "created":
@@ -1302,9 +1300,7 @@ def test_an_error_that_means_something_else_costs_no_answer(
 
 
 @pytest.mark.parametrize(("code", "event_id"), ERRORS)
-def test_an_error_that_means_something_else_does_not_free_or_wedge_a_slot_that_is_waited_for(
-    code: str | None, event_id: str | None
-) -> None:
+def test_an_unrelated_error_neither_frees_nor_wedges_the_slot(code: str | None, event_id: str | None) -> None:
     scene = Scene().ready()
     scene.answering()
     scene.do(message())
@@ -1312,8 +1308,8 @@ def test_an_error_that_means_something_else_does_not_free_or_wedge_a_slot_that_i
     assert len(scene.asks(scene.done("resp_1", status="cancelled"))) == 1
 
 
-def test_a_request_of_which_only_a_nameless_error_tells_does_not_hold_up_the_next_turn() -> None:
-    """The server never answers the request: nobody can know that the error meant it, but the wait has an end."""
+def test_a_request_ended_by_an_error_without_an_event_id_does_not_hold_up_the_next_turn() -> None:
+    """The server never answers the request, and the error does not name it; the wait still has a deadline."""
     scene = Scene(answer_s=20.0, cancel_s=3.0).ready()
     scene.do(message())
     scene.error("server_error", message="The server had an error while processing your request.")
@@ -1326,7 +1322,7 @@ def test_a_request_of_which_only_a_nameless_error_tells_does_not_hold_up_the_nex
     assert scene.outcomes() == ["failed", "answered"]
 
 
-def test_a_cancel_that_comes_too_late_is_no_trouble_and_wedges_nothing() -> None:
+def test_a_late_cancel_is_not_reported_and_wedges_nothing() -> None:
     scene = Scene().ready()
     scene.answering()
     scene.do(InterruptAsked())
@@ -1340,11 +1336,11 @@ def test_a_cancel_that_comes_too_late_is_no_trouble_and_wedges_nothing() -> None
 
 
 def _quiet(**policy: Any) -> Scene:
-    """A scene in which no deadline but that of the wait under test is near."""
+    """Return a scene in which only the deadline under test is near."""
     return Scene(post_roll_ms=0, pre_roll_ms=0, **policy).ready()
 
 
-def test_the_wait_for_the_commit_ends_on_another_connection() -> None:
+def test_a_missing_commit_confirmation_leads_to_a_new_link() -> None:
     scene = _quiet(commit_s=5.0)
     scene.do(BeginAsked())
     scene.hear(500)
@@ -1356,7 +1352,7 @@ def test_the_wait_for_the_commit_ends_on_another_connection() -> None:
 
 
 @pytest.mark.parametrize("moment", ["asked", "created", "begun"])
-def test_the_wait_for_the_answer_ends_with_what_there_is_and_a_word_about_it(moment: str) -> None:
+def test_a_missing_or_stalled_answer_fails_the_turn_with_an_announcement(moment: str) -> None:
     scene = _quiet(answer_s=20.0)
     scene.do(message())
     if moment != "asked":
@@ -1373,7 +1369,7 @@ def test_the_wait_for_the_answer_ends_with_what_there_is_and_a_word_about_it(mom
     assert len(scene.announced()) == 1
 
 
-def test_an_answer_that_still_comes_is_waited_for() -> None:
+def test_a_slow_answer_that_keeps_arriving_is_waited_for() -> None:
     scene = _quiet(answer_s=20.0)
     scene.do(message())
     scene.created()
@@ -1385,7 +1381,7 @@ def test_an_answer_that_still_comes_is_waited_for() -> None:
     assert scene.outcomes() == ["answered"]
 
 
-def test_the_wait_for_the_loudspeaker_ends() -> None:
+def test_a_stalled_playback_ends_the_wait_for_it() -> None:
     scene = _quiet(answer_s=20.0, playout_stall_s=30.0)
     scene.do(message())
     scene.created()
@@ -1397,7 +1393,7 @@ def test_the_wait_for_the_loudspeaker_ends() -> None:
     assert scene.troubles() == ["playout_stalled"]
 
 
-def test_the_wait_for_a_cancelled_response_ends() -> None:
+def test_the_wait_for_a_cancelled_response_has_a_deadline() -> None:
     scene = _quiet(cancel_s=3.0)
     scene.answering()
     scene.do(message())
@@ -1405,7 +1401,7 @@ def test_the_wait_for_a_cancelled_response_ends() -> None:
     assert len(scene.asks(scene.advance(3.0))) == 1
 
 
-def test_the_wait_for_a_response_that_was_cancelled_before_it_was_created_ends() -> None:
+def test_the_wait_for_a_response_cancelled_before_it_is_created_has_a_deadline() -> None:
     scene = _quiet(cancel_s=3.0)
     scene.do(message())
     scene.do(message("Again.", "note_2"))
@@ -1413,7 +1409,7 @@ def test_the_wait_for_a_response_that_was_cancelled_before_it_was_created_ends()
     assert [one["response"]["metadata"]["turn"] for one in scene.asks(scene.advance(3.0))] == ["turn_2"]
 
 
-def test_a_response_that_was_given_up_and_still_comes_is_cancelled_and_not_played() -> None:
+def test_a_late_response_of_an_abandoned_request_is_cancelled_and_not_played() -> None:
     scene = _quiet(cancel_s=3.0)
     scene.do(message())
     scene.do(message("Again.", "note_2"))
@@ -1425,10 +1421,10 @@ def test_a_response_that_was_given_up_and_still_comes_is_cancelled_and_not_playe
     assert scene.outcomes() == ["interrupted", "answered"]
 
 
-def test_no_wait_is_left_when_nothing_is_waited_for() -> None:
+def test_no_deadline_but_the_rotation_is_left_after_an_answer() -> None:
     scene = _quiet(rotate_after_s=3300.0)
     scene.do(message())
     scene.answered()
     at = scene.conversation.deadline
     assert at is not None
-    assert at > scene.now + 3000, "the next is the rotation of the session"
+    assert at > scene.now + 3000, "the next deadline is the rotation of the session"

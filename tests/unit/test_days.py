@@ -1,4 +1,4 @@
-"""The day of the budget begins once, with what was spent on it."""
+"""Tests that each day of the budget is posted once, with the amount already spent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Calendar:
-    """Days under a clock that is moved by hand, over a spend that is a variable."""
+    """`Days` with a settable clock and a settable spend."""
 
     def __init__(self) -> None:
         self.now = NOON
@@ -40,17 +40,17 @@ class Calendar:
         self._days(1.0, event or DeadlinePassed(), commands, View())
 
 
-def test_the_day_is_that_of_the_place_not_of_greenwich(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_day_is_the_local_one_not_utc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "EST5")
     time.tzset()
-    assert iso_date(NOON - 9 * 3600) == "2026-11-23"  # 03:00 UTC, still the evening before over there
+    assert iso_date(NOON - 9 * 3600) == "2026-11-23"  # 03:00 UTC is still the evening before there
 
 
-def test_each_new_day_is_posted_once_with_what_was_spent_on_it() -> None:
+def test_each_new_day_is_posted_once_with_its_spend() -> None:
     calendar = Calendar()
     calendar.spent = (0.5, 30.0)
     calendar.step()
-    calendar.step(calendar.posted[0])  # it comes back by the inbox
+    calendar.step(calendar.posted[0])  # the event returns through the inbox
     calendar.step(None, COUNTED)
     calendar.now += DAY_S
     calendar.spent = (0.125, 2.0)
@@ -59,7 +59,7 @@ def test_each_new_day_is_posted_once_with_what_was_spent_on_it() -> None:
     assert calendar.posted == [DayBegan("2026-11-24", 0.5, 30.0), DayBegan("2026-11-25", 0.125, 2.0)]
 
 
-def test_usage_that_overtakes_the_new_day_is_posted_with_it() -> None:
+def test_usage_that_overtakes_the_new_day_posts_the_day_again_with_its_spend() -> None:
     calendar = Calendar()
     calendar.step()
     calendar.spent = (0.25, 1.0)
@@ -67,7 +67,7 @@ def test_usage_that_overtakes_the_new_day_is_posted_with_it() -> None:
     assert calendar.posted == [DayBegan("2026-11-24"), DayBegan("2026-11-24", 0.25, 1.0)]
 
 
-def test_a_day_that_somebody_else_has_told_is_not_posted() -> None:
+def test_a_day_posted_by_another_source_is_not_posted_again() -> None:
     calendar = Calendar()
     calendar.step(DayBegan("2026-11-24"))
     calendar.step()

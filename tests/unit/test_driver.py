@@ -1,4 +1,4 @@
-"""The driver: one FIFO in, commands out in order, the light from the state."""
+"""The driver: one FIFO of events, commands dispatched in order, the light set from the state."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from appliance.runtime.driver import Driver
 
 
 class Recorder:
-    """Every adapter at once: writes down what it is asked, in order."""
+    """Replaces every adapter: records all calls in order."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
@@ -81,7 +81,7 @@ def _driver(**policy: Any) -> tuple[Driver, Recorder, list[tuple[Event, Any]]]:
     return driver, recorder, seen
 
 
-async def test_commands_are_dispatched_in_order_and_stop_ends_the_run() -> None:
+async def test_commands_are_dispatched_in_order_and_stop_ends_run() -> None:
     driver, recorder, seen = _driver()
     for event in (
         Started(),
@@ -104,7 +104,7 @@ async def test_commands_are_dispatched_in_order_and_stop_ends_the_run() -> None:
     assert seen[3][1][-1] == Stop("enough")
 
 
-async def test_the_light_is_shown_when_the_state_changes_and_only_then() -> None:
+async def test_light_is_set_only_when_the_state_changes() -> None:
     driver, recorder, _ = _driver()
     for event in (Started(), LinkUp(1), LinkUp(1), ServerEventReceived(1, wire.SessionCreated(session={}))):
         driver.post(event)
@@ -113,7 +113,7 @@ async def test_the_light_is_shown_when_the_state_changes_and_only_then() -> None
     assert recorder.shown() == ["connecting", "ready"]
 
 
-async def test_a_deadline_comes_back_as_an_event() -> None:
+async def test_passed_deadline_is_posted_as_an_event() -> None:
     driver, _, seen = _driver(connect_s=0.02)
     driver.post(Started())
 
@@ -127,7 +127,7 @@ async def test_a_deadline_comes_back_as_an_event() -> None:
     assert any(isinstance(event, DeadlinePassed) for event, _ in seen)
 
 
-async def test_the_lag_is_the_age_of_the_oldest_event() -> None:
+async def test_lag_is_the_age_of_the_oldest_event() -> None:
     now = 100.0
     recorder: Any = Recorder()
     driver = Driver(
@@ -148,11 +148,11 @@ async def test_the_lag_is_the_age_of_the_oldest_event() -> None:
     assert driver.lag_s == 3.0
 
 
-# --- a conversation by the book: what it says, in which order it is done -----------------------------------------
+# --- a scripted conversation: its commands, and the order in which they are dispatched ---------------------------
 
 
 class Scripted(Conversation):
-    """Answers each event with the next commands of a list; its deadline is set by the test."""
+    """Answers each event with the next commands of a list; the test sets its deadline."""
 
     def __init__(self, *steps: list[Command]) -> None:
         super().__init__(policy=Policy(), specs=[AgentSpec(agent="assistant", session={"type": "realtime"})])
@@ -200,7 +200,7 @@ EVERY_COMMAND: list[tuple[Command, list[tuple[Any, ...]]]] = [
 
 
 @pytest.mark.parametrize(("command", "asked"), EVERY_COMMAND, ids=lambda one: type(one).__name__)
-async def test_a_command_is_one_call_of_one_adapter(command: Command, asked: list[tuple[Any, ...]]) -> None:
+async def test_each_command_is_one_call_of_one_adapter(command: Command, asked: list[tuple[Any, ...]]) -> None:
     driver, _, recorder = _scripted([command], [Stop("the end")])
     driver.post(Started())
     driver.post(Started())
@@ -208,11 +208,11 @@ async def test_a_command_is_one_call_of_one_adapter(command: Command, asked: lis
     assert [one for one in recorder.asked if one[0] != "show"] == asked
 
 
-def test_no_command_is_left_out_above() -> None:
+def test_every_command_is_covered() -> None:
     assert {type(command) for command, _ in EVERY_COMMAND} | {Emit} == set(get_args(Command))
 
 
-async def test_the_commands_of_one_event_are_done_in_order_before_the_next_event() -> None:
+async def test_commands_of_one_event_are_dispatched_in_order_before_the_next_event() -> None:
     commands = [command for command, _ in EVERY_COMMAND]
     driver, _, recorder = _scripted(commands[:6], commands[6:])
     driver.post(Started())
@@ -221,7 +221,7 @@ async def test_the_commands_of_one_event_are_done_in_order_before_the_next_event
     assert [one for one in recorder.asked if one[0] != "show"] == [call for _, calls in EVERY_COMMAND for call in calls]
 
 
-async def test_what_an_adapter_posts_at_once_is_handled_behind_what_waits_already() -> None:
+async def test_event_posted_during_dispatch_is_handled_after_the_queued_events() -> None:
     driver, conversation, recorder = _scripted([Connect(1)], [], [Stop("enough")])
     recorder.connect = lambda link, endpoint: driver.post(LinkUp(link))  # type: ignore[attr-defined]
     driver.post(Started())
@@ -230,7 +230,7 @@ async def test_what_an_adapter_posts_at_once_is_handled_behind_what_waits_alread
     assert conversation.events == [Started(), ButtonEdge(True), LinkUp(1)]
 
 
-async def test_an_observer_sees_the_time_the_event_its_commands_and_the_view_after_they_are_done() -> None:
+async def test_observer_gets_time_event_commands_and_view_after_dispatch() -> None:
     seen: list[Any] = []
     driver, conversation, recorder = _scripted([Connect(1), Stop("enough")], clock=lambda: 42.0)
 
@@ -243,7 +243,7 @@ async def test_an_observer_sees_the_time_the_event_its_commands_and_the_view_aft
     assert seen == [(42.0, Started(), [Connect(1), Stop("enough")], conversation.view, ["connect"])]
 
 
-async def test_a_burst_of_events_does_not_keep_the_loop() -> None:
+async def test_burst_of_events_does_not_block_the_loop() -> None:
     driver, conversation, _ = _scripted(*[[] for _ in range(99)], [Stop("enough")])
     for _ in range(100):
         driver.post(Started())
@@ -262,7 +262,7 @@ async def test_a_burst_of_events_does_not_keep_the_loop() -> None:
     assert driver.handled == 100
 
 
-async def test_a_deadline_that_moves_rings_once_and_at_its_new_time() -> None:
+async def test_moved_deadline_fires_once_at_its_new_time() -> None:
     driver, conversation, _ = _scripted()
     now = asyncio.get_running_loop().time
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
@@ -282,7 +282,7 @@ async def test_a_deadline_that_moves_rings_once_and_at_its_new_time() -> None:
         running.cancel()
 
 
-async def test_a_deadline_that_is_taken_back_does_not_ring() -> None:
+async def test_cleared_deadline_does_not_fire() -> None:
     driver, conversation, _ = _scripted()
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
         running = group.create_task(driver.run())
@@ -296,7 +296,7 @@ async def test_a_deadline_that_is_taken_back_does_not_ring() -> None:
         running.cancel()
 
 
-async def test_a_deadline_that_stays_in_the_past_does_not_spin_the_loop() -> None:
+async def test_deadline_that_stays_in_the_past_does_not_spin_the_loop() -> None:
     driver, conversation, _ = _scripted()
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
         running = group.create_task(driver.run())
@@ -306,11 +306,11 @@ async def test_a_deadline_that_stays_in_the_past_does_not_spin_the_loop() -> Non
         while conversation.events.count(DeadlinePassed()) < 3:
             await asyncio.sleep(0.001)
             turns += 1
-        assert turns >= 3, "other work has its turn between them"
+        assert turns >= 3, "other tasks run in between"
         running.cancel()
 
 
-async def test_a_bug_in_the_conversation_ends_the_run_and_its_timer() -> None:
+async def test_exception_in_the_conversation_ends_run_and_the_timer() -> None:
     class Broken(Scripted):
         def handle(self, event: Event, now: float) -> list[Command]:
             if self.events:

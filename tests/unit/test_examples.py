@@ -1,4 +1,4 @@
-"""The examples: each runs, against the offline brain where that can carry it, else against a scripted server."""
+"""The examples: each runs against the offline brain if possible, otherwise against a scripted server."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ EXAMPLES = sorted(path.stem for path in FOLDER.glob("*.py"))
 
 
 def example(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Import one example afresh."""
+    """Import one example again, without the module cache."""
     spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses look there for names
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses look up names there
     spec.loader.exec_module(module)
     return module
 
@@ -66,7 +66,7 @@ def ended(response_id: str, item: Frame) -> list[Frame]:
 
 
 def written(text: str, response_id: str) -> Step:
-    """A whole answer in writing."""
+    """A complete text answer."""
     item = {
         "id": f"item_{response_id}",
         "type": "message",
@@ -87,7 +87,7 @@ def written(text: str, response_id: str) -> Step:
 
 
 def calling(name: str, arguments: str, response_id: str) -> Step:
-    """A whole answer that calls one tool."""
+    """A complete answer that calls one tool."""
     item = {
         "id": f"item_{response_id}",
         "type": "function_call",
@@ -100,7 +100,7 @@ def calling(name: str, arguments: str, response_id: str) -> Step:
 
 
 def updated(connection: Connection) -> Frame:
-    """The server takes the latest ``session.update``."""
+    """Return the server's ``session.updated`` for the latest ``session.update``."""
     session = {"object": "realtime.session", "id": "sess_1", **connection.last("session.update")["session"]}
     return {"type": "session.updated", "event_id": "event_u", "session": session}
 
@@ -109,7 +109,7 @@ READY = [send(SESSION_CREATED), expect("session.update"), reply(updated)]
 
 
 def outputs(connection: Connection) -> list[str]:
-    """What the model was told of each call."""
+    """Return the tool outputs sent to the model."""
     items = [one["item"] for one in connection.of_type("conversation.item.create")]
     return [one["output"] for one in items if one["type"] == "function_call_output"]
 
@@ -117,13 +117,13 @@ def outputs(connection: Connection) -> list[str]:
 # --- all of them ------------------------------------------------------------------------------------------------
 
 
-def test_the_readme_names_every_example_and_no_other() -> None:
+def test_readme_lists_exactly_the_examples() -> None:
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert sorted(re.findall(r"\]\((\w+)\.py\)", text)) == EXAMPLES
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_runs_as_a_program_with_no_key_and_no_network(
+def test_example_runs_as_a_program_without_key_and_network(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", [f"{name}.py"])
@@ -137,19 +137,21 @@ def test_an_example_runs_as_a_program_with_no_key_and_no_network(
 
 
 @pytest.mark.parametrize("is_allowed", [True, False])
-async def test_the_lamp_is_switched_only_with_approval(is_allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_approval_example_switches_the_lamp_only_with_approval(
+    is_allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     approval = example("approval", monkeypatch)
     answer = await approval.main("offline", is_allowed=is_allowed)
     assert approval.lamp == {"is_on": is_allowed}
     assert answer == ("The lamp is on." if is_allowed else "The user said no.")
 
 
-async def test_the_code_of_the_door_trips_the_guardrail(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_guardrail_example_trips_on_the_door_code(monkeypatch: pytest.MonkeyPatch) -> None:
     result = await example("guardrail", monkeypatch).main("offline")
     assert result.tripped == ["no_codes"]
 
 
-async def test_a_picture_with_a_question_is_answered_in_writing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_image_example_gets_a_text_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = await example("text_and_image", monkeypatch).main("offline", question="who are you")
     assert answer.startswith("I am the voice of this box.")
 
@@ -157,7 +159,7 @@ async def test_a_picture_with_a_question_is_answered_in_writing(monkeypatch: pyt
 # --- against a scripted server ----------------------------------------------------------------------------------
 
 
-async def test_the_picture_is_a_png_beside_the_words(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_image_example_sends_a_png_with_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
     script = [*READY, expect("response.create"), written("A red square.", "resp_1"), hold()]
     async with ScriptedServer(script) as server:
         answer = await example("text_and_image", monkeypatch).main(server.base_url, question="What is this?")
@@ -168,7 +170,7 @@ async def test_the_picture_is_a_png_beside_the_words(monkeypatch: pytest.MonkeyP
     assert shown["content"][1]["image_url"].startswith("data:image/png;base64,")
 
 
-async def test_the_greeter_hands_over_to_the_gardener_who_looks_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_greeter_example_hands_over_to_the_gardener(monkeypatch: pytest.MonkeyPatch) -> None:
     script = [
         *READY,
         expect("response.create"),
@@ -220,7 +222,7 @@ async def chat_server(answer: str) -> AsyncIterator[ChatServer]:
         yield chat
 
 
-async def test_a_hard_question_is_delegated_to_the_text_model_with_the_history(
+async def test_delegation_example_sends_the_history_to_the_text_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     script = [
@@ -237,9 +239,9 @@ async def test_a_hard_question_is_delegated_to_the_text_model_with_the_history(
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         answer = await example("delegation", monkeypatch).main(server.base_url, question="Why is the sky blue?")
         server.assert_complete()
-        told = outputs(server.connections[0])
+        sent = outputs(server.connections[0])
     assert answer == "Because of the air."
-    assert told == ["Rayleigh scattering."]
+    assert sent == ["Rayleigh scattering."]
     assert chat.head.startswith("POST /v1/chat/completions ")
     assert "authorization: bearer sk-chat" in chat.head.lower()
     assert chat.body["model"] == "house-1"
@@ -249,7 +251,7 @@ async def test_a_hard_question_is_delegated_to_the_text_model_with_the_history(
     ]
 
 
-async def test_a_chat_endpoint_that_is_not_there_is_told_to_the_model_and_the_turn_goes_on(
+async def test_delegation_example_reports_an_unreachable_endpoint_to_the_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     script = [
@@ -265,5 +267,5 @@ async def test_a_chat_endpoint_that_is_not_there_is_told_to_the_model_and_the_tu
         monkeypatch.setenv("CHAT_URL", gone)
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         assert await example("delegation", monkeypatch).main(server.base_url) == "I cannot say."
-        (told,) = outputs(server.connections[0])
-    assert "ask_expert failed" in told
+        (output,) = outputs(server.connections[0])
+    assert "ask_expert failed" in output

@@ -1,4 +1,4 @@
-"""Of what kind each end of a connection is: by close codes, statuses, exceptions, and codes in their places."""
+"""Classification of failed connections by close codes, statuses, exceptions and error codes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from appliance.realtime.transports.failures import Failure, kind_of_close, kind_
 
 URL = "wss://unauthorized.example.org/v1/realtime?model=session_expired"
 
-# the first block is recorded from the live service
+# The first block was recorded from the live service.
 CLOSES = [
     (1000, "", "closed"),
     (1001, "Your session hit the maximum duration of 60 minutes.", "session_expired"),
@@ -26,7 +26,7 @@ CLOSES = [
     (4000, "invalid_request_error.missing_model", "model_not_found"),
     (4000, "invalid_request_error.invalid_model", "model_not_found"),
     (4004, "invalid_request_error.model_not_found", "model_not_found"),
-    # a code in its place
+    # an error code where servers put one
     (1013, "insufficient_quota: You exceeded your current quota", "no_credit"),
     (1008, "rate limit: a text of several words is no code", "policy"),
     (1001, "Your session hit the maximum duration of 60 minutes", "session_expired"),
@@ -39,10 +39,10 @@ CLOSES = [
     (4999, "invalid_request_error.something_new", "bad_shape"),
     (1011, "invalid_request_error.something_new", "server_error"),
     (1008, "DeploymentNotFound", "model_not_found"),
-    # whole sentences of other servers
+    # complete reasons of other servers
     (1008, "Unauthorized", "unauthorized"),
     (1008, "Conversation timed out after 900.0 seconds due to inactivity", "session_expired"),
-    # words where no code stands
+    # words that are not an error code
     (1008, "unauthorized.example.org", "policy"),
     (1008, "unauthorized.example.org is not for you", "policy"),
     (1008, "no host model_not_found.example.org", "policy"),
@@ -50,7 +50,7 @@ CLOSES = [
     (1000, "session expired, said the token file", "closed"),
     (1000, "rate_limit_exceeded is not what happened", "closed"),
     (1011, "Incorrect API key provided", "server_error"),
-    # numbers alone
+    # close codes without a reason
     (1001, "", "closed"),
     (1002, "", "protocol_error"),
     (1003, "", "protocol_error"),
@@ -128,19 +128,17 @@ OPENINGS = [
 
 
 @pytest.mark.parametrize(("code", "reason", "kind"), CLOSES)
-def test_each_close_is_of_one_kind(code: int, reason: str, kind: str) -> None:
+def test_close_frame_is_classified(code: int, reason: str, kind: str) -> None:
     assert kind_of_close(code, reason) == kind
 
 
 @pytest.mark.parametrize(("status", "names", "kind"), STATUSES)
-def test_each_refused_upgrade_is_of_one_kind(status: int, names: tuple[str, ...], kind: str) -> None:
+def test_refused_upgrade_is_classified(status: int, names: tuple[str, ...], kind: str) -> None:
     assert kind_of_status(status, names) == kind
 
 
 @pytest.mark.parametrize(("problem", "kind", "detail"), OPENINGS)
-def test_each_failed_opening_is_of_one_kind_by_its_type_and_never_by_its_words(
-    problem: Exception, kind: str, detail: str
-) -> None:
+def test_failed_opening_is_classified_by_type_and_not_by_text(problem: Exception, kind: str, detail: str) -> None:
     failure = of_opening(problem, URL)
 
     assert (failure.kind, failure.detail, failure.code) == (kind, detail, None)
@@ -153,29 +151,29 @@ def test_each_failed_opening_is_of_one_kind_by_its_type_and_never_by_its_words(
         (OSError(errno.ECONNRESET, "Connection reset by peer"), Failure("lost", "Connection reset by peer", 1006)),
         (
             OSError(errno.ETIMEDOUT, "Connection timed out"),
-            Failure("timeout", "what we sent was not acknowledged within 10 s"),
+            Failure("timeout", "sent bytes were not acknowledged within 10 s"),
         ),
     ],
 )
-def test_a_socket_that_ends_without_a_close_is_lost_or_timed_out(cause: OSError | None, failure: Failure) -> None:
+def test_socket_that_ends_without_a_close_frame_is_lost_or_timed_out(cause: OSError | None, failure: Failure) -> None:
     closed = ConnectionClosedError(None, None)
     closed.__cause__ = cause
 
     assert of_close(closed, ping_timeout_s=10.0) == failure
 
 
-def test_what_the_library_refuses_is_told_by_its_close_code_alone() -> None:
+def test_frame_refused_by_the_library_is_classified_by_close_code_only() -> None:
     closed = ConnectionClosedError(None, Close(1009, "rate_limit_exceeded"))
 
     assert of_close(closed, ping_timeout_s=10.0) == Failure("too_big", "rate_limit_exceeded", 1009)
 
 
-def test_an_unanswered_ping_is_a_timeout() -> None:
+def test_unanswered_ping_is_a_timeout() -> None:
     closed = ConnectionClosedError(None, Close(1011, "keepalive ping timeout"))
 
     assert of_close(closed, ping_timeout_s=10.0) == Failure("timeout", "no answer to a ping within 10 s")
 
 
 @given(st.text(), st.text())
-def test_no_word_inside_a_sentence_changes_the_kind_of_a_close(before: str, after: str) -> None:
+def test_words_inside_a_reason_do_not_change_the_classification(before: str, after: str) -> None:
     assert kind_of_close(1000, f"{before} invalid_api_key, session expired {after}") == "closed"

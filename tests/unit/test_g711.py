@@ -1,4 +1,4 @@
-"""G.711: the tables against the formulas of the standard, and streams that do not depend on how they are cut."""
+"""G.711: the tables compared with the formulas of the standard, and streams cut into chunks of any size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIZES = st.lists(st.integers(0, 400), max_size=30)
 
 
 def expanded(law: str, code: int) -> int:
-    """ITU-T G.711, tables 1a to 2b, in 16 bits: 13 (A-law) and 14 bits (µ-law) moved to the left."""
+    """Return the level of a code, by ITU-T G.711, tables 1a to 2b; 13 (A-law) or 14 bits (µ-law) shifted to 16."""
     if law == "audio/pcmu":
         code = ~code & 0xFF
         magnitude = (((2 * (code & 0x0F) + 33) << (code >> 4 & 7)) - 33) << 2
@@ -47,7 +47,7 @@ def pieces(whole: bytes, sizes: list[int], unit: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_all_256_codes_decode_as_the_standard_says(law: Law) -> None:
+def test_all_256_codes_decode_to_the_level_of_the_standard(law: Law) -> None:
     decoder = NarrowbandDecoder(law)
     pcm = samples(decoder.decode(bytes(range(256))))
     assert pcm[2::3] == [expanded(law, code) for code in range(256)]
@@ -66,7 +66,7 @@ def test_known_codes_decode_to_known_levels(law: Law, levels: dict[int, int]) ->
 
 @pytest.mark.parametrize("law", LAWS)
 def test_all_65536_samples_encode_to_the_nearest_level(law: Law, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One sample per code: the filter is taken out, the table stays."""
+    """The low-pass is replaced by the identity, so each code depends on one sample."""
     monkeypatch.setattr("appliance.audio.g711._low_pass", lambda: np.eye(25)[12])
     every = np.arange(-32768, 32768)
     codes = NarrowbandEncoder(law).encode(np.repeat(every, 3).astype("<i2").tobytes() + bytes(24))
@@ -81,7 +81,7 @@ def test_all_65536_samples_encode_to_the_nearest_level(law: Law, monkeypatch: py
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_every_steady_code_survives_a_round_trip(law: Law) -> None:
+def test_every_steady_level_survives_a_round_trip(law: Law) -> None:
     for code in range(256):
         pcm = NarrowbandDecoder(law).decode(bytes([code]) * 60)
         back = NarrowbandEncoder(law).encode(pcm)[-1]
@@ -92,21 +92,21 @@ def test_every_steady_code_survives_a_round_trip(law: Law) -> None:
 
 
 @given(st.sampled_from(LAWS), SIZES)
-def test_decoding_does_not_depend_on_how_the_stream_is_cut(law: Law, sizes: list[int]) -> None:
+def test_decoding_does_not_depend_on_the_chunk_sizes(law: Law, sizes: list[int]) -> None:
     whole = noise(1500)
     decoder = NarrowbandDecoder(law)
     assert b"".join(map(decoder.decode, pieces(whole, sizes, 1))) == NarrowbandDecoder(law).decode(whole)
 
 
 @given(st.sampled_from(LAWS), SIZES)
-def test_encoding_does_not_depend_on_how_the_stream_is_cut(law: Law, sizes: list[int]) -> None:
+def test_encoding_does_not_depend_on_the_chunk_sizes(law: Law, sizes: list[int]) -> None:
     whole = noise(5000)
     cut, once = NarrowbandEncoder(law), NarrowbandEncoder(law)
     joined = b"".join(map(cut.encode, pieces(whole, sizes, 2)))
     assert joined + cut.flush() == once.encode(whole) + once.flush()
 
 
-def test_the_decoder_holds_nothing_back_and_ramps_from_the_last_sample() -> None:
+def test_decoder_adds_no_delay_and_ramps_from_the_last_sample() -> None:
     decoder = NarrowbandDecoder("audio/pcma")
     assert samples(decoder.decode(b"\xaa")) == [10752, 21504, 32256]
     assert decoder.decode(b"") == b""
@@ -114,14 +114,14 @@ def test_the_decoder_holds_nothing_back_and_ramps_from_the_last_sample() -> None
 
 
 @pytest.mark.parametrize("frames", [0, 1, 2, 3, 4, 100, 480, 24_000])
-def test_the_encoder_gives_one_code_for_each_step_that_was_begun(frames: int) -> None:
+def test_encoder_returns_one_code_per_started_step_after_flush(frames: int) -> None:
     encoder = NarrowbandEncoder("audio/pcmu")
     early = encoder.encode(noise(frames))
-    assert len(early) == max(0, -(-(frames - 12) // 3))  # 0.5 ms, half the filter, is held back
+    assert len(early) == max(0, -(-(frames - 12) // 3))  # delayed by half the filter, 0.5 ms
     assert len(early + encoder.flush()) == -(-frames // 3)
 
 
-def test_a_tone_comes_back_in_time_and_what_would_alias_does_not() -> None:
+def test_tone_survives_a_round_trip_in_time_and_an_aliasing_tone_is_removed() -> None:
     def through(hertz: float) -> np.ndarray[Any, Any]:
         wave = np.rint(12_000 * np.sin(2 * np.pi * hertz * np.arange(24_000) / 24_000)).astype("<i2")
         encoder = NarrowbandEncoder("audio/pcmu")
@@ -130,7 +130,7 @@ def test_a_tone_comes_back_in_time_and_what_would_alias_does_not() -> None:
 
     wave, back = through(440)
     delay = int(np.argmax([np.dot(back[at : at + 20_000], wave[:20_000]) for at in range(27)]))
-    assert delay == 2  # the decoder's ramp ends two frames after the sample was taken
+    assert delay == 2  # the decoder's ramp ends two frames after the encoder took the sample
     assert np.std(back[2:] - wave[:-2]) < 0.02 * np.std(wave)
     _, alias = through(5_500)
     assert np.std(alias) < 0.03 * 12_000

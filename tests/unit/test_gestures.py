@@ -1,4 +1,4 @@
-"""Edges to gestures, in virtual time."""
+"""Tests of the conversion of edges to gestures, in virtual time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from appliance.conversation.support.gestures import Gesture, Gestures
 
 
 def _run(edges: list[tuple[float, bool]], until: float, *, guarded_before: float = 0.0) -> list[Gesture]:
-    """Feed edges at their times, with every deadline on the way at its instant."""
+    """Feed edges at their times and advance at every deadline in between."""
     gestures, told = Gestures(), []
     for at, pressed in [*edges, (until, None)]:
         while (due := gestures.deadline) is not None and due <= at:
@@ -23,11 +23,11 @@ def _kinds(told: list[Gesture]) -> list[str]:
     return [one.kind for one in told]
 
 
-def test_a_press_is_told_at_its_first_edge() -> None:
+def test_a_press_is_reported_at_its_first_edge() -> None:
     assert _run([(1.0, True)], 1.0) == [Gesture("press", 1.0)]
 
 
-def test_a_release_is_dated_at_its_edge_not_at_its_confirmation() -> None:
+def test_a_release_has_the_time_of_its_edge_not_of_its_confirmation() -> None:
     told = _run([(1.0, True), (1.6, False)], 3.0)
     assert [(one.kind, one.at) for one in told] == [("press", 1.0), ("release", 1.6)]
 
@@ -42,22 +42,22 @@ def test_a_short_press_is_a_tap_and_two_are_a_double_tap() -> None:
     assert _kinds(_run(edges, 3.0)) == ["press", "release", "tap", "press", "release", "tap", "double_tap"]
 
 
-def test_two_slow_taps_are_no_double_tap() -> None:
+def test_two_slow_taps_are_not_a_double_tap() -> None:
     assert "double_tap" not in _kinds(_run([(1.0, True), (1.1, False), (3.0, True), (3.1, False)], 5.0))
 
 
-def test_a_hold_is_told_once_at_one_second() -> None:
+def test_a_hold_is_reported_once_after_one_second() -> None:
     told = _run([(1.0, True), (5.0, False)], 6.0)
     assert [(one.kind, one.at) for one in told] == [("press", 1.0), ("hold", 2.0), ("release", 5.0)]
 
 
-def test_a_button_found_pressed_at_the_start_is_no_press_but_stuck_after_30_s() -> None:
+def test_a_button_held_down_at_the_start_is_not_a_press_but_stuck_after_30_s() -> None:
     assert _kinds(_run([(0.5, True)], 31.0, guarded_before=1.0)) == ["stuck"]
     assert _kinds(_run([(0.5, True), (10.0, False)], 60.0, guarded_before=1.0)) == []
     assert _kinds(_run([(0.5, True), (40.0, False)], 60.0, guarded_before=1.0)) == ["stuck", "freed"]
 
 
-def test_rereading_the_level_heals_a_lost_edge() -> None:
+def test_reading_the_level_again_recovers_a_lost_edge() -> None:
     assert _kinds(_run([(1.0, True), (1.25, True), (1.5, False)], 3.0)) == ["press", "release"]
 
 
@@ -73,7 +73,7 @@ def test_presses_and_releases_always_alternate(steps: list[tuple[float, bool]]) 
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 3.0), st.booleans()), max_size=60))
-def test_a_deadline_that_passed_is_gone(steps: list[tuple[float, bool]]) -> None:
+def test_a_passed_deadline_is_removed(steps: list[tuple[float, bool]]) -> None:
     gestures, at = Gestures(), 1.0
     for delay, pressed in steps:
         at += delay

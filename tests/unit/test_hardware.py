@@ -1,4 +1,4 @@
-"""Button, light and pins, on mock pins that another thread drives: no root, no hardware."""
+"""Button, light and pins, on mock pins driven by another thread: no root, no hardware."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def factory() -> Any:
 
 
 class Posted:
-    """Takes events, and knows on which thread they came."""
+    """Records events and the threads they were posted on."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -53,7 +53,7 @@ def _button(factory: Any, posted: Posted, **options: Any) -> Button:
     return Button(17, factory=factory, post=posted, loop=asyncio.get_running_loop(), **options)
 
 
-async def test_edges_of_the_finger_s_thread_arrive_on_the_loop_s(factory: Any) -> None:
+async def test_edges_on_the_finger_thread_are_posted_on_the_loop_thread(factory: Any) -> None:
     posted = Posted()
     button = _button(factory, posted)
     seen: list[str] = []
@@ -74,7 +74,7 @@ async def test_edges_of_the_finger_s_thread_arrive_on_the_loop_s(factory: Any) -
     button.close()
 
 
-async def test_nothing_is_debounced_here(factory: Any) -> None:
+async def test_button_does_not_debounce(factory: Any) -> None:
     posted = Posted()
     button = _button(factory, posted)
     finger = Finger(factory, 17)
@@ -90,9 +90,7 @@ async def test_nothing_is_debounced_here(factory: Any) -> None:
     ("pull", "active_low", "pressed_high"),
     [("up", True, False), ("up", False, True), ("down", False, True), ("down", True, False), ("none", True, False)],
 )
-async def test_the_active_level_is_what_the_settings_say(
-    factory: Any, pull: Any, active_low: bool, pressed_high: bool
-) -> None:
+async def test_active_level_follows_the_settings(factory: Any, pull: Any, active_low: bool, pressed_high: bool) -> None:
     posted = Posted()
     pin = factory.pin(17)
     if pull == "none":
@@ -105,7 +103,7 @@ async def test_the_active_level_is_what_the_settings_say(
     button.close()
 
 
-async def test_the_level_is_told_at_the_start_and_again_while_it_is_held(factory: Any) -> None:
+async def test_level_is_posted_at_the_start_and_repeatedly_while_held(factory: Any) -> None:
     posted = Posted()
     button = _button(factory, posted, reread_s=0.01)
     running = asyncio.create_task(button.run())
@@ -125,7 +123,7 @@ async def test_the_level_is_told_at_the_start_and_again_while_it_is_held(factory
     button.close()
 
 
-async def test_a_closed_button_is_quiet_and_can_be_closed_again(factory: Any) -> None:
+async def test_closed_button_posts_nothing_and_can_be_closed_again(factory: Any) -> None:
     posted = Posted()
     button = _button(factory, posted)
     button.close()
@@ -136,7 +134,7 @@ async def test_a_closed_button_is_quiet_and_can_be_closed_again(factory: Any) ->
     assert not button.is_pressed
 
 
-def test_an_edge_after_the_loop_has_closed_is_nothing(factory: Any) -> None:
+def test_edge_after_the_loop_has_closed_is_ignored(factory: Any) -> None:
     loop = asyncio.new_event_loop()
     button = Button(17, factory=factory, post=lambda event: None, loop=loop)
     loop.close()
@@ -144,7 +142,7 @@ def test_an_edge_after_the_loop_has_closed_is_nothing(factory: Any) -> None:
     button.close()
 
 
-async def test_a_pin_that_is_taken_is_named(factory: Any) -> None:
+async def test_error_names_the_pin_that_is_in_use(factory: Any) -> None:
     posted = Posted()
     button = _button(factory, posted)
     with pytest.raises(BadPin, match="GPIO 17"):
@@ -184,12 +182,12 @@ def test_every_light_state_has_a_pattern() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(PATTERNS))
-def test_every_pattern_can_be_seen(name: str) -> None:
+def test_every_pattern_is_visible(name: str) -> None:
     levels = [brightness(PATTERNS[name], at / 50) for at in range(500)]
     assert 0.0 < max(levels) <= 1.0
 
 
-async def test_a_single_led_shows_the_level_and_an_rgb_led_the_colour(factory: Any) -> None:
+async def test_single_led_shows_the_level_and_rgb_led_the_colour(factory: Any) -> None:
     half = {"half": _pattern("solid", level=0.5)}
     led = Light("led", [25], factory=factory, patterns=half)
     rgb = Light("rgb", [5, 6, 12], factory=factory, patterns=half)
@@ -202,7 +200,7 @@ async def test_a_single_led_shows_the_level_and_an_rgb_led_the_colour(factory: A
     assert SimulatedLamp(factory, [25]).level == 0.0
 
 
-async def test_a_light_that_is_active_low_is_turned_around(factory: Any) -> None:
+async def test_active_low_light_is_inverted(factory: Any) -> None:
     light = Light("led", [25], factory=factory, active_high=False)
     light.show("listening")
     assert SimulatedLamp(factory, [25], active_high=False).level == 1.0
@@ -210,7 +208,7 @@ async def test_a_light_that_is_active_low_is_turned_around(factory: Any) -> None
     light.close()
 
 
-async def test_blinking_goes_on_and_off_in_turn_and_the_same_pattern_does_not_begin_anew(factory: Any) -> None:
+async def test_blinking_alternates_and_showing_the_same_pattern_does_not_restart_it(factory: Any) -> None:
     light = Light("led", [25], factory=factory, patterns={"quick": _pattern("blink", period_s=0.02)})
     running = asyncio.create_task(light.run())
     light.show("quick")
@@ -226,7 +224,7 @@ async def test_blinking_goes_on_and_off_in_turn_and_the_same_pattern_does_not_be
     light.close()
 
 
-async def test_a_steady_light_is_not_touched_again(factory: Any) -> None:
+async def test_steady_light_is_written_once(factory: Any) -> None:
     light = Light("led", [25], factory=factory)
     running = asyncio.create_task(light.run())
     light.show("ready")
@@ -234,14 +232,12 @@ async def test_a_steady_light_is_not_touched_again(factory: Any) -> None:
     pin = factory.pin(25)
     pin.clear_states()
     await asyncio.sleep(0.1)
-    assert len(pin.states) == 1, "the state itself, and no change"
+    assert len(pin.states) == 1, "the current state, and no change"
     running.cancel()
     light.close()
 
 
-async def test_a_pin_that_cannot_be_written_is_logged_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_failing_light_is_logged_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
         def write(self, color: tuple[float, float, float], level: float) -> None:
             raise OSError("no such line")
@@ -256,7 +252,7 @@ async def test_a_pin_that_cannot_be_written_is_logged_once(
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
-async def test_a_new_kind_of_light_is_one_entry_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_new_kind_of_light_is_one_entry_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[object] = []
 
     class Strip:
@@ -278,7 +274,7 @@ async def test_a_new_kind_of_light_is_one_entry_of_the_table(monkeypatch: pytest
     assert written == [([10, 11], True, 3), (PATTERNS["listening"].color, 1.0), "closed"]
 
 
-async def test_a_state_without_a_pattern_is_dark(factory: Any) -> None:
+async def test_light_is_off_in_a_state_without_a_pattern(factory: Any) -> None:
     light = Light("led", [25], factory=factory)
     light.show("listening")
     light.show("something new")
@@ -286,7 +282,7 @@ async def test_a_state_without_a_pattern_is_dark(factory: Any) -> None:
     light.close()
 
 
-async def test_no_light_is_a_light_too(factory: Any) -> None:
+async def test_light_of_kind_none_accepts_every_call(factory: Any) -> None:
     light = Light("none", [], factory=factory)
     light.show("thinking")
     light.close()
@@ -295,23 +291,23 @@ async def test_no_light_is_a_light_too(factory: Any) -> None:
 # --- pin factories ------------------------------------------------------------------------------------------------
 
 
-def test_a_factory_has_its_name_and_no_other() -> None:
+def test_pin_factory_is_found_by_name_and_unknown_names_are_refused() -> None:
     assert isinstance(open_pin_factory("mock"), MockFactory)
     with pytest.raises(PinFactoryUnavailable, match="lgpio, rpigpio, mock"):
         open_pin_factory("native")
 
 
-def test_lgpio_that_is_not_there_or_is_a_stand_in_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_missing_or_empty_lgpio_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "lgpio", None)
     with pytest.raises(PinFactoryUnavailable, match="apt-get install python3-lgpio"):
         open_pin_factory("lgpio")
     monkeypatch.setitem(sys.modules, "lgpio", types.ModuleType("lgpio"))
-    with pytest.raises(PinFactoryUnavailable, match="empty stand-in"):
+    with pytest.raises(PinFactoryUnavailable, match="package is empty"):
         open_pin_factory("lgpio")
 
 
-def test_lgpio_needs_a_folder_that_it_can_write(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lgpio_needs_a_writable_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pins.os, "access", lambda *_: False)
     with pytest.raises(PinFactoryUnavailable, match="WorkingDirectory"):
         open_pin_factory("lgpio")
@@ -337,7 +333,7 @@ def test_rpigpio_is_refused_where_it_misses_presses(
         assert open_pin_factory("rpigpio") == "the factory"
 
 
-def test_the_shim_that_is_named_rpigpio_is_welcome(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rpi_lgpio_shim_is_accepted_as_rpigpio(monkeypatch: pytest.MonkeyPatch) -> None:
     gpio = types.ModuleType("RPi.GPIO")
     gpio.lgpio = object()  # type: ignore[attr-defined]
     package = types.ModuleType("RPi")

@@ -1,4 +1,4 @@
-"""The history of the conversation: one behaviour a test, first of `ItemList` alone, then of the core that keeps it."""
+"""Tests of the conversation history, one behaviour per test: first `ItemList` alone, then the core that keeps it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PIXEL = "data:image/png;base64,iVBORw0KGgo="
 
 
 def tell(history: ItemList, *frames: dict[str, Any]) -> list[Change]:
-    """The server says these frames, literally; returns every change."""
+    """Apply these literal frames of the server; return every change."""
     changes: list[Change] = []
     for index, frame in enumerate(frames):
         changes += history.apply(wire.decode(json.dumps({"event_id": f"event_{index}"} | frame)))
@@ -62,7 +62,7 @@ def heard(item_id: str, transcript: str) -> dict[str, Any]:
 
 
 def growing(item_id: str, delta: str) -> dict[str, Any]:
-    """A piece of what the user said."""
+    """Return a delta of the user's transcript."""
     kind = "conversation.item.input_audio_transcription.delta"
     return {"type": kind, "item_id": item_id, "content_index": 0, "delta": delta}
 
@@ -99,37 +99,37 @@ def said(item_id: str, text: str, role: str = "user", **more: Any) -> HistoryIte
 
 THREE = [written("item_1", "one"), written("item_2", "two", "item_1"), written("item_3", "three", "item_2")]
 
-# --- where an item stands ----------------------------------------------------------------------------------------
+# --- the position of an item -------------------------------------------------------------------------------------
 
 
-def test_items_stand_in_the_order_of_their_predecessors_not_of_their_arrival() -> None:
+def test_items_are_ordered_by_predecessor_not_by_arrival() -> None:
     history = ItemList()
     tell(history, written("item_1", "one"), written("item_3", "three", "item_1"), written("item_2", "two", "item_1"))
     assert ids(history) == ["item_1", "item_2", "item_3"]
 
 
-def test_root_is_the_beginning() -> None:
+def test_an_item_after_root_comes_first() -> None:
     history = ItemList()
     tell(history, *THREE, written("item_0", "zero", "root"))
     assert ids(history) == ["item_0", "item_1", "item_2", "item_3"]
 
 
 @pytest.mark.parametrize("previous", [None, "item_never_heard_of"])
-def test_an_item_behind_one_that_is_not_known_stands_at_the_end(previous: str | None) -> None:
+def test_an_item_after_an_unknown_one_goes_to_the_end(previous: str | None) -> None:
     history = ItemList()
     tell(history, *THREE, written("item_4", "four", previous))
     assert ids(history) == ["item_1", "item_2", "item_3", "item_4"]
 
 
-def test_an_item_told_of_twice_is_one_item() -> None:
+def test_an_item_received_twice_is_kept_once() -> None:
     history = ItemList()
     answer = spoken_answer(None, "in_progress")
     tell(history, output_item(answer), added(answer), added(spoken_answer("Noon."), done=True))
     assert ids(history) == ["item_a"]
 
 
-def test_an_answer_that_the_server_added_first_stands_before_an_item_of_ours() -> None:
-    """We create an item while the server adds one of its own; ``output_item.added`` does not say where it stands."""
+def test_an_answer_the_server_added_first_precedes_a_local_item() -> None:
+    """The client creates an item while the server adds one; ``output_item.added`` does not carry a position."""
     history = ItemList([said("item_1", "one")])
     history.insert(said("local_1", "by the way"), None)
     tell(
@@ -141,22 +141,22 @@ def test_an_answer_that_the_server_added_first_stands_before_an_item_of_ours() -
     assert ids(history) == ["item_1", "item_a", "local_1"]
 
 
-def test_an_item_of_ours_is_moved_to_where_the_server_has_put_it() -> None:
+def test_a_local_item_is_moved_to_its_position_on_the_server() -> None:
     history = ItemList([said("item_1", "one"), said("local_1", "by the way"), said("item_2", "two")])
     tell(history, written("local_1", "by the way", "item_2"))
     assert ids(history) == ["item_1", "item_2", "local_1"]
 
 
-def test_an_item_without_an_id_is_nothing_to_keep() -> None:
+def test_an_item_without_an_id_is_ignored() -> None:
     history = ItemList()
     assert history.take(wire.Item(type="message", role="user"), None, is_done=True) == []
     assert history.items == ()
 
 
-# --- what the user said ------------------------------------------------------------------------------------------
+# --- transcripts of the user -------------------------------------------------------------------------------------
 
 
-def test_committed_makes_a_placeholder_at_once() -> None:
+def test_committed_adds_a_placeholder_at_once() -> None:
     history = ItemList()
     tell(history, *THREE)
     changes = tell(history, committed("item_u", "item_3"))
@@ -164,7 +164,7 @@ def test_committed_makes_a_placeholder_at_once() -> None:
     assert changes == [HistoryGrew(placeholder, "item_3")]
 
 
-def test_the_words_fill_the_placeholder_when_they_come() -> None:
+def test_the_transcript_fills_the_placeholder() -> None:
     history = ItemList()
     tell(history, committed("item_u"), added(user_audio()), added(user_audio(), done=True))
     [before] = history.items
@@ -176,14 +176,14 @@ def test_the_words_fill_the_placeholder_when_they_come() -> None:
     assert (item.status, item.text, item.is_transcribed) == ("completed", "What time is it?", True)
 
 
-def test_words_that_grow_are_seen_before_they_are_complete() -> None:
+def test_transcript_deltas_are_readable_before_the_transcript_is_complete() -> None:
     history = ItemList()
     changes = tell(history, committed("item_u"), growing("item_u", "What "), growing("item_u", "time"))
-    assert len(changes) == 1, "ten pieces a second are no ten changes"
+    assert len(changes) == 1, "deltas emit no changes: ten arrive each second"
     assert history.items[0].text == "What time"
 
 
-def test_a_transcription_that_failed_leaves_the_item_without_words() -> None:
+def test_a_failed_transcription_leaves_the_item_without_text() -> None:
     history = ItemList()
     failed = {
         "type": "conversation.item.input_audio_transcription.failed",
@@ -210,21 +210,21 @@ def test_a_transcript_is_kept_when_a_later_event_lacks_it(later: dict[str, Any])
     history = ItemList()
     tell(history, committed("item_u"), heard("item_u", "What time is it?"))
     before = history.items
-    assert tell(history, later) == [], "nothing has changed, so nothing is told"
+    assert tell(history, later) == [], "nothing has changed, so no change is returned"
     assert history.items == before
 
 
-def test_a_transcript_of_an_item_that_was_deleted_brings_it_not_back() -> None:
+def test_a_transcript_does_not_bring_back_a_deleted_item() -> None:
     history = ItemList()
     tell(history, committed("item_u"), {"type": "conversation.item.deleted", "item_id": "item_u"})
     assert tell(history, growing("item_u", "What"), heard("item_u", "What time is it?")) == []
     assert history.items == ()
 
 
-# --- what the assistant said -------------------------------------------------------------------------------------
+# --- answers of the assistant ------------------------------------------------------------------------------------
 
 
-def test_a_text_grows_and_is_told_when_it_is_whole() -> None:
+def test_an_answer_text_grows_and_emits_a_change_when_it_is_complete() -> None:
     history = ItemList()
     changes = tell(
         history,
@@ -240,7 +240,7 @@ def test_a_text_grows_and_is_told_when_it_is_whole() -> None:
     assert change.item.text == "It is noon."
 
 
-def test_a_text_of_several_parts_is_in_the_order_of_the_parts() -> None:
+def test_the_text_of_several_parts_follows_the_order_of_the_parts() -> None:
     history = ItemList()
     tell(
         history,
@@ -276,14 +276,14 @@ def test_the_text_of_an_answer_is_kept_when_a_later_event_lacks_it(later: dict[s
     assert (item.text, item.status, item.is_spoken) == ("It is noon.", "completed", True)
 
 
-def test_an_item_that_only_response_done_tells_of_is_kept() -> None:
+def test_an_item_that_appears_only_in_response_done_is_kept() -> None:
     history = ItemList()
     response = {"id": "resp_1", "status": "completed", "output": [spoken_answer("Noon.")], "metadata": None}
     tell(history, {"type": "response.done", "response": response})
     assert history.items == (said("item_a", "Noon.", "assistant", is_spoken=True),)
 
 
-def test_a_call_is_completed_by_what_comes_later() -> None:
+def test_a_call_is_completed_by_later_events() -> None:
     history = ItemList()
     begun = {"id": "item_c", "type": "function_call", "status": "in_progress", "name": "get_time", "call_id": "call_1"}
     ended = begun | {"status": "completed", "arguments": '{"zone":"utc"}'}
@@ -316,7 +316,7 @@ _ANSWER = [
 
 
 @given(st.permutations([True] * len(_USER) + [False] * len(_ANSWER)))
-def test_the_transcription_may_come_anywhere_among_the_events_of_the_answer(order: list[bool]) -> None:
+def test_the_transcript_may_arrive_anywhere_among_the_events_of_the_answer(order: list[bool]) -> None:
     history = ItemList()
     tell(history, committed("item_u"))
     user, answer = iter(_USER), iter(_ANSWER)
@@ -328,10 +328,10 @@ def test_the_transcription_may_come_anywhere_among_the_events_of_the_answer(orde
     )
 
 
-# --- what was cut ------------------------------------------------------------------------------------------------
+# --- cut answers -------------------------------------------------------------------------------------------------
 
 
-def test_a_truncated_item_is_marked_with_what_was_heard() -> None:
+def test_a_truncated_item_keeps_the_heard_milliseconds_and_text() -> None:
     history = ItemList([said("item_a", "It is noon.", "assistant", is_spoken=True)])
     truncated = {
         "type": "conversation.item.truncated",
@@ -353,20 +353,18 @@ def test_a_truncated_item_is_marked_with_what_was_heard() -> None:
         (2000, 4000, "one two three"),
         (4000, 4000, "one two three four five sixes"),
         (9999, 4000, "one two three four five sixes"),
-        (100, None, ""),  # no more than 20 characters a second are ever said
+        (100, None, ""),  # at most 20 characters are spoken per second
         (500, None, "one two"),
     ],
 )
-def test_the_text_of_a_cut_answer_ends_with_a_word_that_was_heard(
-    heard_ms: int, received_ms: int | None, text: str
-) -> None:
+def test_the_text_of_a_cut_answer_ends_with_a_heard_word(heard_ms: int, received_ms: int | None, text: str) -> None:
     history = ItemList([said("item_a", "one two three four five sixes", "assistant")])
     history.cut("item_a", heard_ms, received_ms)
     assert history.items[0].text == text
 
 
 @given(st.text(st.sampled_from("ab "), max_size=40), st.integers(0, 3000), st.integers(1, 3000))
-def test_a_cut_text_is_a_beginning_of_whole_words(text: str, heard_ms: int, received_ms: int) -> None:
+def test_a_cut_text_is_a_prefix_of_whole_words(text: str, heard_ms: int, received_ms: int) -> None:
     history = ItemList([said("item_a", text, "assistant")])
     history.cut("item_a", heard_ms, received_ms)
     cut = history.items[0].text
@@ -408,10 +406,10 @@ def test_only_answers_can_be_cut() -> None:
     assert history.cut("item_never_heard_of", 10) == []
 
 
-# --- what goes, and what is asked for ----------------------------------------------------------------------------
+# --- deletion, retrieval, limits ---------------------------------------------------------------------------------
 
 
-def test_a_deleted_item_is_gone_and_told_of_once() -> None:
+def test_a_deleted_item_is_removed_and_reported_once() -> None:
     history = ItemList()
     tell(history, *THREE)
     deleted = {"type": "conversation.item.deleted", "item_id": "item_2"}
@@ -419,51 +417,51 @@ def test_a_deleted_item_is_gone_and_told_of_once() -> None:
     assert ids(history) == ["item_1", "item_3"]
 
 
-def test_a_retrieved_item_completes_what_is_known() -> None:
+def test_a_retrieved_item_completes_the_known_one() -> None:
     history = ItemList()
     tell(history, committed("item_u"), added(user_audio(), done=True))
     tell(history, {"type": "conversation.item.retrieved", "item": user_audio("What time is it?")})
     assert history.items[0].text == "What time is it?"
 
 
-def test_an_item_that_is_not_known_is_not_added_by_being_retrieved() -> None:
+def test_a_retrieved_item_that_is_unknown_is_not_added() -> None:
     history = ItemList()
     assert tell(history, {"type": "conversation.item.retrieved", "item": user_audio("Hello?")}) == []
     assert history.items == ()
 
 
-def test_events_that_say_nothing_of_items_change_nothing() -> None:
+def test_events_unrelated_to_items_change_nothing() -> None:
     history = ItemList([said("item_1", "one")])
     assert tell(history, {"type": "input_audio_buffer.cleared"}, {"type": "session.updated", "session": {}}) == []
 
 
-def test_the_first_item_has_nothing_before_it() -> None:
+def test_the_first_item_has_no_predecessor() -> None:
     history = ItemList()
     changes = tell(history, *THREE)
     assert [one.previous_item_id for one in changes if isinstance(one, HistoryGrew)] == ["", "item_1", "item_2"]
 
 
-def test_the_oldest_is_forgotten_beyond_the_limit() -> None:
+def test_the_oldest_item_is_removed_beyond_the_limit() -> None:
     history = ItemList(max_items=2)
     changes = tell(history, *THREE)
     assert [one for one in changes if not isinstance(one, HistoryGrew)] == [HistoryChanged("item_1")]
     assert ids(history) == ["item_2", "item_3"]
 
 
-def test_the_limit_holds_for_an_earlier_life_too() -> None:
+def test_the_limit_applies_to_a_restored_history_too() -> None:
     history = ItemList([said(f"item_{index}", "x") for index in range(5)], max_items=2)
     assert ids(history) == ["item_3", "item_4"]
 
 
-def test_an_id_of_ours_is_never_one_that_is_known() -> None:
+def test_a_new_local_id_is_never_a_known_one() -> None:
     history = ItemList([said("local_1", "of an earlier life")])
     assert history.new_id() not in ("local_1", history.new_id())
 
 
-# --- replay on a new connection ----------------------------------------------------------------------------------
+# --- replay on a new link ----------------------------------------------------------------------------------------
 
 
-def test_replay_writes_every_kind_as_a_client_may() -> None:
+def test_replay_writes_each_kind_in_the_form_a_client_may_send() -> None:
     history = ItemList(
         [
             said("item_s", "Be brief.", "system"),
@@ -515,21 +513,21 @@ def test_replay_writes_every_kind_as_a_client_may() -> None:
     assert changes == []
 
 
-def test_speech_that_nobody_wrote_down_is_replayed_as_a_placeholder() -> None:
+def test_untranscribed_speech_is_replayed_as_a_placeholder() -> None:
     history = ItemList()
     tell(history, committed("item_u"), added(user_audio(), done=True))
     frames, changes = history.replay(limit=100)
     assert frames[0]["content"] == [{"type": "input_text", "text": NOT_WRITTEN_DOWN}]
     assert changes == []
-    assert history.items[0].text == "", "the placeholder is for the model, not for the record"
+    assert history.items[0].text == "", "the placeholder is for the model, not for the history"
 
 
-def test_an_image_without_words_is_replayed() -> None:
+def test_an_image_without_text_is_replayed() -> None:
     frames, _ = ItemList([said("item_p", "", images=(PIXEL,))]).replay(limit=100)
     assert frames[0]["content"] == [{"type": "input_image", "image_url": PIXEL}]
 
 
-def test_of_a_cut_answer_what_was_heard_is_replayed() -> None:
+def test_a_cut_answer_is_replayed_with_its_heard_text() -> None:
     history = ItemList([said("item_a", "one two three four five sixes", "assistant", is_spoken=True)])
     history.cut("item_a", 1000, 4000)
     frames, _ = history.replay(limit=100)
@@ -548,7 +546,7 @@ def test_of_a_cut_answer_what_was_heard_is_replayed() -> None:
     ],
     ids=["unheard", "empty", "call_alone", "output_alone", "mcp_call", "mcp_approval_response"],
 )
-def test_what_cannot_be_replayed_is_forgotten_here_too(item: HistoryItem) -> None:
+def test_an_item_that_cannot_be_replayed_is_removed_locally_too(item: HistoryItem) -> None:
     history = ItemList([said("item_1", "one"), item])
     frames, changes = history.replay(limit=100)
     assert [one["id"] for one in frames] == ["item_1"]
@@ -557,7 +555,7 @@ def test_what_cannot_be_replayed_is_forgotten_here_too(item: HistoryItem) -> Non
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3, 9, 10, 11])
-def test_only_the_newest_are_replayed_and_the_others_forgotten(limit: int) -> None:
+def test_only_the_newest_items_are_replayed_and_the_others_removed(limit: int) -> None:
     history = ItemList([said(f"item_{index}", "x") for index in range(10)])
     frames, changes = history.replay(limit=limit)
     newest = [f"item_{index}" for index in range(10)][max(0, 10 - limit) :]
@@ -566,21 +564,21 @@ def test_only_the_newest_are_replayed_and_the_others_forgotten(limit: int) -> No
     assert changes == [HistoryChanged(f"item_{index}") for index in range(max(0, 10 - limit))]
 
 
-def test_a_pair_that_the_limit_parts_is_not_replayed() -> None:
+def test_a_call_and_output_separated_by_the_limit_are_not_replayed() -> None:
     history = ItemList([call(), output(), said("item_a", "It is noon.", "assistant")])
     frames, _ = history.replay(limit=2)
-    assert [one["id"] for one in frames] == ["item_a"], "the output of a call that is not there would be refused"
+    assert [one["id"] for one in frames] == ["item_a"], "the server would refuse the output of a missing call"
     assert ids(history) == ["item_a"]
 
 
-def test_an_output_before_its_call_is_no_pair() -> None:
+def test_an_output_before_its_call_is_not_replayed() -> None:
     history = ItemList([output(), call(), said("item_a", "It is noon.", "assistant")])
     frames, _ = history.replay(limit=100)
     assert [one["id"] for one in frames] == ["item_a"]
 
 
 @pytest.mark.parametrize("odd", ["x" * 33, "item:1", "naïve", "with space"])
-def test_an_id_that_no_server_takes_is_replaced_on_both_sides(odd: str) -> None:
+def test_an_invalid_id_is_replaced_on_both_sides(odd: str) -> None:
     history = ItemList([said("item_1", "one"), said(odd, "two"), said("item_3", "three")])
     frames, changes = history.replay(limit=100)
     new_id = frames[1]["id"]
@@ -589,7 +587,7 @@ def test_an_id_that_no_server_takes_is_replaced_on_both_sides(odd: str) -> None:
     assert len(new_id) <= 32
 
 
-def test_the_first_item_keeps_its_place_under_its_new_id() -> None:
+def test_the_first_item_keeps_its_position_under_its_new_id() -> None:
     history = ItemList([said("odd id", "one"), said("item_2", "two")])
     frames, _ = history.replay(limit=100)
     assert [one["content"][0]["text"] for one in frames] == ["one", "two"]
@@ -613,7 +611,7 @@ _ANY_ITEM = st.one_of(
 
 
 @given(st.lists(_ANY_ITEM, max_size=8, unique_by=lambda one: one.id), st.integers(0, 9))
-def test_whatever_is_replayed_is_valid_in_pairs_and_what_is_known_here(items: list[HistoryItem], limit: int) -> None:
+def test_replayed_items_are_valid_paired_and_equal_to_the_local_ones(items: list[HistoryItem], limit: int) -> None:
     history = ItemList(items)
     frames, _ = history.replay(limit=limit)
     for frame in frames:
@@ -625,7 +623,7 @@ def test_whatever_is_replayed_is_valid_in_pairs_and_what_is_known_here(items: li
     assert sorted(called) == sorted(answered)
 
 
-def test_what_is_replayed_once_is_replayed_again() -> None:
+def test_replay_is_idempotent() -> None:
     history = ItemList([said("odd id", "one"), call(), said("item_3", "three")])
     first, _ = history.replay(limit=100)
     second, changes = history.replay(limit=100)
@@ -633,47 +631,47 @@ def test_what_is_replayed_once_is_replayed_again() -> None:
     assert changes == []
 
 
-def test_an_item_that_the_lost_connection_left_open_is_incomplete() -> None:
+def test_an_item_left_open_by_a_lost_link_becomes_incomplete() -> None:
     history = ItemList([said("item_1", "one"), said("item_a", "It", "assistant", status="in_progress")])
     assert history.end_open() == [HistoryChanged("item_a", said("item_a", "It", "assistant", status="incomplete"))]
 
 
-def test_what_a_client_may_not_write_has_no_frame() -> None:
+def test_an_item_a_client_may_not_create_has_no_frame() -> None:
     assert wire_item(HistoryItem(id="item_m", type="mcp_list_tools")) is None
 
 
-# --- the difference to another history ---------------------------------------------------------------------------
+# --- the difference from another history -------------------------------------------------------------------------
 
 ABCD = [said(f"item_{letter}", letter) for letter in "abcd"]
 
 
-def test_the_same_history_is_no_difference() -> None:
+def test_the_same_history_has_no_difference() -> None:
     assert ItemList(ABCD).diff(ABCD) == ([], [])
 
 
-def test_what_is_left_out_is_deleted_and_nothing_else_touched() -> None:
+def test_a_missing_item_is_deleted_and_nothing_else_changes() -> None:
     assert ItemList(ABCD).diff([ABCD[0], ABCD[2], ABCD[3]]) == (["item_b"], [])
 
 
-def test_what_is_new_is_created_behind_what_it_follows() -> None:
+def test_a_new_item_is_created_after_its_predecessor() -> None:
     deletes, creates = ItemList(ABCD).diff([*ABCD[:2], said("item_n", "new"), *ABCD[2:]])
     assert deletes == []
     assert [(item.text, previous) for item, previous in creates] == [("new", "item_b")]
 
 
-def test_what_is_new_in_front_follows_the_root() -> None:
+def test_a_new_first_item_is_created_after_root() -> None:
     _, [(item, previous)] = ItemList(ABCD).diff([said("item_n", "new"), *ABCD])
     assert (item.text, previous) == ("new", "root")
 
 
-def test_two_new_ones_follow_each_other() -> None:
+def test_two_new_items_follow_each_other() -> None:
     _, [(first, _), (second, previous)] = ItemList(ABCD).diff([*ABCD, said("n1", "new"), said("n2", "newer")])
     assert (first.text, second.text) == ("new", "newer")
     assert previous == first.id
 
 
-def test_other_words_are_another_item() -> None:
-    """An item cannot be changed on the server: it is deleted, and created under an id that was never used."""
+def test_changed_text_replaces_the_item() -> None:
+    """An item cannot be changed on the server, so it is deleted and created under an unused id."""
     deletes, [(item, previous)] = ItemList(ABCD).diff([ABCD[0], said("item_b", "B"), *ABCD[2:]])
     assert deletes == ["item_b"]
     assert (item.text, previous) == ("B", "item_a")
@@ -688,7 +686,7 @@ def test_a_moved_item_is_deleted_and_created_once() -> None:
 
 
 @given(st.lists(st.sampled_from("abcdxyz"), max_size=6, unique=True))
-def test_a_difference_that_is_carried_out_gives_what_was_wanted(letters: list[str]) -> None:
+def test_applying_the_difference_gives_the_wanted_history(letters: list[str]) -> None:
     history = ItemList(ABCD)
     deletes, creates = history.diff([said(f"item_{letter}", letter) for letter in letters])
     for item_id in deletes:
@@ -703,18 +701,18 @@ def test_a_difference_that_is_carried_out_gives_what_was_wanted(letters: list[st
 
 
 def told(stage: Stage) -> list[Notice]:
-    """The notices of the history, in order."""
+    """Return the history notices, in order."""
     notices = [one.notice for one in stage.commands if isinstance(one, Emit)]
     return [one for one in notices if isinstance(one, (HistoryGrew, HistoryChanged))]
 
 
 def updated(stage: Stage) -> list[HistoryItem]:
-    """Every item that became another one, in order."""
+    """Return the changed items, in order."""
     return [one.item for one in stage.notices(HistoryChanged) if one.item is not None]
 
 
 def removed(stage: Stage) -> list[str]:
-    """The ids of the items that are gone, in order."""
+    """Return the ids of the removed items, in order."""
     return [one.item_id for one in stage.notices(HistoryChanged) if one.item is None]
 
 
@@ -727,7 +725,7 @@ def created_items(stage: Stage) -> list[dict[str, Any]]:
 
 
 def answer(stage: Stage, text: str = "It is noon.", ms: int = 1000) -> None:
-    """The server answers aloud; nothing of it is played yet."""
+    """Receive a spoken answer of which nothing is played yet."""
     stage.created()
     stage.server(output_item(spoken_answer(None, "in_progress")))
     stage.audio(ms=ms)
@@ -735,14 +733,14 @@ def answer(stage: Stage, text: str = "It is noon.", ms: int = 1000) -> None:
 
 
 def next_link(stage: Stage) -> None:
-    """Lose the connection and make the next; what was sent before is forgotten."""
+    """Lose the link, clear the commands, and connect the next."""
     stage.lose()
     stage.advance(5)
     stage.commands.clear()
     stage.link_ready()
 
 
-def test_a_turn_is_told_as_it_grows() -> None:
+def test_the_history_of_a_turn_is_emitted_as_it_grows() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed("item_u")
@@ -759,7 +757,7 @@ def test_a_turn_is_told_as_it_grows() -> None:
     assert [one.text for one in stage.conversation.history] == ["What time is it?", "It is noon."]
 
 
-def test_a_history_told_of_can_be_built_from_the_notices_alone() -> None:
+def test_the_history_can_be_rebuilt_from_its_notices() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed("item_u")
@@ -778,7 +776,7 @@ def test_a_history_told_of_can_be_built_from_the_notices_alone() -> None:
     assert tuple(rebuilt.values()) == stage.conversation.history
 
 
-def test_a_press_into_the_answer_marks_what_was_heard() -> None:
+def test_a_press_during_the_answer_cuts_it_to_the_heard_part() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed("item_u")
@@ -790,7 +788,7 @@ def test_a_press_into_the_answer_marks_what_was_heard() -> None:
     assert updated(stage)[-1] == item
 
 
-def test_text_that_comes_after_the_press_is_not_in_the_history() -> None:
+def test_text_arriving_after_the_press_is_not_in_the_history() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed("item_u")
@@ -804,7 +802,7 @@ def test_text_that_comes_after_the_press_is_not_in_the_history() -> None:
     assert stage.conversation.history == before
 
 
-def test_an_answer_that_was_heard_whole_is_not_marked() -> None:
+def test_a_fully_heard_answer_is_not_cut() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed("item_u")
@@ -816,7 +814,7 @@ def test_an_answer_that_was_heard_whole_is_not_marked() -> None:
     assert stage.conversation.history[-1] == said("item_a", "It is noon.", "assistant", is_spoken=True)
 
 
-def test_an_answer_cut_by_the_connection_and_then_by_a_press_is_marked_with_what_was_heard() -> None:
+def test_an_answer_cut_by_a_lost_link_and_then_by_a_press_keeps_the_heard_part() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed("item_u")
@@ -829,8 +827,8 @@ def test_an_answer_cut_by_the_connection_and_then_by_a_press_is_marked_with_what
     assert (item.heard_ms, item.text) == (1000, "one two")
 
 
-def test_an_answer_told_to_a_new_connection_and_then_cut_is_what_was_heard_there_too() -> None:
-    """It plays on while the next connection is made, which is told all of it as text; text cannot be truncated."""
+def test_an_answer_replayed_on_a_new_link_and_then_cut_is_replaced_by_its_heard_part() -> None:
+    """It keeps playing while the new link gets all of it as text, and text items cannot be truncated."""
     stage = Stage().ready()
     stage.say()
     stage.committed("item_u")
@@ -848,7 +846,7 @@ def test_an_answer_told_to_a_new_connection_and_then_cut_is_what_was_heard_there
     assert [one["content"][0]["text"] for one in on_server] == ["Count.", "one two"]
 
 
-def test_the_output_of_a_tool_is_known_to_both_sides() -> None:
+def test_a_tool_output_is_added_on_both_sides() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed("item_u")
@@ -865,7 +863,7 @@ def test_the_output_of_a_tool_is_known_to_both_sides() -> None:
     assert stage.notices(HistoryGrew)[0].previous_item_id == "item_call_1"
 
 
-def test_an_output_that_the_server_confirms_is_not_doubled() -> None:
+def test_an_output_confirmed_by_the_server_is_not_duplicated() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed("item_u")
@@ -880,7 +878,7 @@ def test_an_output_that_the_server_confirms_is_not_doubled() -> None:
     assert stage.conversation.history == before
 
 
-def test_what_is_written_by_the_program_is_known_to_both_sides() -> None:
+def test_a_message_of_the_program_is_added_on_both_sides() -> None:
     stage = Stage().ready()
     content = [{"type": "input_text", "text": "What is this?"}, {"type": "input_image", "image_url": PIXEL}]
     item = {"id": "note_1", "type": "message", "role": "user", "content": content}
@@ -889,7 +887,7 @@ def test_what_is_written_by_the_program_is_known_to_both_sides() -> None:
     assert stage.conversation.history == (said("note_1", "What is this?", images=(PIXEL,)),)
 
 
-def test_an_answer_beside_the_conversation_is_not_in_its_history() -> None:
+def test_an_out_of_band_answer_is_not_in_the_history() -> None:
     stage = Stage().ready()
     response = {"id": "resp_x", "metadata": {"aside": "key_1"}, "conversation_id": None}
     stage.server({"type": "response.created", "response": response | {"status": "in_progress", "output": []}})
@@ -900,7 +898,7 @@ def test_an_answer_beside_the_conversation_is_not_in_its_history() -> None:
     assert stage.conversation.history == ()
 
 
-def test_the_oldest_is_forgotten_beyond_max_history() -> None:
+def test_the_oldest_item_is_removed_beyond_max_history() -> None:
     stage = Stage(max_history=2).ready()
     for frame in THREE:
         stage.server(frame)
@@ -908,10 +906,10 @@ def test_the_oldest_is_forgotten_beyond_max_history() -> None:
     assert removed(stage) == ["item_1"]
 
 
-# --- the core: a new connection is told --------------------------------------------------------------------------
+# --- the core: replay on a new link ------------------------------------------------------------------------------
 
 
-def test_a_history_of_an_earlier_life_is_told_behind_the_settings() -> None:
+def test_a_restored_history_is_sent_after_the_session_update() -> None:
     stage = Stage(history=[said("item_1", "I am Ada."), said("item_2", "Hello Ada.", "assistant", is_spoken=True)])
     stage.start()
     stage.link_ready()
@@ -940,7 +938,7 @@ def test_a_history_of_an_earlier_life_is_told_behind_the_settings() -> None:
     ]
 
 
-def test_nothing_is_told_before_the_session_is_created() -> None:
+def test_nothing_is_sent_before_the_session_is_created() -> None:
     stage = Stage(history=ABCD).start()
     stage.do(LinkUp(stage.link))
     assert stage.sent() == []
@@ -959,14 +957,14 @@ def test_the_echo_of_a_replay_changes_nothing() -> None:
     assert told(stage) == []
 
 
-def test_a_new_connection_is_told_the_newest_and_the_others_are_forgotten_here_too() -> None:
+def test_a_new_link_gets_the_newest_items_and_the_others_are_removed_locally_too() -> None:
     stage = Stage(history=[said(f"item_{index}", "x") for index in range(10)], replay_items=3).start()
     stage.link_ready()
     assert [one["item"]["id"] for one in created_items(stage)] == ["item_7", "item_8", "item_9"]
     assert known(stage) == ["item_7", "item_8", "item_9"]
 
 
-def test_a_refused_item_is_taken_out_of_the_history_again() -> None:
+def test_a_refused_item_is_removed_from_the_history() -> None:
     stage = Stage(history=ABCD).start()
     stage.link_ready()
     stage.error("invalid_value", event_id="item_item_b", message="Invalid 'item.content'.")
@@ -976,7 +974,7 @@ def test_a_refused_item_is_taken_out_of_the_history_again() -> None:
     assert stage.state == "ready"
 
 
-def test_a_turn_that_is_said_again_is_not_doubled() -> None:
+def test_a_replayed_turn_is_not_duplicated() -> None:
     stage = Stage(history=ABCD[:1]).ready()
     stage.say()
     stage.committed("item_u")
@@ -987,7 +985,7 @@ def test_a_turn_that_is_said_again_is_not_doubled() -> None:
     assert known(stage) == ["item_a", "item_again"]
 
 
-def test_a_message_that_is_said_again_is_not_doubled() -> None:
+def test_a_replayed_message_is_not_duplicated() -> None:
     stage = Stage().ready()
     content = [{"type": "input_text", "text": "What time is it?"}]
     stage.do(MessageGiven({"id": "note_1", "type": "message", "role": "user", "content": content}, "What time is it?"))
@@ -997,7 +995,7 @@ def test_a_message_that_is_said_again_is_not_doubled() -> None:
     assert stage.sent_types()[-1] == "response.create"
 
 
-def test_a_call_whose_connection_was_lost_is_forgotten_on_both_sides() -> None:
+def test_a_call_of_a_lost_link_is_removed_on_both_sides() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed("item_u")
@@ -1010,7 +1008,7 @@ def test_a_call_whose_connection_was_lost_is_forgotten_on_both_sides() -> None:
     assert known(stage) == ["item_u"]
 
 
-def test_an_answered_call_is_told_to_the_next_connection_as_a_pair() -> None:
+def test_an_answered_call_is_replayed_with_its_output() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed("item_u")
@@ -1027,7 +1025,7 @@ def test_an_answered_call_is_told_to_the_next_connection_as_a_pair() -> None:
     assert [one["item"]["type"] for one in created_items(stage)] == ["message", "function_call", "function_call_output"]
 
 
-def test_an_answer_cut_by_the_connection_is_told_as_far_as_it_came() -> None:
+def test_an_answer_cut_by_a_lost_link_is_replayed_as_far_as_it_was_received() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed("item_u")
@@ -1054,28 +1052,28 @@ def test_an_answer_cut_by_the_connection_is_told_as_far_as_it_came() -> None:
 
 
 def listed(*items: HistoryItem) -> Stage:
-    """A connection that was told of these items; then what was sent is forgotten."""
+    """Return a stage with a ready link and these items as history."""
     stage = Stage(history=items).ready()
     assert known(stage) == [one.id for one in items]
     return stage
 
 
 def replaced(stage: Stage, *items: HistoryItem) -> list[tuple[str, ...]]:
-    """Replace the history; returns what was sent for it, in short."""
+    """Replace the history; return the frames sent for it, in short form."""
     stage.commands.clear()
     stage.do(HistoryReplaced(items))
     short = {"conversation.item.delete": ("item_id",), "conversation.item.create": ("previous_item_id",)}
     return [(one["type"].rpartition(".")[2], *(one[key] for key in short[one["type"]])) for one in stage.sent()]
 
 
-def test_what_is_left_out_is_deleted_on_the_server() -> None:
+def test_a_missing_item_is_deleted_on_the_server() -> None:
     stage = listed(*ABCD)
     assert replaced(stage, ABCD[0], ABCD[3]) == [("delete", "item_b"), ("delete", "item_c")]
     assert known(stage) == ["item_a", "item_d"]
     assert told(stage) == [HistoryChanged("item_b"), HistoryChanged("item_c")]
 
 
-def test_what_is_new_is_created_where_it_belongs() -> None:
+def test_a_new_item_is_created_at_its_position() -> None:
     stage = listed(*ABCD)
     assert replaced(stage, *ABCD[:2], said("n", "new"), *ABCD[2:]) == [("create", "item_b")]
     assert [one.text for one in stage.conversation.history] == ["a", "b", "new", "c", "d"]
@@ -1084,13 +1082,13 @@ def test_what_is_new_is_created_where_it_belongs() -> None:
     assert notice.previous_item_id == "item_b"
 
 
-def test_what_is_new_in_front_is_created_at_the_root() -> None:
+def test_a_new_first_item_is_created_at_the_root() -> None:
     stage = listed(*ABCD)
     assert replaced(stage, said("n", "new"), *ABCD) == [("create", "root")]
     assert [one.text for one in stage.conversation.history] == ["new", "a", "b", "c", "d"]
 
 
-def test_other_words_are_a_delete_and_a_create() -> None:
+def test_changed_text_is_sent_as_a_delete_and_a_create() -> None:
     stage = listed(*ABCD)
     assert replaced(stage, ABCD[0], said("item_b", "B"), *ABCD[2:]) == [("delete", "item_b"), ("create", "item_a")]
     assert [one.text for one in stage.conversation.history] == ["a", "B", "c", "d"]
@@ -1102,26 +1100,26 @@ def test_the_same_history_sends_nothing() -> None:
     assert told(stage) == []
 
 
-def test_an_empty_history_deletes_all() -> None:
+def test_an_empty_history_deletes_every_item() -> None:
     stage = listed(*ABCD)
     assert [kind for kind, _ in replaced(stage)] == ["delete"] * 4
     assert stage.conversation.history == ()
 
 
-def test_spoken_words_that_are_created_anew_are_text() -> None:
+def test_a_spoken_item_is_created_as_text() -> None:
     stage = listed(*ABCD)
     replaced(stage, said("n", "Noon.", "assistant", is_spoken=True), *ABCD)
     assert created_items(stage)[0]["item"]["content"] == [{"type": "output_text", "text": "Noon."}]
 
 
-def test_an_item_that_cannot_be_written_does_not_misplace_those_behind_it() -> None:
+def test_an_item_that_cannot_be_created_does_not_misplace_the_following_ones() -> None:
     stage = listed(*ABCD)
     unwritable = HistoryItem(id="item_m", type="mcp_call", name="search")
     assert replaced(stage, ABCD[0], unwritable, said("n", "new"), *ABCD[1:]) == [("create", "item_a")]
     assert [one.text for one in stage.conversation.history] == ["a", "new", "b", "c", "d"]
 
 
-def test_a_new_item_that_the_server_refuses_is_taken_out_again() -> None:
+def test_a_new_item_refused_by_the_server_is_removed() -> None:
     stage = listed(*ABCD)
     replaced(stage, *ABCD, said("n", "new"))
     [frame] = created_items(stage)
@@ -1130,7 +1128,7 @@ def test_a_new_item_that_the_server_refuses_is_taken_out_again() -> None:
     assert stage.troubles() == ["item_refused"]
 
 
-def test_without_a_connection_the_next_one_is_told_the_replaced_history() -> None:
+def test_a_history_replaced_without_a_link_is_sent_on_the_next() -> None:
     stage = listed(*ABCD)
     stage.lose()
     assert replaced(stage, ABCD[0], said("n", "new")) == []
@@ -1139,7 +1137,7 @@ def test_without_a_connection_the_next_one_is_told_the_replaced_history() -> Non
     assert [one["item"]["content"][0]["text"] for one in created_items(stage)] == ["a", "new"]
 
 
-def test_the_confirmation_of_a_delete_is_told_once() -> None:
+def test_the_confirmation_of_a_delete_is_not_reported_again() -> None:
     stage = listed(*ABCD)
     replaced(stage, *ABCD[1:])
     stage.server({"type": "conversation.item.deleted", "item_id": "item_a"})

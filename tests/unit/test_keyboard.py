@@ -1,4 +1,4 @@
-"""Keys of a terminal, as a button and a line of text."""
+"""Terminal keys as a button and a line of text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def _keys(*chunks: str) -> list[tuple[str, str]]:
     return [(key.kind, key.text) for chunk in chunks for key in parser.feed(chunk)]
 
 
-def test_a_plain_terminal_gives_taps_text_and_enter() -> None:
+def test_plain_terminal_gives_taps_text_and_enter() -> None:
     assert _keys(" hi\r") == [("space_tap", " "), ("text", "h"), ("text", "i"), ("enter", "")]
 
 
@@ -25,20 +25,20 @@ def test_both_backspaces_erase() -> None:
     assert _keys("\x7f\b") == [("erase", ""), ("erase", "")]
 
 
-def test_the_kitty_protocol_gives_press_and_release_of_the_space_bar() -> None:
+def test_kitty_protocol_gives_press_and_release_of_the_space_bar() -> None:
     assert _keys("\x1b[32;1:1u\x1b[32;1:2u\x1b[32;1:3u") == [("space_down", " "), ("space_up", " ")]
 
 
-def test_the_kitty_protocol_gives_letters_once_and_ctrl_c() -> None:
+def test_kitty_protocol_gives_letters_once_and_ctrl_c() -> None:
     assert _keys("\x1b[97u\x1b[97;1:3u\x1b[99;5u") == [("text", "a"), ("quit", "")]
 
 
-def test_a_terminal_that_answers_the_query_has_key_up() -> None:
+def test_terminal_that_answers_the_query_supports_holding() -> None:
     parser = KeyParser()
     assert parser.feed("\x1b[?0u\x1b[?62;c") == [Key("holds")]
 
 
-def test_a_sequence_cut_in_two_is_put_together() -> None:
+def test_escape_sequence_split_in_two_chunks_is_joined() -> None:
     assert _keys("\x1b[32;", "1:3u") == [("space_up", " ")]
 
 

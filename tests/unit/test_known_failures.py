@@ -1,8 +1,8 @@
-"""Ten failures known of the reference SDK, each as a test that we pass, and each shown of that SDK as well.
+"""Ten known failures of the reference SDK: for each, a test of this package and a test that shows it in the SDK.
 
 The reference is `openai-agents` 0.24.0, ``agents/realtime/session.py`` (the session) and ``openai_realtime.py`` (the
-model). What a docstring says of it, the test behind it proves: it runs the installed classes against a scripted
-server. Those proofs are of that one version; with another they are skipped, and the docstrings are to be read again.
+model). The test after each docstring proves its statement by running the installed classes against a scripted server.
+These tests hold for that version only; with another they are skipped, and the docstrings must be checked again.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ from tests.support.stage import SESSION, Stage
 
 REFERENCE = "0.24.0"
 reference = pytest.mark.skipif(
-    version("openai-agents") != REFERENCE, reason=f"said of openai-agents {REFERENCE}; read its sources again"
+    version("openai-agents") != REFERENCE, reason=f"holds for openai-agents {REFERENCE} only; check its sources again"
 )
 
 E = TypeVar("E", bound=SessionEvent)
 
 QUICK = Policy(pre_roll_ms=0, backoff_initial_s=0.01, backoff_max_s=0.01)
 MARK: Frame = {"type": "rate_limits.updated", "event_id": "event_mark", "rate_limits": []}
-"""Means nothing: whoever has seen it has seen all that was sent before."""
+"""A frame without effect; a client that has handled it has handled all frames sent before."""
 
 
 # --- frames of the server ----------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ def pcm(ms: int, sample: int = 4000) -> bytes:
     return array("h", [sample] * 24 * ms).tobytes()
 
 
-# --- ours --------------------------------------------------------------------------------------------------------
+# --- this package ------------------------------------------------------------------------------------------------
 
 
 def message(text: str = "Hi!", item_id: str = "note_1") -> MessageGiven:
@@ -126,7 +126,7 @@ def message(text: str = "Hi!", item_id: str = "note_1") -> MessageGiven:
 
 
 def asks(stage: Stage) -> list[str]:
-    """The turns that an answer was asked for."""
+    """Return the turns whose responses were requested."""
     return [one["response"]["metadata"]["turn"] for one in stage.sent() if one["type"] == "response.create"]
 
 
@@ -135,7 +135,7 @@ def with_tools(*names: str, **more: Any) -> AgentSpec:
 
 
 class Reader:
-    """Reads a session's events, and waits for the one that a test is about."""
+    """Collects a session's events and waits for one of a given kind."""
 
     def __init__(self, session: RealtimeSession) -> None:
         self.events: list[SessionEvent] = []
@@ -158,14 +158,14 @@ async def talking(server: ScriptedServer, *tools: Any) -> AsyncIterator[tuple[Re
 
 
 def answering(response_id: str = "resp_1") -> list[Step]:
-    """Wait for the ask, then answer in 20 ms of audio."""
+    """Return the steps that wait for a request and answer it with 20 ms of audio."""
     item_id = f"item_{response_id}"
     frames = [created(response_id), audio(response_id=response_id, item_id=item_id), done(response_id)]
     return [expect("response.create"), send(*frames)]
 
 
 async def played(server: ScriptedServer) -> None:
-    """Wait until the last script is at its end; whoever connects more often than there are scripts is a failure."""
+    """Wait until the last script has ended; fail if there were more connections than scripts."""
     async with asyncio.timeout(20):
         await server.connections[-1].done.wait()
     server.assert_complete()
@@ -198,7 +198,7 @@ class Reference:
         await self.until(lambda one: one.type == "raw_model_event" and getattr(one.data, "data", None) == MARK)
 
     async def signal(self) -> None:
-        """Let the script go on at ``expect("conversation.item.retrieve")``."""
+        """Let the script continue at ``expect("conversation.item.retrieve")``."""
         from agents.realtime.model_inputs import RealtimeModelSendRawMessage
 
         raw: Any = {"type": "conversation.item.retrieve", "other_data": {"item_id": "item_signal"}}
@@ -213,7 +213,7 @@ class Reference:
 
 
 SIGNALLED = expect("conversation.item.retrieve")
-"""The reference has been given the time to do what it does by itself."""
+"""The reference has had time to act on its own."""
 
 
 @asynccontextmanager
@@ -230,7 +230,7 @@ async def referring(server: ScriptedServer, **agent: Any) -> AsyncIterator[Refer
 
 
 def test_late_audio_after_an_interruption_is_not_played() -> None:
-    """The reference yields it: `interrupt()` names no response, so its model does not know which audio to drop.
+    """The reference yields the audio: `interrupt()` names no response, so its model does not know which audio to drop.
 
     ``_send_interrupt`` adds to ``_interrupted_audio_response_ids`` only where the event has a ``response_id``, which
     only a tripped guardrail gives; ``_handle_audio_delta`` passes every other delta on.
@@ -261,8 +261,8 @@ async def test_the_reference_yields_late_audio_after_an_interruption() -> None:
 # --- 2: interruption before response.created ---------------------------------------------------------------------
 
 
-def test_an_interruption_before_response_created_cancels_the_answer_when_it_comes() -> None:
-    """The reference forgets it: nothing is cancelled, and the answer is played in full.
+def test_an_interruption_before_response_created_cancels_the_answer_on_arrival() -> None:
+    """The reference forgets the interruption: it cancels nothing and plays the whole answer.
 
     ``_cancel_response`` returns where ``_ongoing_response`` is False, which it is until ``response.created``, and
     keeps no note for later.
@@ -293,7 +293,7 @@ async def test_the_reference_forgets_an_interruption_before_response_created() -
 # --- 3: a create wedged by an unrelated error --------------------------------------------------------------------
 
 
-def test_an_error_that_says_nothing_of_the_request_never_wedges_the_next_one() -> None:
+def test_an_error_that_does_not_name_the_request_never_wedges_the_next_one() -> None:
     """The reference waits for ever: its sequencer has no deadline.
 
     After ``response.create`` it is in "create_requested" until ``response.created``, ``response.done`` or an error
@@ -310,7 +310,7 @@ def test_an_error_that_says_nothing_of_the_request_never_wedges_the_next_one() -
 
 
 @reference
-async def test_the_reference_is_wedged_by_an_error_that_says_nothing_of_the_request() -> None:
+async def test_the_reference_is_wedged_by_an_error_that_does_not_name_the_request() -> None:
     nameless = error("server_error", message="The server had an error while processing your request.")
     script = [*READY, expect("response.create"), send(nameless, MARK), expect("conversation.item.create"), SIGNALLED]
     async with ScriptedServer([*script, send(MARK)]) as server, referring(server) as theirs:
@@ -324,15 +324,15 @@ async def test_the_reference_is_wedged_by_an_error_that_says_nothing_of_the_requ
         assert theirs.session.model._response_control == "create_requested"
 
 
-# --- 4: the lost wish after "already has an active response" -----------------------------------------------------
+# --- 4: the lost request after "already has an active response" --------------------------------------------------
 
 
-def test_a_wish_that_met_another_response_is_asked_for_again_when_that_is_done() -> None:
-    """The reference loses it: the user has asked, and is never answered.
+def test_a_request_refused_for_another_response_is_repeated_when_that_is_done() -> None:
+    """The reference loses the request: the user has asked and is never answered.
 
-    ``mark_response_create_sent`` strikes the wish off when the frame is sent. The refusal finds nothing to keep: with
-    the other response running it is passed on as an "error" event and that is all; without, the pending request is
-    cleared (``clear_pending_response_create``) and not asked for again.
+    ``mark_response_create_sent`` removes the request when the frame is sent, so the refusal finds nothing to keep.
+    While the other response runs, the refusal only becomes an "error" event; otherwise the pending request is cleared
+    (``clear_pending_response_create``) and not repeated.
     """
     stage = Stage().ready()
     stage.do(message())
@@ -349,7 +349,7 @@ def _refused(connection: Connection) -> Frame:
 
 
 @reference
-async def test_the_reference_loses_a_wish_that_met_another_response() -> None:
+async def test_the_reference_loses_a_request_refused_for_another_response() -> None:
     script = [*READY, expect("response.create"), send(created("resp_other")), reply(_refused)]
     script += [send(done("resp_other"), MARK), SIGNALLED, send(MARK)]
     async with ScriptedServer(script) as server, referring(server) as theirs:
@@ -361,13 +361,13 @@ async def test_the_reference_loses_a_wish_that_met_another_response() -> None:
         assert server.connections[0].types.count("response.create") == 1
 
 
-# --- 5: speaking over the user after a tool interrupted ----------------------------------------------------------
+# --- 5: speaking over the user after an interrupted tool ---------------------------------------------------------
 
 
-def test_the_output_of_a_tool_that_was_interrupted_is_sent_and_no_answer_asked_for() -> None:
-    """The reference speaks into the user's sentence.
+def test_the_output_of_an_interrupted_tool_is_sent_without_requesting_a_response() -> None:
+    """The reference speaks over the user.
 
-    ``_handle_tool_call`` always sends the output with ``start_response=True``, whoever speaks meanwhile.
+    ``_handle_tool_call`` always sends the output with ``start_response=True``, even while the user speaks.
     """
     stage = Stage(specs=[with_tools("look_up")]).ready()
     stage.do(message())
@@ -384,7 +384,7 @@ def test_the_output_of_a_tool_that_was_interrupted_is_sent_and_no_answer_asked_f
 
 
 @reference
-async def test_the_reference_asks_for_an_answer_while_the_user_speaks() -> None:
+async def test_the_reference_requests_a_response_while_the_user_speaks() -> None:
     import agents
 
     interrupted = asyncio.Event()
@@ -417,7 +417,7 @@ def _checks(stage: Stage) -> list[CheckText]:
 
 @pytest.mark.parametrize("before", ["", HARMLESS], ids=["short reply", "tail"])
 def test_a_short_reply_and_the_tail_of_a_long_one_are_checked(before: str) -> None:
-    """The reference checks only whole hundreds of characters, and at the end of the answer nothing.
+    """The reference checks only at multiples of 100 characters and not at the end of the answer.
 
     ``_record_output_guardrail_delta`` runs the guardrails when the text has passed the next multiple of
     ``debounce_text_length`` (100); "turn_ended" clears the texts without another run.
@@ -466,8 +466,8 @@ async def test_the_reference_checks_neither_short_replies_nor_tails(before: str)
 # --- 7: a tool exception ending the session ----------------------------------------------------------------------
 
 
-async def test_a_tool_that_raises_answers_the_model_and_the_session_goes_on() -> None:
-    """The reference ends: a tool that raises (``failure_error_function=None``, or one made by hand) is fatal.
+async def test_a_tool_that_raises_answers_the_model_and_the_session_continues() -> None:
+    """The reference ends: a tool that raises (``failure_error_function=None``, or a custom tool) is fatal.
 
     ``_on_tool_call_task_done`` stores the exception, and the iteration closes the session and raises it. The call is
     left without an output.
@@ -513,11 +513,11 @@ async def test_the_reference_ends_the_session_with_the_exception_of_a_tool() -> 
 # --- 8: two answers for two calls --------------------------------------------------------------------------------
 
 
-def test_two_calls_of_one_response_bring_one_answer_when_both_are_done() -> None:
-    """The reference asks after the first: an answer that does not know the second output, then another one.
+def test_two_calls_of_one_response_lead_to_one_answer_when_both_are_done() -> None:
+    """The reference requests an answer after the first output, which lacks the second, and then another answer.
 
-    Each call sends its output with ``start_response=True`` (``_send_tool_output``); only wishes that wait at the same
-    time are made into one.
+    Each call sends its output with ``start_response=True`` (``_send_tool_output``); only requests that wait at the same
+    time are merged.
     """
     stage = Stage(specs=[with_tools("weather", "traffic")]).ready()
     stage.do(message())
@@ -538,7 +538,7 @@ def test_two_calls_of_one_response_bring_one_answer_when_both_are_done() -> None
 
 
 @reference
-async def test_the_reference_brings_two_answers_for_two_calls() -> None:
+async def test_the_reference_gives_two_answers_for_two_calls() -> None:
     import agents
 
     is_first_answered = asyncio.Event()
@@ -569,7 +569,7 @@ async def test_the_reference_brings_two_answers_for_two_calls() -> None:
 
 
 @pytest.mark.parametrize("frame", ["{", "5", "[]", '{"type": 7}', '{"type": "response.done"}', b"\x00\xff"])
-async def test_one_malformed_frame_is_an_error_event_and_the_session_goes_on(frame: str | bytes) -> None:
+async def test_one_malformed_frame_is_an_error_event_and_the_session_continues(frame: str | bytes) -> None:
     """The reference ends: JSON that does not parse becomes an "exception" event of its model.
 
     The session stores that (``on_event``), and the iteration closes the session and raises it.
@@ -590,11 +590,11 @@ async def test_the_reference_ends_the_session_with_one_malformed_frame() -> None
         await asyncio.wait_for(server.connections[0].ended.wait(), 20)
 
 
-# --- 10: a clean close ending it in silence ----------------------------------------------------------------------
+# --- 10: a clean close ending the session silently ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("code", [1000, 1001])
-async def test_a_clean_close_is_followed_by_another_connection_that_is_told_of(code: int) -> None:
+async def test_a_clean_close_is_followed_by_a_reconnect_that_emits_connected(code: int) -> None:
     """The reference's iteration just ends, as if the program had closed the session: no event, no exception.
 
     ``_emit_normal_disconnect`` sends a "connection_status" that the session drops and an "end_of_stream" that ends
@@ -610,8 +610,8 @@ async def test_a_clean_close_is_followed_by_another_connection_that_is_told_of(c
 
 
 @pytest.mark.parametrize("code", [1000, 1001])
-async def test_a_clean_close_between_two_turns_is_told_and_the_next_turn_answered(code: int) -> None:
-    """As above, where nothing was going on."""
+async def test_after_a_clean_close_between_two_turns_the_next_turn_is_answered(code: int) -> None:
+    """As above, without a running turn."""
     scripts = [[*READY, close(code)], [*READY, *answering()]]
     async with ScriptedServer(*scripts) as server, talking(server) as (session, reader):
         await reader.until(Connected)
@@ -622,7 +622,7 @@ async def test_a_clean_close_between_two_turns_is_told_and_the_next_turn_answere
 
 @pytest.mark.parametrize("code", [1000, 1001])
 @reference
-async def test_the_reference_ends_in_silence_with_a_clean_close(code: int) -> None:
+async def test_the_reference_ends_silently_after_a_clean_close(code: int) -> None:
     script = [*READY, expect("response.create"), close(code)]
     async with ScriptedServer(script) as server, referring(server) as theirs:
         await theirs.session.send_message("Hi!")

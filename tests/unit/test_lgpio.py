@@ -1,4 +1,4 @@
-"""gpiozero's real lgpio pins, over a chip of ours: what a Raspberry Pi runs, but for the kernel."""
+"""gpiozero's real lgpio pins over a fake chip: what a Raspberry Pi runs, except for the kernel."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Posted:
         return self.events
 
 
-async def test_a_press_that_bounces_comes_edge_by_edge_from_the_thread_of_the_library(
+async def test_every_edge_of_a_bouncing_press_is_posted_from_the_thread_of_the_library(
     chip: FakeChip, factory: Any
 ) -> None:
     posted = Posted()
@@ -68,11 +68,11 @@ async def test_a_press_that_bounces_comes_edge_by_edge_from_the_thread_of_the_li
     chip.drive(17, 0)
     chip.close()
     await asyncio.sleep(0)
-    assert len(posted.events) == 6, "a closed button is quiet"
+    assert len(posted.events) == 6, "a closed button posts nothing"
 
 
 @pytest.mark.parametrize(("active_low", "at_rest"), [(True, 1), (False, 0)])
-async def test_the_resistor_is_set_and_the_level_at_rest_is_released(
+async def test_pull_resistor_is_set_and_the_level_at_rest_means_released(
     chip: FakeChip, factory: Any, active_low: bool, at_rest: int
 ) -> None:
     button = Button(
@@ -90,7 +90,7 @@ async def test_the_resistor_is_set_and_the_level_at_rest_is_released(
     button.close()
 
 
-def test_a_light_is_dimmed_by_the_chip_s_pwm(chip: FakeChip, factory: Any) -> None:
+def test_light_is_dimmed_by_pwm_of_the_chip(chip: FakeChip, factory: Any) -> None:
     patterns = {"test": LightPattern("test", (1.0, 0.5, 0.0), "solid", level=0.8)}
     light = Light("rgb", [5, 6, 12], factory=factory, patterns=patterns)
     light.show("test")
@@ -101,7 +101,7 @@ def test_a_light_is_dimmed_by_the_chip_s_pwm(chip: FakeChip, factory: Any) -> No
     light.close()
 
 
-def test_a_light_whose_chip_went_is_logged_once_and_closed(
+def test_light_logs_once_when_the_chip_is_gone_and_can_be_closed(
     chip: FakeChip, factory: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     white = LightPattern("one", (1.0, 1.0, 1.0), "solid")
@@ -110,28 +110,28 @@ def test_a_light_whose_chip_went_is_logged_once_and_closed(
     light.show("one")
     light.show("two")
     assert [record.getMessage() for record in caplog.records] == [
-        'the light cannot be written: invalid state "1.0" for pin GPIO5'
+        'cannot set the light: invalid state "1.0" for pin GPIO5'
     ]
-    leds = light._emitter  # kept until the chip is back: gpiozero tries again when it forgets a device
+    leds = light._emitter  # kept until the chip is back: gpiozero closes a device again when it is deleted
     light.close()
-    assert [record.getMessage() for record in caplog.records[1:]] == ["a pin cannot be given back: bad handle"] * 3
+    assert [record.getMessage() for record in caplog.records[1:]] == ["cannot release a pin: bad handle"] * 3
     chip.is_gone = False
     del leds
 
 
-async def test_a_button_whose_chip_went_is_closed(
+async def test_button_can_be_closed_when_the_chip_is_gone(
     chip: FakeChip, factory: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     button = Button(17, factory=factory, post=lambda event: None, loop=asyncio.get_running_loop())
     chip.is_gone = True
     button.close()
     button.close()
-    assert [record.getMessage() for record in caplog.records] == ["a pin cannot be given back: bad handle"]
+    assert [record.getMessage() for record in caplog.records] == ["cannot release a pin: bad handle"]
     assert not button.is_pressed
     chip.is_gone = False
 
 
-def test_lamp_and_dimmer_are_lines_of_the_chip(chip: FakeChip, factory: Any) -> None:
+def test_lamp_and_dimmer_set_lines_of_the_chip(chip: FakeChip, factory: Any) -> None:
     with open_outputs(lamp_pin=5, dimmer_pin=6, active_high=True, factory=factory) as outputs:
         outputs.lamp.value = True
         outputs.dimmer.value = 0.3
@@ -139,15 +139,17 @@ def test_lamp_and_dimmer_are_lines_of_the_chip(chip: FakeChip, factory: Any) -> 
         assert chip.line(6).duty == 30
 
 
-def test_outputs_whose_chip_went_are_closed(chip: FakeChip, factory: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_outputs_can_be_closed_when_the_chip_is_gone(
+    chip: FakeChip, factory: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     with open_outputs(lamp_pin=5, dimmer_pin=6, active_high=True, factory=factory) as outputs:
         chip.is_gone = True
-    assert [record.getMessage() for record in caplog.records] == ["a pin cannot be given back: bad handle"] * 2
+    assert [record.getMessage() for record in caplog.records] == ["cannot release a pin: bad handle"] * 2
     chip.is_gone = False
     del outputs
 
 
-def test_a_line_that_another_program_holds_is_named(chip: FakeChip, factory: Any) -> None:
+def test_error_names_the_line_that_another_program_uses(chip: FakeChip, factory: Any) -> None:
     chip.held = {5, 6}
     with pytest.raises(BadPin, match=r"light: GPIO 5: .*GPIO busy"):
         Light("led", [5], factory=factory)
@@ -156,14 +158,14 @@ def test_a_line_that_another_program_holds_is_named(chip: FakeChip, factory: Any
             pass
 
 
-def test_a_chip_that_cannot_be_opened_is_told_with_what_to_do(chip: FakeChip) -> None:
+def test_error_of_a_chip_that_cannot_be_opened_says_what_to_do(chip: FakeChip) -> None:
     chip.problem = "can not open gpiochip"
     with pytest.raises(PinFactoryUnavailable, match="can not open gpiochip") as failure:
         open_pin_factory("lgpio")
     assert "group 'gpio'" in str(failure.value)
 
 
-def test_the_chip_of_the_pin_header_is_found_by_its_label(chip: FakeChip, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chip_of_the_pin_header_is_found_by_its_label(chip: FakeChip, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = {0: "gpio-brcmstb", 4: "pinctrl-rp1", 10: "gpio-brcmstb"}
     monkeypatch.setattr(
         "appliance.hardware.pins.Path.glob", lambda self, pattern: [self / f"gpiochip{number}" for number in labels]
@@ -173,6 +175,6 @@ def test_the_chip_of_the_pin_header_is_found_by_its_label(chip: FakeChip, monkey
     )
     factory = open_pin_factory("lgpio")
     assert factory.chip == 4
-    assert chip.opened == [4], "those that were only looked at are closed again"
+    assert chip.opened == [4], "chips without a matching label are closed again"
     factory.close()
     assert chip.opened == []

@@ -1,4 +1,4 @@
-"""Log lines for the journal and for people; nothing that looks like a key in either."""
+"""Tests of the log formats for the journal and for terminals, and of the masking of keys."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def written(stream: TextIO) -> str:
     return stream.read()
 
 
-def test_each_line_for_the_journal_begins_with_its_priority(journal: TextIO) -> None:
+def test_each_journal_line_starts_with_its_priority(journal: TextIO) -> None:
     set_up_logging("debug", journal_environ(journal), stream=journal)
     log = logging.getLogger("appliance.test")
     log.debug("a")
@@ -81,7 +81,7 @@ def test_a_terminal_gets_time_and_level_and_no_prefix() -> None:
     assert len(stream.getvalue().splitlines()) == 1
 
 
-def test_the_variable_alone_does_not_make_a_journal(journal: TextIO) -> None:
+def test_journal_stream_must_match_the_stream(journal: TextIO) -> None:
     assert is_journal(journal_environ(journal), journal)
     assert not is_journal({"JOURNAL_STREAM": "1:2"}, journal)
     assert not is_journal({}, journal)
@@ -111,14 +111,14 @@ def test_setting_up_twice_leaves_one_handler() -> None:
         ("client_secret: abcdef123456", "client_secret: ***"),
     ],
 )
-def test_what_looks_like_a_key_is_masked(text: str, masked: str) -> None:
+def test_text_that_looks_like_a_key_is_masked(text: str, masked: str) -> None:
     assert mask_secrets(text) == masked
 
 
 @pytest.mark.parametrize(
     "text", ["task-force-10 is ready", "the desk-lamp-on tool", "tokens: 1234567", "bearer of news"]
 )
-def test_what_only_sounds_like_one_is_left_alone(text: str) -> None:
+def test_text_that_only_resembles_a_key_is_kept(text: str) -> None:
     assert mask_secrets(text) == text
 
 

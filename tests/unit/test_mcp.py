@@ -1,4 +1,4 @@
-"""MCP servers: what the model's side is told of them, and real ones over stdio and streamable HTTP on loopback."""
+"""MCP servers: hosted ones in the session object, and real ones over stdio and streamable HTTP on loopback."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ async def call(tool: Tool, arguments: str = "{}") -> str:
     return said
 
 
-# --- servers that the model's side calls ----------------------------------------------------------------------------
+# --- hosted servers -------------------------------------------------------------------------------------------------
 
 
-def test_a_hosted_server_is_a_tool_of_the_session_without_the_keys_that_are_not_set() -> None:
+def test_hosted_server_definition_omits_unset_keys() -> None:
     hosted = HostedMcp(server_label="docs", server_url="https://example.com/mcp")
     assert hosted.definition() == {
         "type": "mcp",
@@ -84,13 +84,13 @@ def test_a_hosted_server_is_a_tool_of_the_session_without_the_keys_that_are_not_
     ],
     ids=lambda one: one.server_label,
 )
-def test_a_hosted_server_fits_the_protocol(hosted: HostedMcp) -> None:
+def test_hosted_server_definition_matches_the_protocol(hosted: HostedMcp) -> None:
     definition = hosted.definition()
     assert Mcp.model_validate(definition, strict=True).model_extra == {}
     check_client_frame({"type": "session.update", "session": {"type": "realtime", "tools": [definition]}})
 
 
-def test_a_hosted_server_sends_all_that_is_set() -> None:
+def test_hosted_server_definition_has_all_set_keys() -> None:
     hosted = HostedMcp(
         server_label="shop",
         tunnel_id="tunnel_1",
@@ -126,12 +126,12 @@ def test_a_hosted_server_sends_all_that_is_set() -> None:
         ({"server_url": "https://example.com", "server_label": " "}, "server_label"),
     ],
 )
-def test_a_hosted_server_that_cannot_be_is_refused(values: dict[str, Any], message: str) -> None:
+def test_invalid_hosted_server_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ToolError, match=message):
         HostedMcp(**{"server_label": "docs", **values})
 
 
-def test_a_hosted_server_shows_no_secret() -> None:
+def test_hosted_server_repr_has_no_secrets() -> None:
     hosted = HostedMcp(
         server_label="docs",
         server_url=f"https://me:{TOKEN}@example.com/mcp?key={TOKEN}#{TOKEN}",
@@ -144,7 +144,7 @@ def test_a_hosted_server_shows_no_secret() -> None:
 # --- the package ----------------------------------------------------------------------------------------------------
 
 
-def test_importing_the_module_does_not_import_the_package() -> None:
+def test_importing_the_module_does_not_import_mcp() -> None:
     script = (
         "import sys, appliance.runtime.mcp\n"
         "print([one for one in sys.modules if one.partition('.')[0] in ('mcp', 'mcp_types', 'httpx2', 'anyio')])"
@@ -154,7 +154,7 @@ def test_importing_the_module_does_not_import_the_package() -> None:
 
 
 @pytest.mark.parametrize("found", [None, types.ModuleType("mcp")], ids=["missing", "version 1"])
-async def test_without_the_package_a_server_says_how_to_install_it(
+async def test_error_without_the_mcp_package_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, found: types.ModuleType | None
 ) -> None:
     monkeypatch.setitem(sys.modules, "mcp", found)
@@ -176,13 +176,13 @@ async def test_without_the_package_a_server_says_how_to_install_it(
         lambda: McpServerHttp("house", "http://house.local:hush/mcp"),
     ],
 )
-def test_a_server_that_cannot_be_is_refused(make: Any) -> None:
+def test_invalid_server_is_refused(make: Any) -> None:
     with pytest.raises(ToolError):
         make()
 
 
 @pytest.mark.parametrize("value", [f"{TOKEN}\nX-Other: 1", f"{TOKEN}ü"])
-def test_a_header_that_http_does_not_carry_is_refused_without_its_value(value: str) -> None:
+def test_invalid_header_is_refused_and_the_error_hides_its_value(value: str) -> None:
     with pytest.raises(ToolError) as caught:
         McpServerHttp("house", "https://house.local/mcp", headers={"X-Key": value})
     assert "X-Key" in str(caught.value)
@@ -192,11 +192,11 @@ def test_a_header_that_http_does_not_carry_is_refused_without_its_value(value: s
 # --- tools ----------------------------------------------------------------------------------------------------------
 
 
-async def test_the_tools_of_a_program_are_listed_and_called() -> None:
+async def test_tools_of_a_program_are_listed_and_called() -> None:
     server: McpServer = program()
     await server.connect()
     tools = {one.name: one for one in await server.list_tools()}
-    assert len(tools) == len(TOOLS)  # the server gives pages of three
+    assert len(tools) == len(TOOLS)  # the server sends pages of three
     assert tools["add"].definition() == {
         "type": "function",
         "name": "add",
@@ -212,18 +212,18 @@ async def test_the_tools_of_a_program_are_listed_and_called() -> None:
     await server.close()
 
 
-async def test_the_tools_of_an_http_server_are_listed_and_called() -> None:
+async def test_tools_of_an_http_server_are_listed_and_called() -> None:
     async with over_loopback() as tools:
         assert len(tools) == len(TOOLS)
         assert await call(tools["add"], '{"a": 19, "b": 23}') == "42"
 
 
-async def test_a_server_from_before_2026_is_understood() -> None:
+async def test_server_with_the_protocol_before_2026_works() -> None:
     async with over_loopback(House(is_old=True)) as tools:
         assert await call(tools["add"], '{"a": 19, "b": 23}') == "42"
 
 
-async def test_names_that_are_not_legal_are_changed_and_call_the_right_tool() -> None:
+async def test_illegal_names_are_changed_and_call_the_right_tool() -> None:
     async with over_loopback() as tools:
         assert all(TOOL_NAME.fullmatch(name) for name in tools)
         said = {name: await call(tools[name]) for name in ("house_lamp", "house_lamp_2", "house_lamp_3")}
@@ -247,7 +247,7 @@ async def test_names_that_are_not_legal_are_changed_and_call_the_right_tool() ->
         ("nothing", "(no output)"),
     ],
 )
-async def test_the_model_is_told_a_result_as_text(name: str, said: str) -> None:
+async def test_result_is_formatted_as_text(name: str, said: str) -> None:
     async with over_loopback(allowed_tools=[name]) as tools:
         assert await call(tools[name]) == said
 
@@ -259,7 +259,7 @@ async def test_the_model_is_told_a_result_as_text(name: str, said: str) -> None:
         ("break", "break of the MCP server 'house' failed: out of order"),
     ],
 )
-async def test_a_call_that_fails_is_told_to_the_model_and_the_server_stays(name: str, said: str) -> None:
+async def test_failed_call_is_reported_to_the_model_and_the_server_stays_connected(name: str, said: str) -> None:
     async with over_loopback() as tools:
         with pytest.raises(ToolError) as caught:
             await call(tools[name])
@@ -270,36 +270,36 @@ async def test_a_call_that_fails_is_told_to_the_model_and_the_server_stays(name:
 async def test_only_allowed_tools_are_listed(caplog: pytest.LogCaptureFixture) -> None:
     async with over_loopback(allowed_tools=["house/lamp", "add", "fly"]) as tools:
         assert list(tools) == ["add", "house_lamp"]
-    assert "has no tools fly, which allowed_tools names" in caplog.text
+    assert "allowed_tools names unknown tools: fly" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("needs_approval", "those"),
     [(False, []), (True, ["add", "house_lamp"]), (["house/lamp"], ["house_lamp"])],
 )
-async def test_the_user_approves_the_tools_that_need_it(needs_approval: Any, those: list[str]) -> None:
+async def test_needs_approval_applies_to_the_named_tools(needs_approval: Any, those: list[str]) -> None:
     async with over_loopback(needs_approval=needs_approval, allowed_tools=["add", "house/lamp"]) as tools:
         assert [name for name, one in tools.items() if one.needs_approval] == those
 
 
-async def test_an_approval_for_a_tool_that_is_not_there_is_refused() -> None:
+async def test_needs_approval_with_an_unknown_tool_is_refused() -> None:
     with pytest.raises(ToolError, match=r"needs_approval names unlock; it has the tools add, .*hang"):
         async with over_loopback(needs_approval=["unlock"]):
             pass
 
 
-async def test_the_time_limit_of_a_server_is_that_of_its_calls() -> None:
+async def test_time_limit_of_a_server_applies_to_its_tools() -> None:
     async with over_loopback(timeout_s=7.5) as tools:
         assert {one.timeout_s for one in tools.values()} == {7.5}
 
 
-async def test_a_list_without_an_end_is_an_error() -> None:
-    with pytest.raises(LinkError, match="its list has no end"):
+async def test_endless_tool_list_is_an_error() -> None:
+    with pytest.raises(LinkError, match="the list never ends"):
         async with over_loopback(House(is_endless=True)):
             pass
 
 
-async def test_calls_overlap_and_a_caller_that_leaves_ends_its_call_only() -> None:
+async def test_calls_overlap_and_cancelling_a_caller_cancels_only_its_call() -> None:
     house = House()
     async with over_loopback(house) as tools:
         hanging = asyncio.create_task(call(tools["hang"]))
@@ -322,13 +322,13 @@ def is_running(pid: int) -> bool:
 
 
 async def ends(pid: int) -> bool:
-    """Wait for the end of a process: one that is killed while it starts is reaped a little later."""
+    """Wait for a process to end: a process killed while it starts is reaped a little later."""
     while is_running(pid):
         await asyncio.sleep(0.01)
     return True
 
 
-async def test_a_server_is_closed_by_another_task_and_twice_and_its_program_ends() -> None:
+async def test_close_works_from_another_task_and_twice_and_ends_the_program() -> None:
     server = program(allowed_tools=["get_pid"])
     await asyncio.create_task(server.connect())
     (get_pid,) = await server.list_tools()
@@ -343,7 +343,7 @@ async def test_a_server_is_closed_by_another_task_and_twice_and_its_program_ends
         await call(get_pid)
 
 
-async def test_connecting_a_connected_server_keeps_its_program() -> None:
+async def test_connect_on_a_connected_server_keeps_its_program() -> None:
     server = program(allowed_tools=["get_pid"])
     async with running(server) as tools:
         pid = await call(tools["get_pid"])
@@ -351,13 +351,13 @@ async def test_connecting_a_connected_server_keeps_its_program() -> None:
         assert await call(tools["get_pid"]) == pid
 
 
-async def test_closing_a_server_that_was_never_connected_does_nothing() -> None:
+async def test_close_without_connect_is_a_no_op() -> None:
     server = program()
     await server.close()
     assert repr(server) == f"<McpServerStdio 'house': {sys.executable}, not connected>"
 
 
-async def test_a_program_that_dies_fails_its_calls_and_its_list_and_nothing_else(
+async def test_program_that_dies_fails_only_its_calls_and_list(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     server = program()
@@ -374,7 +374,7 @@ async def test_a_program_that_dies_fails_its_calls_and_its_list_and_nothing_else
     assert "MCP server house was lost" in caplog.text
 
 
-async def test_a_list_that_meets_the_death_of_its_program_is_a_link_error() -> None:
+async def test_program_that_dies_during_list_tools_is_a_link_error() -> None:
     server = program()
     async with running(server) as tools:
         dying = asyncio.create_task(call(tools["die"]))
@@ -385,7 +385,7 @@ async def test_a_list_that_meets_the_death_of_its_program_is_a_link_error() -> N
             await dying
 
 
-async def test_a_program_that_died_is_started_again_by_connect() -> None:
+async def test_connect_restarts_a_program_that_died() -> None:
     server = program()
     async with running(server) as tools:
         with pytest.raises(ToolError):
@@ -395,7 +395,7 @@ async def test_a_program_that_died_is_started_again_by_connect() -> None:
 
 
 @pytest.mark.parametrize("is_old", [False, True], ids=["without a session", "with a session"])
-async def test_an_http_server_that_comes_back_is_connected_by_a_later_call(is_old: bool) -> None:
+async def test_later_call_reconnects_an_http_server_that_came_back(is_old: bool) -> None:
     async with over_http(House(is_old=is_old)) as port:
         server = McpServerHttp("house", f"http://127.0.0.1:{port}/mcp", allowed_tools=["add"])
         await server.connect()
@@ -410,7 +410,7 @@ async def test_an_http_server_that_comes_back_is_connected_by_a_later_call(is_ol
         await server.close()
 
 
-async def test_an_http_server_that_forgot_the_session_is_given_a_new_one_by_the_next_call() -> None:
+async def test_next_call_starts_a_new_session_if_an_http_server_forgot_it() -> None:
     async with over_http(House(is_old=True)) as port:
         server = McpServerHttp("house", f"http://127.0.0.1:{port}/mcp", allowed_tools=["add"])
         await server.connect()
@@ -422,7 +422,7 @@ async def test_an_http_server_that_forgot_the_session_is_given_a_new_one_by_the_
         await server.close()
 
 
-async def test_a_server_that_was_closed_is_not_connected_again_by_a_call() -> None:
+async def test_call_does_not_reconnect_a_closed_server() -> None:
     async with over_http(House()) as port:
         server = McpServerHttp("house", f"http://127.0.0.1:{port}/mcp", allowed_tools=["add"])
         async with running(server) as tools:
@@ -435,7 +435,7 @@ async def test_a_server_that_was_closed_is_not_connected_again_by_a_call() -> No
     ("command", "reason"),
     [("no-such-program", "No such file or directory"), ("false", "the server closed the connection")],
 )
-async def test_a_program_that_does_not_work_is_named_with_the_reason(command: str, reason: str) -> None:
+async def test_error_of_a_broken_program_names_it_and_the_reason(command: str, reason: str) -> None:
     with pytest.raises(LinkError) as caught:
         await McpServerStdio("house", command, ["--token", TOKEN], env={"KEY": TOKEN}).connect()
     message = str(caught.value)
@@ -444,16 +444,16 @@ async def test_a_program_that_does_not_work_is_named_with_the_reason(command: st
     assert TOKEN not in message
 
 
-SILENT = "exec sed d"  # it leaves at the end of its input
+SILENT = "exec sed d"  # exits at the end of its input
 STUBBORN = "exec sleep 1000"
 
 
 def silent(note: Path, manner: str = SILENT, *, timeout_s: float = 100) -> McpServerStdio:
-    """A program that writes its process's number down and never answers."""
+    """A program that writes its process id to a file and never answers."""
     return McpServerStdio("house", "sh", ["-c", f'echo $$ > "$0"; {manner}', str(note)], timeout_s=timeout_s)
 
 
-async def test_a_program_that_does_not_answer_is_given_up_and_ended(tmp_path: Path) -> None:
+async def test_program_that_does_not_answer_times_out_and_is_ended(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     with pytest.raises(LinkError, match=r"'house' \(sh\) cannot be connected: no answer in 0\.5 s"):
         await silent(note, timeout_s=0.5).connect()
@@ -465,17 +465,17 @@ def written(note: Path) -> str:
     return text if text.endswith("\n") else ""
 
 
-async def begun(server: McpServerStdio, note: Path) -> tuple[asyncio.Task[None], int]:
+async def started(server: McpServerStdio, note: Path) -> tuple[asyncio.Task[None], int]:
     connecting = asyncio.create_task(server.connect())
     while not written(note) and not connecting.done():
         await asyncio.sleep(0.01)
     return connecting, int(written(note))
 
 
-async def test_a_caller_that_gives_up_connecting_ends_the_program(tmp_path: Path) -> None:
+async def test_cancelling_connect_ends_the_program(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     server = silent(note)
-    connecting, pid = await begun(server, note)
+    connecting, pid = await started(server, note)
     connecting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await connecting
@@ -483,29 +483,29 @@ async def test_a_caller_that_gives_up_connecting_ends_the_program(tmp_path: Path
 
 
 @pytest.mark.parametrize("manner", [SILENT, STUBBORN])
-async def test_closing_while_connecting_ends_both(tmp_path: Path, manner: str) -> None:
+async def test_close_while_connecting_ends_connect_and_the_program(tmp_path: Path, manner: str) -> None:
     note = tmp_path / "pid"
     server = silent(note, manner)
-    connecting, pid = await begun(server, note)
+    connecting, pid = await started(server, note)
     await server.close()
     with pytest.raises(LinkError, match="it was closed meanwhile"):
         await connecting
     assert await ends(pid)
 
 
-async def test_a_stubborn_program_is_ended_although_the_time_to_connect_is_over(tmp_path: Path) -> None:
+async def test_stubborn_program_is_killed_after_the_connect_timeout(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     server = silent(note, STUBBORN, timeout_s=1)
-    connecting, pid = await begun(server, note)
+    connecting, pid = await started(server, note)
     with pytest.raises(LinkError, match="no answer in 1 s"):
         await connecting
     assert await ends(pid)
 
 
-async def test_closing_at_once_ends_a_connection_that_has_hardly_begun() -> None:
+async def test_close_right_after_connect_starts_ends_it() -> None:
     async with over_http(House()) as port:
         server = McpServerHttp("house", f"http://127.0.0.1:{port}/mcp")
-        await server.connect()  # the package is imported
+        await server.connect()  # imports the package
         await server.close()
         outcomes: set[str] = set()
         for steps in range(40):
@@ -523,7 +523,7 @@ async def test_closing_at_once_ends_a_connection_that_has_hardly_begun() -> None
         assert "it was closed meanwhile" in outcomes
 
 
-async def test_an_http_server_that_is_not_there_is_named_with_the_reason() -> None:
+async def test_error_of_an_unreachable_http_server_names_it_and_the_reason() -> None:
     async with over_http(House()) as port:
         pass
     with pytest.raises(LinkError) as caught:
@@ -533,7 +533,7 @@ async def test_an_http_server_that_is_not_there_is_named_with_the_reason() -> No
     assert TOKEN not in message
 
 
-async def test_an_http_server_that_wants_another_token_is_told_by_its_status() -> None:
+async def test_error_of_a_refused_token_has_the_http_status() -> None:
     async with over_http(House(token="Bearer right")) as port:
         with pytest.raises(LinkError, match="HTTP status 401 Unauthorized"):
             await McpServerHttp(
@@ -548,9 +548,9 @@ def ours(caplog: pytest.LogCaptureFixture) -> str:
     return "\n".join(one.getMessage() for one in caplog.records if not one.name.startswith(OF_THE_SERVER))
 
 
-async def test_the_secrets_of_an_http_server_are_sent_and_shown_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+async def test_secrets_of_an_http_server_are_sent_but_never_shown(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    for name in ("httpx2", "httpcore2", "mcp"):  # the appliance's own logging quietens them, also in a test before
+    for name in ("httpx2", "httpcore2", "mcp"):  # our logging setup, maybe in an earlier test, silences them
         caplog.set_level(logging.DEBUG, logger=name)
     house = House(token=f"Bearer {TOKEN}")
     async with over_http(house) as port:
@@ -564,11 +564,11 @@ async def test_the_secrets_of_an_http_server_are_sent_and_shown_nowhere(caplog: 
     assert house.queries == [f"key={TOKEN}-2"]
     assert house.authorizations == [f"Bearer {TOKEN}"]
     assert TOKEN not in shown
-    assert "HTTP Request: POST" in ours(caplog)  # the client's libraries did log
+    assert "HTTP Request: POST" in ours(caplog)  # the client libraries logged the request
     assert TOKEN not in ours(caplog)
 
 
-async def test_user_and_password_of_an_address_are_sent_and_shown_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+async def test_user_and_password_of_a_url_are_sent_but_never_shown(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     house = House(token="Basic bWU6aHVzaC1odXNoLTQy")
     async with over_http(house) as port:
@@ -581,7 +581,7 @@ async def test_user_and_password_of_an_address_are_sent_and_shown_nowhere(caplog
     assert "bWU6aHVzaC1odXNoLTQy" not in ours(caplog)
 
 
-async def test_the_environment_of_a_program_is_given_and_shown_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+async def test_env_of_a_program_is_passed_but_never_shown(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     server = program(env={"HOUSE_TOKEN": TOKEN})
     async with running(server) as tools:
@@ -591,7 +591,7 @@ async def test_the_environment_of_a_program_is_given_and_shown_nowhere(caplog: p
     assert TOKEN not in ours(caplog)
 
 
-async def test_a_program_does_not_inherit_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_program_does_not_inherit_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOUSE_TOKEN", TOKEN)
     async with running(program()) as tools:
         with pytest.raises(ToolError, match=r"^Wrong token: $"):

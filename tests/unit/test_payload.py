@@ -1,4 +1,4 @@
-"""What we tell the server, checked against the types of the `openai` package: strictly, with no unknown keys."""
+"""Payloads sent to the server, checked strictly against the types of the `openai` package: no unknown keys."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def update(settings: RealtimeSessionSettings, **more: Any) -> dict[str, Any]:
     return SessionUpdate(session=session).to_wire()
 
 
-def test_the_bare_settings_are_push_to_talk_with_explicit_formats_and_nothing_else() -> None:
+def test_default_settings_send_only_push_to_talk_and_the_audio_formats() -> None:
     assert update(RealtimeSessionSettings()) == {
         "type": "session.update",
         "session": {
@@ -68,12 +68,12 @@ def test_the_bare_settings_are_push_to_talk_with_explicit_formats_and_nothing_el
     }
 
 
-def test_the_null_of_push_to_talk_survives_the_encoding() -> None:
+def test_null_turn_detection_is_encoded() -> None:
     session = session_object(RealtimeSessionSettings(), instructions=None, tools=None)
     assert '"turn_detection":null' in SessionUpdate(session=session).encode()
 
 
-def test_every_setting_lies_where_the_protocol_wants_it() -> None:
+def test_every_setting_is_at_its_place_in_the_protocol() -> None:
     assert update(EVERYTHING, instructions="Be brief.", tools=[TOOL])["session"] == {
         "type": "realtime",
         "output_modalities": ["audio"],
@@ -137,19 +137,19 @@ def test_all_settings_are_valid_on_the_wire(settings: RealtimeSessionSettings) -
     check_client_frame(update(settings, instructions="", tools=[TOOL]))
 
 
-def test_the_oracle_refuses_a_key_of_the_beta() -> None:
+def test_oracle_refuses_a_beta_key() -> None:
     frame = update(RealtimeSessionSettings())
     frame["session"]["modalities"] = ["audio"]
     with pytest.raises(WrongFrame):
         check_client_frame(frame)
 
 
-def test_an_empty_text_and_an_empty_list_are_sent_for_they_clear() -> None:
+def test_empty_instructions_and_tools_are_sent() -> None:
     session = session_object(RealtimeSessionSettings(), instructions="", tools=[])
     assert (session["instructions"], session["tools"]) == ("", [])
 
 
-def test_two_updates_share_no_object_that_a_caller_could_change() -> None:
+def test_session_objects_share_no_mutable_state() -> None:
     first = session_object(EVERYTHING, instructions="", tools=[TOOL])
     first["audio"]["input"]["format"]["rate"] = 8000
     first["tools"][0]["name"] = "changed"
@@ -158,7 +158,7 @@ def test_two_updates_share_no_object_that_a_caller_could_change() -> None:
     assert second["tools"][0]["name"] == "set_lamp"
 
 
-def test_what_a_provider_knows_more_is_merged_in_as_it_is() -> None:
+def test_provider_data_is_merged_unchanged() -> None:
     settings = RealtimeSessionSettings(
         speed=1.0, provider_data={"temperature": 0.7, "audio": {"output": {"speed": 1.2, "model": "tts-1"}}}
     )
@@ -171,19 +171,19 @@ def test_what_a_provider_knows_more_is_merged_in_as_it_is() -> None:
     }
 
 
-def test_an_agents_settings_win_over_the_sessions_and_its_voice_over_both() -> None:
+def test_agent_settings_override_the_session_and_its_voice_overrides_both() -> None:
     session = RealtimeSessionSettings(voice="marin", speed=1.0, max_output_tokens=100)
     own = session.of_agent({"speed": 1.2, "voice": "sage"}, voice="cedar")
     assert (own.voice, own.speed, own.max_output_tokens) == ("cedar", 1.2, 100)
-    assert session.of_agent({}).voice == "marin", "an agent without a voice takes the session's"
+    assert session.of_agent({}).voice == "marin", "an agent without a voice uses the session's"
 
 
-def test_a_misspelt_setting_of_an_agent_is_refused_with_the_one_that_was_meant() -> None:
+def test_misspelt_agent_setting_is_refused_with_a_suggestion() -> None:
     with pytest.raises(SettingsError, match="'sped'; did you mean 'speed'"):
         RealtimeSessionSettings().of_agent({"sped": 1.0})
 
 
-def test_an_agent_cannot_change_the_model_of_a_connection() -> None:
+def test_agent_cannot_change_the_model() -> None:
     with pytest.raises(SettingsError, match="model"):
         RealtimeSessionSettings().of_agent({"model": "another"})
 
@@ -199,7 +199,7 @@ def test_an_agent_cannot_change_the_model_of_a_connection() -> None:
         {"max_output_tokens": 4097},
     ],
 )
-def test_what_the_server_is_known_to_refuse_is_refused_here(bad: dict[str, Any]) -> None:
+def test_settings_that_the_server_refuses_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match=next(iter(bad))):
         RealtimeSessionSettings(**bad)
 
@@ -213,7 +213,7 @@ def test_what_the_server_is_known_to_refuse_is_refused_here(bad: dict[str, Any])
         (Transcription, {"model": "m", "language": "en", "languages": ["de"]}, "languages"),
     ],
 )
-def test_the_parts_of_the_settings_have_their_limits(kind: Any, bad: dict[str, Any], word: str) -> None:
+def test_nested_settings_are_range_checked(kind: Any, bad: dict[str, Any], word: str) -> None:
     with pytest.raises(SettingsError, match=word):
         kind(**bad)
 
@@ -231,18 +231,18 @@ def test_messages_are_valid_on_the_wire(item: dict[str, Any]) -> None:
     check_client_frame(ConversationItemCreate(item=item).to_wire())
 
 
-def test_an_image_goes_as_a_data_address_of_its_kind() -> None:
+def test_image_is_sent_as_a_data_url_of_its_type() -> None:
     assert image_part(PNG)["image_url"].startswith("data:image/png;base64,iVBORw0KGgo")
     assert image_part(JPEG)["image_url"].startswith("data:image/jpeg;base64,/9j/")
 
 
-def test_an_image_of_another_kind_and_one_that_is_too_large_are_refused_with_the_limit() -> None:
+def test_unsupported_or_too_large_image_is_refused_and_the_error_names_the_limit() -> None:
     with pytest.raises(SettingsError, match="neither PNG nor JPEG"):
         image_part(b"GIF89a" + bytes(20))
     with pytest.raises(SettingsError, match=str(MAX_IMAGE_BYTES)):
         image_part(PNG + bytes(MAX_IMAGE_BYTES))
 
 
-def test_the_largest_image_fits_into_one_frame_of_the_server() -> None:
+def test_largest_image_fits_into_one_frame() -> None:
     item = message_item("local_1", "user", "", [image_part(PNG[:8] + bytes(MAX_IMAGE_BYTES - 8))])
     assert len(json.dumps(item)) < 15 * 1024 * 1024

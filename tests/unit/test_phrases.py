@@ -1,4 +1,4 @@
-"""The phrase book: templates to calls and answers, to a grammar, and outputs to sentences."""
+"""The phrase book: templates become calls, answers and a grammar; tool outputs become sentences."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.errors import SettingsError
+from appliance.errors import LanguageError, SettingsError
 from appliance.speech.phrases import PhraseBook, normalize
 from tests.support.sentences import IN_BOOK, OUT_OF_BOOK
 
@@ -59,16 +59,16 @@ def meaning(
 
 
 @pytest.mark.parametrize(("sentence", "name", "arguments"), IN_BOOK, ids=[one[0] for one in IN_BOOK])
-def test_a_sentence_of_the_book_means_its_call(sentence: str, name: str, arguments: dict[str, Any]) -> None:
+def test_sentence_in_the_book_gives_its_call(sentence: str, name: str, arguments: dict[str, Any]) -> None:
     assert meaning(sentence) == (name, arguments)
 
 
 @pytest.mark.parametrize("sentence", OUT_OF_BOOK)
-def test_a_sentence_that_is_not_in_the_book_means_nothing(sentence: str) -> None:
+def test_sentence_outside_the_book_is_not_matched(sentence: str) -> None:
     assert LIVE.match(sentence) is None
 
 
-def test_the_book_has_at_least_forty_templates_and_reaches_every_tool() -> None:
+def test_book_has_at_least_forty_templates_and_reaches_every_tool() -> None:
     assert sum(len(phrase.say) for phrase in BOOK.phrases) >= 40
     assert {phrase.call.tool for phrase in BOOK.phrases if phrase.call} == set(ARGUMENTS)
 
@@ -83,7 +83,7 @@ def test_the_book_has_at_least_forty_templates_and_reaches_every_tool() -> None:
         ("set the volume to 101 percent", None),
     ],
 )
-def test_typed_text_is_read_as_it_is_typed(typed: str, arguments: dict[str, Any] | None) -> None:
+def test_typed_numbers_and_punctuation_are_understood(typed: str, arguments: dict[str, Any] | None) -> None:
     found = meaning(typed)
     assert (found[1] if found else None) == arguments
 
@@ -101,29 +101,29 @@ def test_typed_text_is_read_as_it_is_typed(typed: str, arguments: dict[str, Any]
         ("set a timer for a minute and a half", 90),
     ],
 )
-def test_durations_are_added_up(said: str, seconds: int) -> None:
+def test_parts_of_a_duration_are_summed(said: str, seconds: int) -> None:
     assert meaning(said) == ("start_timer", {"seconds": seconds})
 
 
-def test_a_phrase_is_not_live_without_its_tool() -> None:
+def test_phrase_is_not_live_without_its_tool() -> None:
     assert meaning("turn on the lamp", tools=[tool("set_light", "on")]) is None
 
 
-def test_a_phrase_is_not_live_where_the_tool_does_not_take_its_argument() -> None:
+def test_phrase_is_not_live_if_the_tool_lacks_its_argument() -> None:
     assert meaning("dim the light to ten percent", tools=[tool("set_light", "on")]) is None
     assert meaning("turn on the light", tools=[tool("set_light", "on")]) == ("set_light", {"on": True})
 
 
-def test_a_phrase_of_two_calls_is_live_only_with_both_tools() -> None:
+def test_phrase_with_two_calls_is_live_only_with_both_tools() -> None:
     assert meaning("louder", tools=[tool("get_volume")]) is None
     assert meaning("louder", tools=[tool("get_volume"), tool("set_volume", "percent")]) == ("get_volume", {})
 
 
-def test_a_tool_without_a_schema_takes_everything() -> None:
+def test_tool_without_a_schema_takes_any_argument() -> None:
     assert meaning("turn on the lamp", tools=[{"name": "set_lamp"}]) == ("set_lamp", {"on": True})
 
 
-def test_tools_of_other_kinds_are_ignored() -> None:
+def test_tools_of_other_types_are_ignored() -> None:
     assert meaning("turn on the lamp", tools=[{"type": "mcp", "name": "set_lamp"}]) is None
 
 
@@ -132,11 +132,11 @@ def test_answers_are_always_live() -> None:
     assert match is not None and match.phrase.answer.startswith("Hello")
 
 
-def test_the_same_tools_give_the_same_object() -> None:
+def test_same_tools_give_the_same_live_phrases_object() -> None:
     assert BOOK.live(TOOLS) is BOOK.live(list(reversed(TOOLS)))
 
 
-def test_a_book_travels_to_another_process() -> None:
+def test_book_can_be_pickled() -> None:
     copy = pickle.loads(pickle.dumps(BOOK))
     assert meaning("turn on the lamp", book=copy) == ("set_lamp", {"on": True})
     assert copy.name == BOOK.name
@@ -161,7 +161,7 @@ def sentences(book: PhraseBook, tools: list[dict[str, Any]], most: int) -> Itera
                         return
 
 
-def test_the_grammar_says_exactly_what_the_templates_say() -> None:
+def test_grammar_has_exactly_the_sentences_of_the_templates() -> None:
     book = small(
         phrases=[
             {"tool": "lamp", "say": ["<turn> [the] lamp (on|off) [now]"]},
@@ -177,7 +177,7 @@ def test_the_grammar_says_exactly_what_the_templates_say() -> None:
     assert set(sentences(book, [tool("lamp"), tool("level", "n")], 1000)) == expected
 
 
-def test_what_the_grammar_says_is_matched() -> None:
+def test_every_sentence_of_the_grammar_is_matched() -> None:
     for sentence in sentences(BOOK, TOOLS, 3000):
         assert LIVE.match(sentence) is not None, sentence
 
@@ -189,16 +189,16 @@ def test_only_live_phrases_are_in_the_grammar() -> None:
     assert not grammar.accepts(["turn", "on", "the", "lamp"])
 
 
-def test_a_part_of_a_sentence_is_not_accepted() -> None:
+def test_partial_sentence_is_not_accepted() -> None:
     assert not LIVE.grammar.accepts(["turn", "on", "the"])
     assert not LIVE.grammar.accepts([])
 
 
-def test_the_grammar_stays_small() -> None:
-    assert LIVE.grammar.states < 1000  # the decoder's work grows with it; as JSGF it took seconds for a second
+def test_grammar_stays_small() -> None:
+    assert LIVE.grammar.states < 1000  # decoding time grows with it: JSGF took 5 s for 1 s of speech
 
 
-def test_every_word_of_the_grammar_is_named() -> None:
+def test_words_of_the_grammar_are_in_the_books_word_list() -> None:
     assert {word for _, _, word in LIVE.grammar.arcs} <= BOOK.words
 
 
@@ -233,13 +233,13 @@ def test_every_word_of_the_grammar_is_named() -> None:
         ("brew", {}, "42", "42."),
     ],
 )
-def test_an_output_becomes_a_sentence(name: str, arguments: dict[str, Any], output: str, spoken: str) -> None:
+def test_output_becomes_a_sentence(name: str, arguments: dict[str, Any], output: str, spoken: str) -> None:
     assert BOOK.reply(name, arguments, output) == spoken
 
 
 @given(st.sampled_from([*ARGUMENTS, "other"]), st.text(max_size=800) | st.from_regex(r'\{"[a-z]+": [^}]*\}'))
 @settings(max_examples=150, deadline=None)
-def test_any_output_is_told_in_one_bounded_line(name: str, output: str) -> None:
+def test_any_output_becomes_one_line_of_bounded_length(name: str, output: str) -> None:
     spoken = BOOK.reply(name, {}, output)
     assert 0 < len(spoken) < 700 and "\n" not in spoken
 
@@ -266,36 +266,36 @@ def test_any_output_is_told_in_one_bounded_line(name: str, output: str) -> None:
         ({"phrases": [{"tool": "x", "arguments": {"a": {}}, "say": ["z"]}]}, r"arguments\.a.*'sum'"),
     ],
 )
-def test_a_wrong_book_is_refused_with_its_place(more: dict[str, Any], expected: str) -> None:
+def test_invalid_book_is_refused_with_the_place_of_the_error(more: dict[str, Any], expected: str) -> None:
     with pytest.raises(SettingsError, match=expected) as caught:
         small(**more)
     assert "small.yaml" in str(caught.value)
 
 
-def test_a_missing_book_names_those_that_are_there(tmp_path: Path) -> None:
+def test_missing_book_error_names_the_available_ones(tmp_path: Path) -> None:
     (tmp_path / "de.yaml").write_text("phrases: []")
-    with pytest.raises(SettingsError, match=r"'fr'.*there: de"):
+    with pytest.raises(LanguageError, match=r"'fr'.*there: de"):
         PhraseBook.load(tmp_path, "fr")
 
 
 @pytest.mark.parametrize("language", ["../en", "", "en/../../x", "english please"])
-def test_a_language_is_no_path(language: str) -> None:
+def test_path_as_language_is_refused(language: str) -> None:
     with pytest.raises(SettingsError, match="no language code"):
         PhraseBook.load(FOLDER, language)
 
 
-def test_a_region_falls_back_to_its_language() -> None:
+def test_region_falls_back_to_its_language() -> None:
     assert PhraseBook.load(FOLDER, "en-GB").language == "en"
 
 
 @pytest.mark.parametrize("text", ["- a\n- b", "a: [", "\x00", "a: !!python/object:os.system {}"])
-def test_a_file_that_is_no_book_is_refused(tmp_path: Path, text: str) -> None:
+def test_file_that_is_not_a_book_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "en.yaml").write_text(text)
     with pytest.raises(SettingsError, match=r"en\.yaml"):
         PhraseBook.load(tmp_path, "en")
 
 
-def test_on_is_a_name_and_true_is_a_truth(tmp_path: Path) -> None:
+def test_on_is_a_string_and_true_is_a_boolean(tmp_path: Path) -> None:
     source = {"phrases": [{"tool": "t", "arguments": {"ON": True}, "say": ["go"]}]}
     (tmp_path / "en.yaml").write_text(yaml.safe_dump(source).replace("ON", "on"))
     match = PhraseBook.load(tmp_path, "en").live([{"name": "t"}]).match("go")
@@ -312,9 +312,9 @@ def test_normalized_text_has_words_only() -> None:
 
 @given(st.text(max_size=400))
 @settings(max_examples=150, deadline=None)
-def test_any_text_is_matched_or_not_without_an_error(text: str) -> None:
+def test_matching_any_text_never_raises(text: str) -> None:
     LIVE.match(text)
 
 
-def test_a_text_longer_than_any_command_is_not_even_tried() -> None:
+def test_text_over_the_length_limit_is_not_matched() -> None:
     assert LIVE.match("turn on the lamp " * 1000) is None

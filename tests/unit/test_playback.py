@@ -1,4 +1,4 @@
-"""The sound of the answers in epochs: what a flush cuts off, and that what is late of an older epoch means nothing."""
+"""Tests of answer playback in epochs: what a flush cuts, and that late reports of older epochs are ignored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STALL_S = 5.0
 
 
 class Player:
-    """A playback and its outbox; the link is there."""
+    """A playback and its outbox, with a link."""
 
     def __init__(self, **policy: Any) -> None:
         self.out = Outbox()
@@ -27,7 +27,7 @@ class Player:
         self.playback = Playback(Policy(**({"playout_stall_s": STALL_S} | policy)), self.out)
 
     def audio(self, item_id: str, frames: int, now: float = 0.0, link: int = LINK) -> list[Command]:
-        """The server sends audio of an item."""
+        """Receive audio of an item and return the commands."""
         event = wire.OutputAudioDelta(
             event_id="e", response_id="r", item_id=item_id, output_index=0, content_index=0, delta=bytes(2 * frames)
         )
@@ -45,7 +45,7 @@ class Player:
         return [(one.item_id, one.heard_ms) for one in self.playback.heard()]
 
 
-def test_a_flush_names_only_what_was_not_heard_whole_and_begins_an_epoch() -> None:
+def test_a_flush_names_only_partly_heard_items_and_starts_an_epoch() -> None:
     player = Player()
     player.audio("a", 2400)
     player.audio("b", 2400)
@@ -58,7 +58,7 @@ def test_a_flush_names_only_what_was_not_heard_whole_and_begins_an_epoch() -> No
     assert player.playback.heard() == []
 
 
-def test_a_report_of_an_older_epoch_means_nothing() -> None:
+def test_a_report_of_an_older_epoch_is_ignored() -> None:
     player = Player()
     player.audio("a", 2400)
     player.flush()
@@ -70,14 +70,14 @@ def test_a_report_of_an_older_epoch_means_nothing() -> None:
     assert player.heard_ms() == [("b", 50)]
 
 
-def test_a_report_of_an_epoch_that_has_not_begun_means_nothing() -> None:
+def test_a_report_of_a_future_epoch_is_ignored() -> None:
     player = Player()
     player.audio("a", 2400)
     player.report(1, 2400, drained=True)
     assert player.heard_ms() == [("a", 0)]
 
 
-def test_a_report_of_an_older_epoch_is_no_sign_that_the_playback_goes_on() -> None:
+def test_a_report_of_an_older_epoch_does_not_reset_the_stall_deadline() -> None:
     player = Player()
     player.audio("a", 2400)
     player.flush()
@@ -88,7 +88,7 @@ def test_a_report_of_an_older_epoch_is_no_sign_that_the_playback_goes_on() -> No
     assert player.playback.stalled_at(0.0) == 14.0 + STALL_S
 
 
-def test_a_report_that_nothing_more_was_heard_is_no_sign_either() -> None:
+def test_a_report_without_progress_does_not_reset_the_stall_deadline() -> None:
     player = Player()
     player.audio("a", 2400)
     player.report(0, 480, now=2.0)
@@ -96,14 +96,14 @@ def test_a_report_that_nothing_more_was_heard_is_no_sign_either() -> None:
     assert player.playback.stalled_at(0.0) == 2.0 + STALL_S
 
 
-def test_each_flush_begins_another_epoch_also_where_nothing_plays() -> None:
+def test_each_flush_starts_another_epoch_even_if_nothing_plays() -> None:
     player = Player()
     assert player.flush() == (Cut((), ()), [FlushPlayback(1)])
     assert player.flush() == (Cut((), ()), [FlushPlayback(2)])
     assert player.out.epoch == 2
 
 
-def test_silence_begins_an_epoch_and_tells_of_no_interruption() -> None:
+def test_silence_starts_an_epoch_and_reports_no_interruption() -> None:
     player = Player()
     player.audio("a", 2400)
     player.playback.silence()
@@ -111,7 +111,7 @@ def test_silence_begins_an_epoch_and_tells_of_no_interruption() -> None:
     assert (player.out.epoch, player.playback.is_playing) == (1, False)
 
 
-def test_audio_is_played_and_ended_in_the_epoch_in_which_it_came() -> None:
+def test_audio_is_played_and_ended_in_its_own_epoch() -> None:
     player = Player()
     assert player.audio("a", 480) == [Play(0, "a", bytes(960))]
     player.flush()
@@ -120,7 +120,7 @@ def test_audio_is_played_and_ended_in_the_epoch_in_which_it_came() -> None:
     assert player.out.take() == [FinishPlay(1), Emit(AudioEnd("b"))]
 
 
-def test_an_answer_that_was_heard_whole_is_not_cut() -> None:
+def test_a_fully_heard_answer_is_not_cut() -> None:
     player = Player()
     player.audio("a", 2400)
     player.report(0, 2395, drained=True)
@@ -128,7 +128,7 @@ def test_an_answer_that_was_heard_whole_is_not_cut() -> None:
     assert (cut, commands) == (Cut((), ()), [FlushPlayback(1)])
 
 
-def test_each_item_that_was_cut_is_truncated_to_what_was_heard_of_it() -> None:
+def test_each_cut_item_is_truncated_at_what_was_heard() -> None:
     player = Player()
     for item_id in "abc":
         player.audio(item_id, 2400)
@@ -141,14 +141,14 @@ def test_each_item_that_was_cut_is_truncated_to_what_was_heard_of_it() -> None:
 
 
 @pytest.mark.parametrize("link", [LINK, LINK + 1])
-def test_the_audio_is_of_the_connection_that_it_came_from(link: int) -> None:
+def test_the_playback_remembers_the_link_of_its_audio(link: int) -> None:
     player = Player()
     player.audio("a", 2400, link=link)
     assert player.playback.link == link
 
 
-def test_audio_that_is_held_back_counts_as_received_and_not_as_heard() -> None:
-    """15 characters have passed, which is 14400 frames for sure; the rest of "a" and all of "b" is held."""
+def test_held_audio_counts_as_received_but_not_as_heard() -> None:
+    """15 characters have passed, which releases 14400 frames; the rest of "a" and all of "b" are held."""
     player = Player(hold_audio=True, guardrail_debounce=15)
     player.playback.guards = "ada"
     player.audio("a", 24_000)
@@ -162,4 +162,4 @@ def test_audio_that_is_held_back_counts_as_received_and_not_as_heard() -> None:
     player.report(0, 14_400)
     cut, commands = player.flush()
     assert cut == Cut(((Heard("a", 0, 14_400, 600, True), 1000),), ("b",))
-    assert commands == [FlushPlayback(1)], "all that was released was heard: nothing was interrupted"
+    assert commands == [FlushPlayback(1)], "all released audio was heard, so nothing was interrupted"

@@ -1,4 +1,4 @@
-"""What was heard of what was queued."""
+"""Tests of `Playout`: how much of the queued audio was heard."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from appliance.conversation.support.playback import Heard, Playout
 
 
-def test_frames_played_belong_to_the_items_in_order() -> None:
+def test_played_frames_are_attributed_to_the_items_in_order() -> None:
     playout = Playout()
     playout.queue("a", 0, 2400)
     playout.queue("b", 0, 2400)
@@ -49,7 +49,7 @@ def test_a_report_never_goes_back_or_beyond_what_was_queued() -> None:
     assert (playout.heard()[0].heard_ms, playout.heard()[0].is_whole) == (41, True)
 
 
-def test_drained_forgives_the_rounding_of_the_rate_but_not_a_late_report() -> None:
+def test_drained_tolerates_rate_rounding_but_not_a_report_from_before_the_last_delta() -> None:
     playout = Playout()
     playout.queue("a", 0, 10_000)
     playout.progress(9_990, drained=True)
@@ -60,7 +60,7 @@ def test_drained_forgives_the_rounding_of_the_rate_but_not_a_late_report() -> No
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 5000)), min_size=1), st.integers(0, 60_000))
-def test_what_is_heard_adds_up(queued: list[tuple[str, int]], played: int) -> None:
+def test_heard_and_received_frames_add_up(queued: list[tuple[str, int]], played: int) -> None:
     playout = Playout()
     for item, frames in queued:
         playout.queue(item, 0, frames)

@@ -11,7 +11,6 @@ from appliance.audio.pcm import WIRE_RATE
 from appliance.errors import SettingsError, did_you_mean, is_loopback
 from appliance.plugins import named, version
 from appliance.realtime.protocol import SAMPLE_RATE
-from appliance.wording import duration
 
 GROUP = "voice_appliance.test"
 TABLE = {"here": len, "there": "math:sqrt"}
@@ -86,23 +85,6 @@ def test_the_nearest_word_is_suggested_whatever_its_case(word: str, hint: str) -
 )
 def test_only_this_machine_is_loopback(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (-5, "0 seconds"),
-        (0, "0 seconds"),
-        (1, "1 second"),
-        (61, "1 minute and 1 second"),
-        (5400, "1 hour and 30 minutes"),
-        (3 * 86_400 + 60, "3 days and 1 minute"),
-        (93_784, "1 day and 2 hours and 3 minutes"),
-    ],
-)
-def test_a_duration_is_said_in_its_largest_units(seconds: int, words: str) -> None:
-    assert duration(seconds) == words
-    assert duration(seconds, most=2) == " and ".join(words.split(" and ")[:2])
 
 
 def test_the_rate_inside_is_the_rate_on_the_wire() -> None:

@@ -1,4 +1,4 @@
-"""What a response and a transcription cost."""
+"""Tests of the prices of responses and transcriptions."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def usage(
     }
 
 
-def test_the_recorded_example_costs_what_it_does_by_hand() -> None:
+def test_the_recorded_example_matches_the_manual_calculation() -> None:
     # gpt-realtime-2.1, in millionths of a dollar:
     #   input text    59      *  4.00 =   236.0
     #   input audio  (73-64)  * 32.00 =   288.0
@@ -65,7 +65,7 @@ def test_the_recorded_example_costs_what_it_does_by_hand() -> None:
     assert response_usd("gpt-realtime-2.1", RECORDED) == pytest.approx(0.0109416, abs=1e-12)
 
 
-def test_the_recorded_example_on_the_small_and_the_older_model() -> None:
+def test_the_recorded_example_matches_on_the_mini_and_the_older_model() -> None:
     # mini: 59*0.60 + 9*10 + 64*0.30 + 41*2.40 + 147*20 = 35.4 + 90 + 19.2 + 98.4 + 2,940 = 3,183.0
     assert response_usd("gpt-realtime-2.1-mini", RECORDED) == pytest.approx(0.0031830, abs=1e-12)
     # gpt-realtime differs in the output text only: 41*16 = 656 instead of 984: 10,941.6 - 328 = 10,613.6
@@ -83,7 +83,7 @@ def test_the_recorded_example_on_the_small_and_the_older_model() -> None:
         ("gpt-realtime-1.5", (4, 0.40, 16), (32, 0.40, 64), (5, 0.50)),
     ],
 )
-def test_a_million_tokens_of_each_kind_cost_what_the_price_list_says(
+def test_a_million_tokens_of_each_kind_cost_their_list_price(
     model: str, text: tuple[float, ...], audio: tuple[float, ...], image: tuple[float, ...]
 ) -> None:
     million = 1_000_000
@@ -102,7 +102,7 @@ def test_a_million_tokens_of_each_kind_cost_what_the_price_list_says(
     ] == pytest.approx([*text, *audio, *image])
 
 
-def test_cached_tokens_are_taken_off_their_own_modality() -> None:
+def test_cached_tokens_reduce_the_tokens_of_their_own_modality() -> None:
     whole = response_usd("gpt-realtime-2.1", usage(1000, 1000))
     of_text = response_usd("gpt-realtime-2.1", usage(1000, 1000, cached={"text": 500}))
     of_audio = response_usd("gpt-realtime-2.1", usage(1000, 1000, cached={"audio": 500}))
@@ -113,40 +113,40 @@ def test_cached_tokens_are_taken_off_their_own_modality() -> None:
     assert whole - of_audio == pytest.approx(500 * (32 - 0.40) / 1e6)
 
 
-def test_more_cached_than_there_was_gives_nothing_back() -> None:
+def test_more_cached_tokens_than_input_tokens_give_no_credit() -> None:
     assert response_usd("gpt-realtime-2.1", usage(100, cached={"text": 900, "audio": 900})) == pytest.approx(40e-6)
 
 
-def test_cached_tokens_of_no_named_modality_are_those_of_the_only_one_there_is() -> None:
+def test_cached_tokens_without_a_modality_belong_to_the_only_modality_present() -> None:
     one = usage(1000)
     one["input_token_details"].update(cached_tokens=400, cached_tokens_details=None)
     assert response_usd("gpt-realtime-2.1", one) == pytest.approx((600 * 4 + 400 * 0.40) / 1e6)
 
 
-def test_cached_tokens_of_no_named_modality_cost_the_full_price_where_there_are_two() -> None:
+def test_cached_tokens_without_a_modality_cost_the_full_price_if_there_are_two_modalities() -> None:
     one = usage(1000, 1000)
     one["input_token_details"].update(cached_tokens=400, cached_tokens_details=None)
     assert response_usd("gpt-realtime-2.1", one) == response_usd("gpt-realtime-2.1", usage(1000, 1000))
 
 
-def test_tokens_of_no_named_modality_cost_the_dearest_price() -> None:
+def test_tokens_without_a_modality_cost_the_highest_price() -> None:
     assert response_usd("gpt-realtime-2.1", {"input_tokens": 10, "output_tokens": 5}) == pytest.approx(
         (10 * 32 + 5 * 64) / 1e6
     )
     all_cached = {"input_tokens": 10, "output_tokens": 0, "input_token_details": {"cached_tokens": 10}}
     assert response_usd("gpt-realtime-2.1", all_cached) == pytest.approx(320e-6)
-    # 100 in all, 60 named as text: 40 are of who knows what.
+    # 100 in total, 60 of them text: 40 have no modality.
     one = usage(60) | {"input_tokens": 100}
     assert response_usd("gpt-realtime-2.1", one) == pytest.approx((60 * 4 + 40 * 32) / 1e6)
 
 
-def test_the_details_count_where_the_totals_are_missing() -> None:
+def test_the_details_are_used_if_the_totals_are_missing() -> None:
     one = {key: value for key, value in RECORDED.items() if key.endswith("details")}
     assert response_usd("gpt-realtime-2.1", one) == response_usd("gpt-realtime-2.1", RECORDED)
 
 
 @pytest.mark.parametrize("model", ["gpt-realtime-2.1-2026-10-01", "gpt-realtime-2.1"])
-def test_a_dated_snapshot_costs_what_its_model_does(model: str) -> None:
+def test_a_dated_snapshot_has_the_price_of_its_model(model: str) -> None:
     assert response_usd(model, RECORDED) == pytest.approx(0.0109416)
 
 
@@ -193,17 +193,17 @@ def test_a_response_without_usage_costs_nothing() -> None:
         [320],
     ],
 )
-def test_a_usage_object_that_does_not_count_both_ways_has_no_price(odd: Any) -> None:
+def test_a_usage_object_without_valid_input_and_output_counts_has_no_price(odd: Any) -> None:
     assert response_usd("gpt-realtime-2.1", odd) is None
 
 
-def test_null_details_are_as_good_as_missing_ones() -> None:
+def test_null_details_are_treated_as_missing() -> None:
     nulls = {"text_tokens": None, "audio_tokens": None, "cached_tokens": None, "cached_tokens_details": None}
     one = {"input_tokens": 10, "output_tokens": 0, "input_token_details": nulls, "output_token_details": None}
     assert response_usd("gpt-realtime-2.1", one) == pytest.approx(320e-6)
 
 
-def test_output_of_a_modality_that_has_no_price_gives_no_estimate() -> None:
+def test_output_of_a_modality_without_a_price_has_no_price() -> None:
     one = usage(10)
     one["output_token_details"]["image_tokens"] = 7
     assert response_usd("gpt-realtime-2.1", one) is None
@@ -222,7 +222,7 @@ anything: st.SearchStrategy[Any] = st.recursive(
 
 
 @given(anything)
-def test_no_usage_object_raises_or_costs_less_than_nothing(odd: Any) -> None:
+def test_no_usage_object_raises_or_has_a_negative_price(odd: Any) -> None:
     for cost in (
         response_usd("gpt-realtime-2.1", odd),
         transcription_usd("gpt-transcribe", odd),
@@ -238,13 +238,13 @@ def test_no_usage_object_raises_or_costs_less_than_nothing(odd: Any) -> None:
     ("model", "usd"),
     [("gpt-live-transcribe", 0.017), ("gpt-realtime-whisper", 0.017), ("gpt-transcribe", 0.0045)],
 )
-def test_a_minute_of_transcription_costs_what_the_price_list_says(model: str, usd: float) -> None:
+def test_a_minute_of_transcription_costs_its_list_price(model: str, usd: float) -> None:
     assert transcription_usd(model, {"type": "duration", "seconds": 60.0}) == pytest.approx(usd)
     assert transcription_usd(f"{model}-2026-10-01", {"type": "duration", "seconds": 30}) == pytest.approx(usd / 2)
 
 
 @pytest.mark.parametrize(("model", "usd"), [("gpt-4o-transcribe", 12.5), ("gpt-4o-mini-transcribe", 6.25)])
-def test_a_million_tokens_each_way_of_transcription_cost_what_the_price_list_says(model: str, usd: float) -> None:
+def test_a_million_input_and_output_tokens_of_transcription_cost_their_list_price(model: str, usd: float) -> None:
     one = {"type": "tokens", "input_tokens": 1_000_000, "output_tokens": 1_000_000, "total_tokens": 2_000_000}
     assert transcription_usd(model, one) == pytest.approx(usd)
 
@@ -262,20 +262,20 @@ def test_a_million_tokens_each_way_of_transcription_cost_what_the_price_list_say
         ("gpt-realtime-2.1", {"type": "duration", "seconds": 3.2}),
     ],
 )
-def test_a_transcription_that_is_not_priced_by_what_was_counted_has_no_price(model: str, odd: Any) -> None:
+def test_a_transcription_counted_in_another_unit_than_its_price_has_no_price(model: str, odd: Any) -> None:
     assert transcription_usd(model, odd) is None
 
 
 # The table
 
 
-def test_the_table_says_of_which_day_it_is() -> None:
+def test_the_table_names_its_date() -> None:
     assert re.fullmatch(r"\d{4}-\d{2}-\d{2}", PRICES_OF)
     assert PRICES.of == PRICES_OF
     assert repr(PRICES) == f"PriceTable(of='{PRICES_OF}')"
 
 
-def test_prices_of_ones_own_replace_and_add_rows_and_leave_the_table_as_it_was() -> None:
+def test_custom_prices_replace_and_add_rows_without_changing_the_table() -> None:
     own = PRICES.with_prices(
         {
             "gpt-realtime-2.1": {"text": {"input": 1, "output": 2}, "audio": {"input": 3, "cached": 0.5, "output": 4}},
@@ -287,14 +287,14 @@ def test_prices_of_ones_own_replace_and_add_rows_and_leave_the_table_as_it_was()
     # text 59*1 + audio 9*3 + 64*0.5 + out 41*2 + 147*4 = 59 + 27 + 32 + 82 + 588 = 788
     assert own.response_usd("gpt-realtime-2.1-2026-10-01", RECORDED) == pytest.approx(788e-6)
     assert own.response_usd("ours", usage(100, cached={"text": 50}, out_text=10)) == pytest.approx(890e-6)
-    assert own.response_usd("ours", usage(100, 1)) is None  # nobody said what audio costs there
+    assert own.response_usd("ours", usage(100, 1)) is None  # the row has no price for audio
     assert own.response_usd("gpt-realtime-2", RECORDED) == pytest.approx(0.0109416)
     assert own.transcription_usd("gpt-transcribe", {"seconds": 30}) == pytest.approx(0.3)
     assert own.transcription_usd("our-writer", {"input_tokens": 2, "output_tokens": 2}) == pytest.approx(8e-6)
     assert response_usd("gpt-realtime-2.1", RECORDED) == pytest.approx(0.0109416)
 
 
-def test_a_row_for_a_snapshot_comes_before_that_of_its_model() -> None:
+def test_a_row_for_a_snapshot_takes_precedence_over_that_of_its_model() -> None:
     own = PRICES.with_prices({"gpt-realtime-2.1-2026-10-01": {"text": {"input": 0, "output": 0}}})
     assert own.response_usd("gpt-realtime-2.1-2026-10-01", usage(100, out_text=100)) == 0.0
     assert own.response_usd("gpt-realtime-2.1-2026-11-01", usage(100, out_text=100)) == pytest.approx(0.0028)
@@ -319,6 +319,6 @@ def test_a_row_for_a_snapshot_comes_before_that_of_its_model() -> None:
         ({"per_hour": 1}, "price of 'm': {'per_hour': 1} has no input price"),
     ],
 )
-def test_a_row_that_is_no_price_is_refused_by_name(row: Any, said: str) -> None:
+def test_an_invalid_row_is_refused_by_name(row: Any, said: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(said)):
         PRICES.with_prices({"m": row})

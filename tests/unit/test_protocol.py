@@ -1,4 +1,4 @@
-"""The messages, literally: every server event read once, every client event written once, and what must be refused."""
+"""Literal frames: each server event decoded once, each client event encoded once, and invalid frames refused."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ RESPONSE_FAILED = (
     '"error":{"type":"server_error","code":"inference_rate_limit_exceeded"}},"output":[]}'
 )
 
-# one literal frame (its ``event_id`` is added) and what it must become
+# A literal frame (the test adds its ``event_id``) and the expected event.
 EVENTS: list[tuple[str, ServerEvent]] = [
     (
         '{"type":"error","error":{"type":"invalid_request_error","code":"unknown_parameter",'
@@ -226,7 +226,7 @@ EVENTS: list[tuple[str, ServerEvent]] = [
     ),
     ('{"type":"mcp_list_tools.failed","item_id":"mcpl_1"}', wire.McpListToolsFailed(item_id="mcpl_1")),
 ]
-# frames of types that nobody reads, to be kept as they came
+# Frames without an event class, which are kept unchanged.
 UNREAD = [
     '{"type":"conversation.created","conversation":{"id":"conv_1","object":"realtime.conversation"}}',
     (
@@ -271,7 +271,7 @@ UNREAD = [
         '{"type":"rate_limits.updated","rate_limits":[{"name":"tokens","limit":50000,"remaining":49950,'
         '"reset_seconds":0.06}]}'
     ),
-    # as xAI sends them:
+    # sent by xAI:
     '{"type":"response.function_call_arguments.done","call_id":"call_1","name":"f","arguments":"{}"}',
     '{"type":"response.output_audio.done","response_id":"r"}',
     '{"type":"response.content_part.done","response_id":"r"}',
@@ -280,7 +280,7 @@ IDS = [type(event).__name__ for _, event in EVENTS]
 
 
 def types_of(union: Any) -> set[str]:
-    """The wire names in a union of the SDK."""
+    """Return the wire names in a union of the SDK."""
     return {name for model in get_args(get_args(union)[0]) for name in get_args(model.model_fields["type"].annotation)}
 
 
@@ -288,7 +288,7 @@ def types_of(union: Any) -> set[str]:
 
 
 @pytest.mark.parametrize(("frame", "event"), EVENTS, ids=IDS)
-def test_each_server_event_is_read(frame: str, event: ServerEvent) -> None:
+def test_server_event_is_decoded(frame: str, event: ServerEvent) -> None:
     read = decode(frame.replace("{", '{"event_id":"event_1",', 1))
 
     assert type(read) is type(event)
@@ -297,20 +297,20 @@ def test_each_server_event_is_read(frame: str, event: ServerEvent) -> None:
 
 
 @pytest.mark.parametrize("frame", UNREAD)
-def test_an_event_that_nobody_reads_is_kept_whole(frame: str) -> None:
+def test_event_without_a_class_is_kept_whole(frame: str) -> None:
     read = decode(frame)
 
     assert read == wire.UnknownEvent(name=json.loads(frame)["type"], raw=json.loads(frame))
 
 
-@pytest.mark.parametrize("frame", [*(frame for frame, _ in EVENTS), *UNREAD[:-3]])  # without the three of xAI
-def test_the_literals_of_this_file_are_of_the_protocol(frame: str) -> None:
+@pytest.mark.parametrize("frame", [*(frame for frame, _ in EVENTS), *UNREAD[:-3]])  # without the three events of xAI
+def test_literal_frames_match_the_protocol(frame: str) -> None:
     raw = json.loads(frame)
-    has_event_id = raw["type"] != "input_audio_buffer.dtmf_event_received"  # the one type without
+    has_event_id = raw["type"] != "input_audio_buffer.dtmf_event_received"  # the only type without one
     check_server_frame({**raw, "event_id": "event_1"} if has_event_id else raw)
 
 
-def test_no_server_event_is_left_out_of_this_file() -> None:
+def test_every_server_event_is_covered() -> None:
     in_the_sdk = types_of(RealtimeServerEvent)
 
     unread = {json.loads(frame)["type"] for frame in UNREAD}
@@ -329,7 +329,7 @@ def test_no_server_event_is_left_out_of_this_file() -> None:
         ("conversation.item.created", "conversation.item.added"),
     ],
 )
-def test_the_names_of_the_beta_are_understood(alias: str, name: str) -> None:
+def test_beta_names_are_understood(alias: str, name: str) -> None:
     frame, event = next((frame, event) for frame, event in EVENTS if event.type == name)
 
     assert decode(frame.replace(f'"{name}"', f'"{alias}"')) == event
@@ -343,7 +343,7 @@ def test_the_names_of_the_beta_are_understood(alias: str, name: str) -> None:
         '{"type":""}',
     ],
 )
-def test_an_unknown_type_is_kept_whole(frame: str) -> None:
+def test_unknown_type_is_kept_whole(frame: str) -> None:
     event = decode(frame)
 
     assert isinstance(event, wire.UnknownEvent)
@@ -378,7 +378,7 @@ THIRD_PARTIES = [
 
 
 @pytest.mark.parametrize(("frame", "event"), THIRD_PARTIES)
-def test_what_other_servers_leave_out_or_write_otherwise_is_understood(frame: str, event: ServerEvent) -> None:
+def test_third_party_dialects_are_understood(frame: str, event: ServerEvent) -> None:
     assert decode(frame) == event
 
 
@@ -422,7 +422,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("frame", "problem"), BROKEN, ids=range(len(BROKEN)))
-def test_a_broken_frame_is_named_without_being_quoted(frame: str, problem: str) -> None:
+def test_invalid_frame_is_refused_with_a_short_reason(frame: str, problem: str) -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         decode(frame)
 
@@ -431,18 +431,18 @@ def test_a_broken_frame_is_named_without_being_quoted(frame: str, problem: str) 
 
 
 @pytest.mark.parametrize("half", ["\\ud800", "\udc00"], ids=["escaped", "bare"])
-def test_half_a_surrogate_pair_in_a_delta_is_read(half: str) -> None:
+def test_lone_surrogate_in_a_delta_is_decoded(half: str) -> None:
     assert decode(f'{{"type":"response.output_text.delta","delta":"{half}"}}') == wire.OutputTextDelta(
         delta=json.loads(f'"{half}"')
     )
 
 
-def test_a_frequent_frame_that_nests_too_deeply_in_a_key_we_ignore_is_named() -> None:
+def test_delta_that_nests_too_deeply_in_an_ignored_key_is_refused() -> None:
     with pytest.raises(RemoteProtocolError, match="nests too deeply"):
         decode('{"type":"response.output_text.delta","delta":"It","deep":' + "[" * 100_000)
 
 
-def test_a_binary_frame_is_refused() -> None:
+def test_binary_frame_is_refused() -> None:
     with pytest.raises(RemoteProtocolError, match="binary frame of 3 bytes"):
         decode(b"{}\x00")
 
@@ -473,17 +473,17 @@ def read_or_refuse(frame: str) -> None:
 
 
 @given(JSON)
-def test_any_json_is_read_or_refused(value: Any) -> None:
+def test_any_json_is_decoded_or_refused(value: Any) -> None:
     read_or_refuse(json.dumps(value))
 
 
 @given(st.text())
-def test_any_text_is_read_or_refused(frame: str) -> None:
+def test_any_text_is_decoded_or_refused(frame: str) -> None:
     read_or_refuse(frame)
 
 
 @given(st.sampled_from(EVENTS), st.data(), JSON)
-def test_a_server_event_with_any_one_value_replaced_is_read_or_refused(
+def test_server_event_with_one_replaced_value_is_decoded_or_refused(
     literal: tuple[str, ServerEvent], data: st.DataObject, value: Any
 ) -> None:
     frame = json.loads(literal[0])
@@ -495,7 +495,7 @@ def test_a_server_event_with_any_one_value_replaced_is_read_or_refused(
 
 
 @given(st.sampled_from(FREQUENT), st.data(), JSON)
-def test_the_quick_way_to_read_a_delta_is_the_slow_way(name: str, data: st.DataObject, value: Any) -> None:
+def test_fast_and_tolerant_decoding_of_a_delta_agree(name: str, data: st.DataObject, value: Any) -> None:
     frame = json.loads(next(frame for frame, event in EVENTS if event.type == name))
     frame[data.draw(st.sampled_from([*frame, "event_id", "brand_new"]))] = value
 
@@ -507,7 +507,7 @@ def outcome(read: Callable[[str], ServerEvent], frame: str) -> str:
         event = read(frame)
     except RemoteProtocolError as exc:
         return str(exc)
-    return f"{event!r} {getattr(event, 'delta', None)!r}"  # by its text: NaN is not equal to itself
+    return f"{event!r} {getattr(event, 'delta', None)!r}"  # compared as text, because NaN is not equal to itself
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
@@ -516,7 +516,7 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
 
 
 @given(st.binary(max_size=64))
-def test_audio_comes_out_as_it_went_in(pcm: bytes) -> None:
+def test_audio_round_trips(pcm: bytes) -> None:
     pcm = pcm[: len(pcm) // 2 * 2]
     frame = {"type": "response.output_audio.delta", "delta": base64.b64encode(pcm).decode()}
 
@@ -533,7 +533,7 @@ def test_audio_is_in_no_repr() -> None:
     assert "AAEC" not in repr(Item(type="message", content=(ContentPart(type="input_audio", audio=AUDIO),)))
 
 
-def test_what_may_hold_a_key_is_in_no_repr() -> None:
+def test_fields_that_may_hold_a_key_are_in_no_repr() -> None:
     session = {"type": "realtime", "tools": [{"type": "mcp", "authorization": "hush"}]}
     for event in (
         wire.SessionCreated(session=session),
@@ -553,7 +553,7 @@ def test_events_are_frozen_and_compare_by_value() -> None:
         event.delta = "is"  # type: ignore[misc]
 
 
-def test_the_protocol_loads_neither_numpy_nor_pydantic_nor_dataclasses() -> None:
+def test_protocol_does_not_import_numpy_pydantic_or_dataclasses() -> None:
     code = "import sys, appliance.realtime.protocol; print({'numpy', 'pydantic', 'dataclasses'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "set()\n"
@@ -596,25 +596,25 @@ SENT: list[tuple[wire.ClientEvent, str]] = [
 
 
 @pytest.mark.parametrize(("event", "frame"), SENT, ids=[type(event).__name__ for event, _ in SENT])
-def test_each_client_event_is_written_as_the_protocol_wants_it(event: wire.ClientEvent, frame: str) -> None:
+def test_client_event_is_encoded_as_in_the_protocol(event: wire.ClientEvent, frame: str) -> None:
     assert event.encode() == frame
     assert event.to_wire() == json.loads(frame)
     check_client_frame(json.loads(frame))
 
 
-def test_no_client_event_is_left_out_of_this_file() -> None:
+def test_every_client_event_is_covered() -> None:
     in_the_sdk = types_of(RealtimeClientEvent) - {"conversation.item.retrieve", "output_audio_buffer.clear"}
 
     assert {type(event).type for event, _ in SENT if type(event).type} == in_the_sdk
 
 
-def test_a_session_without_its_type_is_our_bug() -> None:
+def test_session_update_without_a_type_is_a_local_protocol_error() -> None:
     with pytest.raises(LocalProtocolError, match=r"session\.type"):
         wire.SessionUpdate(session={"instructions": "x"})
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), b"x"])
-def test_what_json_cannot_say_is_our_bug(value: object) -> None:
+def test_value_that_is_not_json_is_a_local_protocol_error(value: object) -> None:
     with pytest.raises(LocalProtocolError, match=r"conversation\.item\.create"):
         wire.ConversationItemCreate(item={"x": value}).encode()
 
@@ -629,7 +629,7 @@ def test_any_text_can_be_sent_as_utf8(text: str) -> None:
 
 
 @given(st.binary(min_size=2, max_size=64), st.none() | st.text(min_size=1, max_size=8))
-def test_the_quick_way_to_write_audio_is_the_slow_way(pcm: bytes, event_id: str | None) -> None:
+def test_fast_audio_encoding_matches_to_wire(pcm: bytes, event_id: str | None) -> None:
     event = wire.InputAudioBufferAppend(audio=pcm, event_id=event_id)
 
     assert json.loads(event.encode()) == event.to_wire()

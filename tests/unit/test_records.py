@@ -1,4 +1,4 @@
-"""The base of frozen data: what it prints, and what it does not."""
+"""The base class of frozen data: its repr and its comparison."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ class Login(Record, frozen=True):
     key: str = "secret"
 
 
-def test_a_repr_shows_the_fields_that_may_be_seen() -> None:
+def test_repr_omits_unprinted_fields() -> None:
     assert repr(Login("eve")) == "Login(user='eve')"
 
 
-def test_a_field_that_is_not_printed_still_counts_when_records_are_compared() -> None:
+def test_unprinted_field_still_counts_in_comparisons() -> None:
     assert Login("eve") != Login("eve", "another")
     assert replace(Login("eve"), key="another") == Login("eve", "another")
 
 
-def test_a_record_cannot_be_changed() -> None:
+def test_record_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         Login("eve").user = "adam"  # type: ignore[misc]
 
 
-def test_images_are_not_in_the_repr_of_an_item() -> None:
+def test_repr_of_an_item_omits_images() -> None:
     item = HistoryItem(id="item_1", text="Look!", images=("data:image/png;base64,AAAA",))
 
     assert "Look!" in repr(item)

@@ -1,4 +1,4 @@
-"""What the repository promises about itself: what it depends on, what the wheel is, what no file may say."""
+"""Promises of the repository: its dependencies, its package metadata, and texts that no file may contain."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def project() -> dict[str, object]:
         return dict(tomllib.load(file)["project"])
 
 
-def test_the_project_is_what_it_says() -> None:
+def test_package_metadata_is_complete() -> None:
     facts = project()
     assert facts["requires-python"] == ">=3.11"
     assert facts["scripts"] == {"appliance": "appliance.cli:main"}
@@ -40,7 +40,7 @@ def canonical(requirement: str) -> str:
 
 
 def constraints() -> dict[str, str]:
-    """Canonical name → the whole line."""
+    """Return each line of the constraints by its canonical name."""
     lines = (ROOT / "scripts" / "constraints.txt").read_text(encoding="utf-8").splitlines()
     return {canonical(line): line for line in lines if line and not line.startswith("#")}
 
@@ -57,7 +57,7 @@ def test_every_dependency_is_pinned_to_one_version() -> None:
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+(; python_version < \"3\.13\")?", line), line
 
 
-def test_what_is_installed_here_is_what_is_pinned() -> None:
+def test_installed_versions_are_the_pinned_ones() -> None:
     from importlib.metadata import distributions
 
     pinned = constraints()
@@ -67,17 +67,17 @@ def test_what_is_installed_here_is_what_is_pinned() -> None:
     assert {name: version for name, version in wrong.items() if name not in build_tools} == {}
 
 
-# What no file may say
+# Texts that no file may contain
 
 
 @cache
 def texts() -> dict[str, str]:
-    """Path → text of every text file under version control."""
+    """Return the text of every text file under version control, by path."""
     listed = subprocess.run(
         ["git", "-c", "safe.directory=*", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False, timeout=60
     )
     if listed.returncode:
-        pytest.skip("this is no git checkout")
+        pytest.skip("this is not a git checkout")
     found = {}
     for name in listed.stdout.decode().split("\0"):
         path = ROOT / name
@@ -89,7 +89,7 @@ def texts() -> dict[str, str]:
     return found
 
 
-# Put together here, so that this file does not say them either.
+# Joined at run time, so that this file does not contain them either.
 INDEX_HOSTS = tuple(
     ".".join(parts)
     for parts in (
@@ -109,15 +109,15 @@ def test_no_file_names_a_package_index() -> None:
     assert named == set()
 
 
-def test_no_file_holds_a_path_of_the_machine_it_was_written_on() -> None:
+def test_no_file_contains_a_path_of_a_developer_s_machine() -> None:
     foreign = re.compile(r"(?<![\w.])/(?:" + "work|root|mnt" + r")/\w|/home/(?!pi\b)\w")
-    installed = Path("/opt/voice-appliance")  # where the unit expects the program: a path that may be named
+    installed = Path("/opt/voice-appliance")  # the unit's program path, which files may name
     places = [str(ROOT)] if len(ROOT.parts) > 2 and installed != ROOT else []
     holders = {name for name, text in texts().items() if foreign.search(text) or any(place in text for place in places)}
     assert holders == set()
 
 
-def test_no_file_holds_a_key() -> None:
+def test_no_file_contains_a_key() -> None:
     shape = re.compile(r"\bsk-(?:proj-)?[A-Za-z0-9]{40,}")
     assert {name for name, text in texts().items() if shape.search(text)} == set()
 
@@ -131,15 +131,15 @@ def test_scripts_are_strict_executable_and_valid(name: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_continuous_integration_runs_what_everybody_runs() -> None:
+def test_continuous_integration_runs_the_same_test_script() -> None:
     path = ROOT / ".ci" / "run"
     assert path.stat().st_mode & 0o111
     commands = [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
     assert commands == ["set -euo pipefail", 'exec "$(dirname -- "${BASH_SOURCE[0]}")/../scripts/test"']
 
 
-def test_the_installed_package_is_this_one() -> None:
-    """An installation that holds the settings but not the modules goes unseen where the tests start in the checkout."""
+def test_installed_package_is_this_checkout() -> None:
+    """Started outside the checkout: inside it, an installation without modules would go unnoticed."""
     command = [sys.executable, "-c", "import appliance.cli; print(appliance.cli.__file__)"]
     ended = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=60, check=False)
     assert ended.stdout.strip() == str(PACKAGE / "cli.py"), ended.stderr

@@ -1,4 +1,4 @@
-"""What each kind of failure means, when the last error says more, and the waiting between tries."""
+"""Tests of the classification of link failures, the use of the last error, and the backoff."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from appliance.conversation.events import FAILURE_OF_ERROR_CODE, LinkFailure
 from appliance.conversation.support.retry import Backoff, classify
+from appliance.wording import Wording
 
 KINDS: tuple[LinkFailure, ...] = get_args(LinkFailure)
 FATAL = {
@@ -34,7 +35,7 @@ ROWS = [
     ("closed", 1001, "session_expired", "session_expired"),
     ("bad_key", 3000, "invalid_api_key", "bad_key"),
     ("no_credit", 1013, "credit_balance_exhausted", "no_credit"),
-    # the error says more than the number of the close, which may be lost on the way
+    # the error is more precise than the close code, which may be lost
     ("lost", 1006, "invalid_api_key", "bad_key"),
     ("lost", None, "insufficient_quota", "no_credit"),
     ("lost", 1006, "account_deactivated", "account_closed"),
@@ -45,14 +46,14 @@ ROWS = [
     ("bad_shape", 4000, "missing_model", "model_not_found"),
     ("policy", 1008, "session_expired", "session_expired"),
     ("timeout", None, "INVALID_API_KEY", "bad_key"),
-    # it says nothing
+    # the last error is missing or unrelated
     ("lost", 1006, None, "lost"),
     ("lost", 1006, "", "lost"),
     ("lost", 1006, "response_cancel_not_active", "lost"),
-    # a transient error of long ago, and a cable that is pulled now
+    # an old transient error, then an unplugged cable
     ("refused", None, "rate_limit_exceeded", "refused"),
     ("timeout", None, "server_error", "timeout"),
-    # the server named the kind itself
+    # the close names the kind itself
     ("session_expired", 1001, "rate_limit_exceeded", "session_expired"),
     ("no_credit", 1013, "server_error", "no_credit"),
     ("bad_key", 3000, "rate_limit_exceeded", "bad_key"),
@@ -68,27 +69,27 @@ def test_each_kind_has_one_meaning(kind: LinkFailure) -> None:
 
 
 @pytest.mark.parametrize(("kind", "code", "last_error", "meaning"), ROWS)
-def test_the_last_error_decides_where_the_kind_is_only_as_good_as_a_number(
+def test_the_last_error_decides_if_the_kind_comes_from_a_close_code_only(
     kind: LinkFailure, code: int | None, last_error: str | None, meaning: str
 ) -> None:
     assert classify(kind, code, last_error=last_error).kind == meaning
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_message_can_be_said_aloud_and_names_no_internals(kind: LinkFailure) -> None:
-    message = classify(kind, None).message
+def test_each_sentence_can_be_spoken_and_names_no_internals(kind: LinkFailure) -> None:
+    sentence = Wording().trouble(classify(kind, None).kind)
 
-    assert message.endswith(".")
-    assert 20 < len(message) < 160
-    assert not re.search(r"[_{}<>]|errno|\b\d{3,}\b", message, re.IGNORECASE), message
+    assert sentence.endswith(".")
+    assert 20 < len(sentence) < 160
+    assert not re.search(r"[_{}<>]|errno|\b\d{3,}\b", sentence, re.IGNORECASE), sentence
 
 
 @pytest.mark.parametrize("kind", sorted(FATAL - {"region"}))
-def test_each_fatal_message_names_a_remedy(kind: LinkFailure) -> None:
-    assert "Please" in classify(kind, None).message
+def test_each_fatal_sentence_names_a_remedy(kind: LinkFailure) -> None:
+    assert "Please" in Wording().trouble(kind)
 
 
-def test_a_wrong_clock_is_not_fatal_for_it_is_set_once_the_network_is_there() -> None:
+def test_a_tls_failure_is_retried_because_the_clock_may_not_be_set_yet() -> None:
     assert classify("tls", None).action == "retry"
 
 
@@ -97,7 +98,7 @@ def test_a_wrong_clock_is_not_fatal_for_it_is_set_once_the_network_is_there() ->
     st.none() | st.integers(0, 5000),
     st.none() | st.text() | st.sampled_from(sorted(FAILURE_OF_ERROR_CODE)),
 )
-def test_whatever_the_last_error_was_the_verdict_is_of_the_kind_or_of_that_error(
+def test_the_verdict_is_always_that_of_the_kind_or_of_the_last_error(
     kind: LinkFailure, code: int | None, last_error: str | None
 ) -> None:
     verdict = classify(kind, code, last_error=last_error)
@@ -105,7 +106,7 @@ def test_whatever_the_last_error_was_the_verdict_is_of_the_kind_or_of_that_error
     assert verdict.kind in {kind, FAILURE_OF_ERROR_CODE.get((last_error or "").lower())}
 
 
-def test_the_wait_doubles_up_to_its_longest() -> None:
+def test_the_delay_doubles_up_to_its_limit() -> None:
     backoff = Backoff(1.0, 30.0)
 
     assert [backoff.delay_s(attempt, 0.999999) for attempt in range(7)] == pytest.approx(
@@ -113,7 +114,7 @@ def test_the_wait_doubles_up_to_its_longest() -> None:
     )
 
 
-def test_the_jitter_is_full_but_the_wait_is_never_nothing() -> None:
+def test_the_jitter_is_full_but_the_delay_has_a_minimum() -> None:
     backoff = Backoff(1.0, 30.0)
 
     assert backoff.delay_s(5, 0.0) == 0.5
@@ -121,7 +122,7 @@ def test_the_jitter_is_full_but_the_wait_is_never_nothing() -> None:
     assert backoff.delay_s(0, 0.2) == 0.5
 
 
-def test_a_night_of_failures_does_not_overflow() -> None:
+def test_a_huge_attempt_number_does_not_overflow() -> None:
     assert Backoff(1.0, 30.0).delay_s(10**9, 0.5) == 15.0
     assert Backoff(1.0, 30.0, factor=1.0).delay_s(10**9, 0.9) == pytest.approx(0.9)
 
@@ -129,7 +130,7 @@ def test_a_night_of_failures_does_not_overflow() -> None:
 @given(
     st.floats(0.01, 10), st.floats(1, 100), st.integers(0, 10_000), st.floats(0, 1, exclude_max=True), st.floats(1, 5)
 )
-def test_every_wait_lies_between_half_the_first_and_the_longest(
+def test_every_delay_is_between_half_the_initial_and_the_limit(
     initial_s: float, times: float, attempt: int, unit: float, factor: float
 ) -> None:
     longest_s = initial_s * times
@@ -140,6 +141,6 @@ def test_every_wait_lies_between_half_the_first_and_the_longest(
 
 
 @pytest.mark.parametrize("bad", [(0.0, 1.0, 2.0), (2.0, 1.0, 2.0), (1.0, 2.0, 0.5)])
-def test_an_impossible_backoff_is_refused(bad: tuple[float, float, float]) -> None:
+def test_an_invalid_backoff_is_refused(bad: tuple[float, float, float]) -> None:
     with pytest.raises(ValueError, match="backoff"):
         Backoff(*bad)

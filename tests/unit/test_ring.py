@@ -1,4 +1,4 @@
-"""The ring: against a list that does the same, across two threads, and when it is flushed."""
+"""The ring: compared with a list, shared by two threads, and flushed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _block(*values: int) -> Int16:
     st.integers(1, 40),
     st.lists(st.tuples(st.sampled_from(["write", "read"]), st.integers(0, 25)), max_size=80),
 )
-def test_what_is_written_is_read_once_in_order(size: int, steps: list[tuple[str, int]]) -> None:
+def test_written_samples_are_read_once_and_in_order(size: int, steps: list[tuple[str, int]]) -> None:
     ring, model, count, refused = Ring(size), [], 0, 0
     for action, amount in steps:
         if action == "write":
@@ -46,11 +46,11 @@ def test_what_is_written_is_read_once_in_order(size: int, steps: list[tuple[str,
     assert ring.overruns == refused
 
 
-def test_the_capacity_is_a_power_of_two_that_is_enough() -> None:
+def test_capacity_is_rounded_up_to_a_power_of_two() -> None:
     assert [Ring(frames).capacity for frames in (1, 2, 3, 480, 512, 513)] == [2, 2, 4, 512, 512, 1024]
 
 
-def test_a_flush_fades_out_within_one_period_and_jumps() -> None:
+def test_flush_fades_out_within_one_period_and_skips_the_rest() -> None:
     ring, out = Ring(64), np.empty(8, np.int16)
     ring.write(np.full(40, 1000, np.int16))
     ring.flush()
@@ -60,10 +60,10 @@ def test_a_flush_fades_out_within_one_period_and_jumps() -> None:
     assert out[-1] == 0
     assert (np.diff(out) <= 0).all(), "a fade, no click"
     ring.read_into(out)
-    assert out.tolist() == [7, 8, 9, 0, 0, 0, 0, 0], "what was written after the flush follows at once"
+    assert out.tolist() == [7, 8, 9, 0, 0, 0, 0, 0], "samples written after the flush follow at once"
 
 
-def test_a_flush_of_nothing_is_nothing() -> None:
+def test_flush_of_an_empty_ring_has_no_effect() -> None:
     ring, out = Ring(64), np.empty(4, np.int16)
     ring.flush()
     assert ring.read_into(out) == 0
@@ -72,7 +72,7 @@ def test_a_flush_of_nothing_is_nothing() -> None:
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=20), st.integers(0, 5))
-def test_nothing_of_before_a_flush_is_heard_after_its_period(blocks: list[int], reads: int) -> None:
+def test_samples_from_before_a_flush_are_not_heard_after_its_period(blocks: list[int], reads: int) -> None:
     ring, out = Ring(1024), np.empty(16, np.int16)
     for amount in blocks:
         ring.write(np.full(amount, 111, np.int16))
@@ -92,7 +92,7 @@ def test_nothing_of_before_a_flush_is_heard_after_its_period(blocks: list[int], 
     st.integers(2, 40),
     st.lists(st.tuples(st.sampled_from(["write", "read", "flush"]), st.integers(1, 25)), max_size=80),
 )
-def test_after_any_flushes_only_what_was_written_later_is_read(size: int, steps: list[tuple[str, int]]) -> None:
+def test_after_any_flushes_only_later_samples_are_read(size: int, steps: list[tuple[str, int]]) -> None:
     ring, count, oldest = Ring(size), 0, 0
     model: deque[int] = deque()
     for action, amount in steps:
@@ -111,7 +111,7 @@ def test_after_any_flushes_only_what_was_written_later_is_read(size: int, steps:
                 dying = [model.popleft() for _ in range(oldest)]
                 assert got == min(amount, oldest)
                 assert all(abs(new) <= abs(old) for new, old in zip(out[:got].tolist(), dying, strict=False))
-                assert not any(out[got:]), "silence behind the fade, in the same period"
+                assert not any(out[got:]), "silence after the fade, in the same period"
                 oldest = 0
             else:
                 assert got == min(amount, len(model))
@@ -120,7 +120,7 @@ def test_after_any_flushes_only_what_was_written_later_is_read(size: int, steps:
         assert 0 <= ring.room <= ring.capacity
 
 
-def test_a_block_that_is_longer_than_the_ring_is_refused_whole() -> None:
+def test_block_longer_than_the_ring_is_refused_whole() -> None:
     ring, out = Ring(8), np.empty(8, np.int16)
     ring.write(_block(1, 2, 3))
     assert ring.write(np.full(9, 7, np.int16)) == 0
@@ -129,7 +129,7 @@ def test_a_block_that_is_longer_than_the_ring_is_refused_whole() -> None:
     assert out.tolist() == [1, 2, 3, 0, 0, 0, 0, 0]
 
 
-def test_a_block_is_read_in_order_across_the_end_of_the_memory() -> None:
+def test_block_is_read_in_order_across_the_end_of_the_memory() -> None:
     ring, out = Ring(8), np.empty(6, np.int16)
     for turn in range(20):
         block = _block(*range(6 * turn, 6 * turn + 6))
@@ -139,7 +139,7 @@ def test_a_block_is_read_in_order_across_the_end_of_the_memory() -> None:
     assert ring.overruns == 0
 
 
-def test_a_flush_makes_no_room_until_the_reader_has_jumped() -> None:
+def test_flush_makes_no_room_until_the_reader_has_skipped() -> None:
     ring, out = Ring(8), np.empty(4, np.int16)
     ring.write(np.full(8, 5, np.int16))
     ring.flush()
@@ -149,7 +149,7 @@ def test_a_flush_makes_no_room_until_the_reader_has_jumped() -> None:
     assert ring.write(_block(7)) == 1
 
 
-def test_two_flushes_before_a_read_are_one() -> None:
+def test_two_flushes_before_a_read_act_as_one() -> None:
     ring, out = Ring(64), np.empty(8, np.int16)
     ring.write(np.full(20, 5, np.int16))
     ring.flush()
@@ -164,7 +164,7 @@ def test_two_flushes_before_a_read_are_one() -> None:
 
 @contextmanager
 def _often_switched() -> Iterator[None]:
-    """Let threads take turns as often as the interpreter can."""
+    """Make the interpreter switch threads as often as it can."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -173,7 +173,7 @@ def _often_switched() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-def test_two_threads_lose_and_double_nothing() -> None:
+def test_two_threads_neither_lose_nor_repeat_samples() -> None:
     ring, total, heard = Ring(512), 60_000, []
 
     def produce() -> None:
@@ -196,7 +196,7 @@ def test_two_threads_lose_and_double_nothing() -> None:
     assert ring.overruns == 0
 
 
-def test_flushes_while_the_reader_reads_never_bring_back_old_samples() -> None:
+def test_flushes_during_reads_never_bring_back_old_samples() -> None:
     ring, generations = Ring(512), 400
     is_over = threading.Event()
     heard: list[int] = []
@@ -230,5 +230,5 @@ def test_flushes_while_the_reader_reads_never_bring_back_old_samples() -> None:
     assert not consumer.is_alive()
     assert heard == sorted(heard)
     assert len(set(heard)) > 100, "many were heard between the flushes"
-    assert heard.count(32_767) == 100, "what no flush follows is heard whole"
+    assert heard.count(32_767) == 100, "a block without a flush after it is heard whole"
     assert ring.overruns == 0

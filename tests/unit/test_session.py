@@ -1,4 +1,4 @@
-"""`RealtimeSession` against a scripted server on loopback: what a program says, what it hears, and in which order."""
+"""`RealtimeSession` against a scripted server on loopback: a program's calls and the events it gets, in order."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def all_words(text: str, item_id: str = "item_a", response_id: str = "resp_1") -
 
 
 def spoken(text: str = "Hello.", item_id: str = "item_a", response_id: str = "resp_1") -> list[Frame]:
-    """A whole answer: one item of 20 ms of audio, and its transcript."""
+    """A complete answer: one item with 20 ms of audio, and its transcript."""
     item = {"id": item_id, "type": "message", "role": "assistant"}
     place = {"response_id": response_id, "output_index": 0}
     return [
@@ -151,7 +151,7 @@ def spoken(text: str = "Hello.", item_id: str = "item_a", response_id: str = "re
 
 
 def calling(name: str, arguments: str = "{}", call_id: str = "call_1", response_id: str = "resp_1") -> list[Frame]:
-    """A whole answer that calls one tool."""
+    """A complete answer that calls one tool."""
     item = {
         "id": f"item_{call_id}",
         "type": "function_call",
@@ -174,7 +174,7 @@ def calling(name: str, arguments: str = "{}", call_id: str = "call_1", response_
 
 
 def updated(connection: Connection) -> Frame:
-    """The server takes the latest ``session.update``."""
+    """Return the server's ``session.updated`` for the latest ``session.update``."""
     session = {"object": "realtime.session", "id": "sess_1", **connection.last("session.update")["session"]}
     return {"type": "session.updated", "event_id": "event_u", "session": session}
 
@@ -192,7 +192,7 @@ def committed(item_id: str = "item_u") -> Frame:
 
 
 class Reader:
-    """Reads a session's events beside the test, and waits for the one that a test is about."""
+    """Reads a session's events in a task, and waits for the one that a test needs."""
 
     def __init__(self, session: RealtimeSession) -> None:
         self.session = session
@@ -209,7 +209,7 @@ class Reader:
         self._arrived.set()
 
     async def until(self, kind: type[E], is_it: Callable[[E], bool] = lambda event: True) -> E:
-        """Wait for the next event of a kind, behind the one that was waited for before."""
+        """Return the next event of a kind, after the last one returned."""
         async with asyncio.timeout(20):
             while True:
                 while self._seen < len(self.events):
@@ -253,14 +253,14 @@ async def talking(
 
 
 def answering(*frames: Frame) -> list[Step]:
-    """Wait for the ask, then answer."""
+    """Wait for ``response.create``, then answer."""
     return [expect("response.create"), send(*frames)]
 
 
 # --- turns ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_message_is_answered_and_every_step_is_an_event() -> None:
+async def test_message_is_answered_and_each_step_is_an_event() -> None:
     async with ScriptedServer([*READY, *answering(*spoken("Hello.")), hold()]) as server:
         async with talking(server.base_url) as (session, reader):
             item_id = session.send_message("Hi!")
@@ -288,7 +288,7 @@ async def test_a_message_is_answered_and_every_step_is_an_event() -> None:
     assert [one.item.id for one in reader.of(HistoryGrew)] == [item_id, "item_a"]
 
 
-async def test_a_turn_is_begun_spoken_and_committed_in_this_order_on_the_wire() -> None:
+async def test_turn_sends_clear_audio_commit_and_create_in_order() -> None:
     async with ScriptedServer(
         [*READY, expect("input_audio_buffer.commit"), send(committed()), *answering(*spoken()), hold()]
     ) as server:
@@ -304,7 +304,7 @@ async def test_a_turn_is_begun_spoken_and_committed_in_this_order_on_the_wire() 
     assert heard == pcm(4800, 1234)
 
 
-async def test_send_audio_with_commit_is_a_whole_turn() -> None:
+async def test_send_audio_with_commit_is_a_complete_turn() -> None:
     async with ScriptedServer([*READY, expect("input_audio_buffer.commit"), *answering(*spoken()), hold()]) as server:
         async with talking(server.base_url) as (session, reader):
             session.send_audio(pcm(4800), commit=True)
@@ -324,7 +324,7 @@ async def test_audio_outside_of_a_turn_is_dropped() -> None:
     assert heard == pcm(4800, 9)
 
 
-async def test_an_aborted_turn_is_not_committed_and_not_answered() -> None:
+async def test_aborted_turn_is_neither_committed_nor_answered() -> None:
     async with ScriptedServer([*READY, expect("conversation.item.create"), hold()]) as server:
         async with talking(server.base_url) as (session, reader):
             session.turn.begin()
@@ -338,7 +338,7 @@ async def test_an_aborted_turn_is_not_committed_and_not_answered() -> None:
     assert not {"input_audio_buffer.commit", "response.create"} & set(connection.types)
 
 
-async def test_begin_commit_and_abort_are_harmless_where_there_is_nothing_to_begin_or_end() -> None:
+async def test_redundant_begin_commit_and_abort_are_no_ops() -> None:
     async with ScriptedServer([*READY, *answering(*spoken()), hold()]) as server:
         async with talking(server.base_url) as (session, reader):
             session.turn.commit()
@@ -355,7 +355,7 @@ async def test_begin_commit_and_abort_are_harmless_where_there_is_nothing_to_beg
     assert [one.outcome for one in reader.of(TurnEnd)] == ["answered"]
 
 
-async def test_a_turn_that_was_ended_for_the_program_can_be_begun_again() -> None:
+async def test_turn_can_be_started_again_after_the_time_limit_ended_one() -> None:
     policy = Policy(pre_roll_ms=0, max_turn_s=0.12)
     script = [*READY, *answering(*spoken()), *answering(*spoken(item_id="item_b", response_id="resp_2")), hold()]
     async with ScriptedServer(script) as server:
@@ -369,14 +369,14 @@ async def test_a_turn_that_was_ended_for_the_program_can_be_begun_again() -> Non
         server.assert_complete()
 
 
-async def test_half_a_sample_is_refused_with_its_length() -> None:
+async def test_half_a_sample_is_refused_and_the_error_names_the_length() -> None:
     async with ScriptedServer([*READY, hold()]) as server:
         async with talking(server.base_url) as (session, _):
             with pytest.raises(SettingsError, match="3 bytes"):
                 session.send_audio(b"\0\0\0")
 
 
-async def test_what_the_user_says_comes_in_pieces_and_then_as_a_whole() -> None:
+async def test_input_transcript_is_yielded_in_parts_and_then_complete() -> None:
     place = {"event_id": "event_i", "item_id": "item_u", "content_index": 0}
     transcription = "conversation.item.input_audio_transcription"
     heard = [
@@ -400,7 +400,7 @@ async def test_what_the_user_says_comes_in_pieces_and_then_as_a_whole() -> None:
     ]
 
 
-async def test_the_servers_own_ear_hears_everything_and_begins_the_turn_by_itself() -> None:
+async def test_server_turn_detection_gets_all_audio_and_starts_the_turn() -> None:
     started = {
         "type": "input_audio_buffer.speech_started",
         "event_id": "e1",
@@ -424,7 +424,7 @@ async def test_the_servers_own_ear_hears_everything_and_begins_the_turn_by_itsel
 # --- messages, images, frames -----------------------------------------------------------------------------------
 
 
-async def test_a_word_of_the_system_is_an_item_that_nobody_answers() -> None:
+async def test_system_message_without_respond_is_not_answered() -> None:
     async with ScriptedServer([*READY, expect("conversation.item.create"), *answering(*spoken()), hold()]) as server:
         async with talking(server.base_url) as (session, reader):
             item_id = session.send_message("It is late.", role="system", respond=False)
@@ -441,7 +441,7 @@ async def test_a_word_of_the_system_is_an_item_that_nobody_answers() -> None:
 
 
 @pytest.mark.parametrize(("image", "kind"), [(PNG, "image/png"), (JPEG, "image/jpeg")])
-async def test_an_image_goes_beside_the_words_as_a_data_address(image: bytes, kind: str) -> None:
+async def test_image_is_sent_with_the_text_as_a_data_url(image: bytes, kind: str) -> None:
     async with ScriptedServer([*READY, *answering(*spoken()), hold()]) as server:
         async with talking(server.base_url) as (session, reader):
             session.send_image(image, text="What is this?", detail="low")
@@ -456,7 +456,7 @@ async def test_an_image_goes_beside_the_words_as_a_data_address(image: bytes, ki
     assert shown == (address,)
 
 
-async def test_an_image_may_be_a_path(tmp_path: Path) -> None:
+async def test_image_may_be_a_path(tmp_path: Path) -> None:
     path = tmp_path / "shot.jpg"
     path.write_bytes(JPEG)
     async with ScriptedServer([*READY, expect("conversation.item.create"), hold()]) as server:
@@ -471,7 +471,7 @@ async def test_an_image_may_be_a_path(tmp_path: Path) -> None:
 
 
 async def _arrived(server: ScriptedServer, kind: str, count: int = 1) -> None:
-    """Wait until the server has so many frames of a kind."""
+    """Wait until the server has received `count` frames of a kind."""
     async with asyncio.timeout(10):
         while server.connections[0].types.count(kind) < count:
             await asyncio.sleep(0.001)
@@ -480,14 +480,14 @@ async def _arrived(server: ScriptedServer, kind: str, count: int = 1) -> None:
 @pytest.mark.parametrize(
     ("image", "complaint"), [(b"GIF89a" + bytes(9), "neither PNG nor JPEG"), (PNG + bytes(MAX_IMAGE_BYTES), "at most")]
 )
-async def test_an_image_that_the_server_would_refuse_is_refused_with_the_limit(image: bytes, complaint: str) -> None:
+async def test_invalid_image_is_refused_and_the_error_names_the_limit(image: bytes, complaint: str) -> None:
     async with ScriptedServer([*READY, hold()]) as server:
         async with talking(server.base_url) as (session, _):
             with pytest.raises(SettingsError, match=complaint):
                 session.send_image(image)
 
 
-async def test_any_frame_can_be_sent_as_it_is() -> None:
+async def test_any_frame_can_be_sent_unchanged() -> None:
     frame = {"type": "conversation.item.retrieve", "event_id": "mine", "item_id": "item_1", "of_the_future": [1]}
     async with ScriptedServer([*READY, expect("conversation.item.retrieve"), hold()]) as server:
         async with talking(server.base_url) as (session, _):
@@ -496,14 +496,14 @@ async def test_any_frame_can_be_sent_as_it_is() -> None:
         assert server.connections[0].last("conversation.item.retrieve") == frame
 
 
-async def test_a_frame_without_a_type_is_refused_with_its_keys() -> None:
+async def test_frame_without_a_type_is_refused_and_the_error_names_its_keys() -> None:
     async with ScriptedServer([*READY, hold()]) as server:
         async with talking(server.base_url) as (session, _):
             with pytest.raises(SettingsError, match=r"\['item'\]"):
                 session.send_event({"item": {}})
 
 
-async def test_a_response_asked_for_by_frame_gets_what_it_asked_for_and_is_a_turn_like_any_other() -> None:
+async def test_response_create_frame_is_sent_unchanged_and_starts_a_normal_turn() -> None:
     async with ScriptedServer([*READY, *answering(*spoken()), hold()]) as server:
         async with talking(server.base_url) as (session, reader):
             session.send_event({"type": "response.create", "response": {"instructions": "Sing."}})
@@ -513,7 +513,7 @@ async def test_a_response_asked_for_by_frame_gets_what_it_asked_for_and_is_a_tur
     assert ended.outcome == "answered"
 
 
-async def test_every_frame_of_the_server_is_yielded_as_it_came() -> None:
+async def test_every_server_frame_is_yielded_unchanged() -> None:
     odd = {"type": "weather.changed", "event_id": "event_9", "degrees": 21.5}
     async with ScriptedServer([*READY, send(odd), hold()]) as server:
         async with talking(server.base_url) as (_, reader):
@@ -521,7 +521,7 @@ async def test_every_frame_of_the_server_is_yielded_as_it_came() -> None:
     assert reader.of(Raw)[0].data == SESSION_CREATED
 
 
-async def test_raw_events_can_be_left_out() -> None:
+async def test_raw_events_can_be_turned_off() -> None:
     async with ScriptedServer([*READY, *answering(*spoken()), hold()]) as server:
         async with talking(server.base_url, raw_events=False) as (session, reader):
             session.send_message("Hi!")
@@ -529,7 +529,7 @@ async def test_raw_events_can_be_left_out() -> None:
     assert reader.of(Raw) == []
 
 
-async def test_one_malformed_frame_is_an_error_event_and_the_session_goes_on() -> None:
+async def test_malformed_frame_is_an_error_event_and_the_session_continues() -> None:
     async with ScriptedServer([*READY, send_raw("{", b"\x00"), *answering(*spoken()), hold()]) as server:
         async with talking(server.base_url) as (session, reader):
             await reader.until(Error)
@@ -542,7 +542,7 @@ async def test_one_malformed_frame_is_an_error_event_and_the_session_goes_on() -
 
 
 async def _interrupted(interrupt: Callable[[RealtimeSession], object]) -> tuple[Reader, Connection]:
-    """Let an answer of one second be heard for 100 ms, then interrupt it; the server sends more before it obeys."""
+    """Play 100 ms of a one-second answer, then interrupt it; the server still sends a few late frames."""
     late = [audio(pcm(480, 99)), words("late"), done(status="cancelled")]
     script = [
         *READY,
@@ -565,7 +565,7 @@ async def _interrupted(interrupt: Callable[[RealtimeSession], object]) -> tuple[
 
 
 @pytest.mark.parametrize("by", ["interrupt", "turn", "message"])
-async def test_an_interruption_stops_the_answer_where_it_was_heard_whoever_interrupts(by: str) -> None:
+async def test_interruption_truncates_the_answer_where_it_was_heard(by: str) -> None:
     ways: dict[str, Callable[[RealtimeSession], object]] = {
         "interrupt": RealtimeSession.interrupt,
         "turn": lambda session: session.turn.begin(),
@@ -578,19 +578,19 @@ async def test_an_interruption_stops_the_answer_where_it_was_heard_whoever_inter
     assert connection.last("response.cancel")["response_id"] == "resp_1"
 
 
-async def test_nothing_of_an_interrupted_answer_is_yielded_again() -> None:
+async def test_late_frames_of_an_interrupted_answer_are_not_yielded() -> None:
     reader, _ = await _interrupted(RealtimeSession.interrupt)
     assert reader.of(Audio) == [Audio(pcm(24_000), "item_a", "Ada")]
     assert "late" not in [one.text for one in reader.of(AnswerText)]
 
 
-async def test_an_interrupted_answer_is_marked_in_the_history_with_what_was_heard() -> None:
+async def test_history_marks_how_much_of_an_interrupted_answer_was_heard() -> None:
     reader, _ = await _interrupted(RealtimeSession.interrupt)
     cut = next(one for one in reader.session.history if one.id == "item_a")
     assert (cut.heard_ms, cut.status) == (100, "incomplete")
 
 
-async def test_an_interruption_of_silence_says_nothing() -> None:
+async def test_interruption_without_an_answer_sends_nothing() -> None:
     async with ScriptedServer([*READY, *answering(*spoken()), hold()]) as server:
         async with talking(server.base_url) as (session, reader):
             session.interrupt()
@@ -601,7 +601,7 @@ async def test_an_interruption_of_silence_says_nothing() -> None:
     assert not {"response.cancel", "conversation.item.truncate"} & set(connection.types)
 
 
-async def test_with_reported_playback_a_turn_lasts_until_all_was_heard() -> None:
+async def test_with_reported_playback_the_turn_lasts_until_all_audio_was_heard() -> None:
     async with ScriptedServer([*READY, *answering(*spoken()), expect("conversation.item.create"), hold()]) as server:
         async with talking(server.base_url, playback="reported") as (session, reader):
             session.send_message("Hi!")
@@ -618,7 +618,7 @@ async def test_with_reported_playback_a_turn_lasts_until_all_was_heard() -> None
 
 
 class Lamp:
-    """A lamp that remembers what was done to it."""
+    """A lamp that records how it was switched."""
 
     def __init__(self) -> None:
         self.switched: list[bool] = []
@@ -650,7 +650,7 @@ CALLED_THEN_SPOKEN = [
 ]
 
 
-async def test_a_tool_is_run_told_as_events_and_its_output_is_answered() -> None:
+async def test_tool_is_run_and_reported_as_events_and_its_output_is_answered() -> None:
     lamp = Lamp()
     agent = lamp.agent()
     async with ScriptedServer(CALLED_THEN_SPOKEN) as server:
@@ -667,7 +667,7 @@ async def test_a_tool_is_run_told_as_events_and_its_output_is_answered() -> None
     assert reader.of(ToolEnd) == [ToolEnd(ended.turn, "call_1", "set_lamp", "done", False, "Ada")]
 
 
-async def test_a_call_of_a_tool_that_does_not_exist_is_answered_and_told() -> None:
+async def test_call_of_an_unknown_tool_gets_an_error_output_and_event() -> None:
     script = [*READY, *answering(*calling("fly")), *answering(*spoken(response_id="resp_2")), hold()]
     async with ScriptedServer(script) as server:
         async with talking(server.base_url, Lamp().agent()) as (session, reader):
@@ -679,7 +679,7 @@ async def test_a_call_of_a_tool_that_does_not_exist_is_answered_and_told() -> No
     assert ended.outcome == "answered"
 
 
-async def test_a_call_waits_for_approval_and_runs_when_it_is_given() -> None:
+async def test_call_waits_for_approval_and_runs_when_approved() -> None:
     lamp = Lamp()
     async with ScriptedServer(CALLED_THEN_SPOKEN) as server:
         async with talking(server.base_url, lamp.agent(needs_approval=True)) as (session, reader):
@@ -693,7 +693,7 @@ async def test_a_call_waits_for_approval_and_runs_when_it_is_given() -> None:
     assert lamp.switched == [True]
 
 
-async def test_a_rejected_call_is_not_run_and_the_model_is_told_why() -> None:
+async def test_rejected_call_is_not_run_and_the_model_gets_the_reason() -> None:
     lamp = Lamp()
     async with ScriptedServer(CALLED_THEN_SPOKEN) as server:
         async with talking(server.base_url, lamp.agent(needs_approval=True)) as (session, reader):
@@ -716,7 +716,7 @@ TWO_CALLS = [
 
 
 @pytest.mark.parametrize(("is_approved", "switched"), [(True, [True, False]), (False, [])])
-async def test_an_answer_that_holds_always_is_not_asked_for_again(is_approved: bool, switched: list[bool]) -> None:
+async def test_approve_or_reject_always_applies_to_later_calls(is_approved: bool, switched: list[bool]) -> None:
     lamp = Lamp()
     async with ScriptedServer(TWO_CALLS) as server:
         async with talking(server.base_url, lamp.agent(needs_approval=True)) as (session, reader):
@@ -729,7 +729,7 @@ async def test_an_answer_that_holds_always_is_not_asked_for_again(is_approved: b
     assert len(reader.of(ToolApproval)) == 1
 
 
-async def test_an_approval_of_a_call_that_does_not_wait_is_ignored() -> None:
+async def test_approval_of_a_call_that_does_not_wait_is_ignored() -> None:
     lamp = Lamp()
     async with ScriptedServer(CALLED_THEN_SPOKEN) as server:
         async with talking(server.base_url, lamp.agent(needs_approval=True)) as (session, reader):
@@ -742,7 +742,7 @@ async def test_an_approval_of_a_call_that_does_not_wait_is_ignored() -> None:
     assert lamp.switched == []
 
 
-async def test_a_tool_that_takes_long_is_heard_with_its_filler() -> None:
+async def test_slow_tool_announces_its_filler() -> None:
     let_go = asyncio.Event()
 
     @tool(working_after_ms=1, filler="One moment.")
@@ -762,7 +762,7 @@ async def test_a_tool_that_takes_long_is_heard_with_its_filler() -> None:
 # --- context and hooks ------------------------------------------------------------------------------------------
 
 
-async def test_one_context_object_is_handed_to_tools_guardrails_and_predicates_and_may_be_changed() -> None:
+async def test_all_functions_share_one_mutable_context_object() -> None:
     seen: dict[str, Any] = {}
 
     @tool(
@@ -797,7 +797,7 @@ async def test_one_context_object_is_handed_to_tools_guardrails_and_predicates_a
     assert box == {"switched": 1}
 
 
-async def test_a_tool_sees_the_history_and_its_own_call() -> None:
+async def test_tool_context_holds_the_history_and_the_call() -> None:
     seen: list[ToolContext[Any]] = []
 
     @tool
@@ -816,7 +816,7 @@ async def test_a_tool_sees_the_history_and_its_own_call() -> None:
     assert context.arguments == '{"on":true}'
 
 
-async def test_hooks_are_handed_the_context_object_and_the_history() -> None:
+async def test_hooks_get_the_context_object_and_the_history() -> None:
     seen: asyncio.Queue[RunContext[Any]] = asyncio.Queue()
 
     class Watching(RealtimeRunHooks):
@@ -833,7 +833,7 @@ async def test_hooks_are_handed_the_context_object_and_the_history() -> None:
 
 
 class Diary(RealtimeRunHooks):
-    """Writes down every hook of the session."""
+    """Records every hook of the session."""
 
     def __init__(self, lines: list[str]) -> None:
         self.lines = lines
@@ -844,7 +844,7 @@ class Diary(RealtimeRunHooks):
         self.written.set()
 
     async def until(self, line: str) -> None:
-        """Wait for a line; hooks run beside the conversation."""
+        """Wait for a line; hooks run outside the conversation."""
         async with asyncio.timeout(10):
             while line not in self.lines:
                 self.written.clear()
@@ -867,7 +867,7 @@ class Diary(RealtimeRunHooks):
 
 
 class OwnDiary(RealtimeAgentHooks):
-    """Writes down every hook of one agent, into the same book."""
+    """Records every hook of one agent, in the same list."""
 
     def __init__(self, lines: list[str]) -> None:
         self.lines = lines
@@ -888,7 +888,7 @@ class OwnDiary(RealtimeAgentHooks):
         self.lines.append(f"own: {agent.name} ran {tool.name}")
 
 
-async def test_hooks_are_called_in_the_order_of_what_happened_the_sessions_before_the_agents() -> None:
+async def test_hooks_are_called_in_event_order_session_hooks_first() -> None:
     lines: list[str] = []
     diary = Diary(lines)
     agent = RealtimeAgent(name="Ada", tools=[Lamp().tool()], hooks=OwnDiary(lines))
@@ -910,7 +910,7 @@ async def test_hooks_are_called_in_the_order_of_what_happened_the_sessions_befor
     ]
 
 
-async def test_a_hook_that_raises_is_logged_and_the_next_one_is_called(caplog: pytest.LogCaptureFixture) -> None:
+async def test_hook_that_raises_is_logged_and_the_next_one_is_called(caplog: pytest.LogCaptureFixture) -> None:
     lines: list[str] = []
 
     class Clumsy(Diary):
@@ -931,7 +931,7 @@ async def test_a_hook_that_raises_is_logged_and_the_next_one_is_called(caplog: p
 
 
 def pair(**of_bob: Any) -> RealtimeAgent:
-    """Ada, who can hand over to Bob."""
+    """Return Ada, who can hand over to Bob."""
     bob = RealtimeAgent(name="Bob", instructions="You are Bob.", **of_bob)
     return RealtimeAgent(name="Ada", instructions="You are Ada.", handoffs=[bob])
 
@@ -947,7 +947,7 @@ HANDED_OVER = [
 ]
 
 
-async def test_a_handoff_is_an_event_of_its_own_and_the_new_agent_answers() -> None:
+async def test_handoff_is_yielded_as_an_event_and_the_new_agent_answers() -> None:
     lines: list[str] = []
     diary = Diary(lines)
     agent = pair(hooks=OwnDiary(lines))
@@ -978,7 +978,7 @@ async def test_a_handoff_is_an_event_of_its_own_and_the_new_agent_answers() -> N
     ]
 
 
-async def test_a_handoff_that_the_server_refuses_is_an_error_event_and_the_old_agent_goes_on() -> None:
+async def test_handoff_refused_by_the_server_is_an_error_event_and_the_old_agent_answers() -> None:
     def refused(connection: Connection) -> Frame:
         error = {
             "type": "invalid_request_error",
@@ -1009,7 +1009,7 @@ async def test_a_handoff_that_the_server_refuses_is_an_error_event_and_the_old_a
     assert [one.agent for one in reader.of(Audio)] == ["Ada"]
 
 
-async def test_settings_of_the_session_hold_across_a_handoff_except_where_the_new_agent_has_its_own() -> None:
+async def test_session_settings_apply_after_a_handoff_unless_the_new_agent_overrides_them() -> None:
     settings = RealtimeSessionSettings(
         speed=1.25,
         transcription=Transcription(model="whisper-1", language="en"),
@@ -1031,7 +1031,7 @@ async def test_settings_of_the_session_hold_across_a_handoff_except_where_the_ne
     assert (first["instructions"], second["instructions"]) == ("You are Ada.", "You are Bob.")
 
 
-async def test_provider_data_is_the_last_word_and_is_passed_as_it_is() -> None:
+async def test_provider_data_wins_and_is_sent_unchanged() -> None:
     settings = RealtimeSessionSettings(
         speed=1.0, provider_data={"audio": {"output": {"speed": 1.5, "pitch": 2}}, "mood": None}
     )
@@ -1048,7 +1048,7 @@ async def test_provider_data_is_the_last_word_and_is_passed_as_it_is() -> None:
     assert sent["mood"] is None
 
 
-async def test_an_agents_setting_that_does_not_exist_is_refused_before_anything_connects() -> None:
+async def test_unknown_setting_of_an_agent_is_refused_before_connecting() -> None:
     with pytest.raises(SettingsError, match="did you mean 'speed'"):
         RealtimeSession(pair(settings={"sped": 1.0}), url="ws://127.0.0.1:9/v1")
 
@@ -1061,7 +1061,7 @@ def no_prices(context: RunContext[Any], agent: RealtimeAgent, text: str) -> Guar
     return GuardrailFunctionOutput(output_info="a price", tripwire_triggered="$" in text)
 
 
-async def test_a_guardrail_that_trips_is_an_event_that_names_the_item_and_no_more_of_it_is_yielded() -> None:
+async def test_tripped_guardrail_is_an_event_and_stops_the_item() -> None:
     start = [*spoken()[:2], words("It costs $5"), audio(pcm(240)), all_words("It costs $5.")]
     script = [
         *READY,
@@ -1086,7 +1086,7 @@ async def test_a_guardrail_that_trips_is_an_event_that_names_the_item_and_no_mor
     assert pcm(240, 99) not in [one.audio for one in reader.of(Audio)]
 
 
-async def test_an_empty_answer_after_a_trip_is_told_and_not_taken_for_an_answer() -> None:
+async def test_empty_answer_after_a_trip_is_announced_and_not_counted_as_answered() -> None:
     script = [
         *READY,
         expect("response.create"),
@@ -1110,7 +1110,7 @@ def no_secrets(context: RunContext[Any], agent: RealtimeAgent, text: str) -> boo
     return "password" in text
 
 
-async def test_an_input_guardrail_keeps_the_model_from_being_asked() -> None:
+async def test_tripped_input_guardrail_prevents_the_request_to_the_model() -> None:
     async with ScriptedServer([*READY, hold()]) as server:
         agent = RealtimeAgent(name="Ada", input_guardrails=[no_secrets])
         settings = RealtimeSessionSettings(transcription="whisper-1")
@@ -1131,14 +1131,14 @@ async def test_an_input_guardrail_keeps_the_model_from_being_asked() -> None:
         (RealtimeSessionSettings(transcription="whisper-1", turn_detection={"type": "server_vad"}), "create_response"),
     ],
 )
-def test_input_guardrails_that_could_not_work_are_refused_with_the_remedy(
+def test_input_guardrails_that_cannot_work_are_refused_with_the_remedy(
     settings: RealtimeSessionSettings, remedy: str
 ) -> None:
     with pytest.raises(SettingsError, match=remedy):
         RealtimeSession(RealtimeAgent(name="Ada", input_guardrails=[no_secrets]), settings, url="offline")
 
 
-def test_two_agents_of_one_name_are_refused_before_anything_connects() -> None:
+def test_duplicate_agent_name_is_refused_before_connecting() -> None:
     twin = RealtimeAgent(name="Ada")
     with pytest.raises(ToolError, match="two agents are named 'Ada'"):
         RealtimeSession(RealtimeAgent(name="Ada", handoffs=[twin]), url="offline")
@@ -1151,7 +1151,7 @@ def user_said(text: str, item_id: str = "") -> HistoryItem:
     return HistoryItem(id=item_id, role="user", text=text)
 
 
-async def test_what_was_said_before_is_told_to_the_model_at_connect() -> None:
+async def test_earlier_history_is_sent_to_the_model_at_connect() -> None:
     before = [user_said("I am Eve.", "old_1"), HistoryItem(id="old_2", role="assistant", text="Hi!", is_spoken=True)]
     async with ScriptedServer([*READY, hold()]) as server:
         session = RealtimeSession(RealtimeAgent(name="Ada"), url=server.base_url, history=before)
@@ -1166,7 +1166,7 @@ async def test_what_was_said_before_is_told_to_the_model_at_connect() -> None:
     ]
 
 
-async def test_update_history_deletes_what_is_missing_and_creates_what_is_new_in_its_place() -> None:
+async def test_update_history_deletes_missing_items_and_creates_new_ones_in_order() -> None:
     script = [
         *READY,
         *answering(*spoken("Hello.")),
@@ -1194,7 +1194,7 @@ async def test_update_history_deletes_what_is_missing_and_creates_what_is_new_in
     assert texts == ["Hello.", "By the way …"]
 
 
-async def test_update_history_takes_a_list_too() -> None:
+async def test_update_history_accepts_a_list() -> None:
     async with ScriptedServer([*READY, hold()]) as server:
         async with talking(server.base_url) as (session, _):
             item_id = session.send_message("Hi!", respond=False)
@@ -1204,11 +1204,11 @@ async def test_update_history_takes_a_list_too() -> None:
         assert server.connections[0].last("conversation.item.delete")["item_id"] == item_id
 
 
-# --- questions beside the conversation --------------------------------------------------------------------------
+# --- questions outside the conversation -------------------------------------------------------------------------
 
 
 def aside(connection: Connection, status: str = "completed", **more: Any) -> Frame:
-    """The answer to a question beside the conversation: a response that bears its mark."""
+    """Return the answer to an out-of-band question: a response with the question's metadata."""
     metadata = connection.last("response.create")["response"]["metadata"]
     item = {
         "id": "item_x",
@@ -1220,7 +1220,7 @@ def aside(connection: Connection, status: str = "completed", **more: Any) -> Fra
     return done("resp_x", status, metadata=metadata, output=[item], conversation_id=None, **more)
 
 
-async def test_the_model_can_be_asked_beside_the_conversation() -> None:
+async def test_model_can_be_asked_outside_the_conversation() -> None:
     async with ScriptedServer([*READY, expect("response.create"), reply(aside), hold()]) as server:
         async with talking(server.base_url) as (session, reader):
             answer = await session.ask("What is six by seven?", instructions="Reckon.")
@@ -1236,7 +1236,7 @@ async def test_the_model_can_be_asked_beside_the_conversation() -> None:
     assert "turn_start" not in reader.types
 
 
-async def test_a_question_that_may_see_the_conversation_goes_into_the_instructions() -> None:
+async def test_question_that_sees_the_history_is_sent_as_instructions() -> None:
     async with ScriptedServer([*READY, expect("response.create"), reply(aside), hold()]) as server:
         async with talking(server.base_url) as (session, _):
             await session.ask("Sum it up.", instructions="Be brief.", sees_history=True)
@@ -1245,7 +1245,7 @@ async def test_a_question_that_may_see_the_conversation_goes_into_the_instructio
     assert "input" not in response
 
 
-async def test_a_question_that_fails_raises_with_the_servers_words() -> None:
+async def test_failed_question_raises_with_the_servers_message() -> None:
     def failed(connection: Connection) -> Frame:
         details = {"type": "failed", "error": {"type": "server_error", "code": "x", "message": "the model fell over"}}
         return aside(connection, "failed", status_details=details)
@@ -1256,14 +1256,14 @@ async def test_a_question_that_fails_raises_with_the_servers_words() -> None:
                 await session.ask("Are you there?")
 
 
-async def test_a_question_without_an_answer_ends_with_the_limit_in_words() -> None:
+async def test_unanswered_question_times_out_and_the_error_names_the_limit() -> None:
     async with ScriptedServer([*READY, hold()]) as server:
         async with talking(server.base_url) as (session, _):
             with pytest.raises(LinkError, match=r"no answer within 0\.02 s"):
                 await session.ask("Are you there?", timeout_s=0.02)
 
 
-async def test_a_question_ends_with_the_connection() -> None:
+async def test_question_fails_when_the_connection_is_lost() -> None:
     script = [*READY, expect("response.create"), close(1001)]
     async with ScriptedServer(script, every_other=[*READY, hold()]) as server:
         async with talking(server.base_url) as (session, _):
@@ -1271,7 +1271,7 @@ async def test_a_question_ends_with_the_connection() -> None:
                 await session.ask("Are you there?")
 
 
-async def test_a_question_ends_with_the_session() -> None:
+async def test_question_fails_when_the_session_is_closed() -> None:
     async with ScriptedServer([*READY, hold()]) as server:
         async with talking(server.base_url) as (session, _):
             asking = asyncio.ensure_future(session.ask("Are you there?"))
@@ -1281,7 +1281,7 @@ async def test_a_question_ends_with_the_session() -> None:
                 await asyncio.wait_for(asking, 5)
 
 
-async def test_a_question_after_the_session_is_refused_at_once() -> None:
+async def test_question_to_a_closed_session_fails_at_once() -> None:
     async with ScriptedServer([*READY, hold()]) as server:
         async with talking(server.base_url) as (session, _):
             await session.close()
@@ -1292,7 +1292,7 @@ async def test_a_question_after_the_session_is_refused_at_once() -> None:
 # --- the end ----------------------------------------------------------------------------------------------------
 
 
-async def test_close_says_good_bye_ends_the_events_and_is_harmless_twice() -> None:
+async def test_close_sends_1000_ends_the_events_and_is_idempotent() -> None:
     async with ScriptedServer([*READY, hold()]) as server:
         async with talking(server.base_url) as (session, reader):
             await reader.until(Connected)
@@ -1303,7 +1303,7 @@ async def test_close_says_good_bye_ends_the_events_and_is_harmless_twice() -> No
         assert server.connections[0].close_code == 1000
 
 
-async def test_close_in_an_answer_tells_the_server_what_was_heard() -> None:
+async def test_close_during_an_answer_truncates_it_where_it_was_heard() -> None:
     script = [*READY, expect("response.create"), send(*spoken()[:2], audio(pcm(24_000))), hold()]
     async with ScriptedServer(script) as server:
         async with talking(server.base_url, playback="reported") as (session, reader):
@@ -1315,7 +1315,7 @@ async def test_close_in_an_answer_tells_the_server_what_was_heard() -> None:
         assert server.connections[0].last("conversation.item.truncate")["audio_end_ms"] == 100
 
 
-async def test_whatever_is_said_to_a_closed_session_is_dropped() -> None:
+async def test_input_to_a_closed_session_is_dropped() -> None:
     async with ScriptedServer([*READY, hold()]) as server:
         async with talking(server.base_url) as (session, _):
             await session.close()
@@ -1329,7 +1329,7 @@ async def test_whatever_is_said_to_a_closed_session_is_dropped() -> None:
         assert server.connections[0].types == ["session.update"]
 
 
-async def test_an_error_in_the_block_closes_the_session_and_is_raised() -> None:
+async def test_exception_in_the_async_with_block_closes_the_session_and_propagates() -> None:
     async with ScriptedServer([*READY, hold()]) as server:
         with pytest.raises(ZeroDivisionError):
             async with RealtimeSession(RealtimeAgent(name="Ada"), url=server.base_url):
@@ -1338,7 +1338,7 @@ async def test_an_error_in_the_block_closes_the_session_and_is_raised() -> None:
         assert server.connections[0].close_code == 1000
 
 
-async def test_where_nobody_reads_the_oldest_events_are_dropped_and_that_is_logged(
+async def test_without_a_reader_the_oldest_events_are_dropped_and_this_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("appliance.runtime.session_body._MOST_EVENTS", 5)
@@ -1349,7 +1349,7 @@ async def test_where_nobody_reads_the_oldest_events_are_dropped_and_that_is_logg
             await _arrived(server, "response.create", 2)
         left = [event async for event in session]
     assert len(left) == 5
-    assert "nobody reads" in caplog.text
+    assert "no reader" in caplog.text
 
 
 # --- connecting -------------------------------------------------------------------------------------------------
@@ -1360,7 +1360,7 @@ QUICK = Policy(pre_roll_ms=0, backoff_initial_s=0.01, backoff_max_s=0.02, stable
 
 
 async def _refusal(*urls: str, **options: Any) -> str:
-    """Return the text of the error with which ``async with`` fails; nothing of it may be left running."""
+    """Return the error message of a failed ``async with``; check that no task is left running."""
     with pytest.raises(LinkError) as caught:
         async with RealtimeSession(RealtimeAgent(name="Ada"), url=urls, **options):
             raise AssertionError("it is connected")
@@ -1368,7 +1368,7 @@ async def _refusal(*urls: str, **options: Any) -> str:
     return str(caught.value)
 
 
-async def test_a_key_that_is_refused_is_said_at_once_with_the_endpoint() -> None:
+async def test_refused_key_fails_at_once_and_the_error_names_the_endpoint() -> None:
     async with ScriptedServer(every_other=[refuse(401, {"error": {"message": "bad key"}})]) as server:
         text = await _refusal(server.base_url, api_key="sk-test-1234567890")
         assert len(server.connections) == 1
@@ -1377,7 +1377,7 @@ async def test_a_key_that_is_refused_is_said_at_once_with_the_endpoint() -> None
     assert "sk-test" not in text
 
 
-async def test_nobody_at_the_address_is_said_in_words_when_the_time_is_up() -> None:
+async def test_unreachable_server_fails_at_the_time_limit_with_the_cause() -> None:
     async with ScriptedServer() as server:
         url = server.base_url
     text = await _refusal(url, connect_timeout_s=0.1)
@@ -1385,19 +1385,19 @@ async def test_nobody_at_the_address_is_said_in_words_when_the_time_is_up() -> N
     assert "no connection within" not in text, "the reason is known"
 
 
-async def test_a_server_that_does_not_answer_is_given_up_after_the_time() -> None:
+async def test_server_that_does_not_answer_times_out() -> None:
     async with ScriptedServer([stall_handshake()]) as server:
         text = await _refusal(server.base_url, connect_timeout_s=0.05)
         assert text == f"{server.base_url}: no connection within 0.05 s"
 
 
-async def test_an_address_that_is_none_is_refused_by_name() -> None:
+async def test_invalid_url_is_refused_and_named() -> None:
     with pytest.raises(SettingsError, match="ftp://house/v1"):
         async with RealtimeSession(RealtimeAgent(name="Ada"), url="ftp://house/v1"):
             pass
 
 
-async def test_the_key_and_more_headers_are_sent_and_the_model_is_in_the_address() -> None:
+async def test_key_and_headers_are_sent_and_the_model_is_in_the_url() -> None:
     settings = RealtimeSessionSettings(model="house-1")
     async with ScriptedServer([*READY, hold()]) as server:
         options = {"api_key": "sk-test", "headers": {"OpenAI-Safety-Identifier": "u1"}}
@@ -1409,7 +1409,7 @@ async def test_the_key_and_more_headers_are_sent_and_the_model_is_in_the_address
     assert connection.headers["OpenAI-Safety-Identifier"] == "u1"
 
 
-async def test_a_key_is_fetched_for_each_connection() -> None:
+async def test_key_is_fetched_for_each_connection() -> None:
     keys = iter(["first", "second"])
     async with ScriptedServer([*READY, close(1001)], [*READY, hold()]) as server:
         async with talking(server.base_url, api_key=lambda: next(keys), policy=QUICK) as (_, reader):
@@ -1419,7 +1419,7 @@ async def test_a_key_is_fetched_for_each_connection() -> None:
     assert sent == ["Bearer first", "Bearer second"]
 
 
-async def test_the_key_of_the_environment_is_taken_where_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_key_defaults_to_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-house")
     async with ScriptedServer([*READY, hold()]) as server:
         async with talking(server.base_url):
@@ -1427,7 +1427,7 @@ async def test_the_key_of_the_environment_is_taken_where_none_is_given(monkeypat
         assert server.connections[0].headers["Authorization"] == "Bearer sk-of-the-house"
 
 
-async def test_of_several_urls_the_next_is_taken_where_one_refuses() -> None:
+async def test_next_url_is_used_if_the_first_refuses() -> None:
     async with ScriptedServer(every_other=[refuse(503)]) as first, ScriptedServer([*READY, hold()]) as second:
         async with talking([first.base_url, second.base_url], policy=QUICK) as (session, reader):
             connected = await reader.until(Connected)
@@ -1435,7 +1435,7 @@ async def test_of_several_urls_the_next_is_taken_where_one_refuses() -> None:
         assert session.endpoints[connected.endpoint] == second.base_url
 
 
-async def test_the_key_is_shown_to_the_first_server_only() -> None:
+async def test_key_is_sent_to_the_first_server_only() -> None:
     async with ScriptedServer(every_other=[refuse(503)]) as first, ScriptedServer([*READY, hold()]) as second:
         async with talking([first.base_url, second.base_url], policy=QUICK, api_key="sk-cloud"):
             pass
@@ -1443,7 +1443,7 @@ async def test_the_key_is_shown_to_the_first_server_only() -> None:
     assert shown == ["Bearer sk-cloud", None]
 
 
-async def test_where_no_server_lets_us_in_the_offline_brain_answers() -> None:
+async def test_offline_brain_answers_if_no_server_accepts() -> None:
     async with ScriptedServer(every_other=[refuse(503)]) as server:
         async with talking([server.base_url, "offline"], policy=QUICK, settings=WRITTEN) as (session, reader):
             assert session.endpoints[(await reader.until(Connected)).endpoint] == "offline brain"
@@ -1452,7 +1452,7 @@ async def test_where_no_server_lets_us_in_the_offline_brain_answers() -> None:
     assert answer.text.startswith("I am the voice of this box.")
 
 
-async def test_a_turn_that_a_clean_close_cuts_off_is_told_and_answered_on_the_next_connection() -> None:
+async def test_turn_cut_off_by_a_clean_close_is_reported_and_answered_on_the_next_connection() -> None:
     scripts = [
         [*READY, expect("input_audio_buffer.commit"), close(1000)],
         [*READY, expect("input_audio_buffer.commit"), *answering(*spoken()), hold()],
@@ -1480,7 +1480,7 @@ async def test_a_turn_that_a_clean_close_cuts_off_is_told_and_answered_on_the_ne
     # ITU-T G.711, tables 1a and 2a: the codes of the largest positive value, in 16 bits
     [("g711_ulaw", 0x80, 32124), ("g711_alaw", 0xAA, 32256)],
 )
-async def test_g711_of_the_program_is_pcm_on_the_wire_both_ways(name: Any, code: int, sample: int) -> None:
+async def test_g711_is_converted_to_and_from_pcm_on_the_wire(name: Any, code: int, sample: int) -> None:
     settings = RealtimeSessionSettings(input_audio_format=name, output_audio_format=name)
     answer = [*spoken()[:2], audio(pcm(2400, sample)), *spoken()[4:]]
     async with ScriptedServer([*READY, *answering(*answer), hold()]) as server:
@@ -1500,7 +1500,7 @@ async def test_g711_of_the_program_is_pcm_on_the_wire_both_ways(name: Any, code:
     assert given.audio[400] == code
 
 
-async def test_the_two_formats_are_chosen_apart() -> None:
+async def test_input_and_output_formats_are_independent() -> None:
     settings = RealtimeSessionSettings(input_audio_format="g711_ulaw")
     async with ScriptedServer([*READY, *answering(*spoken()), hold()]) as server:
         async with talking(server.base_url, settings=settings) as (session, reader):
@@ -1525,12 +1525,12 @@ TOKENS = {
 
 
 def of_model(model: str) -> list[Step]:
-    """The beginning of a connection to a server of this model."""
+    """Return the first steps of a connection to a server with this model."""
     session = {"type": "realtime", "object": "realtime.session", "id": "sess_1", "model": model}
     return [send({"type": "session.created", "event_id": "event_1", "session": session}), expect("session.update")]
 
 
-async def test_tokens_of_a_response_are_told_by_kind_and_a_model_without_a_price_costs_no_figure() -> None:
+async def test_usage_lists_tokens_by_kind_and_no_cost_for_an_unknown_model() -> None:
     answer = [*spoken()[:-1], done(usage=TOKENS)]
     async with ScriptedServer([*of_model("house-1"), *answering(*answer), hold()]) as server:
         async with talking(server.base_url, settings=RealtimeSessionSettings(model="house-1")) as (session, reader):
@@ -1546,7 +1546,7 @@ async def test_tokens_of_a_response_are_told_by_kind_and_a_model_without_a_price
     assert ended.usage["total_tokens"] == 300
 
 
-async def test_a_budget_warns_at_80_percent() -> None:
+async def test_budget_warns_at_80_percent() -> None:
     answer = [*spoken()[:2], words("Hello."), audio(pcm(2160)), *spoken()[4:]]
     policy = Policy(pre_roll_ms=0, budget_s=0.1)
     async with ScriptedServer([*READY, *answering(*answer), hold()]) as server:
@@ -1559,22 +1559,22 @@ async def test_a_budget_warns_at_80_percent() -> None:
 # --- the offline brain ------------------------------------------------------------------------------------------
 
 
-async def test_the_offline_brain_hears_a_message_calls_the_tool_and_says_what_it_did() -> None:
+async def test_offline_brain_takes_a_message_calls_the_tool_and_answers() -> None:
     lamp = Lamp()
     async with talking("offline", lamp.agent(), raw_events=False) as (session, reader):
         assert session.endpoints[(await reader.until(Connected)).endpoint] == "offline brain"
         session.send_message("turn on the lamp")
-        told = await reader.until(AnswerText, lambda one: one.is_final)
+        answer = await reader.until(AnswerText, lambda one: one.is_final)
         heard = await reader.until(AudioEnd)
         texts = [one.text for one in session.history if one.role == "assistant"]
         session.interrupt()
     assert lamp.switched == [True]
-    assert told.text.strip()
-    assert texts == [told.text]
+    assert answer.text.strip()
+    assert texts == [answer.text]
     assert {one.item_id for one in reader.of(Audio)} == {heard.item_id}
 
 
-async def test_without_a_key_and_an_address_the_offline_brain_answers() -> None:
+async def test_offline_brain_is_the_default_without_key_and_url() -> None:
     async with RealtimeSession(RealtimeAgent(name="Ada"), raw_events=False) as session:
         event = await anext(aiter(session))
     assert event == Connected(1, 0)
@@ -1584,7 +1584,7 @@ async def test_without_a_key_and_an_address_the_offline_brain_answers() -> None:
 # --- the transport alone ----------------------------------------------------------------------------------------
 
 
-async def test_the_transport_can_be_used_alone_without_agents() -> None:
+async def test_transport_can_be_used_without_agents() -> None:
     arrived: asyncio.Queue[Event] = asyncio.Queue()
     async with ScriptedServer([send(SESSION_CREATED), expect("response.create"), send(created()), hold()]) as server:
         transport = WebSocketTransport(Endpoint(server.url, dict), post=arrived.put_nowait)

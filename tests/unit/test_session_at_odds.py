@@ -1,4 +1,4 @@
-"""The session, the store and the daemon at odd moments: closes, broken functions, secrets, midnight."""
+"""Edge cases of the session, the store and the daemon: closing, failing functions, secrets, midnight."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ from tests.unit.test_session import (
 )
 
 
-async def test_a_barge_in_by_turn_begin_can_be_committed_later() -> None:
-    """`turn.begin()` in an answer, then the microphone streams, then `commit()`: the second turn is committed."""
+async def test_barge_in_by_turn_begin_can_be_committed_later() -> None:
+    """`turn.begin()` during an answer, then streamed audio, then `commit()`: the second turn is committed."""
     script = [
         *READY,
         expect("input_audio_buffer.commit"),
@@ -68,12 +68,12 @@ async def test_a_barge_in_by_turn_begin_can_be_committed_later() -> None:
     async with ScriptedServer(script) as server:
         async with talking(server.base_url) as (session, reader):
             session.turn.begin()
-            await reader.until(TurnStart)  # as every program that streams
+            await reader.until(TurnStart)  # like every program that streams
             session.send_audio(pcm(4800))
             session.turn.commit()
             await reader.until(Audio)
             session.turn.begin()  # barge in
-            await reader.until(TurnEnd)  # of the first; the program streams its microphone meanwhile
+            await reader.until(TurnEnd)  # of the first turn, while the program streams its microphone
             assert session.turn.is_open, "the end of the interrupted turn closed the new one"
             session.send_audio(pcm(4800))
             session.turn.commit()
@@ -82,7 +82,7 @@ async def test_a_barge_in_by_turn_begin_can_be_committed_later() -> None:
                     await asyncio.sleep(0.01)
 
 
-async def test_a_message_just_before_a_turn_does_not_close_it() -> None:
+async def test_message_just_before_a_turn_does_not_close_it() -> None:
     async with ScriptedServer([*READY, hold()]) as server:
         async with talking(server.base_url) as (session, reader):
             session.send_message("Hi!")
@@ -91,7 +91,7 @@ async def test_a_message_just_before_a_turn_does_not_close_it() -> None:
             assert session.turn.is_open
 
 
-async def test_a_question_behind_a_close_does_not_wait_for_ever() -> None:
+async def test_question_during_close_fails_instead_of_hanging() -> None:
     async with ScriptedServer([*READY, hold()]) as server:
         async with talking(server.base_url) as (session, _):
             closing = asyncio.create_task(session.close())
@@ -102,7 +102,7 @@ async def test_a_question_behind_a_close_does_not_wait_for_ever() -> None:
                 await asyncio.wait_for(asking, 1)
 
 
-async def test_a_question_does_not_wait_for_ever_when_the_session_breaks() -> None:
+async def test_question_fails_instead_of_hanging_when_the_session_breaks() -> None:
     def observer(now: float, event: Any, commands: Any, view: Any) -> None:
         if type(event).__name__ == "FrameGiven":
             raise RuntimeError("an observer's bug")
@@ -121,7 +121,7 @@ async def test_a_question_does_not_wait_for_ever_when_the_session_breaks() -> No
                 await session.close()
 
 
-async def test_a_frame_that_json_cannot_hold_is_refused_and_does_not_end_the_session() -> None:
+async def test_frame_that_is_not_json_is_refused_and_the_session_continues() -> None:
     async with ScriptedServer([*READY, *answering(*spoken()), hold()]) as server:
         async with talking(server.base_url) as (session, reader):
             with pytest.raises(SettingsError):
@@ -130,7 +130,7 @@ async def test_a_frame_that_json_cannot_hold_is_refused_and_does_not_end_the_ses
             await reader.until(TurnEnd)
 
 
-async def test_a_question_that_json_cannot_hold_does_not_end_the_session() -> None:
+async def test_question_that_is_not_json_is_refused_and_the_session_continues() -> None:
     async with ScriptedServer([*READY, *answering(*spoken()), hold()]) as server:
         async with talking(server.base_url) as (session, reader):
             with pytest.raises((SettingsError, LinkError)):
@@ -139,8 +139,8 @@ async def test_a_question_that_json_cannot_hold_does_not_end_the_session() -> No
             await reader.until(TurnEnd)
 
 
-async def test_a_key_function_that_raises_is_a_failed_connection_and_not_the_end() -> None:
-    """At a reconnection the function that fetches the key fails once: the session tries again."""
+async def test_key_function_that_raises_is_a_failed_connection_and_is_retried() -> None:
+    """The key function fails once at a reconnection: the session retries."""
     asked = 0
 
     def key() -> str:
@@ -164,7 +164,7 @@ async def _until(is_it: Any) -> None:
         await asyncio.sleep(0.01)
 
 
-async def test_the_password_of_an_address_is_in_no_log_and_no_event(caplog: pytest.LogCaptureFixture) -> None:
+async def test_password_in_a_url_is_in_no_log_and_no_event(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     async with ScriptedServer([*READY, hold()]) as server:
         url = server.base_url.replace("://", "://ada:opensesame@")
@@ -175,7 +175,7 @@ async def test_the_password_of_an_address_is_in_no_log_and_no_event(caplog: pyte
     assert not [one for one in caplog.records if one.name.startswith("appliance") and "opensesame" in one.getMessage()]
 
 
-async def test_the_password_of_an_address_is_in_no_error() -> None:
+async def test_password_in_a_url_is_in_no_error() -> None:
     with pytest.raises(LinkError) as caught:
         async with RealtimeSession(
             RealtimeAgent(name="Ada"), url="ws://ada:opensesame@127.0.0.1:1/v1", connect_timeout_s=0.2
@@ -189,7 +189,7 @@ class _Odd:
         raise ValueError("the truth value of an array is ambiguous")
 
 
-async def test_a_guardrail_whose_verdict_is_no_bool_counts_as_tripped_and_ends_nothing() -> None:
+async def test_guardrail_whose_verdict_is_not_a_bool_counts_as_tripped() -> None:
     @output_guardrail
     def odd(context: Any, agent: Any, text: str) -> Any:
         return _Odd()
@@ -215,7 +215,7 @@ class _Hooks(RealtimeRunHooks):
         self.called.append("tool_end")
 
     async def on_agent_end(self, context: Any, agent: Any, output: Any) -> None:
-        await asyncio.sleep(0.05)  # writes a line into a database
+        await asyncio.sleep(0.05)  # like a write to a database
         self.called.append("agent_end")
 
 
@@ -225,7 +225,7 @@ async def mark() -> str:
     return "marked"
 
 
-async def test_a_hook_that_is_cancelled_from_within_does_not_silence_the_others() -> None:
+async def test_hook_that_cancels_itself_does_not_stop_later_hooks() -> None:
     async def cancelled() -> None:
         task = asyncio.create_task(asyncio.sleep(60))
         await asyncio.sleep(0)
@@ -243,7 +243,7 @@ async def test_a_hook_that_is_cancelled_from_within_does_not_silence_the_others(
     assert hooks.called == ["tool_start", "tool_end", "agent_end"]
 
 
-async def test_a_hook_that_swallows_its_cancellation_does_not_keep_close_for_ever() -> None:
+async def test_close_does_not_hang_on_a_hook_that_swallows_its_cancellation() -> None:
     async def stubborn() -> None:
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(60)
@@ -256,13 +256,13 @@ async def test_a_hook_that_swallows_its_cancellation_does_not_keep_close_for_eve
             await reader.until(ToolEnd)
             closing = asyncio.create_task(session.close())
             finished, _ = await asyncio.wait({closing}, timeout=5)
-            for task in asyncio.all_tasks():  # else this test would hang too
+            for task in asyncio.all_tasks():  # otherwise this test would hang too
                 if task.get_name() == "hooks":
                     task.cancel()
             assert finished, "close() hangs"
 
 
-async def test_hooks_of_what_has_happened_are_called_before_close_returns() -> None:
+async def test_pending_hooks_are_called_before_close_returns() -> None:
     async def nothing() -> None: ...
 
     hooks = _Hooks(nothing)
@@ -273,7 +273,7 @@ async def test_hooks_of_what_has_happened_are_called_before_close_returns() -> N
     assert hooks.called == ["agent_end"]
 
 
-async def test_a_closed_session_is_used_again_or_refused_by_name() -> None:
+async def test_closed_session_works_again_or_is_refused_with_a_clear_error() -> None:
     async with ScriptedServer(every_other=[*READY, *answering(*spoken()), hold()]) as server:
         session = RealtimeSession(RealtimeAgent(name="Ada"), url=server.base_url)
         async with session:
@@ -298,7 +298,7 @@ async def _up_to(session: RealtimeSession, kind: str) -> Any:
 
 
 class _McpServer:
-    """As `agents.mcp_servers.McpServer` says: connect is nothing when connected, close is idempotent."""
+    """Follows `agents.mcp_servers.McpServer`: connect is a no-op when connected, close is idempotent."""
 
     name = "house"
 
@@ -315,7 +315,7 @@ class _McpServer:
         return []
 
 
-async def test_the_end_of_one_session_does_not_disconnect_the_servers_of_another() -> None:
+async def test_ending_one_session_does_not_disconnect_the_mcp_servers_of_another() -> None:
     server_of_tools = _McpServer()
     agent = RealtimeAgent(name="Ada", mcp_servers=[server_of_tools])
     async with ScriptedServer(every_other=[*READY, hold()]) as server:
@@ -325,7 +325,7 @@ async def test_the_end_of_one_session_does_not_disconnect_the_servers_of_another
             assert server_of_tools.is_connected
 
 
-async def test_a_tool_may_end_the_session() -> None:
+async def test_tool_may_close_the_session() -> None:
     sessions: list[RealtimeSession] = []
 
     @tool
@@ -346,7 +346,7 @@ async def test_a_tool_may_end_the_session() -> None:
         assert server.connections[0].close_code == 1000
 
 
-async def test_close_while_connecting_ends_the_connecting() -> None:
+async def test_close_while_connecting_stops_connecting() -> None:
     async with ScriptedServer([stall_handshake()]) as server:
         session = RealtimeSession(RealtimeAgent(name="Ada"), url=server.base_url)
         entering = asyncio.create_task(session.__aenter__())
@@ -355,10 +355,10 @@ async def test_close_while_connecting_ends_the_connecting() -> None:
         finished, _ = await asyncio.wait({entering}, timeout=3)
         entering.cancel()
         await asyncio.gather(entering, return_exceptions=True)
-        assert finished, "close() was ignored, and the session connects on"
+        assert finished, "close() was ignored, and the session kept connecting"
 
 
-async def test_a_function_of_the_history_sees_what_was_given_just_before() -> None:
+async def test_update_history_function_sees_input_given_just_before() -> None:
     async with ScriptedServer([*READY, hold()]) as server:
         async with talking(server.base_url) as (session, _):
             session.send_message("The door is open.", respond=False)
@@ -367,7 +367,7 @@ async def test_a_function_of_the_history_sees_what_was_given_just_before() -> No
             assert [one.text for one in session.history] == ["The door is open.", "It is late."]
 
 
-async def test_a_history_that_is_left_as_it_is_does_not_delete_the_answer_that_streams_meanwhile() -> None:
+async def test_unchanged_history_does_not_delete_the_answer_that_is_streaming() -> None:
     script = [*READY, expect("response.create"), send(*spoken()[:3]), hold()]
     async with ScriptedServer(script) as server:
         async with talking(server.base_url) as (session, reader):
@@ -382,8 +382,8 @@ async def test_a_history_that_is_left_as_it_is_does_not_delete_the_answer_that_s
         assert "conversation.item.delete" not in server.connections[0].types
 
 
-async def test_the_tokens_of_mcp_servers_do_not_go_to_the_fallbacks() -> None:
-    """docs/connections.md: "The key goes to the first endpoint only: the others are other people's."."""
+async def test_mcp_tokens_are_not_sent_to_fallback_servers() -> None:
+    """docs/connections.md: the key goes to the first endpoint only."""
     hosted = HostedMcp(server_label="mail", server_url="https://mail.example/mcp", authorization="opensesame")
     agent = RealtimeAgent(name="Ada", mcp_servers=[hosted])
     async with ScriptedServer([refuse(503)]) as first, ScriptedServer([*READY, hold()]) as other:
@@ -392,7 +392,7 @@ async def test_the_tokens_of_mcp_servers_do_not_go_to_the_fallbacks() -> None:
         assert "opensesame" not in json.dumps(other.connections[0].last("session.update"))
 
 
-async def test_the_token_of_an_mcp_server_is_in_no_log_line(caplog: pytest.LogCaptureFixture) -> None:
+async def test_mcp_token_is_in_no_log_line(caplog: pytest.LogCaptureFixture) -> None:
     """docs/mcp.md, Secrets: `authorization` is in no log line, error message or `repr`."""
     caplog.set_level(logging.DEBUG)
     mcp = HostedMcp(server_label="mail", server_url="https://mail.example/mcp", authorization="opensesame")
@@ -403,7 +403,7 @@ async def test_the_token_of_an_mcp_server_is_in_no_log_line(caplog: pytest.LogCa
     assert not [one for one in caplog.records if one.name.startswith("appliance") and "opensesame" in one.getMessage()]
 
 
-def test_the_query_of_an_mcp_servers_address_is_not_in_the_trace(tmp_path: Path) -> None:
+def test_query_of_an_mcp_url_is_not_in_the_trace(tmp_path: Path) -> None:
     hosted = HostedMcp(server_label="mail", server_url="https://ada:opensesame@mail.example/mcp?k=opensesame")
     recorder = TraceRecorder(tmp_path / "trace", post=lambda event: None)
     spec = AgentSpec(agent="Ada", session={"type": "realtime", "tools": [hosted.definition()]})
@@ -421,8 +421,8 @@ def _appliance(state_dir: Path | None, **more: Any) -> tuple[Appliance, list[Any
 
 
 @pytest.mark.parametrize("where", ["nowhere", "a file"])
-async def test_a_day_begins_also_where_nothing_can_be_stored(tmp_path: Path, where: str) -> None:
-    """docs/budget.md: spent "until the next day begins"; without a store nobody says that it has."""
+async def test_new_day_is_posted_without_a_store(tmp_path: Path, where: str) -> None:
+    """docs/budget.md: the budget resets with the next day; without a store, something else must post it."""
     place = tmp_path / "state"
     place.write_text("no folder")
     appliance, posted = _appliance(None if where == "nowhere" else place)
@@ -434,10 +434,8 @@ async def test_a_day_begins_also_where_nothing_can_be_stored(tmp_path: Path, whe
     assert [type(one).__name__ for one in posted] == ["DayBegan"]
 
 
-async def test_a_history_that_cannot_be_read_does_not_keep_the_appliance_from_starting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`_open_store`: "the device is worth more than its memory"; `load` raises StorageError too."""
+async def test_unreadable_history_does_not_prevent_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`_open_store` continues without the history; `load` can raise StorageError too."""
 
     def unreadable(self: Any) -> Any:
         raise StorageError("disk I/O error")
@@ -448,8 +446,8 @@ async def test_a_history_that_cannot_be_read_does_not_keep_the_appliance_from_st
         assert tuple(appliance._open_store(stack, [])) == ()
 
 
-def test_what_is_spent_at_midnight_before_the_new_day_is_told_is_not_lost(tmp_path: Path) -> None:
-    """A usage that waits in the inbox before ``DayBegan`` is stored for the new day, and told to nobody."""
+def test_usage_queued_before_the_new_day_is_counted(tmp_path: Path) -> None:
+    """Usage that waits in the inbox before ``DayBegan`` is stored under the new day; its total must be posted."""
     now = [time.mktime((2026, 11, 20, 23, 59, 59, 0, 0, -1))]
     inbox: list[Any] = []
     store = ConversationStore(tmp_path / "db", clock=lambda: now[0])
@@ -462,12 +460,12 @@ def test_what_is_spent_at_midnight_before_the_new_day_is_told_is_not_lost(tmp_pa
     used = Emit(Usage({}, 0.4, 1.0))
     for observer in (store, days):  # this one was in the inbox before it
         observer(1.1, TimersChanged(0), [used], None)  # type: ignore[arg-type]
-    told = [(one.spent_usd, one.spent_s) for one in inbox]
-    assert told[-1] == store.spent("2026-11-21")
+    totals = [(one.spent_usd, one.spent_s) for one in inbox]
+    assert totals[-1] == store.spent("2026-11-21")
     store.close()
 
 
-async def test_an_agent_as_a_tool_may_take_as_long_as_it_was_given() -> None:
+async def test_agent_as_tool_uses_its_own_time_limit() -> None:
     asked: list[float] = []
 
     async def ask(text: str, *, timeout_s: float = 30.0, **more: Any) -> list[HistoryItem]:
@@ -489,12 +487,12 @@ async def test_an_agent_as_a_tool_may_take_as_long_as_it_was_given() -> None:
     assert asked[0] > 60
 
 
-def test_a_limit_of_guardrails_above_fifteen_seconds_holds() -> None:
+def test_guardrail_limit_above_15_seconds_is_used() -> None:
     session = RealtimeSession(RealtimeAgent(name="Ada"), url="ws://x/v1", policy=Policy(guardrail_s=60.0))
     assert session._runtime.preparer._timeout_s >= 60.0
 
 
-async def test_a_session_that_is_cancelled_while_it_connects_leaves_nothing_behind() -> None:
+async def test_session_cancelled_while_connecting_leaves_no_tasks() -> None:
     before = asyncio.all_tasks()
     async with ScriptedServer([stall_handshake()]) as server:
         session = RealtimeSession(RealtimeAgent(name="Ada"), url=server.base_url)
@@ -506,7 +504,7 @@ async def test_a_session_that_is_cancelled_while_it_connects_leaves_nothing_behi
     assert before
 
 
-async def test_the_task_that_holds_a_session_may_be_cancelled_in_an_answer() -> None:
+async def test_cancelling_the_task_of_a_session_during_an_answer_closes_it() -> None:
     script = [*READY, expect("response.create"), send(*spoken()[:2], audio(pcm(24_000))), hold()]
     async with ScriptedServer(script) as server:
 
@@ -527,7 +525,7 @@ async def test_the_task_that_holds_a_session_may_be_cancelled_in_an_answer() -> 
         assert server.connections[0].close_code == 1000
 
 
-async def test_provider_data_that_json_cannot_hold_is_refused_by_name() -> None:
+async def test_provider_data_that_is_not_json_is_refused() -> None:
     async with ScriptedServer([*READY, hold()]) as server:
         settings = RealtimeSessionSettings(provider_data={"where": Path("x")})
         with pytest.raises(SettingsError):
@@ -535,8 +533,8 @@ async def test_provider_data_that_json_cannot_hold_is_refused_by_name() -> None:
                 await asyncio.sleep(0.1)
 
 
-async def test_instructions_that_are_cancelled_from_within_are_answered_too() -> None:
-    """runtime.driver, `Agents`: each question MUST be answered by exactly one event of its key."""
+async def test_request_is_answered_if_instructions_cancel_themselves() -> None:
+    """runtime.driver, `Agents`: each request MUST be answered by exactly one event with its key."""
     posted: list[Any] = []
 
     async def cancelled(context: Any, agent: Any) -> str:
@@ -552,8 +550,8 @@ async def test_instructions_that_are_cancelled_from_within_are_answered_too() ->
     assert [one.key for one in posted] == [TurnKey("turn_1", 0)]
 
 
-def test_a_key_function_that_gives_no_text_is_refused() -> None:
-    """The SDK's `api_key` may be async; here the header became ``Bearer <coroutine object …>``."""
+def test_key_function_that_does_not_return_a_string_is_refused() -> None:
+    """The SDK's `api_key` may be async; here it would become the header ``Bearer <coroutine object …>``."""
     later: Any = asyncio.Future(loop=asyncio.new_event_loop())
     servers = SessionServers("ws://x/v1", api_key=lambda: later, headers=None)
     try:
@@ -563,7 +561,7 @@ def test_a_key_function_that_gives_no_text_is_refused() -> None:
         later.get_loop().close()
 
 
-async def test_a_history_function_on_an_ended_session_runs_once() -> None:
+async def test_update_history_function_on_an_ended_session_runs_once() -> None:
     runs = 0
 
     def same(history: Any) -> Any:
@@ -580,7 +578,7 @@ async def test_a_history_function_on_an_ended_session_runs_once() -> None:
     assert runs == 1
 
 
-async def test_every_reader_of_a_session_comes_to_its_end() -> None:
+async def test_every_reader_of_a_session_ends() -> None:
     async with ScriptedServer([*READY, hold()]) as server:
         session = RealtimeSession(RealtimeAgent(name="Ada"), url=server.base_url)
 
@@ -595,7 +593,7 @@ async def test_every_reader_of_a_session_comes_to_its_end() -> None:
             await asyncio.gather(*readers)
 
 
-async def test_a_session_whose_task_is_cancelled_before_its_first_step_is_over() -> None:
+async def test_session_whose_task_is_cancelled_before_its_first_step_is_over() -> None:
     async with ScriptedServer([*READY, hold()]) as server:
         session = RealtimeSession(RealtimeAgent(name="Ada"), url=server.base_url)
 

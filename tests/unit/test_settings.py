@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from appliance.conversation.policy import Policy
 from appliance.errors import SettingsError
-from appliance.service.app import policy_from
+from appliance.service.app import open_wording, policy_from
 from appliance.settings import (
     OPENAI_URL,
     EndpointSettings,
@@ -426,12 +426,13 @@ def test_state_lives_where_it_was_set_else_where_systemd_says_else_with_the_user
 
 
 def test_the_default_settings_give_the_default_policy() -> None:
-    assert policy_from(Settings()) == Policy()
+    wording = open_wording(Settings())
+    assert policy_from(Settings(), wording) == Policy(outputs=wording.table("output"))
 
 
 def test_a_setting_named_like_a_figure_of_the_policy_is_that_figure() -> None:
     settings = load_settings(None, {}, overrides={"audio.pre_roll_ms": 120, "link.failback_s": 7})
-    policy = policy_from(settings)
+    policy = policy_from(settings, open_wording(settings))
     assert (policy.pre_roll_ms, policy.failback_s) == (120, 7.0)
 
 

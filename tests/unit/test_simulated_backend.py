@@ -1,4 +1,4 @@
-"""The simulated card: its real threads, for a moment; counts and contents, no times."""
+"""The simulated card on its real threads; tests compare counts and contents, not times."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from appliance.audio.ring import Int16
 from appliance.errors import CardMissing, SettingsError, StorageError
 
 RATE = 24_000
-PERIOD = 48  # 2 ms: many periods in little time
+PERIOD = 48  # 2 ms: many periods in a short time
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def card() -> SimulatedBackend:
 
 
 class Ear:
-    """Takes periods until there are enough."""
+    """Records periods; `wait` returns once there are enough."""
 
     def __init__(self, periods: int) -> None:
         self.blocks: list[Int16] = []
@@ -61,14 +61,14 @@ def until(holds: Callable[[], bool]) -> None:
         if holds():
             return
         pause.wait(0.005)
-    raise AssertionError("it never came about")
+    raise AssertionError("the condition never became true")
 
 
 def ramp(frames: int) -> Int16:
     return (np.arange(frames) % 20_000 + 1000).astype(np.int16)
 
 
-def test_what_is_said_is_heard_bit_for_bit_and_then_the_room_again(card: SimulatedBackend) -> None:
+def test_speech_is_heard_bit_for_bit_followed_by_the_quiet_room(card: SimulatedBackend) -> None:
     speech = ramp(10 * PERIOD + 7)
     card.microphone.say(speech.tobytes())
     with heard(card, 14) as ear:
@@ -80,7 +80,7 @@ def test_what_is_said_is_heard_bit_for_bit_and_then_the_room_again(card: Simulat
     assert {len(block) for block in ear.blocks} == {PERIOD}
 
 
-def test_two_things_said_follow_each_other_without_a_gap() -> None:
+def test_two_utterances_follow_each_other_without_a_gap() -> None:
     microphone = Microphone(RATE)
     microphone.say(np.full(30, 500, np.int16).tobytes())
     microphone.say(np.full(30, 700, np.int16).tobytes())
@@ -89,13 +89,13 @@ def test_two_things_said_follow_each_other_without_a_gap() -> None:
     assert microphone.hear(PERIOD).tolist()[:12] == [700] * 12
 
 
-def test_a_card_of_another_rate_hears_it_as_long_as_it_was_said() -> None:
+def test_speech_keeps_its_length_at_another_rate() -> None:
     microphone = Microphone(48_000)
     microphone.say(np.full(480, 5000, np.int16).tobytes())
     assert np.count_nonzero(microphone.hear(2000) > 2500) == pytest.approx(960, abs=2)
 
 
-def test_a_quiet_room_is_not_digital_silence_and_a_dead_microphone_is(card: SimulatedBackend) -> None:
+def test_quiet_room_is_not_digital_silence_but_a_dead_microphone_is(card: SimulatedBackend) -> None:
     with heard(card, 3) as ear:
         assert ear.wait().any()
         assert np.abs(ear.wait()).max() < 10
@@ -105,12 +105,12 @@ def test_a_quiet_room_is_not_digital_silence_and_a_dead_microphone_is(card: Simu
         assert not ear.wait().any()
 
 
-def test_the_quiet_room_goes_on_for_longer_than_its_noise() -> None:
+def test_quiet_room_lasts_longer_than_its_noise_buffer() -> None:
     microphone = Microphone(RATE)
     assert all(microphone.hear(PERIOD).any() for _ in range(3 * RATE // PERIOD))
 
 
-def test_what_is_played_is_recorded_bit_for_bit_from_its_first_sound(card: SimulatedBackend) -> None:
+def test_played_audio_is_recorded_bit_for_bit_from_its_first_sound(card: SimulatedBackend) -> None:
     answer = ramp(12 * PERIOD)
     turns = iter(np.split(answer, 12))
     filled: list[int] = []
@@ -133,7 +133,7 @@ def test_what_is_played_is_recorded_bit_for_bit_from_its_first_sound(card: Simul
     assert len(card.loudspeaker.recorded()) == 0
 
 
-def test_a_closed_stream_calls_no_more_and_closes_again(card: SimulatedBackend) -> None:
+def test_closed_stream_makes_no_more_callbacks_and_can_be_closed_again(card: SimulatedBackend) -> None:
     ear = Ear(1)
     stream = card.open_capture(ear)
     ear.wait()
@@ -146,7 +146,7 @@ def test_a_closed_stream_calls_no_more_and_closes_again(card: SimulatedBackend) 
     assert len(ear.blocks) == count
 
 
-def test_a_card_that_is_unplugged_ends_its_stream_and_is_missing_until_it_is_back(card: SimulatedBackend) -> None:
+def test_unplugged_card_ends_its_stream_and_is_missing_until_it_returns(card: SimulatedBackend) -> None:
     capture, playback = card.open_capture(Ear(1)), card.open_playback(lambda block: None)
     card.microphone.is_plugged = card.loudspeaker.is_plugged = False
     until(lambda: not capture.is_active and not playback.is_active)
@@ -162,12 +162,12 @@ def test_a_card_that_is_unplugged_ends_its_stream_and_is_missing_until_it_is_bac
         ear.wait()
 
 
-def test_a_card_that_hangs_says_that_it_is_active_and_calls_no_more(card: SimulatedBackend) -> None:
+def test_stalled_card_stays_active_but_makes_no_callbacks(card: SimulatedBackend) -> None:
     ear = Ear(2)
     stream = card.open_capture(ear)
     ear.wait()
     card.microphone.is_stalled = True
-    threading.Event().wait(0.01)  # the call that is under way may still end
+    threading.Event().wait(0.01)  # a callback that is already running may still end
     before, count = stream.last_callback_at, len(ear.blocks)
     threading.Event().wait(0.02)
     assert (stream.last_callback_at, len(ear.blocks)) == (before, count)
@@ -175,7 +175,7 @@ def test_a_card_that_hangs_says_that_it_is_active_and_calls_no_more(card: Simula
     stream.close()
 
 
-def test_a_callback_that_comes_late_is_counted(card: SimulatedBackend) -> None:
+def test_late_callback_is_counted_as_an_xrun(card: SimulatedBackend) -> None:
     is_first = True
     ear = Ear(5)
 
@@ -201,7 +201,7 @@ def test_only_the_last_minutes_are_kept() -> None:
     assert loudspeaker.recorded()[-1] == 300
 
 
-def test_a_recording_is_saved_as_it_was_played(tmp_path: Path) -> None:
+def test_recording_is_saved_as_a_wav_file(tmp_path: Path) -> None:
     loudspeaker = Loudspeaker(RATE)
     loudspeaker.take(1.0, ramp(PERIOD))
     loudspeaker.save(tmp_path / "said.wav")
@@ -210,12 +210,12 @@ def test_a_recording_is_saved_as_it_was_played(tmp_path: Path) -> None:
         assert file.readframes(1000) == ramp(PERIOD).astype("<i2").tobytes()
 
 
-def test_a_recording_that_cannot_be_saved_is_named(tmp_path: Path) -> None:
+def test_error_names_the_recording_that_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"said\.wav"):
         Loudspeaker(RATE).save(tmp_path / "no folder" / "said.wav")
 
 
-def test_a_backend_has_its_name_and_no_other() -> None:
+def test_backend_is_found_by_name_and_unknown_names_are_refused() -> None:
     assert isinstance(open_backend("simulated", rate=RATE, period_ms=20), SimulatedBackend)
     with pytest.raises(SettingsError, match="portaudio, simulated"):
         open_backend("alsa", rate=RATE, period_ms=20)

@@ -28,7 +28,7 @@ def test_levels_are_in_dbfs() -> None:
     assert pcm.level_db(np.zeros(0, np.int16)) == -96.0
 
 
-def test_the_peak_of_the_lowest_sample_is_not_negative() -> None:
+def test_peak_of_the_lowest_sample_is_positive() -> None:
     assert pcm.peak(np.array([-32_768, 5], np.int16)) == 32_768
 
 
@@ -36,7 +36,7 @@ def test_gain_clips_instead_of_wrapping() -> None:
     assert pcm.gain(np.array([20_000, -20_000, 100], np.int16), 2.0).tolist() == [32_767, -32_768, 200]
 
 
-def test_the_volume_knob_is_even_in_decibels_and_silent_at_zero() -> None:
+def test_volume_steps_are_even_in_decibels_and_zero_is_silence() -> None:
     gains = [pcm.volume_gain(percent) for percent in range(0, 101, 10)]
     assert gains[0] == 0.0
     assert gains[-1] == 1.0
@@ -44,13 +44,13 @@ def test_the_volume_knob_is_even_in_decibels_and_silent_at_zero() -> None:
     assert np.allclose(steps, steps[0])
 
 
-def test_channels_are_mixed_down_and_spread() -> None:
+def test_channels_are_mixed_to_mono_and_mono_is_copied_to_channels() -> None:
     assert pcm.to_mono(np.array([100, 300, -5, 5], np.int16), 2).tolist() == [200, 0]
     assert pcm.spread(np.array([1, 2], np.int16), 2).tolist() == [1, 1, 2, 2]
 
 
 @pytest.mark.parametrize(("source", "target"), [(24_000, 48_000), (48_000, 24_000), (24_000, 44_100), (16_000, 24_000)])
-def test_a_stream_of_chunks_has_no_clicks_and_its_exact_length(source: int, target: int) -> None:
+def test_resampled_chunks_have_no_clicks_and_the_exact_length(source: int, target: int) -> None:
     signal = _sine(440, source, 1.0)
     resampler = Resampler(source, target)
     period = source // 50
@@ -59,7 +59,7 @@ def test_a_stream_of_chunks_has_no_clicks_and_its_exact_length(source: int, targ
     assert len(out) == target
     middle = slice(target // 10, -target // 10)
     ideal = _sine(440, target, 1.0).astype(float)[middle]
-    # The filter may shift by a fraction of a frame: fit a sine of any phase, and look at what is left.
+    # The filter may shift by a fraction of a frame: fit a sine of any phase, and measure the residue.
     at = np.arange(target)[middle]
     basis = np.stack([np.sin(2 * np.pi * 440 * at / target), np.cos(2 * np.pi * 440 * at / target)])
     fit = np.linalg.lstsq(basis.T, out.astype(float)[middle], rcond=None)[0] @ basis
@@ -69,14 +69,14 @@ def test_a_stream_of_chunks_has_no_clicks_and_its_exact_length(source: int, targ
     assert (ideal @ ideal) == pytest.approx(fit @ fit, rel=0.02)
 
 
-def test_equal_rates_are_left_alone() -> None:
+def test_equal_rates_are_not_resampled() -> None:
     signal = _sine(440, 24_000, 0.1)
     resampler = Resampler(24_000, 24_000)
     assert resampler.process(signal) is signal
     assert len(resampler.finish()) == 0
 
 
-def test_a_reset_forgets_the_signal() -> None:
+def test_reset_drops_the_signal() -> None:
     resampler = Resampler(24_000, 48_000)
     resampler.process(np.full(480, 20_000, np.int16))
     resampler.reset()
@@ -86,7 +86,7 @@ def test_a_reset_forgets_the_signal() -> None:
 
 
 @pytest.mark.parametrize(("source", "target"), [(24_000, 48_000), (48_000, 24_000), (24_000, 44_100), (44_100, 24_000)])
-def test_chunks_of_any_size_give_the_same_signal_as_one(source: int, target: int) -> None:
+def test_chunks_of_any_size_give_the_same_signal_as_one_block(source: int, target: int) -> None:
     signal = _sine(440, source, 0.5)
     resampler = Resampler(source, target)
     whole = np.concatenate([resampler.process(signal), resampler.finish()]).astype(int)
@@ -98,7 +98,7 @@ def test_chunks_of_any_size_give_the_same_signal_as_one(source: int, target: int
 
 
 @given(st.sampled_from([16_000, 44_100, 48_000]), st.lists(st.integers(0, 700), max_size=12))
-def test_the_length_is_exact_after_finish_and_the_next_signal_begins_anew(target: int, sizes: list[int]) -> None:
+def test_length_is_exact_after_finish_and_the_next_signal_starts_fresh(target: int, sizes: list[int]) -> None:
     resampler = Resampler(24_000, target)
     for _ in range(2):
         given_out = sum(len(resampler.process(np.full(size, 900, np.int16))) for size in sizes)
@@ -107,38 +107,38 @@ def test_the_length_is_exact_after_finish_and_the_next_signal_begins_anew(target
         assert not resampler.is_holding
 
 
-def test_a_resampler_holds_back_no_more_than_a_few_milliseconds() -> None:
+def test_resampler_delays_by_at_most_a_few_milliseconds() -> None:
     resampler = Resampler(24_000, 48_000)
     given_out = sum(len(resampler.process(np.zeros(480, np.int16))) for _ in range(50))
     assert 48_000 - 48_000 * 0.01 <= given_out <= 48_000
 
 
-def test_the_loudest_tone_survives_resampling_without_wrapping() -> None:
+def test_loudest_tone_does_not_wrap_when_resampled() -> None:
     signal = _sine(1000, 24_000, 0.2, peak=32_767)
     resampler = Resampler(24_000, 48_000)
     out = np.concatenate([resampler.process(signal), resampler.finish()]).astype(int)
     assert np.abs(np.diff(out)).max() < 6000, "a sample that wraps would jump by 65536"
 
 
-def test_a_gain_of_one_is_the_same_block_and_of_zero_silence() -> None:
+def test_gain_of_one_returns_the_same_block_and_gain_of_zero_returns_silence() -> None:
     block = _sine(440, 24_000, 0.02)
     assert pcm.gain(block, 1.0) is block
     assert not pcm.gain(block, 0.0).any()
 
 
-def test_the_volume_knob_has_ends() -> None:
+def test_volume_is_clamped_to_its_range() -> None:
     assert pcm.volume_gain(-3) == 0.0
     assert pcm.volume_gain(130) == 1.0
     assert 0.0 < pcm.volume_gain(1) < 0.01
 
 
-def test_one_channel_is_left_alone() -> None:
+def test_single_channel_is_returned_unchanged() -> None:
     block = np.array([3, 4], np.int16)
     assert pcm.to_mono(block, 1) is block
     assert pcm.spread(block, 1) is block
 
 
-def test_two_loud_channels_do_not_wrap_when_they_are_mixed() -> None:
+def test_two_loud_channels_do_not_wrap_when_mixed() -> None:
     assert pcm.to_mono(np.array([32_767, 32_767, -32_768, -32_768], np.int16), 2).tolist() == [32_767, -32_768]
 
 
@@ -147,14 +147,14 @@ def test_bytes_are_little_endian() -> None:
 
 
 @pytest.mark.parametrize("name", get_args(Earcon))
-def test_a_cue_has_no_click_inside_and_is_made_once(name: Earcon) -> None:
+def test_cue_has_no_click_and_is_synthesised_once(name: Earcon) -> None:
     samples = np.frombuffer(earcon(name), "<i2").astype(int)
     assert np.abs(np.diff(samples)).max() < 6553 * 2 * np.pi * 1400 / 24_000, "no jump beyond the highest note's slope"
     assert earcon(name) is earcon(name)
 
 
 @pytest.mark.parametrize("name", get_args(Earcon))
-def test_a_cue_is_short_soft_edged_and_not_loud(name: Earcon) -> None:
+def test_cue_is_short_soft_edged_and_not_loud(name: Earcon) -> None:
     samples = np.frombuffer(earcon(name), "<i2")
     assert 0 < len(samples) <= 0.6 * 24_000
     assert abs(int(samples[0])) < 300
@@ -162,7 +162,7 @@ def test_a_cue_is_short_soft_edged_and_not_loud(name: Earcon) -> None:
     assert 3000 < np.abs(samples.astype(int)).max() < 12_000
 
 
-def test_cues_are_all_different_and_the_first_is_quick() -> None:
+def test_cues_are_all_different_and_the_start_cue_is_short() -> None:
     names = get_args(Earcon)
     assert len({earcon(name) for name in names}) == len(names)
     assert len(earcon("start")) <= 0.09 * 48_000

@@ -1,4 +1,4 @@
-"""The chain of stages: sentences, the phrases workflow, speech from programs, weighing, and names."""
+"""The voice pipeline: sentence splitting, the phrases workflow, both speech engines, `agreement`, and engine names."""
 
 from __future__ import annotations
 
@@ -54,33 +54,33 @@ def cut(*pieces: str) -> list[str]:
         ("   ", []),
     ],
 )
-def test_text_is_cut_into_sentences(text: str, sentences: list[str]) -> None:
+def test_text_is_split_into_sentences(text: str, sentences: list[str]) -> None:
     assert cut(text) == sentences
 
 
-def test_a_sentence_is_given_out_as_soon_as_it_is_complete() -> None:
+def test_sentence_is_yielded_as_soon_as_it_is_complete() -> None:
     splitter = SentenceSplitter()
     assert list(splitter.feed("It is late")) == []
     assert list(splitter.feed(". Good")) == ["It is late. "]
 
 
-def test_a_sentence_that_does_not_end_is_cut_at_a_comma() -> None:
+def test_sentence_that_is_too_long_is_split_at_a_comma() -> None:
     first, *_ = cut("and so on, " * 60)
     assert first.endswith(", ") and len(first) <= 240
 
 
 @given(st.lists(st.text(alphabet="aB .,!?\n1…", max_size=80), max_size=12))
 @settings(max_examples=200, deadline=None)
-def test_sentences_joined_are_the_text_however_it_was_cut(pieces: list[str]) -> None:
+def test_joined_sentences_are_the_text_whatever_its_pieces(pieces: list[str]) -> None:
     text = "".join(pieces)
     assert "".join(cut(*pieces)).strip() == text.strip()
 
 
-# --- The chain -----------------------------------------------------------------------------------------------------
+# --- The pipeline --------------------------------------------------------------------------------------------------
 
 
 class Script:
-    """Says what it is told, and remembers whether it was closed."""
+    """A workflow that yields the given parts and records whether it was closed."""
 
     def __init__(self, *parts: TextPart | CallPart) -> None:
         self.parts = parts
@@ -97,7 +97,7 @@ class Script:
 
 
 class Tone:
-    """Speaks a sample for each character."""
+    """Text to speech that returns one sample per character."""
 
     async def synthesize(self, text: str, *, voice: str = "", speed: float = 1.0) -> bytes:
         return b"\1\0" * len(text)
@@ -117,25 +117,25 @@ async def parts_of(workflow: Script, *, spoken: bool = True) -> list[Part]:
     return [part async for part in chain(workflow).respond(request, spoken=spoken, voice="", speed=1.0)]
 
 
-async def test_the_first_sentence_is_spoken_before_the_workflow_has_ended() -> None:
+async def test_first_sentence_is_spoken_before_the_workflow_ends() -> None:
     workflow = Script(TextPart("One. "), TextPart("Two"), TextPart(". Three."))
     parts = chain(workflow).respond(ResponseRequest(items=(), tools=()), spoken=True, voice="", speed=1.0)
     assert await anext(parts) == SpokenPart("One. ", b"\1\0" * 4)
     assert workflow.given == ["One. "]
 
 
-async def test_texts_joined_are_the_workflows_text() -> None:
+async def test_joined_texts_are_the_workflows_text() -> None:
     parts = await parts_of(Script(TextPart("One. Two"), TextPart(". Three")))
     assert "".join(part.text for part in parts if isinstance(part, SpokenPart)) == "One. Two. Three"
 
 
-async def test_a_call_comes_after_the_text_before_it() -> None:
+async def test_call_follows_the_text_that_precedes_it() -> None:
     call = CallPart("set_lamp", "{}")
     parts = await parts_of(Script(TextPart("Just a moment"), call, TextPart("Done.")))
     assert [getattr(part, "text", part) for part in parts] == ["Just a moment", call, "Done."]
 
 
-async def test_text_is_passed_as_it_comes_where_nothing_is_spoken() -> None:
+async def test_text_parts_are_passed_unchanged_without_speech() -> None:
     parts = await parts_of(Script(TextPart("On"), TextPart("e. Two")), spoken=False)
     assert parts == [TextPart("On"), TextPart("e. Two")]
 
@@ -179,16 +179,16 @@ async def answer(*items: Mapping[str, Any], **more: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["input_text", "input_audio"])
-async def test_what_was_typed_or_spoken_becomes_a_call(kind: str) -> None:
+async def test_typed_or_spoken_command_becomes_a_call(kind: str) -> None:
     assert await answer(user("turn on the lamp", kind)) == ("set_lamp", {"on": True})
 
 
-async def test_an_output_becomes_a_sentence() -> None:
+async def test_output_becomes_a_sentence() -> None:
     items = (user("turn on the lamp"), call("set_lamp", on=True), output({"on": True}))
     assert await answer(*items) == "The lamp is on."
 
 
-async def test_several_outputs_become_a_sentence_each_in_their_order() -> None:
+async def test_several_outputs_become_one_sentence_each_in_order() -> None:
     items = (
         user("turn on the lamp"),
         call("set_lamp", "a", on=True),
@@ -199,7 +199,7 @@ async def test_several_outputs_become_a_sentence_each_in_their_order() -> None:
     assert await answer(*items) == "The volume is 25 percent. The lamp is on."
 
 
-async def test_an_output_that_was_told_is_not_told_again() -> None:
+async def test_output_that_was_spoken_is_not_spoken_again() -> None:
     items = (
         user("turn on the lamp"),
         call("set_lamp", "a", on=True),
@@ -211,25 +211,25 @@ async def test_an_output_that_was_told_is_not_told_again() -> None:
     assert await answer(*items) == "The volume is 25 percent."
 
 
-async def test_an_error_is_said_to_be_one() -> None:
+async def test_error_output_is_spoken_as_a_failure() -> None:
     items = (user("turn on the lamp"), call("set_lamp", on=True), output({"error": "the pin is taken"}))
     assert await answer(*items) == "That did not work: The pin is taken."
 
 
-async def test_an_output_without_its_call_is_told_as_it_is() -> None:
+async def test_output_without_its_call_is_spoken_verbatim() -> None:
     assert await answer(user("turn on the lamp"), output("All is well", "gone")) == "All is well."
 
 
-async def test_a_call_that_has_no_output_yet_is_not_made_again() -> None:
+async def test_call_without_an_output_is_not_repeated() -> None:
     assert await answer(user("turn on the lamp"), call("set_lamp", on=True)) == "I am still working on that."
 
 
-async def test_words_that_were_answered_do_not_call_again() -> None:
+async def test_answered_words_do_not_repeat_the_call() -> None:
     items = (user("turn on the lamp"), call("set_lamp", on=True), output({"on": True}), said("The lamp is on."))
     assert await answer(*items) == "The lamp is on."
 
 
-async def test_louder_asks_how_loud_it_is_and_then_sets_it() -> None:
+async def test_louder_reads_the_volume_and_then_sets_it() -> None:
     asked = (user("louder"), call("get_volume"))
     assert await answer(user("louder")) == ("get_volume", {})
     assert await answer(*asked, output({"percent": 40})) == ("set_volume", {"percent": 55})
@@ -238,57 +238,55 @@ async def test_louder_asks_how_loud_it_is_and_then_sets_it() -> None:
     assert await answer(*both) == "The volume is 55 percent."
 
 
-async def test_louder_ends_where_the_volume_is_not_told() -> None:
+async def test_louder_stops_if_the_volume_is_unknown() -> None:
     items = (user("louder"), call("get_volume"), output({"error": "no card"}))
     assert await answer(*items) == "That did not work: No card."
 
 
-async def test_what_is_not_understood_is_said_with_a_hint_of_what_can_be_said() -> None:
+async def test_unmatched_sentence_is_answered_with_examples() -> None:
     heard = await answer(user("tell me a joke about the lamp"))
     assert heard.startswith("I did not catch that. You can say: turn on the lamp, what time is it, or set the volume")
 
 
-async def test_without_tools_nothing_is_offered() -> None:
-    assert await answer(user("turn on the lamp"), tools=[]) == (
-        "I did not catch that, and I have no tools to offer here."
-    )
+async def test_unmatched_sentence_without_tools_gets_no_examples() -> None:
+    assert await answer(user("turn on the lamp"), tools=[]) == "I did not catch that, and I have no tools here."
 
 
-async def test_silence_is_said_to_be_silence() -> None:
+async def test_silence_is_reported() -> None:
     assert await answer(user("", "input_audio")) == "I did not hear anything."
 
 
-async def test_an_answer_needs_no_tool() -> None:
+async def test_answer_needs_no_tool() -> None:
     assert await answer(user("Thank you!"), tools=[]) == "You are welcome."
 
 
-async def test_help_names_what_can_be_said() -> None:
+async def test_help_lists_examples() -> None:
     assert "turn on the lamp" in await answer(user("help"))
 
 
-async def test_the_last_answer_is_repeated() -> None:
+async def test_last_answer_is_repeated() -> None:
     assert await answer(user("hello"), said("Hello."), user("say that again")) == "Hello."
-    assert await answer(user("say that again")) == "I have said nothing yet."
+    assert await answer(user("say that again")) == "I have not said anything yet."
 
 
 async def test_tool_choice_none_calls_nothing_and_says_so() -> None:
-    assert await answer(user("turn on the lamp"), tool_choice="none") == "I cannot do that now."
+    assert await answer(user("turn on the lamp"), tool_choice="none") == "I can't do that now."
     assert await answer(user("thanks"), tool_choice="none") == "You are welcome."
 
 
-async def test_tool_choice_required_never_guesses_and_still_tells_an_output() -> None:
+async def test_tool_choice_required_never_guesses_and_still_speaks_an_output() -> None:
     assert (await answer(user("tell me a joke"), tool_choice="required")).startswith("I did not catch that.")
     items = (user("turn on the lamp"), call("set_lamp", on=True), output({"on": True}))
     assert await answer(*items, tool_choice="required") == "The lamp is on."
 
 
-async def test_a_named_tool_makes_only_its_phrases_live() -> None:
+async def test_named_tool_choice_makes_only_its_phrases_live() -> None:
     choice = {"type": "function", "name": "set_lamp"}
     assert await answer(user("turn on the lamp"), tool_choice=choice) == ("set_lamp", {"on": True})
     assert (await answer(user("what time is it"), tool_choice=choice)).startswith("I did not catch that.")
 
 
-async def test_a_conversation_without_words_gets_the_help() -> None:
+async def test_empty_conversation_gets_the_help() -> None:
     assert (await answer()).startswith("You can say:")
 
 
@@ -315,28 +313,28 @@ async def test_speed_changes_the_length() -> None:
     assert len(slow) > 2.5 * len(fast)
 
 
-async def test_a_voice_of_another_service_is_the_default_voice() -> None:
+async def test_unknown_voice_falls_back_to_the_default_voice() -> None:
     voice = open_tts("flite", voice="rms")
     assert await voice.synthesize("Yes.", voice="marin") == await voice.synthesize("Yes.", voice="rms")
     assert await voice.synthesize("Yes.", voice="awb") != await voice.synthesize("Yes.", voice="rms")
 
 
 @pytest.mark.parametrize("text", ["-o /tmp/x hello", "$(reboot) `id`; echo hi", "@/etc/passwd", "--help me", "a\0b\nc"])
-async def test_text_is_only_ever_spoken(text: str) -> None:
+async def test_text_is_never_an_option_or_a_command(text: str) -> None:
     assert len(await open_tts("flite").synthesize(text)) > 5_000
 
 
 @pytest.mark.parametrize("text", ["", "   ", "...", "\n"])
-async def test_nothing_to_say_is_no_sound(text: str) -> None:
+async def test_text_without_words_gives_no_audio(text: str) -> None:
     assert await open_tts("flite").synthesize(text) == b""
 
 
-async def test_a_text_too_long_to_be_a_sentence_is_refused() -> None:
+async def test_text_over_the_limit_is_refused() -> None:
     with pytest.raises(SpeechError, match="2000"):
         await open_tts("flite").synthesize("word " * 1000)
 
 
-async def test_a_missing_program_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_missing_program_error_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SpeechError, match="sudo apt install flite"):
         await open_tts("flite").synthesize("Hello.")
@@ -361,16 +359,16 @@ def program(tmp_path: Path, script: str) -> ProgramSpeech:
     ("script", "expected"),
     [
         ("echo no voice >&2; exit 3", "status 3: no voice"),
-        ("cat >/dev/null; exit 0", "0 bytes that are no WAV"),
+        ("cat >/dev/null; exit 0", "0 bytes that are not a WAV"),
         ('cat >/dev/null; printf RIFFxxxxWAVE > "$1"', "without samples"),
     ],
 )
-async def test_a_program_that_fails_is_a_named_error(tmp_path: Path, script: str, expected: str) -> None:
+async def test_failing_program_raises_a_specific_error(tmp_path: Path, script: str, expected: str) -> None:
     with pytest.raises(SpeechError, match=expected):
         await program(tmp_path, script).synthesize("Hello.")
 
 
-async def test_a_sentence_is_spoken_once_and_then_remembered(tmp_path: Path) -> None:
+async def test_repeated_sentence_comes_from_the_cache(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     wav = tmp_path / "x.wav"
     head = b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\xc0\x5d\0\0\x80\xbb\0\0\2\0\x10\0data\4\0\0\0"
@@ -381,17 +379,17 @@ async def test_a_sentence_is_spoken_once_and_then_remembered(tmp_path: Path) -> 
     assert runs.read_text() == "x\n"
 
 
-def test_a_wav_with_an_endless_length_is_read_to_its_end() -> None:
+def test_wav_with_an_unknown_length_is_read_to_its_end() -> None:
     head = b"RIFF\xff\xff\xff\xffWAVEfmt \x10\0\0\0\1\0\1\0\x80\x3e\0\0\0\x7d\0\0\2\0\x10\0data\xff\xff\xff\xff"
     pcm, rate = read_wav(head + b"\1\0\2\0\3", "x")
     assert pcm.tolist() == [1, 2] and rate == 16_000
 
 
-# --- Understanding -------------------------------------------------------------------------------------------------
+# --- Recognition ---------------------------------------------------------------------------------------------------
 
 
 class Recogniser:
-    """The pipeline's ears, loaded once for this file."""
+    """The recogniser, loaded once for this file."""
 
     engine: SphinxSpeechToText | None = None
 
@@ -402,34 +400,34 @@ class Recogniser:
         return await asyncio.to_thread(cls.engine.understand, pcm, tools)
 
 
-async def test_a_command_is_heard_as_the_phrase_that_it_is() -> None:
+async def test_command_is_recognised_as_its_phrase() -> None:
     pcm = await open_tts("flite").synthesize("turn on the lamp")
     assert await Recogniser.hear(pcm) == Transcript("turn on the lamp", is_command=True)
 
 
-async def test_what_is_no_command_is_the_open_transcript() -> None:
+async def test_other_speech_gives_the_open_transcript() -> None:
     pcm = await open_tts("flite").synthesize("the quick brown fox jumps over the lazy dog")
     heard = await Recogniser.hear(pcm)
     assert not heard.is_command and "brown" in heard.text
 
 
-async def test_a_phrase_that_is_not_live_is_no_command() -> None:
+async def test_phrase_that_is_not_live_is_not_a_command() -> None:
     pcm = await open_tts("flite").synthesize("turn on the lamp")
     heard = await Recogniser.hear(pcm, tools=[{"name": "get_time"}])
     assert not heard.is_command and heard.text
 
 
 @pytest.mark.parametrize("pcm", [b"", bytes(48_000), bytes(10), b"\5\0" * 24_000], ids=["none", "zero", "short", "dc"])
-async def test_silence_is_no_words(pcm: bytes) -> None:
+async def test_silence_gives_no_words(pcm: bytes) -> None:
     assert await Recogniser.hear(pcm) == Transcript("")
 
 
-async def test_half_a_sample_and_noise_are_survived() -> None:
+async def test_noise_with_half_a_sample_is_not_a_command() -> None:
     noise = array("h", (((i * 7919) % 2003) - 1001 for i in range(24_000))).tobytes() + b"\0"
     assert not (await Recogniser.hear(noise)).is_command
 
 
-async def test_an_utterance_is_heard_the_same_whatever_came_before() -> None:
+async def test_recognition_does_not_depend_on_the_previous_utterance() -> None:
     lamp = await open_tts("flite").synthesize("turn off the lamp", voice="awb")
     fox = await open_tts("flite").synthesize("the quick brown fox", voice="rms")
     alone = await Recogniser.hear(lamp)
@@ -447,7 +445,7 @@ async def test_sessions_with_different_tools_share_the_decoder() -> None:
     assert [one.is_command for one in heard] == [True, True, False]
 
 
-async def test_old_grammars_make_room() -> None:
+async def test_least_recently_used_grammar_is_evicted() -> None:
     lamp = await open_tts("flite").synthesize("turn on the lamp")
     for name in ("get_time", "get_volume", "list_timers", "device_status", "set_volume", "cancel_timer", "start_timer"):
         assert (await Recogniser.hear(lamp, [{"name": "set_lamp"}, {"name": name}])).is_command
@@ -456,20 +454,20 @@ async def test_old_grammars_make_room() -> None:
     assert "grammars=8" in repr(Recogniser.engine)
 
 
-def test_a_word_without_a_pronunciation_is_named_at_load() -> None:
+def test_load_names_a_word_without_a_pronunciation() -> None:
     book = PhraseBook({"phrases": [{"answer": "x", "say": ["florbulate the lamp"]}]}, name="my.yaml")
     with pytest.raises(SettingsError, match=r"my\.yaml.*'florbulate'.*pronunciations"):
         SphinxSpeechToText(book).load()
 
 
-# --- Weighing ------------------------------------------------------------------------------------------------------
+# --- Agreement -----------------------------------------------------------------------------------------------------
 
 PHONES = {"turn": "T ER N", "on": "AA N", "lamp": "L AE M P", "land": "L AE N D", "joke": "JH OW K"}
 PRONOUNCE = Pronouncer(PHONES.get)
 
 
 def hypothesis(*words: tuple[str, float]) -> Hypothesis:
-    """Words of ten frames each, with their scores, between two pauses."""
+    """Return words of ten frames each, with their scores, between two pauses."""
     pause = Segment("", 0, 9, -10.0)
     spoken = [Segment(word, 10 * i, 10 * i + 9, score) for i, (word, score) in enumerate(words, 1)]
     return Hypothesis([pause, *spoken, Segment("", 10 * len(words) + 10, 10 * len(words) + 19, -10.0)])
@@ -482,7 +480,7 @@ def test_the_same_words_agree() -> None:
     assert agree(one, one, PRONOUNCE)
 
 
-def test_a_word_that_sounds_alike_agrees_if_the_sound_is_explained_as_well() -> None:
+def test_similar_word_agrees_if_the_command_fits_the_audio_better() -> None:
     command = hypothesis(("turn", -50), ("on", -50), ("lamp", -50))
     heard = hypothesis(("turn", -50), ("on", -50), ("land", -60))
     found = weigh(command, heard, PRONOUNCE)
@@ -491,14 +489,14 @@ def test_a_word_that_sounds_alike_agrees_if_the_sound_is_explained_as_well() -> 
     assert agree(command, heard, PRONOUNCE)
 
 
-def test_one_word_that_the_sound_speaks_against_is_enough_to_refuse() -> None:
+def test_one_badly_fitting_word_is_enough_to_refuse() -> None:
     command = hypothesis(("turn", -50), ("on", -50), ("lamp", -150))
     heard = hypothesis(("turn", -50), ("on", -50), ("joke", -50))
     assert weigh(command, heard, PRONOUNCE).weakest == pytest.approx(-1.0)
     assert not agree(command, heard, PRONOUNCE)
 
 
-def test_words_in_a_pause_of_the_command_are_enough_to_refuse() -> None:
+def test_words_heard_in_a_pause_of_the_command_are_enough_to_refuse() -> None:
     heard = hypothesis(("turn", -50), ("on", -50), ("lamp", -50), ("joke", -50), ("turn", -50), ("on", -50))
     said = (Segment(one.word if i < 4 else "", one.start, one.end, -10) for i, one in enumerate(heard.segments))
     command = Hypothesis(list(said))
@@ -507,14 +505,14 @@ def test_words_in_a_pause_of_the_command_are_enough_to_refuse() -> None:
     assert not agree(command, heard, PRONOUNCE)
 
 
-def test_the_nearest_of_the_best_guesses_counts() -> None:
+def test_distance_is_that_of_the_nearest_hypothesis() -> None:
     command = hypothesis(("lamp", -50))
     assert weigh(command, hypothesis(("joke", -50)), PRONOUNCE).distance == 1.0
     heard = Hypothesis(hypothesis(("joke", -50)).segments, ["land", "lamp on"])
     assert weigh(command, heard, PRONOUNCE).distance == pytest.approx(1 / 3)
 
 
-def test_nothing_heard_agrees_with_nothing() -> None:
+def test_empty_hypothesis_never_agrees() -> None:
     assert not agree(hypothesis(("turn", -50)), Hypothesis(), PRONOUNCE)
     assert not agree(Hypothesis(), hypothesis(("turn", -50)), PRONOUNCE)
 
@@ -532,26 +530,26 @@ def test_nothing_heard_agrees_with_nothing() -> None:
         ({"workflow": "chat"}, "brain.chat_url"),
     ],
 )
-def test_an_unknown_name_is_refused_with_the_nearest(names: dict[str, str], expected: str) -> None:
+def test_unknown_name_is_refused_with_a_suggestion(names: dict[str, str], expected: str) -> None:
     with pytest.raises(SettingsError, match=expected):
         build_pipeline(**names)  # type: ignore[arg-type]
 
 
-def test_a_language_that_an_engine_does_not_know_is_refused() -> None:
+def test_language_that_an_engine_does_not_support_is_refused() -> None:
     with pytest.raises(SpeechError, match=r"English only.*espeak-ng"):
         open_tts("flite", language="de")
     with pytest.raises(SpeechError, match="English only"):
         open_stt("pocketsphinx", BOOK, language="de")
 
 
-def test_a_pipeline_by_default_is_the_one_of_the_settings() -> None:
+def test_default_pipeline_matches_the_default_settings() -> None:
     made = {name: one.default for name, one in inspect.signature(build_pipeline).parameters.items()}
     names = ("stt", "workflow", "tts", "voice", "chat_url", "chat_model")
     assert {name: made[name] for name in names} == {name: getattr(Settings().brain, name) for name in names}
     assert made["language"] == Settings().assistant.language
 
 
-async def test_the_pipeline_turns_speech_into_a_call_and_its_output_into_speech() -> None:
+async def test_pipeline_turns_speech_into_a_call_and_its_output_into_speech() -> None:
     pipeline = build_pipeline()
     await pipeline.warm_up()
     pcm = await open_tts("flite").synthesize("please turn off the lamp", voice="rms")

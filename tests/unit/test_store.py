@@ -1,4 +1,4 @@
-"""What survives a restart: the conversation and what was spent."""
+"""Tests of the store: the conversation and the spend survive a restart."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(path: Path) -> Iterator[Opened]:
-    """Open stores on the same file; all are closed at the end."""
+    """Return a function that opens stores on the same file; all are closed at the end."""
     stores: list[ConversationStore] = []
 
     def open_one(**options: Any) -> ConversationStore:
@@ -81,12 +81,12 @@ def said(item_id: str, text: str = "", **others: Any) -> HistoryItem:
 
 
 def step(store: ConversationStore, *notices: Notice) -> None:
-    """Hand one event with these notices to the store, as the driver does."""
+    """Pass one event with these notices to the store, as the driver does."""
     store(1.0, DeadlinePassed(), [Emit(one) for one in notices], View())
 
 
 def add(store: ConversationStore, *item_ids: str, after: str = "") -> None:
-    """Add items one behind the other, each with an event of its own."""
+    """Add items one after the other, each in a separate event."""
     for item_id in item_ids:
         step(store, HistoryGrew(said(item_id), after))
         after = item_id
@@ -100,7 +100,7 @@ def bytes_beside(path: Path) -> bytes:
     return b"".join(one.read_bytes() for one in sorted(path.parent.iterdir()))
 
 
-# The order
+# Order
 
 
 def test_items_come_back_in_the_order_of_the_conversation(opened: Opened) -> None:
@@ -109,31 +109,29 @@ def test_items_come_back_in_the_order_of_the_conversation(opened: Opened) -> Non
     assert store.load() == (said("a"), said("b"), said("c"))
 
 
-def test_an_item_is_put_behind_the_one_that_it_names_or_at_the_beginning(opened: Opened) -> None:
+def test_an_item_is_inserted_after_the_named_one_or_at_the_beginning(opened: Opened) -> None:
     store = opened()
     add(store, "a", "b")
     step(store, HistoryGrew(said("between"), "a"), HistoryGrew(said("first"), ""))
     assert ids(store) == ["first", "a", "between", "b"]
 
 
-def test_an_item_behind_one_that_is_not_stored_is_the_last(opened: Opened) -> None:
+def test_an_item_after_one_that_is_not_stored_is_appended(opened: Opened) -> None:
     store = opened()
     add(store, "a", "b")
     add(store, "c", after="never heard of")
     assert ids(store) == ["a", "b", "c"]
 
 
-def test_a_hundred_insertions_at_the_same_place_keep_their_order(opened: Opened) -> None:
+def test_a_hundred_insertions_at_the_same_position_keep_their_order(opened: Opened) -> None:
     store = opened()
     add(store, "a", "z")
-    for number in range(100):  # each right behind "a"
+    for number in range(100):  # each directly after "a"
         add(store, f"n{number}", after="a")
     assert ids(store) == ["a", *(f"n{number}" for number in reversed(range(100))), "z"]
 
 
-def test_a_file_of_the_version_that_left_gaps_between_positions_goes_on_in_its_order(
-    opened: Opened, path: Path
-) -> None:
+def test_a_file_with_gaps_between_positions_keeps_its_order(opened: Opened, path: Path) -> None:
     path.parent.mkdir()
     old = sqlite3.connect(path)
     with old:
@@ -159,7 +157,7 @@ def test_a_file_of_the_version_that_left_gaps_between_positions_goes_on_in_its_o
     assert store.spent("2026-11-24") == (0.5, 30.0)
 
 
-def test_an_item_at_the_end_is_written_alone(opened: Opened) -> None:
+def test_appending_an_item_writes_one_row(opened: Opened) -> None:
     store = opened()
     add(store, *(f"i{number}" for number in range(50)))
     assert store._connection is not None
@@ -190,17 +188,17 @@ def test_any_sequence_of_additions_and_removals_keeps_the_order_of_a_list(
     assert found == model
 
 
-# What is written
+# Content
 
 
-def test_an_update_replaces_the_item_where_it_stands(opened: Opened) -> None:
+def test_an_update_replaces_the_item_at_its_position(opened: Opened) -> None:
     store = opened()
     add(store, "a", "b")
     step(store, HistoryChanged("a", said("a", "what was said after all", is_spoken=True, heard_ms=1200)))
     assert store.load() == (said("a", "what was said after all", is_spoken=True, heard_ms=1200), said("b"))
 
 
-def test_a_removed_item_is_gone_and_an_update_does_not_bring_it_back(opened: Opened) -> None:
+def test_an_update_does_not_bring_back_a_removed_item(opened: Opened) -> None:
     store = opened()
     add(store, "a", "b")
     step(store, HistoryChanged("a"))
@@ -208,7 +206,7 @@ def test_a_removed_item_is_gone_and_an_update_does_not_bring_it_back(opened: Ope
     assert ids(store) == ["b"]
 
 
-def test_every_field_but_the_images_survives_a_restart(opened: Opened) -> None:
+def test_every_field_except_the_images_survives_a_restart(opened: Opened) -> None:
     call = HistoryItem(
         id="call",
         type="mcp_call",
@@ -217,14 +215,14 @@ def test_every_field_but_the_images_survives_a_restart(opened: Opened) -> None:
         name="weather",
         call_id="call_1",
         arguments='{"place": "Köln"}',
-        output="☂\ud83d\0",  # half a surrogate and a zero, as a model may write
+        output="☂\ud83d\0",  # a lone surrogate and a NUL, which a model may write
         server_label="sky",
     )
     step(opened(), HistoryGrew(call, ""))
     assert opened().load() == (call,)
 
 
-def test_images_are_not_stored_and_leave_a_remark(opened: Opened, path: Path) -> None:
+def test_images_are_not_stored_and_leave_a_note(opened: Opened, path: Path) -> None:
     store = opened()
     shown = said("a", "look", images=("data:image/png;base64,AAAA", "data:image/png;base64,BBBB"))
     bare = HistoryItem(id="b", role="user", images=("data:image/png;base64,CCCC",))
@@ -249,7 +247,7 @@ def test_an_id_that_sqlite_cannot_hold_is_kept(opened: Opened) -> None:
     assert store.load() == (said("a\ud800", "changed"), said("b"))
 
 
-def test_an_item_that_cannot_be_read_is_left_out(opened: Opened, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreadable_item_is_skipped(opened: Opened, path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = opened()
     add(store, "a", "b", "c")
     other = sqlite3.connect(path)
@@ -260,7 +258,7 @@ def test_an_item_that_cannot_be_read_is_left_out(opened: Opened, path: Path, cap
     assert "item b cannot be read" in caplog.text
 
 
-def test_one_event_is_one_transaction_and_an_event_without_news_is_none(opened: Opened) -> None:
+def test_each_event_with_changes_is_one_transaction(opened: Opened) -> None:
     store = opened()
     statements: list[str] = []
     assert store._connection is not None
@@ -271,18 +269,18 @@ def test_one_event_is_one_transaction_and_an_event_without_news_is_none(opened: 
     assert [one for one in statements if one in ("BEGIN IMMEDIATE", "COMMIT")] == ["BEGIN IMMEDIATE", "COMMIT"]
 
 
-# How long it is kept
+# Retention
 
 
-def test_only_the_newest_are_kept_while_it_runs_and_after_a_restart(opened: Opened) -> None:
+def test_only_the_newest_items_are_kept_at_run_time_and_after_a_restart(opened: Opened) -> None:
     store = opened(max_items=3)
     add(store, "a", "b", "c", "d")
     assert ids(store) == ["b", "c", "d"]
     assert ids(opened(max_items=2)) == ["c", "d"]
-    assert ids(opened(max_items=200)) == ["c", "d"]  # what was too much is deleted, not hidden
+    assert ids(opened(max_items=200)) == ["c", "d"]  # the excess is deleted, not hidden
 
 
-def test_what_is_too_old_is_deleted(opened: Opened) -> None:
+def test_items_that_are_too_old_are_deleted(opened: Opened) -> None:
     clock = Clock()
     store = opened(max_age_days=30.0, clock=clock)
     add(store, "old")
@@ -296,7 +294,7 @@ def test_what_is_too_old_is_deleted(opened: Opened) -> None:
     assert ids(store) == ["young"]
 
 
-def test_an_item_that_is_added_anew_after_a_restart_keeps_its_age(opened: Opened) -> None:
+def test_an_item_added_again_after_a_restart_keeps_its_age(opened: Opened) -> None:
     clock = Clock()
     add(opened(clock=clock), "a")
     clock.now += 29 * DAY_S
@@ -306,16 +304,16 @@ def test_an_item_that_is_added_anew_after_a_restart_keeps_its_age(opened: Opened
     assert ids(store) == []
 
 
-def test_no_item_is_stored_where_none_is_to_be_kept_but_the_spend_is(opened: Opened, path: Path) -> None:
+def test_with_max_items_zero_only_the_spend_is_stored(opened: Opened, path: Path) -> None:
     store = opened(max_items=0)
-    long = "my secret plan " * 300_000  # more than SQLite keeps in memory before the end of a transaction
+    long = "my secret plan " * 300_000  # more than SQLite buffers within a transaction
     step(store, HistoryGrew(said("a", long), ""), Usage({}, 0.5, 3.0))
     assert store.load() == ()
     assert store.spent("2026-11-24") == (0.5, 3.0)
     assert b"secret" not in bytes_beside(path)
 
 
-def test_an_endless_age_is_no_error(opened: Opened) -> None:
+def test_an_infinite_age_limit_is_accepted(opened: Opened) -> None:
     store = opened(max_age_days=float("inf"))
     add(store, "a")
     assert ids(store) == ["a"]
@@ -324,7 +322,7 @@ def test_an_endless_age_is_no_error(opened: Opened) -> None:
 # Forgetting
 
 
-def test_forgetting_leaves_nothing_of_what_was_said_on_the_disk(opened: Opened, path: Path) -> None:
+def test_forgetting_leaves_no_text_on_the_disk(opened: Opened, path: Path) -> None:
     store = opened()
     step(store, *(HistoryGrew(said(f"i{number}", f"secret plan {number} " * 300), "") for number in range(20)))
     path.with_name("history.db.broken").write_bytes(b"an older secret plan")
@@ -334,7 +332,7 @@ def test_forgetting_leaves_nothing_of_what_was_said_on_the_disk(opened: Opened, 
     assert b"secret plan" not in bytes_beside(path)
 
 
-def test_what_was_forgotten_does_not_come_back_with_an_update_and_new_items_do(opened: Opened) -> None:
+def test_an_update_does_not_restore_a_forgotten_item(opened: Opened) -> None:
     store = opened()
     add(store, "a")
     store.forget()
@@ -342,14 +340,14 @@ def test_what_was_forgotten_does_not_come_back_with_an_update_and_new_items_do(o
     assert ids(store) == ["b"]
 
 
-def test_forgetting_does_not_give_back_the_budget(opened: Opened) -> None:
+def test_forgetting_keeps_the_spend(opened: Opened) -> None:
     store = opened()
     step(store, Usage({}, 0.9, 60.0))
     store.forget()
     assert store.spent("2026-11-24") == (0.9, 60.0)
 
 
-def test_forgetting_says_when_another_program_keeps_the_log_alive(opened: Opened, path: Path) -> None:
+def test_forgetting_fails_while_another_program_keeps_the_write_ahead_log(opened: Opened, path: Path) -> None:
     store = opened()
     add(store, "a")
     other = sqlite3.connect(path, isolation_level=None)
@@ -362,7 +360,7 @@ def test_forgetting_says_when_another_program_keeps_the_log_alive(opened: Opened
     assert store.load() == ()
 
 
-# The spend
+# Spend
 
 
 def test_the_usage_of_a_day_adds_up_and_survives_a_restart(opened: Opened) -> None:
@@ -379,7 +377,7 @@ def test_the_usage_of_a_day_adds_up_and_survives_a_restart(opened: Opened) -> No
     ]
 
 
-def test_the_spend_of_long_ago_is_deleted_with_the_items(opened: Opened) -> None:
+def test_old_spend_is_deleted_with_the_items(opened: Opened) -> None:
     clock = Clock()
     store = opened(clock=clock, max_age_days=2.0)
     step(store, Usage({}, 1.0, 1.0))
@@ -389,10 +387,10 @@ def test_the_spend_of_long_ago_is_deleted_with_the_items(opened: Opened) -> None
     assert (store.spent("2026-11-24"), store.spent("2026-11-27")) == ((0.0, 0.0), (2.0, 2.0))
 
 
-# The file
+# File
 
 
-def test_the_file_and_its_companions_are_for_its_owner_only(opened: Opened, path: Path) -> None:
+def test_only_the_owner_may_read_the_file_and_its_companions(opened: Opened, path: Path) -> None:
     before = os.umask(0)
     try:
         add(opened(), "a")
@@ -402,7 +400,7 @@ def test_the_file_and_its_companions_are_for_its_owner_only(opened: Opened, path
     assert modes == {"history.db": 0o600, "history.db-wal": 0o600, "history.db-shm": 0o600}
 
 
-def test_a_file_that_others_may_read_is_closed_to_them(opened: Opened, path: Path) -> None:
+def test_a_file_readable_by_others_is_restricted_to_the_owner(opened: Opened, path: Path) -> None:
     opened().close()
     path.chmod(0o644)
     opened()
@@ -423,7 +421,7 @@ def test_a_crash_without_close_loses_nothing(opened: Opened, path: Path, tmp_pat
     survivor.close()
 
 
-def test_a_write_ahead_log_cut_short_loses_the_last_writes_only(opened: Opened, path: Path, tmp_path: Path) -> None:
+def test_a_truncated_write_ahead_log_loses_only_the_last_writes(opened: Opened, path: Path, tmp_path: Path) -> None:
     store = opened()
     add(store, "a")
     crashed, log_of_it = tmp_path / "crashed.db", tmp_path / "crashed.db-wal"
@@ -439,7 +437,7 @@ def test_a_write_ahead_log_cut_short_loses_the_last_writes_only(opened: Opened, 
 
 
 @pytest.mark.parametrize("rubbish", [b"this is no database at all. " * 200, b"SQLite format 3\0" + b"\xff" * 5000])
-def test_a_file_that_is_no_database_is_moved_aside(
+def test_a_file_that_is_not_a_database_is_moved_aside(
     opened: Opened, path: Path, rubbish: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     path.parent.mkdir()
@@ -456,7 +454,7 @@ def test_a_file_that_is_no_database_is_moved_aside(
     assert f"it is now {broken}, and the history begins anew" in warning.getMessage()
 
 
-def test_a_database_with_a_torn_page_is_moved_aside_and_so_is_its_log(opened: Opened, path: Path) -> None:
+def test_a_corrupt_database_is_moved_aside_and_an_older_broken_log_is_removed(opened: Opened, path: Path) -> None:
     store = opened()
     step(store, *(HistoryGrew(said(f"i{number}", "x" * 3000), "") for number in range(30)))
     store.close()
@@ -483,7 +481,7 @@ def test_a_database_without_our_tables_is_moved_aside(opened: Opened, path: Path
     assert path.with_name("history.db.broken").exists()
 
 
-def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(path: Path) -> None:
+def test_a_database_of_a_newer_version_is_refused_and_left_unchanged(path: Path) -> None:
     path.parent.mkdir()
     other = sqlite3.connect(path)
     other.execute("PRAGMA user_version = 7")
@@ -494,7 +492,7 @@ def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(path: Path) 
     assert path.read_bytes() == before
 
 
-def test_a_database_of_another_program_is_refused_and_left_as_it_is(path: Path) -> None:
+def test_a_database_of_another_program_is_refused_and_left_unchanged(path: Path) -> None:
     path.parent.mkdir()
     other = sqlite3.connect(path)
     other.execute("CREATE TABLE bookmarks (address TEXT)")
@@ -508,17 +506,17 @@ def test_a_database_of_another_program_is_refused_and_left_as_it_is(path: Path) 
 @pytest.mark.parametrize(
     ("place", "reason"), [("a_file/history.db", r"(File exists|Not a directory)"), ("a_folder", "Is a directory")]
 )
-def test_a_place_that_cannot_be_written_is_named_with_the_reason(tmp_path: Path, place: str, reason: str) -> None:
+def test_a_path_that_cannot_be_written_is_named_with_the_reason(tmp_path: Path, place: str, reason: str) -> None:
     (tmp_path / "a_file").write_text("")
     (tmp_path / "a_folder").mkdir()
     with pytest.raises(StorageError, match=rf"{place}: the history cannot be stored here: {reason}"):
         ConversationStore(tmp_path / place).open()
 
 
-# A disk that fails
+# Disk failures
 
 
-def test_a_full_disk_ends_the_storing_and_is_told_once(opened: Opened, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_ends_storing_and_is_logged_once(opened: Opened, caplog: pytest.LogCaptureFixture) -> None:
     store = opened()
     add(store, "a")
     assert store._connection is not None
@@ -530,12 +528,12 @@ def test_a_full_disk_ends_the_storing_and_is_told_once(opened: Opened, caplog: p
     (warning,) = caplog.records
     assert "database or disk is full; the history is not stored any more" in warning.getMessage()
     assert "xxx" not in caplog.text
-    # All of an event or nothing of it; and what was stored before can still be read.
+    # An event is stored completely or not at all, and earlier items stay readable.
     assert ids(store) == ["a"]
     assert store.spent("2026-11-24") == (0.0, 0.0)
 
 
-def test_a_disk_that_takes_no_more_bytes_does_not_stop_the_conversation(
+def test_a_disk_without_space_for_the_log_does_not_stop_the_conversation(
     opened: Opened, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = opened()
@@ -555,9 +553,7 @@ def test_a_disk_that_takes_no_more_bytes_does_not_stop_the_conversation(
     assert ids(again) == ["a", "d"]
 
 
-def test_a_file_that_became_read_only_is_still_loaded_and_the_spend_known(
-    opened: Opened, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_file_that_became_read_only_is_still_readable(opened: Opened, caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     store = opened(clock=clock)
     add(store, "old")
@@ -566,14 +562,14 @@ def test_a_file_that_became_read_only_is_still_loaded_and_the_spend_known(
     assert store._connection is not None
     store._connection.execute("PRAGMA query_only = ON")
     clock.now += 2 * DAY_S
-    assert ids(store) == ["new"]  # too old is too old, even where it cannot be deleted
+    assert ids(store) == ["new"]  # expired items are hidden even if they cannot be deleted
     assert store.spent("2026-12-23") == (0.5, 1.0)
     with pytest.raises(StorageError, match=r"not everything could be forgotten: .*; stop the appliance and delete"):
         store.forget()
     assert len(caplog.records) == 1
 
 
-def test_a_spend_that_cannot_be_read_is_nothing_and_is_told_once(
+def test_an_unreadable_spend_counts_as_zero_and_is_logged_once(
     opened: Opened, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = opened()
@@ -588,7 +584,9 @@ def test_a_spend_that_cannot_be_read_is_nothing_and_is_told_once(
 # Open and closed
 
 
-def test_a_store_that_is_not_open_observes_nothing_and_says_so(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_store_that_is_not_open_stores_nothing_and_refuses_queries(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = ConversationStore(path, clock=Clock())
     step(store, HistoryGrew(said("a"), ""), Usage({}, 1.0, 1.0))
     assert store.spent("2026-11-24") == (0.0, 0.0)
@@ -611,7 +609,7 @@ def test_open_and_close_may_be_called_twice(opened: Opened) -> None:
     assert ids(store) == ["a"]
 
 
-def test_what_was_loaded_can_be_added_again_as_it_is(opened: Opened) -> None:
+def test_loaded_items_can_be_added_again_unchanged(opened: Opened) -> None:
     store = opened()
     step(store, HistoryGrew(said("a", "look", images=("data:image/png;base64,AAAA",)), ""))
     before = store.load()

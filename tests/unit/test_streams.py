@@ -1,4 +1,4 @@
-"""The streams over a card that is cranked by hand: every period at its turn, no thread, no clock but ours."""
+"""The streams over a fake card whose callbacks the test calls, period by period: no card thread, a fake clock."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PERIOD = 480
 
 
 class HandStream:
-    """One direction; `turn` is one callback."""
+    """One direction; `turn` runs one callback."""
 
     def __init__(self, card: HandCard, work: Any, *, latency: int) -> None:
         self.rate, self.period, self.latency, self.xruns = card.rate, card.rate // 50, latency, 0
@@ -43,7 +43,7 @@ class HandStream:
 
 
 class HandCard:
-    """A backend; at 24 kHz every sample can be followed."""
+    """A backend driven by the test; at 24 kHz no sample is changed by resampling."""
 
     def __init__(self, *, rate: int = 24_000, latency: int = PERIOD) -> None:
         self.now = 1000.0
@@ -75,7 +75,7 @@ class HandCard:
 
 
 class Hand:
-    """The streams, the card, and what was posted."""
+    """The streams, the card, and the posted events."""
 
     def __init__(self, *, rate: int = 24_000, **options: Any) -> None:
         self.card = HandCard(rate=rate)
@@ -89,11 +89,11 @@ class Hand:
             **{"capture_ring_s": 60.0, "playback_ring_ms": 300, "prebuffer_ms": 0, **options},
         )
 
-    def told(self, kind: type) -> list[Any]:
+    def posted(self, kind: type) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
 
     async def play_periods(self, count: int) -> list[int]:
-        """Turn the loudspeaker; returns all samples that it played."""
+        """Run `count` playback callbacks; return all samples that they played."""
         samples: list[int] = []
         for _ in range(count):
             assert self.card.playback is not None
@@ -123,7 +123,7 @@ def _pcm(value: int, frames: int) -> bytes:
     return np.full(frames, value, "<i2").tobytes()
 
 
-async def test_an_answer_is_played_and_accounted_for_to_the_frame() -> None:
+async def test_answer_is_played_and_reported_to_the_frame() -> None:
     async with hand() as one:
         one.audio.flush(1)
         one.audio.play(1, "a", _pcm(5, 1000))
@@ -131,20 +131,20 @@ async def test_an_answer_is_played_and_accounted_for_to_the_frame() -> None:
         one.audio.finish(1)
         samples = await one.play_periods(8)
         assert [value for value in samples if value] == [5] * 1000 + [6] * 700
-        reports = one.told(PlayoutProgress)
+        reports = one.posted(PlayoutProgress)
         assert [report.drained for report in reports].count(True) == 1
         assert reports[-1] == PlayoutProgress(1, 1700, True)
         assert [r.played_frames for r in reports] == sorted(r.played_frames for r in reports)
 
 
-async def test_what_is_inside_the_device_is_not_heard_yet() -> None:
+async def test_frames_inside_the_card_are_not_reported_as_heard() -> None:
     async with hand() as one:
         one.audio.play(0, "a", _pcm(5, 4 * PERIOD))
         await one.play_periods(3)
-        assert one.told(PlayoutProgress)[-1].played_frames == 2 * PERIOD, "one period of latency"
+        assert one.posted(PlayoutProgress)[-1].played_frames == 2 * PERIOD, "one period of latency"
 
 
-async def test_a_flush_drops_the_old_epoch_and_what_still_comes_for_it() -> None:
+async def test_flush_drops_the_old_epoch_and_its_late_audio() -> None:
     async with hand() as one:
         one.audio.play(0, "a", _pcm(5, 10 * PERIOD))
         await one.play_periods(2)
@@ -156,10 +156,10 @@ async def test_a_flush_drops_the_old_epoch_and_what_still_comes_for_it() -> None
         assert fade[0] == 5
         assert fade[-1] == 0
         assert {value for period in rest for value in period} == {7, 0}
-        assert one.told(PlayoutProgress)[-1] == PlayoutProgress(1, PERIOD, True)
+        assert one.posted(PlayoutProgress)[-1] == PlayoutProgress(1, PERIOD, True)
 
 
-async def test_cues_and_announcements_sound_but_are_not_heard_of_an_answer() -> None:
+async def test_cues_and_announcements_are_played_but_not_counted_as_answer() -> None:
     async with hand() as one:
         one.audio.say(0, _pcm(9, 2 * PERIOD))
         one.audio.earcon(0, "end")
@@ -167,10 +167,10 @@ async def test_cues_and_announcements_sound_but_are_not_heard_of_an_answer() -> 
         one.audio.finish(0)
         samples = await one.play_periods(12)
         assert samples.count(9) >= 2 * PERIOD
-        assert one.told(PlayoutProgress)[-1] == PlayoutProgress(0, PERIOD, True)
+        assert one.posted(PlayoutProgress)[-1] == PlayoutProgress(0, PERIOD, True)
 
 
-async def test_an_answer_waits_until_there_is_enough_of_it() -> None:
+async def test_answer_waits_for_the_prebuffer() -> None:
     async with hand(prebuffer_ms=60) as one:
         one.audio.play(0, "a", _pcm(5, PERIOD))
         assert not any(await one.play_periods(2))
@@ -178,14 +178,14 @@ async def test_an_answer_waits_until_there_is_enough_of_it() -> None:
         assert any(await one.play_periods(1))
 
 
-async def test_a_short_answer_does_not_wait_for_more_once_it_is_finished() -> None:
+async def test_short_answer_is_played_once_it_is_finished() -> None:
     async with hand(prebuffer_ms=60) as one:
         one.audio.play(0, "a", _pcm(5, 100))
         one.audio.finish(0)
         assert (await one.play_periods(1)).count(5) == 100
 
 
-async def test_a_pause_of_the_network_is_a_gap_and_not_an_underrun() -> None:
+async def test_network_pause_counts_as_a_gap_and_not_as_an_underrun() -> None:
     async with hand() as one:
         one.audio.play(0, "a", _pcm(5, PERIOD))
         await one.play_periods(4)
@@ -194,10 +194,10 @@ async def test_a_pause_of_the_network_is_a_gap_and_not_an_underrun() -> None:
         await one.play_periods(3)
         assert one.audio.xruns.answer_gaps == 1
         assert one.audio.xruns.playback_underruns == 0
-        assert one.told(PlayoutProgress)[-1] == PlayoutProgress(0, 2 * PERIOD, True)
+        assert one.posted(PlayoutProgress)[-1] == PlayoutProgress(0, 2 * PERIOD, True)
 
 
-async def test_the_volume_is_applied_and_zero_is_silence() -> None:
+async def test_volume_is_applied_and_zero_is_silence() -> None:
     async with hand() as one:
         one.audio.volume = 0
         one.audio.play(0, "a", _pcm(9000, PERIOD))
@@ -207,33 +207,33 @@ async def test_the_volume_is_applied_and_zero_is_silence() -> None:
         assert max(await one.play_periods(2)) == 9000
 
 
-async def test_the_microphone_comes_in_periods_with_its_levels() -> None:
+async def test_captured_audio_is_posted_in_periods_with_levels() -> None:
     async with hand() as one:
         await one.hear(100, -200)
-        first, second = one.told(AudioCaptured)
+        first, second = one.posted(AudioCaptured)
         assert (len(first.pcm), first.peak, second.peak) == (2 * PERIOD, 100, 200)
         assert first.pcm == _pcm(100, PERIOD)
         assert round(second.level_db) == -44
 
 
-async def test_while_the_network_is_stalled_the_ring_keeps_what_is_said() -> None:
+async def test_ring_keeps_captured_audio_while_the_network_is_stalled() -> None:
     async with hand() as one:
         one.has_room = False
         await one.hear(*range(1, 101))
-        assert one.told(AudioCaptured) == []
+        assert one.posted(AudioCaptured) == []
         one.has_room = True
         await one.hear(101)
-        assert [event.peak for event in one.told(AudioCaptured)] == list(range(1, 102))
+        assert [event.peak for event in one.posted(AudioCaptured)] == list(range(1, 102))
 
 
-async def test_a_full_ring_is_told_with_what_was_lost() -> None:
+async def test_full_ring_is_reported_with_the_lost_frames() -> None:
     async with hand(capture_ring_s=0.1) as one:
         one.has_room = False
         assert one.card.capture is not None
         for _ in range(20):
             one.card.capture.turn(np.full(PERIOD, 1, np.int16))
         one.audio._capture.pump()
-        (overrun,) = one.told(CaptureOverrun)
+        (overrun,) = one.posted(CaptureOverrun)
         assert overrun.frames % PERIOD == 0
         assert one.audio.xruns.capture_overruns == overrun.frames > 0
 
@@ -243,35 +243,35 @@ async def _until(holds: Any) -> None:
         await asyncio.sleep(0.01)
 
 
-async def test_a_muted_microphone_is_closed_and_says_nothing() -> None:
+async def test_muted_microphone_is_closed_and_posts_nothing() -> None:
     async with hand() as one:
         stream = one.card.capture
         assert stream is not None
         one.audio.close_capture()
         await _until(lambda: stream.is_closed)
-        assert one.told(AudioCaptured) == []
+        assert one.posted(AudioCaptured) == []
         one.audio.open_capture()
         await _until(lambda: one.card.capture is not stream)
         await one.hear(5)
-        await _until(lambda: one.told(AudioCaptured))
-        assert len(one.told(AudioCaptured)) == 1
-        assert one.told(CardLost) == []
+        await _until(lambda: one.posted(AudioCaptured))
+        assert len(one.posted(AudioCaptured)) == 1
+        assert one.posted(CardLost) == []
 
 
-async def test_a_card_that_stops_is_told_once_and_found_again() -> None:
+async def test_stopped_card_is_reported_once_and_found_again() -> None:
     async with hand() as one:
         assert one.card.capture is not None
         one.card.missing.add("capture")
         one.card.capture.is_active = False
-        await _until(lambda: one.told(CardLost))
+        await _until(lambda: one.posted(CardLost))
         await asyncio.sleep(0.7)
-        assert [event.direction for event in one.told(CardLost)] == ["capture"]
+        assert [event.direction for event in one.posted(CardLost)] == ["capture"]
         one.card.missing.clear()
-        await _until(lambda: one.told(CardFound))
-        assert one.told(CardFound) == [CardFound("capture")]
+        await _until(lambda: one.posted(CardFound))
+        assert one.posted(CardFound) == [CardFound("capture")]
 
 
-async def test_a_card_that_hangs_is_lost_though_it_says_that_it_is_active() -> None:
+async def test_stalled_card_is_lost_although_it_reports_active() -> None:
     async with hand(stall_s=2.0) as one:
         assert one.card.capture is not None
         one.card.missing.add("playback")
@@ -279,28 +279,26 @@ async def test_a_card_that_hangs_is_lost_though_it_says_that_it_is_active() -> N
         one.card.capture.turn(np.zeros(PERIOD, np.int16))
         assert round(one.audio.heartbeat_age_s, 3) == 1.9
         one.card.now += 0.2
-        await _until(lambda: one.told(CardLost))
-        assert [event.direction for event in one.told(CardLost)] == ["playback"]
+        await _until(lambda: one.posted(CardLost))
+        assert [event.direction for event in one.posted(CardLost)] == ["playback"]
 
 
-async def test_no_card_at_all_is_told_and_waited_for() -> None:
+async def test_missing_cards_are_reported_and_opened_when_they_appear() -> None:
     one = Hand()
     one.card.missing |= {"capture", "playback"}
     async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         running = group.create_task(one.audio.run())
         await one.audio.opened()
-        assert {event.direction for event in one.told(CardLost)} == {"capture", "playback"}
+        assert {event.direction for event in one.posted(CardLost)} == {"capture", "playback"}
         assert one.audio.heartbeat_age_s == 0.0
         one.card.missing.clear()
-        await _until(lambda: len(one.told(CardFound)) == 2)
+        await _until(lambda: len(one.posted(CardFound)) == 2)
         running.cancel()
 
 
 @pytest.mark.parametrize("rate", [48_000, 44_100, 16_000])
 @pytest.mark.parametrize("frames", [1, 10, 100, 480, 1000, 2400])
-async def test_a_finish_that_comes_late_still_plays_the_whole_answer_and_nothing_of_it_later(
-    rate: int, frames: int
-) -> None:
+async def test_late_finish_plays_the_whole_answer_and_leaves_no_tail_for_the_next(rate: int, frames: int) -> None:
     async with hand(rate=rate) as one:
         one.audio.flush(1)
         one.audio.play(1, "a", _pcm(1000, frames))
@@ -309,34 +307,34 @@ async def test_a_finish_that_comes_late_still_plays_the_whole_answer_and_nothing
         played += await one.play_periods(4)
         expected = frames * rate / 24_000
         assert abs(np.sum(np.abs(played)) / 1000 - expected) < 0.25 * expected + 2
-        assert one.told(PlayoutProgress)[-1] == PlayoutProgress(1, frames, True)
+        assert one.posted(PlayoutProgress)[-1] == PlayoutProgress(1, frames, True)
         one.audio.play(1, "b", _pcm(0, 2400))
         one.audio.finish(1)
         assert np.abs(await one.play_periods(8)).max() <= 1, "soxr dithers"
 
 
 @pytest.mark.parametrize("rate", [48_000, 44_100, 16_000])
-async def test_an_answer_at_the_card_s_own_rate_has_its_exact_length(rate: int) -> None:
+async def test_answer_has_its_exact_length_at_the_rate_of_the_card(rate: int) -> None:
     async with hand(rate=rate) as one:
         for _ in range(7):
             one.audio.play(0, "a", _pcm(1000, 353))
         one.audio.finish(0)
         played = await one.play_periods(12)
         assert abs(np.count_nonzero(np.abs(played) > 500) - 7 * 353 * rate / 24_000) <= 2
-        assert one.told(PlayoutProgress)[-1] == PlayoutProgress(0, 7 * 353, True)
+        assert one.posted(PlayoutProgress)[-1] == PlayoutProgress(0, 7 * 353, True)
 
 
 @pytest.mark.parametrize("rate", [48_000, 44_100, 16_000])
-async def test_the_microphone_of_any_rate_comes_in_periods_of_480_frames(rate: int) -> None:
+async def test_captured_audio_of_any_rate_is_posted_in_periods_of_480_frames(rate: int) -> None:
     async with hand(rate=rate) as one:
         await one.hear(*[1000] * 50)
-        blocks = [np.frombuffer(event.pcm, "<i2") for event in one.told(AudioCaptured)]
+        blocks = [np.frombuffer(event.pcm, "<i2") for event in one.posted(AudioCaptured)]
         assert {len(block) for block in blocks} == {480}
         assert 49 <= len(blocks) <= 50
         assert np.abs(np.concatenate(blocks[1:]).astype(int) - 1000).max() < 60
 
 
-async def test_an_answer_longer_than_the_ring_is_played_whole_and_in_order() -> None:
+async def test_answer_longer_than_the_ring_is_played_whole_and_in_order() -> None:
     async with hand() as one:
         answer = np.arange(1, 24_001, dtype="<i2")
         one.audio.play(0, "a", answer.tobytes())
@@ -346,17 +344,17 @@ async def test_an_answer_longer_than_the_ring_is_played_whole_and_in_order() -> 
         assert one.audio.xruns.playback_underruns == 0
 
 
-async def test_a_flush_of_a_full_ring_tells_nothing_of_the_old_epoch_any_more() -> None:
+async def test_flush_of_a_full_ring_stops_progress_of_the_old_epoch() -> None:
     async with hand() as one:
         one.audio.play(0, "a", _pcm(5, 24_000))
         await one.play_periods(5)
         one.audio.flush(1)
         del one.events[:]
         assert not any((await one.play_periods(6))[PERIOD:])
-        assert one.told(PlayoutProgress) == []
+        assert one.posted(PlayoutProgress) == []
 
 
-async def test_a_loop_that_is_late_is_an_underrun() -> None:
+async def test_late_loop_counts_as_an_underrun() -> None:
     async with hand(playback_ring_ms=100) as one:
         one.audio.play(0, "a", _pcm(5, 24_000))
         stream = one.card.playback
@@ -367,7 +365,7 @@ async def test_a_loop_that_is_late_is_an_underrun() -> None:
         assert one.audio.xruns.answer_gaps == 0
 
 
-async def test_what_was_said_while_muted_is_not_posted_even_if_the_card_was_still_closing() -> None:
+async def test_audio_captured_while_muted_is_not_posted_even_if_the_card_was_still_closing() -> None:
     async with hand() as one:
         await one.hear(1)
         one.audio.close_capture()
@@ -375,32 +373,32 @@ async def test_what_was_said_while_muted_is_not_posted_even_if_the_card_was_stil
         one.card.capture.turn(np.full(PERIOD, 2, np.int16))
         one.audio.open_capture()
         await one.hear(3)
-        assert [event.peak for event in one.told(AudioCaptured)] == [1, 3]
+        assert [event.peak for event in one.posted(AudioCaptured)] == [1, 3]
 
 
-async def test_a_loudspeaker_that_went_takes_what_was_in_it_along_and_the_answer_still_ends() -> None:
+async def test_lost_loudspeaker_drops_its_audio_and_the_answer_still_ends() -> None:
     async with hand() as one:
         one.audio.play(0, "a", _pcm(5, 24_000))
         await one.play_periods(3)
         lost = one.card.playback
         assert lost is not None
         lost.is_active = False
-        await _until(lambda: one.told(CardFound))
+        await _until(lambda: one.posted(CardFound))
         assert lost.is_closed
         one.audio.finish(0)
         await one.play_periods(60)
-        assert one.told(PlayoutProgress)[-1] == PlayoutProgress(0, 24_000, True)
-        assert [event.direction for event in one.told(CardLost)] == ["playback"]
+        assert one.posted(PlayoutProgress)[-1] == PlayoutProgress(0, 24_000, True)
+        assert [event.direction for event in one.posted(CardLost)] == ["playback"]
 
 
-async def test_the_volume_stays_between_silent_and_as_it_is() -> None:
+async def test_volume_is_clamped_to_0_and_100() -> None:
     one = Hand()
     for asked, got in ((-5, 0), (0, 0), (55, 55), (100, 100), (250, 100)):
         one.audio.volume = asked
         assert one.audio.volume == got
 
 
-async def test_the_end_closes_the_streams_and_the_backend() -> None:
+async def test_cancelled_run_closes_the_streams_and_the_backend() -> None:
     async with hand() as one:
         streams = (one.card.capture, one.card.playback)
     assert [stream.is_closed for stream in streams if stream is not None] == [True, True]
@@ -420,7 +418,9 @@ async def test_the_end_closes_the_streams_and_the_backend() -> None:
         max_size=25,
     ),
 )
-def test_whatever_happens_the_frames_heard_add_up(rate: int, prebuffer_ms: int, steps: list[tuple[str, int]]) -> None:
+def test_heard_frames_add_up_for_any_sequence_of_steps(
+    rate: int, prebuffer_ms: int, steps: list[tuple[str, int]]
+) -> None:
     one = Hand(rate=rate, prebuffer_ms=prebuffer_ms)
     playback = one.audio._playback
     playback.open(one.card)
@@ -454,17 +454,17 @@ def test_whatever_happens_the_frames_heard_add_up(rate: int, prebuffer_ms: int, 
             case "loss":
                 playback.stream = None
                 playback.open(one.card)
-        reports = one.told(PlayoutProgress)
+        reports = one.posted(PlayoutProgress)
         heard = [report.played_frames for report in reports]
         assert heard == sorted(heard)
         assert all(report.epoch == epoch and report.played_frames <= queued for report in reports)
     if queued:
-        assert one.told(PlayoutProgress)[-1] == PlayoutProgress(epoch, queued, True)
-    assert not playback.has_work.is_set(), "nothing is left to be done"
+        assert one.posted(PlayoutProgress)[-1] == PlayoutProgress(epoch, queued, True)
+    assert not playback.has_work.is_set(), "no work is left"
 
 
 @given(st.sampled_from([24_000, 48_000, 16_000]), st.lists(st.tuples(st.booleans(), st.integers(0, 12)), max_size=20))
-def test_however_the_network_stalls_nothing_that_was_said_is_lost_or_doubled(
+def test_captured_audio_is_neither_lost_nor_repeated_for_any_stalls(
     rate: int, stretches: list[tuple[bool, int]]
 ) -> None:
     one = Hand(rate=rate)
@@ -480,8 +480,8 @@ def test_however_the_network_stalls_nothing_that_was_said_is_lost_or_doubled(
             stream.turn(block)
             said = np.concatenate([said, block])
             capture.pump()
-    heard = np.concatenate([np.frombuffer(event.pcm, "<i2") for event in one.told(AudioCaptured)] or [said[:0]])
+    heard = np.concatenate([np.frombuffer(event.pcm, "<i2") for event in one.posted(AudioCaptured)] or [said[:0]])
     at_once = Resampler(rate, 24_000).process(said)
     assert len(at_once) - len(heard) < PERIOD
     assert np.abs(heard.astype(int) - at_once[: len(heard)]).max(initial=0) <= 2, "soxr dithers"
-    assert one.told(CaptureOverrun) == []
+    assert one.posted(CaptureOverrun) == []

@@ -16,7 +16,7 @@ from appliance.service.systemd import Notifier, credentials_directory
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[socket.socket]:
-    """The service manager's end of the line."""
+    """The service manager's end of the notification socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         end.bind(str(tmp_path / "notify"))
         end.settimeout(5)
@@ -27,24 +27,24 @@ def notifier_for(end: socket.socket, **environ: str) -> Notifier:
     return Notifier({"NOTIFY_SOCKET": end.getsockname(), **environ})
 
 
-def test_ready_and_its_status_are_one_datagram(manager: socket.socket) -> None:
+def test_ready_and_status_are_sent_in_one_datagram(manager: socket.socket) -> None:
     notifier_for(manager).ready("waiting for a press")
     assert manager.recv(4096) == b"READY=1\nSTATUS=waiting for a press"
 
 
-def test_watchdog_and_stopping_are_what_sd_notify_documents(manager: socket.socket) -> None:
+def test_watchdog_and_stopping_follow_sd_notify(manager: socket.socket) -> None:
     notifier = notifier_for(manager)
     notifier.watchdog()
     notifier.stopping()
     assert [manager.recv(4096) for _ in range(2)] == [b"WATCHDOG=1", b"STOPPING=1"]
 
 
-def test_a_status_cannot_smuggle_in_a_variable(manager: socket.socket) -> None:
+def test_status_cannot_inject_a_variable(manager: socket.socket) -> None:
     notifier_for(manager).ready("fine\nMAINPID=1\r\nWATCHDOG=trigger")
     assert manager.recv(4096) == b"READY=1\nSTATUS=fine MAINPID=1 WATCHDOG=trigger"
 
 
-def test_an_abstract_socket_is_reached_by_its_at_sign() -> None:
+def test_at_sign_names_an_abstract_socket() -> None:
     name = f"voice-appliance-test-{uuid.uuid4()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         end.bind("\0" + name)
@@ -54,14 +54,14 @@ def test_an_abstract_socket_is_reached_by_its_at_sign() -> None:
 
 
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "@"}, {"NOTIFY_SOCKET": "vsock:2:1"}])
-def test_without_a_usable_socket_every_call_does_nothing(environ: dict[str, str]) -> None:
+def test_every_call_is_a_no_op_without_a_usable_socket(environ: dict[str, str]) -> None:
     notifier = Notifier(environ)
     notifier.ready("x")
     notifier.watchdog()
     notifier.stopping()
 
 
-def test_a_socket_that_vanished_is_reported_once_and_never_raised(
+def test_vanished_socket_is_logged_once_and_never_raises(
     manager: socket.socket, caplog: pytest.LogCaptureFixture
 ) -> None:
     notifier = notifier_for(manager)
@@ -78,7 +78,7 @@ def test_a_socket_that_vanished_is_reported_once_and_never_raised(
         assert again.recv(64) == b"WATCHDOG=1"
 
 
-def test_a_full_queue_does_not_block_or_raise(manager: socket.socket) -> None:
+def test_full_queue_neither_blocks_nor_raises(manager: socket.socket) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler:
         filler.setblocking(False)
         with pytest.raises(BlockingIOError):
@@ -99,18 +99,18 @@ def test_a_full_queue_does_not_block_or_raise(manager: socket.socket) -> None:
         ({"WATCHDOG_USEC": "soon"}, None),
     ],
 )
-def test_the_watchdog_is_fed_at_half_its_period_and_only_by_the_process_it_means(
+def test_watchdog_interval_is_half_the_period_and_only_for_the_named_process(
     environ: dict[str, str], expected: float | None
 ) -> None:
     assert Notifier(environ, pid=42).watchdog_interval_s == expected
 
 
-def test_the_watchdog_of_this_process_is_ours() -> None:
+def test_watchdog_of_this_process_is_used() -> None:
     environ = {"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": str(os.getpid())}
     assert Notifier(environ).watchdog_interval_s == 1.0
 
 
-def test_the_credentials_folder_is_what_systemd_named() -> None:
+def test_credentials_directory_comes_from_the_environment() -> None:
     assert credentials_directory({"CREDENTIALS_DIRECTORY": "/run/credentials/x.service"}) == Path(
         "/run/credentials/x.service"
     )

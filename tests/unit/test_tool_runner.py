@@ -1,4 +1,4 @@
-"""`ToolRunner`: every call is answered exactly once, and no tool ends the session. An agent as a tool of another."""
+"""`ToolRunner`: every call is answered exactly once, and no tool ends the session. Also agents as tools."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass
 class Inbox:
-    """Takes what is posted; `next` and `next_check` wait for it."""
+    """Collects posted events; `next` and `next_check` wait for one."""
 
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     thread: int = field(default_factory=threading.get_ident)
@@ -81,7 +81,7 @@ def running(*tools: Tool) -> contextlib.AbstractAsyncContextManager[tuple[ToolRu
 
 
 class LeapingSelector(selectors.SelectSelector):
-    """Does not wait for what is due later: the clock leaps there."""
+    """Advances the clock to the next timer instead of waiting."""
 
     now = 0.0
 
@@ -93,7 +93,7 @@ class LeapingSelector(selectors.SelectSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop whose time passes only when nothing else is left to do."""
+    """A loop whose time advances only when no task is ready."""
 
     def __init__(self) -> None:
         self._clock = LeapingSelector()
@@ -142,7 +142,7 @@ class Reading(BaseModel):
         ("half \ud800 a pair", "half ? a pair"),
     ],
 )
-async def test_a_result_is_told_as_text_or_json(result: Any, output: str) -> None:
+async def test_result_is_sent_as_text_or_json(result: Any, output: str) -> None:
     assert await answer(tool(name="give")(lambda: result)) == ToolFinished("call_1", output)
 
 
@@ -153,13 +153,13 @@ _RING.append(_RING)
 @pytest.mark.parametrize(
     "result", [object(), float("nan"), {"a": float("inf")}, _RING, Reading(celsius=1, note=object())]
 )
-async def test_a_result_that_json_cannot_hold_is_told_as_an_error(result: Any) -> None:
+async def test_result_that_is_not_json_is_an_error(result: Any) -> None:
     finished = await answer(tool(name="give")(lambda: result))
     assert finished.is_error
-    assert finished.output.startswith("The tool give ran, but its result cannot be told")
+    assert finished.output.startswith("The tool give ran, but its result cannot be written as JSON")
 
 
-async def test_an_async_tool_runs_on_the_loop_and_a_sync_one_beside_it() -> None:
+async def test_async_tool_runs_on_the_loop_and_sync_tool_in_a_thread() -> None:
     @tool
     async def on_loop() -> int:
         return threading.get_ident()
@@ -172,14 +172,14 @@ async def test_an_async_tool_runs_on_the_loop_and_a_sync_one_beside_it() -> None
     assert int((await answer(beside)).output) != threading.get_ident()
 
 
-async def test_a_sync_wrapper_of_an_async_function_is_awaited() -> None:
+async def test_sync_wrapper_of_an_async_function_is_awaited() -> None:
     async def inner() -> str:
         return "inner"
 
     assert (await answer(tool(name="outer")(lambda: inner()))).output == "inner"
 
 
-async def test_arguments_are_checked_before_the_tool_is_called() -> None:
+async def test_arguments_are_validated_before_the_tool_is_called() -> None:
     calls: list[int] = []
 
     @tool
@@ -196,7 +196,7 @@ async def test_arguments_are_checked_before_the_tool_is_called() -> None:
     assert calls == [3]
 
 
-async def test_an_unknown_tool_is_answered_with_those_that_exist() -> None:
+async def test_unknown_tool_error_lists_the_existing_tools() -> None:
     async with running(tool(name="ping")(lambda: "pong")) as (runner, inbox):
         runner.run_tool(RunTool("call_1", "pong", "{}"))
         assert await inbox.next() == ToolFinished("call_1", "There is no tool 'pong'; there are: ping.", True)
@@ -228,7 +228,7 @@ def raises_on_loop(error: BaseException) -> Callable[[], Any]:
         (GeneratorExit("odd"), "GeneratorExit: odd"),
     ],
 )
-async def test_a_tool_that_raises_is_told_and_the_next_call_works(
+async def test_tool_that_raises_is_reported_and_the_next_call_works(
     make: Callable[[BaseException], Callable[[], Any]], error: BaseException, output: str
 ) -> None:
     bad = tool(name="bad")(make(error))
@@ -241,20 +241,20 @@ async def test_a_tool_that_raises_is_told_and_the_next_call_works(
         assert await inbox.next() == ToolFinished("call_2", "pong")
 
 
-async def test_stop_iteration_of_a_thread_is_told() -> None:
+async def test_stop_iteration_in_a_thread_is_reported() -> None:
     finished = await answer(tool(name="bad")(raises(StopIteration("empty"))))
     assert finished.is_error
     assert "StopIteration: empty" in finished.output
 
 
-async def test_a_cancelled_future_of_a_threads_own_pool_is_a_failure_of_the_tool() -> None:
+async def test_cancelled_future_inside_a_sync_tool_is_a_failure_of_the_tool() -> None:
     finished = await answer(tool(name="bad")(raises(concurrent.futures.CancelledError())))
     assert finished.is_error
     assert finished.output.startswith("The tool bad failed: ")
     assert "CancelledError" in finished.output
 
 
-async def test_a_parse_of_the_makers_that_breaks_is_told_as_what_it_is() -> None:
+async def test_parse_function_that_raises_is_reported() -> None:
     def breaks(arguments: str) -> dict[str, Any]:
         raise KeyError("unit")
 
@@ -263,12 +263,12 @@ async def test_a_parse_of_the_makers_that_breaks_is_told_as_what_it_is() -> None
     assert "The tool bad could not be called: KeyError" in finished.output
 
 
-async def test_a_tool_that_cancels_itself_is_answered_as_cancelled() -> None:
+async def test_tool_that_cancels_itself_is_answered_as_cancelled() -> None:
     finished = await answer(tool(name="bad")(raises_on_loop(asyncio.CancelledError())))
     assert finished == ToolFinished("call_1", "The call of bad was cancelled.", True)
 
 
-async def test_a_hanging_async_tool_is_given_up() -> None:
+async def test_hanging_async_tool_times_out() -> None:
     was_cancelled = asyncio.Event()
 
     @tool(timeout_s=0.01)
@@ -283,7 +283,7 @@ async def test_a_hanging_async_tool_is_given_up() -> None:
     assert was_cancelled.is_set()
 
 
-async def test_a_hanging_thread_is_given_up_and_its_late_result_dropped() -> None:
+async def test_hanging_sync_tool_times_out_and_its_late_result_is_dropped() -> None:
     release = threading.Event()
     ended = threading.Event()
 
@@ -304,7 +304,7 @@ async def test_a_hanging_thread_is_given_up_and_its_late_result_dropped() -> Non
         await inbox.nothing_more()
 
 
-async def test_hanging_threads_do_not_keep_others_from_running() -> None:
+async def test_hanging_sync_tools_do_not_block_others() -> None:
     release = threading.Event()
     hang = tool(name="hang", timeout_s=60.0)(lambda: release.wait(20))
     async with running(hang, tool(name="ping")(lambda: "pong")) as (runner, inbox):
@@ -317,7 +317,7 @@ async def test_hanging_threads_do_not_keep_others_from_running() -> None:
 
 
 @pytest.mark.parametrize("steps_before", [0, 1, 3])
-async def test_a_cancelled_call_is_answered_once_whenever_it_is_cancelled(steps_before: int) -> None:
+async def test_cancelled_call_is_answered_once(steps_before: int) -> None:
     @tool
     async def hang() -> None:
         await asyncio.Event().wait()
@@ -349,7 +349,7 @@ async def test_calls_before_run_wait_for_it_and_can_be_cancelled() -> None:
         task.cancel()
 
 
-async def test_the_end_of_the_session_ends_the_tools_with_it() -> None:
+async def test_end_of_the_session_cancels_running_tools() -> None:
     is_ended = False
 
     @tool
@@ -365,15 +365,17 @@ async def test_the_end_of_the_session_ends_the_tools_with_it() -> None:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
     assert is_ended
-    runner.run_tool(RunTool("call_2", "hang", "{}"))  # after the end: no error, no answer
+    runner.run_tool(RunTool("call_2", "hang", "{}"))  # after run has ended: no error, no answer
 
 
-async def test_a_flood_of_text_is_cut() -> None:
+async def test_long_output_is_truncated() -> None:
     assert len((await answer(tool(name="flood")(lambda: "x" * 1_000_000))).output) == 100_000
 
 
-async def test_what_is_posted_can_go_over_the_wire(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.CRITICAL, "appliance.runtime.tool_runner")  # parallel runs cannot report a half surrogate
+async def test_output_can_be_encoded_as_utf8(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(
+        logging.CRITICAL, "appliance.runtime.tool_runner"
+    )  # xdist cannot transfer a log with a lone surrogate
     finished = await answer(tool(name="bad")(raises(ValueError("lone \udfff"))))
     json.dumps(finished.output, ensure_ascii=False).encode("utf-8")
 
@@ -389,14 +391,14 @@ async def test_sys_exit_in_a_tool_does_not_end_the_process() -> None:
 
 
 class Unspeakable(Exception):
-    """An error whose text is a bug itself."""
+    """An error whose ``__str__`` raises."""
 
     def __str__(self) -> str:
         raise ValueError("no words")
 
 
 @pytest.mark.parametrize("make", [raises, raises_on_loop])
-async def test_an_error_that_cannot_be_put_into_words_is_told_by_its_name(
+async def test_error_whose_str_raises_is_reported_by_its_type(
     make: Callable[[BaseException], Callable[[], Any]],
 ) -> None:
     async with running(tool(name="bad")(make(Unspeakable())), tool(name="ping")(lambda: "pong")) as (runner, inbox):
@@ -408,7 +410,7 @@ async def test_an_error_that_cannot_be_put_into_words_is_told_by_its_name(
         assert await inbox.next() == ToolFinished("call_2", "pong")
 
 
-async def test_a_result_that_fails_while_it_is_written_down_is_told() -> None:
+async def test_error_while_serializing_a_result_is_reported() -> None:
     class Nasty(BaseModel):
         @model_serializer
         def tell(self) -> str:
@@ -419,7 +421,7 @@ async def test_a_result_that_fails_while_it_is_written_down_is_told() -> None:
     assert "not today" in finished.output
 
 
-async def test_two_calls_of_one_tool_run_at_once_and_are_answered_each() -> None:
+async def test_two_calls_of_one_tool_run_concurrently() -> None:
     both = asyncio.Barrier(2)
 
     @tool
@@ -434,13 +436,13 @@ async def test_two_calls_of_one_tool_run_at_once_and_are_answered_each() -> None
     assert answers == {ToolFinished("call_1", "here"), ToolFinished("call_2", "there")}
 
 
-async def test_no_tools_at_all_are_said_to_be_none() -> None:
+async def test_unknown_tool_error_without_any_tools_says_none() -> None:
     async with running() as (runner, inbox):
         runner.run_tool(RunTool("call_1", "ping", "{}"))
         assert await inbox.next() == ToolFinished("call_1", "There is no tool 'ping'; there are: none.", True)
 
 
-def test_a_hanging_call_is_given_up_when_its_time_is_over_each_time() -> None:
+def test_each_hanging_call_times_out_at_its_limit() -> None:
     async def scene() -> None:
         @tool
         async def hang() -> None:
@@ -456,7 +458,7 @@ def test_a_hanging_call_is_given_up_when_its_time_is_over_each_time() -> None:
     in_virtual_time(scene())
 
 
-def test_an_async_tool_that_ignores_its_end_is_answered_and_left_behind() -> None:
+def test_async_tool_that_ignores_cancellation_is_answered_and_abandoned() -> None:
     async def scene() -> None:
         release = asyncio.Event()
         ended = asyncio.Event()
@@ -473,7 +475,7 @@ def test_an_async_tool_that_ignores_its_end_is_answered_and_left_behind() -> Non
             runner.run_tool(RunTool("call_1", "stubborn", "{}"))
             finished = await inbox.next()
             assert finished == ToolFinished("call_1", "The tool stubborn took longer than 3 s and was given up.", True)
-            assert asyncio.get_running_loop().time() < 3.0 + 2.0  # by then the conversation has given it up
+            assert asyncio.get_running_loop().time() < 3.0 + 2.0  # the conversation abandons it then
             runner.run_tool(RunTool("call_2", "stubborn", "{}"))
             for _ in range(3):
                 await asyncio.sleep(0)
@@ -488,7 +490,7 @@ def test_an_async_tool_that_ignores_its_end_is_answered_and_left_behind() -> Non
     in_virtual_time(scene())
 
 
-async def test_an_error_after_the_time_is_up_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+async def test_error_after_a_timeout_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
     @tool(timeout_s=0.01)
     async def hang() -> None:
         try:
@@ -523,28 +525,28 @@ async def output_of(runner: ToolRunner, inbox: Inbox, name: str, agent: str = ""
     return (await inbox.next()).output
 
 
-async def test_a_tool_is_looked_up_in_the_agent_that_called_it() -> None:
+async def test_tool_is_looked_up_in_the_calling_agent() -> None:
     async with serving(agents_with(kitchen=[says("soup")], garden=[says("leek")])) as (runner, inbox):
         assert await output_of(runner, inbox, "ping", "garden") == "leek"
         assert await output_of(runner, inbox, "ping", "kitchen") == "soup"
         assert await output_of(runner, inbox, "ping") == "soup"
 
 
-async def test_a_tool_of_another_agent_is_not_there() -> None:
+async def test_tool_of_another_agent_is_unknown() -> None:
     agents = agents_with(kitchen=[says("soup", "cook")], garden=[says("leek", "dig"), says("beet", "all")])
     async with serving(agents) as (runner, inbox):
         assert await output_of(runner, inbox, "cook", "garden") == "There is no tool 'cook'; there are: all, dig."
 
 
-async def test_an_unknown_agent_is_answered_with_those_that_exist() -> None:
+async def test_unknown_agent_error_lists_the_existing_agents() -> None:
     async with serving(agents_with(kitchen=[], garden=[])) as (runner, inbox):
-        told = "There is no agent 'cellar'; there are: garden, kitchen."
-        assert await output_of(runner, inbox, "ping", "cellar") == told
+        expected = "There is no agent 'cellar'; there are: garden, kitchen."
+        assert await output_of(runner, inbox, "ping", "cellar") == expected
     async with serving({}) as (runner, inbox):
         assert await output_of(runner, inbox, "ping") == "There is no agent ''; there are: none."
 
 
-async def test_extra_tools_are_looked_up_at_each_call() -> None:
+async def test_extra_tools_are_requested_at_each_call() -> None:
     extra: dict[str, list[Tool]] = {"kitchen": [], "garden": []}
     async with serving(agents_with(kitchen=[says("soup")], garden=[]), extra_tools=extra.__getitem__) as (
         runner,
@@ -555,11 +557,11 @@ async def test_extra_tools_are_looked_up_at_each_call() -> None:
         extra["garden"].clear()
         assert await output_of(runner, inbox, "ping", "garden") == "There is no tool 'ping'; there are: none."
         extra["kitchen"].append(says("other"))
-        assert await output_of(runner, inbox, "ping", "kitchen") == "soup"  # the agent's own comes first
+        assert await output_of(runner, inbox, "ping", "kitchen") == "soup"  # the agent's own tool wins
 
 
 @pytest.mark.parametrize("broken", ["history", "extra_tools"])
-async def test_what_surrounds_a_call_may_break_and_the_call_is_answered(broken: str) -> None:
+async def test_call_is_answered_if_history_or_extra_tools_raises(broken: str) -> None:
     is_broken = True
 
     def surroundings(*_: Any) -> Sequence[Any]:
@@ -577,7 +579,7 @@ async def test_what_surrounds_a_call_may_break_and_the_call_is_answered(broken: 
 
 
 @pytest.mark.parametrize("is_async", [True, False])
-async def test_a_tool_that_asks_for_the_context_is_given_it(is_async: bool) -> None:
+async def test_tool_with_a_context_parameter_gets_the_context(is_async: bool) -> None:
     seen: list[tuple[ToolContext[Any], int]] = []
 
     async def look(shelf: int, where: ToolContext[dict[str, str]]) -> str:
@@ -603,7 +605,7 @@ async def test_a_tool_that_asks_for_the_context_is_given_it(is_async: bool) -> N
     assert context.ask is ask
 
 
-async def test_a_tool_without_a_signature_is_called_with_what_the_model_wrote() -> None:
+async def test_tool_without_parse_gets_the_arguments_unchanged() -> None:
     async def read(**arguments: Any) -> Any:
         return arguments
 
@@ -614,7 +616,7 @@ async def test_a_tool_without_a_signature_is_called_with_what_the_model_wrote() 
     assert refused.output.startswith("read: ")
 
 
-async def test_a_background_result_is_marked_and_told_like_any_other() -> None:
+async def test_background_result_is_marked_and_formatted_like_others() -> None:
     assert await answer(tool(name="give")(lambda: background({"on": True}))) == ToolFinished(
         "call_1", '{"on":true}', is_background=True
     )
@@ -623,7 +625,7 @@ async def test_a_background_result_is_marked_and_told_like_any_other() -> None:
     )
 
 
-async def test_a_background_result_that_cannot_be_told_is_an_error_to_speak_about() -> None:
+async def test_background_result_that_is_not_json_is_a_normal_error() -> None:
     finished = await answer(tool(name="give")(lambda: background(object())))
     assert (finished.is_error, finished.is_background) == (True, False)
 
@@ -634,7 +636,7 @@ NOT_NOW = ToolFinished("call_1", "The tool lamp is not available now.", True)
 
 
 def predicate(result: Any) -> Callable[..., Any]:
-    """A predicate, sync: returns or raises."""
+    """Return a sync predicate that returns `result`, or raises it."""
 
     def ask(*_: Any) -> Any:
         if isinstance(result, BaseException):
@@ -664,7 +666,7 @@ BROKEN = [ValueError("odd"), ToolError("odd"), SystemExit(3), asyncio.CancelledE
 
 @pytest.mark.parametrize("make", [predicate, async_predicate])
 @pytest.mark.parametrize("result", [False, 0, None, *BROKEN])
-async def test_a_tool_that_is_not_enabled_is_not_called(make: Callable[[Any], Any], result: Any) -> None:
+async def test_tool_is_not_called_if_its_predicate_is_false_or_raises(make: Callable[[Any], Any], result: Any) -> None:
     calls: list[str] = []
     lamp = tool(name="lamp", enabled=make(result), error_function=lambda *_: "never said")(lambda: calls.append("lit"))
     async with running(lamp, says("pong")) as (runner, inbox):
@@ -674,11 +676,11 @@ async def test_a_tool_that_is_not_enabled_is_not_called(make: Callable[[Any], An
         assert await output_of(runner, inbox, "ping") == "pong"
 
 
-async def test_a_tool_that_is_never_enabled_is_not_called() -> None:
+async def test_disabled_tool_is_not_called() -> None:
     assert await answer(tool(name="lamp", enabled=False)(lambda: "lit")) == NOT_NOW
 
 
-def test_a_predicate_that_hangs_disables_once_the_tools_time_is_over() -> None:
+def test_hanging_enabled_predicate_disables_the_tool_at_its_time_limit() -> None:
     async def scene() -> None:
         assert await answer(tool(name="lamp", enabled=hanging, timeout_s=4.0)(ping)) == NOT_NOW
         assert asyncio.get_running_loop().time() == pytest.approx(4.0)
@@ -686,7 +688,7 @@ def test_a_predicate_that_hangs_disables_once_the_tools_time_is_over() -> None:
     in_virtual_time(scene())
 
 
-async def test_whether_a_tool_is_enabled_is_asked_at_each_call_on_the_loop() -> None:
+async def test_enabled_predicate_is_called_on_the_loop_at_each_call() -> None:
     states = [True, False, True]
     seen: list[tuple[Any, str, int]] = []
 
@@ -707,7 +709,7 @@ async def test_whether_a_tool_is_enabled_is_asked_at_each_call_on_the_loop() -> 
 @pytest.mark.parametrize("is_async", [True, False])
 @pytest.mark.parametrize("make", [raises, raises_on_loop])
 @pytest.mark.parametrize("error", [ValueError("no such shelf"), ToolError("Say which."), HardwareError("GPIO 5")])
-async def test_an_error_function_has_the_words(
+async def test_error_function_formats_the_error(
     make: Callable[[BaseException], Callable[[], Any]], is_async: bool, error: Exception
 ) -> None:
     seen: list[tuple[ToolContext[Any], Exception]] = []
@@ -727,7 +729,7 @@ async def test_an_error_function_has_the_words(
     assert given is error
 
 
-async def test_an_error_function_is_told_of_a_tool_that_wants_to_end_the_process() -> None:
+async def test_error_function_gets_system_exit_as_a_runtime_error() -> None:
     seen: list[Exception] = []
 
     def excuse(_: ToolContext[Any], error: Exception) -> str:
@@ -740,7 +742,7 @@ async def test_an_error_function_is_told_of_a_tool_that_wants_to_end_the_process
 
 
 @pytest.mark.parametrize("is_async", [True, False])
-async def test_an_error_function_is_given_a_timeout_as_such(is_async: bool) -> None:
+async def test_error_function_gets_a_tool_timeout(is_async: bool) -> None:
     release = threading.Event()
     seen: list[Exception] = []
 
@@ -762,30 +764,30 @@ async def hanging_tool() -> None:
 
 @pytest.mark.parametrize("make", [predicate, async_predicate])
 @pytest.mark.parametrize("broken", BROKEN)
-async def test_an_error_function_that_breaks_leaves_the_usual_words(
+async def test_error_function_that_raises_falls_back_to_the_default_message(
     make: Callable[[Any], Any], broken: BaseException
 ) -> None:
     bad = tool(name="bad", error_function=make(broken))(raises_on_loop(ValueError("no such shelf")))
     assert await answer(bad) == ToolFinished("call_1", "The tool bad failed: ValueError: no such shelf", True)
 
 
-def test_an_error_function_that_hangs_leaves_the_usual_words_in_time() -> None:
+def test_error_function_that_hangs_falls_back_to_the_default_message_in_time() -> None:
     async def scene() -> None:
         bad = tool(name="bad", timeout_s=5.0, error_function=hanging)(hanging_tool)
         assert (await answer(bad)).output == "The tool bad took longer than 5 s and was given up."
-        assert asyncio.get_running_loop().time() < 5.0 + 2.0  # by then the conversation has given it up
+        assert asyncio.get_running_loop().time() < 5.0 + 2.0  # the conversation abandons it then
 
     in_virtual_time(scene())
 
 
-async def test_arguments_that_do_not_fit_are_told_as_they_are() -> None:
+async def test_invalid_arguments_do_not_call_the_error_function() -> None:
     @tool(error_function=lambda *_: "Sorry.")
     async def count(step: int) -> None: ...
 
     assert (await answer(count, "{}")).output == "count: step: Field required"
 
 
-async def test_a_result_that_json_cannot_hold_is_the_error_functions_too() -> None:
+async def test_result_that_is_not_json_calls_the_error_function() -> None:
     assert await answer(tool(name="give", error_function=lambda *_: "Sorry.")(lambda: object())) == ToolFinished(
         "call_1", "Sorry.", True
     )
@@ -796,7 +798,7 @@ class UnspeakableToolError(ToolError):
         raise ValueError("no words")
 
 
-async def test_a_tool_error_without_words_is_told_by_its_name() -> None:
+async def test_tool_error_whose_str_raises_is_reported_by_its_type() -> None:
     assert "UnspeakableToolError" in (await answer(tool(name="bad")(raises(UnspeakableToolError())))).output
 
 
@@ -814,18 +816,18 @@ async def check(made: Tool, arguments: str = "{}") -> ApprovalChecked:
 
 @pytest.mark.parametrize("make", [predicate, async_predicate])
 @pytest.mark.parametrize(("result", "needed"), [(True, True), (False, False), (1, True), (None, False)])
-async def test_a_predicate_says_whether_approval_is_needed(
+async def test_predicate_decides_whether_approval_is_needed(
     make: Callable[[Any], Any], result: Any, needed: bool
 ) -> None:
     assert await check(tool(name="ping", needs_approval=make(result))(ping)) == ApprovalChecked("call_1", needed)
 
 
 @pytest.mark.parametrize("needed", [True, False])
-async def test_without_a_predicate_the_tool_says_it_itself(needed: bool) -> None:
+async def test_bool_decides_whether_approval_is_needed(needed: bool) -> None:
     assert await check(tool(name="ping", needs_approval=needed)(ping)) == ApprovalChecked("call_1", needed)
 
 
-async def test_a_predicate_is_asked_on_the_loop_with_the_checked_arguments() -> None:
+async def test_approval_predicate_is_called_on_the_loop_with_validated_arguments() -> None:
     seen: list[Any] = []
     calls: list[int] = []
 
@@ -850,7 +852,7 @@ async def test_a_predicate_is_asked_on_the_loop_with_the_checked_arguments() -> 
     assert calls == []
 
 
-async def test_arguments_that_do_not_fit_are_a_problem_and_the_predicate_is_not_asked() -> None:
+async def test_invalid_arguments_are_a_problem_and_the_predicate_is_not_called() -> None:
     @tool(needs_approval=predicate(AssertionError("asked")))
     async def buy(price: int) -> None: ...
 
@@ -859,7 +861,7 @@ async def test_arguments_that_do_not_fit_are_a_problem_and_the_predicate_is_not_
     )
 
 
-async def test_a_call_that_cannot_be_made_is_a_problem() -> None:
+async def test_approval_of_an_impossible_call_is_a_problem() -> None:
     lamp = tool(name="lamp", needs_approval=predicate(False), enabled=False)(ping)
     async with serving(agents_with(kitchen=[lamp])) as (runner, inbox):
         for name, agent, problem in (
@@ -873,14 +875,14 @@ async def test_a_call_that_cannot_be_made_is_a_problem() -> None:
 
 @pytest.mark.parametrize("make", [predicate, async_predicate])
 @pytest.mark.parametrize("broken", BROKEN)
-async def test_a_predicate_that_breaks_leaves_it_to_the_user(
+async def test_approval_predicate_that_raises_requires_approval(
     make: Callable[[Any], Any], broken: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert await check(tool(name="ping", needs_approval=make(broken))(ping)) == ApprovalChecked("call_1", needed=True)
     assert "asking whether ping needs approval failed" in caplog.text
 
 
-def test_a_predicate_that_hangs_leaves_it_to_the_user_once_the_tools_time_is_over() -> None:
+def test_approval_predicate_that_hangs_requires_approval_at_the_time_limit() -> None:
     async def scene() -> None:
         checked = await check(tool(name="ping", needs_approval=hanging, timeout_s=4.0)(ping))
         assert checked == ApprovalChecked("call_1", needed=True)
@@ -889,7 +891,7 @@ def test_a_predicate_that_hangs_leaves_it_to_the_user_once_the_tools_time_is_ove
     in_virtual_time(scene())
 
 
-async def test_a_check_before_run_waits_for_it_and_is_answered_once_whatever_is_cancelled() -> None:
+async def test_approval_check_before_run_waits_for_it_and_ignores_cancel() -> None:
     inbox = Inbox()
     runner = ToolRunner([tool(name="ping", needs_approval=predicate(False))(ping)], post=inbox.post)
     runner.check_approval(CheckApproval("call_1", "ping", "{}"))
@@ -903,7 +905,7 @@ async def test_a_check_before_run_waits_for_it_and_is_answered_once_whatever_is_
         task.cancel()
 
 
-async def test_a_check_that_the_end_of_the_session_cuts_off_says_that_approval_is_needed() -> None:
+async def test_approval_check_cut_off_by_the_end_of_the_session_requires_approval() -> None:
     async with running(tool(name="ping", needs_approval=hanging)(ping)) as (runner, inbox):
         runner.check_approval(CheckApproval("call_1", "ping", "{}"))
         for _ in range(3):
@@ -916,7 +918,7 @@ async def test_a_check_that_the_end_of_the_session_cuts_off_says_that_approval_i
 
 @dataclass
 class Asked:
-    """A model that is asked beside the conversation: answers as it was told to, and keeps the questions."""
+    """A model for out-of-band questions: gives scripted answers and records the questions."""
 
     answers: list[Sequence[HistoryItem] | Exception] = field(default_factory=list)
     questions: list[dict[str, Any]] = field(default_factory=list)
@@ -968,7 +970,7 @@ async def minutes(dish: str) -> int:
     return {"eggs": 6}[dish]
 
 
-def test_an_asked_agent_is_a_tool_with_one_question() -> None:
+def test_agent_as_tool_has_one_question_parameter() -> None:
     agent = RealtimeAgent(name="Head Chef", handoff_description="Knows recipes.")
     made = agent.as_tool()
     assert made.definition() == {
@@ -992,7 +994,7 @@ def test_an_asked_agent_is_a_tool_with_one_question() -> None:
     assert (other.name, other.description, other.timeout_s) == ("cook", "Ask the cook.", 5.0)
 
 
-async def test_the_answer_of_an_asked_agent_is_the_tools_result() -> None:
+async def test_answer_of_the_asked_agent_is_the_tool_result() -> None:
     agent = RealtimeAgent(name="Chef", instructions="Be brief.", tools=[minutes])
     finished, questions = await answered_by(agent, [message("Six minutes."), message("Then cold water.")])
     assert finished == ToolFinished("call_1", "Six minutes.\nThen cold water.")
@@ -1006,7 +1008,7 @@ async def test_the_answer_of_an_asked_agent_is_the_tools_result() -> None:
     ]
 
 
-async def test_what_an_asked_agent_calls_is_run_and_told() -> None:
+async def test_tools_called_by_the_asked_agent_run_and_their_outputs_are_sent() -> None:
     agent = RealtimeAgent(name="Chef", tools=[minutes])
     finished, questions = await answered_by(
         agent,
@@ -1035,7 +1037,7 @@ async def test_what_an_asked_agent_calls_is_run_and_told() -> None:
     check_client_frame({"type": "response.create", "response": {"conversation": "none", "input": first + second}})
 
 
-async def test_only_tools_that_may_run_unasked_are_offered_and_run() -> None:
+async def test_asked_agent_gets_only_enabled_tools_without_approval() -> None:
     calls: list[str] = []
 
     def made(name: str, **options: Any) -> Tool:
@@ -1061,7 +1063,7 @@ async def test_only_tools_that_may_run_unasked_are_offered_and_run() -> None:
     assert calls == []
 
 
-async def test_an_asked_agents_functions_see_that_agent_and_the_same_context() -> None:
+async def test_functions_of_the_asked_agent_get_that_agent_and_the_same_context() -> None:
     seen: list[Any] = []
 
     async def instructions(context: RunContext[Any], agent: RealtimeAgent) -> str:
@@ -1079,21 +1081,21 @@ async def test_an_asked_agents_functions_see_that_agent_and_the_same_context() -
     assert seen == [("mine", agent, agent), ("mine", agent, "look", "call_a")]
 
 
-async def test_an_agent_that_goes_on_calling_is_stopped_after_four_rounds() -> None:
+async def test_asked_agent_is_stopped_after_four_rounds_of_calls() -> None:
     calls: list[str] = []
     agent = RealtimeAgent(name="Chef", tools=[tool(name="look")(lambda: calls.append("look"))])
     finished, questions = await answered_by(agent, *[[function_call("look")]] * 5)
-    assert finished == ToolFinished("call_1", "The Chef agent called tools 4 times over and came to no answer.", True)
+    assert finished == ToolFinished("call_1", "The Chef agent called tools in 4 rounds and gave no answer.", True)
     assert (len(questions), len(calls)) == (5, 4)
 
 
-async def test_four_rounds_of_calls_may_still_come_to_an_answer() -> None:
+async def test_asked_agent_may_answer_after_four_rounds_of_calls() -> None:
     agent = RealtimeAgent(name="Chef", tools=[says("pong")])
     finished, _ = await answered_by(agent, *[[function_call("ping")]] * 4, [message("At last.")])
     assert finished == ToolFinished("call_1", "At last.")
 
 
-async def test_without_a_model_to_ask_the_agent_is_named() -> None:
+async def test_error_without_a_model_names_the_agent() -> None:
     async with serving([RealtimeAgent(name="Chef").as_tool()]) as (runner, inbox):
         runner.run_tool(RunTool("call_1", "ask_chef", '{"question": "?"}'))
         assert await inbox.next() == ToolFinished(
@@ -1102,7 +1104,7 @@ async def test_without_a_model_to_ask_the_agent_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "expected"),
     [
         (LinkError("there is no connection"), "The Chef agent could not be asked: there is no connection"),
         ([], "The Chef agent gave no answer."),
@@ -1110,28 +1112,28 @@ async def test_without_a_model_to_ask_the_agent_is_named() -> None:
         (ValueError("odd"), "The tool ask_chef failed: ValueError: odd"),
     ],
 )
-async def test_no_answer_is_told_with_the_agents_name(answer: Sequence[HistoryItem] | Exception, told: str) -> None:
+async def test_error_without_an_answer_names_the_agent(
+    answer: Sequence[HistoryItem] | Exception, expected: str
+) -> None:
     finished, _ = await answered_by(RealtimeAgent(name="Chef"), answer)
-    assert finished == ToolFinished("call_1", told, True)
+    assert finished == ToolFinished("call_1", expected, True)
 
 
 @pytest.mark.parametrize(
-    ("instructions", "told"),
+    ("instructions", "expected"),
     [
         (predicate(ValueError("odd")), "its instructions failed: odd"),
         (async_predicate(ValueError("odd")), "its instructions failed: odd"),
-        (predicate(None), "its instructions failed: agent 'Chef': its instructions are NoneType, expected a text"),
+        (predicate(None), "its instructions failed: agent 'Chef': its instructions are NoneType, expected a string"),
     ],
 )
-async def test_instructions_that_break_are_told_with_the_agents_name(
-    instructions: Callable[..., Any], told: str
-) -> None:
+async def test_error_of_failing_instructions_names_the_agent(instructions: Callable[..., Any], expected: str) -> None:
     finished, questions = await answered_by(RealtimeAgent(name="Chef", instructions=instructions))
-    assert finished == ToolFinished("call_1", f"The Chef agent cannot be asked: {told}", True)
+    assert finished == ToolFinished("call_1", f"The Chef agent cannot be asked: {expected}", True)
     assert questions == []
 
 
-def test_an_agent_that_is_never_answered_is_given_up() -> None:
+def test_unanswered_agent_as_tool_times_out() -> None:
     async def scene() -> None:
         async with serving([RealtimeAgent(name="Chef").as_tool(timeout_s=8.0)], ask=hanging_ask) as (runner, inbox):
             runner.run_tool(RunTool("call_1", "ask_chef", '{"question": "?"}'))

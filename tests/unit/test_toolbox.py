@@ -1,4 +1,4 @@
-"""The tools for device control, on real parts: mock pins, files in a folder, clocks that stand still."""
+"""Tests of the device tools with real parts: mock pins, files in a folder, settable clocks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NOON = datetime(2026, 11, 20, 14, 5)
 
 @dataclass
 class Clocks:
-    """Monotonic and wall time that move when they are told to."""
+    """Settable monotonic and wall time."""
 
     monotonic: float = 100.0
     wall: float = 1_800_000_000.0
@@ -50,7 +50,7 @@ class Speaker:
 
 @dataclass
 class Device:
-    """The timers, and what they posted."""
+    """The timers and the events they posted."""
 
     clocks: Clocks = field(default_factory=Clocks)
     posted: list[Event] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Device:
         self.timers = self.new_timers()
 
     def new_timers(self) -> Timers:
-        """Make timers over the same file, as a restart does."""
+        """Create timers on the same file, as after a restart."""
         return Timers(
             post=self.posted.append,
             path=self.path,
@@ -87,7 +87,7 @@ def opened(lamp_pin: int | None = 5, dimmer_pin: int | None = 6, *, active_high:
 
 
 async def call(tools: Sequence[Tool], name: str, **arguments: Any) -> Any:
-    """Call as the appliance does: through the runner, with JSON both ways."""
+    """Call a tool as the appliance does: through the runner, with JSON in and out."""
     answers: asyncio.Queue[Event] = asyncio.Queue()
     runner = ToolRunner(tools, post=answers.put_nowait)
     runner.run_tool(RunTool("call_1", name, json.dumps(arguments)))
@@ -104,14 +104,14 @@ async def call(tools: Sequence[Tool], name: str, **arguments: Any) -> Any:
         return finished.output
 
 
-# --- what is offered --------------------------------------------------------------------------------------------
+# --- available tools --------------------------------------------------------------------------------------------
 
 
 def names(parts: DeviceParts) -> list[str]:
     return [tool.name for tool in device_tools(parts)]
 
 
-def test_a_part_that_is_missing_takes_its_tools_with_it() -> None:
+def test_a_missing_part_has_no_tools() -> None:
     assert names(DeviceParts()) == ["get_time"]
     assert names(DeviceParts(volume=Speaker())) == ["set_volume", "get_volume", "get_time"]
     assert names(DeviceParts(timers=Device().timers)) == ["get_time", "start_timer", "list_timers", "cancel_timer"]
@@ -135,7 +135,7 @@ def whole_device(outputs: Outputs) -> list[Tool]:
     )
 
 
-def test_the_parameters_are_those_that_the_phrase_book_uses() -> None:
+def test_the_parameters_match_the_phrase_book() -> None:
     with opened() as (outputs, _):
         shapes = {tool.name: list(tool.parameters["properties"]) for tool in whole_device(outputs)}
     assert shapes == {
@@ -160,7 +160,7 @@ def test_every_tool_that_the_phrase_book_calls_exists_and_takes_its_fixed_argume
         assert {*one.fixed, *one.sums} <= set(tools[one.tool].parameters["properties"])
 
 
-def test_every_tool_and_parameter_is_described_to_the_model() -> None:
+def test_every_tool_and_parameter_has_a_description() -> None:
     with opened() as (outputs, _):
         for tool in whole_device(outputs):
             assert tool.description.endswith("."), tool.name
@@ -170,7 +170,9 @@ def test_every_tool_and_parameter_is_described_to_the_model() -> None:
 
 
 @pytest.mark.parametrize(("sentence", "name", "arguments"), IN_BOOK, ids=[one[0] for one in IN_BOOK])
-def test_what_the_phrase_book_asks_for_fits_its_tool(sentence: str, name: str, arguments: dict[str, Any]) -> None:
+def test_arguments_from_the_phrase_book_are_valid_for_their_tool(
+    sentence: str, name: str, arguments: dict[str, Any]
+) -> None:
     with opened() as (outputs, _):
         tools = {tool.name: tool for tool in whole_device(outputs)}
         assert tools[name].validate(json.dumps(arguments)).items() >= arguments.items()
@@ -184,7 +186,7 @@ def test_what_the_phrase_book_asks_for_fits_its_tool(sentence: str, name: str, a
         ("turn on the light", "The light is on, at 100 percent."),
         ("turn off the light", "The light is off."),
         ("dim the light to twenty percent", "The light is on, at 20 percent."),
-        ("make the light blue", "The light is on, at 100 percent, but this light has one colour only."),
+        ("make the light blue", "The light is on, at 100 percent, but this light has only one color."),
         ("set the volume to fifty percent", "The volume is 50 percent."),
         ("mute", "The sound is off."),
         ("what is the volume", "The volume is 40 percent."),
@@ -210,7 +212,7 @@ async def test_a_sentence_is_carried_out_and_answered_by_the_offline_brain(sente
 
 
 @pytest.mark.parametrize("active_high", [True, False])
-async def test_the_lamp_is_a_pin(active_high: bool) -> None:
+async def test_set_lamp_drives_its_pin(active_high: bool) -> None:
     with opened(active_high=active_high) as (outputs, factory):
         tools = device_tools(DeviceParts(lamp=outputs.lamp))
         pin = factory.pin(5)
@@ -223,7 +225,7 @@ async def test_the_lamp_is_a_pin(active_high: bool) -> None:
         assert bool(pin.state) is not active_high
 
 
-async def test_the_light_is_dimmed_and_comes_back_as_bright_as_it_was() -> None:
+async def test_the_light_is_dimmed_and_keeps_its_brightness_when_switched_on_again() -> None:
     with opened() as (outputs, factory):
         tools = device_tools(DeviceParts(light=outputs.dimmer))
         pin = factory.pin(6)
@@ -238,11 +240,11 @@ async def test_the_light_is_dimmed_and_comes_back_as_bright_as_it_was() -> None:
         assert pin.state == 0
 
 
-async def test_a_light_of_one_colour_says_so() -> None:
+async def test_a_single_colour_light_reports_that_it_has_one_colour() -> None:
     with opened() as (outputs, _):
         tools = device_tools(DeviceParts(light=outputs.dimmer))
         told = await call(tools, "set_light", on=True, brightness=50, color="green")
-        assert told == {"on": True, "brightness": 50, "note": "this light has one colour only"}
+        assert told == {"on": True, "brightness": 50, "note": "this light has only one color"}
 
 
 @pytest.mark.parametrize(
@@ -259,7 +261,7 @@ async def test_a_light_of_one_colour_says_so() -> None:
         ("get_time", {"zone": "UTC"}),
     ],
 )
-async def test_impossible_arguments_change_nothing(name: str, arguments: dict[str, Any]) -> None:
+async def test_invalid_arguments_change_nothing(name: str, arguments: dict[str, Any]) -> None:
     with opened() as (outputs, factory):
         with pytest.raises(ToolError, match=name):
             await call(whole_device(outputs), name, **arguments)
@@ -267,7 +269,7 @@ async def test_impossible_arguments_change_nothing(name: str, arguments: dict[st
         assert not factory.pin(6).state
 
 
-def test_a_pin_that_is_taken_is_refused_and_the_other_is_given_back() -> None:
+def test_a_bad_dimmer_pin_is_refused_and_the_lamp_pin_released() -> None:
     factory = MockFactory(pin_class=MockPWMPin)
     for dimmer_pin in (5, 99):
         with pytest.raises(BadPin, match=f"GPIO {dimmer_pin}"):
@@ -283,7 +285,7 @@ def test_a_pin_that_is_taken_is_refused_and_the_other_is_given_back() -> None:
 # --- volume and time --------------------------------------------------------------------------------------------
 
 
-async def test_the_volume_is_set_and_told() -> None:
+async def test_the_volume_is_set_and_reported() -> None:
     speaker = Speaker()
     tools = device_tools(DeviceParts(volume=speaker))
     assert await call(tools, "get_volume") == {"percent": 40}
@@ -291,7 +293,7 @@ async def test_the_volume_is_set_and_told() -> None:
     assert speaker.volume == 75
 
 
-async def test_the_time_is_told_with_the_date() -> None:
+async def test_the_time_is_reported_with_the_date() -> None:
     tools = device_tools(DeviceParts(now=lambda: NOON))
     assert await call(tools, "get_time") == "It is 14:05 on Friday, November 20, 2026."
 
@@ -299,7 +301,7 @@ async def test_the_time_is_told_with_the_date() -> None:
 # --- timers -----------------------------------------------------------------------------------------------------
 
 
-async def test_timers_are_started_listed_and_cancelled_in_words() -> None:
+async def test_timers_are_started_listed_and_cancelled() -> None:
     device = Device()
     tools = device_tools(DeviceParts(timers=device.timers))
     assert await call(tools, "list_timers") == "No timer is running."
@@ -320,17 +322,17 @@ async def test_timers_are_started_listed_and_cancelled_in_words() -> None:
     assert device.taken()[-1] == TimersChanged(0)
 
 
-async def test_one_timer_too_many_is_refused_in_words() -> None:
+async def test_one_timer_above_the_limit_is_refused() -> None:
     device = Device()
     tools = device_tools(DeviceParts(timers=device.timers))
     for _ in range(MOST_TIMERS):
         await call(tools, "start_timer", seconds=60)
-    with pytest.raises(ToolError, match="20 timers already, which is the most; cancel one first"):
+    with pytest.raises(ToolError, match=r"already 20 timers, which is the limit\. Cancel one first"):
         await call(tools, "start_timer", seconds=60)
     assert len(device.timers.running()) == MOST_TIMERS
 
 
-def test_a_timer_rings_when_it_is_due_and_not_before() -> None:
+def test_a_timer_rings_exactly_when_it_is_due() -> None:
     device = Device()
     tea = device.timers.start(180, "tea")
     egg = device.timers.start(300, "egg")
@@ -350,7 +352,7 @@ def test_a_timer_rings_when_it_is_due_and_not_before() -> None:
 
 
 @pytest.mark.parametrize("jump", [86_400.0 * 365, -86_400.0])
-def test_a_wall_clock_that_is_set_neither_rings_nor_delays_a_timer(jump: float) -> None:
+def test_setting_the_wall_clock_neither_rings_nor_delays_a_timer(jump: float) -> None:
     device = Device()
     timer = device.timers.start(300, "tea")
     device.taken()
@@ -373,7 +375,7 @@ async def running(timers: Timers) -> AsyncIterator[None]:
         task.cancel()
 
 
-async def test_the_loop_rings_what_is_due_and_wakes_for_a_new_timer() -> None:
+async def test_the_loop_rings_due_timers_and_wakes_for_a_new_one() -> None:
     device = Device()
     rang: asyncio.Queue[Event] = asyncio.Queue()
     timers = Timers(post=rang.put_nowait, clock=lambda: device.clocks.monotonic, wall=lambda: device.clocks.wall)
@@ -396,7 +398,7 @@ def kept(path: Path) -> list[Any]:
     return content
 
 
-async def test_timers_survive_a_restart_and_ring_if_they_ended_meanwhile(tmp_path: Path) -> None:
+async def test_timers_survive_a_restart_and_ring_if_they_are_overdue(tmp_path: Path) -> None:
     device = Device(path=tmp_path / "state" / "timers.json")
     pasta = device.timers.start(60, "pasta")
     device.timers.start(3600, "Brot für später")
@@ -411,7 +413,7 @@ async def test_timers_survive_a_restart_and_ring_if_they_ended_meanwhile(tmp_pat
     assert len(kept(tmp_path / "state" / "timers.json")) == 2
 
 
-def test_a_start_before_run_does_not_lose_what_was_kept(tmp_path: Path) -> None:
+def test_a_start_before_run_keeps_the_saved_timers(tmp_path: Path) -> None:
     device = Device(path=tmp_path / "timers.json")
     device.timers.start(60, "old")
     timers = device.new_timers()
@@ -420,14 +422,14 @@ def test_a_start_before_run_does_not_lose_what_was_kept(tmp_path: Path) -> None:
     assert {one["label"] for one in kept(tmp_path / "timers.json")} == {"new", "old"}
 
 
-def test_a_wall_clock_that_is_behind_makes_no_timer_longer(tmp_path: Path) -> None:
+def test_a_wall_clock_set_back_does_not_lengthen_a_saved_timer(tmp_path: Path) -> None:
     device = Device(path=tmp_path / "timers.json")
     device.timers.start(60)
     device.clocks.wall -= 86_400
     assert [left for _, left in device.new_timers().running()] == [60]
 
 
-async def test_when_the_wall_clock_is_set_the_kept_ends_follow(tmp_path: Path) -> None:
+async def test_saved_end_times_follow_a_change_of_the_wall_clock(tmp_path: Path) -> None:
     device = Device(path=tmp_path / "timers.json")
     device.timers.start(60)
     device.clocks.wall += 1_000_000
@@ -446,7 +448,7 @@ async def test_when_the_wall_clock_is_set_the_kept_ends_follow(tmp_path: Path) -
         "\x00\xff",
     ],
 )
-def test_a_file_that_cannot_be_read_is_reported_and_does_not_stop_the_timers(
+def test_an_unreadable_file_is_logged_and_does_not_stop_the_timers(
     content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "timers.json"
@@ -459,7 +461,7 @@ def test_a_file_that_cannot_be_read_is_reported_and_does_not_stop_the_timers(
     assert [one["label"] for one in kept(path)] == ["tea"]
 
 
-async def test_what_could_not_be_saved_is_told_and_logged_and_still_rings(
+async def test_an_unsaved_timer_is_reported_logged_and_still_rings(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     in_the_way = tmp_path / "state"
@@ -468,14 +470,14 @@ async def test_what_could_not_be_saved_is_told_and_logged_and_still_rings(
     tools = device_tools(DeviceParts(timers=device.timers))
     with caplog.at_level(logging.WARNING):
         told = await call(tools, "start_timer", seconds=60, label="tea")
-    assert told == "The tea timer is set for 1 minute. It would not survive a power cut, for it could not be saved."
+    assert told == "The tea timer is set for 1 minute. It will not survive a power cut, because it could not be saved."
     assert "would not survive a restart" in caplog.text
     device.clocks.advance(60)
     device.timers.ring_due()
     assert AlarmRang("timer_1", "tea") in device.taken()
     await call(tools, "start_timer", seconds=60, label="egg")
     assert await call(tools, "cancel_timer") == (
-        "The egg timer is cancelled. After a power cut that would be forgotten, for it could not be saved."
+        "The egg timer is cancelled. A power cut will undo this, because it could not be saved."
     )
     in_the_way.unlink()
     assert await call(tools, "start_timer", seconds=60) == "The timer is set for 1 minute."
@@ -502,7 +504,7 @@ RASPBERRY = {
 }
 
 
-async def test_the_status_of_a_raspberry_is_told(tmp_path: Path) -> None:
+async def test_the_status_of_a_raspberry_pi_is_reported(tmp_path: Path) -> None:
     reader = machine(tmp_path, RASPBERRY)
     status = reader.read()
     assert (status.temperature_c, status.uptime_s, status.load_1m) == (48.3, 7325, 0.42)
@@ -514,34 +516,34 @@ async def test_the_status_of_a_raspberry_is_told(tmp_path: Path) -> None:
         "48.3 degrees",
         "2 hours and 2 minutes",
         "511 megabytes",
-        "the load is 0.42",
+        "the load is 0.4",
         "power supply is too weak",
     ):
         assert part in told
     assert "Unknown" not in told
 
 
-async def test_what_the_machine_does_not_tell_is_said_to_be_unknown(tmp_path: Path) -> None:
+async def test_missing_status_values_are_reported_as_unknown(tmp_path: Path) -> None:
     status = StatusReader(tmp_path).read()
     assert (status.temperature_c, status.uptime_s, status.load_1m, status.memory_available_mb) == (None,) * 4
     assert status.is_undervolted is None
     told = await call(device_tools(DeviceParts(status=StatusReader(tmp_path))), "device_status")
-    assert told.endswith("Unknown here: temperature, running time, memory, load.")
+    assert told.endswith("I can't tell: temperature, running time, memory, load.")
     assert "degrees" not in told
 
 
-def test_nonsense_in_the_kernels_files_is_unknown(tmp_path: Path) -> None:
+def test_invalid_content_of_kernel_files_is_unknown(tmp_path: Path) -> None:
     status = machine(tmp_path, dict.fromkeys(RASPBERRY, "MemAvailable: plenty\n")).read()
     assert (status.temperature_c, status.uptime_s, status.load_1m) == (None,) * 3
     assert (status.memory_available_mb, status.is_undervolted) == (None, None)
 
 
-def test_a_zone_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
+def test_an_unreadable_thermal_zone_is_skipped(tmp_path: Path) -> None:
     files = {"sys/class/thermal/thermal_zone0/temp": "", "sys/class/thermal/thermal_zone1/temp": "51000"}
     assert machine(tmp_path, files).read().temperature_c == 51.0
 
 
-def test_this_machine_has_run_for_a_while() -> None:
+def test_the_uptime_of_this_machine_is_positive() -> None:
     status = StatusReader().read()
     assert status.uptime_s is not None
     assert status.uptime_s > 0

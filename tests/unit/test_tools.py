@@ -1,4 +1,4 @@
-"""`tool`: from a signature and a docstring to a strict schema, and back to checked keyword arguments."""
+"""`tool`: strict schemas from signatures and docstrings, and validation of arguments."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def paint(
     return f"{percent} {color} {note}"
 
 
-def test_the_definition_is_flat_and_strict() -> None:
+def test_definition_is_flat_and_strict() -> None:
     assert paint.definition() == {
         "type": "function",
         "name": "paint",
@@ -71,20 +71,20 @@ def test_the_definition_is_flat_and_strict() -> None:
     json.dumps(paint.definition())
 
 
-def test_the_definition_is_what_the_service_takes() -> None:
+def test_definition_matches_the_sdk_types() -> None:
     known = TypeAdapter(RealtimeFunctionTool).validate_python(paint.definition(), strict=True)
     assert known.model_dump(exclude_unset=True) == paint.definition()
     check_client_frame({"type": "session.update", "session": {"type": "realtime", "tools": [paint.definition()]}})
 
 
-def test_the_schema_is_a_valid_one_of_its_kind() -> None:
+def test_schema_has_only_the_expected_keys() -> None:
     schema = paint.definition()["parameters"]
     assert set(schema) <= {"type", "properties", "required", "additionalProperties", "$defs"}
     assert schema["additionalProperties"] is False
     assert set(schema["required"]) <= set(schema["properties"])
 
 
-def test_a_tool_without_parameters_still_says_so() -> None:
+def test_tool_without_parameters_has_an_empty_object_schema() -> None:
     @tool
     def ping() -> str:
         return "pong"
@@ -98,7 +98,7 @@ def test_a_tool_without_parameters_still_says_so() -> None:
     assert ping.validate("") == ping.validate(" {} ") == {}
 
 
-def test_options_stand_instead_of_what_is_read_from_the_function() -> None:
+def test_options_override_name_and_docstring() -> None:
     @tool(name="open_door", description="Open it.", needs_approval=True, timeout_s=3.0)
     def function() -> None:
         """Not this."""
@@ -123,7 +123,7 @@ def test_arguments_become_keyword_arguments_with_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         ("{}", "percent: Field required"),
         ('{"percent": 101}', "percent: Input should be less than or equal to 100"),
@@ -139,19 +139,19 @@ def test_arguments_become_keyword_arguments_with_defaults() -> None:
         ("percent=1", "Invalid JSON"),
     ],
 )
-def test_what_does_not_fit_is_told_in_one_short_line(arguments: str, told: str) -> None:
+def test_invalid_arguments_are_explained_in_one_short_line(arguments: str, expected: str) -> None:
     with pytest.raises(ToolError) as caught:
         paint.validate(arguments)
     text = str(caught.value)
     assert text.startswith("paint: ")
-    assert told in text
+    assert expected in text
     assert "\n" not in text
     assert len(text) < 200
     assert "argument_" not in text
 
 
 @given(st.text())
-def test_no_text_of_a_model_raises_anything_but_tool_error(text: str) -> None:
+def test_any_text_as_arguments_raises_only_tool_error(text: str) -> None:
     try:
         fits = paint.validate(text)
     except ToolError:
@@ -160,25 +160,25 @@ def test_no_text_of_a_model_raises_anything_but_tool_error(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["\ud800", '{"percent": 1, "note": "\ud800"}', '{"percent": 1, "note": "\\ud800"}'])
-def test_half_a_surrogate_is_no_reason_to_raise_anything_else(text: str) -> None:
+def test_lone_surrogate_raises_only_tool_error(text: str) -> None:
     with pytest.raises(ToolError, match="paint: "):
         paint.validate(text)
 
 
 @pytest.mark.parametrize("text", ['{"percent": ' + "9" * 5000 + "}", "[" * 100_000, '{"percent": 1e999}'])
-def test_numbers_and_depths_beyond_all_measure_are_told_in_a_short_line(text: str) -> None:
+def test_huge_numbers_and_depths_are_explained_in_a_short_line(text: str) -> None:
     with pytest.raises(ToolError) as caught:
         paint.validate(text)
     assert len(str(caught.value)) < 300
 
 
-def test_many_mistakes_are_told_in_one_line_with_the_first_five() -> None:
+def test_only_the_first_five_of_many_mistakes_are_explained() -> None:
     with pytest.raises(ToolError) as caught:
         paint.validate(json.dumps({f"key_{number}": 1 for number in range(50)}))
     assert str(caught.value).count("; ") == 4
 
 
-def test_limits_defaults_and_choices_are_in_the_schema_of_nested_types() -> None:
+def test_schema_of_nested_types_has_limits_defaults_and_choices() -> None:
     @tool
     def beep(steps: Annotated[list[Step], Field(min_length=1, max_length=3)]) -> None:
         """Beep.
@@ -197,7 +197,7 @@ def test_limits_defaults_and_choices_are_in_the_schema_of_nested_types() -> None
         beep.validate('{"steps": [{"seconds": 0}]}')
 
 
-def test_a_docstring_of_one_line_is_the_description() -> None:
+def test_one_line_docstring_is_the_description() -> None:
     @tool
     def ping(times: int = 1) -> None:
         """Knock."""
@@ -206,7 +206,7 @@ def test_a_docstring_of_one_line_is_the_description() -> None:
     assert ping.parameters["properties"]["times"] == {"default": 1, "type": "integer"}
 
 
-def test_a_bound_method_is_a_tool_without_self() -> None:
+def test_bound_method_can_be_a_tool() -> None:
     class Door:
         def __init__(self) -> None:
             self.is_open = False
@@ -232,7 +232,7 @@ def test_names_that_pydantic_reserves_can_be_parameters() -> None:
     assert list(odd.parameters["properties"]) == list(given_arguments)
 
 
-def test_a_parameter_named_title_keeps_its_name_and_its_schema_has_no_titles() -> None:
+def test_parameter_named_title_stays_and_generated_titles_are_removed() -> None:
     @tool
     def lend(title: str, book: Book) -> None: ...
 
@@ -242,7 +242,7 @@ def test_a_parameter_named_title_keeps_its_name_and_its_schema_has_no_titles() -
     assert lend.parameters["$defs"]["Book"]["properties"] == {"title": {"type": "string"}}
 
 
-def test_an_object_and_a_partial_can_be_tools() -> None:
+def test_callable_object_and_partial_can_be_tools() -> None:
     class Counter:
         async def __call__(self, step: int) -> int:
             return step
@@ -298,30 +298,30 @@ def unchosen(a: Literal[1:2]) -> None: ...  # type: ignore[valid-type]
 
 
 class Door:
-    """Something that pydantic knows nothing of."""
+    """A type that pydantic does not support."""
 
 
 @pytest.mark.parametrize(
     "function", [unannotated, star, positional, uncheckable, wordless, unknown, unlimited, unchosen]
 )
-def test_what_cannot_be_described_is_refused_by_name(function: Callable[..., Any]) -> None:
+def test_function_that_cannot_be_described_is_refused(function: Callable[..., Any]) -> None:
     with pytest.raises(ToolError, match=rf"tool '{function.__name__}': "):
         tool(function)
 
 
 @pytest.mark.parametrize("name", ["with space", "ä", "x" * 65])
-def test_a_name_that_the_protocol_refuses_is_refused_here(name: str) -> None:
+def test_invalid_tool_name_is_refused(name: str) -> None:
     with pytest.raises(ToolError, match="1 to 64"):
         tool(name=name)(paint.function)
 
 
 @pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("nan")])
-def test_a_limit_of_no_time_is_refused(timeout_s: float) -> None:
+def test_timeout_that_is_not_positive_is_refused(timeout_s: float) -> None:
     with pytest.raises(ToolError, match="more than 0"):
         tool(timeout_s=timeout_s)(paint.function)
 
 
-def test_a_tool_is_a_value() -> None:
+def test_tool_is_frozen() -> None:
     assert isinstance(paint, Tool)
     with pytest.raises(AttributeError):
         paint.name = "other"  # type: ignore[misc]
@@ -368,9 +368,7 @@ def test_a_tool_is_a_value() -> None:
         ),
     ],
 )
-def test_a_type_has_its_schema_and_gives_its_value(
-    hint: Any, schema: dict[str, Any], arguments: str, value: Any
-) -> None:
+def test_type_maps_to_its_schema_and_value(hint: Any, schema: dict[str, Any], arguments: str, value: Any) -> None:
     def give(thing: Any) -> None: ...
 
     give.__annotations__["thing"] = hint
@@ -396,7 +394,7 @@ def test_a_type_has_its_schema_and_gives_its_value(
         (Place, '{"row": "top"}'),
     ],
 )
-def test_what_a_type_does_not_hold_is_refused_by_the_parameters_name(hint: Any, arguments: str) -> None:
+def test_invalid_value_is_refused_and_the_error_names_the_parameter(hint: Any, arguments: str) -> None:
     def give(thing: Any) -> None: ...
 
     give.__annotations__["thing"] = hint
@@ -404,7 +402,7 @@ def test_what_a_type_does_not_hold_is_refused_by_the_parameters_name(hint: Any, 
         tool(give).validate(f'{{"thing": {arguments}}}')
 
 
-def test_a_default_of_a_nested_type_is_told_whole() -> None:
+def test_default_of_a_nested_type_is_in_the_schema() -> None:
     @tool
     def lend(book: Book = Book(title="a")) -> None: ...  # noqa: B008
 
@@ -412,7 +410,7 @@ def test_a_default_of_a_nested_type_is_told_whole() -> None:
     assert lend.validate("{}") == {"book": Book(title="a")}
 
 
-def test_a_schema_loses_its_titles_and_nothing_else() -> None:
+def test_plain_schema_removes_only_generated_titles() -> None:
     schema = {
         "title": "Loan",
         "type": "object",
@@ -436,13 +434,13 @@ def test_a_schema_loses_its_titles_and_nothing_else() -> None:
     assert json.dumps(schema) == before
 
 
-def test_a_validation_error_is_explained_with_its_places() -> None:
+def test_validation_error_is_explained_with_locations() -> None:
     with pytest.raises(ValidationError) as caught:
         Step.model_validate({"seconds": 0, "tone": "loud"})
     assert explained(caught.value) == ("seconds: Input should be greater than 0; tone: Input should be 'high' or 'low'")
 
 
-def test_a_validator_of_the_makers_that_breaks_is_told_to_the_model() -> None:
+def test_validator_that_raises_is_reported_to_the_model() -> None:
     @tool
     def find(key: Annotated[str, AfterValidator(looked_up)]) -> None: ...
 
@@ -454,7 +452,7 @@ def test_a_validator_of_the_makers_that_breaks_is_told_to_the_model() -> None:
 # --- the context ----------------------------------------------------------------------------------------------------
 
 
-def test_a_parameter_for_the_context_is_not_shown_to_the_model() -> None:
+def test_context_parameter_is_not_shown_to_the_model() -> None:
     @tool
     def plain(where: ToolContext[Any], shelf: int) -> None:
         """Look.
@@ -476,7 +474,7 @@ def test_a_parameter_for_the_context_is_not_shown_to_the_model() -> None:
     assert paint.context_parameter == ""
 
 
-def test_the_bare_name_of_the_context_is_enough() -> None:
+def test_context_annotation_may_be_unparameterized() -> None:
     def look(where: Any) -> None: ...
 
     look.__annotations__["where"] = "ToolContext"
@@ -485,17 +483,17 @@ def test_the_bare_name_of_the_context_is_enough() -> None:
     assert made.definition()["parameters"] == {"type": "object", "properties": {}, "additionalProperties": False}
 
 
-def test_one_context_is_enough() -> None:
+def test_two_context_parameters_are_refused() -> None:
     def look(here: ToolContext[Any], there: ToolContext[Any]) -> None: ...
 
-    with pytest.raises(ToolError, match="two parameters want the context"):
+    with pytest.raises(ToolError, match="two parameters are annotated ToolContext"):
         tool(look)
 
 
 @pytest.mark.parametrize(
     "hint", [ToolContext | None, Annotated[ToolContext[Any], "x"], list[ToolContext[Any]], RunContext]
 )
-def test_what_is_almost_the_context_is_refused_with_the_remedy(hint: Any) -> None:
+def test_wrong_context_annotation_is_refused_with_the_remedy(hint: Any) -> None:
     def look(where: Any) -> None: ...
 
     look.__annotations__["where"] = hint
@@ -503,7 +501,7 @@ def test_what_is_almost_the_context_is_refused_with_the_remedy(hint: Any) -> Non
         tool(look)
 
 
-def test_an_annotation_that_is_no_expression_is_refused() -> None:
+def test_annotation_with_a_syntax_error_is_refused() -> None:
     def look(where: Any) -> None: ...
 
     look.__annotations__["where"] = "int |"
@@ -514,7 +512,7 @@ def test_an_annotation_that_is_no_expression_is_refused() -> None:
 # --- options --------------------------------------------------------------------------------------------------------
 
 
-def test_options_are_kept_as_they_are_given() -> None:
+def test_options_are_stored_unchanged() -> None:
     def needs(context: RunContext[Any], arguments: dict[str, Any], call_id: str) -> bool:
         return True
 
@@ -537,25 +535,25 @@ def test_options_are_kept_as_they_are_given() -> None:
     assert made.definition() == paint.definition()
 
 
-def test_without_options_a_tool_is_enabled_silent_and_runs_to_its_end() -> None:
+def test_default_tool_is_enabled_has_no_filler_and_is_not_cancellable() -> None:
     assert (paint.needs_approval, paint.enabled, paint.error_function) == (False, True, None)
     assert (paint.cancellable, paint.working_after_ms, paint.filler) == (False, None, "")
 
 
-def test_a_filler_without_a_time_is_refused() -> None:
-    with pytest.raises(ToolError, match="tool 'paint': a filler is said after working_after_ms"):
+def test_filler_without_working_after_ms_is_refused() -> None:
+    with pytest.raises(ToolError, match="tool 'paint': filler is spoken after working_after_ms"):
         tool(filler="One moment.")(paint.function)
-    with pytest.raises(ToolError, match="a filler is said after working_after_ms"):
+    with pytest.raises(ToolError, match="filler is spoken after working_after_ms"):
         replace(paint, filler="One moment.")
 
 
 @pytest.mark.parametrize("working_after_ms", [0, -1])
-def test_a_tool_that_is_heard_at_once_is_refused(working_after_ms: int) -> None:
+def test_working_after_ms_that_is_not_positive_is_refused(working_after_ms: int) -> None:
     with pytest.raises(ToolError, match=f"working_after_ms is {working_after_ms}; it must be more than 0"):
         tool(working_after_ms=working_after_ms)(paint.function)
 
 
-def test_a_background_result_is_the_result_with_a_mark() -> None:
+def test_background_wraps_the_result() -> None:
     assert background({"on": True}) == Background({"on": True})
 
 
@@ -565,7 +563,7 @@ LISTED = {"type": "object", "properties": {"path": {"type": "string", "title": "
 listed = Tool(name="read", description="Read a file.", parameters=LISTED, function=print)
 
 
-def test_a_tool_without_a_signature_shows_its_schema_as_it_is() -> None:
+def test_tool_without_parse_shows_its_schema_unchanged() -> None:
     assert listed.definition() == {
         "type": "function",
         "name": "read",
@@ -575,38 +573,38 @@ def test_a_tool_without_a_signature_shows_its_schema_as_it_is() -> None:
 
 
 @given(st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.integers())))
-def test_a_tool_without_a_signature_takes_any_object(value: dict[str, Any]) -> None:
+def test_tool_without_parse_accepts_any_object(value: dict[str, Any]) -> None:
     assert listed.validate(json.dumps(value)) == value
 
 
-def test_no_text_is_no_arguments() -> None:
+def test_empty_text_is_an_empty_object() -> None:
     assert listed.validate("") == listed.validate("  ") == {}
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("[1]", "should be a JSON object, not [1]"),
         ("null", "should be a JSON object, not null"),
         ('"' + "x" * 1000 + '"', "should be a JSON object"),
         ("{", "not JSON"),
         ("path=1", "not JSON"),
-        ('{"path": NaN}', "NaN is no number to JSON"),
-        ('{"path": -Infinity}', "-Infinity is no number to JSON"),
+        ('{"path": NaN}', "NaN is not a JSON number"),
+        ('{"path": -Infinity}', "-Infinity is not a JSON number"),
         ("[" * 100_000, "not JSON"),
         ('{"path": ' + "9" * 5000 + "}", "not JSON"),
     ],
 )
-def test_what_is_no_object_is_refused_without_a_signature_too(text: str, told: str) -> None:
+def test_tool_without_parse_refuses_non_objects(text: str, expected: str) -> None:
     with pytest.raises(ToolError) as caught:
         listed.validate(text)
     assert str(caught.value).startswith("read: the arguments ")
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
     assert len(str(caught.value)) < 250
 
 
 @given(st.text())
-def test_no_text_raises_anything_but_tool_error_without_a_signature(text: str) -> None:
+def test_any_text_raises_only_tool_error_without_parse(text: str) -> None:
     try:
         assert isinstance(listed.validate(text), dict)
     except ToolError as exc:

@@ -1,4 +1,4 @@
-"""The record is the bug report: what is written down runs again, bit for bit."""
+"""Tests of the trace: a recorded conversation replays bit for bit."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_changed_line_is_found(tmp_path: Path) -> None:
     assert [one.line for one in divergences] == [at + 1]
 
 
-def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
     _conversation(path).recorder.close()
     text = path.read_text(encoding="utf-8")
@@ -109,43 +109,43 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
         "hello\n",
         '{"trace": 99}\n',
         "[]\n",
-        '{"trace": "3"}\n',
-        '{"trace": 3}\n',
-        '{"trace": 3, "policy": {"of_the_future": 1}, "specs": [], "history": [], "seed": 0, "is_muted": false}\n',
+        '{"trace": "4"}\n',
+        '{"trace": 4}\n',
+        '{"trace": 4, "policy": {"of_the_future": 1}, "specs": [], "history": [], "seed": 0, "is_muted": false}\n',
     ],
 )
-def test_a_file_that_is_no_trace_is_named(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_trace_is_refused_by_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "other"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(SettingsError, match="other"):
         replay(path)
 
 
-@pytest.mark.parametrize("text", ["[]\n", "{}\n", '{"trace": "3"}\n', '{"trace": true}\n'])
-def test_json_without_a_format_is_no_trace(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["[]\n", "{}\n", '{"trace": "4"}\n', '{"trace": true}\n'])
+def test_json_without_a_format_is_not_a_trace(tmp_path: Path, text: str) -> None:
     path = tmp_path / "other.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(SettingsError, match=r"other\.json: no trace of the appliance: its first line names no format"):
         replay(path)
 
 
-@pytest.mark.parametrize("other", [2, 4])
-def test_a_trace_of_another_format_is_refused_with_what_reads_it(tmp_path: Path, other: int) -> None:
+@pytest.mark.parametrize("other", [3, 5])
+def test_a_trace_of_another_format_is_refused_with_the_remedy(tmp_path: Path, other: int) -> None:
     path = tmp_path / "trace.jsonl"
     _conversation(path).recorder.close()
     head, rest = path.read_text(encoding="utf-8").split("\n", 1)
     row = json.loads(head)
-    assert row["trace"] == FORMAT == 3
+    assert row["trace"] == FORMAT == 4
     path.write_text(json.dumps(row | {"trace": other}) + "\n" + rest, encoding="utf-8")
     with pytest.raises(SettingsError) as caught:
         replay(path)
     assert str(caught.value) == (
-        f"{path}: a trace of format {other}, and this version reads format 3 only; "
+        f"{path}: a trace of format {other}, and this version reads format 4 only; "
         "replay it with the version of the appliance that recorded it"
     )
 
 
-def test_a_trace_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
+def test_a_trace_that_cannot_be_read_or_written_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="missing"):
         replay(tmp_path / "missing")
     recorder = TraceRecorder(tmp_path / "no" / "such" / "folder", post=lambda event: None)
@@ -153,7 +153,7 @@ def test_a_trace_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None
         recorder.open(policy=Policy(), specs=[], seed=0)
 
 
-def test_a_disk_that_fills_up_ends_the_trace_once_and_not_the_conversation(tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_trace_but_not_the_conversation(tmp_path: Path) -> None:
     class Full(io.StringIO):
         def write(self, text: str) -> int:
             raise OSError(28, "No space left on device")
@@ -170,13 +170,13 @@ def test_a_disk_that_fills_up_ends_the_trace_once_and_not_the_conversation(tmp_p
     assert stage.state == "ready"
 
 
-def test_no_key_is_written_down(tmp_path: Path) -> None:
+def test_no_key_is_written_to_the_trace(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
     _conversation(path).recorder.close()
     assert "0123456789abcdef" not in path.read_text(encoding="utf-8")
 
 
-def test_every_event_and_command_survives_the_journey(tmp_path: Path) -> None:
+def test_every_command_round_trips(tmp_path: Path) -> None:
     stage = _conversation(tmp_path / "trace.jsonl")
     stage.recorder.close()
     for command in stage.commands:
@@ -186,15 +186,15 @@ def test_every_event_and_command_survives_the_journey(tmp_path: Path) -> None:
     assert asdict(Policy(**asdict(Policy()))) == asdict(Policy())
 
 
-def test_every_event_command_and_notice_is_known_by_a_name_of_its_own() -> None:
+def test_every_event_command_and_notice_has_a_unique_name() -> None:
     named = [*get_args(Event), *get_args(Command), *get_args(Notice), *get_args(AgentKey), *get_args(CheckKey)]
     assert {one.__name__: one for one in named} == {one.__name__: trace._TYPES.get(one.__name__) for one in named}
     modules = (trace.wire, trace.spec, trace.event_types, trace.command_types, trace.notice_types)
     every = {one for module in modules for one in trace._classes(module).values()}
-    assert len({one.__name__ for one in every}) == len(every), "of two classes with one name, one cannot be read back"
+    assert len({one.__name__ for one in every}) == len(every), "two classes with the same name cannot both be read back"
 
 
-def test_what_a_program_sees_of_the_history_survives_the_journey() -> None:
+def test_history_notices_round_trip() -> None:
     item = HistoryItem(id="item_1", role="user", text="hello")
     for notice in (
         HistoryGrew(item, ""),
@@ -207,7 +207,7 @@ def test_what_a_program_sees_of_the_history_survives_the_journey() -> None:
     assert decode(json.loads(json.dumps(encode(asked)))) == asked
 
 
-def test_dataclasses_and_structs_are_written_alike_and_read_back() -> None:
+def test_dataclasses_and_structs_are_encoded_alike_and_round_trip() -> None:
     item = HistoryItem(id="item_1", images=("data:image/png;base64,AAAA",))
     added = ServerEventReceived(1, wire.ConversationItemAdded(item=wire.Item(type="message", id="item_1")))
     audio = ServerEventReceived(1, wire.OutputAudioDelta(delta=b"\x01\x02", item_id="item_1"))
@@ -231,7 +231,7 @@ def test_dataclasses_and_structs_are_written_alike_and_read_back() -> None:
 @pytest.mark.parametrize(
     "said", ["one\u2028two", "next\x85line", "half a surrogate \ud800", "snow ☃ 😀", "\x1c\x0b\x0c"]
 )
-def test_whatever_was_said_is_recorded_and_replays(tmp_path: Path, said: str) -> None:
+def test_any_text_is_recorded_and_replays(tmp_path: Path, said: str) -> None:
     path = tmp_path / "trace.jsonl"
     stage = Recorded(path)
     stage.start()
@@ -253,7 +253,7 @@ def test_whatever_was_said_is_recorded_and_replays(tmp_path: Path, said: str) ->
     "line",
     ["[]", "{}", '{"t": 1, "commands": [], "event": {"@": "NoSuchEvent"}}', '{"t": 1, "commands": [], "event": 7}'],
 )
-def test_a_line_of_another_version_is_named_by_its_number(tmp_path: Path, line: str) -> None:
+def test_a_line_of_another_version_is_refused_by_its_number(tmp_path: Path, line: str) -> None:
     path = tmp_path / "trace.jsonl"
     _conversation(path).recorder.close()
     rows = path.read_text(encoding="utf-8").splitlines()
@@ -263,20 +263,20 @@ def test_a_line_of_another_version_is_named_by_its_number(tmp_path: Path, line: 
         replay(path)
 
 
-def test_a_file_of_bytes_is_no_trace(tmp_path: Path) -> None:
+def test_a_binary_file_is_not_a_trace(tmp_path: Path) -> None:
     path = tmp_path / "sound.wav"
     path.write_bytes(b"RIFF\xff\xfe\x00\x80")
     with pytest.raises(SettingsError, match="no trace"):
         replay(path)
 
 
-def test_a_trace_without_events_has_none(tmp_path: Path) -> None:
+def test_a_trace_without_events_replays_none(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
     Recorded(path).recorder.close()
     assert replay(path) == (0, [])
 
 
-def test_another_session_sends_something_else(tmp_path: Path) -> None:
+def test_a_trace_with_another_session_diverges(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
     _conversation(path).recorder.close()
     head, rest = path.read_text(encoding="utf-8").split("\n", 1)
@@ -286,7 +286,7 @@ def test_another_session_sends_something_else(tmp_path: Path) -> None:
     assert [one.event["@"] for one in replay(path)[1]] == ["ServerEventReceived"]
 
 
-def test_a_closed_recorder_records_no_more_and_closes_again(tmp_path: Path) -> None:
+def test_a_closed_recorder_records_nothing_and_close_is_idempotent(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
     stage = Recorded(path)
     stage.start()
@@ -298,17 +298,17 @@ def test_a_closed_recorder_records_no_more_and_closes_again(tmp_path: Path) -> N
     assert stage.posted == []
 
 
-def test_a_second_of_microphone_is_on_the_disk_before_the_end(tmp_path: Path) -> None:
+def test_recorded_audio_is_flushed_to_disk_before_close(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
     stage = Recorded(path)
     stage.start()
     stage.link_ready()
     stage.hear(4000)
-    assert replay(path)[0] > 100, "a crash now would lose little"
+    assert replay(path)[0] > 100, "a crash at this point would lose little"
     stage.recorder.close()
 
 
-def test_a_disk_that_is_full_at_the_last_line_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_at_close_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class FullAtTheEnd(io.StringIO):
         def close(self) -> None:
             raise OSError(28, "No space left on device")

@@ -1,4 +1,4 @@
-"""What `appliance ask` reports of a turn."""
+"""The report of a turn that `appliance ask` prints."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from appliance.conversation.events import DeadlinePassed
 from appliance.conversation.notices import InputText, Notice, TurnStart
 from appliance.conversation.support.feedback import View
 from appliance.simulator.report import TurnReport
+from appliance.wording import Wording
 
 
-def test_what_was_heard_is_the_whole_of_the_turns_own_text_and_never_a_piece() -> None:
-    report = TurnReport()
+def test_heard_is_the_final_text_of_the_followed_turn() -> None:
+    report = TurnReport(Wording())
     steps: list[tuple[Notice, str]] = [
         (InputText("of before", False, item_id="item_0"), ""),
         (TurnStart("turn_1"), ""),

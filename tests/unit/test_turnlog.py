@@ -1,4 +1,4 @@
-"""The log of the conversation."""
+"""Tests of the conversation log."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from appliance.conversation.notices import (
 from appliance.conversation.support.feedback import View
 from appliance.realtime.protocol import InputAudioBufferCommit
 from appliance.service.turnlog import TurnLog
+from appliance.wording import Wording
 
 
-def test_a_turn_is_one_line_with_its_durations_and_never_what_was_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_turn_is_logged_as_one_line_with_its_durations_and_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
     xruns = 3
-    turnlog = TurnLog(lambda: xruns)
+    turnlog = TurnLog(lambda: xruns, Wording())
     steps: list[tuple[float, list[Command]]] = [
         (10.0, [Emit(TurnStart("turn_1"))]),
         (12.0, [Send(1, InputAudioBufferCommit()), Emit(InputText("my secret plan", True, turn="turn_1"))]),
@@ -43,13 +44,15 @@ def test_a_turn_is_one_line_with_its_durations_and_never_what_was_said(caplog: p
     assert record.getMessage() == ("turn_1 answered: spoke 2.0 s, waited 0.50 s, took 4.0 s, 2 xruns, 42 tokens")
 
 
-def test_a_trouble_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    TurnLog(lambda: 0)(1.0, DeadlinePassed(), [Emit(Error("no_link", "I cannot reach it."))], View())
-    assert [(one.levelname, one.getMessage()) for one in caplog.records] == [("WARNING", "no_link: I cannot reach it.")]
+def test_an_error_is_logged_as_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    TurnLog(lambda: 0, Wording())(1.0, DeadlinePassed(), [Emit(Error("no_speaker", "unplugged"))], View())
+    assert [(one.levelname, one.getMessage()) for one in caplog.records] == [
+        ("WARNING", "no_speaker: I have no loudspeaker. Please check that it is plugged in. (unplugged)")
+    ]
 
 
-def test_what_a_turn_costs_stands_in_its_line_if_the_price_is_known(caplog: pytest.LogCaptureFixture) -> None:
-    turnlog = TurnLog(lambda: 0)
+def test_the_line_of_a_turn_has_its_cost_if_the_price_is_known(caplog: pytest.LogCaptureFixture) -> None:
+    turnlog = TurnLog(lambda: 0, Wording())
     notices: list[Notice] = [
         TurnStart("turn_1"),
         Usage({}, 0.01),
@@ -66,20 +69,20 @@ def test_what_a_turn_costs_stands_in_its_line_if_the_price_is_known(caplog: pyte
     assert second.endswith("0 tokens")
 
 
-def test_handoffs_tripwires_connections_and_the_budget_are_lines_without_what_was_said(
+def test_handoffs_tripwires_links_and_the_budget_are_logged_without_text(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     notices: list[Notice] = [
         HandoffDone("House", "Kitchen"),
         Guardrail("turn_1", "output", "item_1", "no_prices", "it said 9 dollars"),
         Connected(2, 1),
-        BudgetWarning(80, "80 percent of today's budget is spent."),
+        BudgetWarning(80, "minutes", 24.0, 30.0),
     ]
     with caplog.at_level(logging.INFO):
-        TurnLog(lambda: 0)(1.0, DeadlinePassed(), [Emit(one) for one in notices], View())
+        TurnLog(lambda: 0, Wording())(1.0, DeadlinePassed(), [Emit(one) for one in notices], View())
     assert [one.getMessage() for one in caplog.records] == [
         "handoff: House to Kitchen",
         "turn_1: the guardrail no_prices tripped on the output",
         "link 2: ready, endpoint 1",
-        "budget: 80 percent of today's budget is spent.",
+        "budget: 80 percent of today's budget is spent: 24 of 30 minutes.",
     ]

@@ -1,4 +1,4 @@
-"""The unit as systemd reads it, and the installer that puts it in place."""
+"""The systemd unit, checked by systemd's tools, and its installer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ needs_systemd_analyze = pytest.mark.skipif(
 
 
 def directives() -> dict[str, list[str]]:
-    """Name → values in order, of the whole unit."""
+    """Return the values of each directive of the unit, in order, by name."""
     found: dict[str, list[str]] = {}
     for line in UNIT.read_text(encoding="utf-8").splitlines():
         name, separator, value = line.partition("=")
@@ -31,14 +31,14 @@ def directives() -> dict[str, list[str]]:
 
 
 def runnable_copy(folder: Path, text: str | None = None) -> Path:
-    """The unit with a program that exists here: `verify` looks for it."""
+    """Write a copy of the unit whose program exists here, because `verify` looks for it; return its path."""
     copy = folder / UNIT.name
     copy.write_text((text or UNIT.read_text(encoding="utf-8")).replace(PROGRAM, sys.executable), encoding="utf-8")
     return copy
 
 
 def analyze(*arguments: str) -> tuple[int, str]:
-    """Exit status and all that was printed."""
+    """Run systemd-analyze; return its exit status and output."""
     done = subprocess.run(
         ["systemd-analyze", *arguments],
         stdout=subprocess.PIPE,
@@ -51,7 +51,7 @@ def analyze(*arguments: str) -> tuple[int, str]:
 
 
 @needs_systemd_analyze
-def test_verify_says_nothing_at_all(tmp_path: Path) -> None:
+def test_verify_prints_nothing(tmp_path: Path) -> None:
     assert analyze("verify", "--man=no", str(runnable_copy(tmp_path))) == (0, "")
 
 
@@ -60,8 +60,8 @@ def test_verify_says_nothing_at_all(tmp_path: Path) -> None:
     ("right", "wrong"),
     [("WatchdogSec=10", "WatchdgSec=10"), ("Type=notify", "Type=notfy"), ("ProtectHome=yes", "ProtectHome=ye")],
 )
-def test_verify_as_we_call_it_finds_what_it_should(tmp_path: Path, right: str, wrong: str) -> None:
-    """systemd 252 ends with status 0 on an unknown key, so the test above asks for silence; this holds it to that."""
+def test_verify_reports_mistakes(tmp_path: Path, right: str, wrong: str) -> None:
+    """systemd 252 exits with status 0 on an unknown key, so the test above compares the output; this proves that."""
     text = UNIT.read_text(encoding="utf-8")
     assert text.count(right) == 1
     _, printed = analyze("verify", "--man=no", str(runnable_copy(tmp_path, text.replace(right, wrong))))
@@ -77,14 +77,14 @@ def test_exposure_is_at_most_two_and_a_half(tmp_path: Path) -> None:
 
 
 @needs_systemd_analyze
-def test_the_threshold_would_notice_a_weaker_unit(tmp_path: Path) -> None:
+def test_threshold_detects_a_weaker_unit(tmp_path: Path) -> None:
     text = UNIT.read_text(encoding="utf-8").replace("CapabilityBoundingSet=\n", "").replace("NoNewPrivileges=yes", "")
     copy = runnable_copy(tmp_path, text)
     status, _ = analyze("security", "--no-pager", "--offline=true", "--threshold=25", str(copy))
     assert status != 0
 
 
-def test_the_unit_states_what_the_daemon_relies_on() -> None:
+def test_unit_sets_what_the_daemon_relies_on() -> None:
     unit = directives()
     assert unit["Type"] == ["notify"]
     assert unit["NotifyAccess"] == ["main"]
@@ -92,12 +92,12 @@ def test_the_unit_states_what_the_daemon_relies_on() -> None:
     assert unit["RestartPreventExitStatus"] == ["2"]
     assert float(unit["WatchdogSec"][0]) >= 5
     assert unit["ExecStart"] == [f"{PROGRAM} run --config /etc/voice-appliance/appliance.toml"]
-    assert unit["WorkingDirectory"] == ["%t/voice-appliance"]  # lgpio makes its pipes there
+    assert unit["WorkingDirectory"] == ["%t/voice-appliance"]  # lgpio creates its pipes there
     assert unit["RuntimeDirectory"] == unit["StateDirectory"] == ["voice-appliance"]
     assert "LG_WD=%t/voice-appliance" in unit["Environment"][0].split()
 
 
-def test_the_daemon_gets_one_heap_and_no_pool_of_threads_from_the_unit_and_from_the_script() -> None:
+def test_unit_and_run_script_set_one_heap_and_no_thread_pool() -> None:
     given = " ".join(directives()["Environment"]).split()
     script = (ROOT / "scripts" / "run").read_text(encoding="utf-8")
     for name in ("MALLOC_ARENA_MAX", "OPENBLAS_NUM_THREADS"):
@@ -105,23 +105,23 @@ def test_the_daemon_gets_one_heap_and_no_pool_of_threads_from_the_unit_and_from_
         assert f"{name}=${{{name}:-1}}" in script
 
 
-def test_a_missing_key_does_not_keep_the_unit_from_starting() -> None:
+def test_unit_starts_without_a_key() -> None:
     unit = directives()
     [name] = [value.partition(":")[0] for value in unit["LoadCredential"]]
     assert [value.partition(":")[0] for value in unit["SetCredential"]] == [name]
 
 
 @pytest.mark.parametrize("hidden", ["PrivateDevices", "ProcSubset", "DynamicUser"])
-def test_what_would_hide_the_pins_is_not_in_the_unit(hidden: str) -> None:
+def test_unit_does_not_hide_the_pins(hidden: str) -> None:
     assert hidden not in directives()
 
 
-def test_no_network_target_is_waited_for() -> None:
+def test_unit_does_not_wait_for_the_network() -> None:
     text = " ".join(value for name in ("After", "Wants", "Requires") for value in directives().get(name, []))
     assert "network" not in text
 
 
-def test_the_user_and_every_group_of_the_unit_are_made_by_sysusers() -> None:
+def test_sysusers_creates_the_user_and_every_group_of_the_unit() -> None:
     lines = (ROOT / "systemd" / "voice-appliance.sysusers").read_text(encoding="utf-8").splitlines()
     made = {(line.split()[0], line.split()[1]) for line in lines if line and not line.startswith("#")}
     unit = directives()
@@ -153,7 +153,7 @@ def install(folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_installer_puts_everything_in_place_and_keeps_what_the_user_wrote(tmp_path: Path) -> None:
+def test_installer_copies_all_files_and_keeps_the_user_s_settings(tmp_path: Path) -> None:
     assert install(tmp_path).returncode == 0
     unit = tmp_path / "etc/systemd/system/voice-appliance.service"
     assert unit.read_bytes() == UNIT.read_bytes()
@@ -174,7 +174,7 @@ def test_the_installer_puts_everything_in_place_and_keeps_what_the_user_wrote(tm
     assert not leftover.exists()
 
 
-def test_the_installer_refuses_what_it_does_not_know() -> None:
+def test_installer_refuses_unknown_options() -> None:
     done = subprocess.run(
         [str(ROOT / "scripts" / "install-service"), "--rooot"], capture_output=True, text=True, check=False, timeout=60
     )
@@ -183,7 +183,7 @@ def test_the_installer_refuses_what_it_does_not_know() -> None:
 
 
 @needs_systemd_analyze
-def test_the_exposure_report_is_readable_by_machines(tmp_path: Path) -> None:
+def test_every_protect_directive_is_set(tmp_path: Path) -> None:
     status, printed = analyze("security", "--no-pager", "--offline=true", "--json=short", str(runnable_copy(tmp_path)))
     assert status == 0
     bad = {

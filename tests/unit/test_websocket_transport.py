@@ -1,4 +1,4 @@
-"""The WebSocket transport against a scripted server on loopback: what a link says, in which order, how often."""
+"""The WebSocket transport against a scripted server on loopback: which events a link posts, in order, how often."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ CHUNK = bytes(960)  # 20 ms
 
 
 class Inbox:
-    """Collects events, and waits for the one that a test is about."""
+    """Collects events, and waits for the one that a test needs."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -99,7 +99,7 @@ async def running(
 
 
 async def end_of(url: str, **options: Any) -> tuple[LinkDown, list[Event]]:
-    """Connect once and wait for the end."""
+    """Connect once and wait for ``LinkDown``."""
     inbox = Inbox()
     async with running(url, inbox, **options) as transport:
         transport.connect(1)
@@ -129,11 +129,11 @@ def append(pcm: bytes = CHUNK) -> wire.InputAudioBufferAppend:
         (" https://[::1]:9/v1 ", "wss://[::1]:9/v1/realtime?model=gpt-realtime-2.1"),
     ],
 )
-def test_a_base_url_becomes_the_address_of_the_socket(base_url: str, url: str) -> None:
+def test_base_url_becomes_the_websocket_url(base_url: str, url: str) -> None:
     assert endpoint_url(base_url, "gpt-realtime-2.1") == url
 
 
-def test_a_model_may_be_any_text() -> None:
+def test_model_may_be_any_string() -> None:
     assert endpoint_url("http://h/v1", "a b/c&d") == "ws://h/v1/realtime?model=a%20b%2Fc%26d"
     assert endpoint_url("http://h/v1", "") == "ws://h/v1/realtime"
 
@@ -141,12 +141,12 @@ def test_a_model_may_be_any_text() -> None:
 @pytest.mark.parametrize(
     "bad", ["", "api.openai.com/v1", "ftp://h/v1", "http://", "http://h:port/v1", "http://h:99999"]
 )
-def test_what_is_no_address_is_refused_with_an_example(bad: str) -> None:
+def test_invalid_base_url_is_refused_with_an_example(bad: str) -> None:
     with pytest.raises(SettingsError, match="base URL"):
         endpoint_url(bad, "m")
 
 
-def test_no_key_in_an_address_is_ever_printed() -> None:
+def test_key_in_a_url_is_never_printed() -> None:
     endpoint = Endpoint(url=f"ws://user:{KEY}@h/v1/realtime?key={KEY}", headers=dict, name="x")
 
     assert KEY not in repr(endpoint)
@@ -159,7 +159,7 @@ def test_no_key_in_an_address_is_ever_printed() -> None:
 # --- a good link ------------------------------------------------------------------------------------------------
 
 
-async def test_a_link_comes_up_carries_frames_both_ways_and_goes_down_once() -> None:
+async def test_link_comes_up_carries_frames_both_ways_and_goes_down_once() -> None:
     script = [send(SESSION_CREATED), expect("input_audio_buffer.commit"), send({"type": "x.new"}), close(1000, "bye")]
     inbox = Inbox()
     async with ScriptedServer(script) as server, running(server.url, inbox) as transport:
@@ -178,7 +178,7 @@ async def test_a_link_comes_up_carries_frames_both_ways_and_goes_down_once() -> 
     assert down == LinkDown(7, "closed", 1000, "bye")
 
 
-async def test_the_handshake_offers_no_compression_no_beta_header_and_says_who_we_are() -> None:
+async def test_handshake_has_no_compression_no_beta_header_and_our_user_agent() -> None:
     inbox = Inbox()
     async with (
         ScriptedServer([hold()]) as server,
@@ -196,11 +196,11 @@ async def test_the_handshake_offers_no_compression_no_beta_header_and_says_who_w
     assert not {"openai-beta", "sec-websocket-extensions", "sec-websocket-protocol"} & set(headers)
 
 
-def test_the_user_agent_names_the_version_of_the_package() -> None:
+def test_user_agent_has_the_package_version() -> None:
     assert importlib.metadata.version("voice-appliance") == USER_AGENT.partition("/")[2]
 
 
-async def test_the_key_is_read_anew_at_each_connect() -> None:
+async def test_headers_are_read_at_each_connect() -> None:
     keys = iter(["first", "second"])
     inbox = Inbox()
     async with (
@@ -214,7 +214,7 @@ async def test_the_key_is_read_anew_at_each_connect() -> None:
     assert [c.headers["Authorization"] for c in server.connections] == ["Bearer first", "Bearer second"]
 
 
-async def test_sends_keep_their_order_from_before_the_link_is_up() -> None:
+async def test_events_sent_before_the_link_is_up_keep_their_order() -> None:
     inbox = Inbox()
     async with ScriptedServer([expect("response.create")]) as server, running(server.url, inbox) as transport:
         transport.connect(1)
@@ -230,7 +230,7 @@ async def test_sends_keep_their_order_from_before_the_link_is_up() -> None:
     assert heard == [number.to_bytes(2, "little") for number in range(100)]
 
 
-async def test_a_disconnect_first_sends_what_is_in_the_outbox_then_closes_with_1000() -> None:
+async def test_disconnect_drains_the_outbox_and_closes_with_1000() -> None:
     inbox = Inbox()
     async with (
         ScriptedServer([expect("response.cancel")]) as server,
@@ -249,7 +249,7 @@ async def test_a_disconnect_first_sends_what_is_in_the_outbox_then_closes_with_1
     server.assert_complete()
 
 
-async def test_a_burst_lets_the_loop_turn_between_frames() -> None:
+async def test_reader_yields_to_the_loop_between_frames() -> None:
     delta = {"type": "response.output_text.delta", "delta": "x"}
     inbox = Inbox()
     turns = 0
@@ -280,7 +280,7 @@ CLOSES: list[tuple[int, str, LinkFailure]] = [
 
 
 @pytest.mark.parametrize(("code", "reason", "kind"), CLOSES)
-async def test_a_close_is_reported_with_its_kind_code_and_reason(code: int, reason: str, kind: LinkFailure) -> None:
+async def test_close_is_reported_with_kind_code_and_reason(code: int, reason: str, kind: LinkFailure) -> None:
     async with ScriptedServer([send(SESSION_CREATED), close(code, reason)]) as server:
         down, events = await end_of(server.url)
 
@@ -288,7 +288,7 @@ async def test_a_close_is_reported_with_its_kind_code_and_reason(code: int, reas
     assert [type(event) for event in events] == [LinkUp, ServerEventReceived, LinkDown]
 
 
-async def test_a_bad_key_in_openais_form_is_an_event_and_then_a_close() -> None:
+async def test_bad_key_at_openai_is_an_error_event_and_then_a_close() -> None:
     error = {
         "type": "error",
         "event_id": "event_1",
@@ -325,7 +325,7 @@ STATUSES: list[tuple[int, str | dict[str, Any], str, LinkFailure]] = [
 
 
 @pytest.mark.parametrize(("status", "body", "detail", "kind"), STATUSES)
-async def test_a_refused_upgrade_is_reported_with_its_status(
+async def test_refused_upgrade_is_reported_with_its_status(
     status: int, body: str | dict[str, Any], detail: str, kind: LinkFailure
 ) -> None:
     async with ScriptedServer([refuse(status, body)]) as server:
@@ -336,7 +336,7 @@ async def test_a_refused_upgrade_is_reported_with_its_status(
     assert down == LinkDown(1, kind, status, detail)
 
 
-async def test_a_redirect_is_not_followed_for_it_would_carry_the_key_away() -> None:
+async def test_redirect_is_not_followed() -> None:
     async with ScriptedServer() as other:
         redirect = refuse(307, headers={"Location": other.url})
         async with ScriptedServer([redirect]) as server:
@@ -347,7 +347,7 @@ async def test_a_redirect_is_not_followed_for_it_would_carry_the_key_away() -> N
     assert down.code == 307
 
 
-async def test_a_tcp_reset_is_a_loss() -> None:
+async def test_tcp_reset_is_a_lost_connection() -> None:
     async with ScriptedServer([send(SESSION_CREATED), abort()]) as server:
         down, events = await end_of(server.url)
 
@@ -356,7 +356,7 @@ async def test_a_tcp_reset_is_a_loss() -> None:
     assert isinstance(events[0], LinkUp)
 
 
-async def test_a_connection_refused_is_said() -> None:
+async def test_refused_connection_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as placeholder:
         port = placeholder.getsockname()[1]
     down, events = await end_of(f"ws://127.0.0.1:{port}/v1/realtime")
@@ -368,7 +368,7 @@ async def test_a_connection_refused_is_said() -> None:
 
 @pytest.fixture
 def no_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Name resolution as it is without a network: no packet leaves the machine."""
+    """Make name resolution fail as without a network: no packet leaves the machine."""
     real = socket.getaddrinfo
 
     def fake(host: Any, *args: Any, **options: Any) -> Any:
@@ -380,27 +380,27 @@ def no_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_resolver")
-async def test_a_name_that_nobody_knows_is_said() -> None:
+async def test_unknown_host_name_is_reported() -> None:
     down, _ = await end_of("ws://invalid.invalid/v1/realtime")
 
     assert down == LinkDown(1, "name_not_found", None, "invalid.invalid: Temporary failure in name resolution")
 
 
 @pytest.mark.usefixtures("no_resolver")
-async def test_the_name_of_a_host_says_nothing_of_the_failure() -> None:
+async def test_words_in_the_host_name_do_not_change_the_failure() -> None:
     down, _ = await end_of("ws://unauthorized.invalid/v1/realtime")
 
     assert down == LinkDown(1, "name_not_found", None, "unauthorized.invalid: Temporary failure in name resolution")
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 70 + ".example"])
-async def test_a_name_that_cannot_be_one_is_said(host: str) -> None:
+async def test_invalid_host_name_is_reported(host: str) -> None:
     down, _ = await end_of(f"ws://{host}/v1/realtime")
 
     assert down.kind == "name_not_found"
 
 
-async def test_a_resolver_that_hangs_holds_up_neither_the_disconnect_nor_the_end(
+async def test_hanging_resolver_blocks_neither_disconnect_nor_shutdown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     released = threading.Event()
@@ -428,9 +428,9 @@ async def test_a_resolver_that_hangs_holds_up_neither_the_disconnect_nor_the_end
 
 
 class Addresses:
-    """A host of several addresses on loopback, of which some are dead: nothing answers, nothing refuses.
+    """A host with several loopback addresses; connections to the dead ones hang.
 
-    Names are resolved without a thread, and every socket that the transport opens is kept.
+    Names are resolved without a thread, and every socket that the transport opens is recorded.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *hosts: str, dead: Sequence[str] = ()) -> None:
@@ -462,7 +462,7 @@ class Addresses:
         return all(one.fileno() == -1 for one in self.sockets)
 
 
-async def test_a_dead_address_holds_up_the_next_one_for_no_more_than_the_stagger(
+async def test_dead_address_delays_the_next_one_by_the_stagger_at_most(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(websocket, "_STAGGER_S", 0.01)
@@ -475,7 +475,7 @@ async def test_a_dead_address_holds_up_the_next_one_for_no_more_than_the_stagger
     assert addresses.are_closed
 
 
-async def test_the_next_address_does_not_wait_for_the_stagger_when_one_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_next_address_is_tried_at_once_if_one_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket, "_STAGGER_S", 60.0)
     async with ScriptedServer([close(1000, "reached")]) as server:
         addresses = Addresses(monkeypatch, "127.0.0.9", "127.0.0.1")
@@ -485,7 +485,7 @@ async def test_the_next_address_does_not_wait_for_the_stagger_when_one_refuses(m
     assert addresses.tried == ["127.0.0.9", "127.0.0.1"]
 
 
-async def test_an_address_that_answers_before_the_stagger_is_the_only_one_tried(
+async def test_address_that_answers_before_the_stagger_is_the_only_one_tried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(websocket, "_STAGGER_S", 60.0)
@@ -496,7 +496,7 @@ async def test_an_address_that_answers_before_the_stagger_is_the_only_one_tried(
     assert addresses.tried == ["127.0.0.1"]
 
 
-async def test_the_families_of_addresses_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_address_families_alternate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket, "_STAGGER_S", 0.01)
     async with ScriptedServer([close(1000, "reached")]) as server:
         addresses = Addresses(monkeypatch, "::2", "::3", "127.0.0.1", dead=["::2", "::3"])
@@ -506,7 +506,7 @@ async def test_the_families_of_addresses_take_turns(monkeypatch: pytest.MonkeyPa
     assert addresses.tried == ["::2", "127.0.0.1"]
 
 
-async def test_a_server_that_is_down_on_all_its_addresses_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_server_down_on_all_addresses_is_reported_as_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as placeholder:
         port = placeholder.getsockname()[1]
     addresses = Addresses(monkeypatch, "127.0.0.1", "127.0.0.9")
@@ -517,7 +517,7 @@ async def test_a_server_that_is_down_on_all_its_addresses_is_refused(monkeypatch
     assert addresses.are_closed
 
 
-async def test_addresses_that_are_all_dead_are_a_timeout_and_leave_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_all_dead_addresses_are_a_timeout_and_leave_no_socket_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket, "_STAGGER_S", 0.01)
     hosts = ["127.0.0.8", "127.0.0.9"]
     addresses = Addresses(monkeypatch, *hosts, dead=hosts)
@@ -530,7 +530,7 @@ async def test_addresses_that_are_all_dead_are_a_timeout_and_leave_no_socket(mon
 
 
 @pytest.mark.parametrize("turns", range(16))
-async def test_a_disconnect_in_any_turn_of_the_loop_leaves_no_socket_open(
+async def test_disconnect_in_any_loop_iteration_leaves_no_socket_open(
     turns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(websocket, "_STAGGER_S", 0.0)
@@ -551,7 +551,7 @@ async def test_a_disconnect_in_any_turn_of_the_loop_leaves_no_socket_open(
 
 
 @pytest.mark.parametrize("turns", range(8))
-async def test_one_address_that_answers_as_another_refuses_does_not_wait_for_a_third(
+async def test_address_that_answers_while_another_refuses_does_not_wait_for_a_third(
     turns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(websocket, "_STAGGER_S", 0.01)
@@ -578,7 +578,7 @@ async def test_one_address_that_answers_as_another_refuses_does_not_wait_for_a_t
     assert addresses.are_closed
 
 
-async def test_the_addresses_of_a_proxy_are_raced_too(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_addresses_of_a_proxy_are_raced_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket, "_STAGGER_S", 0.01)
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -592,7 +592,7 @@ async def test_the_addresses_of_a_proxy_are_raced_too(monkeypatch: pytest.Monkey
     assert addresses.are_closed
 
 
-async def test_a_server_that_never_answers_the_upgrade_is_a_timeout() -> None:
+async def test_server_that_never_answers_the_upgrade_is_a_timeout() -> None:
     async with ScriptedServer([stall_handshake()]) as server:
         down, events = await end_of(server.url, connect_timeout_s=0.1)
 
@@ -610,7 +610,7 @@ async def test_a_server_that_never_answers_the_upgrade_is_a_timeout() -> None:
         (b"", "lost"),
     ],
 )
-async def test_something_else_than_a_websocket_server_is_said(answer: bytes, kind: str) -> None:
+async def test_server_that_does_not_speak_websocket_is_reported(answer: bytes, kind: str) -> None:
     async with tcp_server(answer, hangs_up=True) as port:
         down, events = await end_of(f"ws://127.0.0.1:{port}/")
 
@@ -618,7 +618,7 @@ async def test_something_else_than_a_websocket_server_is_said(answer: bytes, kin
     assert down.kind == kind
 
 
-async def test_a_server_that_accepts_and_says_nothing_is_up_and_no_more() -> None:
+async def test_server_that_accepts_and_sends_nothing_only_comes_up() -> None:
     inbox = Inbox()
     async with ScriptedServer([hold()]) as server, running(server.url, inbox) as transport:
         transport.connect(1)
@@ -627,7 +627,7 @@ async def test_a_server_that_accepts_and_says_nothing_is_up_and_no_more() -> Non
         assert inbox.events == [LinkUp(1)]
 
 
-async def test_an_address_of_another_kind_is_said() -> None:
+async def test_url_with_another_scheme_is_reported() -> None:
     down, _ = await end_of("ftp://127.0.0.1/")
 
     assert down.kind == "bad_address"
@@ -642,7 +642,7 @@ async def test_an_address_of_another_kind_is_said() -> None:
         PermissionError(13, "Permission denied"),
     ],
 )
-async def test_a_key_that_cannot_be_read_is_said_and_nothing_is_dialled(problem: Exception) -> None:
+async def test_key_that_cannot_be_read_is_reported_without_connecting(problem: Exception) -> None:
     def headers() -> Mapping[str, str]:
         raise problem
 
@@ -653,7 +653,7 @@ async def test_a_key_that_cannot_be_read_is_said_and_nothing_is_dialled(problem:
     assert down.kind == "no_key"
 
 
-async def test_a_key_with_a_line_end_in_it_is_not_put_into_a_header() -> None:
+async def test_key_with_a_newline_is_refused() -> None:
     async with ScriptedServer() as server:
         down, _ = await end_of(server.url, headers=lambda: {"Authorization": f"Bearer {KEY}\r\nX-Evil: 1"})
         assert server.connections == []
@@ -669,7 +669,7 @@ async def test_a_key_with_a_line_end_in_it_is_not_put_into_a_header() -> None:
     "bad",
     ["{", "[]", "null", '{"type": 5}', b"\x00\x01", '{"type":"response.output_audio.delta","delta":"?"}', "[" * 50_000],
 )
-async def test_a_frame_that_cannot_be_read_is_refused_and_the_link_lives_on(bad: str | bytes) -> None:
+async def test_invalid_frame_is_refused_and_the_link_stays_up(bad: str | bytes) -> None:
     async with ScriptedServer([send_raw(bad), send(SESSION_CREATED), close()]) as server:
         _, events = await end_of(server.url)
 
@@ -678,7 +678,7 @@ async def test_a_frame_that_cannot_be_read_is_refused_and_the_link_lives_on(bad:
     assert 10 < len(events[1].problem) < 200
 
 
-async def test_text_that_is_not_utf8_ends_the_link() -> None:
+async def test_text_frame_that_is_not_utf8_ends_the_link() -> None:
     async with ScriptedServer([hold()]) as server:
         inbox = Inbox()
         async with running(server.url, inbox) as transport:
@@ -692,7 +692,7 @@ async def test_text_that_is_not_utf8_ends_the_link() -> None:
     assert down.kind == "protocol_error"
 
 
-async def test_a_frame_beyond_the_limit_ends_the_link() -> None:
+async def test_frame_above_the_size_limit_ends_the_link() -> None:
     async with ScriptedServer([send({"type": "x", "long": "x" * 5000}), hold()]) as server:
         down, _ = await end_of(server.url, max_frame_bytes=4096)
 
@@ -703,7 +703,7 @@ async def test_a_frame_beyond_the_limit_ends_the_link() -> None:
 # --- half-open links and back-pressure --------------------------------------------------------------------------
 
 
-async def test_a_network_that_went_away_is_found_by_a_ping() -> None:
+async def test_lost_network_is_detected_by_a_ping() -> None:
     async with ScriptedServer([send(SESSION_CREATED), stop_reading(), hold()]) as server:
         down, _ = await end_of(server.url, ping_interval_s=0.05, ping_timeout_s=0.05)
 
@@ -713,10 +713,10 @@ async def test_a_network_that_went_away_is_found_by_a_ping() -> None:
 
 
 @pytest.mark.parametrize("kernel_helps", [True, False])
-async def test_a_server_that_takes_nothing_more_ends_the_link_even_if_pings_hang_too(
+async def test_server_that_accepts_no_data_ends_the_link_even_if_pings_hang(
     kernel_helps: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not kernel_helps:  # no TCP_USER_TIMEOUT: then the limit on one send ends it
+    if not kernel_helps:  # without TCP_USER_TIMEOUT the limit on one send ends the link
         monkeypatch.setattr(websocket, "_tune", lambda *_, **__: None)
     inbox = Inbox()
     async with (
@@ -725,16 +725,16 @@ async def test_a_server_that_takes_nothing_more_ends_the_link_even_if_pings_hang
     ):
         transport.connect(1)
         await inbox.up()
-        for _ in range(200):  # 200 s of audio: more than any buffer on the way takes
+        for _ in range(200):  # 200 s of audio: more than all buffers on the way hold
             transport.send(1, append(bytes(48_000)))
         down = await inbox.down()
 
     assert down.code is None
-    assert kernel_helps or "took nothing" in down.detail
+    assert kernel_helps or "accepted no data" in down.detail
     assert down.kind == "timeout"
 
 
-async def test_the_outbox_is_bounded_by_seconds_of_audio_and_empties_in_order() -> None:
+async def test_has_room_limits_the_outbox_by_seconds_of_audio_and_it_drains_in_order() -> None:
     inbox = Inbox()
     async with (
         ScriptedServer([stop_reading(), sleep(0.2), resume_reading(), expect("input_audio_buffer.commit")]) as server,
@@ -747,7 +747,7 @@ async def test_the_outbox_is_bounded_by_seconds_of_audio_and_empties_in_order() 
             transport.send(1, append(sent_s.to_bytes(2, "little") * 24_000))
             sent_s += 1
             await asyncio.sleep(0)
-            assert sent_s < 120, "the buffers on the way swallow everything"
+            assert sent_s < 120, "the buffers on the way take everything"
         assert 5.0 < transport.outbox_audio_s <= 6.0
         transport.send(1, wire.InputAudioBufferCommit())
         connection = await server.connection()
@@ -760,7 +760,7 @@ async def test_the_outbox_is_bounded_by_seconds_of_audio_and_empties_in_order() 
     assert connection.types[-1] == "input_audio_buffer.commit"
 
 
-async def test_the_outbox_of_a_lost_link_is_forgotten() -> None:
+async def test_outbox_of_a_lost_link_is_dropped() -> None:
     inbox = Inbox()
     async with running("ws://127.0.0.1:1/", inbox) as transport:
         transport.connect(1)
@@ -773,7 +773,7 @@ async def test_the_outbox_of_a_lost_link_is_forgotten() -> None:
         assert transport.has_room
 
 
-async def test_the_socket_is_told_to_give_up_and_to_hold_little() -> None:
+async def test_socket_has_user_timeout_nodelay_and_notsent_lowat() -> None:
     inbox = Inbox()
     async with (
         ScriptedServer([hold()]) as server,
@@ -792,7 +792,7 @@ async def test_the_socket_is_told_to_give_up_and_to_hold_little() -> None:
 # --- exactly one LinkDown ---------------------------------------------------------------------------------------
 
 
-async def test_commands_for_a_link_that_is_not_there_are_harmless() -> None:
+async def test_commands_for_an_unknown_link_are_no_ops() -> None:
     inbox = Inbox()
     async with ScriptedServer([hold()]) as server, running(server.url, inbox) as transport:
         transport.send(3, append())
@@ -809,7 +809,7 @@ async def test_commands_for_a_link_that_is_not_there_are_harmless() -> None:
     assert connection.arrivals == []
 
 
-async def test_a_disconnect_while_connecting_ends_the_attempt() -> None:
+async def test_disconnect_while_connecting_cancels_the_attempt() -> None:
     inbox = Inbox()
     async with ScriptedServer([stall_handshake()]) as server, running(server.url, inbox) as transport:
         transport.connect(1)
@@ -822,7 +822,7 @@ async def test_a_disconnect_while_connecting_ends_the_attempt() -> None:
     assert len(inbox.events) == 1
 
 
-async def test_a_connect_in_the_instant_of_the_end_is_answered_too() -> None:
+async def test_connect_during_shutdown_is_answered() -> None:
     inbox = Inbox()
     transport = WebSocketTransport(Endpoint(url="ws://127.0.0.1:1/", headers=dict), post=inbox.post)
     task = asyncio.create_task(transport.run())
@@ -835,7 +835,7 @@ async def test_a_connect_in_the_instant_of_the_end_is_answered_too() -> None:
     assert inbox.events == [LinkDown(1, "closed", 1000, "closed by us")]
 
 
-async def test_a_spare_link_is_opened_beside_the_old_one_and_each_gets_its_own_frames() -> None:
+async def test_two_links_are_open_at_once_and_each_gets_its_own_frames() -> None:
     inbox = Inbox()
     async with ScriptedServer([hold()], [hold()]) as server, running(server.url, inbox) as transport:
         transport.connect(1)
@@ -853,7 +853,7 @@ async def test_a_spare_link_is_opened_beside_the_old_one_and_each_gets_its_own_f
     assert [one.types for one in server.connections] == [["input_audio_buffer.clear"], ["input_audio_buffer.commit"]]
 
 
-async def test_a_connect_names_the_endpoint_by_its_place() -> None:
+async def test_connect_selects_the_endpoint_by_index() -> None:
     inbox = Inbox()
     async with ScriptedServer([hold()]) as first, ScriptedServer([hold()]) as second:
         endpoints = [Endpoint(one.url, dict, f"server {place}") for place, one in enumerate((first, second))]
@@ -866,7 +866,7 @@ async def test_a_connect_names_the_endpoint_by_its_place() -> None:
     assert (len(first.connections), len(second.connections)) == (0, 1)
 
 
-async def test_the_tap_sees_every_frame_as_it_came_also_one_that_cannot_be_read() -> None:
+async def test_tap_gets_every_raw_frame_also_invalid_ones() -> None:
     inbox, seen = Inbox(), []
     frames = [{"type": "session.created", "session": {}, "of_the_future": 1}, {"no": "type"}]
     async with ScriptedServer([send(*frames), hold()]) as server:
@@ -881,7 +881,7 @@ async def test_the_tap_sees_every_frame_as_it_came_also_one_that_cannot_be_read(
     assert seen == [(7, frames[0]), (7, frames[1])]
 
 
-async def test_nothing_of_a_link_comes_after_its_end() -> None:
+async def test_no_event_of_a_link_follows_its_link_down() -> None:
     chatter = send(*[{"type": "response.output_text.delta", "delta": "x"}] * 300)
     inbox = Inbox()
     async with ScriptedServer([chatter, hold()]) as server, running(server.url, inbox) as transport:
@@ -896,7 +896,7 @@ async def test_nothing_of_a_link_comes_after_its_end() -> None:
     assert isinstance(inbox.events[-1], LinkDown)
 
 
-async def test_a_connect_before_run_waits_for_it() -> None:
+async def test_connect_before_run_waits_for_it() -> None:
     inbox = Inbox()
     async with ScriptedServer([close(1000, "hello")]) as server:
         transport = WebSocketTransport(Endpoint(url=server.url, headers=dict), post=inbox.post)
@@ -911,7 +911,7 @@ async def test_a_connect_before_run_waits_for_it() -> None:
     assert inbox.events == [LinkUp(1), LinkDown(1, "closed", 1000, "hello")]
 
 
-async def test_the_end_of_run_closes_with_1000_and_reports_the_link() -> None:
+async def test_end_of_run_closes_with_1000_and_posts_link_down() -> None:
     inbox = Inbox()
     async with ScriptedServer([hold()]) as server:
         async with running(server.url, inbox) as transport:
@@ -924,7 +924,7 @@ async def test_the_end_of_run_closes_with_1000_and_reports_the_link() -> None:
     assert inbox.events == [LinkUp(1), LinkDown(1, "closed", 1000, "closed by us")]
 
 
-async def test_the_end_of_run_does_not_wait_for_a_server_that_is_deaf() -> None:
+async def test_end_of_run_does_not_wait_for_a_server_that_stopped_reading() -> None:
     inbox = Inbox()
     async with (
         ScriptedServer([stop_reading(), hold()]) as server,
@@ -953,7 +953,7 @@ SCRIPTS = {
 
 @given(steps=STEPS, kind=st.sampled_from(sorted(SCRIPTS)))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_every_connect_gets_exactly_one_down_and_nothing_after_it(steps: Sequence[str], kind: str) -> None:
+def test_every_connect_gets_exactly_one_link_down_as_its_last_event(steps: Sequence[str], kind: str) -> None:
     events = asyncio.run(_play(steps, kind))
 
     links = 0
@@ -1001,7 +1001,7 @@ async def _play(steps: Iterable[str], kind: str) -> list[Event]:
 # --- secrets ----------------------------------------------------------------------------------------------------
 
 
-async def test_no_key_reaches_a_log_or_a_reason(caplog: pytest.LogCaptureFixture) -> None:
+async def test_key_appears_in_no_log_and_no_reason(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     scripts = [
         [send(SESSION_CREATED), expect("response.cancel"), close(3000, f"no such key {KEY}")],
@@ -1026,14 +1026,14 @@ async def test_no_key_reaches_a_log_or_a_reason(caplog: pytest.LogCaptureFixture
     assert "sk-live-another" not in said
 
 
-async def test_a_key_of_any_shape_is_recognised_because_it_was_sent() -> None:
+async def test_key_of_any_shape_is_redacted_because_it_was_sent() -> None:
     async with ScriptedServer([close(4999, "who is Zm9v-bar?")]) as server:
         down, _ = await end_of(server.url, headers=lambda: {"api-key": "Zm9v-bar"})
 
     assert down.detail == "who is …?"
 
 
-async def test_a_reason_is_one_printable_line_of_bounded_length() -> None:
+async def test_reason_is_one_printable_line_of_limited_length() -> None:
     async with ScriptedServer(
         [close(4999, "a\nb\x1b[31m" + "c" * 100)], [refuse(418, {"error": {"type": "d" * 999}})]
     ) as server:
@@ -1074,7 +1074,7 @@ async def tls_server(certificate: tuple[Path, Path]) -> AsyncIterator[int]:
         yield next(iter(server.sockets)).getsockname()[1]
 
 
-async def test_tls_works_with_a_certificate_that_is_trusted(certificate: tuple[Path, Path]) -> None:
+async def test_tls_works_with_a_trusted_certificate(certificate: tuple[Path, Path]) -> None:
     async with tls_server(certificate) as port:
         down, events = await end_of(f"wss://127.0.0.1:{port}/", tls=ssl.create_default_context(cafile=certificate[1]))
 
@@ -1082,7 +1082,7 @@ async def test_tls_works_with_a_certificate_that_is_trusted(certificate: tuple[P
     assert down.code == 1000
 
 
-async def test_a_certificate_that_is_not_trusted_is_said(certificate: tuple[Path, Path]) -> None:
+async def test_untrusted_certificate_is_reported(certificate: tuple[Path, Path]) -> None:
     async with tls_server(certificate) as port:
         down, _ = await end_of(f"wss://127.0.0.1:{port}/")
 
@@ -1091,14 +1091,14 @@ async def test_a_certificate_that_is_not_trusted_is_said(certificate: tuple[Path
     assert "self-signed" in down.detail or "self signed" in down.detail
 
 
-async def test_tls_to_a_server_without_it_is_said() -> None:
+async def test_tls_to_a_server_without_tls_is_reported() -> None:
     async with ScriptedServer() as server:
         down, _ = await end_of(server.url.replace("ws:", "wss:"))
 
     assert down.kind in {"tls", "lost"}
 
 
-async def test_tls_that_never_answers_is_a_timeout_and_leaves_nothing_behind() -> None:
+async def test_tls_handshake_without_an_answer_is_a_timeout() -> None:
     async with tcp_server(None) as port:
         down, _ = await end_of(f"wss://127.0.0.1:{port}/", connect_timeout_s=0.1)
 
@@ -1106,7 +1106,7 @@ async def test_tls_that_never_answers_is_a_timeout_and_leaves_nothing_behind() -
 
 
 @pytest.mark.usefixtures("no_resolver")
-async def test_the_environments_proxy_carries_the_link_but_never_to_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_proxy_of_the_environment_is_used_except_for_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     async with tcp_server(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n") as port:

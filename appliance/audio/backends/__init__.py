@@ -1,7 +1,7 @@
-"""Sound cards by name: a table, not a plug-in system. A backend is imported when it is opened.
+"""Audio backends by name: a table, not a plug-in system. A backend is imported when it is opened.
 
-A backend opens streams at the card's own rate; what is above it (`audio.streams`) resamples. Its callbacks run on a
-thread of the card's and MUST be total: no lock, log or exception, always exactly the frames that were asked for.
+A backend opens streams at the card's own rate; `audio.streams` resamples. Callbacks run on the card's thread and MUST
+be total: no lock, no log, no exception, always exactly the requested frames.
 """
 
 from __future__ import annotations
@@ -17,61 +17,64 @@ __all__ = ["Backend", "Consume", "Fill", "Stream", "open_backend"]
 Consume: TypeAlias = Callable[[Int16], None]
 """Takes one captured period, mono, at the stream's rate; the array is valid during the call only."""
 Fill: TypeAlias = Callable[[Int16], None]
-"""Overwrites one period to be played, mono, at the stream's rate."""
+"""Overwrites the array with the next period to play, mono, at the stream's rate."""
 
 
 class Stream(Protocol):
     """One running direction of a card."""
 
     rate: int
-    """Frames a second, as the card really runs."""
+    """Frames per second at which the card really runs."""
     period: int
     """Frames of a usual callback."""
     latency: int
-    """Frames between a callback and the air, as the card says."""
+    """Frames between a callback and the air, as the card reports."""
 
     @property
     def is_active(self) -> bool:
-        """False once the card ended the stream; True does not prove that callbacks come."""
+        """False once the card ended the stream; True does not prove that callbacks still run."""
 
     @property
     def last_callback_at(self) -> float:
-        """Monotonic seconds of the last callback; of the opening, before the first."""
+        """Monotonic seconds of the last callback; before the first, of the opening."""
 
     @property
     def xruns(self) -> int:
-        """Periods that came late or were lost, as far as the card tells."""
+        """Periods that came late or were lost, as far as the card reports them."""
 
     def close(self) -> None:
-        """Stop; harmless when it has stopped."""
+        """Stop the stream; idempotent."""
 
 
 class Backend(Protocol):
-    """A way to reach sound cards; its methods block and are called off the loop."""
+    """Access to sound cards; its methods block and are called in a thread, never on the loop."""
 
     def open_capture(self, consume: Consume) -> Stream:
         """Start the microphone.
 
         Raises:
-            AudioError: `CardMissing`, `CardBusy`, `RateUnsupported`, or another cause in words.
+            AudioError: `CardMissing`, `CardBusy`, `RateUnsupported`, or a plain `AudioError` with the cause.
         """
 
     def open_playback(self, fill: Fill) -> Stream:
         """Start the loudspeaker; raises as `open_capture`."""
 
     def reset(self) -> None:
-        """Look for cards anew; all streams MUST be closed."""
+        """Drop the list of cards, so that the next opening lists them again; all streams MUST be closed."""
 
     def close(self) -> None:
-        """Give up all cards."""
+        """Release all cards."""
 
 
 def open_backend(name: str, **options: Any) -> Backend:
-    """Make the backend of that name; no card is opened yet.
+    """Return the backend with this name; no card is opened yet.
 
     Args:
         name: "portaudio" or "simulated".
         options: ``capture_card``, ``playback_card``, ``rate``, ``period_ms``.
+
+    Raises:
+        SettingsError: No backend has this name.
     """
     if name == "portaudio":
         from appliance.audio.backends.portaudio import PortAudioBackend

@@ -1,9 +1,9 @@
-"""Real cards, by PyAudio over PortAudio over ALSA, in callback mode at the card's own rate.
+"""Real cards through PyAudio, PortAudio and ALSA, in callback mode at the card's own rate.
 
-Facts that shape this file (established by experiment): PortAudio opens every PCM while it lists them and lists them
-once, at ``PyAudio()``; only when all instances are terminated does it look again. An exception in a callback is
-thrown into the thread that opened the stream, and a short buffer ends the stream without a word: so the callbacks are
-total functions. What ALSA and JACK complain of on standard error is dropped: every listing makes a page of it.
+Facts that shape this file (established by experiment): PortAudio lists the PCMs once, at ``PyAudio()``, and opens each
+of them to do so; it lists them again only after all instances are terminated. An exception in a callback is raised in
+the thread that opened the stream, and a short buffer ends the stream silently: so the callbacks are total functions.
+What ALSA and JACK write to standard error is dropped: every listing prints a page of it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _PortAudioStream:
         self.last_callback_at = time.monotonic()
         self.xruns = 0
         self.failure: BaseException | None = None
-        """What a callback swallowed; a bug of ours, to be logged by the loop side."""
+        """The last exception caught in a callback; our bug, logged by `close`."""
         self._stream: Any = None
 
     def attach(self, stream: Any, latency_s: float) -> None:
@@ -71,17 +71,17 @@ class _PortAudioStream:
         try:
             stream.close()
         except OSError as exc:
-            log.info("the card went before its stream was closed: %s", exc)
+            log.info("the card disappeared before its stream was closed: %s", exc)
 
 
 class PortAudioBackend:
-    """Cards by name.
+    """PortAudio's cards, found by name.
 
     Args:
         capture_card: "default", an ALSA card id ("seeed2micvoicec"), a PCM's name, or a part of PortAudio's name.
-        playback_card: Likewise.
+        playback_card: As `capture_card`.
         rate: Tried first; then the card's own default and the usual rates.
-        period_ms: Milliseconds of a callback.
+        period_ms: Milliseconds per callback.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class PortAudioBackend:
                         stream.xruns += 1
                     if data is not None:
                         consume(pcm.to_mono(np.frombuffer(data, np.int16), channels))
-                except BaseException as exc:  # noqa: BLE001 - a callback that raises ends the process's audio
+                except BaseException as exc:  # noqa: BLE001 - an exception in a callback ends all audio
                     stream.failure = exc
                 return None, pyaudio.paContinue
 
@@ -135,7 +135,7 @@ class PortAudioBackend:
         return self._open("playback", make)
 
     def reset(self) -> None:
-        """Forget the list of cards; the next opening makes a new one."""
+        """Drop the list of cards; the next opening lists them again."""
         audio, self._audio = self._audio, None
         if audio is not None:
             audio.terminate()
@@ -193,7 +193,7 @@ class PortAudioBackend:
         try:
             opened.start_stream()
         except BaseException:
-            opened.close()  # else the card stays busy, for us too
+            opened.close()  # else the card stays busy, even for this process
             raise
         log.info("%s: %s at %d Hz, %d channel(s), %d frames", direction, card["name"], rate, channels, period)
         return stream
@@ -217,7 +217,7 @@ class PortAudioBackend:
 
 
 def list_cards() -> list[tuple[Direction, str]]:
-    """Name every direction of every card that PortAudio finds."""
+    """Return (direction, name) for every direction of every card that PortAudio finds."""
     with _quiet():
         audio = pyaudio.PyAudio()
     try:
@@ -235,7 +235,7 @@ def _cards(audio: pyaudio.PyAudio, direction: Direction) -> Iterator[Mapping[str
 
 
 def _alsa_numbers(card_id: str) -> list[str]:
-    """ALSA's numbers of the card with this id today; they change, so nobody keeps them."""
+    """Return ALSA's current numbers of the card with this id; not cached, because they change."""
     try:
         text = Path("/proc/asound/cards").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -244,10 +244,8 @@ def _alsa_numbers(card_id: str) -> list[str]:
 
 
 def _none_of(direction: Direction, wanted: str, cards: list[Mapping[str, Any]]) -> str:
-    names = ", ".join(repr(str(card["name"])) for card in cards) or "none at all"
-    return (
-        f"{direction}: no card {wanted!r}; there is {names}. Plug it in, or set audio.{direction}_card to one of these"
-    )
+    names = ", ".join(repr(str(card["name"])) for card in cards) or "none"
+    return f"{direction}: no card {wanted!r}; found: {names}. Plug it in, or set audio.{direction}_card to one of these"
 
 
 def _explained(direction: Direction, card: Mapping[str, Any], exc: OSError, rates: list[int]) -> AudioError:
@@ -256,18 +254,18 @@ def _explained(direction: Direction, card: Mapping[str, Any], exc: OSError, rate
         case _ if exc.errno == _UNAVAILABLE:
             return CardBusy(
                 f"{direction}: {name!r} is in use by another program; stop it (often PulseAudio or PipeWire), "
-                f"or set audio.{direction}_card to a card that is shared"
+                f"or set audio.{direction}_card to a shared card"
             )
         case _ if exc.errno == _INVALID_RATE:
             tried = ", ".join(str(rate) for rate in rates)
-            return RateUnsupported(f"{direction}: {name!r} takes none of {tried} Hz; set audio.rate to one it takes")
+            return RateUnsupported(f"{direction}: {name!r} supports none of {tried} Hz; set audio.rate to another")
         case _ if exc.errno == _ILLEGAL_COMBINATION:
             return CardMissing(
-                f"{direction}: {name!r} cannot be opened: it was unplugged, or this user may not use it "
+                f"{direction}: {name!r} cannot be opened: it was unplugged, or this user has no permission "
                 "(is the user in the group 'audio'?)"
             )
         case _ if exc.errno == _INVALID_CHANNELS:
-            return AudioError(f"{direction}: {name!r} offers neither one nor two channels of 16 bits; use a plug PCM")
+            return AudioError(f"{direction}: {name!r} has neither one nor two 16-bit channels; use a plug PCM")
         case _:
             return AudioError(f"{direction}: {name!r}: {exc.strerror or exc}")
 

@@ -1,7 +1,7 @@
-"""A sound card made of two threads and a clock: for CI, for the terminal, for machines without one.
+"""A sound card made of two threads and a clock: for CI, for the terminal, for machines without a card.
 
-It is paced like a card: one callback every period of an absolute schedule, at the card's rate. A callback that comes
-more than a period late is an xrun and is counted; the schedule then begins anew, as a card's would.
+It is paced like a card: one callback per period of an absolute schedule, at the card's rate. A callback that runs more
+than a period late counts as an xrun; the schedule then restarts from that callback, as a card's does.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from appliance.errors import CardMissing, StorageError
 
 __all__ = ["Loudspeaker", "Microphone", "SimulatedBackend"]
 
-_NOISE_PEAK = 6  # a quiet room: not digital silence, which means a dead microphone
+_NOISE_PEAK = 6  # a quiet room; digital silence would be reported as a dead microphone
 _KEPT_S = 180.0
 
 
 class Microphone:
-    """What the simulated microphone hears: queued speech, else a quiet room."""
+    """The simulated microphone: hears queued speech, else a quiet room."""
 
     def __init__(self, rate: int) -> None:
         self._rate = rate
@@ -37,22 +37,22 @@ class Microphone:
         self._noise: Int16 = noise.astype(np.int16)
         self._at = 0
         self.is_dead = False
-        """Deliver digital silence, as a switched-off microphone does."""
+        """True: deliver digital silence, as a switched-off microphone does."""
         self.is_plugged = True
         self.is_stalled = False
 
     def say(self, pcm: bytes) -> None:
-        """Speak into it: PCM16 mono at 24 kHz, behind what is queued."""
+        """Queue speech: PCM16 mono at 24 kHz, after what is already queued."""
         resampler = Resampler(WIRE_RATE, self._rate)
         self._queue.append(np.concatenate([resampler.process(from_bytes(pcm)), resampler.finish()]))
 
     @property
     def is_quiet(self) -> bool:
-        """All that was said has been heard."""
+        """True once all queued speech was captured."""
         return not self._queue
 
     def hear(self, frames: int) -> Int16:
-        """Take one period; on the card's thread."""
+        """Return one captured period; called on the card's thread."""
         if self.is_dead:
             return np.zeros(frames, np.int16)
         start = self._at % (len(self._noise) - frames)
@@ -72,18 +72,18 @@ class Microphone:
 
 
 class Loudspeaker:
-    """Keeps what was played, period by period, with the time of each."""
+    """The simulated loudspeaker: keeps each period that was played, with its time."""
 
     def __init__(self, rate: int) -> None:
         self.rate = rate
         self.is_plugged = True
         self.is_stalled = False
         self.frames = 0
-        """How much was kept since the first sound, silence included."""
+        """Frames kept since the first sound, silence included."""
         self._periods: deque[tuple[float, Int16]] = deque()
 
     def take(self, at: float, block: Int16) -> None:
-        """Keep one period; on the card's thread. Silence before the first sound is not kept."""
+        """Keep one period; called on the card's thread. Silence before the first sound is not kept."""
         if not self._periods and not block.any():
             return
         self._periods.append((at, block.copy()))
@@ -93,11 +93,11 @@ class Loudspeaker:
 
     @property
     def periods(self) -> list[tuple[float, Int16]]:
-        """Monotonic seconds and samples of each period kept."""
+        """Monotonic seconds and samples of each kept period."""
         return list(self._periods)
 
     def recorded(self) -> Int16:
-        """All that was kept, in one array at `rate`, without the silence at its end."""
+        """Return all kept samples as one array at `rate`, without trailing silence."""
         blocks = [block for _, block in list(self._periods)]
         while blocks and not blocks[-1].any():
             blocks.pop()
@@ -109,17 +109,17 @@ class Loudspeaker:
 
     @property
     def has_sounded(self) -> bool:
-        """Something louder than nothing was played."""
+        """True if anything but silence was played."""
         return peak(self.recorded()) > 0
 
     def save(self, path: Path) -> None:
         """Write a WAV file.
 
         Raises:
-            StorageError: It cannot be written.
+            StorageError: The file cannot be written.
         """
         try:
-            # `wave` that opens a path itself leaves a half-made object behind when it cannot.
+            # Not wave.open(path): if it cannot open the file, it leaves a half-initialised object behind.
             with path.open("wb") as file, wave.open(file, "wb") as out:
                 out.setnchannels(1)
                 out.setsampwidth(2)
@@ -130,7 +130,7 @@ class Loudspeaker:
 
 
 class _SimulatedStream:
-    """One direction: a thread that works once a period, until the device is unplugged."""
+    """One direction: a thread that calls `work` once per period until the stream is closed or unplugged."""
 
     def __init__(
         self, device: Microphone | Loudspeaker, rate: int, period: int, work: Callable[[float], None], *, name: str
@@ -172,7 +172,7 @@ class _SimulatedStream:
 
 
 class SimulatedBackend:
-    """A card with a `Microphone` and a `Loudspeaker`; unplug or stall either to see what happens."""
+    """A card with a `Microphone` and a `Loudspeaker`; either can be unplugged or stalled."""
 
     def __init__(self, *, rate: int = 48_000, period_ms: int = 20) -> None:
         self.rate = rate
@@ -201,6 +201,6 @@ class SimulatedBackend:
         return _SimulatedStream(self.loudspeaker, self.rate, self.period, work, name="simulated loudspeaker")
 
     def reset(self) -> None:
-        """Nothing is cached: a card that was plugged in is found at the next opening."""
+        """Do nothing: no list of cards is cached, so the next opening finds a card that was plugged in."""
 
     close = reset

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from appliance.conversation.commands import Sentence
 from appliance.conversation.notices import BudgetWarning, Usage
 from appliance.conversation.policy import Policy
 from appliance.conversation.support.outbox import Outbox
@@ -88,16 +89,12 @@ class Budget:
         self._told = passed
         return passed
 
-    def sentence(self, percent: int) -> str:
-        """Return the sentence for this percentage, about the limit that is further spent."""
-        said = f"{percent} percent of today's budget is spent"
+    def warning(self, percent: int) -> BudgetWarning:
+        """Return the warning at this percentage, about the limit that is further spent."""
         money, time = _part(self.spent_usd, self._limit_usd), _part(self.spent_s, self._limit_s)
         if self._limit_usd is not None and money >= time:
-            digits = 2 if self._limit_usd >= 0.1 else 4
-            return f"{said}: {self.spent_usd:.{digits}f} of {self._limit_usd:.{digits}f} US dollars."
-        if self._limit_s is not None:
-            return f"{said}: {_minutes(self.spent_s)} of {_minutes(self._limit_s)} minutes."
-        return f"{said}."
+            return BudgetWarning(percent, "usd", self.spent_usd, self._limit_usd)
+        return BudgetWarning(percent, "minutes", self.spent_s / 60, (self._limit_s or 0.0) / 60)
 
     def _passed(self) -> int:
         self.is_spent = self.share >= 1.0
@@ -107,10 +104,6 @@ class Budget:
 def _part(spent: float, limit: float | None) -> float:
     # Rounded: ten times ten cents are a dollar, though not as floats.
     return 0.0 if limit is None else round(spent / limit, 9)
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.1f}".removesuffix(".0")
 
 
 class Account:
@@ -145,11 +138,12 @@ class Account:
         budget = self.budget
         self._out.emit(Usage(_by_name(token_counts(usage)), usd, audio_s, budget.spent_usd, budget.spent_s))
         if percent is not None:
-            message = budget.sentence(percent)
-            self._out.emit(BudgetWarning(percent, message))
+            warning = budget.warning(percent)
+            self._out.emit(warning)
             if percent >= 100:
-                takes_over = self._offline_endpoint is not None
-                self._out.announce(message + " I go on offline." * takes_over, "offline")
+                key = f"budget.{warning.unit}" + "_then_offline" * (self._offline_endpoint is not None)
+                values = {"percent": percent, "spent": warning.spent, "limit": warning.limit}
+                self._out.announce(Sentence(key, values), "offline")
         return percent
 
     def add_to_turn(self, usage: Mapping[str, Any] | None) -> None:

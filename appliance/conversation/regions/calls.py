@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Literal
 
 from appliance.agents.spec import AgentSpec, HandoffCard, ToolCard
-from appliance.conversation.commands import CancelTool, CheckApproval, PrepareAgent, RunTool
+from appliance.conversation.commands import CancelTool, CheckApproval, PrepareAgent, RunTool, Sentence
 from appliance.conversation.events import ApprovalChecked, HandoffKey, ToolFinished
 from appliance.conversation.notices import ToolApproval, ToolEnd, ToolStart
 from appliance.conversation.policy import Policy
@@ -77,12 +77,12 @@ class Calls:
     def begin(self, call: Call, spec: AgentSpec, agent_in_force: str, now: float) -> Closed | None:
         """Begin a call as the agent that made it treats it."""
         if self.open.round.number >= self._policy.max_tool_rounds:
-            return self._refuse(call, "There were too many calls in this turn; this one was not made.")
+            return self._refuse(call, self._policy.output("too_many"))
         if call.name in spec.disabled:
-            return self._refuse(call, f"The tool {call.name} is not available now.")
+            return self._refuse(call, self._policy.output("unavailable", name=call.name))
         card = spec.handoff(call.name) or spec.tool(call.name)
         if card is None:
-            return self._refuse(call, f"There is no tool {call.name!r}; there are: {tool_names(spec)}.")
+            return self._refuse(call, self._policy.output("unknown", name=call.name, known=tool_names(spec)))
         call.card = card
         if isinstance(card, HandoffCard):
             return self._begin_handoff(call, card, agent_in_force)
@@ -103,7 +103,7 @@ class Calls:
     def _begin_handoff(self, call: Call, card: HandoffCard, agent_in_force: str) -> Closed | None:
         call.kind = "handoff"
         if self.open.handoff is not call or call.agent != agent_in_force:
-            return self._refuse(call, "Another handoff is under way; this one was not made.")
+            return self._refuse(call, self._policy.output("second_handoff"))
         self._start(call)
         key = HandoffKey(call.call_id)
         self._out.do(PrepareAgent(key, card.agent, "handoff", call.agent, call.name, call.arguments))
@@ -159,8 +159,8 @@ class Calls:
         call.stage = Stage.APPROVAL
         call.asked_at = now
         call.deadline = now + self._policy.approval_s
-        self._out.earcon("approval")
         self._out.emit(ToolApproval(call.turn, call.call_id, call.name, call.arguments, call.agent))
+        self._out.announce(Sentence("approval.ask", {"tool": call.name.replace("_", " ")}), "approval")
         return None
 
     def checked(self, event: ApprovalChecked, now: float) -> Closed | None:
@@ -259,7 +259,7 @@ class Calls:
     def give_up(self, call: Call, now: float) -> Closed | None:
         """Stop waiting for a call that is no handoff."""
         if call.awaits_approval:
-            return self.reject(call, "The user did not answer, so this call was not made.")
+            return self.reject(call, self._policy.output("unanswered"))
         if call.stage is Stage.CHECKING:
             return self._request_approval(call, now)  # the predicate timed out, so ask the user
         if call.kind == "mcp":
@@ -268,7 +268,7 @@ class Calls:
             return self._end_mcp(call, "", is_error=call.outcome != "ok")
         self._out.do(CancelTool(call.call_id))
         self._report("tool_late", now, detail=f"{call.name} took longer than {now - call.asked_at:.0f} s")
-        return self.close(call, f"The tool {call.name} took too long and was given up.", is_error=True)
+        return self.close(call, self._policy.output("late", name=call.name), is_error=True)
 
     # --- abandoned calls ----------------------------------------------------------------------------------------
 
@@ -277,7 +277,7 @@ class Calls:
         if call.stage is not Stage.RUNNING:
             if call.kind != "mcp":
                 self._start(call)
-            return self.close(call, "The user did not approve this call.", is_error=True)
+            return self.close(call, self._policy.output("unapproved"), is_error=True)
         if isinstance(call.card, ToolCard) and call.card.is_cancellable:
             self._out.do(CancelTool(call.call_id))
             return self.close(call, why, is_error=True)
@@ -299,5 +299,5 @@ class Calls:
         self._out.do(CancelTool(call_id))
         # Emit ToolEnd for every call whose ToolStart was emitted.
         if call is not None and call.stage is Stage.RUNNING and (call.kind != "mcp" or call.is_started):
-            lost = "The connection was lost before this call was answered."
+            lost = self._policy.output("disconnected")
             self._out.emit(ToolEnd(call.turn, call.call_id, call.name, lost, True, call.agent))

@@ -13,7 +13,6 @@ from appliance.conversation.policy import Policy
 from appliance.conversation.support.alarms import Alarms
 from appliance.conversation.support.gestures import Gesture, Gestures
 from appliance.conversation.support.outbox import Outbox
-from appliance.conversation.support.troubles import sentence
 from appliance.realtime.protocol import SAMPLE_RATE
 
 __all__ = ["Device"]
@@ -131,19 +130,13 @@ class Device:
     def take_pre_roll(self) -> list[AudioCaptured]:
         return self._pre_roll.take()
 
-    def lose_card(self, direction: Direction, reason: str, now: float) -> str:
-        """Report a lost card.
-
-        Returns:
-            What was reported.
-        """
+    def lose_card(self, direction: Direction, reason: str, now: float) -> None:
+        """Report a lost card."""
         kind: TroubleKind = "no_microphone" if direction == "capture" else "no_speaker"
-        detail = f"{sentence(kind)} ({reason})"
         self._lost[direction] = reason
-        self.report(kind, now, detail=detail)
+        self.report(kind, now, detail=reason)
         if direction == "capture":
             self._pre_roll.forget()
-        return detail
 
     def find_card(self, direction: Direction) -> None:
         self._lost.pop(direction, None)
@@ -190,13 +183,13 @@ class Device:
         Args:
             kind: What went wrong.
             now: Monotonic seconds.
-            detail: The message to the observers; the sentence of the kind if empty.
+            detail: Technical, for the observers; "" if the kind says everything.
             flash: Whether the light shows an error for a moment.
         """
         self.trouble = kind
         if flash:
             self._error_until = now + self._policy.error_light_s
-        self._out.emit(Error(kind, detail or sentence(kind)))
+        self._out.emit(Error(kind, detail))
 
     def forget_trouble(self) -> None:
         self.trouble = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from appliance.conversation.commands import SilenceAlarm
+from appliance.conversation.commands import Sentence, SilenceAlarm
 from appliance.conversation.support.outbox import Outbox
 
 __all__ = ["Alarms"]
@@ -20,9 +20,9 @@ class Alarms:
         self.deadline: float | None = None
 
     @property
-    def sentence(self) -> str:
+    def sentence(self) -> Sentence:
         labels = ", ".join(label for label in self.ringing.values() if label)
-        return f"Time is up: {labels}." if labels else "Time is up."
+        return Sentence("alarm.time_up_for", {"labels": labels}) if labels else Sentence("alarm.time_up")
 
     def begin(self, alarm_id: str, label: str, now: float) -> None:
         self.ringing[alarm_id] = label

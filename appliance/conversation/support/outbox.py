@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from appliance.conversation.commands import Announce, Command, Earcon, Emit, PlayEarcon, Send
+from appliance.conversation.commands import Announce, Command, Earcon, Emit, PlayEarcon, Send, Sentence
 from appliance.conversation.notices import Notice
 from appliance.realtime.protocol import ClientEvent
 
@@ -90,8 +90,8 @@ class Outbox:
     def earcon(self, name: Earcon) -> None:
         self._commands.append(PlayEarcon(self.epoch, name))
 
-    def announce(self, text: str, fallback: Earcon = "error") -> None:
-        self._commands.append(Announce(self.epoch, text, fallback))
+    def announce(self, sentence: Sentence | str, fallback: Earcon = "error") -> None:
+        self._commands.append(Announce(self.epoch, sentence, fallback))
 
     def next_event_id(self) -> str:
         """Make an id, so that an error can name this event."""

@@ -30,51 +30,35 @@ class Verdict:
     the session, connect again at once."""
     kind: LinkFailure | Literal["settings_refused"]
     """Stable and machine-readable. ``settings_refused`` is of the conversation: the link was there."""
-    message: str
-    """One or two sentences for the user, fit to be said aloud: what is wrong and what helps."""
 
 
-_FATAL: Final[Mapping[LinkFailure, str]] = {
-    "bad_key": "The server does not accept my API key. Please put a valid key into the settings.",
-    "no_key": "I have no API key. Please put one into the settings.",
-    "no_credit": "The account of my API key has no credit left. Please add credit to it.",
-    "account_closed": "The account of my API key is deactivated. Please ask the service about it.",
-    "unauthorized": "The server does not let me in. Please check that my API key may use this model.",
-    "region": "The service is not offered in this country.",
-    "model_not_found": "The server does not have the model that I asked for. Please check its name in the settings.",
-    "bad_shape": "The server does not understand how I talk to it. Please check its address, or update me.",
-    "policy": "The server refused the session because of its rules. Please look into my log.",
-    "not_an_endpoint": "The address is not that of a Realtime endpoint. Please check the base URL in the settings.",
-    "bad_address": "The address of the server cannot be right. Please check the base URL in the settings.",
-    "proxy": "The proxy does not let me through. Please check the proxy settings of this device.",
-}
-_RETRY: Final[Mapping[LinkFailure, str]] = {
-    "refused": "Nothing answers at the server's address. Is the server running? I keep trying.",
-    "unreachable": "I cannot reach the network. Please check the Wi-Fi or the cable. I keep trying.",
-    "name_not_found": "I cannot find the server by its name. Is the internet connection working? I keep trying.",
-    "tls": "I cannot make a safe connection. Please check the date and time of this device. I keep trying.",
-    "not_a_server": "Something else than the server answers at its address, perhaps a login page of the network. "
-    "I keep trying.",
-    "timeout": "The server does not answer in time. I keep trying.",
-    "rate_limited": "The server has too many requests from us. I wait a little and try again.",
-    "server_error": "The server has a problem. I keep trying.",
-    "bad_frames": "The server sends what I cannot read. I connect again.",
-    "protocol_error": "The connection broke because of something that one side sent. I connect again.",
-    "too_big": "The connection broke because a message was too long. I connect again.",
-    "closed": "The server ended the connection. I connect again.",
-    "lost": "I lost the connection to the server. I connect again.",
-}
-_EXPIRED: Final[Mapping[LinkFailure, str]] = {
-    "session_expired": "The session reached its longest time. I begin a new one."
-}
-
-_MESSAGES: Final[Mapping[Action, Mapping[LinkFailure, str]]] = {
-    "fatal": _FATAL,
-    "retry": _RETRY,
-    "expired": _EXPIRED,
-}
-_VERDICTS: Final[Mapping[LinkFailure, Verdict]] = {
-    kind: Verdict(action, kind, message) for action, messages in _MESSAGES.items() for kind, message in messages.items()
+_ACTIONS: Final[Mapping[LinkFailure, Action]] = {
+    "bad_key": "fatal",
+    "no_key": "fatal",
+    "no_credit": "fatal",
+    "account_closed": "fatal",
+    "unauthorized": "fatal",
+    "region": "fatal",
+    "model_not_found": "fatal",
+    "bad_shape": "fatal",
+    "policy": "fatal",
+    "not_an_endpoint": "fatal",
+    "bad_address": "fatal",
+    "proxy": "fatal",
+    "refused": "retry",
+    "unreachable": "retry",
+    "name_not_found": "retry",
+    "tls": "retry",
+    "not_a_server": "retry",
+    "timeout": "retry",
+    "rate_limited": "retry",
+    "server_error": "retry",
+    "bad_frames": "retry",
+    "protocol_error": "retry",
+    "too_big": "retry",
+    "closed": "retry",
+    "lost": "retry",
+    "session_expired": "expired",
 }
 
 _NAMED: Final[frozenset[LinkFailure]] = frozenset(FAILURE_OF_ERROR_CODE.values()) - {
@@ -95,12 +79,14 @@ def classify(kind: LinkFailure, code: int | None, *, last_error: str | None = No
         code: The WebSocket close code (1000 and above), the HTTP status that refused the upgrade, or None for neither.
         last_error: The ``code`` (or the ``type``) of the last ``error`` event seen on that link, if any.
     """
-    return _VERDICTS[kind if kind in _NAMED else _of_last_error(code, last_error) or kind]
+    if kind not in _NAMED:
+        kind = _of_last_error(code, last_error) or kind
+    return Verdict(_ACTIONS[kind], kind)
 
 
 def _of_last_error(code: int | None, last_error: str | None) -> LinkFailure | None:
     kind = FAILURE_OF_ERROR_CODE.get((last_error or "").lower())
-    if kind is None or (code is None and _VERDICTS[kind].action == "retry"):
+    if kind is None or (code is None and _ACTIONS[kind] == "retry"):
         return None  # a transient error of long ago says nothing about a cable that was pulled now
     return kind
 

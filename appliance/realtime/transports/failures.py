@@ -1,9 +1,9 @@
-"""Of what kind a failed connection is: decided here, where the facts are typed. Pure.
+"""Classify failed connections as a `LinkFailure`, from typed facts. Pure.
 
-The facts are the class of an exception, an errno, an HTTP status, a close code, and an error code in the place where
-servers put one: OpenAI closes with the reason ``<type>.<code>``, and refuses with a JSON body. A known error code wins
-over the number, which may lie (see `conversation.support.retry`). Text beside them is for logs and is never searched: a
-host may be called ``unauthorized.example.org``.
+The facts are the class of an exception, an errno, an HTTP status, a close code, and an error code where servers put
+one: OpenAI closes with the reason ``<type>.<code>``, and refuses with a JSON body. A known error code wins over the
+number, which may be wrong (see `conversation.support.retry`). All other text is for logs and is never searched: a host
+may be called ``unauthorized.example.org``.
 
 Sources: the close frames recorded from the live service; RFC 6455 section 7.4; RFC 9110 section 15.
 """
@@ -41,7 +41,7 @@ __all__ = ["Failure", "kind_of_close", "kind_of_status", "of_close", "of_opening
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What a ``LinkDown`` says, but of which link."""
+    """The fields of a ``LinkDown``, without the link."""
 
     kind: LinkFailure
     detail: str
@@ -51,7 +51,7 @@ class Failure:
 
 _OF_CLOSE_CODE: Final[Mapping[int, LinkFailure]] = {
     1000: "closed",
-    1001: "closed",  # going away: a server that restarts
+    1001: "closed",  # going away: the server restarts
     1002: "protocol_error",
     1003: "protocol_error",
     1005: "lost",
@@ -80,13 +80,13 @@ _OF_CLOSE_CODE: Final[Mapping[int, LinkFailure]] = {
 }
 
 _OF_WHOLE_REASON: Final[tuple[tuple[re.Pattern[str], LinkFailure], ...]] = (
-    # OpenAI, 1001 after an hour, recorded; an `error` event `session_expired` comes before it
+    # OpenAI, recorded: 1001 after an hour; an `error` event `session_expired` comes first
     (re.compile(r"Your session hit the maximum duration of \d+ minutes\.?"), "session_expired"),
-    # not OpenAI's, and whose it is was not noted: 1008 after a long silence
+    # A third-party server (which one was not noted): 1008 after a long silence
     (re.compile(r"Conversation timed out after [\d.]+ seconds due to inactivity"), "session_expired"),
-    (re.compile(r"Unauthori[sz]ed", re.IGNORECASE), "unauthorized"),  # 1008 with the phrase of HTTP's 401; as above
+    (re.compile(r"Unauthori[sz]ed", re.IGNORECASE), "unauthorized"),  # third party: 1008 with the phrase of HTTP 401
 )
-"""Whole close reasons of servers that give no error code."""
+"""Complete close reasons of servers that send no error code."""
 
 _OF_STATUS: Final[Mapping[int, LinkFailure]] = {
     400: "bad_shape",
@@ -117,11 +117,11 @@ _OF_ERRNO: Final[Mapping[int, LinkFailure]] = {
 _CODED_REASON: Final = re.compile(
     r"([a-z_]+)\.([a-z0-9_]+)(?:[.:]?(?:\s.*)?)|([A-Za-z0-9_]+)(?::(?:\s.*)?)?", re.DOTALL
 )
-"""``type.code`` or a code, also with text behind it (``type.code. Some text``, ``code: Some text``)."""
+"""``type.code`` or ``code``, optionally followed by text (``type.code. Some text``, ``code: Some text``)."""
 
 
 def kind_of_close(code: int, reason: str) -> LinkFailure:
-    """Return what a close frame means."""
+    """Classify a close frame."""
     names = _names_in(reason)
     named = _of_names(names)
     if named is not None:
@@ -135,11 +135,11 @@ def kind_of_close(code: int, reason: str) -> LinkFailure:
 
 
 def kind_of_status(status: int, names: Iterable[str] = ()) -> LinkFailure:
-    """Return what an answer to the upgrade means.
+    """Classify an HTTP response that refuses the upgrade.
 
     Args:
-        status: Of HTTP; anything but 101.
-        names: The type and the code of the error in its body, as far as it has them.
+        status: The HTTP status; anything but 101.
+        names: The type and the code of the error in the body, if present.
     """
     named = _of_names(names)
     if named is not None:
@@ -157,11 +157,11 @@ def of_close(exc: ConnectionClosed, *, ping_timeout_s: float) -> Failure:
         return Failure(kind_of_close(exc.rcvd.code, exc.rcvd.reason), exc.rcvd.reason, exc.rcvd.code)
     if exc.sent is not None and exc.sent.reason == "keepalive ping timeout":  # the library's own constant
         return Failure("timeout", f"no answer to a ping within {ping_timeout_s:g} s")
-    if exc.sent is not None and exc.sent.code != 1000:  # the library refused what the server sent
+    if exc.sent is not None and exc.sent.code != 1000:  # the library refused a frame of the server
         return Failure(kind_of_close(exc.sent.code, ""), exc.sent.reason, exc.sent.code)
     cause = exc.__cause__
     if isinstance(cause, OSError) and cause.errno == errno.ETIMEDOUT:
-        return Failure("timeout", f"what we sent was not acknowledged within {ping_timeout_s:g} s")
+        return Failure("timeout", f"sent bytes were not acknowledged within {ping_timeout_s:g} s")
     return Failure("lost", "" if cause is None else _text_of(cause), 1006)
 
 
@@ -172,7 +172,7 @@ def of_opening(exc: Exception, url: str) -> Failure:
             return _of_answer(exc)
         case InvalidProxyStatus():
             status = exc.response.status_code
-            return Failure(kind_of_status(status), f"the proxy answers {status}", status)
+            return Failure(kind_of_status(status), f"the proxy answered {status}", status)
         case InvalidProxy() | InvalidProxyMessage() | ProxyError() | ImportError():
             return Failure("proxy", type(exc).__name__)
         case InvalidURI():
@@ -194,7 +194,7 @@ def of_opening(exc: Exception, url: str) -> Failure:
 
 
 def _of_answer(exc: InvalidStatus) -> Failure:
-    """By ``type`` and ``code`` of an OpenAI error body; never its message, which may quote the key."""
+    """Classify by ``type`` and ``code`` of an OpenAI error body; its message is not used, it may quote the key."""
     status = exc.response.status_code
     try:
         error = json.loads(exc.response.body or b"")["error"]

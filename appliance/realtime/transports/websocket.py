@@ -1,27 +1,27 @@
 """The Realtime protocol over a WebSocket: the transport of the appliance.
 
 Theory of operation. The driver calls `connect`, `disconnect` and `send`, which return at once; `run` owns the tasks.
-Each ``Connect`` gets a link of its own: an outbox, a task that dials and then reads, and beside it a writer. Whatever
-becomes of the link, it ends in `_Link.end`, which posts ``LinkDown`` the first time and nothing ever after; the
-socket may take a little longer to say good-bye, unheard. So a new link never waits for an old one.
+Each ``Connect`` creates a link: an outbox, a task that dials and then reads, and a writer task. Every link ends in
+`_Link.end`, which posts ``LinkDown`` once; nothing is posted for the link after that. The closing handshake of the
+socket may take a little longer. So a new link never waits for an old one.
 
-* **Down** (server to us) we never stop reading to slow the audio down: a cancel or an error would queue behind it.
-  The reader lets the loop turn after each frame, so that a burst of a minute of speech cannot starve a button.
-* **Up** the outbox is unbounded in principle and bounded by `has_room` in practice: the capture pump looks at it and
-  leaves audio in its ring. The kernel may hold only a little of what is not sent yet (``TCP_NOTSENT_LOWAT``), or a
-  stalled network would hide a minute of speech there, and `outbox_audio_s` would lie.
-* **Half-open connections** (Wi-Fi gone, no FIN) are found by pings, by ``TCP_USER_TIMEOUT`` for what we sent, and by a
+* **Down** (server to client): the reader never pauses to slow the audio down, because a cancel or an error would queue
+  behind it. It yields to the loop after each frame, so that a minute of speech in one burst cannot starve a button.
+* **Up** (client to server): the outbox has no hard limit; the capture pump checks `has_room` and leaves audio in its
+  ring. The kernel may buffer only a little unsent data (``TCP_NOTSENT_LOWAT``). Otherwise a stalled network would hide
+  a minute of speech there, and `outbox_audio_s` would be wrong.
+* **Half-open connections** (Wi-Fi gone, no FIN) are detected by pings, by ``TCP_USER_TIMEOUT`` for sent bytes, and by a
   limit on how long one send may take.
-* **Names are resolved on a daemon thread**, not in the loop's executor: a resolver without network blocks for half a
-  minute, and the executor's threads are waited for when the process ends. This is why a host's addresses are raced here
-  and not by ``loop.create_connection``, which has the same race inside but resolves in the executor. And on Python 3.11
-  it makes of several failures a text without an errno: a server that is down on both addresses of ``localhost`` would
-  no longer read as ``refused``.
-* **Secrets** appear in no log, exception or repr: the library's own logger (which prints headers at DEBUG) is
-  replaced by a mute one, and details are scrubbed of header values. Redirects are not followed,
-  because they would carry the key to another host.
+* **Names are resolved on a daemon thread**, not in the loop's executor: without a network the resolver blocks for half
+  a minute, and process exit waits for the executor's threads. This is why a host's addresses are raced here and not by
+  ``loop.create_connection``, which runs the same race but resolves in the executor. On Python 3.11 it also merges
+  several failures into a message without an errno: a server that is down on both addresses of ``localhost`` would no
+  longer be classified as ``refused``.
+* **Secrets** appear in no log, exception or repr: the library's own logger (which prints headers at DEBUG) is replaced
+  by a muted one, and details are scrubbed of header values. Redirects are not followed, because they would carry the
+  key to another host.
 
-Of what kind a failure is, `failures` says.
+`failures` classifies the failures.
 """
 
 from __future__ import annotations
@@ -65,24 +65,24 @@ __all__ = ["USER_AGENT", "Endpoint", "WebSocketTransport", "endpoint_url"]
 
 log = logging.getLogger(__name__)
 
-USER_AGENT = "voice-appliance/0.1.0"  # a test compares it with the package's version: asking costs an import
+USER_AGENT = "voice-appliance/0.1.0"  # a literal, as reading the version costs an import; a test compares the two
 
 _BYTES_PER_S = 2 * SAMPLE_RATE
-_UNSENT_BYTES = 64 * 1024  # one second of audio as base64: what the kernel may hold beyond what is in flight
-_STAGGER_S = 0.25  # RFC 8305, section 5: what an address may take before the next one is tried beside it
+_UNSENT_BYTES = 64 * 1024  # one second of audio as base64: the kernel's limit for unsent data
+_STAGGER_S = 0.25  # RFC 8305, section 5: delay before the next address is tried in parallel
 _DETAIL_CHARACTERS = 200
 _CLOSED_BY_US = Failure("closed", "closed by us", 1000)
-_MUTE = logging.Logger("websockets, muted", logging.CRITICAL + 1)  # outside the tree: no setting revives it
+_MUTE = logging.Logger("websockets, muted", logging.CRITICAL + 1)  # outside the tree: no setting re-enables it
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where the model is, and how to be let in."""
+    """The address of a model, and the headers that authenticate the client."""
 
     url: str
     """``ws://`` or ``wss://``, with its query."""
     headers: Callable[[], Mapping[str, str]] = field(repr=False)
-    """Called at each connect, so that a renewed key is found; MAY raise `ApplianceError`."""
+    """Called at each connect, to pick up a renewed key; MAY raise `ApplianceError`."""
     name: str = ""
     """For logs and the panel."""
 
@@ -94,16 +94,16 @@ def endpoint_url(base_url: str, model: str) -> str:
     """Return the WebSocket address of a model.
 
     Args:
-        base_url: ``https://…/v1``, with or without ``/realtime``; ``http``, ``ws`` and ``wss`` are understood too. A
-            query in it is kept, and its own ``model`` (or ``call_id``, ``intent``, ``deployment``) wins.
+        base_url: ``https://…/v1``, with or without ``/realtime``; ``http``, ``ws`` and ``wss`` are accepted too. Its
+            query is kept, and a ``model`` (or ``call_id``, ``intent``, ``deployment``) in it wins over `model`.
         model: Any string; "" adds none.
 
     Raises:
-        SettingsError: It is not such an address.
+        SettingsError: `base_url` is not such an address.
     """
     try:
         parts = urlsplit(base_url.strip())
-        _ = parts.port  # raises for what is no port
+        _ = parts.port  # raises if the port is invalid
     except ValueError as exc:
         raise SettingsError(f"base URL {bare_address(base_url)!r}: {exc}") from None
     scheme = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}.get(parts.scheme)
@@ -126,7 +126,7 @@ _system_trust = cache(ssl.create_default_context)  # reading the trust store tak
 
 
 class _Connect(open_websocket):
-    """The library's opening handshake, without redirects: they would carry the key to wherever they point."""
+    """The library's opening handshake, without redirects: they would carry the key to another host."""
 
     def process_redirect(self, exc: Exception) -> Exception | str:
         return exc
@@ -162,7 +162,7 @@ class _Link:
         self._post(LinkDown(self.number, failure.kind, failure.code, detail))
 
     def clean(self, text: str) -> str:
-        """Return one printable line without a secret in it."""
+        """Return `text` as one printable line, with secrets redacted."""
         for secret in self.secrets:
             text = text.replace(secret, "…")
         text = KEY_SHAPE.sub(r"\1-…", text)
@@ -173,17 +173,17 @@ class WebSocketTransport:
     """A `runtime.driver.Transport` over WebSockets.
 
     Args:
-        endpoints: Where to connect; a ``Connect`` names one by its place.
+        endpoints: Where to connect; a ``Connect`` gives the index.
         post: Takes events; called on the loop's thread.
         connect_timeout_s: From ``Connect`` to an open WebSocket: name, TCP, TLS and upgrade.
-        ping_interval_s: Silence before the server is asked whether it is there.
-        ping_timeout_s: How long it may take to answer that, and to acknowledge bytes that we sent.
+        ping_interval_s: Time between pings to the server.
+        ping_timeout_s: How long the server may take to answer a ping, and to acknowledge sent bytes.
         close_timeout_s: How long a close may take; only process shutdown waits for it.
-        outbox_limit_s: Seconds of audio from which on `has_room` is False.
+        outbox_limit_s: Seconds of queued audio above which `has_room` is False.
         max_frame_bytes: A longer frame ends the link.
-        user_agent: Of the HTTP upgrade.
-        tls: For ``wss``; None is the system's trust store.
-        tap: Sees every frame as it came, with the number of its link, before it is read; MUST NOT raise.
+        user_agent: The ``User-Agent`` of the HTTP upgrade.
+        tls: For ``wss``; None uses the system's trust store.
+        tap: Called with the link number and each raw frame, before the frame is decoded; MUST NOT raise.
     """
 
     def __init__(
@@ -225,9 +225,9 @@ class WebSocketTransport:
     # --- called by the driver -----------------------------------------------------------------------------------
 
     def connect(self, link: int, endpoint: int = 0) -> None:
-        """Open link `link`; answered by ``LinkUp`` and ``LinkDown``, or by ``LinkDown`` alone.
+        """Open link `link`; answered by ``LinkUp`` and later ``LinkDown``, or by ``LinkDown`` alone.
 
-        Other links stay as they are: a spare one is opened beside the one that is to be replaced.
+        Other links are not affected: a standby link opens while the active one is still in use.
         """
         if link in self._links:
             self.disconnect(link)
@@ -235,7 +235,7 @@ class WebSocketTransport:
         self._start(made)
 
     def disconnect(self, link: int) -> None:
-        """Close link `link` after what is in its outbox; ``LinkDown`` comes at once. Harmless for any other link."""
+        """Close link `link` after draining its outbox; post ``LinkDown`` at once. A no-op for an unknown link."""
         current = self._links.pop(link, None)
         if current is None:
             return
@@ -243,13 +243,13 @@ class WebSocketTransport:
         if current.task is None:
             return
         if current.is_open:
-            current.filled.set()  # the writer sends the rest and says good-bye
+            current.filled.set()  # the writer drains the outbox and closes
             asyncio.get_running_loop().call_later(self._close_timeout_s, current.task.cancel)
         else:
             current.task.cancel()
 
     def send(self, link: int, event: ClientEvent) -> None:
-        """Queue an event behind what is queued already; dropped if there is no such link."""
+        """Queue an event; dropped if there is no such link."""
         current = self._links.get(link)
         if current is None:
             return
@@ -259,18 +259,18 @@ class WebSocketTransport:
 
     @property
     def has_room(self) -> bool:
-        """False while more than the limit waits in the outbox: leave the audio in its ring."""
+        """False while the queued audio exceeds `outbox_limit_s`: leave the audio in its ring."""
         return self.outbox_audio_s <= self._outbox_limit_s
 
     @property
     def outbox_audio_s(self) -> float:
-        """Seconds of audio in the outboxes of the links, the piece that is being written included."""
+        """Seconds of audio in the outboxes of all links, including the event that is being written."""
         return sum(one.audio_bytes for one in self._links.values()) / _BYTES_PER_S
 
     # --- the tasks ----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Own the tasks of the links until cancelled; then close what is open with 1000, quickly."""
+        """Own the tasks of the links until cancelled; then close the open ones with 1000, within `close_timeout_s`."""
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -284,12 +284,12 @@ class WebSocketTransport:
             self._links.clear()
 
     async def said_goodbye(self) -> None:
-        """Wait until every link that was disconnected has sent its rest and closed; never longer than it may take."""
+        """Wait until every disconnected link has drained its outbox and closed; at most twice `close_timeout_s`."""
         if self._serving:
             await asyncio.wait(self._serving, timeout=2 * self._close_timeout_s)
 
     def _start(self, link: _Link) -> None:
-        """Give a link its task; before `run` has begun, it waits for that."""
+        """Start the task of a link; before `run`, do nothing: `run` starts it."""
         if self._group is not None:
             link.task = self._group.create_task(self._serve(link), name=f"link {link.number}")
             self._serving.add(link.task)
@@ -308,24 +308,24 @@ class WebSocketTransport:
         except _Refused as refused:
             link.end(refused.failure)
         finally:
-            link.end(_CLOSED_BY_US)  # only a cancelled task comes here without having said so
+            link.end(_CLOSED_BY_US)  # a no-op unless the task was cancelled
             if self._links.get(link.number) is link:
                 del self._links[link.number]
             if connection is not None:
                 await self._close(connection)
 
     async def _exchange(self, link: _Link, connection: ClientConnection) -> Failure:
-        """Read and write until the connection ends; return why it did."""
+        """Read and write until the connection ends; return the reason."""
         stalled: list[Failure] = []
 
         async def write() -> None:
             try:
                 await self._write(link, connection)
             except TimeoutError:
-                stalled.append(Failure("timeout", f"the server took nothing for {self._send_timeout_s:g} s"))
+                stalled.append(Failure("timeout", f"the server accepted no data for {self._send_timeout_s:g} s"))
                 connection.transport.abort()
             except ConnectionClosed:
-                pass  # the reader is told the same, and why
+                pass  # the reader gets the same exception and reports it
 
         async with asyncio.TaskGroup() as group:
             writer = group.create_task(write(), name=f"link {link.number}, writer")
@@ -361,7 +361,7 @@ class WebSocketTransport:
             await link.filled.wait()
 
     async def _close(self, connection: ClientConnection) -> None:
-        """Say good-bye within the time-out; then the socket is gone, one way or the other."""
+        """Close within the timeout; then abort the socket in any case."""
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._close_timeout_s):
@@ -375,7 +375,7 @@ class WebSocketTransport:
         """Open the WebSocket.
 
         Raises:
-            _Refused: With what the ``LinkDown`` is to say.
+            _Refused: With the failure for the ``LinkDown``.
         """
         try:
             async with asyncio.timeout(self._connect_timeout_s):
@@ -391,7 +391,7 @@ class WebSocketTransport:
     def _headers(self, link: _Link) -> dict[str, str]:
         try:
             headers = dict(link.endpoint.headers())
-        except LinkError as exc:  # whoever keeps the key is away: try again
+        except LinkError as exc:  # the source of the key is unreachable: transient, so retry
             raise _Refused(Failure("lost", str(exc))) from None
         except (ApplianceError, OSError) as exc:
             raise _Refused(Failure("no_key", str(exc))) from None
@@ -400,7 +400,7 @@ class WebSocketTransport:
         )
         for name, value in headers.items():
             if not (value.isascii() and value.isprintable()):
-                detail = f"the header {name} holds characters that HTTP does not allow"
+                detail = f"the header {name} has characters that HTTP does not allow"
                 raise _Refused(Failure("no_key", detail))
         return headers
 
@@ -414,13 +414,13 @@ class WebSocketTransport:
         proxy = None if is_loopback(host) else _proxy_of_the_environment(parts.scheme == "wss", host, port)
         if proxy is not None:
             options["happy_eyeballs_delay"] = _STAGGER_S
-        else:  # from here on the socket belongs to asyncio, which closes it whatever happens
+        else:  # asyncio takes over the socket and closes it in any case
             options["sock"] = await _open_socket(host, port, unacknowledged_s=self._ping_timeout_s)
         connection = await _Connect(
             endpoint.url,
             additional_headers=headers,
             user_agent_header=self._user_agent,
-            compression=None,  # base64 of PCM shrinks little and costs the Pi's processor
+            compression=None,  # base64 of PCM compresses poorly and costs CPU time on the Pi
             proxy=proxy,
             open_timeout=None,
             ping_interval=self._ping_interval_s,
@@ -436,7 +436,7 @@ class WebSocketTransport:
 
 
 class _Refused(LinkError):
-    """An opening that failed, with what its ``LinkDown`` will say."""
+    """The connection could not be opened; carries the failure for the ``LinkDown``."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.detail)
@@ -448,7 +448,7 @@ def _audio_bytes(event: ClientEvent) -> int:
 
 
 def _proxy_of_the_environment(secure: bool, host: str, port: int) -> str | None:
-    """The proxy that the environment names for this address (``https_proxy``, ``no_proxy``, …), if any."""
+    """Return the proxy that the environment sets for this address (``https_proxy``, ``no_proxy``, …), if any."""
     proxies = getproxies()
     if not proxies or proxy_bypass(f"{host}:{port}"):
         return None
@@ -463,22 +463,22 @@ _Address: TypeAlias = tuple[socket.AddressFamily, socket.SocketKind, int, Any]
 
 
 async def _open_socket(host: str, port: int, *, unacknowledged_s: float) -> socket.socket:
-    """Connect to the address of a host that answers first (Happy Eyeballs, RFC 8305).
+    """Connect to the first address of a host that answers (Happy Eyeballs, RFC 8305).
 
     Raises:
-        OSError: What the last address said; `socket.gaierror` if there is none.
+        OSError: The error of the last address; `socket.gaierror` if the host has no address.
     """
     won: list[socket.socket] = []
 
     async def attempt(address: _Address) -> None:
-        if won:  # Python 3.11: one that was to begin in the instant of the win is not always cancelled
+        if won:  # Python 3.11 does not always cancel an attempt that starts while another one wins
             raise OSError(errno.ECANCELED, "another address was faster")
         won.append(await _connect_socket(address, unacknowledged_s=unacknowledged_s))
 
     addresses = _interleaved(await _resolve(host, port))
     try:
         _, _, problems = await staggered_race([partial(attempt, one) for one in addresses], _STAGGER_S)
-    except BaseException:  # cancelled in the instant of the win
+    except BaseException:  # cancelled just after an attempt won
         for opened in won:
             opened.close()
         raise
@@ -502,7 +502,7 @@ async def _connect_socket(address: _Address, *, unacknowledged_s: float) -> sock
 
 
 def _tune(opened: Any, *, unacknowledged_s: float) -> None:
-    """Set what a link needs of TCP; what the system does not know is left out."""
+    """Set the TCP options of a link; skip those that the system does not support."""
     milliseconds = int(unacknowledged_s * 1000)
     for name, value in (
         ("TCP_NODELAY", 1),
@@ -514,15 +514,15 @@ def _tune(opened: Any, *, unacknowledged_s: float) -> None:
 
 
 async def _resolve(host: str, port: int) -> list[_Address]:
-    """Look a name up without blocking the loop, nor the end of the process.
+    """Look up a name without blocking the loop or process exit.
 
     Raises:
-        socket.gaierror: There is no such name, or nobody to ask.
+        socket.gaierror: There is no such name, or no resolver can be reached.
     """
-    with suppress(socket.gaierror):  # an address in digits needs no thread
+    with suppress(socket.gaierror):  # a numeric address needs no thread
         return _addresses(host, port, socket.AI_NUMERICHOST)
     answer: Future[list[_Address]] = Future()
-    answer.set_running_or_notify_cancel()  # who waits may give up: the thread's answer is then dropped
+    answer.set_running_or_notify_cancel()  # if the caller is cancelled, the thread's answer is dropped
 
     def ask() -> None:
         try:
@@ -535,7 +535,7 @@ async def _resolve(host: str, port: int) -> list[_Address]:
 
 
 def _interleaved(addresses: Sequence[_Address]) -> list[_Address]:
-    """Let the families take turns: a network whose IPv6 leads nowhere costs one delay (RFC 8305, section 4)."""
+    """Alternate the address families: a network with broken IPv6 then costs one delay (RFC 8305, section 4)."""
     families: dict[socket.AddressFamily, list[_Address]] = {}
     for address in addresses:
         families.setdefault(address[0], []).append(address)

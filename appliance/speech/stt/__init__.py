@@ -1,6 +1,6 @@
-"""Speech to text: a table of engines by name, each imported when it is first asked for.
+"""Speech to text: a table of engines by name, each imported on first use.
 
-An engine is a `stages.SpeechToText`. There is one so far: ``pocketsphinx`` (English; its wheel carries the model).
+An engine is a `stages.SpeechToText`. The only one so far is ``pocketsphinx`` (English; its wheel includes the model).
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ __all__ = ["ENGINES", "Factory", "Loadable", "open_stt"]
 
 
 class Loadable(Protocol):
-    """What an engine MAY have: loading its models before the first utterance."""
+    """Optional interface of an engine: load the models before the first utterance."""
 
     async def warm_up(self) -> None:
-        """Load what `transcribe` would load at its first call."""
+        """Load what the first call of `transcribe` would load."""
 
 
 class Factory(Protocol):
-    """What makes an engine. MUST do no I/O."""
+    """Creates an engine. MUST NOT do I/O."""
 
     def __call__(self, book: PhraseBook, *, language: str) -> SpeechToText: ...
 
 
 def open_stt(name: str, book: PhraseBook, *, language: str = "en") -> SpeechToText:
-    """Return the engine of a name; its models are loaded at the first utterance, or by `Loadable.warm_up`.
+    """Return the engine with this name; its models are loaded at the first utterance, or by `Loadable.warm_up`.
 
     Raises:
         SettingsError: There is no such engine.
-        SpeechError: Its package is missing, or it does not know the language.
+        SpeechError: Its package is missing, or it does not support the language.
     """
     factory: Factory = named(ENGINES, name, kind="speech to text", group="voice_appliance.stt")
     return factory(book, language=language)
 
 
 ENGINES: Mapping[str, str] = {"pocketsphinx": "appliance.speech.stt.worker:WorkerSpeechToText"}
-"""Where each `Factory` is; a package adds one by an entry point in the group ``voice_appliance.stt``."""
+"""Import path of each `Factory`; a package adds one with an entry point in the group ``voice_appliance.stt``."""

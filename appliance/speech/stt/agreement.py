@@ -1,20 +1,20 @@
-"""Did they say a command? What the grammar found, weighed against what the open language model heard.
+"""Decides whether an utterance was a command, by comparing the results of the grammar and the open language model.
 
-Pure. A grammar forces every utterance onto one of its sentences, so its result alone is worth nothing: "tell me a
-joke" becomes a command too. The open model has no such bias, but writes "turn on the land" for "turn on the lamp".
-So both decode the same sound, and these figures are taken:
+Pure. A grammar maps every utterance to one of its sentences, so its result alone proves nothing: "tell me a joke"
+becomes a command too. The open model has no such bias, but returns "turn on the land" for "turn on the lamp". Both
+decode the same audio, and these figures are computed:
 
-* *distance*: edits between their phones, over those of the longer one; the least among the open model's thirty best
-  sentences. "land" and "lamp" are close, "joke" is not.
-* *likelihood*: how much better the grammar's words explain the sound than the open model's: natural logarithm of the
-  ratio of their acoustic scores, per frame, over the frames in which the grammar hears speech. Where the command was
-  really said it is above 0 (the open model bends the sound to likelier English); where not, it is far below.
-* *weakest*: the same, summed over the one word of the command that fits worst, in hundreds. One wrong word ("turn on
-  the *fan*") hides in the mean of a long sentence, but not here.
+* *distance*: edit distance between their phones, divided by the length of the longer; the minimum over the open
+  model's thirty best sentences. "land" and "lamp" are close, "joke" is not.
+* *likelihood*: how much better the grammar's words fit the audio than the open model's: natural logarithm of the
+  ratio of their acoustic scores, per frame, over the frames in which the grammar finds speech. It is above 0 if the
+  command was said (the open model prefers likelier English over a better acoustic fit), else far below.
+* *weakest*: the same, summed over the worst-fitting word of the command, divided by 100. The mean over a long sentence
+  hides one wrong word ("turn on the *fan*"); this figure does not.
 
-A fourth decides alone: *unheard*, the frames in which the open model hears words where the grammar has a pause ("what
-are you *doing tonight*"). The others are added up with weights fitted by logistic regression: see
-docs/decisions/0201-two-decoders.md for the measurement.
+A fourth figure can reject a command alone: *unheard*, the number of frames in which the open model finds words and the
+grammar a pause ("what are you *doing tonight*"). The first three are summed with weights fitted by logistic regression:
+see docs/decisions/0201-two-decoders.md for the measurement.
 """
 
 from __future__ import annotations
@@ -29,41 +29,41 @@ BIAS = 2.9
 PER_DISTANCE = -6.7
 PER_LIKELIHOOD = 2.5
 PER_WEAKEST = 2.5
-MAX_UNHEARD = 20  # frames of 10 ms: no command had more (296 measured), "doing tonight" has 90
+MAX_UNHEARD = 20  # frames of 10 ms: none of 296 measured commands had more, "doing tonight" has 90
 
 
 class Pronouncer:
-    """Words to phones, by a dictionary."""
+    """Converts words to phones with a dictionary."""
 
     def __init__(self, look_up: Callable[[str], str | None]) -> None:
         self._look_up = look_up
 
     def knows(self, word: str) -> bool:
-        """Tell whether the dictionary has a word."""
+        """Return whether the dictionary has a word."""
         return bool(self._look_up(word))
 
     def phones(self, text: str) -> list[str]:
-        """Return the phones of some words; a word that is not in the dictionary is a phone of its own."""
+        """Return the phones of a text; a word that is not in the dictionary counts as one phone."""
         return [phone for word in text.split() for phone in (self._look_up(word) or word).split()]
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A word or a pause in time."""
+    """A word or a pause, with its position in time."""
 
     word: str
     """"" for a pause."""
     start: int
     """First frame."""
     end: int
-    """Last frame, included."""
+    """Last frame, inclusive."""
     score: float
-    """Acoustic, natural logarithm, of the whole segment."""
+    """Acoustic score of the whole segment, natural logarithm."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """What one search made of an utterance, without gaps in time."""
+    """The result of one search for an utterance; its segments leave no gaps."""
 
     segments: Sequence[Segment] = ()
     others: Sequence[str] = ()
@@ -71,18 +71,18 @@ class Hypothesis:
 
     @property
     def text(self) -> str:
-        """The words; "" where nothing fitted."""
+        """The words; "" if the search found none."""
         return " ".join(one.word for one in self.segments if one.word)
 
     @property
     def words(self) -> list[Segment]:
-        """The segments that are no pauses."""
+        """The segments that are not pauses."""
         return [one for one in self.segments if one.word]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """How well two hypotheses agree; the module's docstring tells what the figures mean."""
+    """How well two hypotheses agree; see the module docstring for the figures."""
 
     distance: float
     likelihood: float
@@ -91,12 +91,12 @@ class Evidence:
 
     @property
     def weight(self) -> float:
-        """The sum: above 0 the command was said."""
+        """The weighted sum; above 0 means that the command was said."""
         return BIAS + PER_DISTANCE * self.distance + PER_LIKELIHOOD * self.likelihood + PER_WEAKEST * self.weakest
 
 
 def agree(command: Hypothesis, heard: Hypothesis, pronounce: Pronouncer) -> bool:
-    """Tell whether the open hypothesis supports the command."""
+    """Return whether the open hypothesis supports the command."""
     if not command.words or not heard.words:
         return False
     found = weigh(command, heard, pronounce)
@@ -104,7 +104,7 @@ def agree(command: Hypothesis, heard: Hypothesis, pronounce: Pronouncer) -> bool
 
 
 def weigh(command: Hypothesis, heard: Hypothesis, pronounce: Pronouncer) -> Evidence:
-    """Compare two hypotheses of one utterance; both have words."""
+    """Compare two hypotheses of one utterance; both MUST have words."""
     words = command.words
     frames = 1 + max(one.end for one in (*command.segments, *heard.segments))
     ours, theirs = _running_score(command, frames), _running_score(heard, frames)
@@ -123,12 +123,12 @@ def weigh(command: Hypothesis, heard: Hypothesis, pronounce: Pronouncer) -> Evid
 
 
 def _frames(hypothesis: Hypothesis) -> set[int]:
-    """Return the frames in which words are heard."""
+    """Return the frames that belong to words."""
     return {frame for one in hypothesis.words for frame in range(one.start, one.end + 1)}
 
 
 def _running_score(hypothesis: Hypothesis, frames: int) -> list[float]:
-    """Return the score of all frames before each frame, that of a segment spread evenly over it."""
+    """Return the total score of all frames before each frame; a segment's score is spread evenly over its frames."""
     scores = [0.0] * frames
     for one in hypothesis.segments:
         share = one.score / (one.end - one.start + 1)
@@ -138,7 +138,7 @@ def _running_score(hypothesis: Hypothesis, frames: int) -> list[float]:
 
 
 def _distance(left: Sequence[str], right: Sequence[str]) -> float:
-    """Return the edits from one row of phones to the other, over the longer: 0 for the same, at most 1."""
+    """Return the edit distance of two phone sequences divided by the longer length: 0 if equal, at most 1."""
     row = list(range(len(right) + 1))
     for i, a in enumerate(left, 1):
         diagonal, row[0] = row[0], i

@@ -1,13 +1,12 @@
-"""Sentence templates as a finite-state grammar over words, for a recogniser that follows only what may be said.
+"""Sentence templates compiled to a finite-state grammar over words, which constrains the recogniser.
 
-Pure. The templates become one automaton, made deterministic and minimal: sentences share their beginnings and their
-ends, and no arc is empty. A minimal automaton is what makes the recogniser quick: the same templates as a grammar in
-JSGF, which keeps each mention of a number list apart, took two hundred times as long to decode (5 s of CPU for 1 s of
-speech against 25 ms, pocketsphinx 5.1.1).
+Pure. The templates become one deterministic, minimal automaton: sentences share their prefixes and suffixes, and no arc
+is empty. Minimisation makes the recogniser fast: the same templates as a JSGF grammar, which duplicates each use of a
+number list, took two hundred times as long to decode (5 s of CPU for 1 s of speech against 25 ms, pocketsphinx 5.1.1).
 
-A grammar knows whole words only, so a template whose pieces join inside a word (``light[s]``) is refused here.
+A grammar consists of whole words, so a template whose pieces join inside a word (``light[s]``) is refused here.
 
-Source: hassil's template syntax; subset construction as in any book on automata.
+Source: hassil's template syntax; subset construction from the theory of automata.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ __all__ = ["Automaton", "compile_grammar", "refuse_joins", "words"]
 
 @dataclass(frozen=True, slots=True)
 class Automaton:
-    """A grammar: the words along any way from state 0 to `final` are a sentence."""
+    """A grammar: the words along any path from state 0 to `final` are a sentence."""
 
     states: int
     final: int
@@ -42,7 +41,7 @@ class Automaton:
     """(from, to, word)"""
 
     def accepts(self, sentence: Sequence[str]) -> bool:
-        """Tell whether the grammar has this sentence."""
+        """Return whether the grammar accepts this sentence."""
         here = {0}
         for word in sentence:
             here = {to for start, to, one in self.arcs if one == word and start in here}
@@ -52,10 +51,10 @@ class Automaton:
 def compile_grammar(
     templates: Iterable[Expression], *, rules: Mapping[str, Expression], lists: Mapping[str, Sequence[Expression]]
 ) -> Automaton:
-    """Return the grammar of all sentences that any of the templates makes.
+    """Return the grammar of all sentences that the templates generate.
 
     Args:
-        rules: What ``<name>`` stands for; they must not contain themselves.
+        rules: The template of each ``<name>``; a rule must not contain itself.
         lists: The values of each ``{name}``.
     """
     nfa = _Nfa(rules, lists)
@@ -65,7 +64,7 @@ def compile_grammar(
 
 
 def words(expression: Expression) -> set[str]:
-    """Return the words of a template itself, without those of its rules and lists."""
+    """Return the words of a template, without the words of its rules and lists."""
     match expression:
         case TextChunk():
             return set(expression.text.split())
@@ -76,7 +75,7 @@ def words(expression: Expression) -> set[str]:
 
 
 def refuse_joins(expression: Expression) -> None:
-    """Check that the pieces of a template meet at the borders of words.
+    """Check that the pieces of a template join at word boundaries.
 
     Raises:
         SettingsError: Two pieces join inside a word.
@@ -102,7 +101,7 @@ def _is_empty(item: Expression) -> bool:
 
 
 class _Nfa:
-    """An automaton under construction; an arc without a word costs nothing here."""
+    """A nondeterministic automaton under construction; an arc with word "" consumes no input."""
 
     def __init__(self, rules: Mapping[str, Expression], lists: Mapping[str, Sequence[Expression]]) -> None:
         self._rules = rules
@@ -119,7 +118,7 @@ class _Nfa:
         self.arcs[start].append((word, end))
 
     def add(self, expression: Expression, start: int) -> int:
-        """Add the ways through a template; return where they end."""
+        """Add the paths of a template from `start`; return their end state."""
         match expression:
             case TextChunk():
                 return self._row(expression.text.split(), start)
@@ -134,7 +133,7 @@ class _Nfa:
             case Group():
                 return self._chain(expression.items, start)
             case _:
-                raise SettingsError(f"a template holds {type(expression).__name__}, which no grammar can say")
+                raise SettingsError(f"a template contains {type(expression).__name__}, which a grammar cannot express")
 
     def _row(self, words: Iterable[str], start: int) -> int:
         for word in words:
@@ -155,7 +154,7 @@ class _Nfa:
         return end
 
     def reach(self, states: Iterable[int]) -> frozenset[int]:
-        """Return the states that cost no word from these."""
+        """Return the states reachable from these without consuming a word."""
         found, pending = set(states), list(states)
         while pending:
             for word, to in self.arcs[pending.pop()]:
@@ -166,9 +165,10 @@ class _Nfa:
 
 
 def _minimal(nfa: _Nfa) -> Automaton:
-    """Subset construction, from the ends of the sentences to their start, so that equal states are met as equal.
+    """Return the minimal automaton: subset construction that numbers states from the sentence ends backwards.
 
-    No sentence is endless, so every way leads to the one state without arcs, and no state into itself.
+    States with equal suffixes get the same number. Every sentence is finite, so the automaton has no cycles, and every
+    path ends at the one state without arcs.
     """
     numbers: dict[tuple[bool, frozenset[tuple[str, int]]], int] = {(True, frozenset()): 0}
     done: dict[frozenset[int], int] = {}
@@ -184,7 +184,7 @@ def _minimal(nfa: _Nfa) -> Automaton:
             done[here] = numbers.setdefault((nfa.end in here, row), len(numbers))
         return done[here]
 
-    start = number(nfa.reach([nfa.start]))  # the last one: every other state is behind it
+    start = number(nfa.reach([nfa.start]))  # the highest number: all other states are numbered first
     accepting = {state for (is_end, _), state in numbers.items() if is_end}
     arcs = {
         (start - state, start - end, word)

@@ -1,4 +1,4 @@
-"""pocketsphinx: English speech to text, with a grammar of the live phrases and an open language model beside it."""
+"""pocketsphinx: English speech to text with two searches, a grammar of the live phrases and an open language model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 import soxr
 
 from appliance.audio.pcm import WIRE_RATE
-from appliance.errors import SettingsError, SpeechError
+from appliance.errors import LanguageError, SettingsError, SpeechError
 from appliance.speech.phrases import LivePhrases, PhraseBook
 from appliance.speech.stages import Transcript
 from appliance.speech.stt.agreement import Hypothesis, Pronouncer, Segment, agree
@@ -27,31 +27,32 @@ __all__ = ["SphinxSpeechToText"]
 logger = logging.getLogger(__name__)
 
 _RATE = 16_000
-_PADDING = bytes(2 * _RATE * 3 // 10)  # 0.3 s before and after: the model wants to hear silence around speech
-_MIN_PEAK = 100  # of 32,768: below -50 dBFS even the loudest sample is no speech
+_PADDING = bytes(2 * _RATE * 3 // 10)  # 0.3 s before and after: the model expects silence around speech
+_MIN_PEAK = 100  # of 32,768: audio whose peak is below -50 dBFS is not speech
 _MIN_MS = 100
-_GRAMMARS = 8  # kept in the decoder, one for each set of tools that was seen last
+_GRAMMARS = 8  # kept in the decoder, one for each of the most recently used tool sets
 _OPEN = "open"
-_BEST = 30  # costs a millisecond; the words that were said are often among them
+_BEST = 30  # costs a millisecond; the true sentence is often among them
 _FILLERS = ("<", "[", "+", "(")
-_LEAST_SCORE = 1e-300  # a long segment that fits badly underflows to 0
-_PROBABILITY = 1.0  # every sentence of the book is as likely as any other
+_LEAST_SCORE = 1e-300  # the score of a long segment that fits badly underflows to 0
+_PROBABILITY = 1.0  # all sentences of the book are equally likely
 
 
 class SphinxSpeechToText:
-    """The engine that `worker` runs in a process of its own. One decoder, loaded once, one utterance at a time.
+    """The engine that `worker` runs in a child process. One decoder, loaded once, one utterance at a time.
 
     Args:
-        book: The phrases, and the pronunciations of what the dictionary does not have.
-        language: Must be English; there is no other model in the wheel.
+        book: The phrases, and the pronunciations of words that the dictionary does not have.
+        language: Must be English; the wheel includes no other model.
 
     Raises:
-        SpeechError: pocketsphinx is not installed, or the language is not English.
+        SpeechError: pocketsphinx is not installed.
+        LanguageError: The language is not English.
     """
 
     def __init__(self, book: PhraseBook, *, language: str = "en") -> None:
         if not language.lower().startswith("en"):
-            raise SpeechError(f"pocketsphinx understands English only, not {language!r}; type, or choose another stt")
+            raise LanguageError(f"pocketsphinx understands English only, not {language!r}; type, or choose another stt")
         self._book = book
         self._lock = threading.Lock()
         self._decoder: Any = None
@@ -63,7 +64,7 @@ class SphinxSpeechToText:
         return f"<SphinxSpeechToText {'loaded' if self._decoder else 'not loaded'} grammars={len(self._grammars)}>"
 
     def load(self) -> None:
-        """Load the model and the dictionary (0.3 s, 90 MB), and check the book's words.
+        """Load the model and the dictionary (0.3 s, 90 MB) and check the book's words.
 
         Raises:
             SpeechError: The model cannot be loaded.
@@ -82,7 +83,7 @@ class SphinxSpeechToText:
         return self._decoder
 
     def understand(self, pcm: bytes, tools: Sequence[Mapping[str, Any]]) -> Transcript:
-        """See `stages.SpeechToText.transcribe`; silence is "". Blocks, and holds the interpreter's lock."""
+        """See `stages.SpeechToText.transcribe`; returns "" for silence. Blocks, and holds the GIL."""
         live = self._book.live(tools)
         speech = _prepare(pcm)
         if not speech:
@@ -100,13 +101,13 @@ class SphinxSpeechToText:
                 1000 * (time.monotonic() - half),
             )
             assert self._pronounce is not None
-            # A search that ends outside the grammar still returns its best part of a sentence.
+            # A search that does not reach the end of the grammar still returns its best partial sentence.
             is_whole = live.grammar.accepts(command.text.split())
             is_command = is_whole and agree(command, heard, self._pronounce)
         return Transcript(command.text, is_command=True) if is_command else Transcript(heard.text)
 
     def _grammar(self, live: LivePhrases) -> str:
-        """Return the decoder's search of these phrases; the one used longest ago makes room."""
+        """Return the name of the decoder's search for these phrases; evicts the least recently used search."""
         if live in self._grammars:
             self._grammars.move_to_end(live)
             return self._grammars[live]
@@ -153,7 +154,7 @@ def _check_words(book: PhraseBook, pronounce: Pronouncer) -> None:
 
 
 def _prepare(pcm: bytes) -> bytes:
-    """Return the utterance at 16 kHz with silence around it; nothing where there is no sound in it."""
+    """Return the utterance at 16 kHz, padded with silence; empty if it is too short or silent."""
     samples = np.frombuffer(pcm[: len(pcm) // 2 * 2], "<i2")
     if samples.size < WIRE_RATE * _MIN_MS // 1000 or int(np.abs(samples.astype(np.int32)).max()) < _MIN_PEAK:
         return b""
@@ -163,11 +164,11 @@ def _prepare(pcm: bytes) -> bytes:
 
 
 def _decode(decoder: Any, search: str, speech: bytes, *, best: int = 1) -> Hypothesis:
-    """Return what one search makes of an utterance, with its next best guesses; nothing where nothing fits."""
+    """Return the result of one search with its `best` next hypotheses; empty if nothing fits."""
     decoder.activate_search(search)
     decoder.start_utt()
     try:
-        decoder.process_raw(speech, full_utt=True)  # the whole at once: no utterance colours the next one
+        decoder.process_raw(speech, full_utt=True)  # all at once: the previous utterance has no effect
     finally:
         with suppress(RuntimeError):
             decoder.end_utt()
@@ -176,7 +177,7 @@ def _decode(decoder: Any, search: str, speech: bytes, *, best: int = 1) -> Hypot
     frames = decoder.n_frames()
     segments = [_segment(one, frames) for one in decoder.seg() or () if one.start_frame < frames]
     guesses = islice(decoder.nbest(), best) if best > 1 else ()
-    others = [_words_of(one.hypstr) for one in guesses if one is not None]  # None: a way without words
+    others = [_words_of(one.hypstr) for one in guesses if one is not None]  # None: a path without words
     return Hypothesis(segments, others)
 
 
@@ -185,7 +186,7 @@ def _words_of(text: str) -> str:
 
 
 def _segment(one: Any, frames: int) -> Segment:
-    """``the(2)`` is a second pronunciation of "the"; fillers such as ``<sil>`` and ``[NOISE]`` are pauses."""
+    """Convert a segment: ``the(2)`` is a second pronunciation of "the"; ``<sil>`` and ``[NOISE]`` are pauses."""
     is_filler = one.word.startswith(_FILLERS)
     end = max(one.start_frame, min(one.end_frame, frames - 1))
     score = math.log(max(one.ascore, _LEAST_SCORE))

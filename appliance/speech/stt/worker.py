@@ -1,11 +1,11 @@
-"""Speech to text in a process of its own.
+"""Speech to text in a child process.
 
-pocketsphinx holds the interpreter's lock while it decodes a whole utterance, some hundred milliseconds here and more on
-a Pi: on a thread it would stop the event loop and both sound callbacks for as long (measured: a dozen late periods
-for each turn). So it works beside us, at a lower priority, and its 90 MB are there only once somebody has spoken.
+pocketsphinx holds the GIL while it decodes a whole utterance: some hundred milliseconds on a PC, more on a Pi. On a
+thread it would block the event loop and both audio callbacks for as long (measured: a dozen late periods a turn).
+So it runs in a child process at lower priority, and its 90 MB are used only after `warm_up` or the first utterance.
 
-The child is this module, run with ``-m``: not `multiprocessing`, which would import a maker's script a second time. It
-talks over its standard streams, in pickles, for both ends are ours; it ends when its input does.
+The child is this module, run with ``-m``; `multiprocessing` would import the user's script a second time. Requests
+and answers are pickles on its standard streams, because both ends are this program. The child exits at end of input.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class WorkerSpeechToText:
 
     Args:
         book: The phrases.
-        language: See `SphinxSpeechToText`, which also says what is raised.
+        language: See `SphinxSpeechToText`, also for the errors raised.
     """
 
     def __init__(self, book: PhraseBook, *, language: str = "en") -> None:
-        SphinxSpeechToText(book, language=language)  # says at once what it would say later
+        SphinxSpeechToText(book, language=language)  # raise its errors now, not in the child
         self._book = book
         self._language = language
         self._lock = threading.Lock()
@@ -49,16 +49,16 @@ class WorkerSpeechToText:
         self._end: Callable[[], Any] = lambda: None
 
     async def warm_up(self) -> None:
-        """Start the process and load the model in it; see `SphinxSpeechToText.load`."""
+        """Start the child and load its model; see `SphinxSpeechToText.load`."""
         await asyncio.to_thread(self._ask, None)
 
     async def transcribe(self, pcm: bytes, *, tools: Sequence[Mapping[str, Any]]) -> Transcript:
-        """See `stages.SpeechToText.transcribe`; silence is ""."""
+        """See `stages.SpeechToText.transcribe`; returns "" for silence."""
         transcript: Transcript = await asyncio.to_thread(self._ask, (pcm, list(tools)))
         return transcript
 
     def close(self) -> None:
-        """End the process, at once, whatever it is doing; the next utterance starts another."""
+        """Kill the child at once, even in the middle of a request; the next utterance starts another."""
         self._child = None
         self._end()  # not under the lock: the waiting caller holds it and sees EOF
 
@@ -74,7 +74,7 @@ class WorkerSpeechToText:
                 self._child = None
                 self._end()
                 raise SpeechError(
-                    "the speech recogniser's process ended (out of memory?); please say it again"
+                    "the speech recogniser's process exited (out of memory?); please say it again"
                 ) from None
         if isinstance(answer, ApplianceError):
             raise answer
@@ -97,7 +97,7 @@ def _put(pipe: IO[bytes], value: Any) -> None:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Kill it: it holds nothing that is worth a good-bye."""
+    """Kill the child: it has no state to save."""
     child.kill()
     for pipe in (child.stdin, child.stdout):
         if pipe is not None:
@@ -107,12 +107,12 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def main() -> None:
-    """The child: one engine, one request after another, until the input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    """Run the child: one engine, one request after another, until the end of the input."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and kills this process
     with suppress(OSError):
         os.nice(_NICENESS)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    sys.stdout = sys.stderr  # nothing but pickles goes there
+    sys.stdout = sys.stderr  # only pickles may go to standard output
     try:
         book, language = pickle.load(requests)
         engine = SphinxSpeechToText(book, language=language)

@@ -1,11 +1,11 @@
-"""Text to speech: a table of engines by name, each imported when it is first asked for.
+"""Text to speech: a table of engines by name, each imported on first use.
 
-An engine is a `stages.TextToSpeech`. Both that are here are programs of Debian's, run once per sentence:
+An engine is a `stages.TextToSpeech`. The two built-in engines run a Debian program once per sentence:
 
 ========== ================== ===========================================================
 Name       Debian package     Voice
 ========== ================== ===========================================================
-flite      ``flite``          English; pleasant, and the one that recognisers understand
+flite      ``flite``          English; pleasant, and speech recognisers understand it
 espeak-ng  ``espeak-ng``      about a hundred languages; robotic
 ========== ================== ===========================================================
 """
@@ -21,16 +21,21 @@ from appliance.speech.stages import TextToSpeech
 __all__ = ["ENGINES", "Factory", "open_tts"]
 
 Factory: TypeAlias = Callable[[str, str], TextToSpeech]
-"""(language, default voice) → engine. MUST do no I/O."""
+"""(language, default voice) → engine. MUST NOT do I/O."""
 
 
 def open_tts(name: str, *, language: str = "en", voice: str = "") -> TextToSpeech:
-    """Return the engine of a name; its program is looked for at the first sentence.
+    """Return the engine with this name; its program is looked up at the first sentence.
+
+    Args:
+        name: "auto" is flite for English and espeak-ng for any other language.
 
     Raises:
         SettingsError: There is no such engine.
-        SpeechError: It cannot speak the language.
+        LanguageError: It does not speak the language.
     """
+    if name == "auto":
+        name = "flite" if language.lower().startswith("en") else "espeak-ng"
     factory: Factory = named(ENGINES, name, kind="text to speech", group="voice_appliance.tts")
     return factory(language, voice)
 
@@ -39,4 +44,4 @@ ENGINES: Mapping[str, str] = {
     "flite": "appliance.speech.tts.programs:flite",
     "espeak-ng": "appliance.speech.tts.programs:espeak",
 }
-"""Where each `Factory` is; a package adds one by an entry point in the group ``voice_appliance.tts``."""
+"""Import path of each `Factory`; a package adds one with an entry point in the group ``voice_appliance.tts``."""

@@ -1,8 +1,8 @@
-"""Speech from a program of the system: flite or espeak-ng, one process per sentence.
+"""Text to speech with a system program, flite or espeak-ng: one process per sentence.
 
-The text goes in on standard input, so that no shell, no option and no list of processes ever sees it; the WAV comes
-back through a file in memory (memfd), because flite goes back to the header after the last sample. Nothing touches the
-disk. A sentence takes 7 to 20 ms with flite, 10 ms with espeak-ng (x86-64); the last few are kept.
+The program reads the text from standard input, so the text never appears in a shell, an option or the process list. It
+writes the WAV to a file in memory (memfd), because flite seeks back to the header after the last sample. Nothing is
+written to disk. A sentence takes 7 to 20 ms with flite, 10 ms with espeak-ng (x86-64); recent sentences are cached.
 
 Source: flite(1), espeak-ng(1), memfd_create(2).
 """
@@ -22,11 +22,11 @@ import soxr
 from numpy.typing import NDArray
 
 from appliance.audio.pcm import WIRE_RATE
-from appliance.errors import SpeechError
+from appliance.errors import LanguageError, SpeechError
 
 __all__ = ["ProgramSpeech", "SpeechProgram", "espeak", "flite", "read_wav"]
 
-MAX_TEXT_CHARS = 2_000  # two minutes of speech: a sentence that long is no sentence
+MAX_TEXT_CHARS = 2_000  # two minutes of speech: far more than a sentence
 _TIMEOUT_S = 20.0  # a sentence takes milliseconds; a Pi Zero is thirty times slower
 _KEPT_BYTES = 4_000_000  # about 80 s of speech
 _MIN_SPEED, _MAX_SPEED = 0.25, 4.0
@@ -40,15 +40,15 @@ class SpeechProgram:
 
     name: str
     package: str
-    """The Debian package that has it."""
+    """Its Debian package."""
     arguments: Callable[[str, float, str], Sequence[str]]
-    """(voice, speed, path of the WAV to write) → what follows the program's name."""
+    """(voice, speed, path of the WAV to write) → command-line arguments."""
     default_voice: str
     has_voice: Callable[[str], bool]
 
 
 class ProgramSpeech:
-    """A `stages.TextToSpeech` over a `SpeechProgram`; usable from several sessions at once."""
+    """A `stages.TextToSpeech` that runs a `SpeechProgram`; safe for several sessions at once."""
 
     def __init__(self, program: SpeechProgram, *, voice: str = "") -> None:
         self._program = program
@@ -57,14 +57,14 @@ class ProgramSpeech:
         self._recent_bytes = 0
 
     async def synthesize(self, text: str, *, voice: str = "", speed: float = 1.0) -> bytes:
-        """Speak one sentence; a voice that the program does not know ("marin") is the default voice.
+        """Speak one sentence; a voice that the program does not have ("marin") falls back to the default voice.
 
         Args:
-            text: What to say; control characters count as spaces, more than 2,000 characters are refused.
-            speed: 0.25 to 4; what is outside is held at the limit.
+            text: The sentence, at most 2,000 characters; control characters count as spaces.
+            speed: 0.25 to 4; other values are clamped.
 
         Returns:
-            PCM16 mono at 24 kHz; empty where nothing can be spoken.
+            PCM16 mono at 24 kHz; empty if the text has no letters or digits.
 
         Raises:
             SpeechError: The program is missing or failed, or the text is too long.
@@ -73,8 +73,8 @@ class ProgramSpeech:
         if not any(char.isalnum() for char in words):
             return b""
         if len(words) > MAX_TEXT_CHARS:
-            limit = f"at most {MAX_TEXT_CHARS} are spoken at once: split it into sentences"
-            raise SpeechError(f"text to speak has {len(words)} characters; {limit}")
+            limit = f"the limit is {MAX_TEXT_CHARS}: split it into sentences"
+            raise SpeechError(f"the text to speak has {len(words)} characters; {limit}")
         chosen = voice if voice and self._program.has_voice(voice) else self._voice
         key = (words, chosen, min(_MAX_SPEED, max(_MIN_SPEED, speed)))
         if key in self._recent:
@@ -97,22 +97,22 @@ def flite(language: str, voice: str) -> ProgramSpeech:
     """Return flite, which speaks English only.
 
     Raises:
-        SpeechError: Another language was asked for.
+        LanguageError: The language is not English.
     """
     if not language.lower().startswith("en"):
-        raise SpeechError(f"flite speaks English only, not {language!r}; choose tts = 'espeak-ng' for it")
+        raise LanguageError(f"flite speaks English only, not {language!r}; choose tts = 'espeak-ng' for it")
     program = SpeechProgram(
         name="flite",
         package="flite",
         arguments=_flite_arguments,
         default_voice="slt",
-        has_voice=_FLITE_VOICES.__contains__,  # not any name: flite takes a path or a URL for a voice
+        has_voice=_FLITE_VOICES.__contains__,  # a fixed set, because flite also accepts a path or URL as a voice
     )
     return ProgramSpeech(program, voice=voice)
 
 
 def espeak(language: str, voice: str) -> ProgramSpeech:
-    """Return espeak-ng; a voice is a language code, with a variant or without: ``de``, ``en-us+f3``."""
+    """Return espeak-ng; a voice is a language code with an optional variant: ``de``, ``en-us+f3``."""
     program = SpeechProgram(
         name="espeak-ng",
         package="espeak-ng",
@@ -136,7 +136,7 @@ def _speak(program: SpeechProgram, text: str, voice: str, speed: float) -> bytes
     path = shutil.which(program.name)
     if path is None:
         remedy = f"install it: sudo apt install {program.package}"
-        raise SpeechError(f"the program {program.name!r} is not on this machine; {remedy}")
+        raise SpeechError(f"the program {program.name!r} is not installed; {remedy}")
     wav = os.memfd_create(program.name)
     try:
         _run([path, *program.arguments(voice, speed, f"/proc/self/fd/{wav}")], text, wav, program)
@@ -159,26 +159,26 @@ def _run(command: Sequence[str], text: str, wav: int, program: SpeechProgram) ->
         raise SpeechError(f"{program.name} cannot be started: {exc.strerror}; {remedy}") from None
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip().splitlines()
-        why = said[0][:200] if said else "it says nothing"
-        raise SpeechError(f"{program.name} ended with status {done.returncode}: {why}")
+        why = said[0][:200] if said else "no error message"
+        raise SpeechError(f"{program.name} exited with status {done.returncode}: {why}")
 
 
 def read_wav(written: bytes, name: str) -> tuple[NDArray[np.int16], int]:
-    """Return the samples and the rate of a mono 16-bit WAV; a wrong length in its header is forgiven.
+    """Return the samples and the rate of a mono 16-bit WAV; tolerates a data length beyond the end of the file.
 
     Raises:
-        SpeechError: It is no such WAV.
+        SpeechError: It is not such a WAV.
     """
     at, rate = 12, 0
     if written[:4] != b"RIFF" or written[8:12] != b"WAVE":
-        raise SpeechError(f"{name} wrote {len(written)} bytes that are no WAV file")
+        raise SpeechError(f"{name} wrote {len(written)} bytes that are not a WAV file")
     while at + 8 <= len(written):
         kind, size = written[at : at + 4], int.from_bytes(written[at + 4 : at + 8], "little")
         chunk = written[at + 8 : at + 8 + size]
         if kind == b"fmt ":
             channels, rate = int.from_bytes(chunk[2:4], "little"), int.from_bytes(chunk[4:8], "little")
             if channels != 1 or chunk[14:16] != b"\x10\x00" or not rate:
-                raise SpeechError(f"{name} wrote a WAV that is not mono with 16 bits")
+                raise SpeechError(f"{name} wrote a WAV that is not mono 16-bit")
         elif kind == b"data" and rate:
             return np.frombuffer(chunk[: len(chunk) // 2 * 2], "<i2").astype(np.int16), rate
         at += 8 + size + size % 2

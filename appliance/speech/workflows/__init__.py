@@ -1,8 +1,8 @@
-"""What the brain thinks with: a table of workflows by name, each imported when it is first asked for.
+"""Workflows, which produce the answers: a table by name, each imported on first use.
 
 ========= ==============================================================================================
-phrases   a phrase book, by heart: small, quick, honest about what it does not know (`workflows.phrases`)
-chat      any chat endpoint that speaks OpenAI's protocol: llama.cpp, Ollama, vLLM (`workflows.chat`)
+phrases   a phrase book: small and fast; says so when it does not understand (`workflows.phrases`)
+chat      any chat endpoint with OpenAI's protocol: llama.cpp, Ollama, vLLM (`workflows.chat`)
 ========= ==============================================================================================
 """
 
@@ -23,23 +23,23 @@ __all__ = ["WORKFLOWS", "ChatEndpoint", "Factory", "open_workflow"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatEndpoint:
-    """Where a chat model answers."""
+    """The endpoint of a chat model."""
 
     url: str = ""
-    """The base, as ``http://127.0.0.1:11434/v1``."""
+    """Base URL, such as ``http://127.0.0.1:11434/v1``."""
     model: str = ""
     key: str = field(default="", repr=False)
 
 
 Factory: TypeAlias = "Callable[[PhraseBook, ChatEndpoint], Workflow]"
-"""MUST do no I/O."""
+"""MUST NOT do I/O."""
 
 
 def open_workflow(name: str, book: PhraseBook, endpoint: ChatEndpoint) -> Workflow:
-    """Return the workflow of a name.
+    """Return the workflow with this name.
 
     Raises:
-        SettingsError: There is no such workflow, or the endpoint that it needs is not given.
+        SettingsError: There is no such workflow, or it needs an endpoint and none is given.
     """
     factory: Factory = named(WORKFLOWS, name, kind="workflow", group="voice_appliance.workflows")
     return factory(book, endpoint)
@@ -58,4 +58,4 @@ def _chat(book: PhraseBook, endpoint: ChatEndpoint) -> Workflow:
 
 
 WORKFLOWS: Mapping[str, Factory] = {"phrases": _phrases, "chat": _chat}
-"""A package adds one by an entry point in the group ``voice_appliance.workflows``."""
+"""A package adds one with an entry point in the group ``voice_appliance.workflows``."""

@@ -1,8 +1,8 @@
-"""The workflow that asks a chat model: any endpoint with OpenAI's ``/chat/completions`` (llama.cpp, Ollama, vLLM).
+"""The workflow over a chat model: any endpoint with OpenAI's ``/chat/completions`` (llama.cpp, Ollama, vLLM).
 
-The conversation's items become messages, the session's tools become the request's, and what streams back becomes text
-and calls. The workflow keeps no state between responses and no connection: closing the iterator closes the socket,
-which is how such servers learn that nobody listens any more.
+It sends the conversation's items as messages and the session's tools as the request's tools, and streams back text and
+calls. It keeps no state and no connection between responses. Closing the iterator closes the socket; such servers then
+stop generating.
 
 Source: OpenAI API reference, chat completions, streaming.
 """
@@ -32,11 +32,11 @@ _MAX_CALLS = 16
 _MAX_WHOLE_BYTES = 1 << 20
 _SILENCE = "I did not hear anything."
 _REMEDIES = {
-    400: "set brain.chat_model to a model that knows tools",
+    400: "set brain.chat_model to a model that supports tools",
     401: "check the key",
     403: "check the key",
     404: "check the base URL (it ends in /v1) and the name of the model",
-    429: "it is asked too often: wait, or raise its limit",
+    429: "too many requests: wait, or raise its rate limit",
     503: "it may still be loading the model: wait",
 }
 
@@ -45,13 +45,13 @@ class ChatWorkflow:
     """A `stages.Workflow` over a chat endpoint.
 
     Args:
-        url: Its base, as ``http://127.0.0.1:8080/v1``.
-        model: The model's name there; "" leaves the choice to the endpoint (llama.cpp), or makes it refuse (Ollama).
-        key: Sent as a bearer token where not empty; never in a message of ours.
-        silence: What to say of an utterance without words, which is not sent.
+        url: Its base URL, such as ``http://127.0.0.1:8080/v1``.
+        model: The endpoint's name for the model. If "", the endpoint chooses (llama.cpp) or refuses (Ollama).
+        key: Sent as a bearer token unless empty; removed from error messages.
+        silence: Answer to an utterance without words, which is not sent to the endpoint.
 
     Raises:
-        SettingsError: The URL or the key cannot be right.
+        SettingsError: The URL or the key is not valid.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ChatWorkflow:
         self._url = _endpoint(url)
         if not is_printable(key):
             raise SettingsError(
-                "the key of the chat endpoint holds characters that no key has: check brain.chat_key_env"
+                "the key of the chat endpoint has characters that are not printable ASCII: check brain.chat_key_env"
             )
         self._model = model
         self._key = key
@@ -71,10 +71,10 @@ class ChatWorkflow:
         return f"<ChatWorkflow {self._url} model={self._model}>"
 
     async def respond(self, request: ResponseRequest) -> AsyncIterator[TextPart | CallPart]:
-        """Stream the model's answer; its thoughts (``<think>…</think>``) are left out. Calls come last.
+        """Stream the model's answer without its thoughts (``<think>…</think>``). Calls come last.
 
         Raises:
-            SpeechError: The endpoint cannot be reached, refuses, or breaks off; what came before stays said.
+            SpeechError: The endpoint cannot be reached, returns an error, or closes early; earlier parts stand.
         """
         sent = messages(request)
         if sent and sent[-1] == {"role": "user", "content": ""}:
@@ -109,7 +109,7 @@ class ChatWorkflow:
         if self._model:
             body["model"] = self._model
         tools = [_chat_tool(tool) for tool in request.tools if tool.get("type", "function") == "function"]
-        if tools and request.tool_choice != "none":  # some servers ignore "none", so do not offer any
+        if tools and request.tool_choice != "none":  # some servers ignore "none": send no tools instead
             body |= {"tools": tools, "tool_choice": _chat_choice(request.tool_choice)}
         return body
 
@@ -117,7 +117,7 @@ class ChatWorkflow:
         if answer.status != 200:
             raise SpeechError(await self._refusal(answer))
         completion = _Completion()
-        if "application/json" in answer.content_type:  # it does not stream
+        if "application/json" in answer.content_type:  # the server does not stream
             text = completion.take(_json(await answer.text(most_bytes=_MAX_WHOLE_BYTES)))
             completion.is_done = True
             if text:
@@ -132,11 +132,11 @@ class ChatWorkflow:
         if text := completion.thoughts.flush():
             yield TextPart(text)
         if not completion.is_done:
-            raise BadAnswer("the answer broke off")
+            raise BadAnswer("the answer ended early")
         offered = {tool.get("name") for tool in request.tools}
         for call in completion.calls():
             if call.name not in offered:
-                raise SpeechError(f"the model {self._model!r} calls {call.name[:64]!r}, which is not one of its tools")
+                raise SpeechError(f"the model {self._model!r} called {call.name[:64]!r}, which is not one of its tools")
             yield call
 
     async def _refusal(self, answer: HttpAnswer) -> str:
@@ -145,7 +145,7 @@ class ChatWorkflow:
             said = said.replace(self._key, "…")
         remedy = _REMEDIES.get(answer.status, "see the log of that server")
         if 300 <= answer.status < 400:
-            remedy = "set the base URL to where it redirects"
+            remedy = "set the base URL to the redirect's target"
         detail = f": {said}" if said else ""
         return f"{self._url} answered {answer.status} {answer.reason}".rstrip() + f"{detail} ({remedy})"
 
@@ -157,7 +157,7 @@ class ChatWorkflow:
 def messages(request: ResponseRequest) -> list[JsonObject]:
     """Return the conversation as chat messages.
 
-    Calls that have no output yet, and outputs whose call is gone, are left out: endpoints refuse them.
+    Calls without an output and outputs without a call are omitted, because endpoints refuse them.
     """
     told = {item.get("call_id") for item in request.items if item.get("type") == "function_call_output"}
     made = {item.get("call_id") for item in request.items if item.get("type") == "function_call"}
@@ -174,7 +174,7 @@ def messages(request: ResponseRequest) -> list[JsonObject]:
                 sent.append({"role": "tool", "tool_call_id": item["call_id"], "content": output})
             case _:
                 continue
-    # A barge-in leaves answers without words; silence at the end is told apart by the caller.
+    # Drop empty answers, which a barge-in leaves. Keep an empty last message: `respond` treats it as silence.
     return [
         one
         for i, one in enumerate(sent)
@@ -193,7 +193,7 @@ def _content(item: Mapping[str, Any]) -> str | list[JsonObject]:
 
 
 def _add_call(sent: list[JsonObject], item: Mapping[str, Any]) -> None:
-    """Add a call to the message of the calls made together with it."""
+    """Add a call; consecutive calls share one message."""
     function = {"name": item.get("name", ""), "arguments": item.get("arguments") or "{}"}
     call = {"id": item["call_id"], "type": "function", "function": function}
     if sent and sent[-1].get("tool_calls"):
@@ -226,17 +226,17 @@ class _Call:
 
 @dataclass(slots=True)
 class _Completion:
-    """What has come of one answer."""
+    """The part of one answer received so far."""
 
     is_done: bool = False
     _calls: dict[int, _Call] = field(default_factory=dict)
     thoughts: _ThoughtFilter = field(default_factory=lambda: _ThoughtFilter())
 
     def take(self, chunk: JsonObject) -> str:
-        """Take a chunk (or a whole completion); return the text that can be said now.
+        """Process a chunk (or a whole completion); return the text that is ready to be spoken.
 
         Raises:
-            SpeechError: It is an error.
+            SpeechError: The chunk is an error.
         """
         if chunk.get("error"):
             raise SpeechError(f"the chat endpoint failed: {_error_text(json.dumps(chunk))}")
@@ -251,10 +251,10 @@ class _Completion:
         return text
 
     def calls(self) -> Iterator[CallPart]:
-        """Yield the calls, complete.
+        """Yield the calls, once the completion is done.
 
         Raises:
-            SpeechError: The arguments of one are not a JSON object.
+            SpeechError: The arguments of a call are not a JSON object.
         """
         for call in self._calls.values():
             try:
@@ -262,19 +262,19 @@ class _Completion:
             except (ValueError, RecursionError):
                 is_object = False
             if not is_object:
-                raise SpeechError(f"the model calls {call.name[:64]!r} with arguments that are not a JSON object")
+                raise SpeechError(f"the model called {call.name[:64]!r} with arguments that are not a JSON object")
             yield CallPart(call.name, call.arguments or "{}")
 
     def _add(self, piece: Mapping[str, Any], position: int) -> None:
         index = piece.get("index")
-        if not isinstance(index, int):  # left out by servers that send whole calls
+        if not isinstance(index, int):  # servers that send whole calls omit it
             index = position
         known = self._calls.get(index)
         if known is not None and piece.get("id") and known.id and piece["id"] != known.id:
-            index, known = max(self._calls) + 1, None  # another call under the same number
+            index, known = max(self._calls) + 1, None  # another call with the same index
         call = known or self._calls.setdefault(index, _Call())
         if len(self._calls) > _MAX_CALLS:
-            raise SpeechError(f"the model makes more than {_MAX_CALLS} calls at once")
+            raise SpeechError(f"the model made more than {_MAX_CALLS} calls in one answer, the limit")
         function = piece.get("function") or {}
         arguments = function.get("arguments") or ""
         call.id = call.id or piece.get("id") or ""
@@ -283,7 +283,7 @@ class _Completion:
 
 
 class _ThoughtFilter:
-    """Leaves out what stands between ``<think>`` and ``</think>``, also where a tag is cut in two."""
+    """Removes the text between ``<think>`` and ``</think>``, also if a tag is split between chunks."""
 
     def __init__(self) -> None:
         self._held = ""
@@ -312,14 +312,14 @@ def _json(text: str) -> JsonObject:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
-        raise BadAnswer("it sends what is not JSON") from None
+        raise BadAnswer("it sent invalid JSON") from None
     if not isinstance(found, dict):
-        raise BadAnswer("it sends JSON that is not an object")
+        raise BadAnswer("it sent JSON that is not an object")
     return found
 
 
 def _error_text(body: str) -> str:
-    """Return what an error's body says, on one short line."""
+    """Return the message in an error body, on one short line."""
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
@@ -343,8 +343,8 @@ def _endpoint(url: str) -> str:
     except ValueError:
         is_right = False
     if not is_right:
-        raise SettingsError(f"brain.chat_url {shown} is no address; expected one such as 'http://127.0.0.1:11434/v1'")
+        raise SettingsError(f"brain.chat_url {shown} is not a URL; expected one such as 'http://127.0.0.1:11434/v1'")
     if parts.username or parts.password:
-        raise SettingsError("brain.chat_url holds a password: give the key by brain.chat_key_env instead")
+        raise SettingsError("brain.chat_url contains a user name or password: use brain.chat_key_env for the key")
     path = parts.path.rstrip("/").removesuffix(_PATH)
     return urlunsplit(parts._replace(path=path + _PATH, fragment=""))

@@ -1,9 +1,9 @@
-"""One streamed answer to a POST, and the server-sent events in it: `http.client` on a thread of its own.
+"""Streams the answer to one POST, and its server-sent events: `http.client` on a dedicated thread.
 
-No connection is kept, no redirect followed, no proxy used, nothing decompressed: a chat endpoint on the same machine or
-network needs none of it. The thread is a daemon, not one of the executor's, whose threads are waited for at the end of
-the process: a name look-up cannot be ended. Everything else ends when the loop shuts the socket down, which is how a
-barge-in and a time-out reach the thread; so the loop alone keeps the deadlines.
+It does not reuse connections, follow redirects, use proxies or decompress: a chat endpoint on the same machine or
+network needs none of these. The thread is a daemon and not from the executor, because process exit waits for executor
+threads and a name look-up cannot be cancelled. The event loop keeps all deadlines. On a barge-in or a timeout it shuts
+the socket down, which ends the thread unless it is still connecting.
 
 Source: WHATWG HTML, "Server-sent events".
 """
@@ -22,38 +22,38 @@ from urllib.parse import urlsplit, urlunsplit
 
 __all__ = ["BadAnswer", "HttpAnswer", "Timeouts", "events", "is_printable", "post"]
 
-_MAX_LINE_BYTES = 1 << 20  # of one event
-_MOST_WAITING = 16  # blocks
+_MAX_LINE_BYTES = 1 << 20
+_MOST_WAITING = 16  # blocks read ahead
 _BLOCK_BYTES = 16_384
 
 
 class BadAnswer(Exception):
-    """The other side does not speak HTTP/1.1, or closed in the middle of an answer."""
+    """The server does not speak HTTP/1.1, or closed the connection before the end of its answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """How long to wait for what, in seconds."""
+    """Timeouts of each phase of a request, in seconds."""
 
     connect_s: float = 5.0
     answer_s: float = 120.0
-    """For the first byte: a local model may have to be loaded from a slow disk, and to read a long prompt."""
+    """Until the head of the answer: a server may load its model from a slow disk and process a long prompt first."""
     pause_s: float = 30.0
-    """Between two blocks."""
+    """Between two blocks of the body."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """The head of an answer, and its body as it comes."""
+    """The head of an answer, and its body as a stream."""
 
     status: int
     reason: str
     content_type: str
     blocks: AsyncIterator[bytes]
-    """Ends where the answer says that it ends. Raises BadAnswer where it breaks off, TimeoutError where it pauses."""
+    """Ends at the end of the body. Raises BadAnswer if the connection closes early, TimeoutError after a pause."""
 
     async def text(self, *, most_bytes: int) -> str:
-        """Return the beginning of the body as text; whatever goes wrong ends it."""
+        """Return the first `most_bytes` of the body as text; an error ends it early."""
         body = b""
         with suppress(BadAnswer, OSError):
             async for block in self.blocks:
@@ -65,15 +65,15 @@ class HttpAnswer:
 
 @asynccontextmanager
 async def post(url: str, body: bytes, *, headers: Mapping[str, str], timeouts: Timeouts) -> AsyncIterator[HttpAnswer]:
-    """Send a request and yield the answer once its head is there; the connection is closed at the end.
+    """Send a request and yield the answer when its head has arrived; the connection is closed on exit.
 
     Args:
         headers: Their values must be printable ASCII.
 
     Raises:
-        OSError: No connection, TLS included.
+        OSError: The connection failed, including TLS errors.
         TimeoutError: No connection or no head in time.
-        BadAnswer: What came is no HTTP.
+        BadAnswer: The answer is not HTTP/1.1.
     """
     exchange = _Exchange(url, body, headers, connect_s=timeouts.connect_s)
     try:
@@ -89,7 +89,7 @@ async def events(blocks: AsyncIterator[bytes]) -> AsyncIterator[str]:
     """Yield the data of each server-sent event.
 
     Raises:
-        BadAnswer: A line is larger than a megabyte.
+        BadAnswer: A line is longer than 1 MiB.
     """
     found = list[str]()
     async for line in _lines(blocks):
@@ -114,12 +114,12 @@ async def _lines(blocks: AsyncIterator[bytes]) -> AsyncIterator[str]:
 
 
 def is_printable(text: str) -> bool:
-    """Tell whether a text may stand in a header."""
+    """Return whether a text is valid in a header: printable ASCII."""
     return text.isascii() and text.isprintable()
 
 
 class _Exchange:
-    """A request and its answer. The thread takes the steps: None once connected, the head, blocks, b"" at the end."""
+    """A request and its answer. The thread posts steps: None once connected, the head, blocks, b"" at the end."""
 
     def __init__(self, url: str, body: bytes, headers: Mapping[str, str], *, connect_s: float) -> None:
         parts = urlsplit(url)
@@ -130,13 +130,13 @@ class _Exchange:
         self._loop = asyncio.get_running_loop()
         self._taken: asyncio.Queue[Any] = asyncio.Queue()
         self._room = Semaphore(_MOST_WAITING)
-        """For steps that nobody has taken: the thread stops reading when there is none, and so does the server."""
+        """Free places in `_taken`; without one the thread stops reading, which holds the server back."""
         target = urlunsplit(("", "", parts.path or "/", parts.query, ""))
         steps = self._steps(target, body, {"Connection": "close", **headers})
         Thread(target=self._run, args=(steps,), name="chat", daemon=True).start()
 
     async def step(self, timeout_s: float) -> Any:
-        """Wait for the next step of the thread; raises what ended it."""
+        """Wait for the thread's next step; raises the error that ended the thread."""
         async with asyncio.timeout(timeout_s):
             step = await self._taken.get()
         self._room.release()
@@ -149,29 +149,29 @@ class _Exchange:
             yield block
 
     def hang_up(self) -> None:
-        """End the thread, unless it is still connecting: then it ends by itself."""
+        """End the thread; if it is still connecting, it ends by itself after that."""
         self._is_over = True
         self._room.release()
         if self._socket is not None:
-            with suppress(OSError):  # it has ended
+            with suppress(OSError):  # already closed
                 self._socket.shutdown(socket.SHUT_RDWR)
 
     def _run(self, steps: Iterator[Any]) -> None:
-        with suppress(RuntimeError):  # the loop is closed
+        with suppress(RuntimeError):  # the event loop is closed
             try:
                 for step in steps:
                     self._room.acquire()
                     if self._is_over:
                         return
                     self._loop.call_soon_threadsafe(self._taken.put_nowait, step)
-            except Exception as exc:  # noqa: BLE001 - raised where somebody waits for the next step
+            except Exception as exc:  # noqa: BLE001 - `step` raises it
                 self._loop.call_soon_threadsafe(self._taken.put_nowait, exc)
             finally:
                 self._connection.close()
 
     def _steps(self, target: str, body: bytes, headers: Mapping[str, str]) -> Iterator[Any]:
         self._connection.connect()
-        self._socket = self._connection.sock  # the connection drops it with the head
+        self._socket = self._connection.sock  # the connection drops its reference when the head has arrived
         self._socket.settimeout(None)
         if self._is_over:
             return

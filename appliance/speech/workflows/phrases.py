@@ -1,7 +1,7 @@
-"""The workflow that knows a phrase book by heart: no model, no guess.
+"""The phrase book workflow: matches sentences exactly, without a model and without guessing.
 
-It keeps no state: what was said, what was called and what came back all stand in the conversation, and the answer is a
-function of it. A sentence that no live phrase says is answered honestly, with a hint of what can be said.
+It keeps no state: the answer is a function of the conversation, which contains all words, calls and outputs. A sentence
+that matches no live phrase is answered with examples of what can be said.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["PhrasesWorkflow"]
 
 Item: TypeAlias = Mapping[str, Any]
 
-_HINTS = 3  # a listener keeps three in mind
+_HINTS = 3  # as many as a listener remembers
 
 
 class PhrasesWorkflow:
@@ -28,17 +28,19 @@ class PhrasesWorkflow:
         self._book = book
 
     async def respond(self, request: ResponseRequest) -> AsyncIterator[TextPart | CallPart]:
-        """Yield one call, or one text, or one sentence per output that came back.
+        """Yield one call, one text, or one sentence per new tool output.
 
-        ``tool_choice`` is honoured: "none" calls nothing and says so, a named function makes only its phrases live.
-        "required" cannot make the workflow guess: what is not understood is said to be so.
+        ``tool_choice`` "none" answers a command with a refusal; a named function makes only its phrases live;
+        "required" has no effect, because the workflow never guesses a call.
         """
         turn = _Turn.of(request.items)
         for part in self._answer(turn, _Choice.of(request)):
             yield part
 
     def _answer(self, turn: _Turn, choice: _Choice) -> Iterator[TextPart | CallPart]:
-        if turn.outputs:
+        if not self._book.phrases:
+            yield TextPart(self._book.text("no_commands"))
+        elif turn.outputs:
             yield from self._tell(turn, choice)
         elif turn.calls:
             yield TextPart(self._book.text("pending"))
@@ -69,14 +71,14 @@ class PhrasesWorkflow:
                 return TextPart(phrase.answer)
 
     def _tell(self, turn: _Turn, choice: _Choice) -> Iterator[TextPart | CallPart]:
-        """Say what came back, or make the second call that a phrase asks for."""
+        """Speak the outputs, or make the second call of a phrase that has one."""
         match = self._match(turn.said or "", choice)
         then = match.phrase.then if match is not None else None
         second = self._second(turn, match) if match is not None and not choice.is_none else None
         if second is not None:
             yield second
             return
-        # Of two calls the first only served the second.
+        # With two calls, speak only the second's output: the first only provided its argument.
         outputs = [one for one in turn.outputs if then is not None and one[0].get("name") == then.tool] or turn.outputs
         for i, (call, output) in enumerate(outputs):
             sentence = self._book.reply(str(call.get("name", "")), _arguments(call), output)
@@ -128,15 +130,15 @@ class _Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Turn:
-    """What happened since the user last said something."""
+    """The conversation since the user's last message."""
 
     said: str | None = None
-    """The last words of the user; None if there are none, "" for silence."""
+    """The user's last words; None without a user message, "" for silence."""
     calls: Sequence[Item] = ()
     outputs: Sequence[tuple[Item, str]] = ()
-    """The outputs that no answer has told yet, each with its call."""
+    """The outputs that no answer has spoken yet, each with its call."""
     is_answered: bool = False
-    """An answer came after the last words and calls."""
+    """True if an answer followed the user's last words."""
     last_said: str = field(default="", repr=False)
     """The last answer in the conversation."""
 

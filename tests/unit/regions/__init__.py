@@ -1,1 +1,1 @@
-"""One file for each region of the conversation, and one for the three orders that are data."""
+"""One file for each region of the conversation, and one for its three ordered tables."""

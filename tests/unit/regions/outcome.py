@@ -1,4 +1,4 @@
-"""What the tests of the regions read: the commands of an outbox, sorted by kind."""
+"""Helpers for the region tests: build an outbox and read its commands by kind."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ LOUD_DB, QUIET_DB = -18.0, -70.0
 
 
 def linked() -> Outbox:
-    """An outbox whose frames go to connection 1."""
+    """Return an outbox whose frames go to link 1."""
     out = Outbox()
     out.link = 1
     return out
 
 
 def frames(commands: Sequence[Command]) -> list[dict[str, Any]]:
-    """The frames sent, as wire objects."""
+    """Return the frames sent, as wire objects."""
     return [one.event.to_wire() for one in commands if isinstance(one, Send)]
 
 
@@ -33,7 +33,7 @@ def notices(commands: Sequence[Command]) -> list[Notice]:
 
 
 def period(sample: int = 4000, level_db: float = LOUD_DB) -> AudioCaptured:
-    """20 ms of the microphone, every sample of which is `sample`."""
+    """Return 20 ms of microphone audio with every sample set to `sample`."""
     return AudioCaptured(array("h", [sample] * PERIOD_FRAMES).tobytes(), abs(sample), level_db)
 
 

@@ -1,10 +1,10 @@
-"""The region `account`: what the conversation costs, and what it may cost."""
+"""Tests of the `account` region: the cost of the conversation and the daily budget."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from appliance.conversation.commands import Announce
+from appliance.conversation.commands import Announce, Sentence
 from appliance.conversation.notices import BudgetWarning, Usage
 from appliance.conversation.policy import Policy
 from appliance.conversation.regions.account import Account
@@ -25,14 +25,14 @@ def account(out: Outbox | None = None, **policy: Any) -> Account:
     return made
 
 
-def test_each_share_is_reached_once_a_day_and_warned_of_once() -> None:
+def test_each_budget_share_is_reported_once_a_day() -> None:
     out = Outbox()
     made = account(out, budget_usd=1.0)
     assert [made.count(usd, {}, 0.0) for usd in (0.79, 0.01, 0.19, 0.01, 1.0)] == [None, 80, None, 100, None]
     assert [one.percent for one in notices(out.take()) if isinstance(one, BudgetWarning)] == [80, 100]
 
 
-def test_the_usage_is_told_before_the_warning_and_the_announcement_comes_last() -> None:
+def test_usage_is_emitted_before_the_warning_and_the_announcement_comes_last() -> None:
     out = Outbox()
     account(out, budget_usd=1.0).count(1.0, {}, 0.0)
     commands = out.take()
@@ -41,22 +41,23 @@ def test_the_usage_is_told_before_the_warning_and_the_announcement_comes_last() 
     assert commands[-1].fallback == "offline"
 
 
-def test_eighty_percent_is_not_said_aloud() -> None:
+def test_eighty_percent_is_not_announced() -> None:
     out = Outbox()
     account(out, budget_usd=1.0).count(0.8, {}, 0.0)
     assert not any(isinstance(one, Announce) for one in out.take())
 
 
-def test_only_with_an_offline_brain_does_the_announcement_say_that_it_takes_over() -> None:
+def test_the_announcement_mentions_the_offline_brain_only_if_there_is_one() -> None:
     said = []
     for offline in (None, 1):
         out = Outbox()
         account(out, budget_usd=1.0, endpoints=2, offline_endpoint=offline).count(1.0, {}, 0.0)
-        said += [one.text for one in out.take() if isinstance(one, Announce)]
-    assert ["offline" in one for one in said] == [False, True]
+        said += [one.sentence for one in out.take() if isinstance(one, Announce)]
+    values = {"percent": 100, "spent": 1.0, "limit": 1.0}
+    assert said == [Sentence("budget.usd", values), Sentence("budget.usd_then_offline", values)]
 
 
-def test_a_spent_budget_leaves_only_the_offline_brain_where_there_is_one() -> None:
+def test_a_spent_budget_allows_only_the_offline_brain_if_there_is_one() -> None:
     alone, helped = account(budget_usd=1.0), account(budget_usd=1.0, endpoints=2, offline_endpoint=1)
     assert [(one.budget.is_spent, one.only_endpoint) for one in (alone, helped)] == [(False, None)] * 2
     for one in (alone, helped):
@@ -65,7 +66,7 @@ def test_a_spent_budget_leaves_only_the_offline_brain_where_there_is_one() -> No
     assert (helped.budget.is_spent, helped.only_endpoint) == (True, 1)
 
 
-def test_a_new_day_frees_the_budget_and_takes_what_was_spent_on_it() -> None:
+def test_a_new_day_starts_with_what_was_already_spent_that_day() -> None:
     made = account(budget_usd=1.0)
     made.count(1.0, {}, 0.0)
     made.budget.begin_day("2026-01-02", 0.5, 0.0)
@@ -73,7 +74,7 @@ def test_a_new_day_frees_the_budget_and_takes_what_was_spent_on_it() -> None:
     assert made.count(0.3, {}, 0.0) == 80
 
 
-def test_an_unknown_price_counts_as_seconds_only() -> None:
+def test_a_response_without_a_price_counts_its_seconds_only() -> None:
     out = Outbox()
     made = account(out, budget_s=60.0)
     made.count(0.25, {}, 10.0)
@@ -82,7 +83,7 @@ def test_an_unknown_price_counts_as_seconds_only() -> None:
     assert notices(out.take()) == [Usage({"total_tokens": 3}, None, 20.0, 0.25, 30.0)]
 
 
-def test_tokens_are_flattened_into_names_in_order() -> None:
+def test_nested_token_counts_are_flattened_and_sorted_by_name() -> None:
     made = account()
     made.add_to_turn(USAGE)
     assert list(made.end_turn().items()) == [
@@ -95,13 +96,13 @@ def test_tokens_are_flattened_into_names_in_order() -> None:
     ]
 
 
-def test_only_whole_numbers_are_tokens() -> None:
+def test_only_integers_count_as_tokens() -> None:
     made = account()
     made.add_to_turn({"type": "duration", "seconds": 1.5, "is_final": True, "input_tokens": None, "total_tokens": 2})
     assert made.end_turn() == {"total_tokens": 2}
 
 
-def test_a_turn_has_the_tokens_of_all_its_responses_and_of_nothing_else() -> None:
+def test_the_tokens_of_a_turn_are_those_of_its_responses_only() -> None:
     made = account()
     made.add_to_turn({"total_tokens": 100})
     assert made.end_turn() == {"total_tokens": 100}

@@ -1,4 +1,4 @@
-"""The region `answer`: who gives the answer to the running turn, what was asked for, and what came of it."""
+"""Tests of the `answer` region: the request, the answering agent, and what was received."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def ask(made: Answer, turn: str = "turn_1", by: AgentSpec = ANN, *, rounds: int 
 
 
 def asked(out: Outbox, by: AgentSpec = ANN, *, options: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    """The response object of a request."""
+    """Send a request and return its response object."""
     made = begun(out, max_tool_rounds=8)
     made.asked.options = options or {}
     ask(made, by=by, **more)
@@ -58,7 +58,7 @@ def text(made: Answer, said: str) -> None:
 # --- one response at a time -----------------------------------------------------------------------------------------
 
 
-def test_a_response_is_asked_for_when_the_one_before_is_done() -> None:
+def test_a_response_is_requested_when_the_previous_one_is_done() -> None:
     made = begun()
     ask(made)
     made.slot.want("turn_2")
@@ -68,7 +68,7 @@ def test_a_response_is_asked_for_when_the_one_before_is_done() -> None:
     assert made.slot.grant(102.0) == "turn_2"
 
 
-def test_a_response_that_is_cancelled_before_it_is_created_is_cancelled_on_arrival() -> None:
+def test_a_response_cancelled_before_it_is_created_is_cancelled_on_arrival() -> None:
     out = linked()
     made = begun(out)
     ask(made)
@@ -80,7 +80,7 @@ def test_a_response_that_is_cancelled_before_it_is_created_is_cancelled_on_arriv
     assert not made.answers("r", "turn_1")
 
 
-def test_a_response_under_way_is_cancelled_at_once_and_gives_up_its_place_when_it_never_ends() -> None:
+def test_a_running_response_is_cancelled_at_once_and_frees_its_slot_if_it_never_ends() -> None:
     out = linked()
     made = begun(out, cancel_s=3.0)
     ask(made)
@@ -97,7 +97,7 @@ def test_a_response_under_way_is_cancelled_at_once_and_gives_up_its_place_when_i
     assert made.slot.grant(104.0) == "turn_2"
 
 
-def test_a_response_that_is_never_announced_is_known_by_its_first_event() -> None:
+def test_a_response_without_response_created_is_recognised_by_its_first_event() -> None:
     made = begun()
     ask(made)
     assert not made.answers("r", None)
@@ -106,7 +106,7 @@ def test_a_response_that_is_never_announced_is_known_by_its_first_event() -> Non
     assert not made.answers("another", "turn_1")
 
 
-def test_a_busy_server_is_asked_again_after_a_while_and_the_wait_for_the_answer_is_not_prolonged() -> None:
+def test_a_request_refused_by_a_busy_server_is_retried_with_the_same_answer_deadline() -> None:
     out = linked()
     made = begun(out, answer_s=20.0)
     ask(made)
@@ -120,7 +120,7 @@ def test_a_busy_server_is_asked_again_after_a_while_and_the_wait_for_the_answer_
     assert made.deadline == 120.0
 
 
-def test_an_error_that_names_the_request_frees_the_slot_and_names_its_turn() -> None:
+def test_an_error_naming_the_request_frees_the_slot_and_returns_its_turn() -> None:
     out = linked()
     made = begun(out)
     ask(made)
@@ -133,10 +133,10 @@ def test_an_error_that_names_the_request_frees_the_slot_and_names_its_turn() -> 
     assert made.slot.grant(101.0) == "turn_2"
 
 
-# --- what is asked for ----------------------------------------------------------------------------------------------
+# --- the request ----------------------------------------------------------------------------------------------------
 
 
-def test_the_first_request_has_every_option_of_the_program_and_later_ones_no_input_and_no_choice() -> None:
+def test_the_first_request_has_all_given_options_and_later_ones_no_input_or_tool_choice() -> None:
     options = {"input": [], "tool_choice": "required", "max_output_tokens": 5, "metadata": {"mine": "1"}}
     first = asked(linked(), options=options)
     assert first == {**options, "metadata": {"mine": "1", "turn": "turn_1"}}
@@ -148,14 +148,14 @@ def test_the_first_request_has_every_option_of_the_program_and_later_ones_no_inp
     ("choice", "rounds", "sent"),
     [("required", 0, None), ("required", 1, "auto"), ("none", 1, None), ("auto", 1, None), ("required", 8, "none")],
 )
-def test_a_tool_that_must_be_called_is_forced_once_and_after_the_last_round_none_is_called(
+def test_tool_choice_required_applies_once_and_none_applies_after_the_last_round(
     choice: str, rounds: int, sent: str | None
 ) -> None:
     by = spec(session={"type": "realtime", "tool_choice": choice})
     assert asked(linked(), by, rounds=rounds).get("tool_choice") == sent
 
 
-def test_a_first_sentence_is_for_the_next_response_only() -> None:
+def test_a_first_sentence_applies_to_the_next_response_only() -> None:
     out = linked()
     made = begun(out)
     made.speaker.first_sentence = "Bob here."
@@ -171,10 +171,10 @@ def test_a_first_sentence_is_for_the_next_response_only() -> None:
     assert "instructions" not in frame["response"]
 
 
-# --- who answers ----------------------------------------------------------------------------------------------------
+# --- the answering agent --------------------------------------------------------------------------------------------
 
 
-def test_an_agent_begins_once_in_a_turn_and_ends_with_what_it_said() -> None:
+def test_an_agent_starts_once_a_turn_and_ends_with_what_it_said() -> None:
     out = linked()
     made = begun(out)
     ask(made)
@@ -188,7 +188,7 @@ def test_an_agent_begins_once_in_a_turn_and_ends_with_what_it_said() -> None:
     assert told == [AgentStart("ann"), AgentEnd("ann", "Hello. Bye.")]
 
 
-def test_a_handoff_ends_one_agent_and_begins_the_other_unless_nobody_has_spoken() -> None:
+def test_a_handoff_ends_an_agent_and_starts_the_next_only_if_the_first_had_started() -> None:
     out = linked()
     made = begun(out)
     made.hand_over("ann", "bob", is_answering=True)
@@ -206,10 +206,10 @@ def test_a_handoff_ends_one_agent_and_begins_the_other_unless_nobody_has_spoken(
     ]
 
 
-# --- what came of it ------------------------------------------------------------------------------------------------
+# --- what was received ----------------------------------------------------------------------------------------------
 
 
-def test_text_alone_is_an_answer_only_where_the_answer_is_written() -> None:
+def test_text_alone_counts_as_an_answer_only_if_the_output_is_text() -> None:
     for by, options, is_empty in (
         (ANN, {}, True),
         (WRITTEN, {}, False),
@@ -224,7 +224,7 @@ def test_text_alone_is_an_answer_only_where_the_answer_is_written() -> None:
         assert made.is_empty is is_empty
 
 
-def test_an_answer_is_under_way_from_the_wish_to_the_end_of_its_response_and_of_its_checks() -> None:
+def test_an_answer_is_under_way_from_the_request_until_its_response_and_checks_end() -> None:
     made = begun(guardrail_debounce=1)
     found = [made.is_under_way]
     made.slot.want("turn_1")
@@ -239,7 +239,7 @@ def test_an_answer_is_under_way_from_the_wish_to_the_end_of_its_response_and_of_
     assert found == [False, True, True, True, False]
 
 
-def test_a_request_opens_the_response_and_notes_who_pays_for_it() -> None:
+def test_a_request_opens_the_response_and_records_whether_it_is_free() -> None:
     for is_free in (False, True):
         made = begun()
         made.asked.is_done = True
@@ -249,7 +249,7 @@ def test_a_request_opens_the_response_and_notes_who_pays_for_it() -> None:
         assert (made.asked.is_open, made.asked.is_retry) == (False, True)
 
 
-def test_the_agent_that_is_in_force_when_the_response_begins_gives_it() -> None:
+def test_the_agent_in_force_when_the_response_starts_is_its_speaker() -> None:
     made = begun()
     ask(made)
     made.accept(spec("bob", has_output_guardrails=True))
@@ -257,7 +257,7 @@ def test_the_agent_that_is_in_force_when_the_response_begins_gives_it() -> None:
     assert (made.speaker.spec.agent, made.playback.guards) == ("bob", "bob")
 
 
-def test_the_next_turn_knows_nothing_of_the_answer_before() -> None:
+def test_the_next_turn_starts_without_the_previous_answer() -> None:
     made = begun()
     made.asked.options = {"max_output_tokens": 5}
     ask(made, by=spec("ann", has_output_guardrails=True))
@@ -266,7 +266,7 @@ def test_the_next_turn_knows_nothing_of_the_answer_before() -> None:
     assert (made.speaker.agent, made.received.frames, made.asked.options, made.playback.guards) == ("", 0, {}, "")
 
 
-def test_text_is_told_as_it_comes_and_a_written_answer_counts_as_played() -> None:
+def test_text_is_emitted_as_it_arrives_and_a_text_answer_counts_as_played() -> None:
     out = linked()
     for by, played in ((ANN, ()), (WRITTEN, ("i",))):
         made = begun(out)
@@ -279,7 +279,7 @@ def test_text_is_told_as_it_comes_and_a_written_answer_counts_as_played() -> Non
         assert (made.playback.played_items, made.received.has_output) == (played, True)
 
 
-def test_after_a_guardrail_the_answer_begins_again_as_if_nothing_was_said() -> None:
+def test_after_a_guardrail_trips_the_answer_starts_again_empty() -> None:
     made = begun()
     made.asked.options = {"tool_choice": "required"}
     ask(made)
@@ -290,7 +290,7 @@ def test_after_a_guardrail_the_answer_begins_again_as_if_nothing_was_said() -> N
     assert "tool_choice" not in made.asked.response("turn_1", ANN, rounds=0, first_sentence="")
 
 
-def test_a_connection_that_takes_the_rest_lets_play_what_is_there_and_keeps_an_earlier_failure() -> None:
+def test_a_lost_link_drains_the_received_audio_and_keeps_an_earlier_failure() -> None:
     for failure, reported in (("", "answer_cut"), ("answer_failed", "answer_failed")):
         out = linked()
         made = begun(out)
@@ -305,7 +305,7 @@ def test_a_connection_that_takes_the_rest_lets_play_what_is_there_and_keeps_an_e
         assert (made.asked.is_done, made.received.failure, made.is_playing) == (True, reported, True)
 
 
-def test_an_answer_that_came_too_late_is_unplayed_until_it_is_done() -> None:
+def test_a_late_answer_item_is_unplayed_until_it_is_done() -> None:
     made = begun()
     ask(made)
     made.hear(audio(480, "played"), 1, 100.0)
@@ -320,7 +320,7 @@ def test_an_answer_that_came_too_late_is_unplayed_until_it_is_done() -> None:
     assert not made.is_unplayed(late, is_unheard=False)
 
 
-# --- its sound: what is held back, checked and ended; the epochs are in `tests.unit.test_playback` --------------------
+# --- its audio: holding, checking, ending; epochs are in `tests.unit.test_playback` -----------------------------------
 
 MS = 24  # frames
 SECOND = bytes(2 * 1000 * MS)
@@ -333,11 +333,11 @@ def playback(out: Outbox, *, guards: str = "", **policy: Any) -> Playback:
 
 
 def feed(made: Playback, item_id: str) -> None:
-    """A second of audio comes."""
+    """Feed one second of audio."""
     made.feed(wire.OutputAudioDelta(item_id=item_id, delta=SECOND), 1, 100.0)
 
 
-def test_held_audio_is_played_as_far_as_checked_text_reaches_and_whole_when_all_has_passed() -> None:
+def test_held_audio_plays_as_far_as_the_checked_text_and_fully_once_all_text_has_passed() -> None:
     out = linked()
     made = playback(out, guards="ann", hold_audio=True, guardrail_debounce=5)
     feed(made, "a")
@@ -358,14 +358,14 @@ def test_held_audio_is_played_as_far_as_checked_text_reaches_and_whole_when_all_
     assert end == [FinishPlay(0), Emit(AudioEnd("a"))]
 
 
-def test_without_guards_or_without_holding_audio_plays_at_once() -> None:
+def test_audio_plays_at_once_without_guardrails_or_without_hold_audio() -> None:
     for guards, hold in (("", True), ("ann", False)):
         out = linked()
         feed(playback(out, guards=guards, hold_audio=hold), "a")
         assert out.take() == [Play(0, "a", SECOND)]
 
 
-def test_at_its_end_every_text_of_an_answer_is_checked_once_also_one_that_only_comes_now() -> None:
+def test_at_the_end_every_text_is_checked_once_including_those_only_in_response_done() -> None:
     out = linked()
     made = playback(out, guards="ann", guardrail_debounce=-1)
     made.read("a", 0, "one", 100.0, is_final=False)
@@ -378,7 +378,7 @@ def test_at_its_end_every_text_of_an_answer_is_checked_once_also_one_that_only_c
     assert out.take() == []
 
 
-def test_the_end_is_handed_over_once_and_only_behind_audio() -> None:
+def test_the_end_of_playback_is_queued_once_and_only_after_audio() -> None:
     out = linked()
     made = playback(out)
     made.finish()
@@ -391,7 +391,7 @@ def test_the_end_is_handed_over_once_and_only_behind_audio() -> None:
     assert out.take() == [FinishPlay(0), Emit(AudioEnd("b"))]
 
 
-def test_only_the_newest_64_items_that_were_played_are_remembered() -> None:
+def test_only_the_newest_64_played_items_are_remembered() -> None:
     made = playback(linked())
     for number in range(65):
         made.note_played(f"i{number}")
@@ -399,7 +399,7 @@ def test_only_the_newest_64_items_that_were_played_are_remembered() -> None:
     assert made.played_items == tuple(f"i{number}" for number in range(1, 65))
 
 
-def test_the_end_is_handed_over_when_the_response_is_done() -> None:
+def test_the_end_of_playback_is_queued_when_the_response_is_done() -> None:
     out = linked()
     made = begun(out)
     ask(made)
@@ -412,7 +412,7 @@ def test_the_end_is_handed_over_when_the_response_is_done() -> None:
     assert out.take() == [FinishPlay(0), Emit(AudioEnd("i"))]
 
 
-def test_audio_that_is_held_back_is_never_played_once_the_answer_is_stopped_or_cut_off() -> None:
+def test_held_audio_is_never_played_after_a_flush_or_a_lost_link() -> None:
     for stop in (lambda made: made.playback.flush(), lambda made: made.cut_off()):
         out = linked()
         made = begun(out, hold_audio=True)

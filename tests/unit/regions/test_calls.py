@@ -1,4 +1,4 @@
-"""The region `calls`: tools, handoffs, and calls of MCP servers, each answered exactly once."""
+"""Tests of the `calls` region: tools, handoffs and MCP calls, each answered exactly once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from typing import Any, Literal
 import pytest
 
 from appliance.agents.spec import HandoffCard, ToolCard
-from appliance.conversation.commands import Announce, CancelTool, CheckApproval, PlayEarcon, PrepareAgent, RunTool
+from appliance.conversation.commands import (
+    Announce,
+    CancelTool,
+    CheckApproval,
+    PlayEarcon,
+    PrepareAgent,
+    RunTool,
+    Sentence,
+)
 from appliance.conversation.events import ApprovalChecked, HandoffKey, ToolFinished
 from appliance.conversation.notices import Error, ToolApproval, ToolEnd, ToolStart
 from appliance.conversation.policy import Policy
@@ -16,6 +24,7 @@ from appliance.conversation.regions.device import Device
 from appliance.conversation.support.call import Call, Closed, Made
 from appliance.conversation.support.outbox import Outbox
 from appliance.realtime import protocol as wire
+from tests.support.stage import WORDING
 from tests.unit.regions.outcome import linked, notices, spec
 
 BY = Made("turn_1", 1, "ann")
@@ -35,7 +44,7 @@ ANN = spec(
 
 
 def calls(out: Outbox, **policy: Any) -> Calls:
-    made_of = Policy(**policy)
+    made_of = Policy(outputs=WORDING.table("output"), **policy)
     return Calls(made_of, out, Device(made_of, out, is_muted=False).report)
 
 
@@ -44,7 +53,7 @@ def function_call(call_id: str, name: str) -> wire.Item:
 
 
 def begin(made: Calls, name: str, call_id: str = "c", now: float = 100.0, by: Made = BY) -> Closed | None:
-    """The model makes a call, while ann is in force."""
+    """Let the model make a call while ann is in force."""
     call = made.take(function_call(call_id, name), by, now)
     assert call is not None
     return made.begin(call, ANN, "ann", now)
@@ -61,14 +70,14 @@ def the_call(made: Calls, call_id: str = "c") -> Call:
 
 
 def edges(out: Outbox) -> list[tuple[type, str]]:
-    """The starts and ends of calls, in order."""
+    """Return the ToolStart and ToolEnd notices, in order."""
     return [(type(one), one.call_id) for one in notices(out.take()) if isinstance(one, ToolStart | ToolEnd)]
 
 
 # --- from the call to its answer ------------------------------------------------------------------------------------
 
 
-def test_a_tool_runs_at_once_and_is_answered_exactly_once() -> None:
+def test_a_tool_runs_at_once_and_its_call_is_answered_once() -> None:
     out = linked()
     made = calls(out)
     assert begin(made, "light") is None
@@ -81,7 +90,7 @@ def test_a_tool_runs_at_once_and_is_answered_exactly_once() -> None:
     assert (made.finish(ToolFinished("c", "on"), "turn_1"), out.take(), bool(made.open)) == (None, [], False)
 
 
-def test_a_call_is_taken_once_and_only_whole() -> None:
+def test_a_call_is_taken_once_and_only_when_complete() -> None:
     made = calls(linked())
     for status in ("incomplete", "in_progress"):
         item = wire.Item(type="function_call", id="i", status=status, call_id="c", name="light")
@@ -89,14 +98,14 @@ def test_a_call_is_taken_once_and_only_whole() -> None:
     begin(made, "light")
     assert made.take(function_call("c", "light"), BY, 100.0) is None
     made.finish(ToolFinished("c", "on"), "turn_1")
-    assert made.take(function_call("c", "light"), BY, 100.0) is None  # its response lists it once more
+    assert made.take(function_call("c", "light"), BY, 100.0) is None  # response.done lists it again
 
 
 @pytest.mark.parametrize(
     ("name", "rounds", "why"),
     [("nothing", 0, "door, light, oven, search, slow, to_bob"), ("gone", 0, "not available"), ("light", 2, "too many")],
 )
-def test_a_call_that_cannot_be_made_is_started_and_ended_with_the_reason(name: str, rounds: int, why: str) -> None:
+def test_an_impossible_call_starts_and_ends_with_the_reason(name: str, rounds: int, why: str) -> None:
     out = linked()
     made = calls(out, max_tool_rounds=2)
     for _ in range(rounds):
@@ -110,12 +119,12 @@ def test_a_call_that_cannot_be_made_is_started_and_ended_with_the_reason(name: s
 # --- approval -------------------------------------------------------------------------------------------------------
 
 
-def test_a_call_that_needs_approval_waits_for_it_and_runs_then() -> None:
+def test_a_call_that_needs_approval_runs_once_approved() -> None:
     out = linked()
     made = calls(out, approval_s=30.0, tool_s=20.0)
     begin(made, "door")
     commands = out.take()
-    assert commands[0] == PlayEarcon(0, "approval")
+    assert commands[-1] == Announce(0, Sentence("approval.ask", {"tool": "door"}), "approval")
     assert notices(commands) == [ToolApproval("turn_1", "c", "door", "", "ann")]
     assert (made.open.awaiting_approval, the_call(made).deadline) == (the_call(made), 130.0)
     assert made.finish(ToolFinished("c", "open"), "turn_1") is None
@@ -124,7 +133,7 @@ def test_a_call_that_needs_approval_waits_for_it_and_runs_then() -> None:
     assert (made.open.awaiting_approval, the_call(made).deadline) == (None, 135.0)
 
 
-def test_a_predicate_says_once_whether_approval_is_needed() -> None:
+def test_an_approval_predicate_decides_once() -> None:
     out = linked()
     made = calls(out)
     for call_id in ("runs", "waits", "fails"):
@@ -144,7 +153,7 @@ def test_a_predicate_says_once_whether_approval_is_needed() -> None:
     assert out.take() == []
 
 
-def test_a_press_decides_only_what_the_user_was_asked_before_it() -> None:
+def test_a_press_decides_only_a_question_asked_before_it() -> None:
     made = calls(linked())
     assert made.pressed_for(99.0) is None
     begin(made, "door", now=100.0)
@@ -152,7 +161,7 @@ def test_a_press_decides_only_what_the_user_was_asked_before_it() -> None:
     assert made.pressed_for(100.0) is the_call(made)
 
 
-def test_a_decision_for_always_holds_for_what_waits_and_for_what_comes_of_this_agent() -> None:
+def test_a_permanent_decision_covers_waiting_and_later_calls_of_the_same_agent() -> None:
     out = linked()
     made = calls(out)
     begin(made, "door", "a")
@@ -173,7 +182,7 @@ def test_a_decision_for_always_holds_for_what_waits_and_for_what_comes_of_this_a
 # --- handoffs -------------------------------------------------------------------------------------------------------
 
 
-def test_a_second_handoff_is_refused_and_so_is_one_of_an_agent_that_is_not_in_force() -> None:
+def test_a_second_handoff_and_one_by_an_agent_not_in_force_are_refused() -> None:
     out = linked()
     made = calls(out)
     assert begin(made, "to_bob", "first") is None
@@ -188,10 +197,10 @@ def test_a_second_handoff_is_refused_and_so_is_one_of_an_agent_that_is_not_in_fo
     assert begin(made, "to_bob", "late", by=Made("turn_1", 1, "carl")) is not None
 
 
-# --- calls of MCP servers -------------------------------------------------------------------------------------------
+# --- MCP calls ------------------------------------------------------------------------------------------------------
 
 
-def test_a_request_of_an_mcp_server_is_answered_with_a_verdict_and_starts_no_tool() -> None:
+def test_an_mcp_approval_request_gets_a_verdict_and_starts_no_tool() -> None:
     out = linked()
     made = calls(out)
     for item_id in ("yes", "no"):
@@ -203,7 +212,7 @@ def test_a_request_of_an_mcp_server_is_answered_with_a_verdict_and_starts_no_too
     assert (edges(out), bool(made.open)) == ([], False)
 
 
-def test_a_call_of_an_mcp_server_starts_once_and_ends_with_its_item() -> None:
+def test_an_mcp_call_starts_once_and_ends_with_its_item() -> None:
     out = linked()
     made = calls(out)
     made.take_mcp(mcp("mcp_call"), BY, 100.0)
@@ -219,7 +228,7 @@ def test_a_call_of_an_mcp_server_starts_once_and_ends_with_its_item() -> None:
     assert (edges(out), made.close_mcp(mcp("mcp_call", output="soup"))) == ([(ToolStart, "m"), (ToolEnd, "m")], None)
 
 
-def test_a_call_whose_arguments_never_came_starts_with_its_end_and_takes_them_from_its_item() -> None:
+def test_an_mcp_call_without_an_arguments_event_starts_at_its_end_with_the_arguments_of_its_item() -> None:
     out = linked()
     made = calls(out)
     made.mcp_arguments(wire.McpCallArgumentsDone(item_id="unknown", arguments="{}"))
@@ -234,9 +243,7 @@ def test_a_call_whose_arguments_never_came_starts_with_its_end_and_takes_them_fr
 @pytest.mark.parametrize(
     ("is_failed", "error", "output"), [(True, None, ""), (False, {"type": "x", "message": "no gas"}, "no gas")]
 )
-def test_a_call_of_an_mcp_server_failed_if_an_event_or_its_item_says_so(
-    is_failed: bool, error: Any, output: str
-) -> None:
+def test_an_mcp_call_failed_if_an_event_or_its_item_reports_an_error(is_failed: bool, error: Any, output: str) -> None:
     out = linked()
     made = calls(out)
     made.take_mcp(mcp("mcp_call"), BY, 100.0)
@@ -245,10 +252,10 @@ def test_a_call_of_an_mcp_server_failed_if_an_event_or_its_item_says_so(
     assert notices(out.take())[-1] == ToolEnd("turn_1", "m", "home.cook", output, True, "ann")
 
 
-# --- time -----------------------------------------------------------------------------------------------------------
+# --- deadlines ------------------------------------------------------------------------------------------------------
 
 
-def test_a_late_tool_is_cancelled_and_reported_and_its_own_limit_has_a_grace() -> None:
+def test_a_late_tool_is_cancelled_and_reported_and_its_own_timeout_has_a_grace_period() -> None:
     out = linked()
     made = calls(out, tool_s=20.0)
     begin(made, "search", "own")
@@ -267,7 +274,7 @@ def test_a_late_tool_is_cancelled_and_reported_and_its_own_limit_has_a_grace() -
     assert (error.kind, end.is_error) == ("tool_late", True)
 
 
-def test_a_call_that_nobody_approved_in_time_is_rejected_and_one_that_nobody_judged_asks_the_user() -> None:
+def test_a_late_approval_rejects_the_call_and_a_late_predicate_asks_the_user() -> None:
     out = linked()
     made = calls(out, tool_s=20.0, approval_s=30.0)
     begin(made, "oven")
@@ -280,7 +287,7 @@ def test_a_call_that_nobody_approved_in_time_is_rejected_and_one_that_nobody_jud
     assert edges(out) == [(ToolStart, "c"), (ToolEnd, "c")]
 
 
-def test_a_tool_at_work_is_heard_once_there_is_nothing_else_to_hear() -> None:
+def test_the_working_sound_plays_once_and_only_while_nothing_else_plays() -> None:
     out = linked()
     made = calls(out)
     begin(made, "search", now=100.0)
@@ -302,10 +309,10 @@ def test_a_tool_at_work_is_heard_once_there_is_nothing_else_to_hear() -> None:
     assert out.take() == [PlayEarcon(0, "working")]
 
 
-# --- calls that nobody waits for any more ---------------------------------------------------------------------------
+# --- abandoned calls ------------------------------------------------------------------------------------------------
 
 
-def test_released_calls_are_refused_before_they_begin_and_cancelled_after_if_they_can_be() -> None:
+def test_release_rejects_calls_not_yet_running_and_cancels_cancellable_ones() -> None:
     out = linked()
     made = calls(out)
     for call_id, name in (("waits", "door"), ("checked", "oven"), ("cancelled", "search"), ("runs_on", "light")):
@@ -325,7 +332,7 @@ def test_released_calls_are_refused_before_they_begin_and_cancelled_after_if_the
     assert [one.call_id for one in made.open] == ["runs_on"]
 
 
-def test_calls_of_a_lost_connection_end_in_the_order_of_their_ids_if_they_had_started() -> None:
+def test_started_calls_of_a_lost_link_end_in_the_order_of_their_ids() -> None:
     out = linked()
     made = calls(out)
     for call_id, name in (("c", "light"), ("a", "search"), ("b", "door")):
@@ -342,7 +349,7 @@ def test_calls_of_a_lost_connection_end_in_the_order_of_their_ids_if_they_had_st
     assert not made.open
 
 
-def test_a_lost_connection_ends_the_calls_of_other_turns_and_spares_the_running_one() -> None:
+def test_a_lost_link_ends_the_calls_of_other_turns_but_not_of_the_running_one() -> None:
     out = linked()
     made = calls(out)
     begin(made, "light", "old", by=Made("turn_0", 1, "ann"))
@@ -352,7 +359,7 @@ def test_a_lost_connection_ends_the_calls_of_other_turns_and_spares_the_running_
     assert (edges(out), [one.call_id for one in made.open]) == ([(ToolEnd, "old")], ["new"])
 
 
-def test_a_call_of_an_interrupted_response_is_dismissed_once_if_it_is_whole() -> None:
+def test_a_complete_call_of_an_interrupted_response_is_dismissed_once() -> None:
     made = calls(linked())
     part = wire.Item(type="function_call", id="i", status="incomplete", call_id="c", name="light")
     message = wire.Item(type="message", id="i", status="completed", call_id="c")
@@ -367,7 +374,7 @@ def test_a_call_of_an_interrupted_response_is_dismissed_once_if_it_is_whole() ->
 
 
 @pytest.mark.parametrize(("background", "speaks"), [(("a",), True), (("a", "b"), False), ((), True)])
-def test_the_model_speaks_about_a_round_unless_all_of_it_was_in_the_background(
+def test_the_model_speaks_after_a_round_unless_all_its_tools_were_background_tools(
     background: tuple[str, ...], speaks: bool
 ) -> None:
     made = calls(linked())
@@ -379,7 +386,7 @@ def test_the_model_speaks_about_a_round_unless_all_of_it_was_in_the_background(
     assert (round_.seen, round_.background, round_.mcp) == (set(), set(), set())
 
 
-def test_an_answer_that_was_stopped_or_has_spoken_of_its_mcp_calls_needs_no_other_for_them() -> None:
+def test_a_stopped_answer_or_one_that_spoke_after_its_mcp_calls_needs_no_follow_up() -> None:
     made = calls(linked())
     begin(made, "light")
     made.take_mcp(mcp("mcp_call"), BY, 100.0)
@@ -389,7 +396,7 @@ def test_an_answer_that_was_stopped_or_has_spoken_of_its_mcp_calls_needs_no_othe
     assert (made.open.round.seen, made.open.round.open) == (set(), set())
 
 
-def test_a_background_tool_of_a_turn_that_is_over_does_not_count_in_this_one() -> None:
+def test_a_background_tool_of_an_ended_turn_does_not_count_in_the_next() -> None:
     made = calls(linked())
     begin(made, "light")
     assert made.open.end_turn("turn_1") == [the_call(made)]

@@ -1,4 +1,4 @@
-"""The region `gate`: what a turn must wait for before it is answered."""
+"""Tests of the `gate` region: the conditions that hold up the answer to a turn."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def is_open(gate: Gate) -> bool:
     return gate.is_prepared and gate.is_checked
 
 
-def test_before_the_first_turn_nothing_waits_and_nothing_is_refused() -> None:
+def test_before_the_first_turn_the_gate_is_open_and_refuses_nothing() -> None:
     gate = begun()
     assert (is_open(gate), gate.end("turn_1")) == (True, False)
 
 
-def test_a_turn_that_waits_for_nothing_has_an_open_gate() -> None:
+def test_a_turn_without_conditions_has_an_open_gate() -> None:
     gate = begun()
     assert (is_open(gate), gate.deadline(7.0)) == (True, 7.0)
 
 
-def test_instructions_are_asked_for_this_turn_and_this_replay_and_open_the_gate() -> None:
+def test_instructions_are_requested_for_one_turn_and_replay_and_open_the_gate() -> None:
     out = Outbox()
     gate = begun(out)
     gate.prepare(TurnKey("turn_1", 2), "ann", 100.0)
@@ -37,7 +37,7 @@ def test_instructions_are_asked_for_this_turn_and_this_replay_and_open_the_gate(
     assert is_open(gate)
 
 
-def test_the_words_are_checked_before_the_gate_opens() -> None:
+def test_the_transcript_is_checked_before_the_gate_opens() -> None:
     out = Outbox()
     gate = begun(out)
     gate.await_words(100.0)
@@ -49,7 +49,7 @@ def test_the_words_are_checked_before_the_gate_opens() -> None:
     assert (is_open(gate), gate.has_passed) == (True, True)
 
 
-def test_instructions_and_check_must_both_be_there() -> None:
+def test_the_gate_needs_both_the_instructions_and_the_check() -> None:
     gate = begun()
     gate.prepare(TurnKey("turn_1", 0), "ann", 100.0)
     gate.await_words(100.0)
@@ -60,7 +60,7 @@ def test_instructions_and_check_must_both_be_there() -> None:
     assert not is_open(gate)
 
 
-def test_the_deadline_is_that_of_the_first_wait_and_a_check_has_its_own() -> None:
+def test_the_deadline_is_that_of_the_earliest_wait_and_a_check_has_its_own() -> None:
     gate = begun(prepare_s=5.0, transcript_s=10.0, guardrail_s=2.0)
     gate.await_words(100.0)
     assert gate.deadline(1000.0) == 110.0
@@ -70,7 +70,7 @@ def test_the_deadline_is_that_of_the_first_wait_and_a_check_has_its_own() -> Non
     assert gate.deadline(1000.0) == 104.0
 
 
-def test_a_wait_is_late_from_its_deadline_on_and_only_while_it_waits() -> None:
+def test_a_wait_is_late_from_its_deadline_until_it_is_over() -> None:
     gate = begun(prepare_s=5.0, transcript_s=10.0)
     gate.prepare(TurnKey("turn_1", 0), "ann", 100.0)
     gate.await_words(100.0)
@@ -81,7 +81,7 @@ def test_a_wait_is_late_from_its_deadline_on_and_only_while_it_waits() -> None:
     assert not (gate.are_instructions_late(200.0) or gate.is_check_late(200.0))
 
 
-def test_a_turn_that_ends_unchecked_is_refused_for_good() -> None:
+def test_a_turn_that_ends_unchecked_is_refused_permanently() -> None:
     gate = begun()
     gate.await_words(100.0)
     assert gate.end("turn_1")
@@ -89,14 +89,14 @@ def test_a_turn_that_ends_unchecked_is_refused_for_good() -> None:
     assert (gate.refuses("turn_1"), gate.refuses("turn_2"), is_open(gate)) == (True, False, True)
 
 
-def test_a_checked_turn_is_not_refused_though_its_instructions_never_came() -> None:
+def test_a_turn_without_a_check_is_not_refused_even_if_its_instructions_never_arrive() -> None:
     gate = begun()
     gate.prepare(TurnKey("turn_1", 0), "ann", 100.0)
     assert not gate.end("turn_1")
     assert not gate.refuses("turn_1")
 
 
-def test_the_next_turn_waits_for_nothing_and_must_be_checked_anew() -> None:
+def test_the_next_turn_starts_with_an_open_gate_and_no_passed_check() -> None:
     gate = begun()
     gate.await_words(100.0)
     gate.checked()

@@ -1,4 +1,4 @@
-"""The region `history`: the conversation so far, and what each connection is sent of it."""
+"""Tests of the `history` region: the items of the conversation and the frames that keep the server in step."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def ids(made: History) -> list[str]:
 
 
 def created(item_id: str, text: str, role: str = "user", previous: str | None = None) -> dict[str, Any]:
-    """The frame that creates a message on the server."""
+    """Return the frame that creates a message on the server."""
     kind = "output_text" if role == "assistant" else "input_text"
     item = {"id": item_id, "type": "message", "role": role, "content": [{"type": kind, "text": text}]}
     frame = {"type": "conversation.item.create", "event_id": f"item_{item_id}", "item": item}
     return frame | ({"previous_item_id": previous} if previous else {})
 
 
-def test_deleting_emits_the_notice_then_the_frame_and_only_for_what_is_known() -> None:
+def test_deleting_a_known_item_emits_the_notice_then_the_frame() -> None:
     out = linked()
     made = history(out, said("a"))
     made.delete("a")
@@ -48,19 +48,19 @@ def test_deleting_emits_the_notice_then_the_frame_and_only_for_what_is_known() -
     assert out.take() == []
 
 
-def test_what_the_server_still_says_of_a_deleted_item_does_not_bring_it_back() -> None:
+def test_late_events_for_a_deleted_item_do_not_bring_it_back() -> None:
     out = linked()
     made = history(out, said("a"), said("b"))
     late = wire.Item(type="message", id="a", role="user", status="completed")
     made.delete("a")
     made.apply(wire.ConversationItemDone(item=late))
     assert ids(made) == ["b"]
-    made.end_open()  # on another connection, it may
+    made.end_open()  # on another link the item may come back
     made.apply(wire.ConversationItemDone(item=late))
     assert ids(made) == ["b", "a"]
 
 
-def test_adding_a_message_emits_the_notice_then_the_frame_and_an_error_can_name_it() -> None:
+def test_adding_a_message_emits_the_notice_then_the_frame_with_an_event_id() -> None:
     out = linked()
     made = history(out, said("a"))
     item = created("b", "look")["item"]
@@ -72,7 +72,7 @@ def test_adding_a_message_emits_the_notice_then_the_frame_and_an_error_can_name_
     assert out.cause("item_b") == ItemOf("b")
 
 
-def test_without_a_connection_only_the_notice_is_emitted() -> None:
+def test_without_a_link_only_the_notice_is_emitted() -> None:
     out = Outbox()
     history(out).add_system_message("be kind")
     commands = out.take()
@@ -80,14 +80,14 @@ def test_without_a_connection_only_the_notice_is_emitted() -> None:
     assert len(commands) == 1
 
 
-def test_removing_what_the_server_does_not_have_sends_no_frame() -> None:
+def test_removing_an_item_the_server_does_not_have_sends_no_frame() -> None:
     out = linked()
     made = history(out, said("a"))
     made.remove("a")
     assert (out.take(), ids(made)) == ([Emit(HistoryChanged("a"))], [])
 
 
-def test_cutting_an_answer_of_this_connection_marks_it_once_and_sends_nothing() -> None:
+def test_cutting_an_answer_of_this_link_marks_it_once_and_sends_nothing() -> None:
     out = linked()
     made = history(out, answer("a"))
     made.cut("a", 500, 1000, is_elsewhere=False)
@@ -97,7 +97,7 @@ def test_cutting_an_answer_of_this_connection_marks_it_once_and_sends_nothing() 
     assert (out.take(), made.get("a")) == ([], cut)
 
 
-def test_cutting_an_answer_of_another_connection_creates_it_anew_as_it_was_heard() -> None:
+def test_cutting_an_answer_of_another_link_recreates_it_with_the_heard_text() -> None:
     out = linked()
     made = history(out, said("q"), answer("a"), said("z"))
     made.cut("a", 500, 1000, is_elsewhere=True)
@@ -108,7 +108,7 @@ def test_cutting_an_answer_of_another_connection_creates_it_anew_as_it_was_heard
     assert (ids(made), anew == "a") == (["q", anew, "z"], False)
 
 
-def test_cutting_an_answer_of_another_connection_of_which_nothing_was_heard_deletes_it() -> None:
+def test_cutting_an_unheard_answer_of_another_link_deletes_it() -> None:
     out = linked()
     made = history(out, answer("a"))
     made.cut("a", 0, 1000, is_elsewhere=True)
@@ -116,7 +116,7 @@ def test_cutting_an_answer_of_another_connection_of_which_nothing_was_heard_dele
     assert ids(made) == []
 
 
-def test_answers_that_the_connection_took_before_a_word_was_heard_are_forgotten() -> None:
+def test_unheard_incomplete_answers_are_removed() -> None:
     out = linked()
     cut = {"status": "incomplete"}
     made = history(
@@ -132,7 +132,7 @@ def test_answers_that_the_connection_took_before_a_word_was_heard_are_forgotten(
     assert frames(out.take()) == []
 
 
-def test_replacing_deletes_what_is_missing_and_creates_what_is_new_behind_the_item_before_it() -> None:
+def test_replacing_deletes_missing_items_and_creates_new_ones_after_their_predecessor() -> None:
     out = linked()
     made = history(out, said("a"), said("b"), said("c"))
     made.replace([said("n", "new"), said("a"), said("m", "more"), said("c")])
@@ -144,7 +144,7 @@ def test_replacing_deletes_what_is_missing_and_creates_what_is_new_behind_the_it
     assert ids(made) == ["n", "a", "m", "c"]
 
 
-def test_what_follows_an_item_that_no_server_takes_follows_the_one_before_it() -> None:
+def test_an_item_after_one_that_cannot_be_created_follows_the_item_before_that() -> None:
     out = linked()
     made = history(out, said("a"))
     made.replace([said("a"), HistoryItem(id="list", type="mcp_list_tools"), said("b", "bye")])
@@ -152,7 +152,7 @@ def test_what_follows_an_item_that_no_server_takes_follows_the_one_before_it() -
     assert ids(made) == ["a", "b"]
 
 
-def test_a_new_connection_is_told_the_newest_items_and_the_rest_is_forgotten() -> None:
+def test_a_new_link_gets_the_newest_items_and_the_rest_are_forgotten() -> None:
     out = linked()
     made = history(out, said("a", "1"), said("b", "2"), answer("c", "3"), replay_items=2)
     made.replay()
@@ -163,7 +163,7 @@ def test_a_new_connection_is_told_the_newest_items_and_the_rest_is_forgotten() -
     ]
 
 
-def test_an_output_is_created_behind_everything_with_the_id_of_its_call() -> None:
+def test_a_tool_output_is_created_at_the_end_with_the_id_of_its_call() -> None:
     out = linked()
     made = history(out, said("a"))
     made.add_output("call_1", "on")
@@ -173,7 +173,7 @@ def test_an_output_is_created_behind_everything_with_the_id_of_its_call() -> Non
     assert [one["item"] for one in frames(out.take())] == [item]
 
 
-def test_a_verdict_has_a_reason_only_when_it_rejects() -> None:
+def test_only_a_rejection_carries_a_reason() -> None:
     out = linked()
     made = history(out)
     made.add_verdict("request_1", approves=True, reason="fine")
@@ -187,7 +187,7 @@ def test_a_verdict_has_a_reason_only_when_it_rejects() -> None:
     ]
 
 
-def test_what_is_in_progress_is_incomplete_once_the_connection_is_gone() -> None:
+def test_items_in_progress_become_incomplete_when_the_link_is_lost() -> None:
     out = linked()
     made = history(out, answer("a", status="in_progress"), answer("b"))
     made.end_open()

@@ -1,4 +1,4 @@
-"""The region `link`: the active connection and, while rotating or failing back, a spare."""
+"""Tests of the `link` region: the active link and, while rotating or failing back, a spare."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def links(out: Outbox | None = None, *, seed: int = 0, **policy: Any) -> Links:
 
 
 def greet(made: Links, now: float) -> None:
-    """The server of the main link greets, and is told everything."""
+    """Let the server of the main link create its session and get its configuration."""
     assert made.main is not None
     made.created(made.main, now)
     made.configured(made.main)
 
 
 def on_the_second(out: Outbox, **policy: Any) -> Links:
-    """The first of two endpoints could not be reached at 0.0; the second is in use since 1.0."""
+    """Fail to reach the first of two endpoints at 0.0 and use the second from 1.0."""
     made = links(out, endpoints=2, failback_s=60.0, **policy)
     made.connect(0.0)
     made.lose(LOST, 0.0)
@@ -43,7 +43,7 @@ def on_the_second(out: Outbox, **policy: Any) -> Links:
 
 
 def with_a_spare(out: Outbox) -> Links:
-    """A spare (link 3) to the first endpoint is asked for at 61.0."""
+    """Request a spare (link 3) to the first endpoint at 61.0."""
     made = on_the_second(out)
     made.rest(61.0)
     out.take()
@@ -53,7 +53,7 @@ def with_a_spare(out: Outbox) -> Links:
 # --- the main link --------------------------------------------------------------------------------------------------
 
 
-def test_turns_are_sent_from_the_moment_the_server_was_told_everything() -> None:
+def test_the_link_is_usable_once_it_is_configured() -> None:
     out = Outbox()
     made = links(out, prepare_s=5.0)
     made.connect(0.0)
@@ -67,7 +67,7 @@ def test_turns_are_sent_from_the_moment_the_server_was_told_everything() -> None
     assert (out.link, made.is_usable) == (None, False)
 
 
-def test_a_link_that_could_not_be_made_moves_on_to_the_next_endpoint_at_once() -> None:
+def test_a_failed_connect_tries_the_next_endpoint_at_once() -> None:
     out = Outbox()
     made = links(out, endpoints=3)
     made.connect(0.0)
@@ -76,7 +76,7 @@ def test_a_link_that_could_not_be_made_moves_on_to_the_next_endpoint_at_once() -
     assert out.take() == [Connect(1, 0), Connect(2, 1), Connect(3, 2)]
 
 
-def test_when_all_were_tried_the_round_begins_anew_after_a_wait() -> None:
+def test_a_new_round_starts_after_a_wait_once_all_endpoints_failed() -> None:
     out = Outbox()
     made = links(out, endpoints=2, backoff_initial_s=4.0)
     made.connect(0.0)
@@ -91,7 +91,7 @@ def test_when_all_were_tried_the_round_begins_anew_after_a_wait() -> None:
     assert (out.take(), made.retry_at) == ([Connect(3, 0)], None)
 
 
-def test_the_waits_grow_up_to_a_limit_and_follow_from_the_seed() -> None:
+def test_the_backoff_grows_to_its_limit_and_is_determined_by_the_seed() -> None:
     def waits(seed: int) -> list[float]:
         made, now, found = links(seed=seed, backoff_initial_s=1.0, backoff_max_s=8.0), 0.0, []
         for _ in range(8):
@@ -106,7 +106,7 @@ def test_the_waits_grow_up_to_a_limit_and_follow_from_the_seed() -> None:
     assert max(waits(1)[:1]) <= 1.0 < max(waits(1)) <= 8.0
 
 
-def test_a_link_that_held_is_made_again_after_a_wait_and_one_that_did_not_moves_on_at_once() -> None:
+def test_a_stable_link_is_retried_after_a_wait_and_an_unstable_one_moves_on_at_once() -> None:
     for lost_at, at_once in ((10.9, [Connect(2, 1)]), (11.0, [])):
         out = Outbox()
         made = links(out, endpoints=2, stable_s=10.0, backoff_initial_s=1.0)
@@ -119,7 +119,7 @@ def test_a_link_that_held_is_made_again_after_a_wait_and_one_that_did_not_moves_
         assert out.take() == ([] if at_once else [Connect(2, 0)])
 
 
-def test_without_a_link_nothing_is_ready_and_a_gap_is_of_no_use() -> None:
+def test_without_a_configured_link_nothing_is_ready_and_an_idle_gap_does_nothing() -> None:
     out = Outbox()
     made = links(out, endpoints=2, offline_endpoint=1)
     made.restrict(1, 0.0)
@@ -128,11 +128,11 @@ def test_without_a_link_nothing_is_ready_and_a_gap_is_of_no_use() -> None:
     made.restrict(None, 0.0)
     made.connect(0.0)
     made.restrict(1, 1.0)
-    made.rest(1.0)  # it is not told everything yet
+    made.rest(1.0)  # not configured yet
     assert out.take() == [Connect(1, 0)]
 
 
-def test_an_endpoint_that_refuses_us_is_left_out_until_it_may_be_tried_again() -> None:
+def test_a_blocked_endpoint_is_skipped_until_its_retry_time() -> None:
     out = Outbox()
     made = links(out, endpoints=2, fatal_retry_s=300.0)
     made.connect(0.0)
@@ -145,7 +145,7 @@ def test_an_endpoint_that_refuses_us_is_left_out_until_it_may_be_tried_again() -
     assert out.take() == [Connect(1, 0), Connect(2, 1), Connect(3, 1), Connect(4, 0)]
 
 
-def test_only_when_every_endpoint_refuses_us_it_is_fatal_and_a_greeting_ends_that() -> None:
+def test_the_link_has_failed_when_every_endpoint_is_blocked_until_a_session_is_created() -> None:
     made = links(endpoints=2, fatal_retry_s=300.0)
     made.connect(0.0)
     made.lose(BAD_KEY, 1.0)
@@ -156,10 +156,10 @@ def test_only_when_every_endpoint_refuses_us_it_is_fatal_and_a_greeting_ends_tha
     greet(made, 6.0)
     assert made.fatal is None
     made.lose(LOST, 100.0)
-    assert made.fatal is None  # the greeting was a proof: this endpoint takes us
+    assert made.fatal is None  # session.created has unblocked this endpoint
 
 
-def test_a_session_that_reached_its_hour_is_no_trouble_but_two_in_a_row_are() -> None:
+def test_one_expired_session_is_normal_and_two_in_a_row_are_a_failure() -> None:
     made = links()
     made.connect(0.0)
     greet(made, 1.0)
@@ -169,7 +169,7 @@ def test_a_session_that_reached_its_hour_is_no_trouble_but_two_in_a_row_are() ->
     assert made.lose(EXPIRED, 4.0)
 
 
-def test_a_session_that_held_may_reach_its_hour_again_and_the_best_endpoint_is_tried_at_once() -> None:
+def test_after_a_stable_session_expires_the_best_endpoint_is_tried_at_once() -> None:
     out = Outbox()
     made = links(out, endpoints=2, stable_s=10.0)
     made.connect(0.0)
@@ -191,7 +191,7 @@ def test_a_session_that_held_may_reach_its_hour_again_and_the_best_endpoint_is_t
 # --- the spare ------------------------------------------------------------------------------------------------------
 
 
-def test_a_better_endpoint_is_tried_beside_the_main_link_and_only_when_idle() -> None:
+def test_a_spare_to_a_better_endpoint_is_opened_only_when_idle() -> None:
     out = Outbox()
     made = on_the_second(out)
     assert (list(made.deadlines(is_idle=False)), list(made.deadlines(is_idle=True))) == ([], [61.0])
@@ -214,7 +214,7 @@ def test_a_ready_spare_takes_over_in_an_idle_gap() -> None:
     assert (made.main_id, made.spare, out.link) == (3, None, None)
 
 
-def test_a_spare_takes_over_when_the_main_link_is_lost_ready_or_not() -> None:
+def test_a_spare_takes_over_when_the_main_link_is_lost_whether_ready_or_not() -> None:
     for is_ready in (True, False):
         out = Outbox()
         made = with_a_spare(out)
@@ -226,7 +226,7 @@ def test_a_spare_takes_over_when_the_main_link_is_lost_ready_or_not() -> None:
         assert out.take() == [Emit(Connected(3, 0))] * is_ready
 
 
-def test_a_spare_that_comes_to_nothing_leaves_the_main_link_and_is_tried_again_later() -> None:
+def test_a_spare_that_times_out_leaves_the_main_link_and_is_retried_later() -> None:
     out = Outbox()
     made = with_a_spare(out)
     assert list(made.deadlines(is_idle=False)) == [76.0]
@@ -237,7 +237,7 @@ def test_a_spare_that_comes_to_nothing_leaves_the_main_link_and_is_tried_again_l
     assert (made.main_id, made.spare, out.link, list(made.deadlines(is_idle=True))) == (2, None, 2, [136.0])
 
 
-def test_each_better_endpoint_is_tried_as_a_spare_and_then_after_a_while_those_that_do_not_refuse_us() -> None:
+def test_better_endpoints_are_tried_in_order_and_later_again_unless_blocked() -> None:
     out = Outbox()
     made = links(out, endpoints=3, failback_s=60.0, fatal_retry_s=300.0)
     made.connect(0.0)
@@ -255,7 +255,7 @@ def test_each_better_endpoint_is_tried_as_a_spare_and_then_after_a_while_those_t
     assert out.take() == [Connect(6, 1)]
 
 
-def test_with_no_better_endpoint_free_the_main_link_goes_on_and_looks_again_later() -> None:
+def test_without_an_unblocked_better_endpoint_the_main_link_stays_and_failback_is_retried_later() -> None:
     out = Outbox()
     made = links(out, endpoints=2, failback_s=60.0, fatal_retry_s=300.0)
     made.connect(0.0)
@@ -266,7 +266,7 @@ def test_with_no_better_endpoint_free_the_main_link_goes_on_and_looks_again_late
     assert (out.take(), made.spare, list(made.deadlines(is_idle=True))) == ([], None, [121.0])
 
 
-def test_a_session_is_replaced_before_its_hour_by_one_to_the_same_endpoint() -> None:
+def test_a_session_is_rotated_to_the_same_endpoint_before_it_expires() -> None:
     out = Outbox()
     made = links(out, rotate_after_s=3300.0)
     made.connect(0.0)
@@ -281,7 +281,7 @@ def test_a_session_is_replaced_before_its_hour_by_one_to_the_same_endpoint() -> 
 # --- the budget -----------------------------------------------------------------------------------------------------
 
 
-def test_restricted_to_the_offline_brain_it_leaves_the_endpoint_that_costs_and_comes_back_later() -> None:
+def test_a_restriction_to_the_offline_brain_switches_endpoints_and_lifting_it_allows_failback() -> None:
     out = Outbox()
     made = links(out, endpoints=2, offline_endpoint=1, failback_s=60.0)
     made.connect(0.0)

@@ -1,7 +1,7 @@
-"""The three orders of the conversation that are data: owners of an error, deadlines, and what follows every event.
+"""Tests of the conversation's ordered tables: error owners, deadlines, and the steps after every event.
 
-Each is held twice: as the list that it is, and by scenes that go another way in another order. Some neighbours never
-meet (finish waits while there is a wish; event ids of ours differ), so only the list holds them.
+Each order is tested twice: as the literal list, and by scenes whose result depends on it. Some neighbours never run for
+the same event (finish waits while a response is wanted; our event ids are distinct), so only the list tests those.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ BUSY = "conversation_already_has_active_response"
 
 
 def name(step: Callable[..., Any]) -> str:
-    """The name of a step; of a lambda the method of a region that it calls."""
+    """Return the name of a step, or for a lambda the method of a region that it calls."""
     return step.__name__ if step.__name__ != "<lambda>" else ".".join(step.__code__.co_names)
 
 
 def told(commands: Sequence[Command], *kinds: type) -> list[str]:
-    """The notices and frames of these kinds, by the names of their classes, in order."""
+    """Return the class names of the notices and frames of these kinds, in order."""
     sent = [one.notice if isinstance(one, Emit) else one.event for one in commands if isinstance(one, Emit | Send)]
     return [type(one).__name__ for one in sent if not kinds or isinstance(one, kinds)]
 
@@ -37,7 +37,7 @@ def stage(*tools: ToolCard, **more: Any) -> Stage:
 
 
 def asked(made: Stage) -> str:
-    """A turn was spoken and its response asked for; returns the id of the request."""
+    """Speak a turn, let its response be requested, and return the id of the request."""
     commands = made.say() + made.committed()
     return str(next(one["event_id"] for one in made.sent(commands) if one["type"] == "response.create"))
 
@@ -48,15 +48,15 @@ def says(made: Stage, delta: str) -> None:
 
 
 def all_late(made: Stage, at: float) -> list[Command]:
-    """Every deadline up to `at` is found late at once."""
+    """Let every deadline up to `at` pass in one event."""
     made.now = at
     return made.do(DeadlinePassed())
 
 
-# --- who owns an error ----------------------------------------------------------------------------------------------
+# --- owners of an error ---------------------------------------------------------------------------------------------
 
 
-def test_the_owners_of_an_error_are_asked_in_this_order() -> None:
+def test_the_owners_of_an_error_are_tried_in_this_order() -> None:
     assert [name(one) for one in LADDER] == [
         "_error_of_update",
         "_error_of_question",
@@ -67,17 +67,17 @@ def test_the_owners_of_an_error_are_asked_in_this_order() -> None:
     ]
 
 
-def test_an_update_that_has_the_name_of_a_commit_owns_its_error_and_the_turn_goes_on() -> None:
+def test_an_update_with_the_event_id_of_a_commit_owns_its_error_first() -> None:
     made = stage()
     made.say()
     made.do(FrameGiven({"type": "session.update", "event_id": "commit_turn_1_0", "session": {"type": "realtime"}}))
     made.error("invalid_value", event_id="commit_turn_1_0", message="first")
     assert (made.troubles(), made.outcomes()) == (["server_error"], [])
-    made.error("invalid_value", event_id="commit_turn_1_0", message="second")  # now it is the commit's
+    made.error("invalid_value", event_id="commit_turn_1_0", message="second")  # the commit owns this one
     assert made.outcomes() == ["failed"]
 
 
-def test_an_update_that_has_the_name_of_a_question_owns_its_error_and_the_question_stays_open() -> None:
+def test_an_update_with_the_event_id_of_a_question_owns_its_error_and_the_question_stays_open() -> None:
     made = stage()
     made.do(OutOfBandAsked("k", {"input": []}))
     made.do(FrameGiven({"type": "session.update", "event_id": "aside_k", "session": {"type": "realtime"}}))
@@ -85,7 +85,7 @@ def test_an_update_that_has_the_name_of_a_question_owns_its_error_and_the_questi
     assert (made.troubles(), made.notices(OutOfBandEnded)) == (["server_error"], [])
 
 
-def test_a_question_that_a_busy_server_refuses_ends_and_leaves_the_response_of_the_turn_alone() -> None:
+def test_a_question_refused_by_a_busy_server_ends_without_touching_the_turns_response() -> None:
     made = stage()
     asked(made)
     made.do(OutOfBandAsked("k", {"input": []}))
@@ -94,7 +94,7 @@ def test_a_question_that_a_busy_server_refuses_ends_and_leaves_the_response_of_t
     assert (made.outcomes(), made.troubles()) == ([], [])
 
 
-def test_a_request_that_a_busy_server_refuses_is_asked_again_and_the_turn_does_not_fail() -> None:
+def test_a_request_refused_by_a_busy_server_is_retried_and_the_turn_does_not_fail() -> None:
     made = stage(refused_retry_s=1.0)
     event_id = asked(made)
     made.error(BUSY, event_id=event_id)
@@ -102,7 +102,7 @@ def test_a_request_that_a_busy_server_refuses_is_asked_again_and_the_turn_does_n
     assert made.sent_types(made.advance(1.0)) == ["response.create"]
 
 
-def test_an_error_that_somebody_owns_is_not_reported_besides() -> None:
+def test_an_error_with_an_owner_is_not_also_reported_as_a_server_error() -> None:
     made = stage()
     event_id = asked(made)
     made.error("invalid_value", event_id=event_id, message="no")
@@ -111,10 +111,10 @@ def test_an_error_that_somebody_owns_is_not_reported_besides() -> None:
     assert made.troubles() == ["answer_failed", "server_error"]
 
 
-# --- what is late ---------------------------------------------------------------------------------------------------
+# --- deadlines ------------------------------------------------------------------------------------------------------
 
 
-def test_what_may_be_late_is_looked_at_in_this_order() -> None:
+def test_deadlines_are_checked_in_this_order() -> None:
     assert [name(one) for one in DEADLINES] == [
         "_late_gestures",
         "answer.slot.advance",
@@ -130,7 +130,7 @@ def test_what_may_be_late_is_looked_at_in_this_order() -> None:
     ]
 
 
-def test_a_hold_that_rejects_a_call_is_seen_before_the_call_is_late() -> None:
+def test_a_hold_rejects_a_call_before_its_deadline_does() -> None:
     made = stage(ToolCard(name="door", approval="always"), approval_s=5.0)
     asked(made)
     made.created()
@@ -142,7 +142,7 @@ def test_a_hold_that_rejects_a_call_is_seen_before_the_call_is_late() -> None:
     assert "rejected" in end.output
 
 
-def test_a_question_is_late_before_the_turn_is() -> None:
+def test_a_question_times_out_before_the_turn() -> None:
     made = stage(answer_s=20.0)
     asked(made)
     made.do(OutOfBandAsked("k", {"input": []}, timeout_s=10.0))
@@ -150,7 +150,7 @@ def test_a_question_is_late_before_the_turn_is() -> None:
     assert told(commands, OutOfBandEnded, Error, TurnEnd) == ["OutOfBandEnded", "Error", "TurnEnd"]
 
 
-def test_a_question_is_late_before_an_alarm_rings() -> None:
+def test_a_question_times_out_before_an_alarm_rings() -> None:
     made = stage(alarm_s=60.0, alarm_every_s=3.0)
     made.do(OutOfBandAsked("k", {"input": []}, timeout_s=10.0))
     made.do(AlarmRang("tea", "tea"))
@@ -159,7 +159,7 @@ def test_a_question_is_late_before_an_alarm_rings() -> None:
     assert kept == [Emit, PlayEarcon]
 
 
-def test_an_alarm_rings_before_a_connection_that_never_came_is_given_up() -> None:
+def test_an_alarm_rings_before_a_connecting_link_times_out() -> None:
     made = stage(connect_s=15.0, alarm_s=60.0, endpoints=2)
     made.lose()
     made.advance(5.0)
@@ -169,7 +169,7 @@ def test_an_alarm_rings_before_a_connection_that_never_came_is_given_up() -> Non
     assert kept == [PlayEarcon, Disconnect]
 
 
-def test_an_alarm_that_is_due_finds_the_turn_running_though_that_is_late_too() -> None:
+def test_a_due_alarm_stays_silent_for_a_turn_that_times_out_at_the_same_time() -> None:
     made = stage(answer_s=20.0, alarm_s=60.0)
     asked(made)
     made.do(AlarmRang("tea", "tea"))
@@ -178,7 +178,7 @@ def test_an_alarm_that_is_due_finds_the_turn_running_though_that_is_late_too() -
     assert PlayEarcon(made.conversation.epoch, "alarm") not in commands
 
 
-def test_a_connection_is_tried_before_the_turn_that_waits_for_one_is_late() -> None:
+def test_a_link_is_retried_before_the_turn_that_waits_for_it_times_out() -> None:
     made = stage(link_wait_s=1.0, backoff_initial_s=0.5, backoff_max_s=0.5)
     made.lose()
     made.say()
@@ -188,19 +188,19 @@ def test_a_connection_is_tried_before_the_turn_that_waits_for_one_is_late() -> N
     assert (type(kept[0]), len(kept), made.outcomes()) == (Connect, 2, ["failed"])
 
 
-def test_a_call_of_a_turn_that_is_over_is_late_before_the_running_one_is() -> None:
+def test_a_call_of_an_ended_turn_times_out_before_the_running_turn() -> None:
     made = stage(ToolCard(name="light", timeout_s=15.0), answer_s=10.0)
     asked(made)
     made.created()
     made.called("light", "c")
-    made.say()  # barges in; the tool runs on
+    made.say()  # barge-in; the tool keeps running
     made.done(status="cancelled")
     made.committed("item_2")
     commands = all_late(made, made.now + 60.0)
     assert told(commands, ToolEnd, TurnEnd) == ["ToolEnd", "TurnEnd"]
 
 
-def test_a_call_is_late_before_the_check_that_would_stop_it() -> None:
+def test_a_call_times_out_before_the_check_that_would_cancel_it() -> None:
     tool = ToolCard(name="light", timeout_s=1.0, is_cancellable=True)
     made = stage(tool, has_output_guardrails=True, guardrail_s=5.0, guardrail_debounce=1)
     asked(made)
@@ -212,7 +212,7 @@ def test_a_call_is_late_before_the_check_that_would_stop_it() -> None:
     assert ("too long" in end.output, len(made.notices(Guardrail))) == (True, 1)
 
 
-def test_a_late_check_stops_the_answer_before_the_turn_is_late_and_the_model_is_asked_again() -> None:
+def test_a_late_check_trips_and_retries_before_the_turn_times_out() -> None:
     made = stage(has_output_guardrails=True, guardrail_s=5.0, guardrail_debounce=1, answer_s=20.0)
     asked(made)
     made.created()
@@ -222,14 +222,14 @@ def test_a_late_check_stops_the_answer_before_the_turn_is_late_and_the_model_is_
     assert made.outcomes() == []
 
 
-# --- what follows every event ---------------------------------------------------------------------------------------
+# --- the steps after every event ------------------------------------------------------------------------------------
 
 
-def test_after_every_event_the_conversation_settles_in_this_order() -> None:
+def test_the_steps_after_every_event_run_in_this_order() -> None:
     assert [name(one) for one in SETTLE] == ["_send", "_ask", "_finish", "_rest"]
 
 
-def test_the_speech_is_sent_before_its_response_is_asked_for_in_one_event() -> None:
+def test_speech_is_sent_before_its_response_is_requested_in_one_event() -> None:
     made = stage(post_roll_ms=20)
     made.press()
     made.hear(500)
@@ -238,7 +238,7 @@ def test_the_speech_is_sent_before_its_response_is_asked_for_in_one_event() -> N
     assert made.sent_types(commands) == ["input_audio_buffer.append", "input_audio_buffer.commit", "response.create"]
 
 
-def test_the_turn_ends_before_its_idle_gap_is_used_in_one_event() -> None:
+def test_the_turn_ends_before_the_idle_gap_is_used_in_one_event() -> None:
     made = stage(rotate_after_s=10.0)
     made.answering(ms=200)
     made.done()

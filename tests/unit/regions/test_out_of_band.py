@@ -1,4 +1,4 @@
-"""The region `out_of_band`: questions beside the conversation."""
+"""Tests of the `out_of_band` region: questions outside the conversation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.unit.regions.outcome import frames, linked, notices
 
 
 def asking(out: Outbox, *keys: str) -> OutOfBand:
-    """Questions that were asked at 100.0 and may take 30 s."""
+    """Ask these questions at 100.0 with a timeout of 30 s."""
     made = OutOfBand(out)
     for key in keys:
         made.ask(OutOfBandAsked(key, {"input": []}), 100.0)
@@ -42,7 +42,7 @@ def problems(out: Outbox) -> list[tuple[str, str]]:
     return [(one.key, one.problem) for one in notices(out.take()) if isinstance(one, OutOfBandEnded)]
 
 
-def test_a_question_stays_out_of_the_conversation_and_an_error_can_name_it() -> None:
+def test_a_question_is_sent_with_conversation_none_and_an_event_id() -> None:
     out = linked()
     made = OutOfBand(out)
     made.ask(OutOfBandAsked("k", {"input": [], "metadata": {"mine": "1"}, "conversation": "auto"}), 100.0)
@@ -52,14 +52,14 @@ def test_a_question_stays_out_of_the_conversation_and_an_error_can_name_it() -> 
     assert (bool(made), list(made.deadlines())) == (True, [130.0])
 
 
-def test_a_question_without_a_connection_ends_at_once() -> None:
+def test_a_question_without_a_link_ends_at_once() -> None:
     out = Outbox()
     made = OutOfBand(out)
     made.ask(OutOfBandAsked("k", {}), 100.0)
     assert ([key for key, problem in problems(out) if problem], bool(made)) == (["k"], False)
 
 
-def test_the_answer_is_handed_over_and_ends_the_question_once() -> None:
+def test_the_answer_is_emitted_once_and_ends_the_question() -> None:
     out = linked()
     made = asking(out, "k")
     part = wire.ContentPart(type="output_text", text="yes")
@@ -71,26 +71,26 @@ def test_the_answer_is_handed_over_and_ends_the_question_once() -> None:
 
 
 @pytest.mark.parametrize(("error", "named"), [(wire.ErrorDetail(message="too long"), "too long"), (None, "failed")])
-def test_an_answer_that_failed_says_why(error: wire.ErrorDetail | None, named: str) -> None:
+def test_a_failed_answer_names_the_reason(error: wire.ErrorDetail | None, named: str) -> None:
     out = linked()
     asking(out, "k").owns(done("r", "failed", aside="k", error=error))
     ((key, problem),) = problems(out)
     assert (key, named in problem) == ("k", True)
 
 
-def test_every_event_of_its_response_is_its_own_and_no_other_is() -> None:
+def test_a_question_owns_exactly_the_events_of_its_response() -> None:
     made = asking(linked(), "k")
     delta = {"item_id": "i", "delta": "word"}
     assert made.owns(created("r", aside="k"))
     assert made.owns(wire.OutputTextDelta(response_id="r", **delta))
-    assert made.owns(done("r"))  # of a server that has forgotten the metadata
+    assert made.owns(done("r"))  # from a server that drops the metadata
     assert not made.owns(created("r2", turn="turn_1"))
     assert not made.owns(wire.OutputTextDelta(response_id="r2", **delta))
     assert not made.owns(done("r2"))
     assert not made.owns(wire.InputAudioBufferCommitted(item_id="i"))
 
 
-def test_a_refused_question_ends_with_the_reason_and_only_once() -> None:
+def test_a_refused_question_ends_once_with_the_reason() -> None:
     out = linked()
     made = asking(out, "k", "k2")
     assert made.refuse("k", "no such voice")
@@ -101,7 +101,7 @@ def test_a_refused_question_ends_with_the_reason_and_only_once() -> None:
     assert problem
 
 
-def test_a_late_question_is_given_up_and_cancelled_if_it_was_begun() -> None:
+def test_a_late_question_ends_and_is_cancelled_if_its_response_has_started() -> None:
     out = linked()
     made = asking(out, "begun", "not_begun")
     made.owns(created("r", aside="begun"))
@@ -114,7 +114,7 @@ def test_a_late_question_is_given_up_and_cancelled_if_it_was_begun() -> None:
     assert not made
 
 
-def test_a_question_that_begins_after_it_was_given_up_is_cancelled_on_arrival() -> None:
+def test_a_response_created_after_its_question_timed_out_is_cancelled() -> None:
     out = linked()
     made = asking(out, "k")
     made.advance(130.0)
@@ -123,7 +123,7 @@ def test_a_question_that_begins_after_it_was_given_up_is_cancelled_on_arrival() 
     assert frames(out.take()) == cancel("r")
 
 
-def test_with_the_connection_every_question_ends_and_its_responses_are_forgotten() -> None:
+def test_a_lost_link_ends_every_question_and_forgets_its_responses() -> None:
     out = linked()
     made = asking(out, "k", "k2")
     made.owns(created("r", aside="k"))
@@ -135,7 +135,7 @@ def test_with_the_connection_every_question_ends_and_its_responses_are_forgotten
     assert not made.owns(created("r2", mine="1"))
 
 
-def test_a_question_that_the_program_sends_as_a_frame_is_known_once_by_its_metadata() -> None:
+def test_a_raw_out_of_band_frame_is_recognised_once_by_its_metadata() -> None:
     out = linked()
     made = OutOfBand(out)
     made.given({"metadata": {"mine": "1"}})

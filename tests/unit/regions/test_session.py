@@ -1,4 +1,4 @@
-"""The region `session`: who talks, as the server knows it, and the updates that it has not answered."""
+"""Tests of the `session` region: the agent the server has, and the updates it has not answered."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def accepted(instructions: str | None = None, **more: Any) -> wire.SessionUpdate
 
 
 def asked(made: Session, event_id: str, instructions: str | None, now: float = 0.0) -> None:
-    """The program sends an update of its own."""
+    """Let the program send a raw session.update."""
     made.note_raw(event_id, {} if instructions is None else {"instructions": instructions}, now)
 
 
@@ -32,7 +32,7 @@ def id_of(update: SessionUpdateSent | None) -> str | None:
     return update.event_id if update is not None else None
 
 
-def test_the_server_accepts_the_update_that_has_its_instructions_and_with_it_all_before() -> None:
+def test_session_updated_accepts_the_update_with_its_instructions_and_all_earlier_ones() -> None:
     made = session()
     asked(made, "a", "first")
     asked(made, "b", "second")
@@ -43,28 +43,28 @@ def test_the_server_accepts_the_update_that_has_its_instructions_and_with_it_all
     assert not made.is_waiting
 
 
-def test_a_server_that_names_no_instructions_accepts_the_oldest() -> None:
+def test_session_updated_without_instructions_accepts_the_oldest_update() -> None:
     made = session()
     asked(made, "a", "first")
     asked(made, "b", "second")
     assert [id_of(made.updated(accepted())) for _ in range(3)] == ["a", "b", None]
 
 
-def test_instructions_that_the_server_words_in_its_own_way_accept_the_oldest() -> None:
+def test_session_updated_with_altered_instructions_accepts_the_oldest_update() -> None:
     made = session()
     asked(made, "a", "first")
     asked(made, "b", "second")
     assert id_of(made.updated(accepted("first, and be kind"))) == "a"
 
 
-def test_the_instructions_in_force_answer_no_update_that_has_others() -> None:
+def test_session_updated_with_the_instructions_in_force_does_not_accept_a_handoff() -> None:
     made = session()
     made.request_handoff("call_1", BOB, BOB.session, 0.0)
     assert made.updated(accepted(str(ANN.session["instructions"]))) is None
     assert made.has_handoff
 
 
-def test_every_answer_names_the_transcriber_also_when_nothing_was_asked() -> None:
+def test_every_session_updated_sets_the_transcriber_even_without_a_pending_update() -> None:
     made = session()
     audio = {"input": {"transcription": {"model": "scribe-1"}}}
     assert made.updated(accepted(audio=audio)) is None
@@ -73,7 +73,7 @@ def test_every_answer_names_the_transcriber_also_when_nothing_was_asked() -> Non
     assert made.transcriber == ""
 
 
-def test_an_error_takes_the_update_that_it_names_and_no_other() -> None:
+def test_an_error_refuses_only_the_update_it_names() -> None:
     made = session()
     asked(made, "a", "first")
     asked(made, "b", "second")
@@ -81,7 +81,7 @@ def test_an_error_takes_the_update_that_it_names_and_no_other() -> None:
     assert id_of(made.updated(accepted("first"))) == "a"
 
 
-def test_new_instructions_for_a_turn_are_in_force_at_once_and_the_old_ones_come_back_with_a_refusal() -> None:
+def test_instructions_for_a_turn_apply_at_once_and_a_refusal_names_the_previous_ones() -> None:
     out = linked()
     made = session(out)
     made.change_for_turn("turn_1", BOB, BOB.session, 0.0)
@@ -92,7 +92,7 @@ def test_new_instructions_for_a_turn_are_in_force_at_once_and_the_old_ones_come_
     assert (refused.kind, refused.spec) == ("turn", ANN)
 
 
-def test_a_handoff_asks_the_server_and_changes_nobody_yet() -> None:
+def test_a_handoff_changes_the_agent_only_after_the_server_accepts_it() -> None:
     out = linked()
     made = session(out)
     made.request_handoff("call_1", BOB, BOB.session, 0.0)
@@ -103,7 +103,7 @@ def test_a_handoff_asks_the_server_and_changes_nobody_yet() -> None:
     assert (update.kind, update.spec, update.call_id, made.has_handoff) == ("handoff", BOB, "call_1", False)
 
 
-def test_a_handoff_is_awaited_longer_than_its_call_lasts() -> None:
+def test_a_handoff_update_outlives_the_deadline_of_its_call() -> None:
     made = session(commit_s=5.0, tool_s=20.0)
     made.request_handoff("call_1", BOB, BOB.session, 100.0)
     made.change_for_turn("turn_1", ANN, ANN.session, 100.0)
@@ -111,7 +111,7 @@ def test_a_handoff_is_awaited_longer_than_its_call_lasts() -> None:
     assert list(made.deadlines()) == [125.0, 105.0, 105.0]
 
 
-def test_a_handoff_that_failed_is_overwritten_with_the_agent_in_force_and_can_no_longer_be_accepted_as_one() -> None:
+def test_a_failed_handoff_is_rolled_back_to_the_agent_in_force_and_can_no_longer_be_accepted() -> None:
     out = linked()
     made = session(out)
     made.request_handoff("call_1", BOB, BOB.session, 0.0)
@@ -123,7 +123,7 @@ def test_a_handoff_that_failed_is_overwritten_with_the_agent_in_force_and_can_no
     assert (update.kind, made.has_handoff, made.is_waiting) == ("rollback", False, True)
 
 
-def test_a_handoff_that_the_server_was_never_asked_for_needs_no_overwriting() -> None:
+def test_a_handoff_that_was_never_sent_needs_no_rollback() -> None:
     out = linked()
     made = session(out)
     made.request_handoff("call_1", BOB, BOB.session, 0.0)
@@ -132,7 +132,7 @@ def test_a_handoff_that_the_server_was_never_asked_for_needs_no_overwriting() ->
     assert (out.take(), made.has_handoff) == ([], True)
 
 
-def test_an_update_is_forgotten_at_its_deadline_and_all_with_the_connection() -> None:
+def test_an_update_expires_at_its_deadline_and_all_are_forgotten_with_the_link() -> None:
     made = session(commit_s=5.0)
     asked(made, "a", "first", 100.0)
     asked(made, "b", "second", 101.0)
@@ -153,7 +153,7 @@ def test_an_update_is_forgotten_at_its_deadline_and_all_with_the_connection() ->
         (False, True, ["own"], {"speed": 1.0}),
     ],
 )
-def test_an_untrusted_server_gets_no_secret_and_one_that_has_spoken_no_voice(
+def test_untrusted_servers_get_no_secrets_and_sessions_that_have_spoken_get_no_voice(
     is_trusted: bool, has_spoken: bool, tools: list[str], output: dict[str, Any]
 ) -> None:
     whole = {

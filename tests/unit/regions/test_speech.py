@@ -1,4 +1,4 @@
-"""The region `speech`: what the user says, captured, sent, committed, and sent again on another connection."""
+"""Tests of the `speech` region: user speech is captured, sent, committed, and replayed on another link."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ CLEAR, APPEND, COMMIT = "input_audio_buffer.clear", "input_audio_buffer.append",
 
 
 def begun(out: Outbox | None = None, kind: Kind = "button", **policy: Any) -> Speech:
-    """A turn that begins at 100.0."""
+    """Begin a turn at 100.0."""
     made = Speech(Policy(**policy), out or linked())
     made.begin("turn_1", kind, (), 100.0)
     return made
 
 
 def hear(made: Speech, ms: int, sample: int = 4000, **more: float) -> list[str | None]:
-    """The microphone hears `ms` of sound; returns what each period did, up to the end of the capture."""
+    """Capture `ms` of sound; return the result of each period, up to the end of the capture."""
     found: list[str | None] = []
     for _ in range(ms // 20):
         found.append(made.add(period(sample, **more)))
@@ -36,7 +36,7 @@ def hear(made: Speech, ms: int, sample: int = 4000, **more: float) -> list[str |
 
 
 def captured(out: Outbox | None = None, ms: int = 500, **policy: Any) -> Speech:
-    """A turn that is whole and not sent."""
+    """Capture a whole turn without sending it."""
     made = begun(out, **policy)
     hear(made, ms)
     assert made.close(101.0) is None
@@ -48,7 +48,7 @@ def types(commands: Sequence[Command]) -> list[str]:
 
 
 def release(made: Speech, held_s: float) -> str | None:
-    """The button that began the turn is released."""
+    """Release the button that started the turn."""
     return made.release(Gesture("release", 100.0 + held_s, held_s))
 
 
@@ -66,20 +66,20 @@ def release(made: Speech, held_s: float) -> str | None:
         ("tap", 5.0, None),
     ],
 )
-def test_what_a_release_means_depends_on_the_mode_and_on_how_long_it_was_held(
+def test_the_effect_of_a_release_depends_on_the_mode_and_the_hold_time(
     mode: str, held_s: float, means: str | None
 ) -> None:
     assert release(begun(button_mode=mode), held_s) == means
 
 
-def test_a_release_means_nothing_to_a_turn_that_the_button_does_not_end() -> None:
+def test_a_release_is_ignored_by_a_turn_the_button_does_not_end() -> None:
     assert release(begun(kind="program", button_mode="hold"), 1.0) is None
     assert release(captured(button_mode="hold"), 1.0) is None
     latched = begun(button_mode="auto")
     release(latched, 0.1)
     assert release(latched, 1.0) is None
     going_on = begun(button_mode="hold")
-    assert going_on.release(Gesture("release", 105.0, 0.05)) == "ended"  # a short press, but not the one that began it
+    assert going_on.release(Gesture("release", 105.0, 0.05)) == "ended"  # short, but not the first press
 
 
 def test_only_a_tapped_turn_ends_with_silence_after_the_user_has_spoken() -> None:
@@ -93,14 +93,14 @@ def test_only_a_tapped_turn_ends_with_silence_after_the_user_has_spoken() -> Non
 
 
 @pytest.mark.parametrize(("sample", "ended"), [(30, "silence"), (2, "captured")])
-def test_a_tapped_turn_in_which_nobody_speaks_was_a_slip_or_has_a_dead_microphone(sample: int, ended: str) -> None:
+def test_a_tapped_turn_without_speech_ends_as_silence_or_as_a_dead_microphone(sample: int, ended: str) -> None:
     made = begun(no_speech_s=1.0, silence_peak=2)
     release(made, 0.1)
     assert hear(made, 2000, sample, level_db=QUIET_DB) == [None] * 49 + [ended]
 
 
 @pytest.mark.parametrize(("newest", "periods"), [(101.0, 13), (100.5, 38), (99.0, 63)])
-def test_the_post_roll_is_counted_from_the_newest_sound(newest: float, periods: int) -> None:
+def test_the_post_roll_is_counted_from_the_newest_captured_audio(newest: float, periods: int) -> None:
     made = begun(post_roll_ms=250)
     assert made.keep_post_roll(101.0, newest, 101.02) is None
     assert made.is_in_post_roll
@@ -109,13 +109,13 @@ def test_the_post_roll_is_counted_from_the_newest_sound(newest: float, periods: 
     assert not made.is_in_post_roll
 
 
-def test_a_turn_ends_at_once_when_its_post_roll_is_here_or_when_it_was_a_slip() -> None:
+def test_a_turn_ends_at_once_if_its_post_roll_is_captured_or_it_is_too_short() -> None:
     assert begun(post_roll_ms=250).keep_post_roll(101.0, 101.25, 101.3) == "captured"
     assert begun(min_turn_ms=125).keep_post_roll(100.12, 100.12, 100.2) == "too_short"
     assert begun(min_turn_ms=125).keep_post_roll(100.125, 100.125, 100.2) is None
 
 
-def test_a_press_within_the_post_roll_goes_on_with_the_sentence() -> None:
+def test_a_press_in_the_post_roll_continues_the_turn() -> None:
     made = begun(post_roll_ms=250)
     made.keep_post_roll(101.0, 101.0, 101.0)
     made.go_on(101.1)
@@ -123,7 +123,7 @@ def test_a_press_within_the_post_roll_goes_on_with_the_sentence() -> None:
     assert hear(made, 1000) == [None] * 50
 
 
-def test_a_tapped_turn_that_goes_on_ends_with_the_next_release_and_no_longer_by_itself() -> None:
+def test_a_continued_tapped_turn_ends_with_the_next_release() -> None:
     for go_on in (lambda made: made.go_on(101.1), lambda made: made.resume([], 101.1)):
         made = begun(button_mode="auto")
         hear(made, 500)
@@ -132,7 +132,7 @@ def test_a_tapped_turn_that_goes_on_ends_with_the_next_release_and_no_longer_by_
         assert made.release(Gesture("release", 102.0, 0.5)) == "ended"
 
 
-def test_every_phase_has_its_deadline() -> None:
+def test_every_phase_has_a_deadline() -> None:
     made = begun(max_turn_s=60.0, post_roll_ms=250, link_wait_s=30.0, commit_s=5.0)
     assert made.deadline == 160.0
     made.keep_post_roll(101.0, 101.0, 102.0)
@@ -149,7 +149,7 @@ def test_every_phase_has_its_deadline() -> None:
     assert made.deadline == 110.5  # as long to upload as it took to say
 
 
-def test_a_turn_is_too_long_at_its_limit_unless_the_server_ends_it() -> None:
+def test_a_turn_is_too_long_at_its_limit_unless_the_server_ends_turns() -> None:
     assert hear(begun(max_turn_s=1.0), 2000) == [None] * 49 + ["too_long"]
     assert hear(begun(kind="vad", max_turn_s=1.0), 2000) == [None] * 100
 
@@ -164,7 +164,7 @@ def test_a_turn_is_too_long_at_its_limit_unless_the_server_ends_it() -> None:
         ("vad", 500, 4000, "no_answer"),
     ],
 )
-def test_only_a_turn_with_something_in_it_is_closed_and_a_button_hears_that(
+def test_only_a_turn_with_speech_is_closed_and_a_button_turn_plays_the_end_cue(
     kind: Kind, ms: int, sample: int, wrong: str | None
 ) -> None:
     out = linked()
@@ -175,7 +175,7 @@ def test_only_a_turn_with_something_in_it_is_closed_and_a_button_hears_that(
     assert out.take() == [PlayEarcon(0, "end")] * (kind == "button" and wrong is None)
 
 
-def test_a_turn_that_is_over_is_in_no_post_roll() -> None:
+def test_an_ended_turn_has_no_post_roll() -> None:
     made = begun(post_roll_ms=250)
     made.keep_post_roll(101.0, 101.0, 101.0)
     made.end()
@@ -185,7 +185,7 @@ def test_a_turn_that_is_over_is_in_no_post_roll() -> None:
 # --- delivery -------------------------------------------------------------------------------------------------------
 
 
-def test_only_what_the_server_lacks_is_sent_and_committed_once() -> None:
+def test_each_period_is_sent_once_and_the_turn_committed_once() -> None:
     out = linked()
     made = begun(out)
     hear(made, 40, 1)
@@ -205,7 +205,7 @@ def test_only_what_the_server_lacks_is_sent_and_committed_once() -> None:
     assert (made.send(102.0), out.take(), made.is_sent) == (False, [], True)
 
 
-def test_what_was_heard_before_the_press_is_sent_first() -> None:
+def test_the_pre_roll_is_sent_first() -> None:
     out = linked()
     made = Speech(Policy(), out)
     made.begin("turn_1", "button", [period(1)], 100.0)
@@ -215,11 +215,11 @@ def test_what_was_heard_before_the_press_is_sent_first() -> None:
 
 
 def frame_of(sample: int) -> str:
-    """20 ms of one sample, as it is on the wire."""
+    """Return 20 ms of one sample value, as encoded on the wire."""
     return str(InputAudioBufferAppend(audio=period(sample).pcm).to_wire()["audio"])
 
 
-def test_another_connection_is_sent_all_of_it_again_until_it_was_sent_too_often() -> None:
+def test_a_new_link_gets_the_whole_speech_again_up_to_max_replays() -> None:
     out = linked()
     made = captured(out, 100, max_replays=1)
     made.send(101.0)
@@ -235,7 +235,7 @@ def test_another_connection_is_sent_all_of_it_again_until_it_was_sent_too_often(
         assert frames(commands)[-1]["event_id"] == f"commit_turn_1_{number}"
 
 
-def test_speech_that_was_never_sent_waits_no_longer_and_is_no_replay() -> None:
+def test_unsent_speech_keeps_its_deadline_and_does_not_count_as_a_replay() -> None:
     made = captured(link_wait_s=30.0)
     made.forget_link()
     assert made.replay(was_sent=False, now=110.0)
@@ -244,7 +244,7 @@ def test_speech_that_was_never_sent_waits_no_longer_and_is_no_replay() -> None:
     assert (made.replays, made.deadline) == (1, 140.0)
 
 
-def test_audio_whose_answer_has_begun_is_never_sent_again() -> None:
+def test_audio_whose_answer_has_started_is_never_sent_again() -> None:
     out = linked()
     made = captured(out)
     made.send(101.0)
@@ -255,7 +255,7 @@ def test_audio_whose_answer_has_begun_is_never_sent_again() -> None:
     assert types(out.take()) == [CLEAR, COMMIT]
 
 
-def test_a_press_before_any_of_it_was_sent_goes_on_with_it() -> None:
+def test_a_press_before_speech_was_sent_continues_it() -> None:
     out = linked()
     made = captured(out, 100)
     assert (made.waits, made.is_open) == (True, False)
@@ -268,7 +268,7 @@ def test_a_press_before_any_of_it_was_sent_goes_on_with_it() -> None:
     assert not made.waits
 
 
-def test_the_server_drops_what_it_has_unless_it_has_nothing_or_all() -> None:
+def test_the_server_buffer_is_cleared_only_between_the_first_append_and_the_commit() -> None:
     out = linked()
     made = begun(out)
     made.clear_server_buffer()
@@ -285,7 +285,7 @@ def test_the_server_drops_what_it_has_unless_it_has_nothing_or_all() -> None:
     assert out.take() == []
 
 
-def test_commits_are_confirmed_in_their_order_and_a_refused_one_never() -> None:
+def test_commits_are_confirmed_in_order_and_refused_ones_are_skipped() -> None:
     made = Speech(Policy(), linked())
     for turn in ("turn_1", "turn_2", "turn_3"):
         made.begin(turn, "button", (), 100.0)
@@ -297,14 +297,14 @@ def test_commits_are_confirmed_in_their_order_and_a_refused_one_never() -> None:
     assert [made.next_commit() for _ in range(3)] == ["turn_1", "turn_3", None]
 
 
-def test_no_commit_of_a_connection_that_is_gone_is_confirmed() -> None:
+def test_commits_of_a_lost_link_are_never_confirmed() -> None:
     made = captured()
     made.send(101.0)
     made.forget_commits()
     assert made.next_commit() is None
 
 
-def test_a_turn_that_is_sent_again_is_open_again_only_if_the_server_ends_it() -> None:
+def test_a_replayed_turn_reopens_only_if_the_server_ends_turns() -> None:
     committed = begun(kind="vad")
     committed.commit_at_server()
     for made, is_open in ((begun(kind="vad"), True), (committed, True), (captured(), False)):
@@ -312,21 +312,21 @@ def test_a_turn_that_is_sent_again_is_open_again_only_if_the_server_ends_it() ->
         assert (made.is_open, made.is_committing) == (is_open, not is_open)
 
 
-def test_a_turn_that_only_asks_is_taken_and_sends_nothing() -> None:
+def test_a_turn_without_input_is_taken_and_sends_nothing() -> None:
     out = linked()
     made = begun(out, "message")
     made.skip()
     assert (made.is_taken, made.is_sent, made.unsent_message, out.take()) == (True, True, None, [])
 
 
-def test_it_counts_for_the_budget_once_it_was_committed() -> None:
+def test_speech_counts_for_the_budget_only_once_it_is_committed() -> None:
     assert captured(ms=500).end() == 0
     made = captured(ms=500)
     made.send(101.0)
     assert made.end() == 12_000
 
 
-def test_what_the_turn_detection_of_the_server_heard_is_not_sent_to_it_again() -> None:
+def test_audio_already_heard_by_server_turn_detection_is_not_sent_again() -> None:
     out = linked()
     made = Speech(Policy(), out)
     made.begin("turn_1", "vad", [period(), period()], 100.0)
@@ -341,10 +341,10 @@ def test_what_the_turn_detection_of_the_server_heard_is_not_sent_to_it_again() -
     assert (out.take(), made.is_committing, made.is_sent) == ([], True, True)
 
 
-# --- words and items ------------------------------------------------------------------------------------------------
+# --- transcripts and items ------------------------------------------------------------------------------------------
 
 
-def test_what_was_said_is_written_down_again_on_another_connection_and_a_message_is_not() -> None:
+def test_another_link_transcribes_speech_again_but_keeps_a_message() -> None:
     spoken, written = captured(), begun(kind="message", link_wait_s=30.0)
     spoken.heard = "hello"
     written.write({"id": "m", "type": "message"}, "hi", 100.0)
@@ -354,7 +354,7 @@ def test_what_was_said_is_written_down_again_on_another_connection_and_a_message
     assert (spoken.heard, written.heard, written.item_id) == (None, "hi", "m")
 
 
-def test_a_message_waits_for_a_connection_and_is_no_speech_to_go_on_with() -> None:
+def test_a_message_waits_for_a_link_and_is_not_speech_to_continue() -> None:
     made = begun(kind="message")
     message = {"id": "m", "type": "message"}
     made.write(message, "hi", 100.0)
@@ -363,7 +363,7 @@ def test_a_message_waits_for_a_connection_and_is_no_speech_to_go_on_with() -> No
     assert made.unsent_message is None
 
 
-def test_messages_given_while_the_user_speaks_are_of_the_turn_and_checked_before_its_words() -> None:
+def test_a_message_given_during_speech_joins_the_turn_and_is_checked_with_its_transcript() -> None:
     made = begun()
     made.add_message("m", "look at this")
     made.item_id = "i"
@@ -377,7 +377,7 @@ def test_only_the_newest_64_items_are_remembered() -> None:
     assert [made.turn_of(one) for one in ("i0", "i1", "i64")] == [None, "turn_1", "turn_64"]
 
 
-def test_only_what_was_captured_can_be_taken() -> None:
+def test_only_captured_speech_can_be_taken() -> None:
     made = begun()
     made.take()
     assert (made.is_open, made.is_taken) == (True, False)

@@ -1,0 +1,145 @@
+"""The wording files have the same keys and placeholders, and cover every kind and key that the code emits."""
+
+from __future__ import annotations
+
+import logging
+import re
+import string
+import tomllib
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from appliance.conversation.notices import TroubleKind
+from appliance.errors import SettingsError
+from appliance.wording import Wording, config_folder
+
+PACKAGE = Path(__file__).parent.parent.parent / "appliance"
+FOLDER = config_folder("wording")
+LANGUAGES = sorted(path.stem for path in FOLDER.glob("*.toml"))
+KEYED = re.compile(r'(?:Sentence|\.say|\.names)\(\s*"([a-z]+\.[a-z_]+)"')
+OUTPUT = re.compile(r'\.output\("([a-z_]+)"')
+
+
+def flat(language: str) -> dict[str, Any]:
+    tables = tomllib.loads((FOLDER / f"{language}.toml").read_text(encoding="utf-8"))
+    return {f"{table}.{name}": text for table, entries in tables.items() for name, text in entries.items()}
+
+
+def placeholders(text: object) -> set[tuple[str, str | None]]:
+    if isinstance(text, list):
+        return {("length", str(len(text)))}
+    return {(name, spec) for _, name, spec, _ in string.Formatter().parse(str(text)) if name is not None}
+
+
+def kinds(alias: Any) -> set[str]:
+    return {one for arg in get_args(alias) for one in (kinds(arg) if get_args(arg) else {arg})}
+
+
+def test_english_german_spanish_and_french_are_there():
+    assert {"en", "de", "es", "fr"} <= set(LANGUAGES)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_language_has_the_keys_and_placeholders_of_english(language: str):
+    english, own = flat("en"), flat(language)
+
+    assert sorted(own) == sorted(english)
+    assert {key: placeholders(own[key]) for key in own} == {key: placeholders(english[key]) for key in english}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_trouble_has_a_sentence(language: str):
+    own = flat(language)
+
+    assert [kind for kind in kinds(TroubleKind) if not own.get(f"trouble.{kind}", "").endswith((".", "?", "!"))] == []
+
+
+def test_every_key_in_the_code_has_a_sentence_and_every_sentence_a_key():
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
+    english = flat("en")
+    used = set(KEYED.findall(sources)) | {f"output.{key}" for key in OUTPUT.findall(sources)}
+
+    assert used - set(english) == set()
+    assert {key for key in english if key.startswith("output.")} == {key for key in used if key.startswith("output.")}
+    assert {f"trouble.{kind}" for kind in kinds(TroubleKind)} == {key for key in english if key.startswith("trouble.")}
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [
+        ("en", "80 percent of today's budget is spent: 0.81 of 1.00 US dollars."),
+        ("de", "80 Prozent des Budgets für heute sind verbraucht: 0,81 von 1,00 US-Dollar."),
+        ("fr", "80 pour cent du budget d'aujourd'hui sont dépensés : 0,81 sur 1,00 dollars."),
+    ],
+)
+def test_money_has_the_decimal_sign_of_the_language(language: str, said: str):
+    assert Wording(language).budget("usd", 80, 0.81, 1.0) == said
+
+
+@pytest.mark.parametrize(
+    ("spent", "said"), [(0.0421, "0.0421 of 0.0500"), (12.0, "12.00 of 0.0500"), (0.0, "0.00 of 0.0500")]
+)
+def test_small_amounts_have_four_decimals(spent: float, said: str):
+    assert said in Wording().budget("usd", 80, spent, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "most", "english", "german"),
+    [
+        (0, 3, "0 seconds", "0 Sekunden"),
+        (1, 3, "1 second", "1 Sekunde"),
+        (5400, 3, "1 hour and 30 minutes", "1 Stunde und 30 Minuten"),
+        (90_061, 2, "1 day and 1 hour", "1 Tag und 1 Stunde"),
+        (-5, 3, "0 seconds", "0 Sekunden"),
+    ],
+)
+def test_a_duration_has_its_largest_units(seconds: int, most: int, english: str, german: str):
+    assert Wording("en").duration(seconds, most=most) == english
+    assert Wording("de").duration(seconds, most=most) == german
+
+
+def test_a_regional_code_takes_the_file_of_its_language():
+    assert Wording("de-AT").say("alarm.time_up") == "Die Zeit ist um."
+
+
+def test_a_region_of_its_own_wins(tmp_path: Path):
+    (tmp_path / "de.toml").write_text('[alarm]\ntime_up = "Die Zeit ist um."\n')
+    (tmp_path / "de-AT.toml").write_text('[alarm]\ntime_up = "Aus is."\n')
+
+    assert Wording("de-AT", tmp_path).say("alarm.time_up") == "Aus is."
+
+
+def test_a_missing_key_is_english_and_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "it.toml").write_text('[alarm]\ntime_up = "Tempo scaduto."\n')
+    wording = Wording("it", tmp_path)
+    caplog.set_level(logging.WARNING)
+
+    assert [wording.say("alarm.time_up_for", labels="tea") for _ in range(2)] == ["Time is up: tea."] * 2
+    assert [one.message for one in caplog.records] == [
+        "the wording of 'it' has no alarm.time_up_for: the text is English"
+    ]
+    assert (wording.has("alarm.time_up"), wording.has("alarm.time_up_for")) == (True, False)
+
+
+def test_a_language_without_a_file_is_english_and_warned_of_once(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.WARNING)
+    wording = Wording("xx")
+
+    assert (wording.is_available, wording.has("alarm.time_up")) == (False, False)
+    assert wording.say("alarm.time_up") == "Time is up."
+    assert [one.message for one in caplog.records] == ["no wording for language 'xx': the texts are English"]
+
+
+@pytest.mark.parametrize("text", ["time_up = ", 'time_up = "no table"'])
+def test_a_file_that_is_wrong_is_named(text: str, tmp_path: Path):
+    (tmp_path / "it.toml").write_text(text)
+
+    with pytest.raises(SettingsError, match=r"it\.toml: "):
+        Wording("it", tmp_path)
+
+
+def test_a_trouble_shows_its_detail_in_parentheses():
+    assert Wording().trouble("server_error", "quota") == "The server reported an error. (quota)"
+    assert Wording().trouble("server_error") == "The server reported an error."
