@@ -26,6 +26,8 @@ from appliance.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "examples" / "README.md"]
+FILES_OF_A_DEVICE = ROOT / "docs" / "extending.md"
+"""Its blocks are named files that belong together; another test runs them on a device. Here each module is imported."""
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 TOOLS = ("set_lamp", "set_light", "get_time", "start_timer", "list_timers", "cancel_timer", "set_volume", "get_volume")
 
@@ -75,7 +77,7 @@ def test_a_python_block_is_a_program(
     program = tmp_path / "block.py"
     program.write_text(block, encoding="utf-8")
     turns = Turns(monkeypatch)
-    runpy.run_path(str(program), run_name="__main__")
+    runpy.run_path(str(program), run_name="block" if page == FILES_OF_A_DEVICE else "__main__")
     printed = capsys.readouterr().out
     assert "error" not in printed.lower()
     for expected in re.findall(r"^\s*print\(.*\)  # (.+)$", block, re.MULTILINE):
@@ -107,7 +109,14 @@ def stand_in(name: str) -> object:
 
 
 @pytest.mark.parametrize(("page", "block"), blocks("toml"))
-def test_a_toml_block_is_read_by_its_loader(page: Path, block: str, tmp_path: Path) -> None:
+def test_a_toml_block_is_read_by_its_loader(
+    page: Path, block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if page == FILES_OF_A_DEVICE:
+        tomllib.loads(block)
+        return
+    for name in re.findall(r"\$\{(\w+)\}", block):
+        monkeypatch.setenv(name, "of-the-test")
     path = tmp_path / "agents" / "block.toml"
     shutil.copytree(ROOT / "config" / "agents", path.parent)
     path.write_text(block, encoding="utf-8")
