@@ -538,8 +538,8 @@ def test_the_documentation_names_every_key_and_no_other() -> None:
 def test_the_examples_of_the_documentation_can_be_read(tmp_path: Path) -> None:
     small, prompt, handoff, _ = re.findall(r"```toml\n(.+?)```", DOCUMENTATION, re.DOTALL)
     tools = {"set_lamp": set_lamp, "get_time": run_output}
-    house = load_agents(write(tmp_path, house=small + handoff, kitchen='name = "Door"\n' + prompt), tools=tools)
-    (transfer,) = house.transfers()
+    assert len(load_agents(write(tmp_path, small=small), tools=tools).tools) == 2
+    (transfer,) = load_agents(write(tmp_path, butler=handoff, kitchen=prompt), tools=tools).transfers()
     assert "go to `2_way`" in instructions(transfer.agent)
 
 
