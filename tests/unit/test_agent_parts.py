@@ -185,10 +185,10 @@ def test_a_label_is_a_server_that_the_models_side_calls(folder: Path) -> None:
             "mcp[1].require_approval: found beside url; allowed there: allowed_tools, headers, name, needs_approval, "
             "timeout_s, url",
         ),
-        ('command = "y"\n', "mcp[1]: an MCP server without a name: give it one, its errors are told by it"),
+        ('command = "y"\n', "mcp[1]: an MCP server has no name: give it one, its errors mention it"),
         (
             'name = "x"\nurl = "ftp://x"\n',
-            "mcp[1]: MCP server 'x': url is 'ftp://x'; it must begin with http:// or https://",
+            "mcp[1]: MCP server 'x': url is 'ftp://x'; it must start with http:// or https://",
         ),
         (
             'label = "x"\n',
