@@ -366,8 +366,7 @@ def _server(source: _Source, place: int, table: McpTable, parts: AgentParts) -> 
         values = getattr(table, group).items()
         return {name: _filled(source, f"{key}.{group}.{name}", text, parts) for name, text in values}
 
-    common: dict[str, Any] = {"name": table.name, "allowed_tools": table.allowed_tools}
-    common |= {"needs_approval": table.needs_approval, "timeout_s": table.timeout_s}
+    common = table.model_dump(include={"name", "allowed_tools", "needs_approval", "timeout_s"})
     try:
         if table.kind == "label":
             return HostedMcp(
