@@ -518,7 +518,7 @@ class Settings(BaseModel):
         return self._origins.get(key, "default")
 
     def price_rows(self) -> dict[str, dict[str, Any]]:
-        """The prices of one's own by model, as `PriceTable.with_prices` takes them.
+        """The user's own prices by model, as `PriceTable.with_prices` takes them.
 
         Raises:
             SettingsError: A row names no model, or one that another row has.
@@ -532,7 +532,7 @@ class Settings(BaseModel):
         return rows
 
     def price_remark(self) -> str:
-        """What a budget in dollars cannot count, in one line; "" if it counts all, or there is none."""
+        """One line on models whose cost a budget in dollars cannot count; "" if there are none."""
         prices, model, transcriber = _POLICY.prices, self.link.model, self.assistant.transcription_model
         prices = prices.with_prices(self.price_rows())
         unknown = [model] if prices.response_usd(model, None) is None else []
@@ -544,7 +544,7 @@ class Settings(BaseModel):
 
     @contextmanager
     def about(self, key: str) -> Iterator[None]:
-        """Put the place and the key before what is said of a value that turns out wrong when it is used.
+        """Prefix the errors of a block with the place and the key of the value that it uses.
 
         Raises:
             SettingsError: The block raised a `SettingsError` or a `ToolError`.

@@ -192,7 +192,7 @@ class Appliance:
             guardrail_s=settings.guardrails.timeout_s,
             are_servers_needed=False,
         )
-        with settings.about(f"assistant.{'agent' if settings.assistant.agent else 'agents_file'}"):  # who has servers
+        with settings.about(f"assistant.{'agent' if settings.assistant.agent else 'agents_file'}"):
             await stack.enter_async_context(runtime)
         button = self._open_button(stack, factory)
         light = self._open_light(stack, factory)
@@ -377,15 +377,15 @@ class _LazyVoice:
 def open_assistant(
     settings: Settings, built_in: Sequence[Tool], environ: Mapping[str, str]
 ) -> tuple[RealtimeAgent, RealtimeRunHooks | None]:
-    """Find who begins, and the hooks of the session: as the settings, files of their own or Python describe them.
+    """Return the first agent and the hooks of the session, as the settings describe them.
 
     Args:
-        settings: Python that they name is imported, which runs it.
+        settings: Modules that they name are imported, which runs them.
         built_in: The tools of the device's parts.
         environ: Where agents' files look up secrets.
 
     Raises:
-        SettingsError: Something that is named is missing, fails, or does not fit.
+        SettingsError: A named object is missing, raises, or does not fit.
     """
     assistant = settings.assistant
     resolve = partial(plugins.resolve, folder=settings.folder)
@@ -409,7 +409,7 @@ def open_assistant(
 
 
 def check_assistant(settings: Settings, environ: Mapping[str, str]) -> None:
-    """Find out before a start what `open_assistant` would say; no pin, card or connection is opened.
+    """Report before a start what `open_assistant` would refuse; opens no pin, card or connection.
 
     Raises:
         SettingsError: See `open_assistant`.
@@ -426,7 +426,7 @@ def check_assistant(settings: Settings, environ: Mapping[str, str]) -> None:
 
 
 class _NoPart:
-    """Stands for a part where tools are made and never called."""
+    """Stands in for a part while its tools are listed and never called."""
 
     value = 0.0
     volume = 0

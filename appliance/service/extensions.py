@@ -1,7 +1,7 @@
-"""What the maker adds to the device in Python: tools, an agent and hooks.
+"""Tools, agents and hooks that the user adds in Python.
 
-Settings name an object as ``"my_module:agent"``; `plugins.resolve` finds it. What is wrong is one sentence that begins
-with what was found; the caller puts the place and the key before it.
+Settings name an object as ``"my_module:agent"``; `plugins.resolve` finds it. An error is one sentence that starts with
+the value that was found; the caller prefixes the place and the key.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _AGENT = "a RealtimeAgent, or a function that takes the device's tools by name a
 
 
 class DeviceTools(dict[str, Tool]):
-    """The device's tools by name; one that is not there is an error that says which are."""
+    """The device's tools by name; a missing name raises an error that lists them."""
 
     def __missing__(self, name: str) -> NoReturn:
         raise SettingsError(f"the device has no tool {name!r}: there are {', '.join(self)}{did_you_mean(name, self)}")
@@ -39,7 +39,7 @@ class DeviceTools(dict[str, Tool]):
         """Add tools after the others.
 
         Raises:
-            SettingsError: They are none, or a name is taken; begins with `place`.
+            SettingsError: `found` is None, or a name is taken; starts with `place`.
         """
         if found is None:
             raise SettingsError(f"{place} is no Tool and no list of Tools; make it one, as @tool does")
@@ -52,7 +52,7 @@ class DeviceTools(dict[str, Tool]):
 def all_tools(built_in: Sequence[Tool], names: Sequence[str], resolve: Resolve) -> DeviceTools:
     """Return the built-in tools, those of installed packages, and those that the settings name, in this order.
 
-    A package whose tools cannot be had is a warning, unless it is among the names.
+    A package whose tools cannot be loaded is a warning, or an error if `names` has it.
 
     Args:
         built_in: Made of the device's parts.
@@ -60,7 +60,7 @@ def all_tools(built_in: Sequence[Tool], names: Sequence[str], resolve: Resolve) 
         resolve: See `plugins.resolve`.
 
     Raises:
-        SettingsError: What a name stands for is missing or does not fit.
+        SettingsError: A name has no tool, or an object that is none.
     """
     tools = DeviceTools((one.name, one) for one in built_in)
     packages = installed(kind="tool", group=GROUP)
@@ -80,7 +80,7 @@ def all_tools(built_in: Sequence[Tool], names: Sequence[str], resolve: Resolve) 
 
 
 def agent_named(reference: str, tools: Mapping[str, Tool], resolve: Resolve) -> RealtimeAgent:
-    """Return the agent that begins.
+    """Return the first agent.
 
     Args:
         reference: Of a `RealtimeAgent`, or of a function that takes `tools` and returns one.
@@ -88,7 +88,7 @@ def agent_named(reference: str, tools: Mapping[str, Tool], resolve: Resolve) -> 
         resolve: See `plugins.resolve`.
 
     Raises:
-        SettingsError: There is no such object, it fails, or its agents do not go together.
+        SettingsError: There is no such object, it raises, or its agents do not fit together.
     """
     agent = resolve(reference, _agent_or_maker, _AGENT)
     if not isinstance(agent, RealtimeAgent):
