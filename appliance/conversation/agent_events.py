@@ -85,8 +85,8 @@ def agent_prepared(do: Procedures, event: ev.AgentPrepared, now: float) -> None:
     elif key == ev.TurnKey(do.turn_id or "", do.speech.replays) and not do.gate.is_prepared:
         do.gate.prepared()
         in_force = do.session.spec
-        is_news = spec is not None and spec != in_force and spec.agent == in_force.agent
-        if spec is not None and is_news and not do.session.has_handoff:  # the new agent brings its own
+        is_new = spec is not None and spec != in_force and spec.agent == in_force.agent
+        if spec is not None and is_new and not do.session.has_handoff:  # the new agent brings its own
             do.session.change_for_turn(key.turn, spec, do.session_of(spec), now)
 
 

@@ -325,7 +325,7 @@ class MessageGiven(Record, frozen=True):
     unprinted = ("item", "text")
 
     item: Mapping[str, Any]
-    """A message item of the Realtime API, with an `id` of ours."""
+    """A message item of the Realtime API, with our own `id`."""
     text: str
     """Its text, for the guardrails."""
     wants_answer: bool = True

@@ -205,7 +205,7 @@ def send_frame(do: Procedures, event: FrameGiven, now: float) -> None:
             return
         response = mapping(frame.get("response"))
         if response.get("conversation") != "none":
-            _wish(do, response, now)
+            _request_response(do, response, now)
             return
         do.out_of_band.given(response)
     elif frame.get("type") == "session.update":
@@ -214,7 +214,7 @@ def send_frame(do: Procedures, event: FrameGiven, now: float) -> None:
     do.out.send(wire.RawClientEvent(frame=frame))
 
 
-def _wish(do: Procedures, response: Mapping[str, Any], now: float) -> None:
+def _request_response(do: Procedures, response: Mapping[str, Any], now: float) -> None:
     """Start a turn for a response that the program requests with a raw frame."""
     if do.speech.is_open or do.speech.waits:
         do.answer.use(response)  # the answer to the open turn uses these options

@@ -28,7 +28,7 @@ from appliance.realtime import protocol as wire
 
 __all__ = ["Calls"]
 
-_LOOK_AGAIN_S = 0.5
+_WORKING_RETRY_S = 0.5
 _MCP_ITEM_S = 1.0  # between the end of an MCP call and its item
 _TOOL_GRACE_S = 2.0  # lets the tool's own time-out fire first: its error says more
 
@@ -44,7 +44,7 @@ class Calls:
         self._out = out
         self._report = report
         self.open = OpenCalls()
-        self._always: dict[tuple[str, str], tuple[bool, str]] = {}
+        self._decisions: dict[tuple[str, str], tuple[bool, str]] = {}
         """Decisions for all calls of a tool: (agent, tool) → (whether approved, message)."""
 
     # --- the running turn ---------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ class Calls:
         return self._begin_tool(call, card, now)
 
     def _begin_tool(self, call: Call, card: ToolCard, now: float) -> Closed | None:
-        decided = self._always.get((call.agent, call.name))
+        decided = self._decisions.get((call.agent, call.name))
         if card.approval == "never" or (decided is not None and decided[0]):
             return self._run(call, now)
         if decided is not None:
@@ -179,7 +179,7 @@ class Calls:
 
     def decide_always(self, call: Call, *, approves: bool, message: str) -> list[Call]:
         """Remember a decision for every call of a tool; returns the calls that wait for it."""
-        self._always[call.agent, call.name] = (approves, message)
+        self._decisions[call.agent, call.name] = (approves, message)
         return [one for one in self.open if one.awaits_approval and (one.agent, one.name) == (call.agent, call.name)]
 
     def approve(self, call: Call, now: float) -> Closed | None:
@@ -199,7 +199,7 @@ class Calls:
     def take_mcp_request(self, item: wire.Item, origin: Made, now: float) -> Closed | None:
         """Open the server's request to approve an MCP call."""
         call = self._add("mcp", item.id, f"{item.server_label}.{item.name}", item.arguments, origin, now)
-        decided = self._always.get((call.agent, call.name))
+        decided = self._decisions.get((call.agent, call.name))
         if decided is None:
             return self._request_approval(call, now)
         return self._decide_mcp(call, approves=decided[0], reason=decided[1])
@@ -250,7 +250,7 @@ class Calls:
             if call.turn != running_turn:
                 continue
             if is_playing:
-                call.working_at = now + _LOOK_AGAIN_S
+                call.working_at = now + _WORKING_RETRY_S
                 continue
             self._out.earcon("working")
             if isinstance(call.card, ToolCard) and call.card.filler:

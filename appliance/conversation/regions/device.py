@@ -63,7 +63,7 @@ class Device:
         self.captured_at = 0.0
         """When the newest microphone period arrived, monotonic seconds."""
         self.is_muted = is_muted
-        self._lost: dict[Direction, str] = {}
+        self._lost_cards: dict[Direction, str] = {}
         self.alarms = Alarms(out, length_s=policy.alarm_s, every_s=policy.alarm_every_s)
         self.timers_running = 0
         self.trouble: TroubleKind | Literal[""] = ""
@@ -85,18 +85,18 @@ class Device:
 
     @property
     def cards_lost(self) -> tuple[Direction, ...]:
-        return tuple(sorted(self._lost))
+        return tuple(sorted(self._lost_cards))
 
     @property
     def has_speaker(self) -> bool:
-        return "playback" not in self._lost
+        return "playback" not in self._lost_cards
 
     @property
     def refusal(self) -> TroubleKind | None:
         """Why no turn can start now; None if one can."""
         if self.is_muted:
             return "muted"
-        return "no_microphone" if "capture" in self._lost else None
+        return "no_microphone" if "capture" in self._lost_cards else None
 
     def deadlines(self) -> Iterator[float | None]:
         yield self._gestures.deadline
@@ -133,13 +133,13 @@ class Device:
     def lose_card(self, direction: Direction, reason: str, now: float) -> None:
         """Report a lost card."""
         kind: TroubleKind = "no_microphone" if direction == "capture" else "no_speaker"
-        self._lost[direction] = reason
+        self._lost_cards[direction] = reason
         self.report(kind, now, detail=reason)
         if direction == "capture":
             self._pre_roll.forget()
 
     def find_card(self, direction: Direction) -> None:
-        self._lost.pop(direction, None)
+        self._lost_cards.pop(direction, None)
 
     def switch_mute(self, is_muted: bool) -> bool:
         """Set the mute state; returns whether it changed."""

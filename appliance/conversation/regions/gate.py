@@ -32,20 +32,20 @@ class Gate:
         """False while the input guardrails are pending."""
         self.has_passed = False
         """The input guardrails have passed this turn: they do not run again on another connection."""
-        self._prepared_by = 0.0
-        self._checked_by = 0.0
+        self._prepare_deadline = 0.0
+        self._check_deadline = 0.0
         self._refused_turns: deque[str] = deque(maxlen=_REMEMBERED)
 
     def deadline(self, default: float) -> float:
         """Return the earlier deadline of the pending waits; `default` if there is none."""
-        waits = [self._prepared_by] * (not self.is_prepared) + [self._checked_by] * (not self.is_checked)
+        waits = [self._prepare_deadline] * (not self.is_prepared) + [self._check_deadline] * (not self.is_checked)
         return min(waits, default=default)
 
     def are_instructions_late(self, now: float) -> bool:
-        return not self.is_prepared and now >= self._prepared_by
+        return not self.is_prepared and now >= self._prepare_deadline
 
     def is_check_late(self, now: float) -> bool:
-        return not self.is_checked and now >= self._checked_by
+        return not self.is_checked and now >= self._check_deadline
 
     def refuses(self, turn: str) -> bool:
         """Return whether a turn ended before its input check passed: its items must not stay on the server."""
@@ -54,7 +54,7 @@ class Gate:
     def prepare(self, key: TurnKey, agent: str, now: float) -> None:
         """Request the agent's instructions for this turn."""
         self.is_prepared = False
-        self._prepared_by = now + self._policy.prepare_s
+        self._prepare_deadline = now + self._policy.prepare_s
         self._out.do(PrepareAgent(key, agent, "turn"))
 
     def prepared(self) -> None:
@@ -63,10 +63,10 @@ class Gate:
     def await_words(self, now: float) -> None:
         """Wait for the transcript, which the guardrails check."""
         self.is_checked = False
-        self._checked_by = now + self._policy.transcript_s
+        self._check_deadline = now + self._policy.transcript_s
 
     def check(self, key: InputCheck, agent: str, text: str, now: float) -> None:
-        self._checked_by = now + self._policy.guardrail_s
+        self._check_deadline = now + self._policy.guardrail_s
         self._out.do(CheckText(key, agent, "input", text))
 
     def checked(self) -> None:

@@ -86,11 +86,11 @@ class History:
         deletes, creates = self._list.diff(items)
         for item_id in deletes:
             self.delete(item_id)
-        instead: dict[str, str] = {}
+        substitutes: dict[str, str] = {}
         for item, before in creates:
-            previous = instead.get(before, before)
+            previous = substitutes.get(before, before)
             if wire_item(item) is None:
-                instead[item.id] = previous  # cannot be created: the next item goes behind its predecessor
+                substitutes[item.id] = previous  # cannot be created: the next item goes behind its predecessor
             else:
                 self._insert(item, previous)
 
@@ -104,7 +104,7 @@ class History:
     # --- our own items ------------------------------------------------------------------------------------------
 
     def add_message(self, item: Mapping[str, Any], text: str) -> None:
-        """Add a message item of the Realtime API, with an `id` of ours."""
+        """Add a message item of the Realtime API, with our own `id`."""
         images = tuple(str(part["image_url"]) for part in item.get("content", ()) if "image_url" in part)
         added = HistoryItem(id=str(item["id"]), role=str(item["role"]), text=text, images=images)
         self._add(added, dict(item))

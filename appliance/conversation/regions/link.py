@@ -123,7 +123,7 @@ class Links:
         link.deadline = now + self._policy.prepare_s
         self._endpoints.unblock(link.endpoint)
         if link is self.main:
-            self._enter(link, now)
+            self._activate(link, now)
 
     def await_instructions(self, link: Link, now: float) -> None:
         """Restart the deadline, for the instructions of the agent."""
@@ -145,8 +145,8 @@ class Links:
         self._replace_at = None
         if link is None:
             return False
-        has_held = link.ready_at is not None and now >= link.ready_at + self._policy.stable_s
-        if has_held:
+        was_stable = link.ready_at is not None and now >= link.ready_at + self._policy.stable_s
+        if was_stable:
             self.failures = 0
             self._has_expired = False
             self._endpoints.begin_round()
@@ -155,12 +155,12 @@ class Links:
         if self.spare is not None:  # takes over early
             self.main, self.spare = self.spare, None
             if self.main.is_ready:
-                self._enter(self.main, now)
+                self._activate(self.main, now)
         elif is_normal:
             delay_s = self._wait_s() if self.failures > 0 else 0.0
             self.retry_at = now + delay_s
         else:
-            self._plan_retry(link, verdict, now, has_held=has_held)
+            self._plan_retry(link, verdict, now, was_stable=was_stable)
         return not is_normal
 
     def advance(self, now: float) -> None:
@@ -186,7 +186,7 @@ class Links:
             self.main, self.spare = spare, None
             self._out.do(Disconnect(main.id))
             self._out.link = None
-            self._enter(spare, now)
+            self._activate(spare, now)
         elif spare is None and self._replace_at is not None and now >= self._replace_at:
             self._replace(main, now)
 
@@ -223,7 +223,7 @@ class Links:
         self._out.do(Connect(self.made, endpoint))
         return Link(self.made, endpoint, deadline=now + self._policy.connect_s)
 
-    def _enter(self, link: Link, now: float) -> None:
+    def _activate(self, link: Link, now: float) -> None:
         self.fatal = None
         self._plan_replacement(link, now)
         self._out.emit(Connected(link.id, link.endpoint))
@@ -235,9 +235,9 @@ class Links:
             delay_s = self._policy.failback_s if self._endpoints.only is None else 0.0
             self._replace_at = min(self._replace_at, now + delay_s)
 
-    def _plan_retry(self, link: Link, verdict: Verdict, now: float, *, has_held: bool) -> None:
+    def _plan_retry(self, link: Link, verdict: Verdict, now: float, *, was_stable: bool) -> None:
         endpoints = self._endpoints
-        if not has_held:  # after a stable link the best endpoint comes first
+        if not was_stable:  # after a stable link the best endpoint comes first
             endpoints.try_(link.endpoint)
         if verdict.action == "fatal":
             endpoints.block(link.endpoint, now + self._policy.fatal_retry_s)
@@ -246,7 +246,7 @@ class Links:
             self.failures += 1
             endpoints.begin_round()
             self.retry_at = unblocked_at
-        elif not has_held and endpoints.has_untried(now):
+        elif not was_stable and endpoints.has_untried(now):
             self.connect(now)
         else:
             endpoints.begin_round()

@@ -38,8 +38,8 @@ class OutOfBand:
     def __init__(self, out: Outbox) -> None:
         self._out = out
         self._open: dict[str, _Question] = {}
-        self._ids: deque[str] = deque(maxlen=_REMEMBERED)
-        self._given: deque[dict[str, Any]] = deque(maxlen=_REMEMBERED)
+        self._response_ids: deque[str] = deque(maxlen=_REMEMBERED)
+        self._raw_metadata: deque[dict[str, Any]] = deque(maxlen=_REMEMBERED)
 
     def __bool__(self) -> bool:
         return bool(self._open)
@@ -64,7 +64,7 @@ class OutOfBand:
 
     def given(self, response: Mapping[str, Any]) -> None:
         """Remember a question that the program sends as a raw frame; its metadata identifies it."""
-        self._given.append(dict(mapping(response.get("metadata"))))
+        self._raw_metadata.append(dict(mapping(response.get("metadata"))))
 
     def owns(self, event: wire.ServerEvent) -> bool:
         """Handle an event; returns whether it belongs to an out-of-band response, open or over."""
@@ -74,7 +74,7 @@ class OutOfBand:
             case wire.ResponseDone(response=response):
                 return self._done(response)
             case _:
-                return getattr(event, "response_id", "") in self._ids
+                return getattr(event, "response_id", "") in self._response_ids
 
     def refuse(self, key: str, problem: str) -> bool:
         """End a question that the server refused; returns whether it was still open."""
@@ -94,19 +94,19 @@ class OutOfBand:
         """End every question: their connection is lost."""
         for question in list(self._open.values()):
             self._end(question, (), "the connection to the model was lost")
-        self._ids.clear()
-        self._given.clear()
+        self._response_ids.clear()
+        self._raw_metadata.clear()
 
     def _created(self, response: wire.Response) -> bool:
         key = _key(response.metadata)
         metadata = dict(response.metadata or {})
-        if key is None and metadata in self._given:
-            self._given.remove(metadata)
-            self._ids.append(response.id)
+        if key is None and metadata in self._raw_metadata:
+            self._raw_metadata.remove(metadata)
+            self._response_ids.append(response.id)
             return True
         if key is None:
             return False
-        self._ids.append(response.id)
+        self._response_ids.append(response.id)
         question = self._open.get(key)
         if question is not None:
             question.response_id = response.id
@@ -117,7 +117,7 @@ class OutOfBand:
     def _done(self, response: wire.Response) -> bool:
         key = _key(response.metadata)
         if key is None:
-            return response.id in self._ids
+            return response.id in self._response_ids
         question = self._open.get(key)
         if question is not None:
             failed = response.error.message if response.error else f"the answer is {response.status}"

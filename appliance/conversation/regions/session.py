@@ -33,7 +33,7 @@ class SessionUpdateSent:
 class Session:
     """The agent in force, and the pending updates.
 
-    A handoff changes the agent only when the server accepts its update. ``session.updated`` carries no id of ours, so
+    A handoff changes the agent only when the server accepts its update. ``session.updated`` does not carry our id, so
     the updates are kept in order.
     """
 
@@ -89,11 +89,11 @@ class Session:
         audio_input = mapping(mapping(event.session.get("audio")).get("input"))
         self.transcriber = str(mapping(audio_input.get("transcription")).get("model") or "")
         instructions = event.session.get("instructions")
-        fits = [one for one in self._updates if one.session.get("instructions", instructions) == instructions]
-        is_old = instructions is not None and instructions == self.spec.session.get("instructions")
-        if not self._updates or (is_old and not fits):
+        matching = [one for one in self._updates if one.session.get("instructions", instructions) == instructions]
+        is_in_force = instructions is not None and instructions == self.spec.session.get("instructions")
+        if not self._updates or (is_in_force and not matching):
             return None
-        accepted = fits[0] if fits else self._updates[0]
+        accepted = matching[0] if matching else self._updates[0]
         while self._updates.popleft() is not accepted:
             pass
         return accepted

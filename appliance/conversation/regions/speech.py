@@ -184,10 +184,10 @@ class Speech:
         """Continue after a press in the post-roll."""
         self._recording.post_roll_left = None
         self._recording.is_latched = False
-        self.deadline = max(self.deadline, now + self._policy.max_turn_s - self._said_s)
+        self.deadline = max(self.deadline, now + self._policy.max_turn_s - self._captured_s)
 
     @property
-    def _said_s(self) -> float:
+    def _captured_s(self) -> float:
         return self._recording.frames / wire.SAMPLE_RATE
 
     def resume(self, pre_roll: Iterable[AudioCaptured], now: float) -> None:
@@ -196,7 +196,7 @@ class Speech:
         self._recording.add(*pre_roll)
         self._recording.post_roll_left = None
         self._recording.is_latched = False
-        self.deadline = now + max(1.0, self._policy.max_turn_s - self._said_s)
+        self.deadline = now + max(1.0, self._policy.max_turn_s - self._captured_s)
 
     def add(self, period: AudioCaptured) -> Ended | None:
         """Add a microphone period; returns how it ended the capture, None while that continues."""

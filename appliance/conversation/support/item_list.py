@@ -98,19 +98,19 @@ class ItemList:
             case wire.ConversationItemTruncated():
                 return self.cut(event.item_id, event.audio_end_ms)
             case wire.InputTranscriptionDelta():
-                self._grow(event.item_id, event.content_index, event.delta)
+                self._append(event.item_id, event.content_index, event.delta)
                 return []
             case wire.InputTranscriptionCompleted():
-                return self._transcribed(event.item_id, event.transcript.strip())
+                return self._set_transcript(event.item_id, event.transcript.strip())
             case wire.InputTranscriptionFailed():
-                return self._transcribed(event.item_id, None)
+                return self._set_transcript(event.item_id, None)
             case wire.OutputAudioTranscriptDelta() | wire.OutputTextDelta():
-                self._grow(event.item_id, event.content_index, event.delta)
+                self._append(event.item_id, event.content_index, event.delta)
                 return []
             case wire.OutputAudioTranscriptDone():
-                return self._say(event.item_id, event.content_index, event.transcript)
+                return self._set_text(event.item_id, event.content_index, event.transcript)
             case wire.OutputTextDone():
-                return self._say(event.item_id, event.content_index, event.text)
+                return self._set_text(event.item_id, event.content_index, event.text)
             case wire.ResponseDone():
                 return [change for item in event.response.output for change in self.take(item, None, is_done=True)]
             case _:
@@ -270,7 +270,7 @@ class ItemList:
         item = HistoryItem(id=event.item_id, role="user", status="in_progress", is_spoken=True, is_transcribed=False)
         return self.insert(item, event.previous_item_id)
 
-    def _transcribed(self, item_id: str, text: str | None) -> list[Change]:
+    def _set_transcript(self, item_id: str, text: str | None) -> list[Change]:
         item = self._items.get(item_id)
         if item is None:
             return []
@@ -278,8 +278,8 @@ class ItemList:
             return self._update(replace(item, status="completed", text="", is_transcribed=False))
         return self._update(replace(item, status="completed", text=text, is_transcribed=True))
 
-    def _grow(self, item_id: str, content_index: int, delta: str) -> None:
-        """Append a delta to a text; returns no change, because deltas arrive ten times a second."""
+    def _append(self, item_id: str, content_index: int, delta: str) -> None:
+        """Append a delta to a text, without a `Change`: deltas arrive ten times a second."""
         item = self._items.get(item_id)
         if item is None or item.heard_ms is not None:
             return
@@ -287,7 +287,7 @@ class ItemList:
         parts[content_index] = parts.get(content_index, "") + delta
         self._items[item_id] = replace(item, text=_joined(parts))
 
-    def _say(self, item_id: str, content_index: int, text: str) -> list[Change]:
+    def _set_text(self, item_id: str, content_index: int, text: str) -> list[Change]:
         item = self._items.get(item_id)
         if item is None or item.heard_ms is not None or not text:
             return []

@@ -38,7 +38,7 @@ PRICES_OF = "2026-11-20"
 
 _MILLION = 1_000_000
 _MODALITIES = ("text", "audio", "image")
-_MOST = 10**12  # tokens or seconds in one usage object; a larger number is invalid, and could overflow a float
+_MAX_COUNT = 10**12  # tokens or seconds in one usage object; a larger number is invalid, and could overflow a float
 _SNAPSHOT = re.compile(r"(?P<model>.+)-\d{4}-\d{2}-\d{2}")
 
 
@@ -257,7 +257,7 @@ def _count(node: Any, key: str) -> float | None:
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= _MOST
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= _MAX_COUNT
 
 
 def _token_price(place: str, row: Any) -> TokenPrice:

@@ -61,7 +61,7 @@ _ACTIONS: Final[Mapping[LinkFailure, Action]] = {
     "session_expired": "expired",
 }
 
-_NAMED: Final[frozenset[LinkFailure]] = frozenset(FAILURE_OF_ERROR_CODE.values()) - {
+_ONLY_BY_ERROR_CODE: Final[frozenset[LinkFailure]] = frozenset(FAILURE_OF_ERROR_CODE.values()) - {
     "bad_shape",
     "model_not_found",
     "rate_limited",
@@ -79,12 +79,12 @@ def classify(kind: LinkFailure, code: int | None, *, last_error: str | None = No
         code: The WebSocket close code (1000 and above), the HTTP status that refused the upgrade, or None for neither.
         last_error: The ``code``, else the ``type``, of the last ``error`` event on that link; None without one.
     """
-    if kind not in _NAMED:
-        kind = _of_last_error(code, last_error) or kind
+    if kind not in _ONLY_BY_ERROR_CODE:
+        kind = _kind_of_last_error(code, last_error) or kind
     return Verdict(_ACTIONS[kind], kind)
 
 
-def _of_last_error(code: int | None, last_error: str | None) -> LinkFailure | None:
+def _kind_of_last_error(code: int | None, last_error: str | None) -> LinkFailure | None:
     kind = FAILURE_OF_ERROR_CODE.get((last_error or "").lower())
     if kind is None or (code is None and _ACTIONS[kind] == "retry"):
         return None  # an old transient error does not explain a connection that breaks now
