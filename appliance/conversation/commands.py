@@ -111,7 +111,7 @@ class Announce(Record, frozen=True):
 
     epoch: int
     sentence: Sentence | str
-    """A string is a text of the maker, spoken verbatim."""
+    """A string is spoken verbatim."""
     fallback: Earcon = "error"
 
 
