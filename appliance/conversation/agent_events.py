@@ -1,4 +1,4 @@
-"""What the maker's side answers: tools, approvals, agents, guardrails; and the calls that the model makes. Pure."""
+"""Rules for results of tools, approvals, agents and guardrails, and for the calls of the model. Pure."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from appliance.realtime import protocol as wire
 
 
 def take_item(do: Procedures, item: wire.Item, now: float) -> None:
-    made = _made(do)
-    if made is None:
+    origin = _origin(do)
+    if origin is None:
         return
     if item.type == "mcp_call":
         do.close_call(do.calls.close_mcp(item), now)
     elif item.type == "mcp_approval_request":
         if do.calls.open.is_unknown(item.id):
             do.answer.note_output()
-            do.close_call(do.calls.take_mcp_request(item, made, now), now)
-    elif item.type == "function_call" and (call := do.calls.take(item, made, now)) is not None:
+            do.close_call(do.calls.take_mcp_request(item, origin, now), now)
+    elif item.type == "function_call" and (call := do.calls.take(item, origin, now)) is not None:
         do.speech_taken(now)
         do.answer.note_output()
         in_force = do.session.spec
@@ -35,14 +35,14 @@ def take_item(do: Procedures, item: wire.Item, now: float) -> None:
 
 
 def mcp_call(do: Procedures, item: wire.Item, now: float) -> None:
-    made = _made(do)
-    if made is not None and do.calls.open.is_unknown_mcp(item.id):
+    origin = _origin(do)
+    if origin is not None and do.calls.open.is_unknown_mcp(item.id):
         do.answer.note_output()
-        do.calls.take_mcp(item, made, now)
+        do.calls.take_mcp(item, origin, now)
 
 
-def _made(do: Procedures) -> Made | None:
-    """By which agent, in which turn and on which link the response that is under way makes calls."""
+def _origin(do: Procedures) -> Made | None:
+    """Return the turn, link and agent of the calls that the current response makes."""
     if do.turn is None or do.link.main is None:
         return None
     return Made(do.turn.id, do.link.main.id, (do.answer.speaker.spec or do.session.spec).agent)
@@ -85,8 +85,8 @@ def agent_prepared(do: Procedures, event: ev.AgentPrepared, now: float) -> None:
     elif key == ev.TurnKey(do.turn_id or "", do.speech.replays) and not do.gate.is_prepared:
         do.gate.prepared()
         in_force = do.session.spec
-        is_news = spec is not None and spec != in_force and spec.agent == in_force.agent
-        if spec is not None and is_news and not do.session.has_handoff:  # else that agent has its own instructions
+        is_new = spec is not None and spec != in_force and spec.agent == in_force.agent
+        if spec is not None and is_new and not do.session.has_handoff:  # the new agent brings its own
             do.session.change_for_turn(key.turn, spec, do.session_of(spec), now)
 
 
@@ -103,7 +103,7 @@ def _handoff_prepared(do: Procedures, call_id: str, event: ev.AgentPrepared, now
 
 
 def hand_over(do: Procedures, update: SessionUpdateSent, now: float) -> None:
-    """The server has accepted the new agent: from here on it talks."""
+    """Complete a handoff: the server has accepted the new agent."""
     assert update.spec is not None
     before = do.session.put_in_force(update.spec)
     do.answer.hand_over(before, update.spec.agent, is_answering=do.turn is not None)
@@ -116,12 +116,12 @@ def hand_over(do: Procedures, update: SessionUpdateSent, now: float) -> None:
 
 
 def fail_handoff(do: Procedures, call_id: str, reason: str, now: float) -> None:
-    """The server did not take the new agent: the old one goes on."""
+    """Fail a handoff and revert to the previous agent."""
     call = do.calls.open.get(call_id)
     if call is None:
         return
     do.device.report("handoff_failed", now, detail=f"{call.name}: {reason}")
-    spec = do.session.spec  # overwrites what the server may have taken
+    spec = do.session.spec  # overwrites what the server may have applied
     do.session.roll_back(call_id, replace(spec, session=do.session_of(spec)).without_voice(), now)
     output = do.policy.output("handoff_refused", reason=reason.rstrip("."), agent=call.agent)
     do.close_call(do.calls.close(call, output, is_error=True), now)
@@ -142,7 +142,7 @@ def guardrails_checked(do: Procedures, event: ev.GuardrailsChecked, now: float) 
             do.refuse_input(event.tripped, event.reason, now)
         else:
             do.gate.checked()
-    elif (check := do.answer.playback.gate.pending(key.number)) is not None:  # else of an answer that is over
+    elif (check := do.answer.playback.gate.pending(key.number)) is not None:  # else the answer is over
         if event.tripped:
             trip(do, turn, check, event.tripped, event.reason, now)
         else:
@@ -157,9 +157,9 @@ def late_check(do: Procedures, now: float) -> None:
 
 
 def trip(do: Procedures, turn: RunningTurn, check: Check, name: str, reason: str, now: float) -> None:
-    """An answer must not go on: stop it, tell the model why, and let it try again, but not for ever."""
+    """Stop an answer, tell the model why, and request another, up to `Policy.max_trips` times."""
     do.out.emit(Guardrail(turn.id, "output", check.item_id, name, reason))
-    for call in do.calls.open.of(turn.id):  # none begins any more; what runs is answered, and not spoken about
+    for call in do.calls.open.of(turn.id):  # closes waiting and cancellable calls; the model does not speak about them
         do.reply(do.calls.release(call, do.policy.output("guardrail")))
     do.stop_answer(now)
     trips = do.answer.begin_again()

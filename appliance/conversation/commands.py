@@ -1,7 +1,7 @@
-"""Everything that the conversation can ask of the world, as imperatives for the driver to dispatch.
+"""Everything that the conversation can request, as imperatives for the driver to dispatch.
 
-A command is dispatched synchronously and takes effect asynchronously: no dispatch blocks, and what comes of it
-comes back as an event. Commands are frozen and compare by value, so that a trace can be replayed and compared.
+A command is dispatched synchronously and takes effect asynchronously: no dispatch blocks, and the result is posted as
+an event. Commands are frozen and compare by value, so that a trace can be replayed and compared.
 """
 
 from __future__ import annotations
@@ -41,11 +41,14 @@ __all__ = [
 
 
 class Connect(Record, frozen=True):
-    """Open connection `link`; answered by ``LinkUp``, then or instead ``LinkDown``. Others stay as they are."""
+    """Open connection `link`; answered by ``LinkUp`` and later ``LinkDown``, or by ``LinkDown`` alone.
+
+    Other connections are not affected.
+    """
 
     link: int
     endpoint: int = 0
-    """Which of the configured endpoints, by its place in the list."""
+    """Index in the list of configured endpoints."""
 
 
 class Disconnect(Record, frozen=True):
@@ -55,14 +58,14 @@ class Disconnect(Record, frozen=True):
 
 
 class Send(Record, frozen=True):
-    """Put one event into the outbox of connection `link`; dropped if that connection is gone."""
+    """Queue one event on connection `link`; dropped if that connection is closed."""
 
     link: int
     event: ClientEvent
 
 
 class Play(Record, frozen=True):
-    """Queue audio of an answer behind what is queued already; dropped unless `epoch` is the current one."""
+    """Queue audio of an answer; dropped unless `epoch` is the current one."""
 
     unprinted = ("pcm",)
 
@@ -79,47 +82,47 @@ class FinishPlay(Record, frozen=True):
 
 
 class FlushPlayback(Record, frozen=True):
-    """Stop all sound within a period (with a short fade) and begin `epoch`; what is queued is never heard."""
+    """Stop all sound within one period (with a short fade), drop the queue, and start `epoch`."""
 
     epoch: int
 
 
 class PlayEarcon(Record, frozen=True):
-    """Play a short cue, behind what is queued in this epoch."""
+    """Queue a short cue, behind the audio of this epoch."""
 
     epoch: int
     name: Earcon
 
 
 class Sentence(Record, frozen=True):
-    """A sentence for the user, as a key of the wording files and the values of its placeholders."""
+    """A sentence for the user: a key of the wording files, and the values of its placeholders."""
 
     key: str
-    """Table and name: ``alarm.time_up``."""
+    """Table and name, e.g. ``alarm.time_up``."""
     values: Mapping[str, str | int | float] = {}
 
 
 class Announce(Record, frozen=True):
-    """Speak a sentence with the device's own voice, behind what is queued in this epoch.
+    """Speak a sentence with the device's own voice, behind the audio of this epoch.
 
-    Without a voice for it, the earcon `fallback` sounds instead.
+    Without a voice for it, play the earcon `fallback` instead.
     """
 
     epoch: int
     sentence: Sentence | str
-    """A text is a maker's and is spoken verbatim."""
+    """A string is spoken verbatim."""
     fallback: Earcon = "error"
 
 
 class RunTool(Record, frozen=True):
-    """Run a tool; answered by ``ToolFinished`` with the same `call_id`, whatever happens."""
+    """Run a tool; always answered by ``ToolFinished`` with the same `call_id`."""
 
     call_id: str
     name: str
     arguments: str
-    """A JSON object as text, as the model wrote it: not yet validated."""
+    """JSON text as the model wrote it, not yet validated."""
     agent: str = ""
-    """Whose tool it is."""
+    """Name of the agent that has the tool."""
 
 
 class CheckApproval(Record, frozen=True):
@@ -132,13 +135,13 @@ class CheckApproval(Record, frozen=True):
 
 
 class PrepareAgent(Record, frozen=True):
-    """Ask an agent's instructions and predicates; answered by ``AgentPrepared`` with the same `key`."""
+    """Evaluate an agent's instructions and predicates; answered by ``AgentPrepared`` with the same `key`."""
 
     key: AgentKey
     agent: str
     reason: Literal["connect", "turn", "handoff"]
     from_agent: str = ""
-    """Of a handoff: who hands over, by which tool, with what. Its ``on_handoff`` is called first."""
+    """For a handoff: the previous agent; with `tool_name` and `arguments`. Its ``on_handoff`` is called first."""
     tool_name: str = ""
     arguments: str = ""
 
@@ -155,33 +158,33 @@ class CheckText(Record, frozen=True):
 
 
 class CancelTool(Record, frozen=True):
-    """Cancel a running tool if it can be cancelled; what it still reports is ignored."""
+    """Cancel a running tool if it is cancellable; its result is ignored."""
 
     call_id: str
 
 
 class OpenCapture(Record, frozen=True):
-    """Open the microphone again after a mute."""
+    """Reopen the microphone after a mute."""
 
 
 class CloseCapture(Record, frozen=True):
-    """Close the microphone: muted means that no audio is read at all."""
+    """Close the microphone: while muted, no audio is read at all."""
 
 
 class SilenceAlarm(Record, frozen=True):
-    """The alarm was acknowledged, or has rung long enough."""
+    """Stop an alarm: it was acknowledged, or has reached its time limit."""
 
     alarm_id: str
 
 
 class Stop(Record, frozen=True):
-    """End the process; the driver returns after dispatching what came before."""
+    """End the process; the driver returns after the commands before this one."""
 
     reason: str
 
 
 class Emit(Record, frozen=True):
-    """Tell the observers."""
+    """Emit a notice to the observers."""
 
     notice: Notice
 

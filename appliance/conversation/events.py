@@ -1,10 +1,9 @@
 """Everything that can happen to the appliance, as facts for `Conversation.handle`.
 
-One FIFO carries them all. Each event carries the id of what it belongs to (link, epoch, call), so that a late one
-can be told from a current one and ignored. Times are not in the events: the driver passes ``now`` (monotonic
-seconds) beside each.
+One FIFO carries them all. Each event has the id of its link, epoch or call, so that a late one can be recognised and
+ignored. Times are not in the events: the driver passes ``now`` (monotonic seconds) with each.
 
-Frames in this package are samples of the wire's format: mono int16 at 24 kHz, whatever rate the card runs at.
+Frames in this package are in the wire's format: mono int16 at 24 kHz, whatever the rate of the card.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ class ConnectKey(Record, frozen=True):
 
 
 class TurnKey(Record, frozen=True):
-    """An agent is prepared for a turn, as it is sent the first time or again."""
+    """An agent is prepared for a turn, or for its replay on another connection."""
 
     turn: str
     replay: int
@@ -85,13 +84,13 @@ class HandoffKey(Record, frozen=True):
 
 
 class InputCheck(Record, frozen=True):
-    """What the user said in a turn is checked."""
+    """The user's words in a turn are checked."""
 
     turn: str
 
 
 class OutputCheck(Record, frozen=True):
-    """A text of an answer is checked; checks are numbered."""
+    """A text of an answer is checked."""
 
     number: int
 
@@ -101,11 +100,11 @@ CheckKey: TypeAlias = InputCheck | OutputCheck
 
 
 class Started(Record, frozen=True):
-    """The process is up: cards are open or known to be missing, tools are loaded."""
+    """The process has started: cards are open or known to be missing, tools are loaded."""
 
 
 class DeadlinePassed(Record, frozen=True):
-    """The instant that `Conversation.deadline` named has come; harmless when it comes late or twice."""
+    """The time `Conversation.deadline` has passed; harmless if posted late or twice."""
 
 
 class ShutdownRequested(Record, frozen=True):
@@ -115,7 +114,7 @@ class ShutdownRequested(Record, frozen=True):
 
 
 class ButtonEdge(Record, frozen=True):
-    """The button's level, at an edge or at a re-reading while it is held; not debounced."""
+    """The level of the button, at an edge or re-read while it is held; not debounced."""
 
     pressed: bool
 
@@ -134,39 +133,39 @@ class AudioCaptured(Record, frozen=True):
 
 
 class CaptureOverrun(Record, frozen=True):
-    """The capture ring was full: these frames of the microphone are lost."""
+    """The capture ring was full: microphone frames were lost."""
 
     frames: int
 
 
 class PlayoutProgress(Record, frozen=True):
-    """How much of the answers' audio has been heard since the last flush.
+    """How much answer audio was heard since the last flush.
 
-    Earcons and announcements do not count. Frames still in the device's own buffer are not counted as heard.
+    Earcons, announcements and frames still in the card's buffer do not count.
     """
 
     epoch: int
     played_frames: int
-    """Cumulative since the epoch began, 24 kHz frames."""
+    """Frames at 24 kHz, cumulative since the epoch started."""
     drained: bool
-    """Nothing that was handed over in this epoch is left to be heard."""
+    """All audio queued in this epoch was heard."""
 
 
 class CardLost(Record, frozen=True):
-    """A stream stopped or stalled; the audio side keeps trying to get it back."""
+    """A stream stopped or stalled; the audio side keeps trying to reopen it."""
 
     direction: Direction
     reason: str
 
 
 class CardFound(Record, frozen=True):
-    """A stream that was lost runs again."""
+    """A lost stream runs again."""
 
     direction: Direction
 
 
 class LinkUp(Record, frozen=True):
-    """The socket of connection `link` is open; the session is not there before ``session.created``."""
+    """The socket of connection `link` is open; the session is ready only after ``session.created``."""
 
     link: int
 
@@ -199,7 +198,7 @@ LinkFailure: TypeAlias = Literal[
     "unauthorized",
     "unreachable",
 ]
-"""Why a connection could not be made, or ended; `retry.classify` says what follows from it."""
+"""Why a connection failed or ended; `retry.classify` decides what follows."""
 
 FAILURE_OF_ERROR_CODE: Final[Mapping[str, LinkFailure]] = {
     "invalid_api_key": "bad_key",
@@ -227,67 +226,67 @@ FAILURE_OF_ERROR_CODE: Final[Mapping[str, LinkFailure]] = {
     "server_error": "server_error",
     "internal_error": "server_error",
 }
-"""Types and codes of the server's errors, in lower case: of an ``error`` event, of the body of a refusal, of a close
-reason ``<type>.<code>``. Where a type and its code are both here, the first in this order wins."""
+"""Types and codes of the server's errors, in lower case, from an ``error`` event, the body of an HTTP refusal, or a
+close reason ``<type>.<code>``. If both the type and the code are listed, the first in this order wins."""
 
 
 class LinkDown(Record, frozen=True):
-    """Connection `link` could not be made, or ended; comes exactly once for each ``Connect``."""
+    """Connection `link` failed or ended; posted exactly once for each ``Connect``."""
 
     link: int
     kind: LinkFailure
     code: int | None
-    """The WebSocket close code or the HTTP status; None where there was neither (DNS, refused, time-out)."""
+    """The WebSocket close code or the HTTP status; None without either (DNS, refused, time-out)."""
     detail: str
-    """What the peer or the operating system said, for logs only: no decision looks at it."""
+    """The text of the peer or the operating system, for logs only: no decision depends on it."""
 
 
 class ServerEventReceived(Record, frozen=True):
-    """One event of the server on connection `link`."""
+    """A server event on connection `link`."""
 
     link: int
     event: ServerEvent
 
 
 class FrameRefused(Record, frozen=True):
-    """A frame of the server that could not be read (`RemoteProtocolError`)."""
+    """A frame of the server could not be parsed (`RemoteProtocolError`)."""
 
     link: int
     problem: str
 
 
 class ToolFinished(Record, frozen=True):
-    """A tool ended: with a result, or with a text that tells the model what went wrong."""
+    """A tool ended with a result, or with an error text for the model."""
 
     call_id: str
     output: str
     is_error: bool = False
     is_background: bool = False
-    """The output goes to the model, which is not asked to speak about it."""
+    """The output is sent to the model, but no response is requested for it."""
 
 
 class ApprovalChecked(Record, frozen=True):
-    """A tool's predicate has said whether this call needs the user's approval."""
+    """A tool's predicate has decided whether this call needs the user's approval."""
 
     call_id: str
     needed: bool
     problem: str = ""
-    """The arguments do not fit: the call is not made, and this is its output."""
+    """Why the arguments are invalid: the call is refused with this output."""
 
 
 class ApprovalAnswered(Record, frozen=True):
-    """The program that owns the session has decided on a call; on the appliance, the button does (`ButtonEdge`)."""
+    """The program has approved or rejected a call; on the appliance, the button does so (`ButtonEdge`)."""
 
     call_id: str
     approved: bool
     always: bool = False
-    """From now on for every call of this tool, until the session ends."""
+    """Whether it applies to every later call of this tool, until the session ends."""
     message: str = ""
     """The output of a rejected call."""
 
 
 class AgentPrepared(Record, frozen=True):
-    """The answer to ``PrepareAgent``: an agent's instructions and predicates were asked."""
+    """The result of ``PrepareAgent``: the agent with its instructions and predicates evaluated."""
 
     key: AgentKey
     spec: AgentSpec | None
@@ -296,56 +295,56 @@ class AgentPrepared(Record, frozen=True):
 
 
 class GuardrailsChecked(Record, frozen=True):
-    """The answer to ``CheckText``."""
+    """The result of ``CheckText``."""
 
     key: CheckKey
     tripped: str = ""
-    """Name of the guardrail that tripped; "": none did."""
+    """Name of the guardrail that tripped; "" for none."""
     reason: str = ""
 
 
 class BeginAsked(Record, frozen=True):
-    """The program begins a turn: what is captured from here on belongs to it. Like a press, it barges in."""
+    """The program starts a turn: audio from now on belongs to it. Like a press, it is a barge-in."""
 
 
 class CommitAsked(Record, frozen=True):
-    """The program ends the turn that it began, and wants its answer."""
+    """The program ends the turn that it started, and wants its answer."""
 
 
 class AbortAsked(Record, frozen=True):
-    """The program takes back the turn that it began: nothing of it is answered."""
+    """The program cancels the turn that it started: it is not answered."""
 
 
 class InterruptAsked(Record, frozen=True):
-    """Stop the answer, as a press would, and listen to nothing."""
+    """The program stops the answer, without starting a turn."""
 
 
 class MessageGiven(Record, frozen=True):
-    """The program says something in writing, or shows an image."""
+    """The program sends a message of text or images."""
 
     unprinted = ("item", "text")
 
     item: Mapping[str, Any]
-    """A message item of the Realtime API, with an `id` of ours."""
+    """A message item of the Realtime API, with our own `id`."""
     text: str
     """Its text, for the guardrails."""
     wants_answer: bool = True
-    """Like a turn, it barges in and is answered; else it is only put into the conversation."""
+    """Whether it starts a turn, which is a barge-in; else it is only added to the conversation."""
 
 
 class OutOfBandAsked(Record, frozen=True):
-    """The program asks something beside the conversation; answered by the notice ``OutOfBandEnded``."""
+    """The program asks a question outside the conversation; answered by the notice ``OutOfBandEnded``."""
 
     unprinted = ("response",)
 
     key: str
     response: Mapping[str, Any]
-    """The ``response`` object of the request; ``conversation`` and ``metadata`` are filled in."""
+    """The ``response`` object of the request; ``conversation`` and ``metadata`` are added to it."""
     timeout_s: float = 30.0
 
 
 class FrameGiven(Record, frozen=True):
-    """Any frame at all, to be sent as it is."""
+    """The program sends a raw frame, of any type."""
 
     unprinted = ("frame",)
 
@@ -353,13 +352,13 @@ class FrameGiven(Record, frozen=True):
 
 
 class HistoryReplaced(Record, frozen=True):
-    """The program wants the conversation to be this: what is gone is deleted, what is new created, in this order."""
+    """The program replaces the conversation: missing items are deleted, new ones created, in this order."""
 
     items: tuple[HistoryItem, ...]
 
 
 class DayBegan(Record, frozen=True):
-    """A new day of the budget, or the first of this process, with what was spent on it already."""
+    """A new day of the budget, or the first of this process, with the amounts already spent on it."""
 
     day: str
     """ISO date, local time."""
@@ -368,14 +367,14 @@ class DayBegan(Record, frozen=True):
 
 
 class AlarmRang(Record, frozen=True):
-    """A timer came to its end."""
+    """A timer expired."""
 
     alarm_id: str
     label: str
 
 
 class TimersChanged(Record, frozen=True):
-    """How many timers are running; the light shows whether any is."""
+    """The number of running timers changed; the light shows whether there are any."""
 
     running: int
 
@@ -387,7 +386,7 @@ class MuteSwitched(Record, frozen=True):
 
 
 class TracingFailed(Record, frozen=True):
-    """The trace could not be written any more (disk full); the conversation goes on without it."""
+    """The trace can no longer be written (disk full); the conversation continues without it."""
 
     problem: str
 

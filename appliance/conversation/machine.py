@@ -1,22 +1,23 @@
-"""The brain of the appliance: `Conversation.handle(event, now)` returns what to do, and nothing else decides.
+"""The core of the appliance: `Conversation.handle(event, now)` returns the commands, and makes every decision.
 
 Theory of operation
 -------------------
-Ten regions live side by side, each owns its state alone, and `state` is derived, never stored. An event is routed
-here to one region, to a rule (`user_events`, `server_events`), or to a step that couples regions (`procedures`).
+There are ten regions; each owns its state, and `state` is derived from them, never stored. An event is routed here to a
+region, to a rule (`user_events`, `server_events`, `agent_events`), or to a procedure that couples regions
+(`procedures`).
 
-* **link**: none, connecting, ready (``session.created``), configured (the server was told who speaks and what was said
-  so far). While rotating or failing back, a spare takes over in an idle gap.
-* **speech**: what the user says in the running turn. It is captured whether or not there is a link. The settle steps,
-  after every event, send what the link lacks, then ask for a response. So a press before the link is up, a link lost
-  in mid-sentence and the ordinary case are one path.
-* **gate**: instructions and input guardrails that the answer waits for.
-* **answer**: one ``response.create`` at a time, cancelled on arrival if a barge-in was first; its playback in epochs.
-* **session**: the agent in force. A handoff asks the server first, and changes the agent only when the server agrees.
+* **link**: none, connecting, ready (``session.created``), configured (the agent and the history were sent). While
+  rotating or failing back, a spare takes over in an idle gap.
+* **speech**: the user's speech in the running turn, captured with or without a link. After every event, the settle
+  steps send what the server lacks, then request a response. So a press before the link is up, a link lost in the
+  middle of a sentence, and the ordinary case take the same path.
+* **gate**: the instructions and input guardrails that the response waits for.
+* **answer**: one ``response.create`` at a time, cancelled on arrival after an earlier barge-in; its playback in epochs.
+* **session**: the agent in force. A handoff changes the agent only when the server accepts its ``session.update``.
 * **calls**, **history**, **account**, **out_of_band** and **device** outlive turns.
 
-Every state but the resting ones has a deadline, collected in `deadline`; the driver posts ``DeadlinePassed`` behind
-whatever else is in the inbox, so that an answer that is already here always wins against its own time-out.
+Resting states have no deadline; all others do. `deadline` is the earliest. The driver posts ``DeadlinePassed`` behind
+everything else in the inbox, so an answer that has already arrived always wins against its own time-out.
 
 Pure: no clock, thread, socket, file, log or ``await``; the same events at the same times give the same commands,
 which is what `appliance replay` relies on. Randomness (the jitter of the backoff) comes from a seed.
@@ -55,9 +56,9 @@ class Conversation:
 
         Args:
             policy: Times and limits.
-            specs: The agents; the first begins.
-            history: What was said before; each new connection is sent it.
-            seed: Of the backoff's jitter; a trace records it.
+            specs: The agents; the conversation starts with the first.
+            history: Items of an earlier conversation, which are sent to each new connection.
+            seed: Seed of the backoff's jitter; a trace records it.
             is_muted: Whether the microphone starts muted.
         """
         self._do = Procedures(policy=policy, spec=specs[0], history=history, seed=seed, is_muted=is_muted)
@@ -67,17 +68,17 @@ class Conversation:
         return f"<Conversation {self.state.value} {self.turn_id or '-'} {self._do.link!r}>"
 
     def handle(self, event: ev.Event, now: float) -> list[Command]:
-        """Take one event and decide.
+        """Handle one event.
 
         Args:
             event: What happened.
-            now: Monotonic seconds; never less than at the call before.
+            now: Monotonic seconds; never less than in the previous call.
 
         Returns:
             Commands in the order in which they must be dispatched.
 
         Raises:
-            LocalProtocolError: We were about to break the protocol: a bug.
+            LocalProtocolError: We were about to violate the protocol: a bug.
         """
         if not self._is_stopped:
             self._route(event, now)
@@ -101,7 +102,7 @@ class Conversation:
             case ev.ButtonEdge():
                 user_events.gestured(do, do.device.edge(event, now), now)
             case ev.LinkUp():
-                pass  # an open socket proves nothing: readiness is session.created
+                pass  # an open socket proves nothing: the link is ready after session.created
             case ev.LinkDown():
                 server_events.link_down(do, event, now)
             case ev.FrameRefused():
@@ -161,13 +162,13 @@ class Conversation:
             case ev.ShutdownRequested():
                 self._shut_down(event.reason, now)
             case _:
-                raise AssertionError(f"nobody handles {event!r}")
+                raise AssertionError(f"unhandled event: {event!r}")
 
-    # --- what others read ---------------------------------------------------------------------------------------
+    # --- state --------------------------------------------------------------------------------------------------
 
     @property
     def state(self) -> State:
-        """The one word for what the appliance is doing, derived from all regions."""
+        """What the appliance is doing, derived from all regions."""
         do = self._do
         if not do.device.is_started:
             return State.BOOTING
@@ -189,7 +190,7 @@ class Conversation:
 
     @property
     def view(self) -> View:
-        """What the light and the panel are functions of."""
+        """The facts that the light and the panel depend on."""
         device, link = self._do.device, self._do.link
         return View(
             state=self.state,
@@ -229,7 +230,7 @@ class Conversation:
 
     @property
     def agent(self) -> str:
-        """Who talks."""
+        """Name of the agent in force."""
         return self._do.session.spec.agent
 
     def _deadlines(self) -> Iterator[float | None]:
@@ -243,7 +244,7 @@ class Conversation:
         yield from do.answer.deadlines()
 
     def _shut_down(self, reason: str, now: float) -> None:
-        """End cleanly: tell the server what was heard, close the connections, and stop."""
+        """Truncate the answer to what was heard, end the turn and the calls, close the connections, and stop."""
         do = self._do
         do.stop_answer(now)
         if do.turn is not None:
@@ -261,7 +262,7 @@ class Conversation:
 
 
 def turn_deadline(do: Procedures) -> float | None:
-    """When the running turn is late; while it is answered and calls are open, they have deadlines of their own."""
+    """Return when the running turn is late; None while its answer waits for open calls, which have deadlines."""
     if do.turn is None or (do.speech.is_taken and do.calls.open.round.open):
         return None
     if not do.speech.is_taken:
@@ -283,7 +284,7 @@ def _late_main(do: Procedures, now: float) -> None:
     link = do.link.main
     if link is None or link.is_configured or now < link.deadline:
         return
-    if link.is_ready:  # the greeting is here, the agent's own instructions are not
+    if link.is_ready:  # only the instructions of the agent are late
         do.device.report("instructions_late", now)
         do.configure(link, now)
     else:
@@ -306,7 +307,7 @@ def _late_turn(do: Procedures, now: float) -> None:
         do.end_capture("captured" if do.speech.is_in_post_roll else "too_long", now)
     elif not do.speech.is_taken:
         if do.speech.is_sent and do.link.main is not None:
-            # The server took the audio and said nothing: a dead peer. Another connection may be better.
+            # The server has the audio and does not confirm it: a dead peer. Try another connection.
             do.drop_link(classify("timeout", None), now)
         else:
             do.fail_turn("no_link", now)
@@ -329,11 +330,11 @@ DEADLINES: tuple[Callable[[Procedures, float], None], ...] = (
     agent_events.late_check,
     _late_turn,
 )
-"""What may be late, in order: each step sees what the step before did."""
+"""The checks of every deadline, in order: each sees the effects of those before."""
 
 
 def _send(do: Procedures, now: float) -> None:
-    """Send what the server lacks of the turn, and wish for its response once it is whole."""
+    """Send the part of the turn that the server lacks; once complete, wish for a response."""
     turn = do.turn
     if turn is None or do.out.link is None or do.speech.is_taken:
         return
@@ -351,7 +352,7 @@ def _send(do: Procedures, now: float) -> None:
 
 
 def _ask(do: Procedures, now: float) -> None:
-    """Ask for the response that is wished for."""
+    """Send the request for the response that is wished for, once nothing holds it back."""
     if (
         do.turn is not None
         and do.out.link is not None
@@ -364,7 +365,7 @@ def _ask(do: Procedures, now: float) -> None:
 
 
 def _finish(do: Procedures, now: float) -> None:
-    """End the turn when all of its answer was heard."""
+    """End the turn once its whole answer was heard."""
     answer, round_ = do.answer, do.calls.open.round
     if do.turn is None or not answer.asked.is_done or round_.open or answer.is_under_way or answer.is_playing:
         return
@@ -378,7 +379,7 @@ def _finish(do: Procedures, now: float) -> None:
 
 
 def _rest(do: Procedures, now: float) -> None:
-    """Use an idle gap: another connection may take over."""
+    """Use an idle gap: let another connection take over if it is due."""
     if do.turn is not None or not do.is_idle:
         return
     before = do.link.main
@@ -391,4 +392,4 @@ def _rest(do: Procedures, now: float) -> None:
 
 
 SETTLE: tuple[Callable[[Procedures, float], None], ...] = (_send, _ask, _finish, _rest)
-"""What follows every event, in order."""
+"""The steps after every event, in order."""

@@ -1,7 +1,7 @@
-"""What happens in a conversation, as facts: a session yields them; the log, the panel and hooks follow them. Pure.
+"""The events of a conversation, as a session yields them; the log, the panel and hooks observe them too. Pure.
 
-The conversation emits all but `Audio`, `Announcement` and `Raw`, which the session makes of what it plays, says and
-receives. Agents are named: `RealtimeSession.agents` has the objects.
+The conversation emits all but `Audio`, `Announcement` and `Raw`, which the session creates for what it plays, announces
+and receives. Agents are given by name: `RealtimeSession.agents` has the objects.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 Outcome: TypeAlias = Literal["answered", "too_short", "silence", "interrupted", "failed", "cancelled", "refused"]
-"""How a turn ended: ``refused`` by a guardrail, ``cancelled`` by the program or the button that began it."""
+"""How a turn ended: ``refused`` by a guardrail, ``cancelled`` by the program, a stuck button, a mute or shutdown."""
 
 TroubleKind: TypeAlias = (
     LinkFailure
@@ -81,26 +81,26 @@ TroubleKind: TypeAlias = (
 
 
 class TurnStart(Record, frozen=True):
-    """A turn begins: the user speaks, or a message is answered."""
+    """A turn starts: the user speaks, or a message is answered."""
 
     type: ClassVar[Literal["turn_start"]] = "turn_start"
     turn: str
     kind: Literal["button", "program", "message", "vad"] = "button"
-    """What began it."""
+    """What started it."""
 
 
 class TurnEnd(Record, frozen=True):
-    """A turn is over: ``answered``, or why not."""
+    """A turn has ended."""
 
     type: ClassVar[Literal["turn_end"]] = "turn_end"
     turn: str
     outcome: Outcome
     usage: Mapping[str, int] = {}
-    """Tokens of all responses of the turn, by name; empty where the server gave none."""
+    """Token counts of the turn's responses, by name; empty if the server sent none."""
 
 
 class InputText(Record, frozen=True):
-    """A piece of what the user said, or (`is_final`) all of it; may come before, in or after the answer."""
+    """A piece of the user's transcript, or (`is_final`) all of it; may arrive before, during or after the answer."""
 
     type: ClassVar[Literal["input_text"]] = "input_text"
     unprinted = ("text",)
@@ -108,9 +108,9 @@ class InputText(Record, frozen=True):
     text: str
     is_final: bool
     item_id: str = ""
-    """Of a piece."""
+    """Id of the user's item; set for a piece only."""
     turn: str = ""
-    """Of the whole."""
+    """Id of the turn; set for the whole transcript only."""
 
 
 class AnswerText(Record, frozen=True):
@@ -125,7 +125,7 @@ class AnswerText(Record, frozen=True):
 
 
 class Audio(Record, frozen=True):
-    """A piece of the answer, to be played behind the one before."""
+    """A piece of the answer's audio, to play after the previous one."""
 
     type: ClassVar[Literal["audio"]] = "audio"
     unprinted = ("audio",)
@@ -137,14 +137,14 @@ class Audio(Record, frozen=True):
 
 
 class AudioEnd(Record, frozen=True):
-    """All audio of an answer was handed over."""
+    """All audio of an answer has been emitted."""
 
     type: ClassVar[Literal["audio_end"]] = "audio_end"
     item_id: str
 
 
 class AudioInterrupted(Record, frozen=True):
-    """Stop playing now, and drop what is queued: it will not be heard."""
+    """The answer was interrupted: stop playing, and drop the queued audio."""
 
     type: ClassVar[Literal["audio_interrupted"]] = "audio_interrupted"
     item_id: str
@@ -152,7 +152,7 @@ class AudioInterrupted(Record, frozen=True):
 
 
 class ToolStart(Record, frozen=True):
-    """A call begins, or is refused."""
+    """A call starts, or is refused."""
 
     type: ClassVar[Literal["tool_start"]] = "tool_start"
     turn: str
@@ -163,7 +163,7 @@ class ToolStart(Record, frozen=True):
 
 
 class ToolEnd(Record, frozen=True):
-    """A call was answered. Emitted for every call whose `ToolStart` was."""
+    """A call has ended; emitted for every call with a `ToolStart`."""
 
     type: ClassVar[Literal["tool_end"]] = "tool_end"
     turn: str
@@ -175,7 +175,7 @@ class ToolEnd(Record, frozen=True):
 
 
 class ToolApproval(Record, frozen=True):
-    """A call waits for the user, or for `RealtimeSession.approve` and `RealtimeSession.reject`."""
+    """A call waits for the user, or for `RealtimeSession.approve` or `RealtimeSession.reject`."""
 
     type: ClassVar[Literal["tool_approval_requested"]] = "tool_approval_requested"
     turn: str
@@ -186,21 +186,21 @@ class ToolApproval(Record, frozen=True):
 
 
 class AgentStart(Record, frozen=True):
-    """An agent begins to answer a turn, or has taken over."""
+    """An agent starts to answer a turn, or takes it over after a handoff."""
 
     type: ClassVar[Literal["agent_start"]] = "agent_start"
     agent: str
 
 
 class AgentEnd(Record, frozen=True):
-    """An agent is done with a turn, or has handed over."""
+    """An agent has finished a turn, or has handed it over."""
 
     type: ClassVar[Literal["agent_end"]] = "agent_end"
     unprinted = ("output",)
 
     agent: str
     output: str
-    """What it said."""
+    """The text that it said."""
 
 
 class HandoffDone(Record, frozen=True):
@@ -212,37 +212,37 @@ class HandoffDone(Record, frozen=True):
 
 
 class Guardrail(Record, frozen=True):
-    """A guardrail stopped an answer, or kept a turn from being answered."""
+    """A guardrail tripped: it stopped an answer, or refused a turn."""
 
     type: ClassVar[Literal["guardrail_tripped"]] = "guardrail_tripped"
     turn: str
     side: Literal["input", "output"]
     item_id: str
-    """Of the answer, or of what the user said."""
+    """The item of the answer, or for ``input`` that of the user."""
     guardrail: str
     reason: str
 
 
 class HistoryGrew(Record, frozen=True):
-    """An item is new in the history."""
+    """An item was added to the history."""
 
     type: ClassVar[Literal["history_added"]] = "history_added"
     item: HistoryItem
     previous_item_id: str
-    """"" at the beginning."""
+    """Id of its predecessor; "" for the first item."""
 
 
 class HistoryChanged(Record, frozen=True):
-    """An item of the history is another one now, or is gone."""
+    """An item of the history was changed or removed."""
 
     type: ClassVar[Literal["history_updated"]] = "history_updated"
     item_id: str
     item: HistoryItem | None = None
-    """None: it is gone."""
+    """The changed item; None if it was removed."""
 
 
 class OutOfBandEnded(Record, frozen=True):
-    """The answer to ``OutOfBandAsked``."""
+    """The end of an out-of-band question (``OutOfBandAsked``)."""
 
     type: ClassVar[Literal["out_of_band_ended"]] = "out_of_band_ended"
     key: str
@@ -251,21 +251,21 @@ class OutOfBandEnded(Record, frozen=True):
 
 
 class Usage(Record, frozen=True):
-    """What one response, one transcription, or the audio of one turn costs."""
+    """The cost of a response, a transcription, or the audio of a turn."""
 
     type: ClassVar[Literal["usage"]] = "usage"
     tokens: Mapping[str, int]
     usd: float | None
-    """None where the price is not known."""
+    """US dollars; None for an unknown price."""
     audio_s: float = 0.0
-    """Audio of the turn that it ends, both ways."""
+    """Seconds of the turn's audio, both ways; set at its end only."""
     spent_usd: float = 0.0
-    """All of the day so far."""
+    """US dollars of the day so far; `spent_s` has the seconds."""
     spent_s: float = 0.0
 
 
 class BudgetWarning(Record, frozen=True):
-    """A share of the day's budget is spent: 80 or 100 percent."""
+    """80 or 100 percent of the day's budget are spent."""
 
     type: ClassVar[Literal["budget"]] = "budget"
     percent: int
@@ -273,20 +273,20 @@ class BudgetWarning(Record, frozen=True):
     spent: float
     limit: float
     message: str = ""
-    """In the user's language; a session fills it in."""
+    """The warning in the user's language; a session fills it in."""
 
 
 class Connected(Record, frozen=True):
-    """The conversation goes on over a new connection."""
+    """The conversation continues on a new connection."""
 
     type: ClassVar[Literal["connected"]] = "connected"
     link: int
     endpoint: int
-    """Its place in the list of endpoints; `RealtimeSession.endpoints` has their names."""
+    """Index in the list of endpoints; `RealtimeSession.endpoints` has their names."""
 
 
 class Announcement(Record, frozen=True):
-    """What the device would say with its own voice: a trouble, a filler, that the budget is spent."""
+    """A sentence that the device says with its own voice: a trouble, a filler, or the spent budget."""
 
     type: ClassVar[Literal["announcement"]] = "announcement"
     text: str
@@ -298,13 +298,13 @@ class Error(Record, frozen=True):
     type: ClassVar[Literal["error"]] = "error"
     kind: TroubleKind
     detail: str = ""
-    """Technical: the server's message, the name of a tool; "" if `kind` says everything."""
+    """Technical, e.g. the server's message or the name of a tool; "" if `kind` says everything."""
     message: str = ""
-    """In the user's language, with the detail in parentheses; a session fills it in."""
+    """A sentence in the user's language, with the detail in parentheses; a session fills it in."""
 
 
 class Raw(Record, frozen=True):
-    """A frame of the server, as it came."""
+    """A frame of the server, unchanged."""
 
     type: ClassVar[Literal["raw"]] = "raw"
     unprinted = ("data",)
@@ -335,7 +335,7 @@ _Yielded: TypeAlias = (
 )
 
 Notice: TypeAlias = _Yielded | OutOfBandEnded
-"""What the conversation emits; a session returns the answer to a question where it was asked."""
+"""What the conversation emits; a session returns `OutOfBandEnded` to the caller that asked."""
 
 SessionEvent: TypeAlias = _Yielded | Audio | Announcement | Raw
-"""Every event of a session; `event.type` tells them apart, for a type checker too."""
+"""Every event of a session; `event.type` distinguishes them, also for a type checker."""

@@ -1,8 +1,7 @@
-"""What needs two regions of the conversation: each procedure is one method, and its lines are its steps. Pure.
+"""The procedures that couple regions of the conversation: one method each, whose lines are the steps. Pure.
 
-The order of the steps is the order of the commands. What is read before a change, or must outlive its source, stands
-above the change in the same method, or is returned by it (`Cut`, `Closed`, or a plain value). Regions know nothing of
-each other: facts go in as arguments.
+The order of the steps is the order of the commands. A fact that a change destroys is read above it in the same method,
+or returned by it (`Cut`, `Closed`, or a plain value). Regions do not know each other: facts are passed as arguments.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ __all__ = ["Procedures", "RunningTurn"]
 
 @dataclass(frozen=True, slots=True)
 class RunningTurn:
-    """The turn that runs: from a press to the end of its answer."""
+    """The running turn: from a press to the end of its answer."""
 
     id: str
     kind: Kind
 
 
 class Procedures:
-    """The ten regions, the running turn, and every step that couples them."""
+    """The ten regions, the running turn, and the procedures that couple them."""
 
     def __init__(
         self, *, policy: Policy, spec: AgentSpec, history: Sequence[HistoryItem], seed: int, is_muted: bool
@@ -72,30 +71,30 @@ class Procedures:
 
     @property
     def is_free(self) -> bool:
-        """The offline brain answers, which costs nothing."""
+        """The main link goes to the offline brain, which costs nothing."""
         return self.link.main is not None and self.link.main.endpoint == self.policy.offline_endpoint
 
     @property
     def may_ask(self) -> bool:
-        """Whether the budget allows to ask the model of the main link."""
+        """The budget allows a request to the model of the main link."""
         return not self.account.budget.is_spent or self.is_free
 
     @property
     def is_idle(self) -> bool:
-        """Nothing is going on that a change of the connection would disturb."""
+        """Nothing runs that a change of the connection would disturb."""
         return self.turn is None and not (self.session.is_waiting or self.out_of_band or self.calls.open)
 
     # --- a turn -------------------------------------------------------------------------------------------------
 
     def begin_turn(self, kind: Kind, now: float) -> RunningTurn:
         if self.link.main is None:
-            self.link.connect(now)  # from here nothing is sent
+            self.link.connect(now)  # from here on, nothing is sent
         self.stop_answer(now)
         is_message = self.turn is not None and self.turn.kind == "message"
         if is_message and (message := self.speech.unsent_message) is not None:
-            self.history.add_message(message, self.speech.heard or "")  # not lost: one answer for both
+            self.history.add_message(message, self.speech.heard or "")  # kept: the next answer is for both
         self.end_turn("interrupted", now)
-        if not self.may_ask:  # asked after the old turn was counted
+        if not self.may_ask:  # read after the old turn was counted
             self.go_offline(now)
         self._turns += 1
         self.turn = turn = RunningTurn(f"turn_{self._turns}", kind)
@@ -107,7 +106,7 @@ class Procedures:
         return turn
 
     def end_capture(self, how: Ended, now: float) -> None:
-        """The microphone's part of the turn is over: commit it, unless there is nothing in it."""
+        """End the speech of the turn: let it be committed, or end the turn if it has no usable speech."""
         if how == "too_short" or how == "silence":
             self.discard(how, now)
             return
@@ -123,19 +122,19 @@ class Procedures:
                 self.discard("too_short", now)
 
     def discard(self, outcome: Outcome, now: float) -> None:
-        """End a turn that is still being spoken: there is no answer to stop."""
+        """End a turn that is still captured, so that no answer needs to be stopped."""
         self.speech.clear_server_buffer()
         if self.turn is not None and self.turn.kind == "button":
             self.out.earcon("cancel")
         self.end_turn(outcome, now)
 
     def fail_turn(self, kind: TroubleKind, now: float, *, detail: str = "", outcome: Outcome = "failed") -> None:
-        """End the turn and say why; never in silence.
+        """End the turn, and report and announce why.
 
         Args:
             kind: The trouble; its sentence is spoken.
             now: Monotonic seconds.
-            detail: Technical, for the observers.
+            detail: Technical, for observers.
             outcome: How the turn ended.
         """
         if self.speech.is_open:
@@ -153,7 +152,7 @@ class Procedures:
         for call in self.calls.open.end_turn(turn.id):
             self.reply(self.calls.release(call, self.policy.output("interrupted")))
         self.turn = None
-        if self.gate.end(turn.id):  # no guardrail has passed it: the model must not know it
+        if self.gate.end(turn.id):  # unchecked: the model must not see it
             for item_id in self.speech.items:
                 self.history.delete(item_id)
         frames = self.speech.end() + self.answer.end()
@@ -162,7 +161,7 @@ class Procedures:
         self.out.emit(TurnEnd(turn.id, outcome, self.account.end_turn()))
 
     def count(self, usd: float | None, usage: Mapping[str, Any], audio_s: float, now: float) -> None:
-        """Add to the day's account; with the budget spent, only the offline brain may answer."""
+        """Add to the totals of the day; once the budget is spent, allow only the offline brain."""
         if not self.is_free and self.account.count(usd, usage, audio_s) == 100:
             self.link.restrict(self.account.only_endpoint, now)
 
@@ -173,7 +172,7 @@ class Procedures:
     # --- the answer ---------------------------------------------------------------------------------------------
 
     def begin_checks(self, now: float) -> None:
-        """Before the answer is asked for: new instructions, and the input guardrails."""
+        """Start what the response waits for: new instructions, and the input guardrails."""
         self.prepare_for_turn(now)
         if self.session.spec.has_input_guardrails and not self.answer.asked.trips and not self.gate.has_passed:
             self.gate.await_words(now)
@@ -188,23 +187,23 @@ class Procedures:
         self.gate.check(InputCheck(self.turn_id or ""), self.session.spec.agent, self.speech.checked_text(heard), now)
 
     def refuse_input(self, name: str, reason: str, now: float) -> None:
-        """What the user said is not answered."""
+        """End the turn because an input guardrail refused it."""
         item_id = self.speech.item_id
         self.out.emit(Guardrail(self.turn_id or "", "input", item_id, name, reason))
         self.fail_turn("input_refused", now, detail=f"{name}: {reason}", outcome="refused")
 
     def speech_taken(self, now: float) -> None:
-        """The server has the speech, or answers already: every sign of the answer prolongs its deadline."""
+        """Count the speech as taken, and restart the deadline of the answer; called for every event of the answer."""
         self.speech.take()
         self.answer.prolong(now)
 
     def stop_answer(self, now: float) -> None:
         """Flush, truncate what was not heard whole, cancel: the one path of interruption."""
         playback = self.answer.playback
-        cut = playback.flush()  # reads heard and held, then raises the epoch
+        cut = playback.flush()  # reads the heard and held audio, then raises the epoch
         is_elsewhere = playback.link != self.out.link
         if not is_elsewhere:
-            playback.truncate(cut)  # all of them before the first cut
+            playback.truncate(cut)  # all truncations before the first cut
         for one, received_ms in cut.items:
             self.history.cut(one.item_id, one.heard_ms, received_ms, is_elsewhere=is_elsewhere)
         for item_id in cut.unplayed:
@@ -212,7 +211,7 @@ class Procedures:
         self.answer.cancel(now)  # response.cancel is last
 
     def mark_heard(self) -> None:
-        """Mark the items of an answer that the connection cut off, when the received part has played."""
+        """Mark the items of an answer that a lost connection cut, once the received part has played."""
         for one in self.answer.playback.heard():
             item = self.history.get(one.item_id)
             if item is not None and item.status == "incomplete" and one.is_whole:
@@ -220,7 +219,7 @@ class Procedures:
                 self.history.cut(one.item_id, one.heard_ms, one.heard_ms, is_elsewhere=is_elsewhere)
 
     def forget_unplayed(self, item_id: str) -> None:
-        """Delete an answer of which nothing was heard: the model must not believe that it was said."""
+        """Delete an unheard answer, so that the model does not assume it was said."""
         item = self.history.get(item_id)
         is_done = item is not None and item.status != "in_progress"
         self.answer.note_unplayed(item_id, is_done=is_done)
@@ -230,7 +229,7 @@ class Procedures:
     # --- calls --------------------------------------------------------------------------------------------------
 
     def close_call(self, closed: Closed | None, now: float) -> None:
-        """A call was answered, if it was: when it was the last one, its turn goes on."""
+        """Send the output of a closed call, and continue its turn if it was the last; a no-op for None."""
         self.reply(closed)
         turn = self.turn
         if closed is not None and turn is not None and turn.id == closed.call.turn:
@@ -239,7 +238,7 @@ class Procedures:
             self.ask_again(turn)
 
     def reply(self, closed: Closed | None) -> None:
-        """Send what answers a call, if its connection still stands."""
+        """Send the output or verdict of a closed call, if its connection is still the main link."""
         if closed is None or closed.call.link != self.link.main_id:
             return
         if closed.reply == "output":
@@ -249,20 +248,20 @@ class Procedures:
             self.history.add_verdict(closed.call.call_id, approves=approves, reason=closed.output)
 
     def ask_again(self, turn: RunningTurn) -> None:
-        """Once a response is done and all its calls are answered, the model speaks on: asked for exactly once."""
+        """Request the next response, once the last one is done and all its calls are closed."""
         asked, round_ = self.answer.asked, self.calls.open.round
         if asked.is_open or round_.open or not round_.seen or self.answer.received.failure:
             return
         self.answer.end_wait()
         if round_.number >= self.policy.max_tool_rounds or not round_.end():
-            self.answer.finish()  # it was told to call nothing more, and did; or there is nothing to speak about
+            self.answer.finish()  # the round limit is reached, or no call needs an answer
         else:
             self.answer.slot.want(turn.id)
 
     # --- connections --------------------------------------------------------------------------------------------
 
     def go_offline(self, now: float) -> None:
-        """The budget is spent: not another word goes to a model that costs."""
+        """Switch to the offline brain at once: the budget is spent."""
         main = self.link.main
         if self.policy.offline_endpoint is not None and main is not None:
             self.out.do(Disconnect(main.id))
@@ -270,7 +269,7 @@ class Procedures:
             self.link_left()
 
     def link_left(self) -> None:
-        """What the old connection knew is gone; a new one is an empty conversation."""
+        """Forget the state of the old connection: on a new one, the conversation is empty."""
         self.answer.forget_link()
         self.out_of_band.lose()
         self.session.forget()
@@ -279,31 +278,31 @@ class Procedures:
         self.history.end_open()
 
     def drop_link(self, verdict: Verdict, now: float) -> None:
-        """Close the main link because it is of no use."""
+        """Close the main link because it is unusable."""
         assert self.link.main is not None
         self.out.do(Disconnect(self.link.main.id))
         self.lose_link(verdict, now)
 
     def lose_link(self, verdict: Verdict, now: float) -> None:
         is_trouble = self.link.lose(verdict, now)
-        is_told_by_turn = self.link.fatal is not None and self.turn is not None and not self.answer.asked.is_done
-        if is_trouble and not is_told_by_turn:
+        is_reported_by_turn = self.link.fatal is not None and self.turn is not None and not self.answer.asked.is_done
+        if is_trouble and not is_reported_by_turn:
             self.device.report(verdict.kind, now, flash=False)
         self.calls.drop_others(self.turn_id)
         self.link_left()
         if self.turn is not None:
             self.unlink_turn(now)
-        if self.link.main is not None and self.link.main.is_ready:  # a spare stood by
+        if self.link.main is not None and self.link.main.is_ready:  # a ready spare took over
             self.link_ready(self.link.main, now)
 
     def unlink_turn(self, now: float) -> None:
-        """Keep a turn alive over a lost link as long as nothing of its answer has begun."""
+        """Replay a turn after a lost link, unless its answer has started."""
         fatal = self.link.fatal
         was_sent = self.speech.is_sent
         self.speech.forget_link()
         self.answer.unlink()
         if self.answer.asked.is_done:
-            self.calls.drop()  # all of the answer is here, and plays on
+            self.calls.drop()  # the answer is complete, and plays to its end
         elif fatal is not None:
             self.fail_turn(fatal.kind, now)
         elif self.answer.received.has_output:
@@ -328,7 +327,7 @@ class Procedures:
             self.configure(link, now)
 
     def configure(self, link: Link, now: float) -> None:
-        """Tell the new connection who talks, and what was said so far."""
+        """Send the agent's session and the history to a new connection."""
         self.link.configured(link)
         spec = self.session.spec
         self.session.update(SessionUpdateSent(f"session_{link.id}", "connect", self.session_of(spec), spec), now)

@@ -1,4 +1,4 @@
-"""What the transport reports: the events of the server, one rule each, and the ends of its connections. Pure."""
+"""Rules for server events, one each, and for lost connections. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from appliance.conversation.support.retry import Verdict, classify
 from appliance.realtime import protocol as wire
 
 _BENIGN = frozenset({"response_cancel_not_active", "conversation_already_has_active_response", "session_expired"})
-"""Errors of races that the protocol has (a cancel that meets a done), and one whose close frame repeats it."""
+"""Errors of races in the protocol (e.g. a cancel after ``response.done``), and one that the close frame repeats."""
 _TRUNCATED_TOO_LATE = re.compile(r"Audio content of \d+ ?ms is already shorter than \d+ ?ms\.?")
 
 
@@ -56,7 +56,7 @@ def frame_refused(do: Procedures, event: ev.FrameRefused, now: float) -> None:
 
 def _handle(do: Procedures, link: Link, event: wire.ServerEvent, now: float) -> None:
     if isinstance(event, wire.OutputAudioDelta):
-        link.has_spoken = True  # heard or not: from here on the server keeps the voice
+        link.has_spoken = True  # from now on, the server refuses a change of voice
     if do.out_of_band.owns(event):
         if isinstance(event, wire.ResponseDone):
             do.count_response(event.response.usage, now)
@@ -105,7 +105,7 @@ def _handle(do: Procedures, link: Link, event: wire.ServerEvent, now: float) -> 
         case wire.ResponseDone():
             _response_done(do, event.response, now)
         case _:
-            pass  # progress needs no other event
+            pass  # no rule for other events
 
 
 # --- the session ------------------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def _session_created(do: Procedures, link: Link, event: wire.SessionCreated, now
 
 
 def _error(do: Procedures, link: Link, error: wire.ErrorDetail, now: float) -> None:
-    """Report an error, unless somebody owns it: the first owner in `LADDER` acts on it, alone."""
+    """Pass an error to the first rule in `LADDER` that owns it; report it if none does."""
     link.last_error = error.code or error.type
     if any(owns(do, link, error, now) for owns in LADDER):
         return
@@ -178,7 +178,7 @@ def _error_of_commit(do: Procedures, link: Link, error: wire.ErrorDetail, now: f
 
 
 def _error_of_item(do: Procedures, link: Link, error: wire.ErrorDetail, now: float) -> bool:
-    """An item that we created or deleted is not on the server: so it is not here."""
+    """Remove an item here whose creation or deletion the server refused."""
     cause = do.out.cause(error.event_id)
     if not isinstance(cause, ItemOf):
         return False
@@ -193,7 +193,7 @@ def _error_of_item(do: Procedures, link: Link, error: wire.ErrorDetail, now: flo
 
 
 def _speech_started(do: Procedures, event: wire.SpeechStarted, now: float) -> None:
-    """The server's turn detection hears the user: a barge-in, and a turn that the server ends."""
+    """The server's turn detection hears the user: barge in, with a turn that the server ends."""
     detection = do.session.spec.turn_detection
     if detection is None:
         return
@@ -209,13 +209,13 @@ def _committed(do: Procedures, item_id: str, now: float) -> None:
     detection = do.session.spec.turn_detection
     turn = do.turn
     if detection is not None and (turn is None or turn.kind == "vad"):
-        turn = turn or do.begin_turn("vad", now)  # an idle user is prompted without having spoken
+        turn = turn or do.begin_turn("vad", now)  # the server prompts an idle user without speech
         do.speech.commit_at_server()
         if detection.get("create_response", True):
             do.answer.slot.asked(turn.id, "")
             is_free = do.is_free
             do.answer.open(do.session.spec, is_taken=do.speech.is_taken, is_free=is_free, now=now)
-            do.prepare_for_turn(now)  # too late for this answer, which the server begins by itself
+            do.prepare_for_turn(now)  # too late for this response, which the server starts by itself
         else:
             do.begin_checks(now)
             do.answer.slot.want(turn.id)
@@ -273,14 +273,14 @@ def _text(do: Procedures, event: OutputText, text: str, now: float, *, is_final:
 
 
 def _item_done(do: Procedures, event: wire.OutputItemDone, now: float) -> None:
-    if _answers(do, event.response_id) or event.item.type == "mcp_call":  # it may outlast its response
+    if _answers(do, event.response_id) or event.item.type == "mcp_call":  # may end after its response
         agent_events.take_item(do, event.item, now)
     else:
         _dismiss(do, event.item)
 
 
 def _dismiss(do: Procedures, item: wire.Item) -> None:
-    """Take an item of a response that was interrupted: a call is not made, an answer is not heard."""
+    """Handle an item of an interrupted response: refuse a call, delete an unheard answer."""
     if do.calls.dismiss(item):
         do.history.add_output(item.call_id, do.policy.output("not_made"))
     known = do.history.get(item.id)
@@ -331,16 +331,16 @@ LADDER: tuple[Owner, ...] = (
     _error_of_commit,
     _error_of_item,
 )
-"""Who can own an error of the server, in order: the first that says so ends the search."""
+"""The rules that can own an error, in order; the first that returns True ends the search."""
 
 
 def _speaks_of_mcp(response: wire.Response) -> bool:
-    """Whether the response has a message behind its last call of an MCP server."""
+    """Return whether the response has a message after its last MCP call."""
     kinds = [item.type for item in response.output]
     last = max((at for at, kind in enumerate(kinds) if kind == "mcp_call"), default=-1)
     return "message" in kinds[last + 1 :]
 
 
 def _is_truncate_race(error: wire.ErrorDetail) -> bool:
-    """A truncation that came too late does no harm; one recorded sentence of the live service has no code."""
+    """Return whether a truncation was too late, which is harmless; the live service also sends one without a code."""
     return (error.code or "").startswith("item_truncate") or _TRUNCATED_TOO_LATE.fullmatch(error.message) is not None

@@ -1,4 +1,4 @@
-"""What the user does with the device, and what a program does in the user's place. Pure."""
+"""Rules for what the user does with the device, and what a program does instead. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from appliance.realtime import protocol as wire
 
 
 def _is_out_of_budget(do: Procedures) -> bool:
-    """The budget is spent, and there is no offline brain to take over."""
+    """Return whether the budget is spent and no offline brain can take over."""
     return do.account.budget.is_spent and do.policy.offline_endpoint is None
 
 
@@ -56,12 +56,12 @@ def _decide(do: Procedures, call: Call, now: float, *, approves: bool) -> None:
 
 
 def _press(do: Procedures, now: float) -> None:
-    """Act in a fixed order: alarm, approval, end or go on with the open turn, refuse, barge in and listen."""
+    """Handle a press; the first that applies: alarm, approval, open turn, refusal, waiting speech, new turn."""
     speech = do.speech
     if do.device.alarms.ringing:
         silence_alarms(do)
     elif do.calls.open.awaiting_approval is not None:
-        pass  # a tap approves, a hold rejects: both come with the release or with time
+        pass  # a tap approves, a hold rejects: both gestures follow later
     elif speech.is_in_post_roll:
         speech.go_on(now)
     elif speech.is_open:
@@ -87,14 +87,14 @@ def _release(do: Procedures, gesture: Gesture, now: float) -> None:
 
 
 def _end_speech(do: Procedures, at: float, now: float) -> None:
-    """The user was done `at`, a debounce before `now`."""
+    """Start the post-roll of speech that ended `at`, a debounce before `now`."""
     ended = do.speech.keep_post_roll(at, do.device.captured_at, now)
     if ended is not None:
         do.end_capture(ended, now)
 
 
 def _resume(do: Procedures, now: float) -> None:
-    """Speak on: nothing of the turn was sent yet, so it grows."""
+    """Continue the speech that waits for a connection."""
     do.speech.resume(do.device.take_pre_roll(), now)
     if do.link.main is None:
         do.link.connect(now)
@@ -103,7 +103,7 @@ def _resume(do: Procedures, now: float) -> None:
 
 
 def _refuse(do: Procedures, kind: TroubleKind, now: float, fallback: Earcon) -> None:
-    """Stop the answer, begin no turn, and say why."""
+    """Stop the answer, start no turn, and report and announce why."""
     do.stop_answer(now)
     do.end_turn("interrupted", now)
     do.device.report(kind, now)
@@ -111,7 +111,7 @@ def _refuse(do: Procedures, kind: TroubleKind, now: float, fallback: Earcon) -> 
 
 
 def interrupt(do: Procedures, now: float) -> None:
-    """Stop the answer and listen to nothing; what the user is saying goes on."""
+    """Stop the answer without starting a turn; a no-op while the user speaks."""
     if not do.speech.is_open:
         do.stop_answer(now)
         do.end_turn("interrupted", now)
@@ -141,7 +141,7 @@ def lose_card(do: Procedures, event: CardLost, now: float) -> None:
     do.device.lose_card(event.direction, event.reason, now)
     if event.direction == "capture":
         if do.speech.is_open:
-            do.end_capture("captured", now)  # what was said so far is not lost
+            do.end_capture("captured", now)  # keep the speech so far
     elif do.speech.is_taken and do.answer.is_playing:
         do.fail_turn("no_speaker", now, detail=event.reason)
 
@@ -157,7 +157,7 @@ def mute(do: Procedures, is_muted: bool, now: float) -> None:
 
 
 def ring(do: Procedures, now: float) -> None:
-    """Sound the alarm, but never into a turn: there it waits, shown by the light."""
+    """Sound the alarm; during a turn, only the light shows it."""
     if not do.device.plan_ring(now):
         silence_alarms(do)
     elif do.turn is None:
@@ -174,7 +174,7 @@ def silence_alarms(do: Procedures) -> None:
 
 def begin(do: Procedures, now: float) -> None:
     if do.session.spec.turn_detection is not None:
-        return  # the server finds the turns
+        return  # the server detects the turns
     if _is_out_of_budget(do):
         _refuse(do, "budget_spent", now, "error")
     elif do.speech.waits:
@@ -184,7 +184,7 @@ def begin(do: Procedures, now: float) -> None:
 
 
 def is_speaking(do: Procedures) -> bool:
-    """Whether the user speaks in a turn that the program began."""
+    """Return whether the user speaks in a turn that the program started."""
     return do.speech.is_open and do.turn is not None and do.turn.kind == "program"
 
 
@@ -192,7 +192,7 @@ def message(do: Procedures, event: MessageGiven, now: float) -> None:
     is_spoken = do.speech.is_open or do.speech.waits
     if not event.wants_answer or is_spoken:
         do.history.add_message(event.item, event.text)
-        if is_spoken:  # the turn answers for it, and is checked for it
+        if is_spoken:  # the turn answers the message too, and its check covers it
             do.speech.add_message(str(event.item["id"]), event.text)
     elif _is_out_of_budget(do):
         do.history.add_message(event.item, event.text)
@@ -214,7 +214,7 @@ def send_frame(do: Procedures, event: FrameGiven, now: float) -> None:
             return
         response = mapping(frame.get("response"))
         if response.get("conversation") != "none":
-            _wish(do, response, now)
+            _request_response(do, response, now)
             return
         do.out_of_band.given(response)
     elif frame.get("type") == "session.update":
@@ -223,10 +223,10 @@ def send_frame(do: Procedures, event: FrameGiven, now: float) -> None:
     do.out.send(wire.RawClientEvent(frame=frame))
 
 
-def _wish(do: Procedures, response: Mapping[str, Any], now: float) -> None:
-    """A response that the program asks for takes the slot: it is a wish like any other."""
+def _request_response(do: Procedures, response: Mapping[str, Any], now: float) -> None:
+    """Start a turn for a response that the program requests with a raw frame."""
     if do.speech.is_open or do.speech.waits:
-        do.answer.use(response)  # the user has the word; the answer will be this one
+        do.answer.use(response)  # the answer to the open turn uses these options
         return
     turn = do.begin_turn("message", now)
     do.speech.skip()

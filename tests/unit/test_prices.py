@@ -307,13 +307,13 @@ def test_a_row_for_a_snapshot_takes_precedence_over_that_of_its_model() -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        (5, "price of 'm': 5 is no table; give text and audio, per_minute, or input and output"),
-        ({}, "price of 'm': {} is no table"),
+        (5, "price of 'm': 5 is not a table of prices; give text and audio, per_minute, or input and output"),
+        ({}, "price of 'm': {} is not a table of prices"),
         ({"text": 5}, "price of 'm', text: 5 has no input price"),
         ({"text": {"output": 5}}, "price of 'm', text: {'output': 5} has no input price"),
-        ({"text": {"input": "4 dollars"}}, "price of 'm', text, input: '4 dollars' is no price; give US dollars"),
-        ({"text": {"input": -4}}, "price of 'm', text, input: -4 is no price"),
-        ({"text": {"input": True}}, "price of 'm', text, input: True is no price"),
+        ({"text": {"input": "4 dollars"}}, "price of 'm', text, input: '4 dollars' is not a price; give US dollars"),
+        ({"text": {"input": -4}}, "price of 'm', text, input: -4 is not a price"),
+        ({"text": {"input": True}}, "price of 'm', text, input: True is not a price"),
         (
             {"text": {"input": 4, "cache": 1}},
             "price of 'm', text: unknown key cache; allowed are input, cached, output",

@@ -1,8 +1,7 @@
-"""What the conversation costs, and what it may cost. Pure: days and costs are handed in.
+"""The cost of the conversation and the budget of a day. Pure: days and costs are arguments.
 
-Each day has a limit in US dollars, one in seconds of audio, both or none; the one that is further spent counts. Two
-percentages are announced, once a day each: 80 as a warning, and 100, from where the budget `is_spent` until a new day
-begins.
+A day has a limit in US dollars, in seconds of audio, in both or in neither; the one of which more is spent counts.
+Two percentages are reported once a day: 80 as a warning, and 100, after which `is_spent` holds until the next day.
 """
 
 from __future__ import annotations
@@ -40,9 +39,9 @@ class Budget:
                 raise SettingsError(f"a budget of {limit!r} {name} a day: must be above 0; leave it out for no limit")
         self._limit_usd = limit_usd
         self._limit_s = limit_s
-        self._told = 0
+        self._reported = 0
         self.day = ""
-        """ISO date; "" before the first day has begun."""
+        """ISO date; "" before the first day."""
         self.spent_usd = 0.0
         self.spent_s = 0.0
         self.is_spent = False
@@ -50,13 +49,13 @@ class Budget:
 
     @property
     def share(self) -> float:
-        """What is spent of the limit, 0.0 for nothing and 1.0 for all of it; more is possible. 0.0 without limits."""
-        return max(_part(self.spent_usd, self._limit_usd), _part(self.spent_s, self._limit_s))
+        """The share of the limit that is spent: 1.0 is all of it, more is possible; 0.0 without limits."""
+        return max(_share(self.spent_usd, self._limit_usd), _share(self.spent_s, self._limit_s))
 
     def begin_day(self, day: str, spent_usd: float = 0.0, spent_s: float = 0.0) -> None:
-        """Begin a day with what was spent on it already; shares that it has passed are not told again.
+        """Start a day with the amounts already spent; percentages they have reached are not reported again.
 
-        The same day once more takes nothing back of what was counted since.
+        Starting the current day again never lowers its amounts.
 
         Args:
             day: ISO date, local time.
@@ -66,50 +65,49 @@ class Budget:
         if day == self.day:
             spent_usd, spent_s = max(spent_usd, self.spent_usd), max(spent_s, self.spent_s)
         else:
-            self._told = 0
+            self._reported = 0
         self.day, self.spent_usd, self.spent_s = day, spent_usd, spent_s
-        self._told = max(self._told, self._passed())
+        self._reported = max(self._reported, self._highest_reached())
 
     def add(self, usd: float | None, seconds: float) -> int | None:
-        """Add what one response or transcription has cost.
+        """Add the cost of a response or a transcription, or the audio of a turn.
 
         Args:
-            usd: US dollars; None where the price is not known, which counts as nothing.
-            seconds: Of audio, both ways.
+            usd: US dollars; None for an unknown price, which counts as 0.
+            seconds: Seconds of audio, both ways.
 
         Returns:
-            80 or 100 when that percentage of the budget is reached for the first time today (both at once: 100), else
-            None.
+            80 or 100 if that percentage is reached for the first time today (100 if both are), else None.
         """
         self.spent_usd += max(0.0, usd or 0.0)
         self.spent_s += max(0.0, seconds)
-        passed = self._passed()
-        if passed <= self._told:
+        reached = self._highest_reached()
+        if reached <= self._reported:
             return None
-        self._told = passed
-        return passed
+        self._reported = reached
+        return reached
 
     def warning(self, percent: int) -> BudgetWarning:
-        """Return the warning at this percentage, about the limit that is further spent."""
-        money, time = _part(self.spent_usd, self._limit_usd), _part(self.spent_s, self._limit_s)
+        """Return the warning for a percentage; it names the limit with the larger share spent."""
+        money, time = _share(self.spent_usd, self._limit_usd), _share(self.spent_s, self._limit_s)
         if self._limit_usd is not None and money >= time:
             return BudgetWarning(percent, "usd", self.spent_usd, self._limit_usd)
         return BudgetWarning(percent, "minutes", self.spent_s / 60, (self._limit_s or 0.0) / 60)
 
-    def _passed(self) -> int:
+    def _highest_reached(self) -> int:
         self.is_spent = self.share >= 1.0
         return next((share for share in SHARES if self.share >= share / 100), 0)
 
 
-def _part(spent: float, limit: float | None) -> float:
-    # Rounded: ten times ten cents are a dollar, though not as floats.
+def _share(spent: float, limit: float | None) -> float:
+    # Rounded, because ten times 0.1 is not exactly 1.0 in floats.
     return 0.0 if limit is None else round(spent / limit, 9)
 
 
 class Account:
-    """Counts tokens, money and seconds of audio: of the day for the budget, of the turn for its end.
+    """Counts US dollars and seconds of audio per day, for the budget, and tokens per turn, for its end.
 
-    Writes `Usage` and `BudgetWarning`; the machine restricts the links at 100 percent.
+    Emits `Usage` and `BudgetWarning`; `Procedures.count` restricts the links at 100 percent.
     """
 
     def __init__(self, policy: Policy, out: Outbox) -> None:
@@ -120,19 +118,19 @@ class Account:
 
     @property
     def only_endpoint(self) -> int | None:
-        """The endpoint that may still be used: with the budget spent, only the offline brain; None for any."""
+        """The only endpoint that may be used: the offline brain once the budget is spent; None for any."""
         return self._offline_endpoint if self.budget.is_spent else None
 
     def count(self, usd: float | None, usage: Mapping[str, Any], audio_s: float) -> int | None:
-        """Add to the day.
+        """Add to the totals of the day, and announce a spent budget.
 
         Args:
-            usd: US dollars; None where the price is not known.
-            usage: The ``usage`` object of the server.
+            usd: US dollars; None for an unknown price.
+            usage: The server's ``usage`` object.
             audio_s: Seconds of audio, both ways.
 
         Returns:
-            80 or 100 when that percentage of the budget is reached for the first time today, else None.
+            80 or 100 if that percentage is reached for the first time today, else None.
         """
         percent = self.budget.add(usd, audio_s)
         budget = self.budget
@@ -150,13 +148,13 @@ class Account:
         self._turn.update(token_counts(usage or {}))
 
     def end_turn(self) -> dict[str, int]:
-        """Return the tokens of all responses of the turn, by name."""
+        """Return the token counts of the turn by name, and reset them."""
         counts, self._turn = self._turn, Counter()
         return _by_name(counts)
 
 
 def token_counts(usage: Mapping[str, Any], prefix: str = "") -> Counter[str]:
-    """Flatten a ``usage`` object: ``input_token_details.audio_tokens`` is "input_audio_tokens"."""
+    """Flatten a ``usage`` object: ``input_token_details.audio_tokens`` becomes "input_audio_tokens"."""
     counts: Counter[str] = Counter()
     for key, value in usage.items():
         if isinstance(value, Mapping):

@@ -1,9 +1,8 @@
-"""The answer to the running turn: who gives it, what was asked for, and what came of it. Pure.
+"""The answer to the running turn: the agent that gives it, the request, and what was received. Pure.
 
-The server gives one response at a time: `ResponseSlot` says whose. `Playback` plays and checks what comes. There is
-one path of interruption (button, program, the server's turn detection, tripwire): flush the playback and raise the
-epoch, truncate each item that was queued and not heard whole, then cancel the response, or cancel it when it is
-created.
+The server runs one response at a time; `ResponseSlot` knows its turn. `Playback` checks and plays the output. There is
+one path of interruption (button, program, server turn detection, tripwire): flush the playback and raise the epoch,
+truncate each queued item that was not heard whole, then cancel the response, now or when it is created.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ OutputText: TypeAlias = (
 
 
 class Answer:
-    """The response slot, the playback, and what is known of the answer to the running turn.
+    """The response slot, the playback, and the answer to the running turn.
 
-    Writes ``response.create`` and ``response.cancel``, and the notices of agents and of text.
+    Sends ``response.create`` and ``response.cancel``, and emits the notices of agents and of text.
     """
 
     def __init__(self, policy: Policy, out: Outbox) -> None:
@@ -44,15 +43,15 @@ class Answer:
         self._out = out
         self.slot = ResponseSlot()
         self._unplayed_items: set[str] = set()
-        """Items of the assistant of which nothing was heard, to be deleted once they are done."""
+        """Assistant items that were not heard at all; they are deleted once they are done."""
         self.playback = Playback(policy, out)
         self.deadline = 0.0
-        """For the next sign of the answer, once the speech is taken; monotonic seconds."""
+        """For the next event of the answer, once the speech is taken; monotonic seconds."""
         self.speaker = Speaker()
         self.received = Received()
         self.asked = Asked()
 
-    # --- what others read ---------------------------------------------------------------------------------------
+    # --- state --------------------------------------------------------------------------------------------------
 
     @property
     def is_playing(self) -> bool:
@@ -60,37 +59,37 @@ class Answer:
 
     @property
     def is_under_way(self) -> bool:
-        """A response is open or wished for, or its text is being checked."""
+        """A response is open or wanted, or its text is being checked."""
         return self.asked.is_open or self.slot.wish is not None or self.playback.gate.is_busy
 
     @property
     def is_written(self) -> bool:
-        """The answer is text, not speech: by the session, or by what the program asked of this response."""
+        """The answer is text, not speech, by the session or by the options of this response."""
         own = self.asked.options.get("output_modalities")
         spec = self.speaker.spec
         return list(own) == ["text"] if own else spec is not None and spec.is_written
 
     @property
     def is_empty(self) -> bool:
-        """Nothing of it can be heard or read."""
+        """The answer has neither audio nor, if it is written, text."""
         return not (self.received.has_audio or (self.received.has_text and self.is_written))
 
     def answers(self, response_id: str, turn: str | None) -> bool:
-        """Whether a response answers the running turn; False for anything late, cancelled or foreign.
+        """Return whether a response answers the running turn; False if it is late, cancelled or of another turn.
 
         Args:
-            response_id: Of the response; a server that never sends ``response.created`` makes it known here.
+            response_id: Its id; adopted here if the server never sends ``response.created``.
             turn: The running turn; None while the user speaks.
         """
         request = self.slot.request
         return request is not None and request.turn == turn and self.slot.is_current(response_id)
 
     def is_unplayed(self, item: wire.Item, *, is_unheard: bool) -> bool:
-        """Whether an answer came too late to be played at all.
+        """Return whether none of an answer was played.
 
         Args:
-            item: As the server gives it.
-            is_unheard: It is in the history, and nothing says that it was heard.
+            item: The item of the server.
+            is_unheard: The history has the item, without a mark of how much was heard.
         """
         is_answer = item.type == "message" and item.role == "assistant"
         never = is_answer and is_unheard and item.id not in self.playback.played_items
@@ -101,7 +100,7 @@ class Answer:
         yield self.playback.gate.deadline
 
     def due(self) -> float:
-        """When the answer is late: nothing comes, or the playback stands still."""
+        """Return when the answer is late: nothing arrives, or the playback stalls."""
         return self.playback.stalled_at(self.deadline)
 
     # --- the running turn ---------------------------------------------------------------------------------------
@@ -113,19 +112,19 @@ class Answer:
         self.playback.guards, self.playback.must_finish = "", False
 
     def prolong(self, now: float) -> None:
-        """A sign of life came."""
+        """Restart the time limit: a part of the answer has arrived."""
         self.deadline = now + self._policy.answer_s
 
     def wait_until(self, deadline: float) -> None:
-        """Keep the deadline that the speech had."""
+        """Take over the deadline of the speech."""
         self.deadline = deadline
 
     def use(self, options: Mapping[str, Any]) -> None:
-        """Take what the program wants of the response beyond the session's settings."""
+        """Use these response options of the program on top of the session's settings."""
         self.asked.options = options
 
     def end(self) -> int:
-        """The turn is over; returns the frames of its answer."""
+        """End the turn; returns the frames of audio that were received for it."""
         if not self.playback.gate.is_empty:
             self.playback.gate.reset()
         if self.speaker.agent:
@@ -133,7 +132,7 @@ class Answer:
         return self.received.frames
 
     def hand_over(self, before: str, to: str, *, is_answering: bool) -> None:
-        """The server accepted another agent, which continues the answer."""
+        """Change the agent: the server has accepted another, which continues the answer."""
         speaker = self.speaker
         has_spoken = is_answering and bool(speaker.agent)
         if has_spoken:
@@ -146,14 +145,14 @@ class Answer:
     # --- the response -------------------------------------------------------------------------------------------
 
     def ask(self, turn: str, spec: AgentSpec, *, rounds: int, is_taken: bool, is_free: bool, now: float) -> None:
-        """Send the ``response.create`` that was granted.
+        """Send ``response.create``; the slot has granted it.
 
         Args:
             turn: The running turn.
             spec: The agent in force.
             rounds: Responses of this turn that made calls.
-            is_taken: The speech is taken.
-            is_free: The offline brain answers.
+            is_taken: Whether the server has the speech.
+            is_free: Whether the offline brain answers.
             now: Monotonic seconds.
         """
         event_id = self._out.next_event_id()
@@ -165,66 +164,66 @@ class Answer:
         self._out.send(wire.ResponseCreate(event_id=event_id, response=response))
 
     def open(self, spec: AgentSpec, *, is_taken: bool, is_free: bool, now: float) -> None:
-        """A response was asked for."""
+        """Note that a response was requested."""
         asked = self.asked
         asked.is_open, asked.is_done, asked.is_free = True, False, is_free
-        self._speak(spec)
+        self._set_speaker(spec)
         if is_taken and not asked.is_retry:
             self.prolong(now)
         if not self.speaker.agent:
             self.speaker.agent = spec.agent
             self._out.emit(AgentStart(spec.agent))
 
-    def _speak(self, spec: AgentSpec) -> None:
+    def _set_speaker(self, spec: AgentSpec) -> None:
         self.speaker.spec = spec
         self.playback.guards = spec.agent if spec.has_output_guardrails else ""
 
     def created(self, response: wire.Response) -> bool:
-        """Decide on a ``response.created``; returns whether the response is the one that was asked for."""
+        """Handle ``response.created``; returns whether it is the response that was requested."""
         arrival = self.slot.created(response)
         if arrival is Arrival.CANCEL:
             self._out.send(wire.ResponseCancel(response_id=response.id))
         return arrival is Arrival.ACCEPT
 
     def accept(self, spec: AgentSpec) -> None:
-        """The response begins; the server's events are in order, so it is given by the agent in force."""
+        """Start the response; events are in order, so the agent now in force gives it."""
         self.speaker.first_sentence = ""
-        self._speak(spec)
+        self._set_speaker(spec)
 
     def close(self) -> None:
-        """The response to this turn is done."""
+        """Handle the end of the response."""
         self.speaker.first_sentence = ""
         self.asked.is_open = False
 
     def retry(self) -> None:
-        """Ask for the response of this turn again, and wait no longer for it."""
+        """Note that the request will be repeated; its deadline stays the same."""
         self.asked.is_open = False
         self.asked.is_retry = True
 
     def end_wait(self) -> None:
-        """The response that was asked for again is over: the next has a deadline of its own."""
+        """Give the next response a new deadline: the repeated request is over."""
         self.asked.is_retry = False
 
     def unlink(self) -> None:
-        """The connection is gone: no response of it is open."""
+        """Note that the connection was lost, and the open response with it."""
         self.asked.is_open = False
 
     def cancel(self, now: float) -> None:
-        """Cancel the response, now or when it is created."""
+        """Cancel the response, now or once it is created."""
         response_id = self.slot.cancel(now + self._policy.cancel_s)
         if response_id is not None:
             self._out.send(wire.ResponseCancel(response_id=response_id))
 
-    # --- what came of it ----------------------------------------------------------------------------------------
+    # --- output -------------------------------------------------------------------------------------------------
 
     def hear(self, event: wire.OutputAudioDelta, link: int, now: float) -> None:
-        """Take a piece of audio."""
+        """Handle a piece of audio."""
         self.received.has_output = self.received.has_audio = True
         self.received.frames += len(event.delta) // 2
         self.playback.feed(event, link, now)
 
     def read(self, event: OutputText, text: str, turn: str, now: float, *, is_final: bool) -> None:
-        """Take a piece of text, or all of it."""
+        """Handle a piece of text, or (`is_final`) the whole text."""
         if text:
             self.received.has_output = self.received.has_text = True
             if self.is_written:
@@ -235,28 +234,28 @@ class Answer:
         self.playback.read(event.item_id, event.content_index, text, now, is_final=is_final)
 
     def release(self, link: int, now: float) -> None:
-        """Play what the guardrails have passed."""
+        """Play the audio that the guardrails have passed."""
         self.playback.release(link, now, is_over=not self.asked.is_open)
 
     def note_output(self) -> None:
-        """A call came: after this, replaying the turn would repeat side effects."""
+        """Note a call: after this, replaying the turn would repeat side effects."""
         self.received.has_output = True
 
     def begin_with(self, first_sentence: str) -> None:
-        """The next response begins with this sentence."""
+        """Let the next response begin with this sentence."""
         self.speaker.first_sentence = first_sentence
 
     def finish(self) -> None:
-        """All of the answer is here."""
+        """Note that the answer is complete."""
         self.asked.is_done = True
 
     def fail(self, kind: TroubleKind, detail: str = "") -> None:
-        """The answer is not whole; reported after the received part has played."""
+        """Note that the answer is incomplete; reported after the received part has played."""
         self.received.failure = kind
         self.received.failure_detail = detail
 
     def begin_again(self) -> int:
-        """A guardrail stopped the response; returns how many it stopped in this turn."""
+        """Discard the response that a guardrail stopped; returns how many were stopped in this turn."""
         self.asked.trips += 1
         self.speaker.said = ""
         self.received.has_audio = self.received.has_text = False
@@ -264,7 +263,7 @@ class Answer:
         return self.asked.trips
 
     def note_unplayed(self, item_id: str, *, is_done: bool) -> None:
-        """Remember an item of which nothing was heard until it is done, and is deleted."""
+        """Remember an unheard item until it is done; it is deleted then."""
         if is_done:
             self._unplayed_items.discard(item_id)
         else:
@@ -273,12 +272,12 @@ class Answer:
     # --- connections --------------------------------------------------------------------------------------------
 
     def forget_link(self) -> None:
-        """The connection is gone: its response, and what it would still have sent."""
+        """Forget the response of the lost connection and its unheard items."""
         self.slot.reset()
         self._unplayed_items.clear()
 
     def cut_off(self) -> None:
-        """The connection took the rest of the answer: what was released plays to its end."""
+        """End the answer where the lost connection cut it; released audio plays to its end."""
         self.playback.gate.drop_held()
         self.playback.finish()
         self.finish()

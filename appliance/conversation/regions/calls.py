@@ -1,14 +1,14 @@
-"""The calls of the model that are not answered yet: tools, handoffs, and calls of MCP servers. Pure.
+"""The open calls of the model: tools, handoffs and MCP calls. Pure.
 
-Theory of operation. A call goes through at most these stages, and is answered to the model exactly once, whatever
-becomes of it::
+Theory of operation. A call goes through at most these stages, and the model gets exactly one output for it, unless its
+connection is lost::
 
-    CHECKING ──(a predicate says whether the user must approve)──► APPROVAL ──(tap, `approve`)──► RUNNING ──► closed
-        └───────────────────────── no approval needed ──────────────────────────────────────────────▲
+    CHECKING ──(the predicate asks for approval)──► APPROVAL ──(tap, `approve`)──► RUNNING ──► closed
+        └────────────────── no approval needed ───────────────────────────────────────▲
 
-A handoff is RUNNING from the start: its agent is being prepared, then the server is asked to take it. A call of an
-MCP server waits in APPROVAL only; the server runs it. Each stage has a deadline. A method that closes a call returns
-`Closed`: the machine writes its output into the history and asks for the next response.
+A handoff is RUNNING from the start: its agent is prepared, then a ``session.update`` asks the server to accept it. An
+MCP call waits for us in APPROVAL only; the server runs it. Each stage has a deadline. A method that closes a call
+returns `Closed`: `Procedures.close_call` adds its output to the history and requests the next response.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from appliance.realtime import protocol as wire
 
 __all__ = ["Calls"]
 
-_LOOK_AGAIN_S = 0.5
-_MCP_ITEM_S = 1.0  # between the end of a call of an MCP server and its item
-_TOOL_GRACE_S = 2.0  # a tool's own time-out comes first: its error says more
+_WORKING_RETRY_S = 0.5
+_MCP_ITEM_S = 1.0  # between the end of an MCP call and its item
+_TOOL_GRACE_S = 2.0  # lets the tool's own time-out fire first: its error says more
 
 
 class Calls:
-    """The open calls by id, those of the running turn, and what the user decided for every call of a tool.
+    """The open calls, and the user's decisions for every call of a tool.
 
-    Writes `RunTool`, `CancelTool`, `CheckApproval`, `PrepareAgent` for a handoff, and the notices of calls.
+    Emits `RunTool`, `CancelTool`, `CheckApproval`, `PrepareAgent` for a handoff, and the notices of calls.
     """
 
     def __init__(self, policy: Policy, out: Outbox, report: Report) -> None:
@@ -44,38 +44,38 @@ class Calls:
         self._out = out
         self._report = report
         self.open = OpenCalls()
-        self._always: dict[tuple[str, str], tuple[bool, str]] = {}
-        """What the user decided for every call of a tool: (agent, tool) → (whether approved, message)."""
+        self._decisions: dict[tuple[str, str], tuple[bool, str]] = {}
+        """Decisions for all calls of a tool: (agent, tool) → (whether approved, message)."""
 
     # --- the running turn ---------------------------------------------------------------------------------------
 
     def forget_round(self) -> None:
-        """The answer was stopped: its calls are not spoken about."""
+        """Forget the calls of a stopped answer: the model does not speak about them."""
         self.open.round.open.clear()
         self.open.round.seen.clear()
 
     def speak_of_mcp(self) -> None:
-        """The model has already spoken about the calls of MCP servers."""
+        """Forget the MCP calls of this round: the model has already spoken about them."""
         self.open.round.seen -= self.open.round.mcp
 
     # --- function calls -----------------------------------------------------------------------------------------
 
-    def take(self, item: wire.Item, made: Made, now: float) -> Call | None:
-        """Take a function call of the model; None if it is not whole, or known."""
+    def take(self, item: wire.Item, origin: Made, now: float) -> Call | None:
+        """Open a function call of the model; returns None if it is incomplete or already known."""
         if item.status in ("incomplete", "in_progress") or not self.open.is_unknown(item.call_id):
             return None
-        return self._add("tool", item.call_id, item.name, item.arguments, made, now)
+        return self._add("tool", item.call_id, item.name, item.arguments, origin, now)
 
     def _add(
-        self, kind: Literal["tool", "mcp"], call_id: str, name: str, arguments: str, made: Made, now: float
+        self, kind: Literal["tool", "mcp"], call_id: str, name: str, arguments: str, origin: Made, now: float
     ) -> Call:
         deadline = now + self._policy.tool_s
-        call = Call(call_id, kind, name, arguments, made.agent, made.turn, made.link, now, deadline)
+        call = Call(call_id, kind, name, arguments, origin.agent, origin.turn, origin.link, now, deadline)
         self.open.add(call)
         return call
 
     def begin(self, call: Call, spec: AgentSpec, agent_in_force: str, now: float) -> Closed | None:
-        """Begin a call as the agent that made it treats it."""
+        """Start a call by the rules of the agent that made it; returns it closed if it is refused."""
         if self.open.round.number >= self._policy.max_tool_rounds:
             return self._refuse(call, self._policy.output("too_many"))
         if call.name in spec.disabled:
@@ -89,7 +89,7 @@ class Calls:
         return self._begin_tool(call, card, now)
 
     def _begin_tool(self, call: Call, card: ToolCard, now: float) -> Closed | None:
-        decided = self._always.get((call.agent, call.name))
+        decided = self._decisions.get((call.agent, call.name))
         if card.approval == "never" or (decided is not None and decided[0]):
             return self._run(call, now)
         if decided is not None:
@@ -126,7 +126,7 @@ class Calls:
         self._out.emit(ToolStart(call.turn, call.call_id, call.name, call.arguments, call.agent))
 
     def finish(self, event: ToolFinished, running_turn: str | None) -> Closed | None:
-        """A tool reports its end."""
+        """Handle the end of a tool."""
         call = self.open.get(event.call_id)
         if call is None or call.kind != "tool" or call.stage is not Stage.RUNNING:
             return None
@@ -135,7 +135,7 @@ class Calls:
         return self.close(call, event.output, is_error=event.is_error)
 
     def close(self, call: Call, output: str, *, is_error: bool) -> Closed:
-        """Answer a call; also after a barge-in, because a call without output confuses the model for good."""
+        """Close a call with an output; also after a barge-in, because a call without one confuses the model."""
         self.open.pop(call.call_id)
         if call.kind == "mcp":
             return Closed(call, output, "reject" if call.awaits_approval else "none")
@@ -143,15 +143,15 @@ class Calls:
         return Closed(call, output, "output")
 
     def _refuse(self, call: Call, output: str) -> Closed:
-        """Answer a call without making it."""
+        """Close a call without running it."""
         call.stage = Stage.RUNNING
         self._start(call)
         return self.close(call, output, is_error=True)
 
     def dismiss(self, item: wire.Item) -> bool:
-        """Take a call of a response that was interrupted; returns whether it must be answered as not made."""
-        is_whole = item.type == "function_call" and item.status not in ("incomplete", "in_progress")
-        return is_whole and self.open.is_first_seen(item.call_id)
+        """Handle an item of an interrupted response; returns whether it is a call that needs an output."""
+        is_complete = item.type == "function_call" and item.status not in ("incomplete", "in_progress")
+        return is_complete and self.open.is_first_seen(item.call_id)
 
     # --- approval -----------------------------------------------------------------------------------------------
 
@@ -168,7 +168,7 @@ class Calls:
         self._out.announce(Sentence("approval.ask", {"tool": call.name.replace("_", " ")}), "approval")
 
     def checked(self, event: ApprovalChecked, now: float) -> Closed | None:
-        """The predicate of a tool said whether this call needs approval."""
+        """Run a call, request approval or refuse it, as its predicate decided."""
         call = self.open.get(event.call_id)
         if call is None or call.stage is not Stage.CHECKING:
             return None
@@ -177,13 +177,13 @@ class Calls:
         return self._request_approval(call, now) if event.needed else self._run(call, now)
 
     def pressed_for(self, pressed_at: float) -> Call | None:
-        """Return the call that a tap or a hold decides: pressed after the user was asked."""
+        """Return the call that a tap or a hold decides; None if the press came before the question."""
         call = self.open.awaiting_approval
         return call if call is not None and pressed_at >= call.asked_at else None
 
     def decide_always(self, call: Call, *, approves: bool, message: str) -> list[Call]:
-        """Decide every call of a tool from now on; returns those that wait."""
-        self._always[call.agent, call.name] = (approves, message)
+        """Remember a decision for every call of a tool; returns the calls that wait for it."""
+        self._decisions[call.agent, call.name] = (approves, message)
         return [one for one in self.open if one.awaits_approval and (one.agent, one.name) == (call.agent, call.name)]
 
     def approve(self, call: Call, now: float) -> Closed | None:
@@ -198,19 +198,19 @@ class Calls:
         self.open.pop(call.call_id)
         return Closed(call, reason, "approve" if approves else "reject")
 
-    # --- calls of MCP servers -----------------------------------------------------------------------------------
+    # --- MCP calls ----------------------------------------------------------------------------------------------
 
-    def take_mcp_request(self, item: wire.Item, made: Made, now: float) -> Closed | None:
-        """The server asks whether a call of an MCP server may be made."""
-        call = self._add("mcp", item.id, f"{item.server_label}.{item.name}", item.arguments, made, now)
-        decided = self._always.get((call.agent, call.name))
+    def take_mcp_request(self, item: wire.Item, origin: Made, now: float) -> Closed | None:
+        """Open the server's request to approve an MCP call."""
+        call = self._add("mcp", item.id, f"{item.server_label}.{item.name}", item.arguments, origin, now)
+        decided = self._decisions.get((call.agent, call.name))
         if decided is None:
             return self._request_approval(call, now)
         return self._decide_mcp(call, approves=decided[0], reason=decided[1])
 
-    def take_mcp(self, item: wire.Item, made: Made, now: float) -> None:
-        """The server runs a call itself: the turn waits for it, as for one of ours."""
-        self._add("mcp", item.id, f"{item.server_label}.{item.name}", item.arguments, made, now)
+    def take_mcp(self, item: wire.Item, origin: Made, now: float) -> None:
+        """Open an MCP call, which the server runs; the turn waits for it like for a tool."""
+        self._add("mcp", item.id, f"{item.server_label}.{item.name}", item.arguments, origin, now)
         self.open.round.mcp.add(item.id)
 
     def mcp_arguments(self, event: wire.McpCallArgumentsDone) -> None:
@@ -225,18 +225,18 @@ class Calls:
             self._start(call)
 
     def mcp_over(self, item_id: str, now: float, *, is_error: bool) -> None:
-        """The server has run it; its output is in the item, which follows."""
+        """Note the end of an MCP call; its item follows with the output."""
         if (call := self.open.get_mcp(item_id)) is not None:
             call.outcome = "error" if is_error else "ok"
             call.deadline = now + _MCP_ITEM_S
 
     def close_mcp(self, item: wire.Item) -> Closed | None:
-        """The item of a call is done."""
+        """Close an MCP call with its item."""
         call = self.open.get_mcp(item.id)
         if call is None:
             return None
         if item.status == "in_progress" and not call.outcome and item.output is None and item.error is None:
-            return None  # listed by a response that ended before the call did
+            return None  # response.done lists a call that is still running
         call.arguments = call.arguments or item.arguments
         output = item.output if item.output is not None else mcp_error(item.error)
         return self._end_mcp(call, output, is_error=call.outcome == "error" or item.error is not None)
@@ -249,19 +249,19 @@ class Calls:
     # --- time ---------------------------------------------------------------------------------------------------
 
     def work(self, now: float, running_turn: str | None, *, is_playing: bool) -> None:
-        """A tool takes a while: the user hears that it does, as soon as there is nothing else to hear."""
+        """Play the working cue for slow tools of the running turn, once nothing else plays."""
         for call in self.open.working(now):
             if call.turn != running_turn:
                 continue
             if is_playing:
-                call.working_at = now + _LOOK_AGAIN_S
+                call.working_at = now + _WORKING_RETRY_S
                 continue
             self._out.earcon("working")
             if isinstance(call.card, ToolCard) and call.card.filler:
                 self._out.announce(call.card.filler, "working")
 
     def give_up(self, call: Call, now: float) -> Closed | None:
-        """Stop waiting for a call that is no handoff."""
+        """Stop waiting for a late call that is not a handoff."""
         if call.awaits_approval:
             return self.reject(call, self._policy.output("unanswered"))
         if call.stage is Stage.CHECKING:
@@ -277,7 +277,7 @@ class Calls:
     # --- abandoned calls ----------------------------------------------------------------------------------------
 
     def release(self, call: Call, why: str) -> Closed | None:
-        """The turn of a call is over: what has not begun never will, what can be cancelled is, the rest runs on."""
+        """Release a call of an ended turn: close it if it waits, cancel it if it is cancellable, else let it run."""
         if call.stage is not Stage.RUNNING:
             if call.kind != "mcp":
                 self._start(call)
@@ -288,12 +288,12 @@ class Calls:
         return None
 
     def drop(self) -> None:
-        """The connection of the running turn's calls is gone."""
-        for call_id in sorted(self.open.round.open):  # in one order, whatever the hashes: a replay compares
+        """Drop the calls of the running turn: their connection is lost."""
+        for call_id in sorted(self.open.round.open):  # sorted: a set has no fixed order, and a replay compares
             self._lose(call_id)
 
     def drop_others(self, running_turn: str | None) -> None:
-        """The connection is gone: nobody waits for the answers to calls of other turns."""
+        """Drop the calls of other turns: their connection is lost."""
         for call in self.open:
             if call.turn != running_turn:
                 self._lose(call.call_id)

@@ -1,4 +1,4 @@
-"""The device itself: button, cards, mute, alarms, the pre-roll, and the trouble that the light shows. Pure."""
+"""The device: button, sound cards, mute, alarms, pre-roll, and the trouble that the light shows. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Device"]
 
 
 class PreRoll:
-    """The newest periods of the microphone: at least `frames` once they were heard, at most a period more."""
+    """The newest periods of the microphone: `frames` and at most one period more."""
 
     def __init__(self, frames: int) -> None:
         self._wanted = frames
@@ -33,7 +33,7 @@ class PreRoll:
             self._frames -= len(self._periods.popleft().pcm) // 2
 
     def take(self) -> list[AudioCaptured]:
-        """Return what is kept, oldest first, and keep nothing of it."""
+        """Return the kept periods, oldest first, and forget them."""
         periods, self._periods, self._frames = list(self._periods), deque(), 0
         return periods
 
@@ -43,9 +43,9 @@ class PreRoll:
 
 
 class Device:
-    """What stands on the shelf, whether or not somebody talks.
+    """The state of the hardware, independent of turns.
 
-    Owns button gestures, lost cards, mute, alarms, the pre-roll, running timers and the last trouble.
+    Owns button gestures, lost cards, mute, alarms, the pre-roll, the number of running timers and the last trouble.
     """
 
     def __init__(self, policy: Policy, out: Outbox, *, is_muted: bool) -> None:
@@ -61,13 +61,13 @@ class Device:
         self._was_released = False
         self._pre_roll = PreRoll(policy.pre_roll_ms * SAMPLE_RATE // 1000)
         self.captured_at = 0.0
-        """When the newest period of the microphone came, monotonic seconds."""
+        """When the newest microphone period arrived, monotonic seconds."""
         self.is_muted = is_muted
-        self._lost: dict[Direction, str] = {}
+        self._lost_cards: dict[Direction, str] = {}
         self.alarms = Alarms(out, length_s=policy.alarm_s, every_s=policy.alarm_every_s)
         self.timers_running = 0
         self.trouble: TroubleKind | Literal[""] = ""
-        """The kind of the last trouble that still matters."""
+        """The kind of the last trouble; "" once a new connection is ready."""
         self._error_until: float | None = None
 
     @property
@@ -80,23 +80,23 @@ class Device:
 
     @property
     def has_error(self) -> bool:
-        """Something went wrong a moment ago."""
+        """The error light is on."""
         return self._error_until is not None
 
     @property
     def cards_lost(self) -> tuple[Direction, ...]:
-        return tuple(sorted(self._lost))
+        return tuple(sorted(self._lost_cards))
 
     @property
     def has_speaker(self) -> bool:
-        return "playback" not in self._lost
+        return "playback" not in self._lost_cards
 
     @property
     def refusal(self) -> TroubleKind | None:
-        """Why no turn can begin now; None if one can."""
+        """Why no turn can start now; None if one can."""
         if self.is_muted:
             return "muted"
-        return "no_microphone" if "capture" in self._lost else None
+        return "no_microphone" if "capture" in self._lost_cards else None
 
     def deadlines(self) -> Iterator[float | None]:
         yield self._gestures.deadline
@@ -111,7 +111,7 @@ class Device:
     # --- the button ---------------------------------------------------------------------------------------------
 
     def edge(self, event: ButtonEdge, now: float) -> list[Gesture]:
-        """Take one reading of the button; one that was never released since the start is no person's press."""
+        """Handle one reading of the button; a button held since the start is not a press until it was released."""
         self._was_released = self._was_released or not event.pressed
         is_guarded = self._started_at is None or (
             not self._was_released and now < self._started_at + self._policy.start_guard_s
@@ -124,7 +124,7 @@ class Device:
     # --- microphone, cards and mute -----------------------------------------------------------------------------
 
     def keep(self, period: AudioCaptured) -> None:
-        """Keep a period that no turn takes, for a press that comes a little late."""
+        """Add a period to the pre-roll, for a press that comes after the first word."""
         self._pre_roll.keep(period)
 
     def take_pre_roll(self) -> list[AudioCaptured]:
@@ -133,16 +133,16 @@ class Device:
     def lose_card(self, direction: Direction, reason: str, now: float) -> None:
         """Report a lost card."""
         kind: TroubleKind = "no_microphone" if direction == "capture" else "no_speaker"
-        self._lost[direction] = reason
+        self._lost_cards[direction] = reason
         self.report(kind, now, detail=reason)
         if direction == "capture":
             self._pre_roll.forget()
 
     def find_card(self, direction: Direction) -> None:
-        self._lost.pop(direction, None)
+        self._lost_cards.pop(direction, None)
 
     def switch_mute(self, is_muted: bool) -> bool:
-        """Take the switch's position; returns whether it changed."""
+        """Set the mute state; returns whether it changed."""
         if is_muted == self.is_muted:
             return False
         self.is_muted = is_muted
@@ -162,7 +162,7 @@ class Device:
         return self.alarms.deadline is not None and now >= self.alarms.deadline
 
     def plan_ring(self, now: float) -> bool:
-        """Plan the next ring; returns whether to ring now, False when it was long enough."""
+        """Schedule the next ring; returns whether to ring now, False after the time limit."""
         return self.alarms.sound(now)
 
     def ring(self) -> None:
@@ -178,13 +178,13 @@ class Device:
     # --- troubles -----------------------------------------------------------------------------------------------
 
     def report(self, kind: TroubleKind, now: float, *, detail: str = "", flash: bool = True) -> None:
-        """Report a trouble.
+        """Emit an `Error`, and light the error light.
 
         Args:
             kind: What went wrong.
             now: Monotonic seconds.
-            detail: Technical, for the observers; "" if the kind says everything.
-            flash: Whether the light shows an error for a moment.
+            detail: Technical, for observers; "" if the kind says everything.
+            flash: Whether to light the error light.
         """
         self.trouble = kind
         if flash:

@@ -1,4 +1,7 @@
-"""What a turn must wait for before it is answered: new instructions, and its input guardrails. Pure."""
+"""The conditions that a turn waits for before its response is requested. Pure.
+
+They are new instructions of the agent, and the input guardrails.
+"""
 
 from __future__ import annotations
 
@@ -15,66 +18,66 @@ _REMEMBERED = 64  # refused turns whose item the server may still confirm
 
 
 class Gate:
-    """Holds back the answer to the running turn.
+    """Holds back the response to the running turn.
 
-    Writes `PrepareAgent` and `CheckText`; their answers open it, and so does a time-out of the instructions.
+    Emits `PrepareAgent` and `CheckText`; their results open the gate, and so does a time-out of the instructions.
     """
 
     def __init__(self, policy: Policy, out: Outbox) -> None:
         self._policy = policy
         self._out = out
         self.is_prepared = True
-        """The agent's instructions for this turn are in force."""
+        """False while the instructions for this turn are pending."""
         self.is_checked = True
-        """The input guardrails found nothing, or there are none."""
+        """False while the input guardrails are pending."""
         self.has_passed = False
-        """The input guardrails found nothing: they are not asked again on another connection."""
-        self._prepared_by = 0.0
-        self._checked_by = 0.0
+        """The input guardrails have passed this turn: they do not run again on another connection."""
+        self._prepare_deadline = 0.0
+        self._check_deadline = 0.0
         self._refused_turns: deque[str] = deque(maxlen=_REMEMBERED)
 
     def deadline(self, default: float) -> float:
-        """When the first wait ends; `default` if there is none."""
-        waits = [self._prepared_by] * (not self.is_prepared) + [self._checked_by] * (not self.is_checked)
+        """Return the earlier deadline of the pending waits; `default` if there is none."""
+        waits = [self._prepare_deadline] * (not self.is_prepared) + [self._check_deadline] * (not self.is_checked)
         return min(waits, default=default)
 
     def are_instructions_late(self, now: float) -> bool:
-        return not self.is_prepared and now >= self._prepared_by
+        return not self.is_prepared and now >= self._prepare_deadline
 
     def is_check_late(self, now: float) -> bool:
-        return not self.is_checked and now >= self._checked_by
+        return not self.is_checked and now >= self._check_deadline
 
     def refuses(self, turn: str) -> bool:
-        """Whether a turn ended before the input guardrails passed it: the model must not know what was said."""
+        """Return whether a turn ended before its input check passed: its items must not stay on the server."""
         return turn in self._refused_turns
 
     def prepare(self, key: TurnKey, agent: str, now: float) -> None:
-        """Ask the agent for the instructions of this turn."""
+        """Request the agent's instructions for this turn."""
         self.is_prepared = False
-        self._prepared_by = now + self._policy.prepare_s
+        self._prepare_deadline = now + self._policy.prepare_s
         self._out.do(PrepareAgent(key, agent, "turn"))
 
     def prepared(self) -> None:
         self.is_prepared = True
 
     def await_words(self, now: float) -> None:
-        """Wait for the words of the user, which the guardrails check."""
+        """Wait for the transcript, which the guardrails check."""
         self.is_checked = False
-        self._checked_by = now + self._policy.transcript_s
+        self._check_deadline = now + self._policy.transcript_s
 
     def check(self, key: InputCheck, agent: str, text: str, now: float) -> None:
-        self._checked_by = now + self._policy.guardrail_s
+        self._check_deadline = now + self._policy.guardrail_s
         self._out.do(CheckText(key, agent, "input", text))
 
     def checked(self) -> None:
-        """The guardrails found nothing."""
+        """Open the gate: the guardrails have passed the turn."""
         self.is_checked = self.has_passed = True
 
     def end(self, turn: str) -> bool:
-        """The turn is over; returns whether it ended unchecked, so that its items must be deleted."""
-        is_refused_turns = not self.is_checked
-        if is_refused_turns:
+        """End the turn; returns whether it ended unchecked, so that its items must be deleted."""
+        is_unchecked = not self.is_checked
+        if is_unchecked:
             self._refused_turns.append(turn)
         self.is_prepared = self.is_checked = True
         self.has_passed = False
-        return is_refused_turns
+        return is_unchecked

@@ -1,4 +1,4 @@
-"""The conversation so far, and what each connection is sent of it. Pure."""
+"""The items of the conversation, and the frames that keep each connection in step. Pure."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["History"]
 
 
 class History:
-    """Keeps the items of the conversation over all its connections.
+    """Keeps the items of the conversation across connections.
 
-    Owns the items and their order. Writes every change as a notice, then as a frame to the server where it is ours.
+    Owns the items and their order. Emits a notice for every change; a change of our own is then sent to the server.
     """
 
     def __init__(self, policy: Policy, out: Outbox, items: Sequence[HistoryItem]) -> None:
@@ -35,15 +35,15 @@ class History:
         return self._list.get(item_id)
 
     def apply(self, event: wire.ServerEvent) -> None:
-        """Take an event of the conversation; the machine passes none of out-of-band responses."""
+        """Apply a server event; those of out-of-band responses are not passed here."""
         self._out.emit(*self._list.apply(event))
 
     def end_open(self) -> None:
-        """The connection is gone: nothing more comes for what is in progress."""
+        """Mark items in progress as incomplete: their connection is lost."""
         self._out.emit(*self._list.end_open())
 
     def remove(self, item_id: str) -> None:
-        """Forget an item that the server does not have."""
+        """Remove an item that the server does not have."""
         self._out.emit(*self._list.remove(item_id))
 
     def delete(self, item_id: str) -> None:
@@ -55,42 +55,42 @@ class History:
             )
 
     def cut(self, item_id: str, heard_ms: int, received_ms: int, *, is_elsewhere: bool) -> None:
-        """Mark an answer as heard up to a point.
+        """Mark how much of an answer was heard, and cut its text to that.
 
         Args:
-            item_id: An item of the assistant; others are left alone.
-            heard_ms: Milliseconds of it that were heard.
-            received_ms: How long what was received of it is.
-            is_elsewhere: It was played from a connection before this one, which was sent all of it: it is created
-                again as it was heard, because a server truncates only its own audio.
+            item_id: An assistant item; any other is ignored.
+            heard_ms: Milliseconds that were heard.
+            received_ms: Milliseconds that were received.
+            is_elsewhere: Whether the audio came from an earlier connection. The item is then deleted and created
+                again with the heard text, because a server truncates only its own audio.
         """
         changes = self._list.cut(item_id, heard_ms, received_ms)
         self._out.emit(*changes)
         if not changes or changes[0].item is None or not is_elsewhere or self._out.link is None:
             return
-        item = changes[0].item  # as it was heard
+        item = changes[0].item
         previous = self._list.before(item_id) or "root"
         self.delete(item_id)
         if wire_item(item) is not None:
             self._insert(replace(item, id=self._list.new_id()), previous)
 
     def remove_unplayed(self, played: Sequence[str]) -> None:
-        """Forget answers that the lost connection cut off before any of them was heard."""
+        """Remove incomplete answers of the lost connection that were not heard at all."""
         for item in self._list.items:
             is_cut = item.role == "assistant" and item.status == "incomplete" and item.heard_ms is None
             if is_cut and item.id not in played:
                 self.remove(item.id)
 
     def replace(self, items: Sequence[HistoryItem]) -> None:
-        """Make the conversation into another one: delete what is missing, create what is new."""
+        """Replace the conversation: delete the items that are missing in `items`, create the new ones."""
         deletes, creates = self._list.diff(items)
         for item_id in deletes:
             self.delete(item_id)
-        instead: dict[str, str] = {}
+        substitutes: dict[str, str] = {}
         for item, before in creates:
-            previous = instead.get(before, before)
+            previous = substitutes.get(before, before)
             if wire_item(item) is None:
-                instead[item.id] = previous  # no server takes it: what follows it follows the one before it
+                substitutes[item.id] = previous  # cannot be created: the next item goes behind its predecessor
             else:
                 self._insert(item, previous)
 
@@ -101,13 +101,13 @@ class History:
         for frame in frames:
             self._create(frame)
 
-    # --- items of ours ------------------------------------------------------------------------------------------
+    # --- our own items ------------------------------------------------------------------------------------------
 
     def add_message(self, item: Mapping[str, Any], text: str) -> None:
-        """Add a message item of the Realtime API; its `id` is ours."""
+        """Add a message item of the Realtime API, with our own `id`."""
         images = tuple(str(part["image_url"]) for part in item.get("content", ()) if "image_url" in part)
-        known = HistoryItem(id=str(item["id"]), role=str(item["role"]), text=text, images=images)
-        self._add(known, dict(item))
+        added = HistoryItem(id=str(item["id"]), role=str(item["role"]), text=text, images=images)
+        self._add(added, dict(item))
 
     def add_system_message(self, text: str) -> None:
         content = [{"type": "input_text", "text": text}]
@@ -115,14 +115,14 @@ class History:
 
     def add_output(self, call_id: str, output: str) -> None:
         """Add the output of a function call."""
-        known = HistoryItem(id=self._list.new_id(), type="function_call_output", call_id=call_id, output=output)
-        self._add(known, {"id": known.id, "type": known.type, "call_id": call_id, "output": output})
+        added = HistoryItem(id=self._list.new_id(), type="function_call_output", call_id=call_id, output=output)
+        self._add(added, {"id": added.id, "type": added.type, "call_id": call_id, "output": output})
 
     def add_verdict(self, request_id: str, *, approves: bool, reason: str) -> None:
         """Answer the approval request of an MCP server."""
-        known = HistoryItem(id=self._list.new_id(), type="mcp_approval_response")
-        frame = {"id": known.id, "type": known.type, "approval_request_id": request_id, "approve": approves}
-        self._add(known, frame | ({"reason": reason} if reason and not approves else {}))
+        added = HistoryItem(id=self._list.new_id(), type="mcp_approval_response")
+        frame = {"id": added.id, "type": added.type, "approval_request_id": request_id, "approve": approves}
+        self._add(added, frame | ({"reason": reason} if reason and not approves else {}))
 
     def _add(self, item: HistoryItem, frame: wire.JsonObject) -> None:
         self._out.emit(*self._list.insert(item, None))

@@ -1,15 +1,15 @@
 """The active connection and, while rotating or failing back, a spare. Pure.
 
 Theory of operation. Endpoints are a list in the order of preference (cloud, a server in the house, the offline
-brain). The *main* link is none (waiting until `retry_at`), connecting (until ``session.created``), or ready.
+brain). The *main* link is None (until `retry_at`), connecting (until ``session.created``), or ready.
 
-* **Failover.** A link that could not be made, or did not hold `stable_s`, moves on to the next endpoint at once; when
-  all were tried, the round begins anew after a wait that grows (`retry.Backoff`). A fatal reason (bad key, no credit)
-  blocks its endpoint for `fatal_retry_s`; only when all are blocked the appliance says that it has failed.
-* **Back, and rotation.** On a worse endpoint a better one is tried every `failback_s`; and a session is replaced before
-  the server ends it at its hour. Both open a *spare* beside the main link and only in an idle gap; when it is ready,
-  and the gap still there, it becomes the main link and the old one is closed. If it fails, nothing was lost.
-* A link has a number; events of a number that is neither main nor spare are late, and ignored.
+* **Failover.** After a link that failed to connect, or was lost within `stable_s`, the next endpoint is tried at once.
+  After the last one, a new round starts with a growing wait (`retry.Backoff`). A fatal reason (bad key, no credit)
+  blocks its endpoint for `fatal_retry_s`; `fatal` is set only when all are blocked.
+* **Failback and rotation.** On a worse endpoint, a better one is tried every `failback_s`. A session is replaced after
+  `rotate_after_s`, before the server ends it. Both open a *spare* in an idle gap. Once the spare is ready, and in an
+  idle gap again, it becomes the main link and the old one is closed. A spare that fails costs nothing.
+* A link has a number; events with any other number than those of main and spare are late, and ignored.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ __all__ = ["Link", "Links"]
 
 @dataclass(slots=True)
 class Link:
-    """A connection that was asked for and is not reported down."""
+    """A connection that was requested and not reported down."""
 
     id: int
     endpoint: int
     deadline: float
-    """For ``session.created``; then for the instructions of the agent."""
+    """For ``session.created``, then for the instructions of the agent; monotonic seconds."""
     ready_at: float | None = None
     is_configured: bool = False
-    """The server was told who speaks and what was said so far: turns may be sent."""
+    """The agent and the history were sent: turns may follow."""
     has_spoken: bool = False
-    """From here on the server keeps the voice."""
+    """The server has sent audio; from then on it refuses a change of voice."""
     model: str = ""
-    """As the server names it."""
+    """Its name in ``session.created``."""
     bad_frames: int = 0
     last_error: str | None = None
 
@@ -52,7 +52,7 @@ class Link:
 
 
 class Links:
-    """Which connections there are, and when the next is made."""
+    """The main link and the spare, and when the next one is opened."""
 
     def __init__(self, policy: Policy, out: Outbox, *, seed: int) -> None:
         self._policy = policy
@@ -63,7 +63,7 @@ class Links:
         self.spare: Link | None = None
         self.made = 0
         self.failures = 0
-        """Rounds over all endpoints that failed, since a link held."""
+        """Failed rounds over all endpoints since the last stable link, whose loss counts as one."""
         self.fatal: Verdict | None = None
         self.retry_at: float | None = None
         self._endpoints = Endpoints(policy.endpoints)
@@ -79,7 +79,7 @@ class Links:
 
     @property
     def is_usable(self) -> bool:
-        """Whether turns may be sent."""
+        """Whether turns may be sent on the main link."""
         return self.main is not None and self.main.is_configured
 
     @property
@@ -88,11 +88,11 @@ class Links:
 
     @property
     def model(self) -> str:
-        """The model that talks on the main link; "" where there is none."""
+        """The model of the main link; "" without one."""
         return self.main.model if self.main is not None else ""
 
     def deadlines(self, *, is_idle: bool) -> Iterator[float]:
-        """Yield the instants at which `advance` has something to do."""
+        """Yield the times at which `advance` or `rest` has something to do, or the main link is late."""
         if self.main is not None and not self.main.is_configured:
             yield self.main.deadline
         if self.spare is not None and not self.spare.is_ready:
@@ -103,7 +103,7 @@ class Links:
             yield self._replace_at
 
     def restrict(self, endpoint: int | None, now: float) -> None:
-        """Use only one endpoint (the offline brain, when the budget is spent); None: all of them again."""
+        """Allow only one endpoint (the offline brain, when the budget is spent), or with None all of them."""
         self._endpoints.only = endpoint
         if self.main is not None and self.main.is_ready:
             self._plan_replacement(self.main, now)
@@ -111,60 +111,60 @@ class Links:
     # --- the main link ------------------------------------------------------------------------------------------
 
     def connect(self, now: float) -> None:
-        """Make the main link, to the best endpoint that was not tried in this round."""
+        """Open the main link, to the best endpoint that was not tried in this round."""
         self.retry_at = None
         self.main = self._open(self._endpoints.next(now), now)
         self._out.link = None
 
     def created(self, link: Link, now: float, *, model: str = "") -> None:
-        """The server has greeted: the link is there."""
+        """Handle ``session.created``: the link is ready."""
         link.ready_at = now
         link.model = model
         link.deadline = now + self._policy.prepare_s
         self._endpoints.unblock(link.endpoint)
         if link is self.main:
-            self._enter(link, now)
+            self._activate(link, now)
 
     def await_instructions(self, link: Link, now: float) -> None:
-        """The agent is asked what to tell the server of this link."""
+        """Restart the deadline, for the instructions of the agent."""
         link.deadline = now + self._policy.prepare_s
 
     def configured(self, link: Link) -> None:
-        """The server was told everything: turns may be sent."""
+        """Let turns be sent: the agent and the history are."""
         link.is_configured = True
         self._out.link = link.id
 
     def lose(self, verdict: Verdict, now: float) -> bool:
-        """The main link is gone.
+        """Handle the loss of the main link.
 
         Returns:
-            Whether that is a trouble to be told; a session that reached its hour is none.
+            Whether to report it; a session that reached its time limit is normal.
         """
         link, self.main = self.main, None
         self._out.link = None
         self._replace_at = None
         if link is None:
             return False
-        has_held = link.ready_at is not None and now >= link.ready_at + self._policy.stable_s
-        if has_held:
+        was_stable = link.ready_at is not None and now >= link.ready_at + self._policy.stable_s
+        if was_stable:
             self.failures = 0
             self._has_expired = False
             self._endpoints.begin_round()
-        is_normal = verdict.action == "expired" and not self._has_expired  # one expiry right after another is not
+        is_normal = verdict.action == "expired" and not self._has_expired  # two in a row are not
         self._has_expired = self._has_expired or verdict.action == "expired"
-        if self.spare is not None:  # it was to take over, so it does
+        if self.spare is not None:  # takes over early
             self.main, self.spare = self.spare, None
             if self.main.is_ready:
-                self._enter(self.main, now)
+                self._activate(self.main, now)
         elif is_normal:
             delay_s = self._wait_s() if self.failures > 0 else 0.0
             self.retry_at = now + delay_s
         else:
-            self._plan_retry(link, verdict, now, has_held=has_held)
+            self._plan_retry(link, verdict, now, was_stable=was_stable)
         return not is_normal
 
     def advance(self, now: float) -> None:
-        """Let time pass for the main link and the spare; the main link's own time-out is the caller's."""
+        """Close a late spare, and retry the main link when due; a late main link is the caller's."""
         spare = self.spare
         if spare is not None and not spare.is_ready and now >= spare.deadline:
             self._out.do(Disconnect(spare.id))
@@ -175,23 +175,23 @@ class Links:
     # --- the spare ----------------------------------------------------------------------------------------------
 
     def rest(self, now: float) -> None:
-        """Use an idle gap: begin a replacement that is due, or let one that is ready take over."""
+        """Use an idle gap: open a spare that is due, or let a ready one take over."""
         main, spare = self.main, self.spare
         if main is None or not main.is_configured:
             return
         if not self._endpoints.allow(main.endpoint):
-            self._out.do(Disconnect(main.id))  # nothing more may be asked of it
+            self._out.do(Disconnect(main.id))  # the budget is spent
             self.connect(now)
         elif spare is not None and spare.is_ready:
             self.main, self.spare = spare, None
             self._out.do(Disconnect(main.id))
             self._out.link = None
-            self._enter(spare, now)
+            self._activate(spare, now)
         elif spare is None and self._replace_at is not None and now >= self._replace_at:
             self._replace(main, now)
 
     def _replace(self, main: Link, now: float) -> None:
-        """Open a spare to a better endpoint, or to the same one if its hour is near; else look again later."""
+        """Open a spare to a better endpoint, or to the same one if the session is old; else look again later."""
         assert main.ready_at is not None
         better = self._endpoints.better(main.endpoint, now)
         is_old = now >= main.ready_at + self._policy.rotate_after_s
@@ -202,7 +202,7 @@ class Links:
             self._plan_replacement(main, now)
 
     def lose_spare(self, now: float, verdict: Verdict | None = None) -> None:
-        """The spare came to nothing: the main link goes on, and it is tried again later."""
+        """Handle the loss of the spare: the main link stays, and failback is retried later."""
         if self.spare is not None and verdict is not None and verdict.action == "fatal":
             self._endpoints.block(self.spare.endpoint, now + self._policy.fatal_retry_s)
         if self.spare is not None:
@@ -214,16 +214,16 @@ class Links:
             self._endpoints.begin_spares()
             self._replace_at = now + self._policy.failback_s
         else:
-            self._replace_at = now  # the next better one may be there
+            self._replace_at = now  # try the next better endpoint at once
 
-    # --- inside -------------------------------------------------------------------------------------------------
+    # --- internals ----------------------------------------------------------------------------------------------
 
     def _open(self, endpoint: int, now: float) -> Link:
         self.made += 1
         self._out.do(Connect(self.made, endpoint))
         return Link(self.made, endpoint, deadline=now + self._policy.connect_s)
 
-    def _enter(self, link: Link, now: float) -> None:
+    def _activate(self, link: Link, now: float) -> None:
         self.fatal = None
         self._plan_replacement(link, now)
         self._out.emit(Connected(link.id, link.endpoint))
@@ -235,9 +235,9 @@ class Links:
             delay_s = self._policy.failback_s if self._endpoints.only is None else 0.0
             self._replace_at = min(self._replace_at, now + delay_s)
 
-    def _plan_retry(self, link: Link, verdict: Verdict, now: float, *, has_held: bool) -> None:
+    def _plan_retry(self, link: Link, verdict: Verdict, now: float, *, was_stable: bool) -> None:
         endpoints = self._endpoints
-        if not has_held:  # else it is as good as any, and the best comes first
+        if not was_stable:  # after a stable link the best endpoint comes first
             endpoints.try_(link.endpoint)
         if verdict.action == "fatal":
             endpoints.block(link.endpoint, now + self._policy.fatal_retry_s)
@@ -246,7 +246,7 @@ class Links:
             self.failures += 1
             endpoints.begin_round()
             self.retry_at = unblocked_at
-        elif not has_held and endpoints.has_untried(now):
+        elif not was_stable and endpoints.has_untried(now):
             self.connect(now)
         else:
             endpoints.begin_round()

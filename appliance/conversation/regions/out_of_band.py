@@ -1,7 +1,7 @@
-"""Out-of-band responses: questions beside the conversation, which leave the conversation alone. Pure.
+"""Out-of-band responses: questions to the model that do not enter the conversation. Pure.
 
 They do not occupy the response slot. ``metadata["aside"]`` identifies them, and each ends with exactly one
-``OutOfBandEnded``: answered, refused, too late, or cut off with the connection.
+``OutOfBandEnded``: answered, refused, timed out, or lost with the connection.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from appliance.realtime.items import HistoryItem
 
 __all__ = ["OutOfBand"]
 
-_REMEMBERED = 64  # ids of responses that are over; their late events are not of the conversation
+_REMEMBERED = 64  # ids of responses; their events are not part of the conversation
 
 
 @dataclass(slots=True)
@@ -33,13 +33,13 @@ class _Question:
 
 
 class OutOfBand:
-    """The questions that are open. Writes their requests and their ends."""
+    """The open questions. Sends their requests and emits their ends."""
 
     def __init__(self, out: Outbox) -> None:
         self._out = out
         self._open: dict[str, _Question] = {}
-        self._ids: deque[str] = deque(maxlen=_REMEMBERED)
-        self._given: deque[dict[str, Any]] = deque(maxlen=_REMEMBERED)
+        self._response_ids: deque[str] = deque(maxlen=_REMEMBERED)
+        self._raw_metadata: deque[dict[str, Any]] = deque(maxlen=_REMEMBERED)
 
     def __bool__(self) -> bool:
         return bool(self._open)
@@ -48,11 +48,11 @@ class OutOfBand:
         return (one.deadline for one in self._open.values())
 
     def reject(self, key: str, problem: str) -> None:
-        """End a question that must not be sent."""
+        """End a question that is not sent."""
         self._out.emit(OutOfBandEnded(key, (), problem))
 
     def ask(self, asked: OutOfBandAsked, now: float) -> None:
-        """Send a question; without a connection it ends at once."""
+        """Send a question; end it at once without a connection."""
         if self._out.link is None:
             self.reject(asked.key, "there is no connection to the model")
             return
@@ -63,21 +63,21 @@ class OutOfBand:
         self._out.send(create, about=OutOfBandOf(asked.key))
 
     def given(self, response: Mapping[str, Any]) -> None:
-        """Note a question that the program sends as a frame of its own; its metadata identifies it."""
-        self._given.append(dict(mapping(response.get("metadata"))))
+        """Remember a question that the program sends as a raw frame; its metadata identifies it."""
+        self._raw_metadata.append(dict(mapping(response.get("metadata"))))
 
     def owns(self, event: wire.ServerEvent) -> bool:
-        """Take an event; returns whether it belongs to an out-of-band response, open or over."""
+        """Handle an event; returns whether it belongs to an out-of-band response, open or over."""
         match event:
             case wire.ResponseCreated(response=response):
                 return self._created(response)
             case wire.ResponseDone(response=response):
                 return self._done(response)
             case _:
-                return getattr(event, "response_id", "") in self._ids
+                return getattr(event, "response_id", "") in self._response_ids
 
     def refuse(self, key: str, problem: str) -> bool:
-        """End a question that the server refused; returns whether it was open."""
+        """End a question that the server refused; returns whether it was still open."""
         question = self._open.get(key)
         if question is None:
             return False
@@ -91,33 +91,33 @@ class OutOfBand:
             self._end(question, (), f"no answer within {question.timeout_s:g} s")
 
     def lose(self) -> None:
-        """The connection is gone."""
+        """End every question: their connection is lost."""
         for question in list(self._open.values()):
             self._end(question, (), "the connection to the model was lost")
-        self._ids.clear()
-        self._given.clear()
+        self._response_ids.clear()
+        self._raw_metadata.clear()
 
     def _created(self, response: wire.Response) -> bool:
         key = _key(response.metadata)
         metadata = dict(response.metadata or {})
-        if key is None and metadata in self._given:
-            self._given.remove(metadata)
-            self._ids.append(response.id)
+        if key is None and metadata in self._raw_metadata:
+            self._raw_metadata.remove(metadata)
+            self._response_ids.append(response.id)
             return True
         if key is None:
             return False
-        self._ids.append(response.id)
+        self._response_ids.append(response.id)
         question = self._open.get(key)
         if question is not None:
             question.response_id = response.id
-        else:  # given up before it was begun
+        else:  # timed out before it was created
             self._out.send(wire.ResponseCancel(response_id=response.id))
         return True
 
     def _done(self, response: wire.Response) -> bool:
         key = _key(response.metadata)
         if key is None:
-            return response.id in self._ids
+            return response.id in self._response_ids
         question = self._open.get(key)
         if question is not None:
             failed = response.error.message if response.error else f"the answer is {response.status}"

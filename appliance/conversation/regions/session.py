@@ -1,4 +1,4 @@
-"""Who talks, as the server knows it, and the ``session.update``s that it has not answered. Pure."""
+"""The agent in force, and the pending ``session.update``s. Pure."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ __all__ = ["Session", "SessionUpdateSent"]
 
 @dataclass(frozen=True, slots=True)
 class SessionUpdateSent:
-    """A ``session.update`` that the server has not answered."""
+    """A pending ``session.update``."""
 
     event_id: str
     kind: Literal["connect", "turn", "handoff", "rollback", "raw"]
     session: Mapping[str, Any] = field(repr=False)
     spec: AgentSpec | None = None
-    """The agent that comes into force with it; of kind ``turn`` the one to restore if it is refused."""
+    """The agent that it puts in force; for kind ``turn``, the one to restore if it is refused."""
     call_id: str = ""
     deadline: float = 0.0
-    """When its answer is no longer awaited."""
+    """When to stop waiting for its answer; monotonic seconds."""
 
 
 class Session:
-    """The agent in force, and the updates under way.
+    """The agent in force, and the pending updates.
 
-    A handoff asks the server first and changes the agent only when the server agrees. The server's answers carry no
-    id of ours, so the updates are kept in order.
+    A handoff changes the agent only when the server accepts its update. ``session.updated`` does not carry our id, so
+    the updates are kept in order.
     """
 
     def __init__(self, policy: Policy, out: Outbox, spec: AgentSpec) -> None:
@@ -42,7 +42,7 @@ class Session:
         self._out = out
         self.spec = spec
         self.transcriber = ""
-        """The model that writes down what the user says, as the server names it."""
+        """The transcription model, as the server names it."""
         self._updates: deque[SessionUpdateSent] = deque()
 
     @property
@@ -57,65 +57,65 @@ class Session:
         return (one.deadline for one in self._updates)
 
     def expire(self, now: float) -> None:
-        """Forget updates that are late: some servers never accept one in so many words."""
+        """Forget late updates: some servers never send ``session.updated``."""
         self._updates = deque(one for one in self._updates if now < one.deadline)
 
     def put_in_force(self, spec: AgentSpec) -> str:
-        """Change the agent; returns the name of the one before."""
+        """Change the agent; returns the name of the previous one."""
         before, self.spec = self.spec.agent, spec
         return before
 
     def forget(self) -> None:
-        """The connection is gone, and its updates with it."""
+        """Forget the pending updates: their connection is lost."""
         self._updates.clear()
 
     def update(self, update: SessionUpdateSent, now: float) -> None:
-        """Send an update; that of a handoff is awaited longer than its call, which gives up first."""
+        """Send an update; that of a handoff has a later deadline than its call, which must time out first."""
         wait_s = self._policy.commit_s + self._policy.tool_s * (update.kind == "handoff")
         self._updates.append(replace(update, deadline=now + wait_s))
         self._out.send(wire.SessionUpdate(event_id=update.event_id, session=dict(update.session)))
 
     def note_raw(self, event_id: str, session: Mapping[str, Any], now: float) -> None:
-        """Await the answer to an update that the program sends itself."""
+        """Remember an update that the program sends as a raw frame."""
         deadline = now + self._policy.commit_s
         self._updates.append(SessionUpdateSent(event_id, "raw", session, deadline=deadline))
 
     def updated(self, event: wire.SessionUpdated) -> SessionUpdateSent | None:
-        """Find which update the server accepted: by its instructions, else the oldest.
+        """Return the accepted update, and drop those before it: the one with the same instructions, else the oldest.
 
         Returns:
-            The update; None if it was answered before.
+            The update; None if it is no longer pending.
         """
         audio_input = mapping(mapping(event.session.get("audio")).get("input"))
         self.transcriber = str(mapping(audio_input.get("transcription")).get("model") or "")
         instructions = event.session.get("instructions")
-        fits = [one for one in self._updates if one.session.get("instructions", instructions) == instructions]
-        is_old = instructions is not None and instructions == self.spec.session.get("instructions")
-        if not self._updates or (is_old and not fits):
+        matching = [one for one in self._updates if one.session.get("instructions", instructions) == instructions]
+        is_in_force = instructions is not None and instructions == self.spec.session.get("instructions")
+        if not self._updates or (is_in_force and not matching):
             return None
-        accepted = fits[0] if fits else self._updates[0]
+        accepted = matching[0] if matching else self._updates[0]
         while self._updates.popleft() is not accepted:
             pass
         return accepted
 
     def refused(self, event_id: str | None) -> SessionUpdateSent | None:
-        """Take the update that the server refused; None if the error names none of ours."""
+        """Remove the update that the server refused; returns None if the error names none."""
         update = next((one for one in self._updates if one.event_id == event_id), None)
         if update is not None:
             self._updates.remove(update)
         return update
 
     def change_for_turn(self, turn: str, spec: AgentSpec, session: Mapping[str, Any], now: float) -> None:
-        """Put new instructions of the same agent in force, and restore the old ones if they are refused."""
+        """Put new instructions of the same agent in force; the update keeps the old ones, in case of a refusal."""
         before, self.spec = self.spec, spec
         self.update(SessionUpdateSent(f"turn_{turn}", "turn", session, before), now)
 
     def request_handoff(self, call_id: str, spec: AgentSpec, session: Mapping[str, Any], now: float) -> None:
-        """Ask the server to take another agent; it comes into force when the server agrees."""
+        """Send the session of another agent; it comes into force when the server accepts it."""
         self.update(SessionUpdateSent(f"handoff_{call_id}", "handoff", session, spec, call_id), now)
 
     def roll_back(self, call_id: str, session: Mapping[str, Any], now: float) -> None:
-        """A handoff failed: whatever of it the server may have taken is overwritten with the agent in force."""
+        """Undo a failed handoff: overwrite what the server may have applied with the agent in force."""
         if not any(one.call_id == call_id for one in self._updates):
             return
         self._updates = deque(replace(one, kind="rollback") if one.call_id == call_id else one for one in self._updates)
@@ -123,12 +123,12 @@ class Session:
 
 
 def session_for(spec: AgentSpec, *, is_trusted: bool, has_spoken: bool) -> Mapping[str, Any]:
-    """Return the ``session`` object of an agent as one connection may have it.
+    """Return the ``session`` object of an agent for a connection.
 
     Args:
         spec: The agent.
-        is_trusted: Whether the server may have secrets of ours (those of MCP servers).
-        has_spoken: Whether the server has spoken: it would refuse a change of voice.
+        is_trusted: Whether the server may get the secrets of MCP servers.
+        has_spoken: Whether the server has sent audio: it then refuses a change of voice.
     """
     if not is_trusted:
         spec = replace(spec, session=spec.without_secrets())

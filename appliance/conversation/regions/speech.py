@@ -1,14 +1,14 @@
-"""What the user says: captured, sent, committed, and sent again on another connection. Pure.
+"""The speech of the user: captured, sent, committed, and replayed on another connection. Pure.
 
-Theory of operation. The speech of a turn goes through these phases, in one place and in this order::
+Theory of operation. The speech of a turn goes through these phases::
 
     LISTENING ──(release, tap, silence, commit)──► COMMITTING ──(the server has it)──► TAKEN
         ▲                                             │ ▲                                │
-        └────────────(pressed again, unsent)──────────┘ └──────(the connection was lost)─┘
+        └─────────(pressed again before sent)─────────┘ └──────(the connection is lost)──┘
 
-It is captured whether or not there is a connection. `send` brings the server up to date after each event: clear,
-appends, commit. All audio is kept until the first sound of the answer, so a lost connection costs nothing: on the
-next one the same audio is sent again.
+Speech is captured with or without a connection. `send` brings the server up to date after each event: clear, appends,
+commit. All audio is kept until the answer's first audio, so a lost connection costs nothing: on the next one the same
+audio is sent again.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from appliance.realtime import protocol as wire
 __all__ = ["Kind", "Speech"]
 
 Kind: TypeAlias = Literal["button", "program", "message", "vad"]
-"""Who ends a turn: the button; the program that began it; nobody (a message is whole); the server's turn detection."""
+"""What ends a turn: the button, the program, nothing (a message is complete), or the server's turn detection."""
 
-_APPEND_BYTES = 2 * 20 * wire.SAMPLE_RATE // 1000  # one period a frame: a press is on the wire at once
-_REMEMBERED = 64  # items of the user whose transcript may still come
+_APPEND_BYTES = 2 * 20 * wire.SAMPLE_RATE // 1000  # one 20 ms period: the first audio is sent at once
+_REMEMBERED = 64  # user items whose transcript may still arrive
 
 
 class _Phase(Enum):
@@ -41,9 +41,9 @@ class _Phase(Enum):
 
 
 class Speech:
-    """What the user says in the running turn, and which items it became.
+    """The speech of the running turn, and the items that it became.
 
-    Writes the frames of the input audio buffer and the earcon of the end.
+    Sends the frames of the input audio buffer, and plays the earcon at its end.
     """
 
     def __init__(self, policy: Policy, out: Outbox) -> None:
@@ -59,17 +59,17 @@ class Speech:
         """Turns whose commit the server has not confirmed, in order."""
         self._turn_of_item: OrderedDict[str, str] = OrderedDict()
         self.deadline = 0.0
-        """Until it is taken; monotonic seconds."""
+        """Of the current phase, until the speech is taken; monotonic seconds."""
         self.heard: str | None = None
-        """What the user said, once it is written down; of a message its text."""
+        """The transcript, once it has arrived; for a message, its text."""
         self.item_id = ""
         """The user's item on the server, once it is known."""
 
-    # --- what others read ---------------------------------------------------------------------------------------
+    # --- state --------------------------------------------------------------------------------------------------
 
     @property
     def is_open(self) -> bool:
-        """The user is speaking."""
+        """Speech is being captured."""
         return self._phase is _Phase.LISTENING
 
     @property
@@ -78,12 +78,12 @@ class Speech:
 
     @property
     def is_committing(self) -> bool:
-        """Everything was captured, and the server has not confirmed it."""
+        """All speech is captured, and the server has not confirmed it."""
         return self._phase is _Phase.COMMITTING
 
     @property
     def is_taken(self) -> bool:
-        """The server has it: the turn is being answered."""
+        """The server has the speech: the turn is being answered."""
         return self._phase is _Phase.TAKEN
 
     @property
@@ -92,17 +92,17 @@ class Speech:
 
     @property
     def waits(self) -> bool:
-        """It was spoken and waits for a connection: another press continues it, nothing else may replace it."""
+        """Captured speech waits for a connection: a press continues it instead of replacing it."""
         return self.is_committing and not self.is_sent and self._kind != "message"
 
     @property
     def unsent_message(self) -> Mapping[str, Any] | None:
-        """A message that waits for a connection."""
+        """The message that waits for a connection, if any."""
         return self._words.message if self.is_committing and not self.is_sent else None
 
     @property
     def items(self) -> tuple[str, ...]:
-        """Every item of the user in this turn."""
+        """Ids of all user items of this turn."""
         return (self.item_id, *self._words.side_items)
 
     @property
@@ -110,10 +110,10 @@ class Speech:
         return self._delivery.replays
 
     def checked_text(self, heard: str) -> str:
-        """Return what the input guardrails check: the messages given meanwhile, then what was said."""
+        """Return the text for the input guardrails: the messages given during the speech, then the transcript."""
         return "\n".join([*self._words.side_texts, heard])
 
-    # --- begin --------------------------------------------------------------------------------------------------
+    # --- start --------------------------------------------------------------------------------------------------
 
     def begin(self, turn: str, kind: Kind, pre_roll: Iterable[AudioCaptured], now: float) -> None:
         self._turn, self._kind = turn, kind
@@ -126,12 +126,12 @@ class Speech:
         self._recording.add(*pre_roll)
 
     def begin_at_server(self) -> None:
-        """The server's turn detection heard it begin: the server has what came before."""
+        """Count the pre-roll as sent: the server has heard it, and detected the start of the turn."""
         self._delivery.is_cleared = True
         self._delivery.sent_bytes = len(self._recording.audio)
 
     def write(self, message: Mapping[str, Any], text: str, now: float) -> None:
-        """The turn is a message."""
+        """Make the turn a message."""
         self._phase = _Phase.COMMITTING
         self.deadline = now + self._policy.link_wait_s
         self._words.message = message
@@ -139,19 +139,19 @@ class Speech:
         self.item_id = str(message["id"])
 
     def skip(self) -> None:
-        """The turn only asks for an answer: there is nothing to send."""
+        """Make the turn one without input: it only requests a response."""
         self._phase = _Phase.TAKEN
         self._delivery.is_commit_sent = True
 
     def add_message(self, item_id: str, text: str) -> None:
-        """A message is given while the user speaks."""
+        """Add a message that is given while the user speaks."""
         self._words.side_items.append(item_id)
         self._words.side_texts.append(text)
 
     # --- capture ------------------------------------------------------------------------------------------------
 
     def release(self, gesture: Gesture) -> Literal["ended", "too_short"] | None:
-        """The button is released; returns what that means for a turn that it began, None for nothing."""
+        """Handle a release; returns how it ends the turn, None if it does not."""
         recording = self._recording
         if not self.is_open or recording.is_latched or self.is_in_post_roll or self._kind != "button":
             return None
@@ -164,12 +164,13 @@ class Speech:
         return "ended"
 
     def keep_post_roll(self, at: float, captured_at: float, now: float) -> Ended | None:
-        """The user was done `at`, a debounce before `now`: keep the post-roll counted from there.
+        """Start the post-roll of speech that ended `at`, which is a debounce before `now`.
 
-        Counted from the newest sound: with a stalled network seconds of speech still wait in the ring.
+        The missing frames are counted from the newest captured audio: with a stalled network, seconds of speech
+        still wait in the capture ring.
 
         Returns:
-            How it ended at once; None while the post-roll is captured.
+            How the capture ended; None while the post-roll is captured.
         """
         recording = self._recording
         if (at - recording.started_at) * 1000 < self._policy.min_turn_ms:
@@ -180,29 +181,29 @@ class Speech:
         return None if recording.post_roll_left else "captured"
 
     def go_on(self, now: float) -> None:
-        """Pressed again within the post-roll: the sentence goes on."""
+        """Continue after a press in the post-roll."""
         self._recording.post_roll_left = None
         self._recording.is_latched = False
-        self.deadline = max(self.deadline, now + self._policy.max_turn_s - self._said_s)
+        self.deadline = max(self.deadline, now + self._policy.max_turn_s - self._captured_s)
 
     @property
-    def _said_s(self) -> float:
+    def _captured_s(self) -> float:
         return self._recording.frames / wire.SAMPLE_RATE
 
     def resume(self, pre_roll: Iterable[AudioCaptured], now: float) -> None:
-        """Pressed again before any of it was sent: it grows."""
+        """Continue captured speech that waits for a connection."""
         self._phase = _Phase.LISTENING
         self._recording.add(*pre_roll)
         self._recording.post_roll_left = None
         self._recording.is_latched = False
-        self.deadline = now + max(1.0, self._policy.max_turn_s - self._said_s)
+        self.deadline = now + max(1.0, self._policy.max_turn_s - self._captured_s)
 
     def add(self, period: AudioCaptured) -> Ended | None:
-        """Take a period of the microphone; returns how the capture ended with it, None while it goes on."""
+        """Add a microphone period; returns how it ended the capture, None while that continues."""
         recording, frames = self._recording, len(period.pcm) // 2
         recording.add(period)
         if self._kind == "vad":
-            return None  # the server says when it is over
+            return None  # the server detects the end
         recording.end.feed(period.level_db, frames)
         if recording.post_roll_left is not None:
             recording.post_roll_left -= frames
@@ -212,10 +213,10 @@ class Speech:
         return recording.silence(self._policy) if recording.is_latched else None
 
     def close(self, now: float) -> Literal["no_answer", "silent_microphone", "too_short"] | None:
-        """Everything was captured; returns what is wrong with it, None if it can be committed."""
+        """End the capture; returns what is wrong with the speech, None if it can be committed."""
         self._recording.post_roll_left = None
         if self._kind == "vad":
-            return "no_answer"  # the server's turn detection never said that it was over
+            return "no_answer"  # the server never detected the end
         if self._recording.peak <= self._policy.silence_peak:
             return "silent_microphone"
         if self._recording.frames < self._policy.min_turn_ms * FRAMES_PER_MS:
@@ -229,7 +230,7 @@ class Speech:
     # --- delivery -----------------------------------------------------------------------------------------------
 
     def send(self, now: float) -> bool:
-        """Send what the server lacks; returns whether the commit was among it."""
+        """Send the audio that the server lacks, then the commit; returns whether the commit was sent."""
         delivery, audio = self._delivery, self._recording.audio
         if not delivery.is_cleared:
             delivery.is_cleared = True
@@ -241,7 +242,7 @@ class Speech:
         if not self.is_committing or delivery.is_commit_sent:
             return False
         delivery.is_commit_sent = delivery.was_spoken = True
-        # A turn may take as long to upload as it took to say.
+        # The upload of a turn may take as long as its speech.
         self.deadline = now + self._policy.commit_s + self._recording.frames / wire.SAMPLE_RATE
         self._commits.append(self._turn)
         event_id = f"commit_{self._turn}_{delivery.replays}"
@@ -249,31 +250,31 @@ class Speech:
         return True
 
     def take_message(self) -> tuple[Mapping[str, Any] | None, str]:
-        """Return the message of the turn, which is sent now, and its text."""
+        """Return the message of the turn and its text, and mark it as sent."""
         self._delivery.is_commit_sent = True
         return self._words.message, self.heard or ""
 
     def clear_server_buffer(self) -> None:
-        """Drop what the server has of it, unless it was committed."""
+        """Clear the input audio buffer if it holds uncommitted audio."""
         if self._delivery.sent_bytes > 0 and not self._delivery.is_commit_sent:
             self._out.send(wire.InputAudioBufferClear())
 
     def next_commit(self) -> str | None:
-        """Return the turn whose commit the server confirms now; None if no commit is unconfirmed."""
+        """Return the turn of the oldest unconfirmed commit, and count that as confirmed; None if there is none."""
         return self._commits.popleft() if self._commits else None
 
     def refuse_commit(self) -> None:
-        """The server refused the commit of this turn."""
+        """Forget the commit of this turn: the server refused it."""
         if self._turn in self._commits:
             self._commits.remove(self._turn)
 
     def commit_at_server(self) -> None:
-        """The server's turn detection committed it."""
+        """Note that the server's turn detection has committed the speech."""
         self._delivery.is_cleared = self._delivery.is_commit_sent = self._delivery.was_spoken = True
         self._phase = _Phase.COMMITTING
 
     def note_item(self, item_id: str, turn: str) -> None:
-        """Remember which turn an item is of: its transcript comes late."""
+        """Remember the turn of an item, for its transcript."""
         self._turn_of_item[item_id] = turn
         while len(self._turn_of_item) > _REMEMBERED:
             self._turn_of_item.popitem(last=False)
@@ -282,45 +283,45 @@ class Speech:
         return self._turn_of_item.get(item_id)
 
     def wait_until(self, deadline: float) -> None:
-        """Wait for the server to confirm it."""
+        """Set the deadline for the server to confirm the speech."""
         self.deadline = deadline
 
     def becomes(self, item_id: str) -> None:
-        """The server makes this item of it."""
+        """Set the id of the user's item."""
         self.item_id = item_id
 
     def hear(self, text: str) -> None:
-        """The server wrote down what the user said."""
+        """Set the transcript."""
         self.heard = text
 
     def take(self) -> None:
-        """The server has it, or answers already."""
+        """Count committed speech as taken: the server has confirmed or answered it."""
         if self.is_committing:
             self._phase = _Phase.TAKEN
 
     def forget_audio(self) -> None:
-        """The answer has begun: it is never sent again."""
+        """Drop the audio: the answer has started, so it is never sent again."""
         self._recording.audio.clear()
         self._delivery.sent_bytes = 0
 
     # --- connections --------------------------------------------------------------------------------------------
 
     def forget_commits(self) -> None:
-        """The connection is gone: no commit on it is confirmed."""
+        """Forget the unconfirmed commits: their connection is lost."""
         self._commits.clear()
 
     def forget_link(self) -> None:
-        """Nothing of it is on the server any more: everything must be sent again."""
+        """Count nothing as sent: the connection is lost."""
         self._delivery.sent_bytes = 0
         self._delivery.is_cleared = self._delivery.is_commit_sent = False
         if self._kind != "message":
-            self.heard = None  # it is written down again
+            self.heard = None  # the next server transcribes it again
 
     def replay(self, *, was_sent: bool, now: float) -> bool:
-        """Wait for another connection; returns False if it was sent too often already.
+        """Wait for another connection; returns False if the speech was replayed too often.
 
         Args:
-            was_sent: It had been committed; else the deadline for a connection stays as it is.
+            was_sent: Whether it had been committed; else the deadline stays the same.
             now: Monotonic seconds.
         """
         self._phase = _Phase.LISTENING if self._kind == "vad" else _Phase.COMMITTING
@@ -330,10 +331,10 @@ class Speech:
         return self._delivery.replays <= self._policy.max_replays
 
     def abandon(self) -> None:
-        """The answer has begun, so the speech counts as taken, also where the server had not confirmed it."""
+        """Count the speech as taken, confirmed or not: the answer has started."""
         self._phase = _Phase.TAKEN
 
     def end(self) -> int:
-        """The turn is over; returns its frames that count for the budget."""
+        """End the turn; returns its frames that count for the budget."""
         self._phase = None
         return self._recording.frames * self._delivery.was_spoken

@@ -1,4 +1,4 @@
-"""Timers that have come to their end and ring until somebody presses, or long enough. Pure."""
+"""Timers that have expired and ring until a press or a time limit. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Alarms"]
 
 
 class Alarms:
-    """Which alarms ring, and when they are to be heard next."""
+    """The ringing alarms, and the time of the next ring."""
 
     def __init__(self, outbox: Outbox, *, length_s: float, every_s: float) -> None:
         self._outbox = outbox
@@ -29,7 +29,7 @@ class Alarms:
         self._until = now + self._length_s
 
     def sound(self, now: float) -> bool:
-        """Plan the next ring; returns whether to ring now, False when it was long enough."""
+        """Schedule the next ring; returns whether to ring now, False after the time limit."""
         if not self.ringing or now >= self._until:
             return False
         self.deadline = now + self._every_s

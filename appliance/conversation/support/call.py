@@ -1,4 +1,4 @@
-"""One call of the model, from its wish to our answer. Pure records."""
+"""One call of the model, from its request to its output. Pure records."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ class Stage(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """Where a call was made."""
+    """Where a call comes from."""
 
     turn: str
     link: int
     agent: str
-    """The agent that gives the response: its tools are meant."""
+    """The agent that gives the response; the call names one of its tools."""
 
 
 @dataclass(slots=True)
 class Call:
-    """A call that is not answered yet."""
+    """A call without an output so far."""
 
     call_id: str
     kind: Literal["tool", "handoff", "mcp"]
     name: str
     arguments: str
     agent: str
-    """The agent that made it: its tools are meant."""
+    """The agent that made the call; it names one of its tools."""
     turn: str
     link: int
     asked_at: float
@@ -45,13 +45,13 @@ class Call:
     stage: Stage = Stage.RUNNING
     card: ToolCard | HandoffCard | None = None
     spec: AgentSpec | None = None
-    """Of a handoff: the agent that the server is being asked to take."""
+    """For a handoff: the agent that the server is asked to accept."""
     working_at: float | None = None
-    """When the user hears that it takes a while."""
+    """When to play the working cue."""
     is_started: bool = False
-    """Of a call of an MCP server: ``ToolStart`` was emitted, when its arguments came."""
+    """For an MCP call: ``ToolStart`` was emitted."""
     outcome: Literal["", "ok", "error"] = ""
-    """Of a call of an MCP server: how it ended, while its item with the output is awaited."""
+    """For an MCP call: how it ended, until its item arrives with the output."""
 
     @property
     def handoff(self) -> HandoffCard | None:
@@ -64,13 +64,13 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A call that was just answered, for the machine to go on with."""
+    """A call that was just closed, for `Procedures.close_call`."""
 
     call: Call
     output: str
     """The output, or the reason of a rejection."""
     reply: Literal["output", "approve", "reject", "none"]
-    """What the server is sent: an output, a verdict on an MCP server's call, or nothing."""
+    """What to send to the server: the output, a verdict on an MCP call, or nothing."""
 
 
 @dataclass(slots=True)
@@ -78,18 +78,18 @@ class Round:
     """The calls of the running turn; a round is one response that made calls."""
 
     number: int = 0
-    """Rounds that are over."""
+    """How many rounds are over."""
     open: set[str] = field(default_factory=set)
     seen: set[str] = field(default_factory=set)
     mcp: set[str] = field(default_factory=set)
-    """Those of `seen` that an MCP server of the model's side runs."""
+    """Those of `seen` that are MCP calls, which the server runs."""
     background: set[str] = field(default_factory=set)
-    """Those of `seen` whose output the model does not speak about."""
+    """Those of `seen` whose output the model must not speak about."""
     is_background: bool = False
-    """The last round was all in the background."""
+    """All calls of the last round were background calls."""
 
     def end(self) -> bool:
-        """Begin the next round; returns whether the model must speak about any call of this one."""
+        """Start the next round; returns whether the model must speak about any call of this one."""
         wants_answer = bool(self.seen - self.background)
         self.seen.clear()
         self.background.clear()
@@ -100,11 +100,11 @@ class Round:
 
 
 def tool_names(spec: AgentSpec) -> str:
-    """Name what an agent may call."""
+    """Return the names of what an agent may call, joined by commas."""
     names = [one.name for one in spec.tools or ()] + [one.name for one in spec.handoffs]
     return ", ".join(sorted(set(names) - set(spec.disabled))) or "none"
 
 
 def mcp_error(error: Any) -> str:
-    """Return ``{"type": "tool_execution_error", "message": …}`` as one line."""
+    """Return the message of ``{"type": "tool_execution_error", "message": …}``, else its type."""
     return str(error.get("message") or error.get("type") or "") if isinstance(error, Mapping) else str(error or "")

@@ -1,4 +1,4 @@
-"""Which endpoint to try next: in the order of preference, without those that refuse us. Pure."""
+"""The choice of the next endpoint: by preference, without blocked ones. Pure."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ __all__ = ["Endpoints"]
 
 
 class Endpoints:
-    """The configured endpoints by their place in the list, the best first.
+    """The configured endpoints by their index in the list, the best first.
 
-    A round tries each once. A blocked endpoint refused us for a reason that only somebody can mend.
+    A round tries each once. A blocked endpoint has refused us for a reason that needs a person to fix.
     """
 
     def __init__(self, count: int) -> None:
@@ -17,7 +17,7 @@ class Endpoints:
         self._tried_as_spare: set[int] = set()
         self._blocked_until: dict[int, float] = {}
         self.only: int | None = None
-        """The one endpoint that may be used; None for all of them."""
+        """The only endpoint that may be used; None for all."""
 
     @property
     def allowed(self) -> list[int]:
@@ -33,13 +33,13 @@ class Endpoints:
         self._blocked_until.pop(endpoint, None)
 
     def all_blocked_until(self, now: float) -> float | None:
-        """Return when the first is free again, if all are blocked."""
+        """Return when the first is unblocked, if all allowed ones are blocked; else None."""
         if all(self._is_blocked(one, now) for one in self.allowed):
             return min(self._blocked_until[one] for one in self.allowed)
         return None
 
     def try_(self, endpoint: int) -> None:
-        """Note that an endpoint was tried in this round."""
+        """Mark an endpoint as tried in this round."""
         self._tried.add(endpoint)
 
     def begin_round(self) -> None:
@@ -49,7 +49,7 @@ class Endpoints:
         return any(one not in self._tried and not self._is_blocked(one, now) for one in self.allowed)
 
     def next(self, now: float) -> int:
-        """Return the best that was not tried in this round and is not blocked; else the best there is."""
+        """Return the best untried endpoint that is not blocked; else the best untried one, else the best."""
         fresh = [one for one in self.allowed if one not in self._tried]
         return next((one for one in fresh if not self._is_blocked(one, now)), (fresh or self.allowed)[0])
 
@@ -60,7 +60,7 @@ class Endpoints:
         self._tried_as_spare.clear()
 
     def better(self, than: int, now: float) -> int | None:
-        """Return the best endpoint above one; None if each is blocked or was tried as a spare."""
+        """Return the best endpoint better than `than`; None if all are blocked or were tried as a spare."""
         allowed = self.allowed
         above = allowed[: allowed.index(than)] if than in allowed else allowed
         fresh = (one for one in above if not self._is_blocked(one, now) and one not in self._tried_as_spare)

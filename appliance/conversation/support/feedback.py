@@ -1,8 +1,8 @@
-"""What the appliance shows: state → light state, by name. Pure functions; nobody sets a light.
+"""The light state, by name, as a function of the conversation's view. Pure.
 
-The order of `light_state` is the priority, first match wins: what keeps the device from working, then what it is doing,
-then what can wait (the rule, not the code, follows the Home Assistant Voice PE's single script with an explicit
-priority list). How a light state looks is the light's affair.
+The order in `light_state` is the priority, first match wins: what keeps the device from working, then what it is doing,
+then what can wait. (The idea is from Home Assistant Voice PE: one script with an explicit priority list.) How a light
+state looks is defined in `hardware.patterns`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["State", "View", "light_state"]
 
 
 class State(StrEnum):
-    """What the appliance is doing. Resting states have no deadline; every other one has."""
+    """What the appliance is doing. Resting states have no deadline; all others do."""
 
     BOOTING = "booting"
     CONNECTING = "connecting"
@@ -40,19 +40,19 @@ class View:
     cards_lost: tuple[str, ...] = ()
     """"capture", "playback": the directions without a card."""
     is_link_lost: bool = False
-    """A connection was tried or held and is not there (a first attempt under way does not count)."""
+    """No connection is ready, after a loss or a failed round of attempts; not during the first round."""
     is_button_stuck: bool = False
     is_ringing: bool = False
     has_error: bool = False
-    """Something went wrong a moment ago."""
+    """An error was reported a moment ago."""
     is_muted: bool = False
     timers_running: int = 0
     trouble: TroubleKind | Literal[""] = ""
-    """The kind of the last trouble that still matters (see `troubles`)."""
+    """The kind of the last trouble; "" once a new connection is ready."""
 
 
 def light_state(view: View) -> str:
-    """Name what the light shows; the first that applies."""
+    """Return the name of the light state: the first that applies."""
     busy = {
         State.AWAITING_APPROVAL: "approval",
         State.LISTENING: "listening",

@@ -1,12 +1,12 @@
 """Edges of one button → gestures: press, release, tap, double tap, hold, stuck.
 
-Pure; time is an argument. Theory of operation: the first edge down is a press, at once, for a person must never
-wait for a debouncer. An edge up is only *pending*: it becomes a release when the level has stayed up for
-`release_debounce_s`, dated at the edge itself. Contact bounce therefore costs nothing on the press and cannot end
-a turn. The level is re-read while held (`ButtonEdge` repeats), so that a lost edge heals itself.
+Pure; time is an argument. Theory of operation: the first edge down is a press at once, without debouncing, because a
+person must never wait. An edge up is only *pending*: it becomes a release once the level has stayed up for
+`release_debounce_s`, dated at the edge itself. So contact bounce never delays a press and cannot end a turn. The level
+is re-read while held (`ButtonEdge` repeats), so a lost edge is corrected.
 
-A button that reads pressed from the start is no person: it is not acted on, and after `stuck_s` it is reported as
-stuck until it is seen released. (Sources: gpiozero issues 550 and 1039 on library debounce that drops edges.)
+A button that reads pressed from the start was not pressed by a person: it makes no press, and is reported as stuck
+after `stuck_s`, until it is released. (Sources: gpiozero issues 550 and 1039 on library debounce that drops edges.)
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ GestureKind: TypeAlias = Literal["press", "release", "tap", "double_tap", "hold"
 
 @dataclass(frozen=True, slots=True)
 class Gesture:
-    """One gesture; a tap comes after its release, a double tap after its second tap."""
+    """One gesture; a tap follows its release, a double tap its second tap."""
 
     kind: GestureKind
     at: float
-    """Monotonic seconds of the edge that made it."""
+    """Time of the edge that made it, monotonic seconds."""
     held_s: float = 0.0
 
 
 @dataclass(slots=True)
 class _Press:
     at: float
-    acted_on: bool
+    is_deliberate: bool
     up_since: float | None = None
-    hold_told: bool = False
-    stuck_told: bool = False
+    is_hold_reported: bool = False
+    is_stuck_reported: bool = False
 
 
 class Gestures:
@@ -70,35 +70,35 @@ class Gestures:
 
     @property
     def is_stuck(self) -> bool:
-        return self._press is not None and self._press.stuck_told
+        return self._press is not None and self._press.is_stuck_reported
 
     @property
     def deadline(self) -> float | None:
-        """When `advance` has something to say, monotonic seconds."""
+        """When to call `advance` next, monotonic seconds."""
         press = self._press
         if press is None:
             return None
         if press.up_since is not None:
             return press.up_since + self._release_debounce_s
         times = []
-        if press.acted_on and not press.hold_told:
+        if press.is_deliberate and not press.is_hold_reported:
             times.append(press.at + self._hold_s)
-        if not press.stuck_told:
+        if not press.is_stuck_reported:
             times.append(press.at + self._stuck_after(press))
         return min(times, default=None)
 
     def feed(self, pressed: bool, now: float, *, is_guarded: bool = False) -> list[Gesture]:
-        """Take one reading of the level.
+        """Handle one reading of the level; returns the gestures that it completes.
 
         Args:
             pressed: The level, at an edge or at a re-reading.
             now: Monotonic seconds.
-            is_guarded: The appliance has only just started: a press now is not a person's.
+            is_guarded: Whether the appliance has only just started, so that a press is not a person's.
         """
         gestures = self.advance(now)
         press = self._press
         if pressed and press is None:
-            self._press = _Press(now, acted_on=not is_guarded)
+            self._press = _Press(now, is_deliberate=not is_guarded)
             if not is_guarded:
                 gestures.append(Gesture("press", now))
         elif pressed and press is not None:
@@ -108,7 +108,7 @@ class Gestures:
         return gestures
 
     def advance(self, now: float) -> list[Gesture]:
-        """Let time pass: confirm a release, notice a hold or a stuck button."""
+        """Return the gestures that time completes: a release, a hold, a stuck button."""
         press = self._press
         if press is None:
             return []
@@ -117,22 +117,22 @@ class Gestures:
             if now < press.up_since + self._release_debounce_s:
                 return []
             return self._released(press, press.up_since)
-        if press.acted_on and not press.hold_told and now >= press.at + self._hold_s:
-            press.hold_told = True
+        if press.is_deliberate and not press.is_hold_reported and now >= press.at + self._hold_s:
+            press.is_hold_reported = True
             gestures.append(Gesture("hold", press.at + self._hold_s, self._hold_s))
-        if not press.stuck_told and now >= press.at + self._stuck_after(press):
-            press.stuck_told = True
+        if not press.is_stuck_reported and now >= press.at + self._stuck_after(press):
+            press.is_stuck_reported = True
             gestures.append(Gesture("stuck", now, now - press.at))
         return gestures
 
     def _stuck_after(self, press: _Press) -> float:
-        return self._longest_press_s if press.acted_on else self._stuck_s
+        return self._longest_press_s if press.is_deliberate else self._stuck_s
 
     def _released(self, press: _Press, at: float) -> list[Gesture]:
         self._press = None
         held_s = at - press.at
-        gestures = [Gesture("freed", at, held_s)] if press.stuck_told else []
-        if not press.acted_on or press.stuck_told:
+        gestures = [Gesture("freed", at, held_s)] if press.is_stuck_reported else []
+        if not press.is_deliberate or press.is_stuck_reported:
             return gestures
         gestures.append(Gesture("release", at, held_s))
         if held_s <= self._tap_max_s:

@@ -1,16 +1,15 @@
-"""The items of a conversation, keyed by id, in the server's order, with what was heard of each. Pure.
+"""The items of a conversation by id, in the server's order, with how much of each was heard. Pure.
 
-Theory of operation. The list is ours: the server's events add to it, and a new connection, which is an empty
-conversation to the server, is sent all of it (`replay`). Rules that the events alone do not give:
+Theory of operation. The list is ours: the server's events add to it, and a new connection, whose conversation is empty
+on the server, is sent the newest items (`replay`). Rules that the events alone do not give:
 
 * An item may be reported several times (``committed``, ``item.added``, ``output_item.added``, ``item.done``,
-  ``response.done``, ``retrieved``). What is known is kept where a later event lacks it: a transcript is never lost.
-* ``committed`` makes a placeholder at once; the words of the user come when they come.
-* An answer that was cut is marked with the milliseconds that were heard, and its text is cut to about that; what
-  still comes for it is ignored.
+  ``response.done``, ``retrieved``). A field that a later event lacks is kept: a transcript is never lost.
+* ``committed`` adds a placeholder at once; the transcript follows at any time.
+* A cut answer is marked with the milliseconds that were heard, and its text is cut to about that; later text of it is
+  ignored.
 
-Assistant audio cannot be written by a client, so it goes back as ``output_text`` (Realtime API,
-conversation.item.create).
+A client cannot create assistant audio, so it is replayed as ``output_text`` (Realtime API, conversation.item.create).
 """
 
 from __future__ import annotations
@@ -31,30 +30,30 @@ __all__ = ["Change", "ItemList", "told_item", "wire_item"]
 Change: TypeAlias = HistoryGrew | HistoryChanged
 
 NOT_WRITTEN_DOWN = "(The user said something that was not written down.)"
-_CHARACTERS_PER_S = 20  # speech is hardly ever faster: a bound on how much of a text a cut answer can have said
-_ID = re.compile(r"[A-Za-z0-9_-]{1,32}")  # what a server takes for an id of ours (beta reference: 32 characters)
+_CHARACTERS_PER_S = 20  # speech is rarely faster: an upper bound on the text that was heard of a cut answer
+_ID = re.compile(r"[A-Za-z0-9_-]{1,32}")  # ids that a server accepts from a client (beta reference: 32 characters)
 _REPLAYED = frozenset({"message", "function_call", "function_call_output"})
 
 
 class ItemList:
-    """The items of one conversation, over all its connections."""
+    """The items of one conversation, across connections."""
 
     def __init__(self, items: Iterable[HistoryItem] = (), *, max_items: int = 500) -> None:
-        """Create a history.
+        """Create a list.
 
         Args:
-            items: What is known of an earlier life.
-            max_items: The oldest beyond this are forgotten, here and at the next connection.
+            items: The items of an earlier conversation.
+            max_items: The oldest items beyond this are removed here, and not sent to a new connection.
         """
         self._items: dict[str, HistoryItem] = {one.id: one for one in list(items)[-max_items:]}
         self._order: list[str] = list(self._items)
         self._parts: dict[str, dict[int, str]] = {}
-        self._gone: dict[str, str] = {}
-        """Ids that we have deleted on this connection, each with the one before it (``root``: none).
+        self._deleted: dict[str, str] = {}
+        """Ids that we have deleted on this connection, each with its predecessor (``root``: none).
 
         Events for them may still be in flight and may still use them as previous_item_id.
         """
-        self._made = 0
+        self._last_number = 0
         self._max_items = max_items
 
     def __repr__(self) -> str:
@@ -68,22 +67,22 @@ class ItemList:
         return self._items.get(item_id)
 
     def before(self, item_id: str) -> str:
-        """Return the id of the item before one; "" for the first."""
+        """Return the id of an item's predecessor; "" for the first item."""
         at = self._order.index(item_id)
         return self._order[at - 1] if at > 0 else ""
 
     def new_id(self) -> str:
-        """Make an id for an item of ours."""
+        """Return an unused id for one of our items."""
         while True:
-            self._made += 1
-            made = f"local_{self._made}"
-            if made not in self._items:
-                return made
+            self._last_number += 1
+            item_id = f"local_{self._last_number}"
+            if item_id not in self._items:
+                return item_id
 
-    # --- what the server says -----------------------------------------------------------------------------------
+    # --- server events ------------------------------------------------------------------------------------------
 
     def apply(self, event: wire.ServerEvent) -> list[Change]:
-        """Take an event of the conversation; of out-of-band responses the caller passes none."""
+        """Apply a server event; the caller passes none of out-of-band responses."""
         match event:
             case wire.InputAudioBufferCommitted():
                 return self._commit(event)
@@ -99,40 +98,40 @@ class ItemList:
             case wire.ConversationItemTruncated():
                 return self.cut(event.item_id, event.audio_end_ms)
             case wire.InputTranscriptionDelta():
-                self._grow(event.item_id, event.content_index, event.delta)
+                self._append(event.item_id, event.content_index, event.delta)
                 return []
             case wire.InputTranscriptionCompleted():
-                return self._transcribed(event.item_id, event.transcript.strip())
+                return self._set_transcript(event.item_id, event.transcript.strip())
             case wire.InputTranscriptionFailed():
-                return self._transcribed(event.item_id, None)
+                return self._set_transcript(event.item_id, None)
             case wire.OutputAudioTranscriptDelta() | wire.OutputTextDelta():
-                self._grow(event.item_id, event.content_index, event.delta)
+                self._append(event.item_id, event.content_index, event.delta)
                 return []
             case wire.OutputAudioTranscriptDone():
-                return self._say(event.item_id, event.content_index, event.transcript)
+                return self._set_text(event.item_id, event.content_index, event.transcript)
             case wire.OutputTextDone():
-                return self._say(event.item_id, event.content_index, event.text)
+                return self._set_text(event.item_id, event.content_index, event.text)
             case wire.ResponseDone():
                 return [change for item in event.response.output for change in self.take(item, None, is_done=True)]
             case _:
                 return []
 
     def take(self, item: wire.Item, previous_item_id: str | None, *, is_done: bool) -> list[Change]:
-        """Add an item, or complete what is known of it."""
-        if not item.id or item.id in self._gone:
+        """Add an item, or merge it into the known one."""
+        if not item.id or item.id in self._deleted:
             return []
-        told = told_item(item, is_done=is_done)
+        received = told_item(item, is_done=is_done)
         known = self._items.get(item.id)
         if known is None:
-            return self.insert(told, previous_item_id)
-        merged = _merged(known, told)
+            return self.insert(received, previous_item_id)
+        merged = _merged(known, received)
         moved = self._move(item.id, previous_item_id)
         return moved if merged == known else [*moved, *self._update(merged)]
 
-    # --- what we do ---------------------------------------------------------------------------------------------
+    # --- our own changes ----------------------------------------------------------------------------------------
 
     def insert(self, item: HistoryItem, previous_item_id: str | None) -> list[Change]:
-        """Put an item behind another; at the end where that is None or unknown, in front for ``root``."""
+        """Insert an item after another: first for ``root``, last if the other is None or unknown."""
         previous_item_id = self._known_before(previous_item_id)
         if previous_item_id == "root":
             at = 0
@@ -142,15 +141,15 @@ class ItemList:
             at = len(self._order)
         self._order.insert(at, item.id)
         self._items[item.id] = item
-        self._gone.pop(item.id, None)
+        self._deleted.pop(item.id, None)
         changes: list[Change] = [HistoryGrew(item, self._order[at - 1] if at > 0 else "")]
         while len(self._order) > self._max_items:
             changes += self.remove(self._order[0])
         return changes
 
     def delete(self, item_id: str) -> list[Change]:
-        """Remove an item that we delete on the server too: late events do not bring it back."""
-        self._gone[item_id] = (self.before(item_id) or "root") if item_id in self._items else "root"
+        """Remove an item that we also delete on the server: late events do not bring it back."""
+        self._deleted[item_id] = (self.before(item_id) or "root") if item_id in self._items else "root"
         return self.remove(item_id)
 
     def remove(self, item_id: str) -> list[Change]:
@@ -161,12 +160,12 @@ class ItemList:
         return [HistoryChanged(item_id)]
 
     def cut(self, item_id: str, heard_ms: int, received_ms: int | None = None) -> list[Change]:
-        """Mark an answer as heard up to a point.
+        """Mark how much of an answer was heard, and cut its text to that.
 
         Args:
-            item_id: An item of the assistant; others are left alone.
-            heard_ms: Milliseconds of it that were heard.
-            received_ms: How long what was received of it is; None if unknown.
+            item_id: An assistant item; any other, and one that is already cut, is ignored.
+            heard_ms: Milliseconds that were heard.
+            received_ms: Milliseconds that were received; None if unknown.
         """
         item = self._items.get(item_id)
         if item is None or item.role != "assistant" or item.heard_ms is not None:
@@ -175,8 +174,8 @@ class ItemList:
         return self._update(replace(item, heard_ms=heard_ms, text=text, status="incomplete", is_spoken=True))
 
     def end_open(self) -> list[Change]:
-        """Nothing more comes for what is in progress: the connection is gone."""
-        self._gone.clear()
+        """Mark items in progress as incomplete: their connection is lost."""
+        self._deleted.clear()
         return [
             change
             for item in self.items
@@ -185,35 +184,35 @@ class ItemList:
         ]
 
     def replay(self, *, limit: int) -> tuple[list[wire.JsonObject], list[Change]]:
-        """Return the items for a new connection, oldest first, as wire items with their ids.
+        """Return the items for a new connection as wire items with their ids, oldest first, and the changes made here.
 
-        What cannot be told to a server (a call without its output, an answer of which nothing was heard, items of
-        MCP servers) is forgotten here too, so that both sides know the same.
+        Items that are not sent (older than `limit`, a call without its output, an unheard answer, items of MCP
+        servers) are removed here too, so that both sides have the same items.
 
         Args:
-            limit: The newest so many items.
+            limit: How many of the newest items to send.
         """
-        told: list[wire.JsonObject] = []
+        frames: list[wire.JsonObject] = []
         changes: list[Change] = []
         first = max(0, len(self._items) - limit)
         pairs = _paired(self.items[first:])
         for index, item in enumerate(self.items):
-            can_be_told = item.id in pairs or not item.type.startswith("function_call")
-            frame = wire_item(item) if index >= first and can_be_told else None
+            is_sendable = item.id in pairs or not item.type.startswith("function_call")
+            frame = wire_item(item) if index >= first and is_sendable else None
             if frame is None:
                 changes += self.remove(item.id)
                 continue
             if not _ID.fullmatch(item.id):
                 changes += self._rename(item, frame)
-            told.append(frame)
-        return told, changes
+            frames.append(frame)
+        return frames, changes
 
     def diff(self, target: Sequence[HistoryItem]) -> tuple[list[str], list[tuple[HistoryItem, str]]]:
-        """Work out how to make the conversation into `target`.
+        """Return the deletions and creations that turn the conversation into `target`.
 
         Returns:
-            The ids to delete, and the items to create in order, each with the id that it follows (``root``: first).
-            An item whose content differs from the known one of its id is created under a new id.
+            The ids to delete, and the items to create in order, each with the id of its predecessor (``root``: none).
+            An item that differs from the known one with its id is created under a new id.
         """
         wanted = [one if self._may_keep_id(one) else replace(one, id=self.new_id()) for one in target]
         matcher = SequenceMatcher(None, self._order, [one.id for one in wanted], autojunk=False)
@@ -227,7 +226,7 @@ class ItemList:
             previous = item.id
         return [one for one in self._order if one not in kept], creates
 
-    # --- inside -------------------------------------------------------------------------------------------------
+    # --- internals ----------------------------------------------------------------------------------------------
 
     def _may_keep_id(self, item: HistoryItem) -> bool:
         known = self._items.get(item.id)
@@ -247,11 +246,11 @@ class ItemList:
         return [HistoryChanged(item_id), HistoryGrew(item, at)]
 
     def _known_before(self, item_id: str | None) -> str | None:
-        """The item itself, or the one that stood before it if we have deleted it."""
+        """Return the id itself, or for a deleted item its nearest predecessor that is not deleted."""
         seen: set[str] = set()
-        while item_id in self._gone and item_id not in self._items and item_id not in seen:
+        while item_id in self._deleted and item_id not in self._items and item_id not in seen:
             seen.add(item_id)
-            item_id = self._gone[item_id]
+            item_id = self._deleted[item_id]
         return item_id
 
     def _update(self, item: HistoryItem) -> list[Change]:
@@ -259,11 +258,11 @@ class ItemList:
         return [HistoryChanged(item.id, item)]
 
     def _rename(self, item: HistoryItem, frame: wire.JsonObject) -> list[Change]:
-        named = replace(item, id=self.new_id())
-        frame["id"] = named.id
+        renamed = replace(item, id=self.new_id())
+        frame["id"] = renamed.id
         at = self._order.index(item.id)
         previous = self._order[at - 1] if at > 0 else "root"
-        return self.remove(item.id) + self.insert(named, previous)
+        return self.remove(item.id) + self.insert(renamed, previous)
 
     def _commit(self, event: wire.InputAudioBufferCommitted) -> list[Change]:
         if event.item_id in self._items:
@@ -271,7 +270,7 @@ class ItemList:
         item = HistoryItem(id=event.item_id, role="user", status="in_progress", is_spoken=True, is_transcribed=False)
         return self.insert(item, event.previous_item_id)
 
-    def _transcribed(self, item_id: str, text: str | None) -> list[Change]:
+    def _set_transcript(self, item_id: str, text: str | None) -> list[Change]:
         item = self._items.get(item_id)
         if item is None:
             return []
@@ -279,8 +278,8 @@ class ItemList:
             return self._update(replace(item, status="completed", text="", is_transcribed=False))
         return self._update(replace(item, status="completed", text=text, is_transcribed=True))
 
-    def _grow(self, item_id: str, content_index: int, delta: str) -> None:
-        """Take a piece of a text; emits no change: deltas arrive ten times a second."""
+    def _append(self, item_id: str, content_index: int, delta: str) -> None:
+        """Append a delta to a text, without a `Change`: deltas arrive ten times a second."""
         item = self._items.get(item_id)
         if item is None or item.heard_ms is not None:
             return
@@ -288,7 +287,7 @@ class ItemList:
         parts[content_index] = parts.get(content_index, "") + delta
         self._items[item_id] = replace(item, text=_joined(parts))
 
-    def _say(self, item_id: str, content_index: int, text: str) -> list[Change]:
+    def _set_text(self, item_id: str, content_index: int, text: str) -> list[Change]:
         item = self._items.get(item_id)
         if item is None or item.heard_ms is not None or not text:
             return []
@@ -298,7 +297,7 @@ class ItemList:
 
 
 def wire_item(item: HistoryItem) -> wire.JsonObject | None:
-    """Return an item as a client may create it; None for what it may not, or for what says nothing."""
+    """Return an item in the form that a client may create; None if it may not, or if the item is empty."""
     if item.type not in _REPLAYED:
         return None
     frame: wire.JsonObject = {"id": item.id, "type": item.type}
@@ -318,7 +317,7 @@ def wire_item(item: HistoryItem) -> wire.JsonObject | None:
 
 
 def told_item(item: wire.Item, *, is_done: bool = True) -> HistoryItem:
-    """Return what one event of the server says of an item."""
+    """Return the history item for a wire item of the server."""
     spoken = [part for part in item.content if part.type in ("input_audio", "output_audio", "audio")]
     texts = [part.transcript if part.transcript is not None else part.text for part in item.content]
     is_user_audio = bool(spoken) and item.role == "user"
@@ -340,33 +339,33 @@ def told_item(item: wire.Item, *, is_done: bool = True) -> HistoryItem:
     )
 
 
-def _merged(known: HistoryItem, told: HistoryItem) -> HistoryItem:
-    """Complete a known item with what an event says; nothing known is lost."""
-    is_transcribed = known.is_transcribed or (told.is_transcribed and bool(told.text))
+def _merged(known: HistoryItem, received: HistoryItem) -> HistoryItem:
+    """Return a known item with the fields that an event has; fields that the event lacks are kept."""
+    is_transcribed = known.is_transcribed or (received.is_transcribed and bool(received.text))
     if known.role == "user" and known.is_spoken and known.status == "completed":
-        status = known.status  # its transcription is over, whatever a late event says
+        status = known.status  # transcribed: a late event cannot reopen it
     elif known.heard_ms is not None:
         status = "incomplete"
     else:
-        status = told.status if known.status == "in_progress" else known.status
+        status = received.status if known.status == "in_progress" else known.status
     return replace(
         known,
-        type=told.type,
-        role=told.role or known.role,
-        text=known.text if known.heard_ms is not None else told.text or known.text,
+        type=received.type,
+        role=received.role or known.role,
+        text=known.text if known.heard_ms is not None else received.text or known.text,
         status=status,
-        is_spoken=known.is_spoken or told.is_spoken,
+        is_spoken=known.is_spoken or received.is_spoken,
         is_transcribed=is_transcribed,
-        name=told.name or known.name,
-        call_id=told.call_id or known.call_id,
-        arguments=told.arguments or known.arguments,
-        output=told.output or known.output,
-        server_label=told.server_label or known.server_label,
+        name=received.name or known.name,
+        call_id=received.call_id or known.call_id,
+        arguments=received.arguments or known.arguments,
+        output=received.output or known.output,
+        server_label=received.server_label or known.server_label,
     )
 
 
 def _paired(items: Sequence[HistoryItem]) -> set[str]:
-    """Return the ids of calls that are answered behind them, and of those answers."""
+    """Return the ids of calls with a later output, and of those outputs."""
     calls: dict[str, str] = {}
     pairs: set[str] = set()
     for item in items:
@@ -382,7 +381,7 @@ def _joined(parts: dict[int, str]) -> str:
 
 
 def _heard_text(text: str, heard_ms: int, received_ms: int | None) -> str:
-    """Cut a text to about what was heard of it, at the end of a word."""
+    """Cut a text to about the part that was heard, at the end of a word."""
     most = heard_ms * _CHARACTERS_PER_S // 1000
     if received_ms:
         most = min(most, round(len(text) * min(1.0, heard_ms / received_ms)))

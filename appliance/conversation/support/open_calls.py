@@ -1,4 +1,4 @@
-"""The calls of the model that are not answered yet, and those that the running turn made. Pure."""
+"""The open calls of the model, and the calls of the running turn. Pure."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from appliance.conversation.support.call import Call, Round
 
 __all__ = ["OpenCalls"]
 
-_REMEMBERED = 256  # ids of calls; a server lists one up to three times within its response
+_REMEMBERED = 256  # ids of calls; a server lists a call up to three times in its response
 
 
 class OpenCalls:
-    """The open calls by id, over all turns."""
+    """The open calls of all turns, by id."""
 
     def __init__(self) -> None:
         self._open: dict[str, Call] = {}
         self._known: deque[str] = deque(maxlen=_REMEMBERED)
         self.round = Round()
-        """Those of the running turn."""
+        """The calls of the running turn."""
 
     def __repr__(self) -> str:
         return f"<OpenCalls {sorted(self._open)}>"
@@ -34,7 +34,7 @@ class OpenCalls:
         return self._open.get(call_id)
 
     def get_mcp(self, call_id: str) -> Call | None:
-        """Return a call that an MCP server of the model's side runs."""
+        """Return an open MCP call that the server runs; None if it waits for approval."""
         call = self._open.get(call_id)
         return call if call is not None and call.kind == "mcp" and not call.awaits_approval else None
 
@@ -42,12 +42,12 @@ class OpenCalls:
         return [one for one in self._open.values() if one.turn == turn]
 
     def end_turn(self, turn: str) -> list[Call]:
-        """The running turn is over; returns its calls that are open."""
+        """End the running turn; returns its open calls."""
         self.round = Round()
         return self.of(turn)
 
     def is_unknown(self, call_id: str) -> bool:
-        """Whether a call is neither open nor of this round."""
+        """Return whether a call is neither open nor of this round."""
         return bool(call_id) and call_id not in self._open and call_id not in self.round.seen
 
     def is_unknown_mcp(self, call_id: str) -> bool:
@@ -55,7 +55,7 @@ class OpenCalls:
         return bool(call_id) and call_id not in self._open and call_id not in self.round.mcp
 
     def is_first_seen(self, call_id: str) -> bool:
-        """Whether a call was never seen; it counts as seen from here on."""
+        """Return whether a call is seen for the first time, and remember it."""
         is_new = bool(call_id) and call_id not in self._known
         self._known.append(call_id)
         return is_new
@@ -73,12 +73,12 @@ class OpenCalls:
 
     @property
     def awaiting_approval(self) -> Call | None:
-        """The call that waits for the user, the oldest first."""
+        """The oldest call that waits for the user's approval."""
         return next((one for one in self._open.values() if one.awaits_approval), None)
 
     @property
     def handoff(self) -> Call | None:
-        """The handoff that is under way."""
+        """The open handoff; the oldest if there are two."""
         return next((one for one in self._open.values() if one.kind == "handoff"), None)
 
     def deadlines(self) -> Iterator[float]:
@@ -91,7 +91,7 @@ class OpenCalls:
         return [one for one in self._open.values() if now >= one.deadline]
 
     def working(self, now: float) -> list[Call]:
-        """Return the calls that the user hears of now, each once."""
+        """Return the calls whose working cue is due, each once."""
         found = [one for one in self._open.values() if one.working_at is not None and now >= one.working_at]
         for call in found:
             call.working_at = None

@@ -1,4 +1,4 @@
-"""Where the regions of the conversation put what they decide, in order. Pure."""
+"""The commands that the regions of the conversation write, in order. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from appliance.realtime.protocol import ClientEvent
 
 __all__ = ["Cause", "CommitOf", "ItemOf", "OutOfBandOf", "Outbox"]
 
-_REMEMBERED = 20_480  # events of ours that an error may still name: twice the longest history that settings allow
+_REMEMBERED = 20_480  # our events that an error may still name: twice the longest history that settings allow
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,24 +32,24 @@ class ItemOf:
 
 @dataclass(frozen=True, slots=True)
 class OutOfBandOf:
-    """The event asked an out-of-band question."""
+    """The event requested an out-of-band response."""
 
     key: str
 
 
 Cause: TypeAlias = CommitOf | ItemOf | OutOfBandOf
-"""What an event of ours was sent for: an ``error`` of the server names the event, and so its cause."""
+"""Why one of our events was sent; an ``error`` names the event, and so leads to its cause."""
 
 
 class Outbox:
     """The commands of one event, and the two facts that every region needs to write them.
 
-    `link` has one writer, the link region; `epoch` has one writer, the answer region.
+    Only the link region sets `link`; only the answer region sets `epoch`.
     """
 
     def __init__(self) -> None:
         self.link: int | None = None
-        """The connection that is configured; None: there is none, and what is sent is dropped."""
+        """The configured connection; None without one, and then `send` drops its events."""
         self.epoch = 0
         """The flush generation of the playback."""
         self._commands: list[Command] = []
@@ -63,10 +63,10 @@ class Outbox:
         self._commands.extend(Emit(one) for one in notices)
 
     def send(self, event: ClientEvent, *, about: Cause | None = None) -> None:
-        """Send on the connection; a no-op without one, because its conversation is gone with it.
+        """Send an event on the configured connection; a no-op without one.
 
         Args:
-            event: What to send.
+            event: The event.
             about: Why it is sent; `cause` finds it by the event's id until the connection changes.
         """
         if self.link is None:
@@ -80,11 +80,11 @@ class Outbox:
                 self._causes.popitem(last=False)
 
     def cause(self, event_id: str | None) -> Cause | None:
-        """Return why an event of ours was sent; None if no region said why, or it is of another connection."""
+        """Return why one of our events was sent; None without a cause, or for another connection."""
         return self._causes.get(event_id) if event_id else None
 
     def forget_causes(self) -> None:
-        """The connection is gone: no error names its events any more."""
+        """Forget all causes: the connection that sent the events is lost."""
         self._causes.clear()
 
     def earcon(self, name: Earcon) -> None:
@@ -94,11 +94,11 @@ class Outbox:
         self._commands.append(Announce(self.epoch, sentence, fallback))
 
     def next_event_id(self) -> str:
-        """Make an id, so that an error can name this event."""
+        """Return a new id, by which an error can name the event."""
         self._ids += 1
         return f"ev_{self._ids}"
 
     def take(self) -> list[Command]:
-        """Return the commands so far, and begin an empty list."""
+        """Return the commands so far, and start an empty list."""
         commands, self._commands = self._commands, []
         return commands

@@ -1,9 +1,9 @@
-"""The sound of the answers: which of it may be played, what was played, and how much was heard. Pure.
+"""The audio of the answers: what may be played, what was played, and how much was heard. Pure.
 
-With guardrails, `TextGate` says which text to check and which audio may be played. The playback side counts the frames
-that left the loudspeaker since the last flush (the *epoch*); `Playout` makes of that how much of each item was heard,
-which is what ``conversation.item.truncate`` needs: integer milliseconds, never more than was received. A flush begins
-an epoch: audio and reports of an older one mean nothing.
+With guardrails, `TextGate` decides which text to check and which audio may be played. The playback side counts the
+frames that were heard since the last flush; `Playout` computes from that how much of each item was heard, which
+``conversation.item.truncate`` needs: integer milliseconds, never more than was received. A flush starts a new *epoch*:
+audio and reports of an older one are ignored.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ __all__ = ["Cut", "Heard", "Playback", "Playout"]
 
 _REMEMBERED = 64  # items that late events may still name
 _FRAMES_PER_MS = wire.SAMPLE_RATE // 1000
-_PERIOD = 480  # rounding between the card's rate and ours never exceeds a period
+_PERIOD = 480  # frames; rounding between the card's rate and 24 kHz never exceeds one period
 
 
 class Heard(Record, frozen=True):
-    """How much of one queued item has been heard."""
+    """How much of a queued item was heard."""
 
     item_id: str
     content_index: int
@@ -38,7 +38,7 @@ class Heard(Record, frozen=True):
 
 
 class Playout:
-    """In which order items were queued since the last flush, and so how much of each was heard. In frames at 24 kHz."""
+    """The items queued since the last flush, in order, and how much of each was heard; in frames at 24 kHz."""
 
     def __init__(self) -> None:
         self.is_pending = False
@@ -48,10 +48,9 @@ class Playout:
         self._played = 0
 
     def queue(self, item_id: str, content_index: int, frames: int) -> None:
-        """Account for audio handed to the playback side.
+        """Count audio that is handed to the playback side.
 
-        A later delta of an earlier item cannot happen within one response (items come in order), so one count an
-        item is enough.
+        One count per item is enough: within a response, items arrive in order, so no earlier item grows later.
         """
         key = (item_id, content_index)
         self._queued[key] = self._queued.get(key, 0) + frames
@@ -59,10 +58,10 @@ class Playout:
         self.is_pending = self._played < self._total
 
     def progress(self, played_frames: int, *, drained: bool) -> bool:
-        """Take a report of the playback side.
+        """Handle a report of the playback side.
 
         Returns:
-            Whether something more was heard.
+            Whether more was heard than before.
         """
         played = min(max(played_frames, self._played), self._total)
         if drained and self._total - played <= _PERIOD:
@@ -84,7 +83,7 @@ class Playout:
         return result
 
     def flush(self) -> None:
-        """Nothing that was queued is heard any more."""
+        """Forget all queued items: the rest of them is never heard."""
         self._queued.clear()
         self._total = self._played = 0
         self.is_pending = False
@@ -92,16 +91,16 @@ class Playout:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What a flush cut off."""
+    """What a flush cut."""
 
     items: tuple[tuple[Heard, int], ...]
     """Queued items that were not heard whole, each with the milliseconds of it that were received."""
     unplayed: tuple[str, ...]
-    """Items of which nothing was queued: all their audio was held back."""
+    """Ids of items of which nothing was queued, because all their audio was held."""
 
 
 class Playback:
-    """The one writer of `Outbox.epoch`."""
+    """Plays and checks the answers; the only writer of `Outbox.epoch`."""
 
     def __init__(self, policy: Policy, out: Outbox) -> None:
         self._out = out
@@ -112,12 +111,12 @@ class Playback:
         self.link = 0
         """The connection that the queued audio came from."""
         self._heard_at = 0.0
-        """When more was heard last, or the queue began to fill."""
+        """When more audio was heard last, or the queue started to fill; monotonic seconds."""
         self.must_finish = False
-        """Audio of this turn was handed over, and its end was not."""
+        """Audio of this turn was queued, and ``FinishPlay`` was not."""
         self._played_items: deque[str] = deque(maxlen=_REMEMBERED)
         self.guards = ""
-        """The agent whose guardrails watch the response that is under way; "" for none."""
+        """The agent whose guardrails check the current response; "" for none."""
 
     @property
     def is_playing(self) -> bool:
@@ -126,11 +125,11 @@ class Playback:
 
     @property
     def played_items(self) -> tuple[str, ...]:
-        """Items of the assistant of which something was played, or read."""
+        """Ids of assistant items of which some audio was played, or some text was the answer."""
         return tuple(self._played_items)
 
     def stalled_at(self, deadline: float) -> float:
-        """Return when the playback stands still, but not before `deadline`."""
+        """Return when the playback counts as stalled, but not before `deadline`."""
         return max(deadline, self._heard_at + self._stall_s) if self.is_playing else deadline
 
     def heard(self) -> list[Heard]:
@@ -140,7 +139,7 @@ class Playback:
     # --- what the server sends ----------------------------------------------------------------------------------
 
     def feed(self, event: wire.OutputAudioDelta, link: int, now: float) -> None:
-        """Take a piece of audio: play it, or hold it until its text has passed."""
+        """Play a piece of audio, or hold it until its text has passed."""
         if self.guards and self._holds:
             self.gate.hold(event.item_id, event.content_index, event.delta)
             self._release(link, now)
@@ -165,19 +164,19 @@ class Playback:
             self._play(piece.item_id, piece.content_index, piece.pcm, link, now)
 
     def release(self, link: int, now: float, *, is_over: bool) -> None:
-        """Play what the guardrails have passed.
+        """Play the held audio that the guardrails have passed.
 
         Args:
             link: The connection that the audio came from.
             now: Monotonic seconds.
-            is_over: The response is done, so no more audio comes behind it.
+            is_over: Whether the response is done, so that no more audio arrives.
         """
         self._release(link, now)
         if is_over and not self.gate.is_holding:
             self.finish()
 
     def finish(self) -> None:
-        """No more audio comes."""
+        """End the audio of the answer: the playback drains."""
         if self.must_finish:
             self.must_finish = False
             self._out.do(FinishPlay(self._out.epoch))
@@ -187,13 +186,13 @@ class Playback:
     # --- guardrails ---------------------------------------------------------------------------------------------
 
     def read(self, item_id: str, content_index: int, text: str, now: float, *, is_final: bool) -> None:
-        """Take a piece of text, or (`is_final`) all of it, and have it checked when it is time."""
+        """Handle a piece of text, or (`is_final`) the whole text, and request a check if one is due."""
         if self.guards:
-            take = self.gate.ended if is_final else self.gate.grew
-            self._check(take(item_id, content_index, text, now))
+            due = self.gate.ended if is_final else self.gate.grew
+            self._check(due(item_id, content_index, text, now))
 
     def check_rest(self, response: wire.Response, now: float) -> None:
-        """The answer is over: check every text that is not final, also one that only comes now."""
+        """Check every text without a final check at the end of the response, also those only in `response`."""
         if not self.guards:
             return
         for item in response.output:
@@ -208,10 +207,10 @@ class Playback:
         if check is not None:
             self._out.do(CheckText(OutputCheck(check.number), self.guards, "output", check.text))
 
-    # --- the playback -------------------------------------------------------------------------------------------
+    # --- the playback side --------------------------------------------------------------------------------------
 
     def progress(self, event: PlayoutProgress, now: float) -> None:
-        """Take a report of the playback; one of an older epoch means nothing."""
+        """Handle a report of the playback side; one of an older epoch is ignored."""
         if event.epoch == self._out.epoch and self._playout.progress(event.played_frames, drained=event.drained):
             self._heard_at = now
 
@@ -222,7 +221,7 @@ class Playback:
         self._out.do(FlushPlayback(self._out.epoch))
 
     def flush(self) -> Cut:
-        """Stop all sound, also when there is none: the epoch here and in the playback must agree."""
+        """Stop all sound and return what was cut; also when nothing plays, so that the epochs stay in step."""
         was_playing = self.is_playing
         queued = self.heard()
         held = self.gate.held_frames if not self.gate.is_empty else {}
@@ -232,7 +231,7 @@ class Playback:
             if not one.is_whole or one.item_id in held
         )
         if not self.gate.is_empty:
-            self.gate.reset()  # audio that is held back is never played, and verdicts that still come mean nothing
+            self.gate.reset()  # held audio is never played, and late verdicts are ignored
         self.silence()
         if was_playing and items:
             self._out.emit(AudioInterrupted(items[0][0].item_id, items[0][0].heard_ms))

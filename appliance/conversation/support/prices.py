@@ -1,13 +1,13 @@
-"""What a response and a transcription cost in US dollars: a dated table and two formulas. Pure.
+"""The cost of responses and transcriptions in US dollars: a dated table and two formulas. Pure.
 
-The prices are those of the Realtime API's price list of `PRICES_OF`; they change, and a price that is not in the table
-gives no estimate (None), never a guess. ``usage.input_tokens`` includes the cached ones, so the cost of a response is,
-over the modalities m (text, audio, image)::
+The prices are from the Realtime API's price list of the day `PRICES_OF`. A model without a price gives no estimate
+(None), never a guess. ``usage.input_tokens`` includes the cached tokens, so the cost of a response is, summed over the
+modalities m (text, audio, image)::
 
     Σ (tokens_m - cached_m) * input_m + cached_m * cached_price_m + output_tokens_m * output_m
 
-Where a server counts tokens without saying of which modality, they are counted at the dearest price that they can
-have: an estimate may then be too high, never too low, for the day's budget hangs on it.
+Tokens that a server does not attribute to a modality are counted at the highest price that they can have: the daily
+budget depends on the estimate, which may be too high but never too low.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ __all__ = [
 ]
 
 PRICES_OF = "2026-11-20"
-"""The day of the price list that the table was copied from, ISO."""
+"""The date of the price list that the table was copied from, ISO."""
 
 _MILLION = 1_000_000
 _MODALITIES = ("text", "audio", "image")
-_MOST = 10**12  # tokens or seconds in one usage object: more is no count, and must not overflow a float
+_MAX_COUNT = 10**12  # tokens or seconds in one usage object; a larger number is invalid, and could overflow a float
 _SNAPSHOT = re.compile(r"(?P<model>.+)-\d{4}-\d{2}-\d{2}")
 
 
 @dataclass(frozen=True, slots=True)
 class TokenPrice:
-    """US dollars for a million tokens."""
+    """US dollars per million tokens."""
 
     input: float
     cached: float
-    """For a token of the input that the server still had in its cache."""
+    """For input tokens that the server had in its cache."""
     output: float | None
-    """None: there is no such output, so no price either."""
+    """None if the model has no such output."""
 
 
 @dataclass(frozen=True, slots=True)
 class MinutePrice:
-    """US dollars for a minute of audio."""
+    """US dollars per minute of audio."""
 
     per_minute: float
 
@@ -89,21 +89,21 @@ _TRANSCRIPTIONS: Mapping[str, MinutePrice | TokenPrice] = {
     "gpt-live-transcribe": MinutePrice(0.017),
     "gpt-realtime-whisper": MinutePrice(0.017),
     "gpt-transcribe": MinutePrice(0.0045),
-    "gpt-4o-transcribe": TokenPrice(2.50, 2.50, 10.00),  # nothing is cached: one price for all input
+    "gpt-4o-transcribe": TokenPrice(2.50, 2.50, 10.00),  # no cache: one price for all input
     "gpt-4o-mini-transcribe": TokenPrice(1.25, 1.25, 5.00),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class PriceTable:
-    """Prices by model; `PRICES` is the one that comes with the appliance.
+    """Prices by model; `PRICES` is the built-in table.
 
-    A model is found by its exact id, else as a dated snapshot of one: ``gpt-realtime-2.1-2026-10-01`` costs what
-    ``gpt-realtime-2.1`` does unless it has a row of its own.
+    A model is found by its exact id, else as a dated snapshot: ``gpt-realtime-2.1-2026-10-01`` costs as much as
+    ``gpt-realtime-2.1`` unless it has its own row.
     """
 
     of: str = PRICES_OF
-    """The day of the price list, ISO."""
+    """The date of the price list, ISO."""
     responses: Mapping[str, ModelPrices] = field(default_factory=lambda: MappingProxyType(_RESPONSES), repr=False)
     transcriptions: Mapping[str, MinutePrice | TokenPrice] = field(
         default_factory=lambda: MappingProxyType(_TRANSCRIPTIONS), repr=False
@@ -117,8 +117,8 @@ class PriceTable:
             usage: The ``usage`` object of ``response.done``; None (nothing was generated) costs nothing.
 
         Returns:
-            None where the price is not known: the model is not in the table, the tokens are of a modality without a
-            price, or the object does not count both the input and the output.
+            US dollars; None for an unknown price: the model is not in the table, a modality of the tokens has no
+            price, or the object lacks the count of the input or the output.
         """
         prices = _find(self.responses, model)
         if prices is None:
@@ -129,15 +129,16 @@ class PriceTable:
         return None if input_usd is None or output_usd is None else input_usd + output_usd
 
     def transcription_usd(self, model: str, usage: Mapping[str, Any] | None) -> float | None:
-        """Return the price of one transcription of what the user said, in US dollars.
+        """Return the price of one transcription in US dollars.
 
         Args:
-            model: Id of the model that wrote it down.
+            model: Id of the transcription model.
             usage: The ``usage`` object of ``conversation.item.input_audio_transcription.completed``, of type
                 ``tokens`` or ``duration``; None costs nothing.
 
         Returns:
-            None where the price is not known: the model is not in the table, or is not priced by what was counted.
+            US dollars; None for an unknown price: the model is not in the table, or `usage` lacks the count that its
+            price needs.
         """
         price = _find(self.transcriptions, model)
         if price is None:
@@ -153,23 +154,23 @@ class PriceTable:
         return (tokens_in * price.input + tokens_out * price.output) / _MILLION
 
     def with_prices(self, prices: Mapping[str, Any]) -> PriceTable:
-        """Return a table in which the rows of `prices` replace those of the same model, or are added.
+        """Return a table with the rows of `prices` added; they replace rows of the same model.
 
         Args:
             prices: By model, one of three forms, in US dollars: ``{"text": {"input": 4, "cached": 0.4, "output": 24},
-                "audio": {…}}`` for a million tokens of a response, by modality; ``{"per_minute": 0.0045}`` or
-                ``{"input": 2.5, "output": 10}`` for a transcription. Without ``cached``, cached tokens cost what
-                others do; without ``output``, there is no price for it.
+                "audio": {…}}`` per million tokens of a response, by modality; ``{"per_minute": 0.0045}`` or
+                ``{"input": 2.5, "output": 10}`` for a transcription. Without ``cached``, cached tokens cost as much as
+                others; without ``output``, output has no price.
 
         Raises:
-            SettingsError: A row has none of these forms, or a price is no number from 0.
+            SettingsError: A row has none of these forms, or a price is not a number of at least 0.
         """
         responses, transcriptions = dict(self.responses), dict(self.transcriptions)
         for model, row in prices.items():
             place = f"price of {model!r}"
             if not isinstance(row, Mapping) or not row:
                 raise SettingsError(
-                    f"{place}: {row!r} is no table; give text and audio, per_minute, or input and output"
+                    f"{place}: {row!r} is not a table of prices; give text and audio, per_minute, or input and output"
                 )
             if set(row) <= set(_MODALITIES):
                 responses[model] = MappingProxyType({key: _token_price(f"{place}, {key}", row[key]) for key in row})
@@ -182,7 +183,7 @@ class PriceTable:
 
 
 PRICES = PriceTable()
-"""The table that comes with the appliance."""
+"""The built-in table."""
 
 
 def _find(rows: Mapping[str, T], model: str) -> T | None:
@@ -197,12 +198,12 @@ def _input_usd(prices: ModelPrices, usage: Mapping[str, Any]) -> float | None:
     if tokens is None:
         return None
     cached = _by_modality(_object(details, "cached_tokens_details")) or {}
-    if not cached and len(tokens) == 1 and "" not in tokens:  # it can only be these that were cached
+    if not cached and len(tokens) == 1 and "" not in tokens:  # all cached tokens are of the only modality
         cached = dict.fromkeys(tokens, _count(details, "cached_tokens") or 0)
-    dearest = max(prices.values(), key=lambda price: price.input, default=None)
+    highest = max(prices.values(), key=lambda price: price.input, default=None)
     usd = 0.0
     for modality, count in tokens.items():
-        price = prices.get(modality) if modality else dearest
+        price = prices.get(modality) if modality else highest
         if price is None:
             return None
         from_cache = min(cached.get(modality, 0), count)
@@ -223,7 +224,7 @@ def _output_usd(prices: ModelPrices, usage: Mapping[str, Any]) -> float | None:
 
 
 def _by_modality(details: Mapping[str, Any], total: float | None = None) -> dict[str, float] | None:
-    """The tokens of each modality that has some; under "" what of the total is of no named one. None: no counts."""
+    """Return the token count per modality; key "" holds tokens without a modality. None without any count."""
     counts = {modality: _count(details, f"{modality}_tokens") for modality in _MODALITIES}
     named = {modality: count for modality, count in counts.items() if count is not None}
     if total is None and not named:
@@ -238,13 +239,13 @@ def _object(node: Any, key: str) -> Mapping[str, Any]:
 
 
 def _count(node: Any, key: str) -> float | None:
-    """A count of a usage object; None where there is none, or something that is no count."""
+    """Return a count of a usage object; None if it is missing or not a valid number."""
     value = node.get(key) if isinstance(node, Mapping) else None
     return value if _is_number(value) else None
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= _MOST
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= _MAX_COUNT
 
 
 def _token_price(place: str, row: Any) -> TokenPrice:
@@ -262,7 +263,7 @@ def _token_price(place: str, row: Any) -> TokenPrice:
 def _price(place: str, value: Any) -> float:
     if _is_number(value):
         return float(value)
-    raise SettingsError(f"{place}: {value!r} is no price; give US dollars as a number from 0")
+    raise SettingsError(f"{place}: {value!r} is not a price; give US dollars as a number of at least 0")
 
 
 def _refuse_unknown(place: str, row: Mapping[str, Any], known: tuple[str, ...]) -> None:

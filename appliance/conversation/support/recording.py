@@ -1,4 +1,4 @@
-"""The speech of one turn: its audio, what the server has of it, and what of it is in writing. Pure records."""
+"""The speech of one turn: its audio, what was sent of it, and its messages. Pure records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["FRAMES_PER_MS", "Delivery", "Ended", "Recording", "Words"]
 FRAMES_PER_MS = SAMPLE_RATE // 1000
 
 Ended: TypeAlias = Literal["captured", "too_long", "too_short", "silence"]
-"""Why nothing more is captured: `captured` as it should be, or not."""
+"""How a capture ended: normally with `captured`."""
 
 
 @dataclass(slots=True)
@@ -25,15 +25,15 @@ class Recording:
 
     started_at: float
     audio: bytearray = field(default_factory=bytearray, repr=False)
-    """In one piece: thousands of small ones among the frames of the wire fragment the memory."""
+    """One buffer: thousands of small ones would fragment the memory."""
     frames: int = 0
-    """All frames that were captured, pre-roll included."""
+    """Captured frames, including the pre-roll."""
     peak: int = 0
     end: SpeechEnd = field(default_factory=SpeechEnd)
     is_latched: bool = False
-    """Begun by a tap: another tap or silence ends it."""
+    """Started by a tap: another tap or silence ends it."""
     post_roll_left: int | None = None
-    """Frames still to be kept after the end was asked for."""
+    """Frames of the post-roll still to capture; None outside the post-roll."""
 
     def add(self, *periods: AudioCaptured) -> None:
         for period in periods:
@@ -42,34 +42,34 @@ class Recording:
             self.peak = max(self.peak, period.peak)
 
     def silence(self, policy: Policy) -> Ended | None:
-        """Whether the user has fallen silent, or never spoke."""
+        """Return how silence ends the capture; None if it does not."""
         quiet_ms = self.end.quiet_frames / FRAMES_PER_MS
         if self.end.has_begun:
             return "captured" if quiet_ms >= policy.silence_ms else None
         if quiet_ms < policy.no_speech_s * 1000:
             return None
-        # Digital silence is a dead microphone, which `Speech.close` reports; else it was an accidental tap.
+        # Digital silence means a dead microphone, which `Speech.close` reports; other silence, an accidental tap.
         return "captured" if self.peak <= policy.silence_peak else "silence"
 
 
 @dataclass(slots=True)
 class Delivery:
-    """What the server has of it."""
+    """What was sent of the speech."""
 
     sent_bytes: int = 0
     is_cleared: bool = False
     is_commit_sent: bool = False
     was_spoken: bool = False
-    """Its audio was committed: it counts for the budget."""
+    """The audio was committed at least once: it counts for the budget."""
     replays: int = 0
 
 
 @dataclass(slots=True)
 class Words:
-    """What of it is in writing."""
+    """The messages of the turn."""
 
     message: Mapping[str, Any] | None = field(default=None, repr=False)
-    """A message item, instead of audio."""
+    """The message item of a turn without audio."""
     side_items: list[str] = field(default_factory=list)
-    """Messages that were given while it was spoken: it answers for them."""
+    """Ids of messages given during the speech; the turn answers them too."""
     side_texts: list[str] = field(default_factory=list, repr=False)

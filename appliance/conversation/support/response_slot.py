@@ -1,13 +1,13 @@
 """One response at a time: the slot that a ``response.create`` takes.
 
 Pure. Theory of operation: the server runs at most one response of the conversation. A *wish* (a turn that wants an
-answer) waits until the slot is free; wishes coalesce, only the newest turn can have one. The slot is taken by a
-request from the moment it is sent until its ``response.done`` — also when it was cancelled meanwhile, for until
-then the server would refuse another. A cancelled request that was not yet created is remembered and cancelled on
-arrival: this is the race that plays turn 1's answer in turn 2 when it is missed.
+answer) waits until the slot is free; a newer wish replaces it. A request takes the slot from the moment it is sent
+until its ``response.done``, also if it is cancelled meanwhile, because until then the server would refuse another. A
+request that is cancelled before it is created is cancelled on arrival; without that, the answer of turn 1 would play
+in turn 2.
 
-A response belongs to a turn by the ``metadata`` that the server echoes. Servers that drop metadata are served
-too: their responses answer requests in order, and there is only one request at a time.
+A response is matched to its turn by the ``metadata`` that the server echoes. Servers that drop metadata work too: their
+responses answer requests in order, and there is only one request at a time.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from appliance.realtime.protocol import Response
 
 __all__ = ["Arrival", "Request", "ResponseSlot"]
 
-_REMEMBERED = 32  # ids of responses that are over; late deltas of older ones do not happen within one socket
+_REMEMBERED = 32  # ids of responses that are over; on one connection, no deltas of older ones arrive
 
 
 @dataclass(slots=True)
 class Request:
-    """A ``response.create`` that was sent and is not done."""
+    """A ``response.create`` that was sent and whose response is not done."""
 
     turn: str
     event_id: str
@@ -43,7 +43,7 @@ class Arrival(Enum):
 
 
 class ResponseSlot:
-    """Who has the slot, who wants it, and which responses are over."""
+    """The request in the slot, the wish for it, and the responses that are over."""
 
     def __init__(self) -> None:
         self.request: Request | None = None
@@ -60,18 +60,18 @@ class ResponseSlot:
 
     @property
     def deadline(self) -> float | None:
-        """When a cancelled response is given up, or a refused wish is tried again."""
+        """When to give up a cancelled response, or to retry a refused request."""
         times = [
             at for at in (self._blocked_until, self.request.give_up_at if self.request else None) if at is not None
         ]
         return min(times, default=None)
 
     def want(self, turn: str) -> None:
-        """Wish for an answer to `turn`; an older wish is dropped."""
+        """Wish for an answer to `turn`; replaces an older wish."""
         self._wish = turn
 
     def grant(self, now: float) -> str | None:
-        """Return the turn whose response may be asked for now, or None; call `asked` when it was sent."""
+        """Return the turn whose response may be requested now, or None; call `asked` once it is."""
         if self._wish is None or self.request is not None:
             return None
         if self._blocked_until is not None and now < self._blocked_until:
@@ -80,7 +80,7 @@ class ResponseSlot:
 
     def asked(self, turn: str, event_id: str) -> None:
         if self.request is not None and self.request.response_id is not None:
-            self._over.append(self.request.response_id)  # the server began another without waiting for its end
+            self._over.append(self.request.response_id)  # the server started another before it ended
         self.request = Request(turn, event_id)
         self._wish = None
         self._blocked_until = None
@@ -89,7 +89,7 @@ class ResponseSlot:
         """Decide on a ``response.created``."""
         request = self.request
         if response.conversation_id is None and response.metadata and "turn" not in response.metadata:
-            return Arrival.IGNORE  # out of band: somebody else's
+            return Arrival.IGNORE  # out of band, and not ours
         if response.id in self._over:
             return Arrival.CANCEL
         turn = (response.metadata or {}).get("turn")
@@ -100,10 +100,9 @@ class ResponseSlot:
         return Arrival.CANCEL if request.is_cancelled else Arrival.ACCEPT
 
     def is_current(self, response_id: str) -> bool:
-        """Whether the output of this response is played, shown and run.
+        """Return whether the output of this response is used.
 
-        A server that never sends ``response.created`` is followed too: the first id that appears while a request
-        waits for its own is taken.
+        If the server never sends ``response.created``, the first id that arrives while a request has none is adopted.
         """
         request = self.request
         if request is None or request.is_cancelled or response_id in self._over:
@@ -113,10 +112,10 @@ class ResponseSlot:
         return response_id in (request.response_id, "")
 
     def cancel(self, give_up_at: float) -> str | None:
-        """Give up the running response.
+        """Cancel the request in the slot, and drop the wish.
 
         Returns:
-            The id to cancel now; None if there is nothing to cancel, or nothing *yet*.
+            The response id to cancel now; None if there is none, or if it is not created *yet*.
         """
         self._wish = None
         request = self.request
@@ -127,13 +126,13 @@ class ResponseSlot:
         return request.response_id
 
     def cancelled_by_server(self, give_up_at: float) -> None:
-        """The server cancels the running response by itself: nothing of it counts any more."""
+        """Mark the running response as cancelled: the server has done so itself."""
         if self.request is not None and self.request.response_id is not None:
             self.request.is_cancelled = True
             self.request.give_up_at = give_up_at
 
     def done(self, response: Response) -> Request | None:
-        """Free the slot at ``response.done``; returns the request that it ends, if it was the one in the slot."""
+        """Free the slot at ``response.done``; returns its request, None if the response is not that of the slot."""
         is_late = response.id in self._over
         self._blocked_until = None
         self._over.append(response.id)
@@ -146,7 +145,7 @@ class ResponseSlot:
         return request
 
     def refused(self, event_id: str | None, retry_at: float) -> bool:
-        """Keep the wish after ``conversation_already_has_active_response``; returns whether it was ours."""
+        """Turn a request that met a busy server back into a wish; returns whether the error was about it."""
         request = self.request
         if request is None or request.response_id is not None or event_id not in (None, request.event_id):
             return False
@@ -157,7 +156,7 @@ class ResponseSlot:
         return True
 
     def abandon(self, event_id: str | None) -> Request | None:
-        """Free the slot because the request itself was refused for good; None if the error names another event."""
+        """Free the slot after an error about its request; returns that, None if the error names another event."""
         request = self.request
         if request is None or request.event_id != event_id:
             return None
@@ -165,7 +164,7 @@ class ResponseSlot:
         return request
 
     def advance(self, now: float) -> None:
-        """Let time pass: a cancelled response that never ends does not hold up the next turn."""
+        """Handle deadlines: end the wait after a refusal, and free the slot of a cancelled response that never ends."""
         if self._blocked_until is not None and now >= self._blocked_until:
             self._blocked_until = None
         request = self.request
@@ -175,7 +174,7 @@ class ResponseSlot:
             self.request = None
 
     def reset(self) -> None:
-        """Forget everything: a new connection is an empty conversation."""
+        """Forget everything, for a new connection."""
         self.request = None
         self._wish = None
         self._blocked_until = None

@@ -1,4 +1,4 @@
-"""What is known of the answer to one turn. Pure records."""
+"""The state of the answer to one turn. Pure records."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ __all__ = ["Asked", "Received", "Speaker"]
 
 @dataclass(slots=True)
 class Speaker:
-    """Who answers."""
+    """The agent that answers."""
 
     spec: AgentSpec | None = None
-    """The agent that gives the response that is under way: its tools are called, its guardrails watch."""
+    """The agent that gives the current response: its tools are called, its guardrails apply."""
     agent: str = ""
-    """"" before an answer was asked for."""
+    """Its name; "" before a response is requested."""
     said: str = field(default="", repr=False)
-    """What that agent has said."""
+    """What it has said in this turn."""
     first_sentence: str = ""
-    """What the next response begins with."""
+    """What the next response must begin with; "" for anything."""
 
 
 @dataclass(slots=True)
 class Received:
-    """What came of it."""
+    """What was received of the answer."""
 
     frames: int = 0
     has_output: bool = False
-    """Audio, text or a call came. After this, replaying the turn would repeat side effects."""
+    """Audio, text or a call has arrived. After this, replaying the turn would repeat side effects."""
     has_audio: bool = False
     has_text: bool = False
     failure: TroubleKind | Literal[""] = ""
-    """Why the answer is not whole; reported after the received part has played."""
+    """Why the answer is incomplete; reported after the received part has played."""
     failure_detail: str = ""
 
 
 @dataclass(slots=True)
 class Asked:
-    """What was asked for."""
+    """What was requested for the turn."""
 
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """What the program wants of the response beyond the session's settings."""
+    """Response options of the program, on top of the session's settings."""
     is_open: bool = False
-    """A response was asked for, and its ``response.done`` has not come."""
+    """A response was requested, and is not done."""
     is_done: bool = False
-    """All of the answer is here."""
+    """The answer is complete."""
     is_retry: bool = False
-    """The server was busy with another response; the wait for an answer began before."""
+    """A busy server refused the request: its repetition keeps the deadline."""
     is_free: bool = False
-    """The offline brain answers. A snapshot: the connection may be gone when the turn ends."""
+    """The offline brain answers. A snapshot: the connection may be lost before the turn ends."""
     trips: int = 0
     """Responses that a guardrail stopped."""
 
@@ -68,11 +68,11 @@ class Asked:
             first_sentence: What the answer must begin with; "" for anything.
         """
         wanted = self.options
-        if rounds or self.trips:  # what it began from, and must call, holds for the first one
+        if rounds or self.trips:  # input and tool_choice apply to the first response only
             wanted = {key: value for key, value in wanted.items() if key not in ("tool_choice", "input")}
         response: dict[str, Any] = {**wanted, "metadata": {**mapping(wanted.get("metadata")), "turn": turn}}
         if rounds and spec.session.get("tool_choice", "auto") not in ("auto", "none"):
-            response["tool_choice"] = "auto"  # what must be called was called: else the model could never answer
+            response["tool_choice"] = "auto"  # the required call was made: now the model may answer
         if first_sentence:
             own = spec.session.get("instructions", "")
             response["instructions"] = f"{own}\n\nBegin your answer with exactly this sentence: {first_sentence}"

@@ -1,11 +1,11 @@
-"""Transient or fatal: the one place that decides what a lost connection means, and how long to wait.
+"""The one place that decides whether a lost connection is retried, and after what wait.
 
-Pure. The transport says of what kind a failure is (`events.LinkFailure`). That may be no more than what a number stands
-for, and numbers lie: OpenAI closes with 1013 ("try again later") when the account has no credit, and with 1001 ("going
-away") when a session reached its hour. So the code of the last ``error`` event on that link wins over such a kind:
-OpenAI accepts, sends the error, then closes, and the close may be lost on the way.
+Pure. The transport reports the kind of a failure (`events.LinkFailure`). That may be only the meaning of a status or
+close code, and codes mislead: OpenAI closes with 1013 ("try again later") when the account has no credit, and with 1001
+("going away") when a session reaches its time limit. So the code of the last ``error`` event on that link wins over
+such a kind: OpenAI accepts the connection, sends the error, then closes, and the close frame may be lost.
 
-What says nothing is transient: an appliance that gives up for an unknown reason is worse than one that tries.
+An unknown reason is transient: an appliance that gives up without need is worse than one that retries.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Verdict:
     """What a lost connection means."""
 
     action: Action
-    """``retry`` with backoff; ``fatal``: trying again cannot help before somebody acts; ``expired``: a normal end of
-    the session, connect again at once."""
+    """``retry``: reconnect with backoff; ``fatal``: a retry cannot help before a person acts; ``expired``: the normal
+    end of a session, reconnect at once."""
     kind: LinkFailure | Literal["settings_refused"]
-    """Stable and machine-readable. ``settings_refused`` is of the conversation: the link was there."""
+    """Stable and machine-readable. Only the conversation sets ``settings_refused``: the link itself was up."""
 
 
 _ACTIONS: Final[Mapping[LinkFailure, Action]] = {
@@ -61,39 +61,39 @@ _ACTIONS: Final[Mapping[LinkFailure, Action]] = {
     "session_expired": "expired",
 }
 
-_NAMED: Final[frozenset[LinkFailure]] = frozenset(FAILURE_OF_ERROR_CODE.values()) - {
+_ONLY_BY_ERROR_CODE: Final[frozenset[LinkFailure]] = frozenset(FAILURE_OF_ERROR_CODE.values()) - {
     "bad_shape",
     "model_not_found",
     "rate_limited",
     "server_error",
     "unauthorized",
 }
-"""Kinds that the server names by an error code alone; a close code may stand for each of the five others."""
+"""Kinds that only an error code gives; each of the five excluded ones may also come from a status or close code."""
 
 
 def classify(kind: LinkFailure, code: int | None, *, last_error: str | None = None) -> Verdict:
-    """Decide what the end of a link means.
+    """Return what the end of a link means.
 
     Args:
-        kind: What the transport makes of it.
+        kind: The kind that the transport reports.
         code: The WebSocket close code (1000 and above), the HTTP status that refused the upgrade, or None for neither.
-        last_error: The ``code`` (or the ``type``) of the last ``error`` event seen on that link, if any.
+        last_error: The ``code``, else the ``type``, of the last ``error`` event on that link; None without one.
     """
-    if kind not in _NAMED:
-        kind = _of_last_error(code, last_error) or kind
+    if kind not in _ONLY_BY_ERROR_CODE:
+        kind = _kind_of_last_error(code, last_error) or kind
     return Verdict(_ACTIONS[kind], kind)
 
 
-def _of_last_error(code: int | None, last_error: str | None) -> LinkFailure | None:
+def _kind_of_last_error(code: int | None, last_error: str | None) -> LinkFailure | None:
     kind = FAILURE_OF_ERROR_CODE.get((last_error or "").lower())
     if kind is None or (code is None and _ACTIONS[kind] == "retry"):
-        return None  # a transient error of long ago says nothing about a cable that was pulled now
+        return None  # an old transient error does not explain a connection that breaks now
     return kind
 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Capped exponential waiting with full jitter, so that a thousand devices do not come back in step."""
+    """Capped exponential backoff with full jitter, so that many devices do not reconnect at the same time."""
 
     initial_s: float
     max_s: float
@@ -108,17 +108,17 @@ class Backoff:
             raise ValueError(f"backoff: factor {self.factor}, expected at least 1")
 
     def delay_s(self, attempt: int, unit: float) -> float:
-        """Return how long to wait before the next try.
+        """Return how long to wait before the next attempt, in seconds.
 
         Args:
-            attempt: How many tries failed in a row before this wait, less one: 0 for the first wait.
+            attempt: Number of failed attempts in a row, less one: 0 for the first wait.
             unit: A random number in [0, 1).
 
         Returns:
-            From half of `initial_s` (never 0: a refusal comes back in a millisecond) up to `max_s`.
+            Between half of `initial_s` and `max_s`; never 0, because a refusal takes only a millisecond.
         """
         ceiling_s = self.initial_s
-        for _ in range(attempt):  # not a power: that overflows after a night without network
+        for _ in range(attempt):  # a power would overflow after a night without network
             if ceiling_s >= self.max_s or self.factor == 1.0:
                 break
             ceiling_s *= self.factor

@@ -1,13 +1,13 @@
-"""The gate before the loudspeaker: when to check the text of an answer, how much of its audio may be played. Pure.
+"""The output gate: when to check the text of an answer, and how much of its audio may be played. Pure.
 
-Theory of operation. The transcript of an answer comes in pieces, mostly ahead of the audio, and nothing in the
-protocol says which word a sample belongs to. Checks run outside and take their time. So:
+Theory of operation. The transcript of an answer arrives in pieces, mostly ahead of the audio, and nothing in the
+protocol aligns the two. Checks run outside and take time. So:
 
-* a text is checked whenever it has grown by `debounce` characters (never before its end, if that is -1), and once
-  more, always, when it is final: replies shorter than the debounce and tails are checked too;
-* with `hold` the audio waits here, and is released as far as checked text reaches *for sure*: nobody speaks faster
-  than `FASTEST_CHARACTERS_PER_S`, so `n` checked characters cover at least ``n / 25`` seconds of audio, whatever the
-  order in which a server sends the two. The rest follows when the final text has passed.
+* a text is checked whenever it has grown by `debounce` characters (only at its end, if that is -1), and always once
+  more when it is final, so that short replies and tails are checked too;
+* with `hold`, audio waits here and is released only as far as the checked text certainly reaches: nobody speaks faster
+  than `FASTEST_CHARACTERS_PER_S`, so `n` checked characters cover at least ``n / 25`` seconds of audio, in whatever
+  order the server sends the two. The rest follows once the final text has passed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BYTES_PER_CHARACTER = 2 * SAMPLE_RATE // FASTEST_CHARACTERS_PER_S
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A text that is being checked."""
+    """A pending check of a text."""
 
     number: int
     item_id: str
@@ -38,7 +38,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class HeldAudio:
-    """A piece of audio that may be played now."""
+    """A piece of audio that was held back."""
 
     item_id: str
     content_index: int
@@ -47,22 +47,23 @@ class HeldAudio:
 
 @dataclass(slots=True)
 class _Text:
-    """What is known of one text."""
+    """The state of one text; lengths are in characters."""
 
     text: str = ""
-    asked: int = 0
-    """Characters of the longest text that is checked or being checked."""
+    requested: int = 0
+    """Length of the text in the newest check."""
     passed: int = 0
-    is_final_asked: bool = False
+    """Length of the longest text that has passed."""
+    is_final_requested: bool = False
     is_final_passed: bool = False
     released_bytes: int = 0
 
 
 class TextGate:
-    """Watches the answer of one turn; `reset` begins the next."""
+    """Gates the answer to one turn; `reset` prepares for the next."""
 
     def __init__(self, *, debounce: int, hold: bool, check_s: float) -> None:
-        """Create a watch.
+        """Create an empty gate.
 
         Args:
             debounce: Characters of new text between two checks; -1 for the final text only.
@@ -73,19 +74,19 @@ class TextGate:
         self._hold = hold
         self._check_s = check_s
         self._texts: dict[tuple[str, int], _Text] = {}
-        """By item and content part: each is a text of its own."""
+        """By item and content index: each part is a separate text."""
         self._held: deque[HeldAudio] = deque()
         self._pending: dict[int, Check] = {}
-        self._made = 0
+        self._last_number = 0
         self.is_empty = True
-        """Nothing was checked or held since the last `reset`."""
+        """No text or audio has arrived since the last `reset`."""
 
     def __repr__(self) -> str:
         return f"<TextGate {len(self._pending)} checks pending, {len(self._held)} pieces held>"
 
     @property
     def is_busy(self) -> bool:
-        """Something is being checked or held: the answer is not over."""
+        """A check is pending or audio is held, so the answer is not over."""
         return bool(self._pending or self._held)
 
     @property
@@ -98,18 +99,18 @@ class TextGate:
 
     @property
     def held_frames(self) -> Counter[str]:
-        """Frames that are kept back, by item."""
+        """Held frames by item."""
         frames: Counter[str] = Counter()
         for one in self._held:
             frames[one.item_id] += len(one.pcm) // 2
         return frames
 
     def drop_held(self) -> None:
-        """Audio that is held is never played; what was released plays on, and is still watched."""
+        """Drop the held audio; the text of released audio is still checked."""
         self._held.clear()
 
     def reset(self) -> None:
-        """Forget everything: audio that is held is never played, verdicts that still come mean nothing."""
+        """Forget everything: held audio is never played, and late results of checks are ignored."""
         self._texts.clear()
         self._held.clear()
         self._pending.clear()
@@ -118,34 +119,34 @@ class TextGate:
     # --- text ---------------------------------------------------------------------------------------------------
 
     def grew(self, item_id: str, content_index: int, delta: str, now: float) -> Check | None:
-        """Take a piece of text; returns the check that is due, if any."""
+        """Append a piece of text; returns the check that is due, if any."""
         self.is_empty = False
         text = self._texts.setdefault((item_id, content_index), _Text())
-        if text.is_final_asked:
+        if text.is_final_requested:
             return None
         text.text += delta
-        if self._debounce < 0 or len(text.text) - text.asked < max(1, self._debounce):
+        if self._debounce < 0 or len(text.text) - text.requested < max(1, self._debounce):
             return None
         return self._check((item_id, content_index), text, now, is_final=False)
 
     def ended(self, item_id: str, content_index: int, whole: str, now: float) -> Check | None:
-        """A text is whole; returns its final check, once."""
+        """End a text; returns its final check, or None if that was requested before."""
         self.is_empty = False
         text = self._texts.setdefault((item_id, content_index), _Text())
-        if text.is_final_asked:
+        if text.is_final_requested:
             return None
         text.text = whole or text.text
         return self._check((item_id, content_index), text, now, is_final=True)
 
     def all_ended(self, now: float) -> list[Check]:
-        """The answer is over: every text counts as whole, also one without its own ``done`` event."""
+        """End every text, also one without its own ``done`` event; returns their final checks."""
         for piece in self._held:
             self._texts.setdefault((piece.item_id, piece.content_index), _Text())
-        open_texts = [part for part, one in self._texts.items() if not one.is_final_asked]
+        open_texts = [part for part, one in self._texts.items() if not one.is_final_requested]
         return [check for part in open_texts if (check := self.ended(*part, "", now)) is not None]
 
     def passed(self, number: int) -> None:
-        """A check has found nothing."""
+        """Handle a check that found nothing."""
         check = self._pending.pop(number, None)
         if check is not None:
             text = self._texts[check.item_id, check.content_index]
@@ -156,21 +157,21 @@ class TextGate:
         return self._pending.get(number)
 
     def late(self, now: float) -> Check | None:
-        """Return a check that took too long."""
+        """Return a check that is past its deadline, if any."""
         return next((one for one in self._pending.values() if now >= one.deadline), None)
 
     def _check(self, part: tuple[str, int], text: _Text, now: float, *, is_final: bool) -> Check:
-        self._made += 1
-        text.asked = len(text.text)
-        text.is_final_asked = is_final
-        check = Check(self._made, *part, text.text, is_final, now + self._check_s)
+        self._last_number += 1
+        text.requested = len(text.text)
+        text.is_final_requested = is_final
+        check = Check(self._last_number, *part, text.text, is_final, now + self._check_s)
         self._pending[check.number] = check
         return check
 
     # --- audio --------------------------------------------------------------------------------------------------
 
     def hold(self, item_id: str, content_index: int, pcm: bytes) -> None:
-        """Take a piece of audio; `release` gives it back when it may be played."""
+        """Hold a piece of audio until `release` yields it."""
         self.is_empty = False
         self._held.append(HeldAudio(item_id, content_index, pcm))
 
@@ -191,7 +192,7 @@ class TextGate:
             yield piece
 
     def _free_bytes(self, part: tuple[str, int]) -> int | None:
-        """How much more of a part may be played; None: all of it."""
+        """Return how much more audio of a part may be played; None for all."""
         text = self._texts.get(part, _Text())
         if not self._hold or text.is_final_passed:
             return None

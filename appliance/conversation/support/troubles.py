@@ -1,4 +1,4 @@
-"""How regions report what went wrong. Pure."""
+"""How regions report trouble. Pure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["Report", "sentence"]
 
 
 class Report(Protocol):
-    """Reports a trouble; see `regions.device.Device.report`."""
+    """A function that reports a trouble; see `regions.device.Device.report`."""
 
     def __call__(self, kind: TroubleKind, now: float, *, detail: str = "", flash: bool = True) -> None: ...
 
 
 def sentence(kind: TroubleKind) -> Sentence:
-    """Return what to say about a kind of trouble."""
+    """Return the sentence for a kind of trouble."""
     return Sentence(f"trouble.{kind}")

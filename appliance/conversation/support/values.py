@@ -1,4 +1,4 @@
-"""Values that a server or a program gave, made safe to read. Pure."""
+"""Safe reading of values from a server or a program. Pure."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ __all__ = ["mapping"]
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
-    """Return an object where one belongs; anything else counts as an empty one."""
+    """Return the value if it is a mapping, else an empty one."""
     return value if isinstance(value, Mapping) else {}

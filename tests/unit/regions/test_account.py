@@ -20,15 +20,15 @@ USAGE = {
 
 
 def account(out: Outbox | None = None, **policy: Any) -> Account:
-    made = Account(Policy(**policy), out or Outbox())
-    made.budget.begin_day("2026-01-01", 0.0, 0.0)
-    return made
+    region = Account(Policy(**policy), out or Outbox())
+    region.budget.begin_day("2026-01-01", 0.0, 0.0)
+    return region
 
 
 def test_each_budget_share_is_reported_once_a_day() -> None:
     out = Outbox()
-    made = account(out, budget_usd=1.0)
-    assert [made.count(usd, {}, 0.0) for usd in (0.79, 0.01, 0.19, 0.01, 1.0)] == [None, 80, None, 100, None]
+    region = account(out, budget_usd=1.0)
+    assert [region.count(usd, {}, 0.0) for usd in (0.79, 0.01, 0.19, 0.01, 1.0)] == [None, 80, None, 100, None]
     assert [one.percent for one in notices(out.take()) if isinstance(one, BudgetWarning)] == [80, 100]
 
 
@@ -67,26 +67,26 @@ def test_a_spent_budget_allows_only_the_offline_brain_if_there_is_one() -> None:
 
 
 def test_a_new_day_starts_with_what_was_already_spent_that_day() -> None:
-    made = account(budget_usd=1.0)
-    made.count(1.0, {}, 0.0)
-    made.budget.begin_day("2026-01-02", 0.5, 0.0)
-    assert not made.budget.is_spent
-    assert made.count(0.3, {}, 0.0) == 80
+    region = account(budget_usd=1.0)
+    region.count(1.0, {}, 0.0)
+    region.budget.begin_day("2026-01-02", 0.5, 0.0)
+    assert not region.budget.is_spent
+    assert region.count(0.3, {}, 0.0) == 80
 
 
 def test_a_response_without_a_price_counts_its_seconds_only() -> None:
     out = Outbox()
-    made = account(out, budget_s=60.0)
-    made.count(0.25, {}, 10.0)
+    region = account(out, budget_s=60.0)
+    region.count(0.25, {}, 10.0)
     out.take()
-    made.count(None, {"total_tokens": 3}, 20.0)
+    region.count(None, {"total_tokens": 3}, 20.0)
     assert notices(out.take()) == [Usage({"total_tokens": 3}, None, 20.0, 0.25, 30.0)]
 
 
 def test_nested_token_counts_are_flattened_and_sorted_by_name() -> None:
-    made = account()
-    made.add_to_turn(USAGE)
-    assert list(made.end_turn().items()) == [
+    region = account()
+    region.add_to_turn(USAGE)
+    assert list(region.end_turn().items()) == [
         ("input_audio_tokens", 15),
         ("input_cached_audio_tokens", 4),
         ("input_text_tokens", 5),
@@ -97,18 +97,18 @@ def test_nested_token_counts_are_flattened_and_sorted_by_name() -> None:
 
 
 def test_only_integers_count_as_tokens() -> None:
-    made = account()
-    made.add_to_turn({"type": "duration", "seconds": 1.5, "is_final": True, "input_tokens": None, "total_tokens": 2})
-    assert made.end_turn() == {"total_tokens": 2}
+    region = account()
+    region.add_to_turn({"type": "duration", "seconds": 1.5, "is_final": True, "input_tokens": None, "total_tokens": 2})
+    assert region.end_turn() == {"total_tokens": 2}
 
 
 def test_the_tokens_of_a_turn_are_those_of_its_responses_only() -> None:
-    made = account()
-    made.add_to_turn({"total_tokens": 100})
-    assert made.end_turn() == {"total_tokens": 100}
-    made.add_to_turn({"total_tokens": 3})
-    made.count(0.1, {"total_tokens": 50}, 0.0)
-    made.add_to_turn({"total_tokens": 4})
-    made.add_to_turn(None)
-    assert made.end_turn() == {"total_tokens": 7}
-    assert made.end_turn() == {}
+    region = account()
+    region.add_to_turn({"total_tokens": 100})
+    assert region.end_turn() == {"total_tokens": 100}
+    region.add_to_turn({"total_tokens": 3})
+    region.count(0.1, {"total_tokens": 50}, 0.0)
+    region.add_to_turn({"total_tokens": 4})
+    region.add_to_turn(None)
+    assert region.end_turn() == {"total_tokens": 7}
+    assert region.end_turn() == {}

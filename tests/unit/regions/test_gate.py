@@ -9,7 +9,7 @@ from appliance.conversation.regions.gate import Gate
 from appliance.conversation.support.outbox import Outbox
 
 
-def begun(out: Outbox | None = None, **policy: float) -> Gate:
+def started(out: Outbox | None = None, **policy: float) -> Gate:
     return Gate(Policy(**policy), out or Outbox())
 
 
@@ -18,18 +18,18 @@ def is_open(gate: Gate) -> bool:
 
 
 def test_before_the_first_turn_the_gate_is_open_and_refuses_nothing() -> None:
-    gate = begun()
+    gate = started()
     assert (is_open(gate), gate.end("turn_1")) == (True, False)
 
 
 def test_a_turn_without_conditions_has_an_open_gate() -> None:
-    gate = begun()
+    gate = started()
     assert (is_open(gate), gate.deadline(7.0)) == (True, 7.0)
 
 
 def test_instructions_are_requested_for_one_turn_and_replay_and_open_the_gate() -> None:
     out = Outbox()
-    gate = begun(out)
+    gate = started(out)
     gate.prepare(TurnKey("turn_1", 2), "ann", 100.0)
     assert out.take() == [PrepareAgent(TurnKey("turn_1", 2), "ann", "turn")]
     assert not is_open(gate)
@@ -39,7 +39,7 @@ def test_instructions_are_requested_for_one_turn_and_replay_and_open_the_gate() 
 
 def test_the_transcript_is_checked_before_the_gate_opens() -> None:
     out = Outbox()
-    gate = begun(out)
+    gate = started(out)
     gate.await_words(100.0)
     assert (is_open(gate), out.take()) == (False, [])
     gate.check(InputCheck("turn_1"), "ann", "hello", 101.0)
@@ -50,7 +50,7 @@ def test_the_transcript_is_checked_before_the_gate_opens() -> None:
 
 
 def test_the_gate_needs_both_the_instructions_and_the_check() -> None:
-    gate = begun()
+    gate = started()
     gate.prepare(TurnKey("turn_1", 0), "ann", 100.0)
     gate.await_words(100.0)
     gate.checked()
@@ -61,7 +61,7 @@ def test_the_gate_needs_both_the_instructions_and_the_check() -> None:
 
 
 def test_the_deadline_is_that_of_the_earliest_wait_and_a_check_has_its_own() -> None:
-    gate = begun(prepare_s=5.0, transcript_s=10.0, guardrail_s=2.0)
+    gate = started(prepare_s=5.0, transcript_s=10.0, guardrail_s=2.0)
     gate.await_words(100.0)
     assert gate.deadline(1000.0) == 110.0
     gate.prepare(TurnKey("turn_1", 0), "ann", 100.0)
@@ -71,7 +71,7 @@ def test_the_deadline_is_that_of_the_earliest_wait_and_a_check_has_its_own() -> 
 
 
 def test_a_wait_is_late_from_its_deadline_until_it_is_over() -> None:
-    gate = begun(prepare_s=5.0, transcript_s=10.0)
+    gate = started(prepare_s=5.0, transcript_s=10.0)
     gate.prepare(TurnKey("turn_1", 0), "ann", 100.0)
     gate.await_words(100.0)
     assert (gate.are_instructions_late(104.9), gate.are_instructions_late(105.0)) == (False, True)
@@ -82,7 +82,7 @@ def test_a_wait_is_late_from_its_deadline_until_it_is_over() -> None:
 
 
 def test_a_turn_that_ends_unchecked_is_refused_permanently() -> None:
-    gate = begun()
+    gate = started()
     gate.await_words(100.0)
     assert gate.end("turn_1")
     assert not gate.end("turn_1")
@@ -90,14 +90,14 @@ def test_a_turn_that_ends_unchecked_is_refused_permanently() -> None:
 
 
 def test_a_turn_without_a_check_is_not_refused_even_if_its_instructions_never_arrive() -> None:
-    gate = begun()
+    gate = started()
     gate.prepare(TurnKey("turn_1", 0), "ann", 100.0)
     assert not gate.end("turn_1")
     assert not gate.refuses("turn_1")
 
 
 def test_the_next_turn_starts_with_an_open_gate_and_no_passed_check() -> None:
-    gate = begun()
+    gate = started()
     gate.await_words(100.0)
     gate.checked()
     gate.prepare(TurnKey("turn_1", 0), "ann", 100.0)
@@ -106,7 +106,7 @@ def test_the_next_turn_starts_with_an_open_gate_and_no_passed_check() -> None:
 
 
 def test_only_the_newest_64_refused_turns_are_remembered() -> None:
-    gate = begun()
+    gate = started()
     for number in range(65):
         gate.await_words(100.0)
         gate.end(f"turn_{number}")

@@ -25,7 +25,7 @@ def name(step: Callable[..., Any]) -> str:
     return step.__name__ if step.__name__ != "<lambda>" else ".".join(step.__code__.co_names)
 
 
-def told(commands: Sequence[Command], *kinds: type) -> list[str]:
+def type_names(commands: Sequence[Command], *kinds: type) -> list[str]:
     """Return the class names of the notices and frames of these kinds, in order."""
     sent = [one.notice if isinstance(one, Emit) else one.event for one in commands if isinstance(one, Emit | Send)]
     return [type(one).__name__ for one in sent if not kinds or isinstance(one, kinds)]
@@ -36,21 +36,21 @@ def stage(*tools: ToolCard, **more: Any) -> Stage:
     return Stage(specs=[AgentSpec(agent="ann", session=SESSION, tools=tools, **about)], **more).ready()
 
 
-def asked(made: Stage) -> str:
+def speak_turn(scene: Stage) -> str:
     """Speak a turn, let its response be requested, and return the id of the request."""
-    commands = made.say() + made.committed()
-    return str(next(one["event_id"] for one in made.sent(commands) if one["type"] == "response.create"))
+    commands = scene.say() + scene.committed()
+    return str(next(one["event_id"] for one in scene.sent(commands) if one["type"] == "response.create"))
 
 
-def says(made: Stage, delta: str) -> None:
+def answer_text(scene: Stage, delta: str) -> None:
     where = {"response_id": "resp_1", "item_id": "item_a", "output_index": 0, "content_index": 0}
-    made.server({"type": "response.output_audio_transcript.delta", "delta": delta} | where)
+    scene.server({"type": "response.output_audio_transcript.delta", "delta": delta} | where)
 
 
-def all_late(made: Stage, at: float) -> list[Command]:
+def all_late(scene: Stage, at: float) -> list[Command]:
     """Let every deadline up to `at` pass in one event."""
-    made.now = at
-    return made.do(DeadlinePassed())
+    scene.now = at
+    return scene.do(DeadlinePassed())
 
 
 # --- owners of an error ---------------------------------------------------------------------------------------------
@@ -68,47 +68,47 @@ def test_the_owners_of_an_error_are_tried_in_this_order() -> None:
 
 
 def test_an_update_with_the_event_id_of_a_commit_owns_its_error_first() -> None:
-    made = stage()
-    made.say()
-    made.do(FrameGiven({"type": "session.update", "event_id": "commit_turn_1_0", "session": {"type": "realtime"}}))
-    made.error("invalid_value", event_id="commit_turn_1_0", message="first")
-    assert (made.troubles(), made.outcomes()) == (["server_error"], [])
-    made.error("invalid_value", event_id="commit_turn_1_0", message="second")  # the commit owns this one
-    assert made.outcomes() == ["failed"]
+    scene = stage()
+    scene.say()
+    scene.do(FrameGiven({"type": "session.update", "event_id": "commit_turn_1_0", "session": {"type": "realtime"}}))
+    scene.error("invalid_value", event_id="commit_turn_1_0", message="first")
+    assert (scene.troubles(), scene.outcomes()) == (["server_error"], [])
+    scene.error("invalid_value", event_id="commit_turn_1_0", message="second")  # the commit owns this one
+    assert scene.outcomes() == ["failed"]
 
 
 def test_an_update_with_the_event_id_of_a_question_owns_its_error_and_the_question_stays_open() -> None:
-    made = stage()
-    made.do(OutOfBandAsked("k", {"input": []}))
-    made.do(FrameGiven({"type": "session.update", "event_id": "aside_k", "session": {"type": "realtime"}}))
-    made.error("invalid_value", event_id="aside_k", message="no")
-    assert (made.troubles(), made.notices(OutOfBandEnded)) == (["server_error"], [])
+    scene = stage()
+    scene.do(OutOfBandAsked("k", {"input": []}))
+    scene.do(FrameGiven({"type": "session.update", "event_id": "aside_k", "session": {"type": "realtime"}}))
+    scene.error("invalid_value", event_id="aside_k", message="no")
+    assert (scene.troubles(), scene.notices(OutOfBandEnded)) == (["server_error"], [])
 
 
 def test_a_question_refused_by_a_busy_server_ends_without_touching_the_turns_response() -> None:
-    made = stage()
-    asked(made)
-    made.do(OutOfBandAsked("k", {"input": []}))
-    made.error(BUSY, event_id="aside_k", message="busy")
-    assert [(one.key, one.problem) for one in made.notices(OutOfBandEnded)] == [("k", "busy")]
-    assert (made.outcomes(), made.troubles()) == ([], [])
+    scene = stage()
+    speak_turn(scene)
+    scene.do(OutOfBandAsked("k", {"input": []}))
+    scene.error(BUSY, event_id="aside_k", message="busy")
+    assert [(one.key, one.problem) for one in scene.notices(OutOfBandEnded)] == [("k", "busy")]
+    assert (scene.outcomes(), scene.troubles()) == ([], [])
 
 
 def test_a_request_refused_by_a_busy_server_is_retried_and_the_turn_does_not_fail() -> None:
-    made = stage(refused_retry_s=1.0)
-    event_id = asked(made)
-    made.error(BUSY, event_id=event_id)
-    assert (made.outcomes(), made.troubles()) == ([], [])
-    assert made.sent_types(made.advance(1.0)) == ["response.create"]
+    scene = stage(refused_retry_s=1.0)
+    event_id = speak_turn(scene)
+    scene.error(BUSY, event_id=event_id)
+    assert (scene.outcomes(), scene.troubles()) == ([], [])
+    assert scene.sent_types(scene.advance(1.0)) == ["response.create"]
 
 
 def test_an_error_with_an_owner_is_not_also_reported_as_a_server_error() -> None:
-    made = stage()
-    event_id = asked(made)
-    made.error("invalid_value", event_id=event_id, message="no")
-    assert (made.troubles(), made.outcomes()) == (["answer_failed"], ["failed"])
-    made.error("invalid_value", event_id=event_id, message="no")
-    assert made.troubles() == ["answer_failed", "server_error"]
+    scene = stage()
+    event_id = speak_turn(scene)
+    scene.error("invalid_value", event_id=event_id, message="no")
+    assert (scene.troubles(), scene.outcomes()) == (["answer_failed"], ["failed"])
+    scene.error("invalid_value", event_id=event_id, message="no")
+    assert scene.troubles() == ["answer_failed", "server_error"]
 
 
 # --- deadlines ------------------------------------------------------------------------------------------------------
@@ -131,95 +131,95 @@ def test_deadlines_are_checked_in_this_order() -> None:
 
 
 def test_a_hold_rejects_a_call_before_its_deadline_does() -> None:
-    made = stage(ToolCard(name="door", approval="always"), approval_s=5.0)
-    asked(made)
-    made.created()
-    made.called("door", "c")
-    made.now += 4.5
-    made.press()
-    all_late(made, made.now + 2.0)
-    (end,) = made.notices(ToolEnd)
+    scene = stage(ToolCard(name="door", approval="always"), approval_s=5.0)
+    speak_turn(scene)
+    scene.created()
+    scene.called("door", "c")
+    scene.now += 4.5
+    scene.press()
+    all_late(scene, scene.now + 2.0)
+    (end,) = scene.notices(ToolEnd)
     assert "rejected" in end.output
 
 
 def test_a_question_times_out_before_the_turn() -> None:
-    made = stage(answer_s=20.0)
-    asked(made)
-    made.do(OutOfBandAsked("k", {"input": []}, timeout_s=10.0))
-    commands = all_late(made, made.now + 30.0)
-    assert told(commands, OutOfBandEnded, Error, TurnEnd) == ["OutOfBandEnded", "Error", "TurnEnd"]
+    scene = stage(answer_s=20.0)
+    speak_turn(scene)
+    scene.do(OutOfBandAsked("k", {"input": []}, timeout_s=10.0))
+    commands = all_late(scene, scene.now + 30.0)
+    assert type_names(commands, OutOfBandEnded, Error, TurnEnd) == ["OutOfBandEnded", "Error", "TurnEnd"]
 
 
 def test_a_question_times_out_before_an_alarm_rings() -> None:
-    made = stage(alarm_s=60.0, alarm_every_s=3.0)
-    made.do(OutOfBandAsked("k", {"input": []}, timeout_s=10.0))
-    made.do(AlarmRang("tea", "tea"))
-    commands = all_late(made, made.now + 30.0)
-    kept = [type(one) for one in commands if isinstance(one, PlayEarcon) or told([one], OutOfBandEnded)]
+    scene = stage(alarm_s=60.0, alarm_every_s=3.0)
+    scene.do(OutOfBandAsked("k", {"input": []}, timeout_s=10.0))
+    scene.do(AlarmRang("tea", "tea"))
+    commands = all_late(scene, scene.now + 30.0)
+    kept = [type(one) for one in commands if isinstance(one, PlayEarcon) or type_names([one], OutOfBandEnded)]
     assert kept == [Emit, PlayEarcon]
 
 
 def test_an_alarm_rings_before_a_connecting_link_times_out() -> None:
-    made = stage(connect_s=15.0, alarm_s=60.0, endpoints=2)
-    made.lose()
-    made.advance(5.0)
-    made.do(AlarmRang("tea", "tea"))
-    commands = all_late(made, made.now + 30.0)
+    scene = stage(connect_s=15.0, alarm_s=60.0, endpoints=2)
+    scene.lose()
+    scene.advance(5.0)
+    scene.do(AlarmRang("tea", "tea"))
+    commands = all_late(scene, scene.now + 30.0)
     kept = [type(one) for one in commands if isinstance(one, PlayEarcon | Disconnect)]
     assert kept == [PlayEarcon, Disconnect]
 
 
 def test_a_due_alarm_stays_silent_for_a_turn_that_times_out_at_the_same_time() -> None:
-    made = stage(answer_s=20.0, alarm_s=60.0)
-    asked(made)
-    made.do(AlarmRang("tea", "tea"))
-    commands = all_late(made, made.now + 30.0)
-    assert made.outcomes() == ["failed"]
-    assert PlayEarcon(made.conversation.epoch, "alarm") not in commands
+    scene = stage(answer_s=20.0, alarm_s=60.0)
+    speak_turn(scene)
+    scene.do(AlarmRang("tea", "tea"))
+    commands = all_late(scene, scene.now + 30.0)
+    assert scene.outcomes() == ["failed"]
+    assert PlayEarcon(scene.conversation.epoch, "alarm") not in commands
 
 
 def test_a_link_is_retried_before_the_turn_that_waits_for_it_times_out() -> None:
-    made = stage(link_wait_s=1.0, backoff_initial_s=0.5, backoff_max_s=0.5)
-    made.lose()
-    made.say()
-    made.lose("refused", None)
-    commands = all_late(made, made.now + 10.0)
-    kept = [one for one in commands if isinstance(one, Connect) or told([one], TurnEnd)]
-    assert (type(kept[0]), len(kept), made.outcomes()) == (Connect, 2, ["failed"])
+    scene = stage(link_wait_s=1.0, backoff_initial_s=0.5, backoff_max_s=0.5)
+    scene.lose()
+    scene.say()
+    scene.lose("refused", None)
+    commands = all_late(scene, scene.now + 10.0)
+    kept = [one for one in commands if isinstance(one, Connect) or type_names([one], TurnEnd)]
+    assert (type(kept[0]), len(kept), scene.outcomes()) == (Connect, 2, ["failed"])
 
 
 def test_a_call_of_an_ended_turn_times_out_before_the_running_turn() -> None:
-    made = stage(ToolCard(name="light", timeout_s=15.0), answer_s=10.0)
-    asked(made)
-    made.created()
-    made.called("light", "c")
-    made.say()  # barge-in; the tool keeps running
-    made.done(status="cancelled")
-    made.committed("item_2")
-    commands = all_late(made, made.now + 60.0)
-    assert told(commands, ToolEnd, TurnEnd) == ["ToolEnd", "TurnEnd"]
+    scene = stage(ToolCard(name="light", timeout_s=15.0), answer_s=10.0)
+    speak_turn(scene)
+    scene.created()
+    scene.called("light", "c")
+    scene.say()  # barge-in; the tool keeps running
+    scene.done(status="cancelled")
+    scene.committed("item_2")
+    commands = all_late(scene, scene.now + 60.0)
+    assert type_names(commands, ToolEnd, TurnEnd) == ["ToolEnd", "TurnEnd"]
 
 
 def test_a_call_times_out_before_the_check_that_would_cancel_it() -> None:
     tool = ToolCard(name="light", timeout_s=1.0, is_cancellable=True)
-    made = stage(tool, has_output_guardrails=True, guardrail_s=5.0, guardrail_debounce=1)
-    asked(made)
-    made.created()
-    says(made, "Hello")
-    made.called("light", "c")
-    all_late(made, made.now + 10.0)
-    (end,) = made.notices(ToolEnd)
-    assert ("too long" in end.output, len(made.notices(Guardrail))) == (True, 1)
+    scene = stage(tool, has_output_guardrails=True, guardrail_s=5.0, guardrail_debounce=1)
+    speak_turn(scene)
+    scene.created()
+    answer_text(scene, "Hello")
+    scene.called("light", "c")
+    all_late(scene, scene.now + 10.0)
+    (end,) = scene.notices(ToolEnd)
+    assert ("too long" in end.output, len(scene.notices(Guardrail))) == (True, 1)
 
 
 def test_a_late_check_trips_and_retries_before_the_turn_times_out() -> None:
-    made = stage(has_output_guardrails=True, guardrail_s=5.0, guardrail_debounce=1, answer_s=20.0)
-    asked(made)
-    made.created()
-    says(made, "Hello")
-    commands = all_late(made, made.now + 30.0)
-    assert told(commands, Guardrail, TurnEnd) == ["Guardrail"]
-    assert made.outcomes() == []
+    scene = stage(has_output_guardrails=True, guardrail_s=5.0, guardrail_debounce=1, answer_s=20.0)
+    speak_turn(scene)
+    scene.created()
+    answer_text(scene, "Hello")
+    commands = all_late(scene, scene.now + 30.0)
+    assert type_names(commands, Guardrail, TurnEnd) == ["Guardrail"]
+    assert scene.outcomes() == []
 
 
 # --- the steps after every event ------------------------------------------------------------------------------------
@@ -230,20 +230,20 @@ def test_the_steps_after_every_event_run_in_this_order() -> None:
 
 
 def test_speech_is_sent_before_its_response_is_requested_in_one_event() -> None:
-    made = stage(post_roll_ms=20)
-    made.press()
-    made.hear(500)
-    made.release()
-    commands = made.do(AudioCaptured(period(), 4000, -18.0))
-    assert made.sent_types(commands) == ["input_audio_buffer.append", "input_audio_buffer.commit", "response.create"]
+    scene = stage(post_roll_ms=20)
+    scene.press()
+    scene.hear(500)
+    scene.release()
+    commands = scene.do(AudioCaptured(period(), 4000, -18.0))
+    assert scene.sent_types(commands) == ["input_audio_buffer.append", "input_audio_buffer.commit", "response.create"]
 
 
 def test_the_turn_ends_before_the_idle_gap_is_used_in_one_event() -> None:
-    made = stage(rotate_after_s=10.0)
-    made.answering(ms=200)
-    made.done()
-    made.advance(4.0)
-    made.now += 10.0
-    commands = made.play(2400, drained=True)
-    kept = [one for one in commands if isinstance(one, Connect) or told([one], TurnEnd)]
+    scene = stage(rotate_after_s=10.0)
+    scene.answering(ms=200)
+    scene.done()
+    scene.advance(4.0)
+    scene.now += 10.0
+    commands = scene.play(2400, drained=True)
+    kept = [one for one in commands if isinstance(one, Connect) or type_names([one], TurnEnd)]
     assert [type(one) for one in kept] == [Emit, Connect]

@@ -16,13 +16,13 @@ from appliance.realtime.items import HistoryItem
 from tests.unit.regions.outcome import frames, linked, notices
 
 
-def asking(out: Outbox, *keys: str) -> OutOfBand:
+def with_questions(out: Outbox, *keys: str) -> OutOfBand:
     """Ask these questions at 100.0 with a timeout of 30 s."""
-    made = OutOfBand(out)
+    region = OutOfBand(out)
     for key in keys:
-        made.ask(OutOfBandAsked(key, {"input": []}), 100.0)
+        region.ask(OutOfBandAsked(key, {"input": []}), 100.0)
     out.take()
-    return made
+    return region
 
 
 def created(response_id: str, **metadata: str) -> wire.ResponseCreated:
@@ -44,118 +44,118 @@ def problems(out: Outbox) -> list[tuple[str, str]]:
 
 def test_a_question_is_sent_with_conversation_none_and_an_event_id() -> None:
     out = linked()
-    made = OutOfBand(out)
-    made.ask(OutOfBandAsked("k", {"input": [], "metadata": {"mine": "1"}, "conversation": "auto"}), 100.0)
+    region = OutOfBand(out)
+    region.ask(OutOfBandAsked("k", {"input": [], "metadata": {"mine": "1"}, "conversation": "auto"}), 100.0)
     response = {"input": [], "conversation": "none", "metadata": {"mine": "1", "aside": "k"}}
     assert frames(out.take()) == [{"type": "response.create", "event_id": "aside_k", "response": response}]
     assert out.cause("aside_k") == OutOfBandOf("k")
-    assert (bool(made), list(made.deadlines())) == (True, [130.0])
+    assert (bool(region), list(region.deadlines())) == (True, [130.0])
 
 
 def test_a_question_without_a_link_ends_at_once() -> None:
     out = Outbox()
-    made = OutOfBand(out)
-    made.ask(OutOfBandAsked("k", {}), 100.0)
-    assert ([key for key, problem in problems(out) if problem], bool(made)) == (["k"], False)
+    region = OutOfBand(out)
+    region.ask(OutOfBandAsked("k", {}), 100.0)
+    assert ([key for key, problem in problems(out) if problem], bool(region)) == (["k"], False)
 
 
 def test_the_answer_is_emitted_once_and_ends_the_question() -> None:
     out = linked()
-    made = asking(out, "k")
+    region = with_questions(out, "k")
     part = wire.ContentPart(type="output_text", text="yes")
     item = wire.Item(type="message", id="i", role="assistant", status="completed", content=(part,))
     for _ in range(2):
-        assert made.owns(done("r", aside="k", output=(item,)))
+        assert region.owns(done("r", aside="k", output=(item,)))
     assert out.take() == [Emit(OutOfBandEnded("k", (HistoryItem(id="i", role="assistant", text="yes"),)))]
-    assert not made
+    assert not region
 
 
 @pytest.mark.parametrize(("error", "named"), [(wire.ErrorDetail(message="too long"), "too long"), (None, "failed")])
 def test_a_failed_answer_names_the_reason(error: wire.ErrorDetail | None, named: str) -> None:
     out = linked()
-    asking(out, "k").owns(done("r", "failed", aside="k", error=error))
+    with_questions(out, "k").owns(done("r", "failed", aside="k", error=error))
     ((key, problem),) = problems(out)
     assert (key, named in problem) == ("k", True)
 
 
 def test_a_question_owns_exactly_the_events_of_its_response() -> None:
-    made = asking(linked(), "k")
+    region = with_questions(linked(), "k")
     delta = {"item_id": "i", "delta": "word"}
-    assert made.owns(created("r", aside="k"))
-    assert made.owns(wire.OutputTextDelta(response_id="r", **delta))
-    assert made.owns(done("r"))  # from a server that drops the metadata
-    assert not made.owns(created("r2", turn="turn_1"))
-    assert not made.owns(wire.OutputTextDelta(response_id="r2", **delta))
-    assert not made.owns(done("r2"))
-    assert not made.owns(wire.InputAudioBufferCommitted(item_id="i"))
+    assert region.owns(created("r", aside="k"))
+    assert region.owns(wire.OutputTextDelta(response_id="r", **delta))
+    assert region.owns(done("r"))  # from a server that drops the metadata
+    assert not region.owns(created("r2", turn="turn_1"))
+    assert not region.owns(wire.OutputTextDelta(response_id="r2", **delta))
+    assert not region.owns(done("r2"))
+    assert not region.owns(wire.InputAudioBufferCommitted(item_id="i"))
 
 
 def test_a_refused_question_ends_once_with_the_reason() -> None:
     out = linked()
-    made = asking(out, "k", "k2")
-    assert made.refuse("k", "no such voice")
+    region = with_questions(out, "k", "k2")
+    assert region.refuse("k", "no such voice")
     assert problems(out) == [("k", "no such voice")]
-    assert (made.refuse("k", "again"), problems(out), bool(made)) == (False, [], True)
-    made.refuse("k2", "")
+    assert (region.refuse("k", "again"), problems(out), bool(region)) == (False, [], True)
+    region.refuse("k2", "")
     ((_, problem),) = problems(out)
     assert problem
 
 
 def test_a_late_question_ends_and_is_cancelled_if_its_response_has_started() -> None:
     out = linked()
-    made = asking(out, "begun", "not_begun")
-    made.owns(created("r", aside="begun"))
-    made.advance(129.9)
+    region = with_questions(out, "begun", "not_begun")
+    region.owns(created("r", aside="begun"))
+    region.advance(129.9)
     assert out.take() == []
-    made.advance(130.0)
+    region.advance(130.0)
     commands = out.take()
     assert frames(commands) == cancel("r")
     assert [(one.key, "30 s" in one.problem) for one in notices(commands)] == [("begun", True), ("not_begun", True)]
-    assert not made
+    assert not region
 
 
 def test_a_response_created_after_its_question_timed_out_is_cancelled() -> None:
     out = linked()
-    made = asking(out, "k")
-    made.advance(130.0)
+    region = with_questions(out, "k")
+    region.advance(130.0)
     out.take()
-    assert made.owns(created("r", aside="k"))
+    assert region.owns(created("r", aside="k"))
     assert frames(out.take()) == cancel("r")
 
 
 def test_a_lost_link_ends_every_question_and_forgets_its_responses() -> None:
     out = linked()
-    made = asking(out, "k", "k2")
-    made.owns(created("r", aside="k"))
-    made.given({"metadata": {"mine": "1"}})
-    made.lose()
+    region = with_questions(out, "k", "k2")
+    region.owns(created("r", aside="k"))
+    region.given({"metadata": {"mine": "1"}})
+    region.lose()
     assert [key for key, problem in problems(out) if problem] == ["k", "k2"]
-    assert not made
-    assert not made.owns(done("r"))
-    assert not made.owns(created("r2", mine="1"))
+    assert not region
+    assert not region.owns(done("r"))
+    assert not region.owns(created("r2", mine="1"))
 
 
 def test_a_raw_out_of_band_frame_is_recognised_once_by_its_metadata() -> None:
     out = linked()
-    made = OutOfBand(out)
-    made.given({"metadata": {"mine": "1"}})
-    assert not made.owns(created("r1", mine="2"))
-    assert made.owns(created("r2", mine="1"))
-    assert made.owns(done("r2"))
-    assert not made.owns(created("r3", mine="1"))
+    region = OutOfBand(out)
+    region.given({"metadata": {"mine": "1"}})
+    assert not region.owns(created("r1", mine="2"))
+    assert region.owns(created("r2", mine="1"))
+    assert region.owns(done("r2"))
+    assert not region.owns(created("r3", mine="1"))
     assert out.take() == []
 
 
 def test_a_rejected_question_is_never_sent() -> None:
     out = linked()
-    made = OutOfBand(out)
-    made.reject("k", "the budget is spent")
+    region = OutOfBand(out)
+    region.reject("k", "the budget is spent")
     assert out.take() == [Emit(OutOfBandEnded("k", (), "the budget is spent"))]
-    assert not made
+    assert not region
 
 
 def test_only_the_newest_64_responses_are_remembered() -> None:
-    made = OutOfBand(linked())
+    region = OutOfBand(linked())
     for number in range(65):
-        made.owns(created(f"r{number}", aside="k"))
-    assert [made.owns(done(f"r{number}")) for number in (0, 1, 64)] == [False, True, True]
+        region.owns(created(f"r{number}", aside="k"))
+    assert [region.owns(done(f"r{number}")) for number in (0, 1, 64)] == [False, True, True]
