@@ -1,6 +1,6 @@
-"""What a name stands for: a seam's own entries first, then those of installed packages. Pure.
+"""Look up plug-ins by name: built-in entries first, then the entry points of installed packages. Pure.
 
-A package adds an entry to a seam by an entry point of its group, as in its ``pyproject.toml``::
+A package adds an entry with an entry point in the group, in its ``pyproject.toml``::
 
     [project.entry-points."voice_appliance.tts"]
     parrot = "parrot.engine:open_parrot"
@@ -18,30 +18,30 @@ __all__ = ["named", "version"]
 
 
 def named(table: Mapping[str, Any], name: str, *, kind: str, group: str) -> Any:
-    """Return the entry of a name.
+    """Return the entry with this name.
 
     Args:
-        table: The seam's own entries: objects, or where they are, as ``"package.module:attribute"``. They go first.
-        kind: What is looked for, in words.
-        group: The group of entry points by which packages add to the table.
+        table: Built-in entries: objects, or their places as ``"package.module:attribute"``. They take precedence.
+        kind: What the name refers to, for error messages ("engine").
+        group: The entry point group of packages that add entries.
 
     Raises:
-        SettingsError: There is none, or the package that has it cannot be loaded.
+        SettingsError: There is no such entry, or its package cannot be loaded.
     """
     if name in table:
         return resolve_name(table[name]) if isinstance(table[name], str) else table[name]
-    from importlib import metadata  # 15 ms, which no built-in entry needs
+    from importlib import metadata  # takes 15 ms, which built-in entries do not need
 
     others = {one.name: one for one in metadata.entry_points(group=group)}
     if name not in others:
         known = sorted({*table, *others})
-        raise SettingsError(f"no {kind} is called {name!r}: there are {', '.join(known)}{did_you_mean(name, known)}")
+        raise SettingsError(f"no {kind} is called {name!r}; available: {', '.join(known)}{did_you_mean(name, known)}")
     try:
         return others[name].load()
     except Exception as exc:
         raise SettingsError(
             f"{kind} {name!r}: {others[name].value} cannot be loaded ({type(exc).__name__}: {exc}); "
-            "install that package again"
+            "reinstall its package"
         ) from exc
 
 

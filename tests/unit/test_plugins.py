@@ -1,4 +1,4 @@
-"""One lookup by name for every seam, and the small words that errors and answers share."""
+"""Tests of the lookup of plug-ins by name, the version, and small functions shared by several modules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TABLE = {"here": len, "there": "math:sqrt"}
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An installed package that adds "parrot" and "broken", and would like to replace "here"."""
+    """Install a package that adds "parrot" and "broken", and tries to replace "here"."""
     folder = tmp_path / "parrot-1.0.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: parrot\nVersion: 1.0\n", encoding="utf-8")
@@ -33,30 +33,30 @@ def find(name: str) -> object:
     return named(TABLE, name, kind="engine", group=GROUP)
 
 
-def test_an_entry_of_the_table_is_the_object_or_what_its_place_holds() -> None:
+def test_a_built_in_entry_is_returned_or_imported() -> None:
     assert find("here") is len
     assert find("there") is math.sqrt
 
 
-def test_a_package_adds_an_entry_and_replaces_none(package: Path) -> None:
+def test_a_package_adds_an_entry_but_cannot_replace_a_built_in_one(package: Path) -> None:
     assert find("parrot") is math.floor
     assert find("here") is len
 
 
-def test_an_unknown_name_is_refused_with_all_that_there_are(package: Path) -> None:
+def test_an_unknown_name_is_refused_with_the_known_names(package: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         find("Parot")
     assert str(caught.value) == (
-        "no engine is called 'Parot': there are broken, here, parrot, there; did you mean 'parrot'?"
+        "no engine is called 'Parot'; available: broken, here, parrot, there; did you mean 'parrot'?"
     )
 
 
-def test_a_package_that_cannot_be_loaded_is_named(package: Path) -> None:
+def test_a_package_that_cannot_be_loaded_raises_an_error_with_its_name(package: Path) -> None:
     with pytest.raises(SettingsError, match=r"engine 'broken': parrot\.gone:make cannot be loaded \(ModuleNotFound"):
         find("broken")
 
 
-def test_the_version_is_that_of_the_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_version_is_the_installed_version_or_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert version()[0].isdigit()
     monkeypatch.setattr("sys.path", [str(tmp_path)])
     assert version() == "unknown"
@@ -66,7 +66,7 @@ def test_the_version_is_that_of_the_installed_package(tmp_path: Path, monkeypatc
     ("word", "hint"),
     [("volum", "; did you mean 'Volume'?"), ("VOLUME", "; did you mean 'Volume'?"), ("xyz", ""), ("", "")],
 )
-def test_the_nearest_word_is_suggested_whatever_its_case(word: str, hint: str) -> None:
+def test_the_nearest_word_is_suggested_regardless_of_case(word: str, hint: str) -> None:
     assert did_you_mean(word, ("light", "Volume")) == hint
     assert did_you_mean(word + " " * 100_000, ()) == ""
 
@@ -83,10 +83,10 @@ def test_the_nearest_word_is_suggested_whatever_its_case(word: str, hint: str) -
         ("", False),
     ],
 )
-def test_only_this_machine_is_loopback(host: str, expected: bool) -> None:
+def test_only_local_hosts_are_loopback(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
 
 
-def test_the_rate_inside_is_the_rate_on_the_wire() -> None:
-    """The protocol may not import numpy, and the sound may not import the protocol: so there are two names."""
+def test_internal_rate_equals_wire_rate() -> None:
+    """There are two constants: the protocol must not import numpy, and the audio code must not import the protocol."""
     assert WIRE_RATE == SAMPLE_RATE
