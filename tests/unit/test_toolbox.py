@@ -528,7 +528,7 @@ async def test_missing_status_values_are_reported_as_unknown(tmp_path: Path) -> 
     assert (status.temperature_c, status.uptime_s, status.load_1m, status.memory_available_mb) == (None,) * 4
     assert status.is_undervolted is None
     told = await call(device_tools(DeviceParts(status=StatusReader(tmp_path))), "device_status")
-    assert told.endswith("I can't tell: temperature, running time, memory, load.")
+    assert told.endswith("I could not read: temperature, running time, memory, load.")
     assert "degrees" not in told
 
 
