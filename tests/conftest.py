@@ -1,4 +1,4 @@
-"""Shared by all tests: no Hypothesis deadline (a loaded machine is not a bug) and a clean environment."""
+"""Shared test setup: no Hypothesis deadline (a loaded machine is not a bug) and a clean environment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ settings.load_profile("appliance")
 
 @pytest.fixture(autouse=True)
 def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the keys and settings of the machine that runs the tests out of them."""
+    """Remove this machine's keys and settings from the environment of the tests."""
     for name in list(os.environ):
         if name.startswith(("APPLIANCE_", "OPENAI_")) or name in {"NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY"}:
             monkeypatch.delenv(name)
