@@ -1,4 +1,4 @@
-"""The settings: precedence, one clear line per mistake, and a key that shows up nowhere."""
+"""Tests of the settings: precedence, error messages, and that the API key is never shown."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def problems(path: Path | None = None, **environ: str) -> list[str]:
 # Precedence
 
 
-def test_defaults_alone_are_valid_and_answer_offline() -> None:
+def test_defaults_are_valid_and_use_the_offline_brain() -> None:
     settings = load_settings(None, {})
     assert settings.model_dump() == Settings().model_dump()
     assert settings.endpoint() == EndpointSettings("offline", "", needs_key=False)
 
 
-def test_file_then_environment_then_override_win_in_this_order(tmp_path: Path) -> None:
+def test_environment_overrides_file_and_overrides_win(tmp_path: Path) -> None:
     path = write(tmp_path, "[audio]\nvolume = 10\nrate = 16000\nperiod_ms = 40\n")
     environ = {"APPLIANCE_AUDIO__VOLUME": "20", "APPLIANCE_AUDIO__RATE": "24000"}
     settings = load_settings(path, environ, overrides={"audio.volume": 30})
@@ -60,7 +60,7 @@ def test_file_then_environment_then_override_win_in_this_order(tmp_path: Path) -
     assert settings.origin("audio.backend") == "default"
 
 
-def test_overrides_may_be_nested_or_dotted_and_texts_are_read_as_their_type() -> None:
+def test_overrides_may_be_nested_or_dotted_and_strings_are_converted() -> None:
     settings = load_settings(None, {}, overrides={"audio": {"volume": "5"}, "light.i2s": "off"})
     assert settings.audio.volume == 5
     assert settings.light.i2s is False
@@ -82,14 +82,14 @@ def test_overrides_may_be_nested_or_dotted_and_texts_are_read_as_their_type() ->
         ("LIGHT__KIND", "rgb", "rgb"),
     ],
 )
-def test_environment_texts_become_the_type_of_their_key(name: str, text: str, expected: object) -> None:
+def test_environment_strings_are_converted_to_the_type_of_their_key(name: str, text: str, expected: object) -> None:
     section, key = name.lower().split("__")
     value = getattr(getattr(load_settings(None, {f"APPLIANCE_{name}": text}), section), key)
     assert value == expected
     assert isinstance(value, type(expected))
 
 
-def test_relative_paths_of_the_file_start_at_its_folder(tmp_path: Path) -> None:
+def test_relative_paths_in_the_file_are_relative_to_its_folder(tmp_path: Path) -> None:
     (tmp_path / "part.txt").write_text("Speak like a pirate.\n", encoding="utf-8")
     path = write(tmp_path, '[assistant]\ninstructions_file = "part.txt"\n[service]\ntrace = "t.jsonl"\n')
     settings = load_settings(path, {})
@@ -97,13 +97,13 @@ def test_relative_paths_of_the_file_start_at_its_folder(tmp_path: Path) -> None:
     assert settings.service.trace == str(tmp_path / "t.jsonl")
 
 
-def test_a_byte_order_mark_and_dos_line_ends_do_no_harm(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_windows_line_endings_are_accepted(tmp_path: Path) -> None:
     path = tmp_path / "appliance.toml"
     path.write_bytes(b"\xef\xbb\xbf[audio]\r\nvolume = 12\r\n")
     assert load_settings(path, {}).audio.volume == 12
 
 
-def test_other_variables_with_our_prefix_are_left_alone() -> None:
+def test_other_variables_with_the_prefix_are_ignored() -> None:
     load_settings(None, {"APPLIANCE_CONFIG": "x", "APPLIANCES": "y", "APPLIANCE_HOME": "z"})
 
 
@@ -112,27 +112,27 @@ def test_settings_are_immutable() -> None:
         load_settings(None, {}).audio.volume = 3
 
 
-# Mistakes: file and line, key, found, allowed, nearest
+# Error messages: file and line, key, found, allowed, nearest
 
 
-def test_an_unknown_key_is_one_line_with_the_nearest_key(tmp_path: Path) -> None:
+def test_an_unknown_key_error_suggests_the_nearest_key(tmp_path: Path) -> None:
     path = write(tmp_path, "\n[audio]\nvolum = 80\n")
     [line] = problems(path)
     assert line.startswith(f"{path}:3: audio.volum: unknown key; allowed: backend, ")
     assert line.endswith("did you mean 'volume'?")
 
 
-def test_a_key_in_the_wrong_section_names_the_right_one(tmp_path: Path) -> None:
+def test_a_key_in_the_wrong_section_error_suggests_the_right_section(tmp_path: Path) -> None:
     [line] = problems(write(tmp_path, "[audio]\nmodel = 'x'\n"))
     assert line.endswith("did you mean 'link.model'?")
 
 
-def test_a_key_above_all_sections_names_its_section(tmp_path: Path) -> None:
+def test_a_key_above_all_sections_error_suggests_its_section(tmp_path: Path) -> None:
     [line] = problems(write(tmp_path, "volume = 80\n"))
     assert line.endswith("did you mean 'audio.volume'?")
 
 
-def test_an_unknown_section_is_one_line_with_the_nearest_section(tmp_path: Path) -> None:
+def test_an_unknown_section_error_suggests_the_nearest_section(tmp_path: Path) -> None:
     path = write(tmp_path, "[lights]\npin = 5\n")
     [line] = problems(path)
     assert line.startswith(f"{path}:1: lights: unknown section; allowed: link, assistant, ")
@@ -168,12 +168,12 @@ def test_an_unknown_section_is_one_line_with_the_nearest_section(tmp_path: Path)
         ("[button]\nmin_turn_ms = 99", "button.min_turn_ms: found 99; allowed: a whole number from 100 to 5000"),
     ],
 )
-def test_a_wrong_value_says_what_was_found_and_what_is_allowed(tmp_path: Path, text: str, expected: str) -> None:
+def test_a_wrong_value_error_has_the_value_and_what_is_allowed(tmp_path: Path, text: str, expected: str) -> None:
     path = write(tmp_path, text)
     assert problems(path) == [f"{path}:2: {expected}"]
 
 
-def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
+def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, "[audio]\nvolum = 1\nrate = 1\n[nothing]\n")
     lines = problems(path, APPLIANCE_BUTTON__PIN="x", APPLIANCE_LINK_MODEL="y")
     assert len(lines) == 5
@@ -188,18 +188,18 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
         ("[[audio]]\nvolume = 3", "audio: found a list; allowed: a table [audio]"),
     ],
 )
-def test_a_section_that_is_no_table_is_one_line(tmp_path: Path, text: str, expected: str) -> None:
+def test_a_section_that_is_not_a_table_raises_a_one_line_error(tmp_path: Path, text: str, expected: str) -> None:
     [line] = problems(write(tmp_path, text))
     assert expected in line
 
 
-def test_a_file_that_is_no_toml_is_one_line_with_the_place(tmp_path: Path) -> None:
+def test_a_file_that_is_not_toml_raises_a_one_line_error_with_the_place(tmp_path: Path) -> None:
     [line] = problems(write(tmp_path, "[audio]\nvolume = \n"))
     assert "is not TOML" in line
     assert "line 2" in line
 
 
-def test_a_missing_a_binary_and_a_folder_file_are_one_line_each(tmp_path: Path) -> None:
+def test_a_missing_file_a_binary_file_and_a_folder_raise_one_line_errors(tmp_path: Path) -> None:
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"\xff\xfe\x00")
     assert "cannot be read: No such file" in problems(tmp_path / "none.toml")[0]
@@ -235,7 +235,7 @@ def test_a_missing_a_binary_and_a_folder_file_are_one_line_each(tmp_path: Path) 
         ("[audio]\ncapture_card = '1'", "audio.capture_card", "an index"),
     ],
 )
-def test_values_that_clash_are_named_with_the_reason(tmp_path: Path, text: str, key: str, said: str) -> None:
+def test_conflicting_values_are_refused_with_the_reason(tmp_path: Path, text: str, key: str, said: str) -> None:
     path = write(tmp_path, text)
     lines = [line for line in problems(path) if f" {key}: " in line]
     assert len(lines) == 1
@@ -243,13 +243,13 @@ def test_values_that_clash_are_named_with_the_reason(tmp_path: Path, text: str, 
     assert lines[0].startswith(str(path))
 
 
-def test_a_pin_that_the_chosen_light_does_not_use_cannot_clash(tmp_path: Path) -> None:
+def test_pins_of_an_unused_light_cannot_conflict(tmp_path: Path) -> None:
     load_settings(write(tmp_path, "[light]\nkind = 'none'\npin = 17\nred_pin = 17\n"), {})
     load_settings(write(tmp_path, "[light]\ni2s = false\npin = 18\n"), {})
 
 
 @given(st.dictionaries(st.sampled_from(["audio", "link", "light", "x"]), st.dictionaries(st.text(), st.text())))
-def test_whatever_overrides_hold_the_answer_is_settings_or_a_settings_error(tables: dict[str, dict[str, str]]) -> None:
+def test_any_overrides_give_settings_or_a_settings_error(tables: dict[str, dict[str, str]]) -> None:
     try:
         load_settings(None, {}, overrides=tables)
     except SettingsError as error:
@@ -257,7 +257,7 @@ def test_whatever_overrides_hold_the_answer_is_settings_or_a_settings_error(tabl
 
 
 @given(st.text(alphabet=st.characters(blacklist_categories=["Cs"], blacklist_characters="\0")))
-def test_no_text_of_the_environment_breaks_the_loader(text: str) -> None:
+def test_any_environment_value_gives_settings_or_a_settings_error(text: str) -> None:
     for name in ("AUDIO__VOLUME", "LINK__BASE_URL", "ASSISTANT__SPEED", "OUTPUTS__LAMP_PIN", "LIGHT__I2S"):
         try:
             load_settings(None, {f"APPLIANCE_{name}": text})
@@ -288,13 +288,13 @@ def test_no_text_of_the_environment_breaks_the_loader(text: str) -> None:
         ({"base_url": "ws://h/v1", "provider": "offline"}, "", EndpointSettings("offline", "", needs_key=False)),
     ],
 )
-def test_who_answers_follows_from_provider_address_and_key(
+def test_endpoint_depends_on_provider_address_and_key(
     link: dict[str, str], key: str, expected: EndpointSettings
 ) -> None:
     assert load_settings(None, {"OPENAI_API_KEY": key}, overrides={"link": link}).endpoint() == expected
 
 
-def test_remarks_name_a_missing_key_an_open_wire_and_a_trace() -> None:
+def test_remarks_warn_of_a_missing_key_an_unencrypted_link_and_a_trace() -> None:
     missing = load_settings(None, {}, overrides={"link.provider": "openai"})
     assert "no key was found" in missing.remarks()[0]
     open_wire = {"link.base_url": "ws://example.org/v1", "service.trace": "t"}
@@ -309,7 +309,7 @@ def test_remarks_name_a_missing_key_an_open_wire_and_a_trace() -> None:
 # The key
 
 
-def test_credential_goes_before_file_and_file_before_environment(tmp_path: Path) -> None:
+def test_key_comes_from_credential_then_file_then_environment(tmp_path: Path) -> None:
     (tmp_path / "openai_api_key").write_text("from-credential\n", encoding="utf-8")
     (tmp_path / "key").write_text(" from-file \n", encoding="utf-8")
     (tmp_path / "key").chmod(0o600)
@@ -322,21 +322,21 @@ def test_credential_goes_before_file_and_file_before_environment(tmp_path: Path)
     assert read_api_key(plain, {}) is None
 
 
-def test_an_empty_credential_counts_as_none(tmp_path: Path) -> None:
+def test_an_empty_credential_is_not_a_key(tmp_path: Path) -> None:
     (tmp_path / "openai_api_key").write_text("\n", encoding="utf-8")
     settings = load_settings(None, {}, tmp_path)
     assert read_api_key(settings, {}, tmp_path) is None
     assert settings.key_origin == ""
 
 
-def test_the_key_is_read_anew_each_time(tmp_path: Path) -> None:
+def test_the_key_is_read_again_on_each_call(tmp_path: Path) -> None:
     settings = load_settings(None, {}, tmp_path)
     assert read_api_key(settings, {}, tmp_path) is None
     (tmp_path / "openai_api_key").write_text(KEY, encoding="utf-8")
     assert read_api_key(settings, {}, tmp_path) == KEY
 
 
-def test_a_key_file_open_to_others_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_key_file_readable_by_others_causes_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "key"
     path.write_text(KEY, encoding="utf-8")
     path.chmod(0o644)
@@ -350,13 +350,13 @@ def test_a_key_file_open_to_others_is_warned_of(tmp_path: Path, caplog: pytest.L
     assert caplog.text == ""
 
 
-def test_a_key_file_that_is_missing_is_an_error_with_the_key_named(tmp_path: Path) -> None:
+def test_a_missing_key_file_error_names_the_setting(tmp_path: Path) -> None:
     [line] = problems(None, APPLIANCE_LINK__KEY_FILE=str(tmp_path / "none"))
     assert "link.key_file: cannot read" in line
 
 
 @pytest.mark.parametrize("text", [f"KEY={KEY} x", f"{KEY}\n{KEY}", "ключ", "a\x07b"])
-def test_what_no_header_can_carry_is_refused_without_being_shown(text: str) -> None:
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(text: str) -> None:
     with pytest.raises(SettingsError) as caught:
         read_api_key(load_settings(None, {}), {"OPENAI_API_KEY": text})
     assert text not in str(caught.value)
@@ -377,14 +377,14 @@ def test_what_no_header_can_carry_is_refused_without_being_shown(text: str) -> N
         f'api_key = "{KEY}"',
     ],
 )
-def test_a_key_in_the_file_is_refused_and_never_shown(tmp_path: Path, text: str) -> None:
+def test_a_key_in_the_settings_file_is_refused_and_not_shown(tmp_path: Path, text: str) -> None:
     lines = problems(write(tmp_path, text))
     assert KEY not in "\n".join(lines)
     if "api_key =" in text and "[link]" in text:
         assert "put it in the systemd credential" in lines[0]
 
 
-def test_no_dump_and_no_repr_holds_the_key(tmp_path: Path) -> None:
+def test_dumps_and_reprs_do_not_contain_the_key(tmp_path: Path) -> None:
     (tmp_path / "openai_api_key").write_text(KEY, encoding="utf-8")
     environ = {"OPENAI_API_KEY": KEY, "APPLIANCE_AUDIO__VOLUME": "3"}
     settings = load_settings(None, environ, tmp_path)
@@ -395,10 +395,10 @@ def test_no_dump_and_no_repr_holds_the_key(tmp_path: Path) -> None:
     assert masked["audio"]["volume"] == {"value": 3, "origin": "APPLIANCE_AUDIO__VOLUME"}
 
 
-# Places
+# Paths
 
 
-def test_the_file_is_the_named_one_or_the_installed_one_or_none(
+def test_settings_file_is_the_named_one_or_the_installed_one_or_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed = tmp_path / "installed.toml"
@@ -409,7 +409,7 @@ def test_the_file_is_the_named_one_or_the_installed_one_or_none(
     assert find_settings_file({"APPLIANCE_CONFIG": "mine.toml"}) == Path("mine.toml")
 
 
-def test_state_lives_where_it_was_set_else_where_systemd_says_else_with_the_user(tmp_path: Path) -> None:
+def test_state_directory_comes_from_the_setting_then_systemd_then_xdg(tmp_path: Path) -> None:
     settings = load_settings(None, {})
     chosen = load_settings(None, {}, overrides={"service.state_dir": str(tmp_path)})
     assert state_directory(chosen, {"STATE_DIRECTORY": "/var/lib/x"}) == tmp_path
@@ -418,16 +418,16 @@ def test_state_lives_where_it_was_set_else_where_systemd_says_else_with_the_user
     assert state_directory(settings, {}).parts[-3:] == (".local", "state", "voice-appliance")
 
 
-# The files that are written from the models
+# The files generated from the models
 
 
-def test_the_file_and_the_page_are_what_the_models_say() -> None:
+def test_the_generated_file_and_page_are_current() -> None:
     rendered = runpy.run_path(str(ROOT / "scripts" / "settings_reference.py"))["render"]()
     for path, text in rendered.items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run scripts/settings_reference.py"
 
 
-def test_the_file_holds_every_default_and_comments_every_key() -> None:
+def test_the_generated_file_has_every_default_and_a_comment_for_every_key() -> None:
     path = ROOT / "config" / "appliance.toml"
     assert load_settings(path, {}).model_dump() == Settings().model_dump()
     lines = path.read_text(encoding="utf-8").splitlines()
