@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from appliance.agents.agent import RealtimeAgent
-    from appliance.agents.agent_files import load_agents
     from appliance.agents.context import RunContext, ToolContext
     from appliance.agents.guardrails import GuardrailFunctionOutput, input_guardrail, output_guardrail
     from appliance.agents.handoffs import Handoff, handoff
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
         ServerVad,
         Transcription,
     )
+    from appliance.runtime.agent_loader import load_agents
     from appliance.runtime.mcp import McpServerHttp, McpServerStdio
     from appliance.runtime.session import RealtimeSession
 
@@ -66,7 +66,6 @@ __all__ = [
 _HOMES = {
     "appliance.agents.agent": ("RealtimeAgent",),
     "appliance.agents.context": ("RunContext", "ToolContext"),
-    "appliance.agents.agent_files": ("load_agents",),
     "appliance.agents.guardrails": ("GuardrailFunctionOutput", "input_guardrail", "output_guardrail"),
     "appliance.agents.handoffs": ("Handoff", "handoff"),
     "appliance.agents.hooks": ("RealtimeAgentHooks", "RealtimeRunHooks"),
@@ -83,6 +82,7 @@ _HOMES = {
         "ServerVad",
         "Transcription",
     ),
+    "appliance.runtime.agent_loader": ("load_agents",),
     "appliance.runtime.mcp": ("McpServerHttp", "McpServerStdio"),
     "appliance.runtime.session": ("RealtimeSession",),
 }

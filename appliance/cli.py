@@ -181,8 +181,9 @@ def _config(arguments: argparse.Namespace) -> int:
     if arguments.action == "show":
         print(json.dumps(settings.masked(), indent=2, ensure_ascii=False))
     else:
-        from appliance.service.app import language_remarks
+        from appliance.service.app import check_assistant, language_remarks
 
+        check_assistant(settings, os.environ)
         logging.getLogger().addHandler(logging.NullHandler())  # no log on the terminal: remarks are printed
         for remark in (*settings.remarks(), *asyncio.run(language_remarks(settings, os.environ))):
             print(f"note: {remark}")

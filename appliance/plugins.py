@@ -1,20 +1,40 @@
-"""Look up plug-ins by name: built-in entries first, then the entry points of installed packages. Pure.
+"""Look up plug-ins by name (built-in entries, then entry points of installed packages) or by Python reference.
 
 A package adds an entry with an entry point in the group, in its ``pyproject.toml``::
 
     [project.entry-points."voice_appliance.tts"]
     parrot = "parrot.engine:open_parrot"
+
+A reference such as ``"my_module:agent"`` names an object in a module: first a file in the folder of the settings file,
+then an installed package.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+import re
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial, reduce
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import module_from_spec
+from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from traceback import extract_tb
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from appliance.errors import SettingsError, did_you_mean
+from appliance.errors import KEY_SHAPE, SettingsError, did_you_mean
 
-__all__ = ["named", "version"]
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+__all__ = ["REFERENCE", "installed", "named", "resolve", "version"]
+
+T = TypeVar("T")
+
+REFERENCE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+"""``module:attribute``; both may have dots."""
 
 
 def named(table: Mapping[str, Any], name: str, *, kind: str, group: str) -> Any:
@@ -30,19 +50,123 @@ def named(table: Mapping[str, Any], name: str, *, kind: str, group: str) -> Any:
     """
     if name in table:
         return resolve_name(table[name]) if isinstance(table[name], str) else table[name]
-    from importlib import metadata  # takes 15 ms, which built-in entries do not need
-
-    others = {one.name: one for one in metadata.entry_points(group=group)}
+    others = _entries(group)
     if name not in others:
         known = sorted({*table, *others})
         raise SettingsError(f"no {kind} is called {name!r}; available: {', '.join(known)}{did_you_mean(name, known)}")
+    return _loaded(others[name], kind)
+
+
+def installed(*, kind: str, group: str) -> dict[str, tuple[str, Callable[[], Any]]]:
+    """Return the entries that installed packages add to a group, sorted by name.
+
+    Returns:
+        Name → (description for messages, function that loads the entry or raises `SettingsError`).
+    """
+    entries = sorted(_entries(group).items())
+    return {name: (_place(entry, kind), partial(_loaded, entry, kind)) for name, entry in entries}
+
+
+def _entries(group: str) -> dict[str, EntryPoint]:
+    from importlib import metadata  # takes 15 ms, which built-in entries do not need
+
+    return {one.name: one for one in metadata.entry_points(group=group)}
+
+
+def _place(entry: EntryPoint, kind: str) -> str:
+    owner = f" of {entry.dist.name} {entry.dist.version}" if entry.dist is not None else ""
+    return f"{kind} {entry.name!r}: {entry.value}{owner}"
+
+
+def _loaded(entry: EntryPoint, kind: str) -> Any:
     try:
-        return others[name].load()
-    except Exception as exc:
-        raise SettingsError(
-            f"{kind} {name!r}: {others[name].value} cannot be loaded ({type(exc).__name__}: {exc}); "
-            "reinstall its package"
-        ) from exc
+        return entry.load()
+    except (Exception, SystemExit) as exc:
+        raise SettingsError(f"{_place(entry, kind)} cannot be loaded ({_words(exc)}); reinstall its package") from exc
+
+
+def resolve(reference: str, take: Callable[[Any], T | None], allowed: str, *, folder: Path | None) -> T:
+    """Return the object that a ``module:attribute`` names; imports the module, which runs it.
+
+    The folder is also appended to ``sys.path``: modules in it can import each other, now and later, but cannot hide a
+    module of Python or of an installed package.
+
+    Args:
+        reference: Such as ``"my_module:agent"``.
+        take: Returns the value that the caller needs; None if the object does not fit.
+        allowed: Description of valid objects.
+        folder: Folder that is searched first; None searches installed packages only.
+
+    Raises:
+        SettingsError: ``found "my_module:agent", …``; the caller adds the key as a prefix.
+    """
+    found = f'found "{_flat(reference)}"'
+    if not REFERENCE.fullmatch(reference):
+        raise SettingsError(f'{found}; allowed: "module:attribute", such as "my_module:agent"')
+    name, _, attribute = reference.partition(":")
+    try:
+        module = _imported(name, folder)
+        value: Any = reduce(getattr, attribute.split("."), module)
+    except SettingsError as exc:
+        raise SettingsError(f"{found}, {exc}") from exc
+    except (Exception, SystemExit) as exc:
+        raise SettingsError(f"{found}, {_trouble(exc, name, attribute, folder)}") from exc
+    taken = take(value)
+    if taken is None:
+        kind = f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"
+        raise SettingsError(f"{found}, which is {kind}; allowed: {allowed}")
+    return taken
+
+
+def _imported(name: str, folder: Path | None) -> ModuleType:
+    head = name.partition(".")[0]
+    importlib.invalidate_caches()  # the file may be brand new
+    spec = PathFinder.find_spec(head, [str(folder)]) if folder is not None else None
+    if spec is not None and spec.has_location:  # otherwise a plain folder, not a package
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+        known = sys.modules.get(head)
+        if head in sys.stdlib_module_names or (known is not None and getattr(known, "__file__", "") != spec.origin):
+            raise SettingsError(f"and {spec.origin} has the name of another module; rename the file")
+        if known is None:
+            _run(head, spec)
+    return importlib.import_module(name)
+
+
+def _run(head: str, spec: ModuleSpec) -> None:
+    assert spec.loader is not None
+    sys.modules[head] = module = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[head]
+        raise
+
+
+def _trouble(exc: BaseException, name: str, attribute: str, folder: Path | None) -> str:
+    """Return why a reference cannot be resolved, and the remedy."""
+    head = name.partition(".")[0]
+    if isinstance(exc, ModuleNotFoundError) and exc.name and f"{name}.".startswith(f"{exc.name}."):
+        near = did_you_mean(head, [one.stem for one in folder.glob("*.py")]) if folder is not None else ""
+        beside = f"no {head}.py in {folder} and " if folder is not None else ""
+        return f"and there is {beside}no installed module {exc.name}; write the file or install the package{near}"
+    if isinstance(exc, AttributeError) and name in sys.modules and not hasattr(sys.modules[name], attribute):
+        near = did_you_mean(attribute, [one for one in vars(sys.modules[name]) if not one.startswith("_")])
+        return f"and the module has no {attribute!r}; give the name of an object in it{near}"
+    frames = [
+        one for one in extract_tb(exc.__traceback__) if folder is not None and Path(one.filename).parent == folder
+    ]
+    place = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else f"the module {name}"
+    return f"and {place} raises {_words(exc)}; correct it"
+
+
+def _words(exc: BaseException) -> str:
+    return f"{type(exc).__name__}: {_flat(str(exc))}"
+
+
+def _flat(text: str) -> str:
+    """Return the text on one line, with everything that looks like a key masked."""
+    return " ".join(KEY_SHAPE.sub("***", text).split())
 
 
 def version() -> str:

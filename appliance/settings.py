@@ -12,11 +12,13 @@ Settings stop at ``service.app``: the components receive plain values.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import stat
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
@@ -26,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, Val
 from pydantic.fields import FieldInfo
 
 from appliance.conversation.policy import Policy
-from appliance.errors import KEY_SHAPE, SettingsError, did_you_mean, is_loopback
+from appliance.errors import KEY_SHAPE, SettingsError, ToolError, did_you_mean, is_loopback
 
 __all__ = [
     "OPENAI_URL",
@@ -74,6 +76,8 @@ _WHERE_KEYS_LIVE: Final = (
 )
 
 _POLICY: Final = Policy()  # where a setting is a figure of the conversation, its default stands there
+
+_REFERENCE: Final = '"module:attribute", such as "my_module:agent", or empty'
 
 _INSTRUCTIONS: Final = (
     "You are a voice assistant inside a small box on a shelf. Your answers are heard, not read: keep them to one or "
@@ -160,6 +164,24 @@ class AssistantSettings(_Section):
     )
     agents_file: str = Field(
         default="", description="TOML file that describes the assistant, instead of the keys above. Empty: none."
+    )
+    agent: str = Field(
+        default="",
+        description="The assistant in Python, instead of the keys above: a RealtimeAgent, or a function that takes the "
+        "device's tools by name and returns one. The module is a file beside this one, or installed. Empty: none.",
+        json_schema_extra={"allowed": _REFERENCE},
+    )
+    tools: str = Field(
+        default="",
+        description="More tools for the device, with spaces between: in Python as module:attribute (a Tool or a list), "
+        "or names of installed packages' tools. Those are there anyway; a name here makes them needed.",
+        json_schema_extra={"allowed": "names of tools, and module:attribute"},
+    )
+    hooks: str = Field(
+        default="",
+        description="A RealtimeRunHooks in Python, called at what happens, whichever way the assistant is described. "
+        "Empty: none.",
+        json_schema_extra={"allowed": _REFERENCE},
     )
     voice: str = Field(default="marin", min_length=1, description="Voice of the remote model.")
     speed: float = Field(default=1.0, ge=0.25, le=1.5, description="Speed of speech; 1.0 is the voice's own.")
@@ -384,6 +406,17 @@ class BudgetSettings(_Section):
     daily_minutes: float = Field(
         default=0.0, ge=0, le=1440, description="Minutes of speech a day, both ways. 0: no limit."
     )
+    prices: list[dict[str, Any]] = Field(
+        default=[],
+        description="More prices in US dollars, a table for each model: for a million tokens by modality, or, for a "
+        "transcription, per_minute, or input and output. In the environment: as JSON.",
+        examples=[
+            '[[budget.prices]]\nmodel = "my-realtime"\ntext = { input = 4.0, cached = 0.4, output = 16.0 }\n'
+            "audio = { input = 32.0, cached = 0.4, output = 64.0 }\n"
+            '[[budget.prices]]\nmodel = "my-transcriber"\nper_minute = 0.006'
+        ],
+        json_schema_extra={"allowed": "tables under [[budget.prices]]"},
+    )
 
 
 class ServiceSettings(_Section):
@@ -435,6 +468,12 @@ class Settings(BaseModel):
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
     _key_origin: str = PrivateAttr(default="")
+    _folder: Path | None = PrivateAttr(default=None)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the settings file, absolute; None without a file. Python that keys name is looked for there."""
+        return self._folder
 
     @property
     def key_origin(self) -> str:
@@ -444,6 +483,43 @@ class Settings(BaseModel):
     def origin(self, key: str) -> str:
         """Where the value of a dotted key came from: ``default``, ``FILE:LINE``, a variable's name or ``override``."""
         return self._origins.get(key, "default")
+
+    def price_rows(self) -> dict[str, dict[str, Any]]:
+        """The prices of one's own by model, as `PriceTable.with_prices` takes them.
+
+        Raises:
+            SettingsError: A row names no model, or one that another row has.
+        """
+        rows: dict[str, dict[str, Any]] = {}
+        for row in self.budget.prices:
+            model = row.get("model")
+            if not isinstance(model, str) or not model or model in rows:
+                raise SettingsError(f"found {_shown(model)} as a model; allowed: each table has the name of its own")
+            rows[model] = {key: value for key, value in row.items() if key != "model"}
+        return rows
+
+    def price_remark(self) -> str:
+        """What a budget in dollars cannot count, in one line; "" if it counts all, or there is none."""
+        prices, model, transcriber = _POLICY.prices, self.link.model, self.assistant.transcription_model
+        prices = prices.with_prices(self.price_rows())
+        unknown = [model] if prices.response_usd(model, None) is None else []
+        unknown += [transcriber] if transcriber and prices.transcription_usd(transcriber, None) is None else []
+        if not (unknown and self.budget.daily_usd) or self.endpoint().kind == "offline":
+            return ""
+        remedy = "give it under [[budget.prices]]" + ", or set budget.daily_minutes" * (not self.budget.daily_minutes)
+        return f"budget.daily_usd: no price is known for {' and '.join(unknown)}, which counts as nothing; {remedy}"
+
+    @contextmanager
+    def about(self, key: str) -> Iterator[None]:
+        """Put the place and the key before what is said of a value that turns out wrong when it is used.
+
+        Raises:
+            SettingsError: The block raised a `SettingsError` or a `ToolError`.
+        """
+        try:
+            yield
+        except (SettingsError, ToolError) as error:
+            raise SettingsError(f"{self.origin(key)}: {key}: {error}") from error
 
     def endpoint(self) -> EndpointSettings:
         """Decide who answers; a key counts only if it was there when the settings were loaded."""
@@ -483,6 +559,8 @@ class Settings(BaseModel):
             lines.append("link.base_url is not encrypted: the key and all that is said cross the network in the clear")
         if endpoint.kind == "offline" and self._key_origin:
             lines.append(f'a key was found ({self._key_origin}), but link.provider = "offline" ignores it')
+        if remark := self.price_remark():
+            lines.append(remark)
         if self.service.trace:
             lines.append("service.trace is set: the file records what is said near the device")
         return lines
@@ -519,6 +597,7 @@ def load_settings(
     if problems or settings is None:
         raise SettingsError("\n".join(problems))
     settings._origins.update({key: item.origin for key, item in found.items()})
+    settings._folder = path.absolute().parent if path is not None else None
     _, settings._key_origin = _find_key(settings, environ, credentials_dir)
     return settings
 
@@ -624,7 +703,7 @@ def _line_numbers(text: str) -> dict[str, int]:
     lines: dict[str, int] = {}
     section = ""
     for number, line in enumerate(text.splitlines(), start=1):
-        if match := re.match(r"\s*\[\s*([\w-]+)\s*\]", line):
+        if match := re.match(r"\s*\[\[?\s*([\w.-]+)\s*\]", line):
             section = match[1]
             lines.setdefault(section, number)
         elif match := re.match(r"\s*([\w.-]+)\s*=", line):
@@ -695,6 +774,8 @@ def _from_text(value: object, dotted: str) -> object:
     if type(None) in get_args(annotation) and value.strip().lower() in {"", "none"}:
         return None
     try:
+        if get_origin(annotation) is list:
+            return TypeAdapter(annotation).validate_json(value)
         return TypeAdapter(annotation).validate_strings(value if annotation is str else value.strip())
     except ValidationError:
         return value
@@ -768,6 +849,8 @@ def _shown(value: object) -> str:
 
 
 def _mask(value: object) -> object:
+    if isinstance(value, (list, Mapping)):
+        return json.loads(KEY_SHAPE.sub("***", json.dumps(value, default=str)))
     return KEY_SHAPE.sub("***", value) if isinstance(value, str) else value
 
 
@@ -781,6 +864,10 @@ def _clashes(settings: Settings) -> Iterator[tuple[str, str]]:
     yield from _button_clashes(settings)
     yield from _pin_clashes(settings)
     yield from _brain_clashes(settings)
+    try:
+        _POLICY.prices.with_prices(settings.price_rows())
+    except SettingsError as error:
+        yield "budget.prices", str(error)
 
 
 def _link_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -810,6 +897,14 @@ def _assistant_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
         named = getattr(settings.assistant, key)
         if named and not Path(named).is_file():
             yield f"assistant.{key}", f"found {_shown(named)}, which is no file; allowed: a {kind} file, or empty"
+    assistant = settings.assistant
+    own_words = "instructions_file" if assistant.instructions_file else "instructions"
+    is_told = assistant.instructions_file or assistant.instructions != _INSTRUCTIONS
+    given = [*([own_words] if is_told else []), *(key for key in ("agents_file", "agent") if getattr(assistant, key))]
+    if len(given) > 1:
+        others = " and ".join(f"assistant.{key}" for key in given[:-1])
+        allowed = "one of assistant.instructions (or instructions_file), assistant.agents_file and assistant.agent"
+        yield f"assistant.{given[-1]}", f"found beside {others}; allowed: {allowed}"
 
 
 def _audio_clashes(settings: Settings) -> Iterator[tuple[str, str]]:

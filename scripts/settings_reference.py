@@ -66,7 +66,9 @@ def toml_lines() -> Iterator[str]:
         for key, field in fields_of(section).items():
             comment = f"{field.description} Allowed: {allowed_text(field)}."
             yield "\n" + textwrap.fill(comment, 118, initial_indent="# ", subsequent_indent="# ") + "\n"
-            if field.default is None:
+            if field.default == []:
+                yield textwrap.indent(str((field.examples or [""])[0]), "# ") + "\n"
+            elif field.default is None:
                 yield f"# {key} = {toml_value((field.examples or [''])[0])}\n"
             else:
                 yield f"{key} = {toml_value(field.default)}\n"

@@ -12,11 +12,12 @@
     [[handoffs]]
     agent = "house"                 # house.toml, in the same directory
 
-`load_agents` reads a file and all that it hands over to, in circles too. The format is in ``docs/agents-in-toml.md``.
+`read_agents` reads a file and all that it hands over to, in circles too. The format is in ``docs/agents-in-toml.md``.
 Everything is read and checked at once: what is wrong is one line, before anybody has pressed a button.
 
-Nothing outside the directory of the first file is read. A description may come from somebody else, and what it names
-goes to the model: ``instructions_file = "../../secret"`` must not work, neither as a path nor through a link.
+Nothing outside the directory of the first file is read as text. A description may come from somebody else, and what it
+names goes to the model: ``instructions_file = "../../secret"`` must not work, neither as a path nor through a link.
+Python and programs that it names (``module:attribute``, ``[[mcp]]``) are run, as those of the settings are.
 """
 
 from __future__ import annotations
@@ -25,26 +26,42 @@ import re
 import stat
 import tomllib
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, get_args
+from typing import Any, Final, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import ValidationError
 
 from appliance.agents.agent import RealtimeAgent
+from appliance.agents.agent_format import (
+    MCP_KEYS,
+    AgentTable,
+    Lines,
+    McpTable,
+    Prompt,
+    PromptState,
+    explained,
+    listed,
+    shown,
+    why,
+    wrong,
+)
 from appliance.agents.context import RunContext
-from appliance.agents.guardrails import GuardrailFunctionOutput, OutputGuardrail
+from appliance.agents.guardrails import GuardrailFunctionOutput, InputGuardrail, OutputGuardrail
 from appliance.agents.handoffs import Handoff, handoff
-from appliance.agents.tools import Tool
-from appliance.errors import KEY_SHAPE, SettingsError, ToolError, did_you_mean
+from appliance.agents.hooks import RealtimeAgentHooks
+from appliance.agents.mcp_servers import HostedMcp, McpServer
+from appliance.agents.tools import Tool, tools_of
+from appliance.errors import SettingsError, ToolError, did_you_mean
 
-__all__ = ["Prompt", "PromptState", "PromptTransition", "load_agents", "prompt_markdown"]
+__all__ = ["AgentParts", "Resolve", "prompt_markdown", "read_agents"]
+
+T = TypeVar("T")
 
 MOST_BYTES: Final = 64 * 1024  # instructions go to the model with each session: more than this is a wrong file
 _ALL: Final = "*"
-_MOST_NAMED: Final = 16  # names that a message lists before it says "and more"
+_VARIABLE: Final = re.compile(r"\$\{(\w+)\}")
 _NEVER_A_SESSION_SETTING: Final = (
     "name",
     "handoff_description",
@@ -52,107 +69,10 @@ _NEVER_A_SESSION_SETTING: Final = (
     "needs_approval",
     "first_sentence",
     "blocked_words",
+    "output_guardrails",
+    "input_guardrails",
+    "hooks",
 )
-
-Lines = str | list[str]
-"""One text, or a list of texts that is shown to the model as a list."""
-
-
-# --- the format -------------------------------------------------------------------------------------------------
-
-
-def _allows(text: str) -> dict[str, Any]:
-    """Say in words what a field accepts; used in messages."""
-    return {"allowed": text}
-
-
-_Text = Annotated[str, Field(json_schema_extra=_allows("a text"))]
-_FullText = Annotated[str, Field(pattern=r"\S", json_schema_extra=_allows("a text that is not empty"))]
-_Lines = Annotated[Lines, Field(json_schema_extra=_allows("a text or a list of texts"))]
-_Names = Annotated[list[str], Field(json_schema_extra=_allows("a list of names, each in quotes"))]
-_Words = Annotated[
-    list[Annotated[str, Field(pattern=r"\w")]],
-    Field(json_schema_extra=_allows("a list of words, each in quotes and with a letter or digit in it")),
-]
-
-
-class _Table(BaseModel):
-    """A table of the file: strict types, no unknown keys, frozen."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class PromptTransition(_Table):
-    """The way from one state of the conversation to another."""
-
-    next: _FullText
-    """`id` of a state."""
-    when: _FullText
-    """The condition, in words for the model."""
-
-
-class PromptState(_Table):
-    """One state of the conversation."""
-
-    id: _FullText
-    description: _FullText
-    instructions: _Lines = ""
-    examples: _Lines = ""
-    """Sentences that the agent might say."""
-    transitions: Annotated[
-        list[PromptTransition], Field(json_schema_extra=_allows("tables under [[prompt.states.transitions]]"))
-    ] = []
-
-
-class Prompt(_Table):
-    """The sections of a voice prompt, in the order in which they are shown to the model; "" leaves one out."""
-
-    identity: _Lines = ""
-    task: _Lines = ""
-    demeanour: _Lines = ""
-    tone: _Lines = ""
-    enthusiasm: _Lines = ""
-    formality: _Lines = ""
-    emotion: _Lines = ""
-    filler_words: _Lines = ""
-    pacing: _Lines = ""
-    other: _Lines = ""
-    states: Annotated[list[PromptState], Field(json_schema_extra=_allows("tables under [[prompt.states]]"))] = []
-
-
-class _Handoff(_Table):
-    agent: _FullText
-    description: _Text = ""
-    tool_name: Annotated[
-        str,
-        Field(
-            pattern=r"^[a-zA-Z0-9_-]{0,64}$",
-            json_schema_extra=_allows("up to 64 letters, digits, '_' or '-'; empty makes one of the agent's name"),
-        ),
-    ] = ""
-    first_sentence: _Text = ""
-
-
-class _AgentFile(_Table):
-    name: Annotated[
-        str,
-        Field(
-            pattern=r"\S",
-            max_length=52,  # transfer_to_<name> is a tool's name, which may have 64
-            json_schema_extra=_allows("a text of 1 to 52 characters"),
-        ),
-    ]
-    handoff_description: _Text = ""
-    voice: _Text = ""
-    instructions: _FullText | None = None
-    instructions_file: _FullText | None = None
-    tools: _Names = []
-    needs_approval: _Names = []
-    first_sentence: _Text = ""
-    blocked_words: _Words = []
-    settings: Annotated[dict[str, Any], Field(json_schema_extra=_allows("a table under [settings]"))] = {}
-    prompt: Annotated[Prompt | None, Field(json_schema_extra=_allows("a table under [prompt]"))] = None
-    handoffs: Annotated[list[_Handoff], Field(json_schema_extra=_allows("tables under [[handoffs]]"))] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,22 +80,47 @@ class _Source:
     """A file that has been read."""
 
     path: Path
-    file: _AgentFile
+    file: AgentTable
     instructions: str
+
+
+class Resolve(Protocol):
+    """Finds the object of a ``module:attribute``; `plugins.resolve` with a folder is one."""
+
+    def __call__(self, reference: str, take: Callable[[Any], T | None], allowed: str) -> T:
+        """Return what `take` makes of the object; it returns None for what does not fit.
+
+        Raises:
+            SettingsError: ``found "…", …``: there is no such object, or another than `allowed`.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentParts:
+    """What a file may name, and how it is found."""
+
+    tools: Mapping[str, Tool]
+    """They are not changed: one that needs approval only in one agent is a copy there."""
+    resolve: Resolve
+    mcp_server: Callable[..., McpServer]
+    """Makes a server of ``name``, ``command`` or ``url``, and the options of its class; see `runtime.mcp`."""
+    environ: Mapping[str, str] = field(repr=False)
+    """Where ``${NAME}`` is looked up."""
 
 
 # --- reading ----------------------------------------------------------------------------------------------------
 
 
-def load_agents(path: Path, *, tools: Mapping[str, Tool]) -> RealtimeAgent:
+def read_agents(path: Path, parts: AgentParts) -> RealtimeAgent:
     """Read the agent that a TOML file describes, and every agent that can be reached from it by handoffs.
 
-    Reads files, and blocks while it does; call it before the session starts, on any thread.
+    Reads files, imports the modules that they name, and blocks while it does; call it before the session starts.
 
     Args:
         path: The file of the agent that starts; ends in ``.toml``. If it is a link, the agent's directory is where the
             link leads.
-        tools: The tools that a file may name. They are not changed: one that needs approval only here is a copy.
+        parts: What a file may name.
 
     Returns:
         The agent that starts. Agents that hand over to each other hold each other.
@@ -186,7 +131,7 @@ def load_agents(path: Path, *, tools: Mapping[str, Tool]) -> RealtimeAgent:
     """
     sources = _read_all(path)
     links: dict[str, list[RealtimeAgent | Handoff]] = {stem: [] for stem in sources}
-    agents = {stem: _agent(source, tools, links[stem]) for stem, source in sources.items()}
+    agents = {stem: _agent(source, parts, links[stem]) for stem, source in sources.items()}
     for stem, source in sources.items():
         links[stem] += _handoffs(source, agents, sources)
     return next(iter(agents.values()))
@@ -199,7 +144,7 @@ def _read_all(path: Path) -> dict[str, _Source]:
     try:
         start = path.resolve(strict=True)
     except (OSError, RuntimeError, ValueError) as error:
-        raise SettingsError(f"{path}: cannot be read: {_why(error)}; name the TOML file of an agent") from error
+        raise SettingsError(f"{path}: cannot be read: {why(error)}; name the TOML file of an agent") from error
     sources: dict[str, _Source] = {}
     owners: dict[str, Path] = {}
     waiting = [start.stem]
@@ -211,7 +156,7 @@ def _read_all(path: Path) -> dict[str, _Source]:
         owner = owners.setdefault(source.file.name.strip().casefold(), source.path)
         if owner != source.path:
             allowed = f"which {owner.name} has already; allowed: a name of its own, capitals aside"
-            raise _wrong(source.path, "name", f"found {_shown(source.file.name)}, {allowed}")
+            raise wrong(source.path, "name", f"found {shown(source.file.name)}, {allowed}")
         waiting += _stems(source)
     return sources
 
@@ -226,9 +171,9 @@ def _read(path: Path) -> _Source:
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a plain ValueError
         raise SettingsError(f"{path}: is not TOML: {' '.join(str(error).split())}") from error
     try:
-        file = _AgentFile.model_validate(table)
+        file = AgentTable.model_validate(table)
     except ValidationError as error:
-        raise _wrong(path, *_explained(error)) from None
+        raise wrong(path, *explained(error)) from None
     _check(path, file)
     return _Source(path, file, _instructions(path, file))
 
@@ -248,7 +193,7 @@ def _text(path: Path, directory: Path) -> str:
         with real.open("rb") as stream:
             content = stream.read(MOST_BYTES + 1)
     except (OSError, RuntimeError, ValueError) as error:
-        raise _Unreadable(f"cannot be read: {_why(error)}; allowed: a text file") from error
+        raise _Unreadable(f"cannot be read: {why(error)}; allowed: a text file") from error
     if len(content) > MOST_BYTES:
         raise _Unreadable(f"is larger than {MOST_BYTES // 1024} KiB; shorten it, all of it goes to the model")
     try:
@@ -257,25 +202,25 @@ def _text(path: Path, directory: Path) -> str:
         raise _Unreadable(f"is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
 
 
-def _instructions(path: Path, file: _AgentFile) -> str:
+def _instructions(path: Path, file: AgentTable) -> str:
     """Return the text that goes to the model; `file` has passed `_check`."""
     if file.prompt is not None:
         text = prompt_markdown(file.prompt)
         if not text:
-            raise _wrong(path, "prompt", "found no section with text; allowed: at least one, such as identity")
+            raise wrong(path, "prompt", "found no section with text; allowed: at least one, such as identity")
         return text
     if file.instructions_file is None:
         return (file.instructions or "").strip()
     named = file.instructions_file
     directory = path.parent
     if Path(named).is_absolute() or ".." in Path(named).parts:
-        raise _wrong(path, "instructions_file", f"found {_shown(named)}; allowed: a file in {directory}")
+        raise wrong(path, "instructions_file", f"found {shown(named)}; allowed: a file in {directory}")
     try:
         text = _text(directory / named, directory).strip()
     except _Unreadable as error:
-        raise _wrong(path, "instructions_file", f"found {_shown(named)}, which {error}") from error
+        raise wrong(path, "instructions_file", f"found {shown(named)}, which {error}") from error
     if not text:
-        raise _wrong(path, "instructions_file", f"found {_shown(named)}, which is empty; write the instructions in it")
+        raise wrong(path, "instructions_file", f"found {shown(named)}, which is empty; write the instructions in it")
     return text
 
 
@@ -287,22 +232,22 @@ def _stems(source: _Source) -> list[str]:
     for place, stem in enumerate(stems, start=1):
         key = f"handoffs[{place}].agent"
         if "/" in stem or "\\" in stem or stem in (".", ".."):
-            raise _wrong(
-                source.path, key, f"found {_shown(stem)}; allowed: the name of a file in {directory}, without .toml"
+            raise wrong(
+                source.path, key, f"found {shown(stem)}; allowed: the name of a file in {directory}, without .toml"
             )
         if stem not in known:
             others = [one for one in known if one != source.path.stem]
-            text = f"found {_shown(stem)}, no TOML file in {directory}; allowed: {_listed(others)}"
-            raise _wrong(source.path, key, text + did_you_mean(stem.removesuffix(".toml"), others))
+            text = f"found {shown(stem)}, no TOML file in {directory}; allowed: {listed(others)}"
+            raise wrong(source.path, key, text + did_you_mean(stem.removesuffix(".toml"), others))
         if stem == source.path.stem:
-            raise _wrong(source.path, key, f"found {_shown(stem)}, the agent itself; allowed: another one")
+            raise wrong(source.path, key, f"found {shown(stem)}, the agent itself; allowed: another one")
     return stems
 
 
 # --- checks across keys -----------------------------------------------------------------------------------------
 
 
-def _check(path: Path, file: _AgentFile) -> None:
+def _check(path: Path, file: AgentTable) -> None:
     """Check what one file says of itself.
 
     Raises:
@@ -312,10 +257,10 @@ def _check(path: Path, file: _AgentFile) -> None:
     given = [key for key, value in ways.items() if value is not None]
     if len(given) != 1:
         found = " and ".join(given) or "no instructions"
-        raise _wrong(path, given[-1] if given else "instructions", f"found {found}; allowed: one of {', '.join(ways)}")
+        raise wrong(path, given[-1] if given else "instructions", f"found {found}; allowed: one of {', '.join(ways)}")
     for key in _NEVER_A_SESSION_SETTING:
         if key in file.settings:
-            raise _wrong(path, f"settings.{key}", "stands under [settings]; move it above the first table of the file")
+            raise wrong(path, f"settings.{key}", "stands under [settings]; move it above the first table of the file")
     if file.prompt is not None:
         _check_states(path, file.prompt.states)
 
@@ -324,54 +269,136 @@ def _check_states(path: Path, states: Sequence[PromptState]) -> None:
     known: list[str] = []
     for place, state in enumerate(states, start=1):
         if state.id in known:
-            text = f"found {_shown(state.id)}, which another state has already; allowed: an id of its own"
-            raise _wrong(path, f"prompt.states[{place}].id", text)
+            text = f"found {shown(state.id)}, which another state has already; allowed: an id of its own"
+            raise wrong(path, f"prompt.states[{place}].id", text)
         known.append(state.id)
     for place, state in enumerate(states, start=1):
         for way, transition in enumerate(state.transitions, start=1):
             if transition.next not in known:
-                text = f"found {_shown(transition.next)}, no state; allowed: {_listed(known)}"
+                text = f"found {shown(transition.next)}, no state; allowed: {listed(known)}"
                 key = f"prompt.states[{place}].transitions[{way}].next"
-                raise _wrong(path, key, text + did_you_mean(transition.next, known))
+                raise wrong(path, key, text + did_you_mean(transition.next, known))
 
 
 # --- making agents ----------------------------------------------------------------------------------------------
 
 
-def _agent(source: _Source, tools: Mapping[str, Tool], links: list[RealtimeAgent | Handoff]) -> RealtimeAgent:
+def _agent(source: _Source, parts: AgentParts, links: list[RealtimeAgent | Handoff]) -> RealtimeAgent:
     """Make the agent of a file; its handoffs are still to be put into `links`."""
     file = source.file
+    blocked = [_blocks(file.blocked_words)] if file.blocked_words else []
+    hooks = [file.hooks] if file.hooks else []
     try:
         return RealtimeAgent(
             name=file.name.strip(),
             instructions=source.instructions,
-            tools=_tools(source, tools),
+            tools=_tools(source, parts),
             handoffs=links,
             handoff_description=file.handoff_description,
             voice=file.voice,
             settings=file.settings,
-            output_guardrails=[_blocks(file.blocked_words)] if file.blocked_words else [],
+            output_guardrails=[
+                *blocked,
+                *_objects(source, "output_guardrails", file.output_guardrails, OutputGuardrail, parts),
+            ],
+            input_guardrails=_objects(source, "input_guardrails", file.input_guardrails, InputGuardrail, parts),
+            mcp_servers=[_server(source, place, one, parts) for place, one in enumerate(file.mcp, start=1)],
+            hooks=next(iter(_objects(source, "hooks", hooks, RealtimeAgentHooks, parts)), None),
         )
     except ToolError as error:
-        raise _wrong(source.path, "tools", str(error)) from error
+        raise wrong(source.path, "tools", str(error)) from error
 
 
-def _tools(source: _Source, tools: Mapping[str, Tool]) -> list[Tool]:
-    file = source.file
+def _objects(source: _Source, key: str, references: Sequence[str], kind: type[T], parts: AgentParts) -> list[T]:
+    """Find the objects that a key names, all of one class."""
+
+    def take(value: Any) -> T | None:
+        return value if isinstance(value, kind) else None
+
+    return [_resolved(source, key, one, take, f"an object of {kind.__name__}", parts) for one in references]
+
+
+def _resolved(
+    source: _Source, key: str, reference: str, take: Callable[[Any], T | None], allowed: str, parts: AgentParts
+) -> T:
+    try:
+        return parts.resolve(reference, take, allowed)
+    except SettingsError as error:
+        raise wrong(source.path, key, str(error)) from error
+
+
+def _tools(source: _Source, parts: AgentParts) -> list[Tool]:
+    file, tools = source.file, parts.tools
     if _ALL in file.tools and len(file.tools) > 1:
-        raise _wrong(source.path, "tools", 'found "*" and other names; allowed: "*" alone, or names')
+        raise wrong(source.path, "tools", 'found "*" and other names; allowed: "*" alone, or names')
+    found: list[Tool] = []
     names = list(tools) if file.tools == [_ALL] else file.tools
     for place, name in enumerate(names, start=1):
-        if name not in tools:
-            allowed = f'found {_shown(name)}, no tool here; allowed: {_listed(tools)}, or "*" alone'
-            raise _wrong(source.path, f"tools[{place}]", allowed + did_you_mean(name, tools))
+        key = f"tools[{place}]"
         if name in names[: place - 1]:
-            raise _wrong(source.path, f"tools[{place}]", f"found {_shown(name)} twice; allowed: once")
+            raise wrong(source.path, key, f"found {shown(name)} twice; allowed: once")
+        if ":" in name:
+            found += _resolved(source, key, name, tools_of, "a Tool, or a list of Tools", parts)
+        elif name in tools:
+            found.append(tools[name])
+        else:
+            allowed = f'found {shown(name)}, no tool here; allowed: {listed(tools)}, or "*" alone'
+            raise wrong(source.path, key, allowed + did_you_mean(name, tools))
+    known = [one.name for one in found]
     for place, name in enumerate(file.needs_approval, start=1):
-        if name not in names:
-            text = f"found {_shown(name)}, none of the agent's tools; allowed: {_listed(names)}"
-            raise _wrong(source.path, f"needs_approval[{place}]", text + did_you_mean(name, names))
-    return [replace(tools[one], needs_approval=True) if one in file.needs_approval else tools[one] for one in names]
+        if name not in known:
+            text = f"found {shown(name)}, none of the agent's tools; allowed: {listed(known)}"
+            raise wrong(source.path, f"needs_approval[{place}]", text + did_you_mean(name, known))
+    return [replace(one, needs_approval=True) if one.name in file.needs_approval else one for one in found]
+
+
+def _server(source: _Source, place: int, table: McpTable, parts: AgentParts) -> McpServer | HostedMcp:
+    """Make an MCP server; nothing is connected, and no program started."""
+    key = f"mcp[{place}]"
+    if not table.kind:
+        allowed = "command (a program), url (over HTTP), or label with url or connector (called by the model's side)"
+        raise wrong(source.path, key, f"found no server; allowed: {allowed}")
+    for one in sorted(table.model_fields_set - MCP_KEYS[table.kind]):
+        allowed = ", ".join(sorted(MCP_KEYS[table.kind]))
+        raise wrong(source.path, f"{key}.{one}", f"found beside {table.kind}; allowed there: {allowed}")
+
+    def filled(group: str) -> dict[str, str]:
+        values = getattr(table, group).items()
+        return {name: _filled(source, f"{key}.{group}.{name}", text, parts) for name, text in values}
+
+    common: dict[str, Any] = {"name": table.name, "allowed_tools": table.allowed_tools}
+    common |= {"needs_approval": table.needs_approval, "timeout_s": table.timeout_s}
+    try:
+        if table.kind == "label":
+            return HostedMcp(
+                server_label=table.label,
+                server_url=table.url,
+                connector_id=table.connector,
+                server_description=table.description,
+                authorization=_filled(source, f"{key}.authorization", table.authorization, parts),
+                headers=filled("headers"),
+                allowed_tools=table.allowed_tools,
+                require_approval=table.require_approval,
+            )
+        if table.kind == "url":
+            return parts.mcp_server(url=table.url, headers=filled("headers"), **common)
+        cwd = source.path.parent / table.cwd
+        return parts.mcp_server(command=table.command, args=table.args, env=filled("env"), cwd=cwd, **common)
+    except ToolError as error:
+        raise wrong(source.path, key, str(error)) from error
+
+
+def _filled(source: _Source, key: str, text: str, parts: AgentParts) -> str:
+    """Put the values of environment variables in; they are shown by no message."""
+
+    def value(found: re.Match[str]) -> str:
+        if not parts.environ.get(found[1]):
+            raise wrong(
+                source.path, key, f"found ${{{found[1]}}}, and this variable is not set; set it in the environment"
+            )
+        return parts.environ[found[1]]
+
+    return _VARIABLE.sub(value, text)
 
 
 def _handoffs(
@@ -389,8 +416,8 @@ def _handoffs(
         )
         key = f"handoffs[{place}]"
         if transfer.tool_name in taken:
-            text = f"found {_shown(transfer.tool_name)}, as {taken[transfer.tool_name]} is named; allowed: its own name"
-            raise _wrong(source.path, f"{key}.tool_name", text)
+            text = f"found {shown(transfer.tool_name)}, as {taken[transfer.tool_name]} is named; allowed: its own name"
+            raise wrong(source.path, f"{key}.tool_name", text)
         taken[transfer.tool_name] = key
         made.append(transfer)
     return made
@@ -464,87 +491,3 @@ def _state(state: PromptState) -> str:
 def _bare(condition: str) -> str:
     """A condition as the middle of a sentence: "When the timer rings." is "the timer rings"."""
     return re.sub(r"(?i)^when\s+", "", condition.strip().rstrip("."))
-
-
-# --- what is said of mistakes -----------------------------------------------------------------------------------
-
-
-def _wrong(path: Path, key: str, text: str) -> SettingsError:
-    return SettingsError(f"{path}: {key}: {text}")
-
-
-def _why(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else "") or str(error)
-
-
-def _explained(error: ValidationError) -> tuple[str, str]:
-    """Return the key and the sentence of the first mistake; an unknown key goes first, it often is the missing one."""
-    details = error.errors(include_url=False, include_context=False)
-    detail = min(details, key=lambda one: one["type"] != "extra_forbidden")
-    key, field, siblings = _place(detail["loc"])
-    if detail["type"] == "extra_forbidden":  # the value is not shown, it may be a misplaced secret
-        return key, f"unknown key{_hint(str(detail['loc'][-1]), siblings)}"
-    allowed = _allowed(field)
-    if detail["type"] == "missing":
-        return key, f"is missing; allowed: {allowed}"
-    return key, f"found {_shown(detail['input'])}; allowed: {allowed}"
-
-
-def _place(loc: Sequence[int | str]) -> tuple[str, FieldInfo | None, Mapping[str, FieldInfo]]:
-    """Follow a place of pydantic's: the dotted key (lists count from 1), its field, and the fields beside it."""
-    model: type[BaseModel] | None = _AgentFile
-    key, field, siblings = "", None, dict[str, FieldInfo]()
-    for part in loc:
-        if isinstance(part, int):
-            key += f"[{part + 1}]"
-        elif model is None:  # the branch of a union, no key
-            break
-        else:
-            key += f".{_tidy(part)}" if key else _tidy(part)
-            siblings = dict(model.model_fields)
-            field = siblings.get(part)
-            model = _table_of(field.annotation) if field is not None else None
-    return key, field, siblings
-
-
-def _table_of(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for one in get_args(annotation) if (found := _table_of(one)) is not None), None)
-
-
-def _allowed(field: FieldInfo | None) -> str:
-    extra = field.json_schema_extra if field is not None else None
-    return str(extra["allowed"]) if isinstance(extra, dict) else "a text that is not empty"
-
-
-def _hint(word: str, siblings: Mapping[str, FieldInfo]) -> str:
-    """Say where an unknown key belongs: in another table, or as the nearest one of its own."""
-    if word in _AgentFile.model_fields:
-        return f"; move {word!r} above the first table of the file"
-    if word in Prompt.model_fields:
-        return f"; {word!r} belongs under [prompt]"
-    return did_you_mean(word, siblings) or f"; allowed: {_listed(siblings)}"
-
-
-def _listed(names: Iterable[str]) -> str:
-    known = list(names)
-    return (", ".join(known[:_MOST_NAMED]) or "none") + (" and more" if len(known) > _MOST_NAMED else "")
-
-
-def _shown(value: object) -> str:
-    """A value as a user would write it in TOML, short, on one line, and with nothing that looks like a key."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, Mapping):
-        return "a table"
-    if isinstance(value, list):
-        return "a list"
-    return f'"{_tidy(value)}"' if isinstance(value, str) else _tidy(str(value))
-
-
-def _tidy(text: str) -> str:
-    """Make a text of the file fit for a message."""
-    plain = "".join(one if one.isprintable() else " " for one in KEY_SHAPE.sub("***", text))
-    short = " ".join(plain.split())
-    return short if len(short) <= 40 else short[:39] + "…"

@@ -20,7 +20,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
@@ -30,7 +30,7 @@ from appliance.errors import ToolError
 if TYPE_CHECKING:
     from appliance.agents.agent import RealtimeAgent
 
-__all__ = ["TOOL_NAME", "Background", "Tool", "background", "tool"]
+__all__ = ["TOOL_NAME", "Background", "Tool", "background", "tool", "tools_of"]
 
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _SECTION = re.compile(r"\n(?:Args|Returns|Raises|Yields|Examples?|Notes?):[ ]*(?:\n|$)")
@@ -46,6 +46,13 @@ class Background:
     """A result that is sent to the model without asking for a response; made by `background`."""
 
     result: Any
+
+
+def tools_of(value: object) -> list[Tool] | None:
+    """Return what a maker's object adds: a Tool, or some in a list; None if it is neither."""
+    found = list(value) if isinstance(value, Iterable) else [value]
+    tools = [one for one in found if isinstance(one, Tool)]
+    return tools if len(tools) == len(found) else None
 
 
 def background(result: Any) -> Background:

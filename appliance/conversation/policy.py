@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from appliance.conversation.support.prices import PRICES, PriceTable
+
 __all__ = ["Policy"]
 
 
@@ -83,6 +85,8 @@ class Policy:
     """Of one day; None: no limit."""
     budget_s: float | None = None
     """Seconds of speech, both ways, of one day; None: no limit."""
+    prices: PriceTable = PRICES
+    """What responses and transcriptions cost; those of models that are not in it count as nothing."""
 
     def output(self, key: str, **values: str) -> str:
         """Return the output of a call that no tool answers; the key itself if `outputs` lacks it."""

@@ -28,7 +28,6 @@ from appliance.conversation.regions.session import Session, SessionUpdateSent, s
 from appliance.conversation.regions.speech import Kind, Speech
 from appliance.conversation.support.call import Closed
 from appliance.conversation.support.outbox import Outbox
-from appliance.conversation.support.prices import response_usd
 from appliance.conversation.support.recording import Ended
 from appliance.conversation.support.retry import Verdict
 from appliance.conversation.support.troubles import sentence
@@ -169,7 +168,7 @@ class Procedures:
 
     def count_response(self, usage: Mapping[str, Any] | None, now: float) -> None:
         if usage:
-            self.count(response_usd(self.link.model, usage), usage, 0.0, now)
+            self.count(self.policy.prices.response_usd(self.link.model, usage), usage, 0.0, now)
 
     # --- the answer ---------------------------------------------------------------------------------------------
 

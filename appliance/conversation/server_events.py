@@ -14,7 +14,6 @@ from appliance.conversation.procedures import Procedures
 from appliance.conversation.regions.answer import OutputText
 from appliance.conversation.regions.link import Link
 from appliance.conversation.support.outbox import CommitOf, ItemOf, OutOfBandOf
-from appliance.conversation.support.prices import transcription_usd
 from appliance.conversation.support.retry import Verdict, classify
 from appliance.realtime import protocol as wire
 
@@ -238,7 +237,8 @@ def _transcribed(do: Procedures, event: wire.InputTranscriptionCompleted, now: f
     if turn_id is not None:
         do.out.emit(InputText(text, is_final=True, turn=turn_id))
     if event.usage is not None:
-        do.count(transcription_usd(do.session.transcriber, event.usage), event.usage, 0.0, now)
+        usd = do.policy.prices.transcription_usd(do.session.transcriber, event.usage)
+        do.count(usd, event.usage, 0.0, now)
     if do.turn is not None and do.speech.item_id == event.item_id:
         do.speech.hear(text)
         if not do.gate.is_checked:

@@ -9,6 +9,7 @@ from appliance.conversation.commands import Earcon
 from appliance.conversation.events import AudioCaptured, CardLost, FrameGiven, MessageGiven
 from appliance.conversation.notices import TroubleKind
 from appliance.conversation.procedures import Procedures
+from appliance.conversation.support.call import Call
 from appliance.conversation.support.gestures import Gesture
 from appliance.conversation.support.troubles import sentence
 from appliance.conversation.support.values import mapping
@@ -30,12 +31,9 @@ def gestured(do: Procedures, gestures: list[Gesture], now: float) -> None:
                 _press(do, now)
             case "release":
                 _release(do, gesture, now)
-            case "tap":
+            case "tap" | "hold":
                 if (call := do.calls.pressed_for(gesture.at - gesture.held_s)) is not None:
-                    do.close_call(do.calls.approve(call, now), now)
-            case "hold":
-                if (call := do.calls.pressed_for(gesture.at - gesture.held_s)) is not None:
-                    do.close_call(do.calls.reject(call, do.policy.output("rejected")), now)
+                    _decide(do, call, now, approves=gesture.kind == "tap")
             case "stuck":
                 do.device.report("button_stuck", now)
                 if do.speech.is_open:
@@ -44,6 +42,17 @@ def gestured(do: Procedures, gestures: list[Gesture], now: float) -> None:
                 pass
             case _:
                 assert_never(gesture.kind)
+
+
+def _decide(do: Procedures, call: Call, now: float, *, approves: bool) -> None:
+    """Approve or reject a call, and stop the spoken question; the next call that waits is asked about again."""
+    is_question_stopped = not do.answer.is_playing
+    if is_question_stopped:
+        do.answer.playback.silence()
+    reply = do.calls.approve(call, now) if approves else do.calls.reject(call, do.policy.output("rejected"))
+    do.close_call(reply, now)
+    if is_question_stopped and (waiting := do.calls.open.awaiting_approval) is not None:
+        do.calls.ask(waiting)
 
 
 def _press(do: Procedures, now: float) -> None:

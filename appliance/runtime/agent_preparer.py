@@ -47,6 +47,7 @@ class AgentPreparer:
         context: The application's context object.
         history: Returns the conversation at the time of the call.
         extra_tools: Returns the tools of an agent, by its name, that are not in its list (those of its MCP servers).
+        is_incomplete: Whether some of these are still to come: the agent is then asked again at each turn.
         is_parallel: Run an agent's guardrails concurrently; otherwise in order, up to the first that trips.
         timeout_s: Longest run of one request.
     """
@@ -60,6 +61,7 @@ class AgentPreparer:
         context: Any = None,
         history: Callable[[], Sequence[HistoryItem]] = tuple,
         extra_tools: Callable[[str], Sequence[Tool]] = lambda agent: (),
+        is_incomplete: Callable[[str], bool] = lambda agent: False,
         is_parallel: bool = True,
         timeout_s: float = 15.0,
     ) -> None:
@@ -68,6 +70,8 @@ class AgentPreparer:
         self._context = context
         self._history = history
         self._extra_tools = extra_tools
+        self._is_incomplete = is_incomplete
+        self._instructions: dict[str, str] = {}
         self._is_parallel = is_parallel
         self._timeout_s = timeout_s
         self._tasks = CommandTasks(post)
@@ -92,8 +96,12 @@ class AgentPreparer:
 
     # --- specs -------------------------------------------------------------------------------------------------
 
-    async def spec(self, agent: RealtimeAgent) -> AgentSpec:
+    async def spec(self, agent: RealtimeAgent, *, is_at_turn: bool = False) -> AgentSpec:
         """Call an agent's functions and return its spec.
+
+        Args:
+            agent: Who is to talk.
+            is_at_turn: It talks already: its instructions are asked for only if they are to be at each turn.
 
         Raises:
             Exception: Anything that its instructions raise.
@@ -106,10 +114,12 @@ class AgentPreparer:
         definitions = [definition for definition, enabled in listed if enabled]
         definitions += [one.definition() for one in agent.mcp_servers if isinstance(one, HostedMcp)]
         is_asked = any(callable(one) for one in (agent.instructions, *(one.enabled for one in offers)))
-        instructions = await instructions_of(agent, context, self._timeout_s)
+        is_incomplete = self._is_incomplete(agent.name)
+        if not is_at_turn or agent.refresh_instructions == "turn" or agent.name not in self._instructions:
+            self._instructions[agent.name] = await instructions_of(agent, context, self._timeout_s)
         return AgentSpec(
             agent=agent.name,
-            session=self._compose(agent, instructions, definitions),
+            session=self._compose(agent, self._instructions[agent.name], definitions),
             tools=tuple(_card(one) for one in tools),
             handoffs=tuple(
                 HandoffCard(name=one.tool_name, agent=one.agent.name, first_sentence=one.first_sentence)
@@ -117,8 +127,8 @@ class AgentPreparer:
             ),
             has_output_guardrails=bool(agent.output_guardrails),
             has_input_guardrails=bool(agent.input_guardrails),
-            is_asked_at_connect=is_asked,
-            is_asked_at_turn=is_asked and agent.refresh_instructions == "turn",
+            is_asked_at_connect=is_asked or is_incomplete,
+            is_asked_at_turn=(is_asked and agent.refresh_instructions == "turn") or is_incomplete,
             disabled=tuple(definition["name"] for definition, enabled in listed if not enabled),
         )
 
@@ -155,7 +165,7 @@ class AgentPreparer:
             if handoff.on_handoff is not None:
                 arguments = (context,) if handoff.parse is None else (context, given)
                 await asked(self._timeout_s, handoff.on_handoff, *arguments)
-        return await self.spec(self._agents[command.agent])
+        return await self.spec(self._agents[command.agent], is_at_turn=command.reason == "turn")
 
     # --- guardrails ---------------------------------------------------------------------------------------------
 

@@ -31,17 +31,22 @@ from appliance.conversation.notices import (
     ToolEnd,
     ToolStart,
 )
-from appliance.errors import LinkError, SettingsError, ToolError
+from appliance.errors import LinkError, SettingsError, ToolError, first_error
 from appliance.realtime.items import HistoryItem
+from appliance.realtime.payload import RealtimeSessionSettings
 from appliance.runtime.agent_preparer import AgentPreparer, Compose
 from appliance.runtime.agent_tool import ask_agent
 from appliance.runtime.tool_runner import ToolRunner
 
-__all__ = ["AgentRuntime", "Asker", "check_json"]
+__all__ = ["AgentRuntime", "Asker", "check_guardrails", "check_json"]
 
 log = logging.getLogger(__name__)
 
 HookedNotice: TypeAlias = AgentStart | AgentEnd | HandoffDone | ToolStart | ToolEnd
+
+_START_S = 10.0  # that the start waits for MCP servers that are not needed; on a slow card the package takes seconds
+_RETRY_S = 2.0
+_LONGEST_RETRY_S = 60.0
 
 _USES: dict[int, int] = {}
 """Number of sessions that use an MCP server, by its ``id``: the last session closes it."""
@@ -57,6 +62,31 @@ def check_json(value: Mapping[str, Any], where: str) -> None:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as exc:
         raise SettingsError(f"{where}: cannot be written as JSON: {exc}") from None
+
+
+def check_guardrails(agent: RealtimeAgent, settings: RealtimeSessionSettings) -> None:
+    """Refuse input guardrails that cannot work with these settings.
+
+    Raises:
+        SettingsError: They need a transcription, and a server that does not answer by itself.
+    """
+    if not agent.input_guardrails:
+        return
+    if settings.transcription is None:
+        raise SettingsError(
+            f"agent {agent.name!r} has input guardrails, but the user's speech is not transcribed: "
+            "set transcription in the session's settings (on the device: assistant.transcription_model)"
+        )
+    detection = settings.turn_detection
+    if (
+        detection.get("create_response", True)
+        if isinstance(detection, Mapping)
+        else getattr(detection, "create_response", False)
+    ):
+        raise SettingsError(
+            f"agent {agent.name!r} has input guardrails, but the server answers by itself: "
+            "set create_response=False in turn_detection"
+        )
 
 
 class Asker:
@@ -141,6 +171,8 @@ class AgentRuntime:
         history: Returns the conversation at the time of the call.
         are_guardrails_parallel: See `AgentPreparer`.
         guardrail_s: How long the conversation waits for a check.
+        are_servers_needed: Whether an MCP server that cannot be reached is an error. If not, the agents begin without
+            its tools, it is tried again, and they are offered from the next turn on.
 
     Raises:
         ToolError: Two agents, or two tools of one agent, have the same name.
@@ -157,12 +189,15 @@ class AgentRuntime:
         history: Callable[[], Sequence[HistoryItem]] = tuple,
         are_guardrails_parallel: bool = True,
         guardrail_s: float,
+        are_servers_needed: bool = True,
     ) -> None:
         self.agents = agents_of(start)
         self._context = context
         self._history = history
         self._hooks = hooks or RealtimeRunHooks()
-        self._mcp_tools: dict[str, list[Tool]] = {}
+        self._are_servers_needed = are_servers_needed
+        self._mcp_tools: dict[int, list[Tool]] = {}
+        self._absent: dict[int, McpServer] = {}
         self._open = AsyncExitStack()
         self._calls: asyncio.Queue[HookedNotice] = asyncio.Queue()
         self.ask = Asker(post)
@@ -182,6 +217,7 @@ class AgentRuntime:
             context=context,
             history=history,
             extra_tools=self._extra,
+            is_incomplete=self._is_incomplete,
             is_parallel=are_guardrails_parallel,
             timeout_s=max(15.0, guardrail_s),
         )
@@ -190,17 +226,22 @@ class AgentRuntime:
         """Connect the MCP servers.
 
         Raises:
-            LinkError: A server cannot be reached.
+            LinkError: A server that is needed cannot be reached.
             ToolError: The `mcp` extra is missing, or a server's tool has the same name as another tool of the agent.
         """
+        used = [one for agent in self.agents.values() for one in agent.mcp_servers]
+        servers = {id(one): one for one in used if not isinstance(one, HostedMcp)}
         async with AsyncExitStack() as stack:
-            connected: dict[int, list[Tool]] = {}
-            for agent in self.agents.values():
-                for server in agent.mcp_servers:
-                    if not isinstance(server, HostedMcp):
-                        if id(server) not in connected:
-                            connected[id(server)] = await self._connect(stack, server)
-                        self._add(agent, server, connected[id(server)])
+            for one in servers.values():
+                _USES[id(one)] = _USES.get(id(one), 0) + 1
+                stack.push_async_callback(self._leave, one)
+                if self._are_servers_needed:
+                    await self._join(one)
+            if not self._are_servers_needed:
+                with first_error():
+                    async with asyncio.TaskGroup() as group:
+                        for one in servers.values():
+                            group.create_task(self._join_or_wait(one), name=f"MCP server {one.name}")
             self._open = stack.pop_all()
         return self
 
@@ -209,31 +250,63 @@ class AgentRuntime:
     ) -> None:
         await self._open.aclose()
 
-    async def _connect(self, stack: AsyncExitStack, server: McpServer) -> list[Tool]:
-        await server.connect()
-        _USES[id(server)] = _USES.get(id(server), 0) + 1
-        stack.push_async_callback(self._leave, server)
-        return list(await server.list_tools())
-
     async def _leave(self, server: McpServer) -> None:
         _USES[id(server)] -= 1
         if _USES[id(server)] == 0:
             del _USES[id(server)]
             await server.close()
 
-    def _add(self, agent: RealtimeAgent, server: McpServer, tools: Sequence[Tool]) -> None:
-        known = self._mcp_tools.setdefault(agent.name, [])
-        taken = {one.name for one in (*agent.tools, *known)} | {one.tool_name for one in agent.transfers()}
-        for one in tools:
-            if one.name in taken:
-                raise ToolError(
-                    f"agent {agent.name!r}: the MCP server {server.name!r} has a tool {one.name!r}, and so has "
-                    "another: leave it out by allowed_tools"
-                )
-            known.append(one)
+    async def _join(self, server: McpServer) -> None:
+        """Connect a server, and offer its tools to the agents that have it.
+
+        Raises:
+            LinkError: It cannot be reached.
+            ToolError: See `__aenter__`.
+        """
+        await server.connect()
+        tools = list(await server.list_tools())
+        for agent in self.agents.values():
+            if any(one is server for one in agent.mcp_servers):
+                taken = {one.name for one in (*agent.tools, *self._extra(agent.name))}
+                taken |= {one.tool_name for one in agent.transfers()}
+                if twice := next((one.name for one in tools if one.name in taken), ""):
+                    raise ToolError(
+                        f"agent {agent.name!r}: the MCP server {server.name!r} has a tool {twice!r}, and so has "
+                        "another: leave it out by allowed_tools"
+                    )
+        self._mcp_tools[id(server)] = tools
+
+    async def _join_or_wait(self, server: McpServer) -> None:
+        try:
+            async with asyncio.timeout(_START_S):
+                await self._join(server)
+        except (LinkError, TimeoutError) as exc:
+            why = str(exc) or f"MCP server {server.name!r} has not answered in {_START_S:g} s"
+            log.warning("%s; starting without its tools, and trying again", why)
+            self._absent[id(server)] = server
+
+    async def _join_later(self, server: McpServer) -> None:
+        """Try again, less and less often, until a server can be reached or proves to be described wrongly."""
+        pause_s = _RETRY_S
+        while id(server) in self._absent:
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_RETRY_S)
+            try:
+                await self._join(server)
+                del self._absent[id(server)]
+                log.info("MCP server %s: connected; its tools are offered from the next turn on", server.name)
+            except LinkError as exc:
+                log.debug("%s; trying again in %g s", exc, pause_s)
+            except ToolError as exc:
+                del self._absent[id(server)]
+                log.error("%s; its tools are not offered", exc)
+
+    def _is_incomplete(self, agent: str) -> bool:
+        """Whether tools of an agent are still to come."""
+        return any(id(one) in self._absent for one in self.agents[agent].mcp_servers)
 
     def _extra(self, agent: str) -> Sequence[Tool]:
-        return self._mcp_tools.get(agent, ())
+        return [tool for one in self.agents[agent].mcp_servers for tool in self._mcp_tools.get(id(one), ())]
 
     async def specs(self) -> list[AgentSpec]:
         """Return the specs that the conversation starts with: the first agent's.
@@ -267,6 +340,8 @@ class AgentRuntime:
             group.create_task(self.tools.run(), name="tools")
             group.create_task(self.preparer.run(), name="preparer")
             group.create_task(self._run_hooks(), name="hooks")
+            for server in self._absent.values():
+                group.create_task(self._join_later(server), name=f"MCP server {server.name}")
 
     async def hooks_are_done(self) -> None:
         """Wait until the hooks of all events so far have returned."""

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from mcp_types import CallToolResult, ContentBlock
     from mcp_types import Tool as ListedTool
 
-__all__ = ["McpServerHttp", "McpServerStdio"]
+__all__ = ["McpServerHttp", "McpServerStdio", "mcp_server"]
 
 log = logging.getLogger(__name__)
 
@@ -449,6 +449,15 @@ class McpServerHttp(_Server):
         request = response.request
         if response.status_code == 404 and request.method == "POST" and "mcp-session-id" in request.headers:
             self._is_session_over = True
+
+
+def mcp_server(name: str, *, command: str = "", url: str = "", **options: Any) -> McpServerStdio | McpServerHttp:
+    """Make a server by what is given of it: a program of `command`, else one over HTTP at `url`.
+
+    Raises:
+        ToolError: A value is impossible.
+    """
+    return McpServerStdio(name, command, **options) if command else McpServerHttp(name, url, **options)
 
 
 def _querying(query: str) -> httpx2.AsyncBaseTransport:

@@ -48,7 +48,7 @@ from appliance.errors import LinkError, SettingsError
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings, image_part, message_item, session_object
 from appliance.realtime.transports.websocket import WebSocketTransport
-from appliance.runtime.agent_runtime import AgentRuntime, Asker, check_json
+from appliance.runtime.agent_runtime import AgentRuntime, Asker, check_guardrails, check_json
 from appliance.runtime.driver import Driver, Observer
 from appliance.runtime.session_body import NoDevice, PacedPlayback, ProgramAudio, RealtimeTurn, SessionEvents
 from appliance.runtime.session_servers import SessionServers
@@ -212,7 +212,7 @@ class RealtimeSession:
             guardrail_s=self._policy.guardrail_s,
         )
         for one in self._runtime.agents.values():
-            _check(one, self._settings_of(one))
+            check_guardrails(one, self._settings_of(one))
         self._audio = ProgramAudio(self.settings.input_audio_format, self.settings.output_audio_format)
         self._playback = PacedPlayback(self._post, is_paced=playback == "paced")
         self._events = SessionEvents(
@@ -444,31 +444,6 @@ class RealtimeSession:
 
     def _settings_of(self, agent: RealtimeAgent) -> RealtimeSessionSettings:
         return self.settings.of_agent(agent.settings, voice=agent.voice)
-
-
-def _check(agent: RealtimeAgent, settings: RealtimeSessionSettings) -> None:
-    """Refuse input guardrails that cannot work with these settings.
-
-    Raises:
-        SettingsError: They need a transcription, and a server that does not answer by itself.
-    """
-    if not agent.input_guardrails:
-        return
-    if settings.transcription is None:
-        raise SettingsError(
-            f"agent {agent.name!r} has input guardrails, but the user's speech is not transcribed: "
-            "set transcription in the session's settings"
-        )
-    detection = settings.turn_detection
-    if (
-        detection.get("create_response", True)
-        if isinstance(detection, Mapping)
-        else getattr(detection, "create_response", False)
-    ):
-        raise SettingsError(
-            f"agent {agent.name!r} has input guardrails, but the server answers by itself: "
-            "set create_response=False in turn_detection"
-        )
 
 
 def _call_id(call: ToolApproval | str) -> str:

@@ -14,11 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, closing
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from appliance.agents.agent import RealtimeAgent
+from appliance import plugins
+from appliance.agents.agent import RealtimeAgent, agents_of
+from appliance.agents.hooks import RealtimeRunHooks
 from appliance.agents.spec import AgentSpec
 from appliance.agents.tools import Tool
 from appliance.audio.backends import Backend, open_backend
@@ -26,6 +28,7 @@ from appliance.audio.streams import AudioStreams
 from appliance.conversation.events import Event, ShutdownRequested, Started, TracingFailed
 from appliance.conversation.machine import Conversation
 from appliance.conversation.policy import Policy
+from appliance.conversation.support.prices import PRICES
 from appliance.errors import SpeechError, StorageError, first_error
 from appliance.hardware.button import Button
 from appliance.hardware.light import Light
@@ -34,10 +37,11 @@ from appliance.hardware.pins import open_pin_factory
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings, Transcription, session_object
 from appliance.realtime.transports.websocket import Endpoint, WebSocketTransport, endpoint_url
-from appliance.runtime.agent_runtime import AgentRuntime
+from appliance.runtime.agent_runtime import AgentRuntime, check_guardrails
 from appliance.runtime.driver import Driver, Observer
 from appliance.service.announcer import LocalAnnouncer
 from appliance.service.days import Days
+from appliance.service.extensions import agent_named, all_tools, hooks_named
 from appliance.service.systemd import Notifier, credentials_directory
 from appliance.service.trace import TraceRecorder
 from appliance.service.turnlog import TurnLog
@@ -51,7 +55,7 @@ if TYPE_CHECKING:
     from appliance.speech.pipeline import ChainedPipeline
     from appliance.speech.stages import TextToSpeech
 
-__all__ = ["Appliance", "open_pipeline"]
+__all__ = ["Appliance", "check_assistant", "open_assistant", "open_pipeline"]
 
 log = logging.getLogger(__name__)
 
@@ -172,22 +176,26 @@ class Appliance:
             wording=self.wording,
         )
         own = session_settings(settings)
+        agent, hooks = open_assistant(settings, device_tools(device), self._environ)
         runtime = AgentRuntime(
-            _first_agent(settings, device_tools(device)),
+            agent,
             compose=lambda agent, instructions, tools: session_object(
                 own.of_agent(agent.settings, voice=agent.voice), instructions=instructions, tools=tools
             ),
             post=self.post,
+            hooks=hooks,
             history=lambda: self._conversation.history if self._conversation is not None else (),
             are_guardrails_parallel=settings.guardrails.parallel,
             guardrail_s=settings.guardrails.timeout_s,
+            are_servers_needed=False,
         )
-        for agent in runtime.agents.values():  # a wrong setting raises at the start, not at the handoff
-            own.of_agent(agent.settings, voice=agent.voice)
-        await stack.enter_async_context(runtime)
+        with settings.about(f"assistant.{'agent' if settings.assistant.agent else 'agents_file'}"):  # who has servers
+            await stack.enter_async_context(runtime)
         button = self._open_button(stack, factory)
         light = self._open_light(stack, factory)
         announcer = LocalAnnouncer(audio, _LazyVoice(settings) if settings.audio.announcements else None, self.wording)
+        if remark := settings.price_remark():
+            log.warning("%s", remark)
         offline = next((at for at, (_, is_offline) in enumerate(endpoints) if is_offline), None)
         policy = policy_from(settings, self.wording, endpoints=len(endpoints), offline_endpoint=offline)
         conversation, observers = self._open_conversation(stack, policy, await runtime.specs())
@@ -371,16 +379,62 @@ class _LazyVoice:
         return pcm
 
 
-def _first_agent(settings: Settings, tools: Sequence[Tool]) -> RealtimeAgent:
-    """Who begins: described by the settings, or by files of their own."""
-    assistant = settings.assistant
-    if assistant.agents_file:
-        from appliance.agents.agent_files import load_agents
+def open_assistant(
+    settings: Settings, built_in: Sequence[Tool], environ: Mapping[str, str]
+) -> tuple[RealtimeAgent, RealtimeRunHooks | None]:
+    """Find who begins, and the hooks of the session: as the settings, files of their own or Python describe them.
 
-        return load_agents(Path(assistant.agents_file), tools={one.name: one for one in tools})
-    return RealtimeAgent(
-        name=assistant.name, instructions=read_instructions(settings), tools=tools, voice=assistant.voice
+    Args:
+        settings: Python that they name is imported, which runs it.
+        built_in: The tools of the device's parts.
+        environ: Where agents' files look up secrets.
+
+    Raises:
+        SettingsError: Something that is named is missing, fails, or does not fit.
+    """
+    assistant = settings.assistant
+    resolve = partial(plugins.resolve, folder=settings.folder)
+    with settings.about("assistant.tools"):
+        tools = all_tools(built_in, assistant.tools.split(), resolve)
+    if assistant.agent:
+        with settings.about("assistant.agent"):
+            agent = agent_named(assistant.agent, tools, resolve)
+    elif assistant.agents_file:
+        from appliance.runtime.agent_loader import load_agents
+
+        agent = load_agents(Path(assistant.agents_file), tools=tools, folder=settings.folder, environ=environ)
+    else:
+        instructions, every = read_instructions(settings), list(tools.values())
+        agent = RealtimeAgent(name=assistant.name, instructions=instructions, tools=every, voice=assistant.voice)
+    own = session_settings(settings)
+    for one in agents_of(agent).values():  # a wrong setting raises at the start, not at the handoff
+        check_guardrails(one, own.of_agent(one.settings, voice=one.voice))
+    with settings.about("assistant.hooks"):
+        return agent, hooks_named(assistant.hooks, resolve) if assistant.hooks else None
+
+
+def check_assistant(settings: Settings, environ: Mapping[str, str]) -> None:
+    """Find out before a start what `open_assistant` would say; no pin, card or connection is opened.
+
+    Raises:
+        SettingsError: See `open_assistant`.
+    """
+    outputs = settings.outputs
+    parts = DeviceParts(
+        lamp=_NoPart() if outputs.lamp_pin is not None else None,
+        light=_NoPart() if outputs.dimmer_pin is not None else None,
+        volume=_NoPart(),
+        timers=Timers(post=lambda event: None, path=None),
+        status=StatusReader(),
     )
+    open_assistant(settings, device_tools(parts), environ)
+
+
+class _NoPart:
+    """Stands for a part where tools are made and never called."""
+
+    value = 0.0
+    volume = 0
 
 
 def open_wording(settings: Settings) -> Wording:
@@ -480,6 +534,7 @@ def policy_from(
         budget_usd=settings.budget.daily_usd or None,
         budget_s=60.0 * settings.budget.daily_minutes or None,
         replay_items=settings.history.replay_items,
+        prices=PRICES.with_prices(settings.price_rows()),
         outputs=wording.table("output"),
     )
 

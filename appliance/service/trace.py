@@ -29,6 +29,7 @@ from appliance.conversation.commands import Command
 from appliance.conversation.events import Event, TracingFailed
 from appliance.conversation.machine import Conversation
 from appliance.conversation.policy import Policy
+from appliance.conversation.support import prices as price_types
 from appliance.conversation.support.feedback import View
 from appliance.errors import SettingsError, StorageError, bare_address
 from appliance.realtime import protocol as wire
@@ -61,6 +62,7 @@ _TYPES: dict[str, type] = {
     **_classes(event_types),  # HistoryItem among them
     **_classes(command_types),
     **_classes(notice_types),
+    **_classes(price_types),  # the table in force is part of the policy
 }
 
 
@@ -236,7 +238,7 @@ def replay(path: Path) -> tuple[int, list[Divergence]]:
     with _understood(path, 1):
         head = next(lines)
         conversation = Conversation(
-            policy=Policy(**head["policy"]),
+            policy=Policy(**decode(head["policy"])),
             specs=decode(head["specs"]),
             history=decode(head["history"]),
             seed=head["seed"],

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import math
 from array import array
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,13 +31,18 @@ __all__ = [
     "Rig",
     "answer",
     "audio_delta",
+    "calling",
     "created",
     "done",
+    "offered",
+    "outputs",
     "running",
+    "saying",
     "spoken_ms",
     "together",
     "tone",
     "turn_of",
+    "updated",
 ]
 
 SPOKEN_MS = 300
@@ -89,6 +96,55 @@ def answer(connection: Connection) -> Sequence[Frame]:
     return [created(connection), audio_delta(connection), done(connection)]
 
 
+def calling(name: str, **arguments: Any) -> Callable[[Connection], Sequence[Frame]]:
+    """An answer to the last ``response.create`` that calls one tool and says nothing."""
+
+    def call(connection: Connection) -> Sequence[Frame]:
+        number = connection.types.count("response.create")
+        item = {"id": f"item_{number}", "type": "function_call", "status": "completed", "call_id": f"call_{number}"}
+        item |= {"name": name, "arguments": json.dumps(arguments)}
+        return _another(connection, {"type": "response.output_item.done", "event_id": "e_item", "item": item})
+
+    return call
+
+
+def saying(text: str) -> Callable[[Connection], Sequence[Frame]]:
+    """The transcript of an answer to the last ``response.create``; it sounds for 300 ms."""
+
+    def say(connection: Connection) -> Sequence[Frame]:
+        words = {"type": "response.output_audio_transcript.delta", "delta": text}
+        return _another(connection, audio_delta(connection) | words, audio_delta(connection))
+
+    return say
+
+
+def _another(connection: Connection, *frames: Frame) -> Sequence[Frame]:
+    """A whole response with ids of its own: a turn may have several."""
+    number = connection.types.count("response.create")
+    own = {"response_id": f"resp_{number}", "output_index": 0} | {"item_id": f"item_{number}"}
+    begun, ended = created(connection), done(connection)
+    begun["response"]["id"] = ended["response"]["id"] = own["response_id"]
+    return [begun, *(one | own for one in frames), ended]
+
+
+def updated(connection: Connection) -> Frame:
+    """The server takes the last ``session.update``."""
+    session = {"object": "realtime.session", "id": "sess_1", **connection.last("session.update")["session"]}
+    return {"type": "session.updated", "event_id": "e_updated", "session": session}
+
+
+def outputs(connection: Connection) -> list[str]:
+    """What tools have answered, in order."""
+    items = [frame["item"] for frame in connection.of_type("conversation.item.create")]
+    return [one["output"] for one in items if one["type"] == "function_call_output"]
+
+
+def offered(connection: Connection) -> list[str]:
+    """The names of the tools of the last ``session.update``."""
+    tools = connection.last("session.update")["session"].get("tools", ())
+    return [one.get("name", one.get("server_label")) for one in tools]
+
+
 def spoken_ms(connection: Connection) -> int:
     """Return the milliseconds of speech, without silence, that a connection received."""
     frames = connection.of_type("input_audio_buffer.append")
@@ -131,7 +187,9 @@ GOOD: list[Step] = [send(SESSION_CREATED), expect("session.update"), *ANSWERED_T
 class Rig:
     """One simulated appliance, with its reported troubles, outcomes, announcements and lights."""
 
-    def __init__(self, base_url: str, *, environ: dict[str, str] | None = None, **changes: Any) -> None:
+    def __init__(
+        self, base_url: str, *, environ: dict[str, str] | None = None, config: Path | None = None, **changes: Any
+    ) -> None:
         overrides: dict[str, Any] = {
             **SIMULATED,
             **DEFAULT_PINS,
@@ -149,7 +207,7 @@ class Rig:
             overrides["service.trace"] = str(changes.pop("trace"))
         environ = environ or {}
         overrides |= {key.replace("__", "."): value for key, value in changes.items()}
-        self.device = SimulatedDevice(load_settings(None, environ, None, overrides=overrides), environ=environ)
+        self.device = SimulatedDevice(load_settings(config, environ, None, overrides=overrides), environ=environ)
         self.device.observe(self._see)
         self.troubles: list[str] = []
         self.messages: list[str] = []

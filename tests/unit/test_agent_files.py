@@ -14,12 +14,14 @@ import pytest
 from gpiozero.pins.mock import MockFactory, MockPWMPin
 
 from appliance.agents.agent import RealtimeAgent, agents_of
-from appliance.agents.agent_files import MOST_BYTES, Prompt, load_agents, prompt_markdown
+from appliance.agents.agent_files import MOST_BYTES, prompt_markdown
+from appliance.agents.agent_format import McpTable, Prompt
 from appliance.agents.context import RunContext
 from appliance.agents.guardrails import GuardrailFunctionOutput
 from appliance.agents.tools import Tool, tool
 from appliance.errors import SettingsError
 from appliance.hardware.outputs import open_outputs
+from appliance.runtime.agent_loader import load_agents
 from appliance.toolbox import DeviceParts, device_tools
 from appliance.toolbox.status import StatusReader
 from appliance.toolbox.timers import Timers
@@ -59,7 +61,7 @@ BOB = 'name = "Bob"\ninstructions = "You are Bob."\n'
 TO_BOB = '[[handoffs]]\nagent = "bob"\n'
 ALL_KEYS = (
     "name, handoff_description, voice, instructions, instructions_file, tools, needs_approval, first_sentence, "
-    "blocked_words, settings, prompt, handoffs"
+    "blocked_words, output_guardrails, input_guardrails, hooks, settings, prompt, handoffs, mcp"
 )
 TO_ANN = '[[handoffs]]\nagent = "ann"\n'
 
@@ -516,7 +518,7 @@ async def test_a_verdict_contains_the_blocked_word_but_not_the_answer(tmp_path: 
     assert (await verdict(agent, "My name is Eve, the PRICE is 3.")).output_info == "the word 'price' must not be said"
 
 
-def test_a_blocked_word_needs_a_letter_or_digit(tmp_path: Path) -> None:
+def test_a_blocked_word_needs_a_letter_or_digit_or_digit(tmp_path: Path) -> None:
     assert mistake(tmp_path, ann=ANN + 'blocked_words = ["price", "?"]\n') == (
         'ann.toml: blocked_words[2]: found "?"; '
         "allowed: a list of words, each in quotes and with a letter or digit in it"
@@ -528,12 +530,13 @@ def test_a_blocked_word_needs_a_letter_or_digit(tmp_path: Path) -> None:
 
 def test_the_documentation_lists_exactly_the_known_keys() -> None:
     keys = [*ALL_KEYS.split(", "), *Prompt.model_fields, "agent", "description", "tool_name", "first_sentence"]
+    keys += McpTable.model_fields
     rows = re.findall(r"(?m)^\| `\[{0,2}(\w+)\]{0,2}` \|", DOCUMENTATION)
     assert sorted(rows) == sorted(keys)
 
 
 def test_the_examples_in_the_documentation_load(tmp_path: Path) -> None:
-    small, prompt, handoff = re.findall(r"```toml\n(.+?)```", DOCUMENTATION, re.DOTALL)
+    small, prompt, handoff, _ = re.findall(r"```toml\n(.+?)```", DOCUMENTATION, re.DOTALL)
     tools = {"set_lamp": set_lamp, "get_time": run_output}
     house = load_agents(write(tmp_path, house=small + handoff, kitchen='name = "Door"\n' + prompt), tools=tools)
     (transfer,) = house.transfers()

@@ -524,6 +524,40 @@ def test_a_tool_that_always_needs_approval_sets_the_light_plays_a_cue_and_emits_
     assert scene.tool_runs() == []
 
 
+@pytest.mark.parametrize(("seconds", "runs"), [(0.1, ["call_1"]), (1.01, [])])
+def test_a_gesture_that_decides_stops_the_spoken_question(seconds: float, runs: list[str]) -> None:
+    scene = _asking()
+    count = len(scene.flushes())
+    scene.press()
+    scene.advance(seconds)
+    scene.release()
+    assert len(scene.flushes()) == count + 1
+    assert [run.call_id for run in scene.tool_runs()] == runs
+
+
+def test_a_gesture_does_not_cut_the_answer_that_plays_before_the_question() -> None:
+    scene = Scene(specs=[greeter(ToolCard(name="open_door", approval="always"))]).ready().asked()
+    scene.audio(ms=2000)
+    scene.called("open_door", "call_1", "{}")
+    scene.done()
+    count = len(scene.flushes())
+    scene.tap()
+    assert len(scene.flushes()) == count
+    assert [run.call_id for run in scene.tool_runs()] == ["call_1"]
+
+
+def test_after_a_decision_the_next_call_that_waits_is_asked_about_again() -> None:
+    scene = Scene(specs=[greeter(*(ToolCard(name=name, approval="always") for name in ("one", "two")))]).ready().asked()
+    scene.called("one", "call_1", "{}")
+    scene.called("two", "call_2", "{}")
+    scene.done()
+    scene.tap()
+    asked = [said.split("?")[0].removeprefix("May I use ") for said in scene.announced()]
+    assert asked == ["one", "two", "two"]
+    scene.tap()
+    assert [run.call_id for run in scene.tool_runs()] == ["call_1", "call_2"]
+
+
 def test_the_program_can_approve_a_call() -> None:
     scene = _asking()
     scene.do(ApprovalAnswered("call_1", approved=True))

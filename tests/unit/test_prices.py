@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.conversation.support.prices import PRICES, PRICES_OF, response_usd, transcription_usd
+from appliance.conversation.support.prices import PRICES, PRICES_OF
 from appliance.errors import SettingsError
 
 # Recorded from the live service: input 132 = text 59 + audio 73 (64 of it cached), output 188 = text 41 + audio 147.
@@ -62,14 +62,14 @@ def test_the_recorded_example_matches_the_manual_calculation() -> None:
     #   output text   41      * 24.00 =   984.0
     #   output audio 147      * 64.00 = 9,408.0
     #                                  10,941.6
-    assert response_usd("gpt-realtime-2.1", RECORDED) == pytest.approx(0.0109416, abs=1e-12)
+    assert PRICES.response_usd("gpt-realtime-2.1", RECORDED) == pytest.approx(0.0109416, abs=1e-12)
 
 
 def test_the_recorded_example_matches_on_the_mini_and_the_older_model() -> None:
     # mini: 59*0.60 + 9*10 + 64*0.30 + 41*2.40 + 147*20 = 35.4 + 90 + 19.2 + 98.4 + 2,940 = 3,183.0
-    assert response_usd("gpt-realtime-2.1-mini", RECORDED) == pytest.approx(0.0031830, abs=1e-12)
+    assert PRICES.response_usd("gpt-realtime-2.1-mini", RECORDED) == pytest.approx(0.0031830, abs=1e-12)
     # gpt-realtime differs in the output text only: 41*16 = 656 instead of 984: 10,941.6 - 328 = 10,613.6
-    assert response_usd("gpt-realtime", RECORDED) == pytest.approx(0.0106136, abs=1e-12)
+    assert PRICES.response_usd("gpt-realtime", RECORDED) == pytest.approx(0.0106136, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_million_tokens_of_each_kind_cost_their_list_price(
 ) -> None:
     million = 1_000_000
     assert [
-        response_usd(model, one)
+        PRICES.response_usd(model, one)
         for one in (
             usage(text=million),
             usage(text=million, cached={"text": million}),
@@ -103,9 +103,9 @@ def test_a_million_tokens_of_each_kind_cost_their_list_price(
 
 
 def test_cached_tokens_reduce_the_tokens_of_their_own_modality() -> None:
-    whole = response_usd("gpt-realtime-2.1", usage(1000, 1000))
-    of_text = response_usd("gpt-realtime-2.1", usage(1000, 1000, cached={"text": 500}))
-    of_audio = response_usd("gpt-realtime-2.1", usage(1000, 1000, cached={"audio": 500}))
+    whole = PRICES.response_usd("gpt-realtime-2.1", usage(1000, 1000))
+    of_text = PRICES.response_usd("gpt-realtime-2.1", usage(1000, 1000, cached={"text": 500}))
+    of_audio = PRICES.response_usd("gpt-realtime-2.1", usage(1000, 1000, cached={"audio": 500}))
     assert whole is not None
     assert of_text is not None
     assert of_audio is not None
@@ -114,40 +114,42 @@ def test_cached_tokens_reduce_the_tokens_of_their_own_modality() -> None:
 
 
 def test_more_cached_tokens_than_input_tokens_give_no_credit() -> None:
-    assert response_usd("gpt-realtime-2.1", usage(100, cached={"text": 900, "audio": 900})) == pytest.approx(40e-6)
+    assert PRICES.response_usd("gpt-realtime-2.1", usage(100, cached={"text": 900, "audio": 900})) == pytest.approx(
+        40e-6
+    )
 
 
 def test_cached_tokens_without_a_modality_belong_to_the_only_modality_present() -> None:
     one = usage(1000)
     one["input_token_details"].update(cached_tokens=400, cached_tokens_details=None)
-    assert response_usd("gpt-realtime-2.1", one) == pytest.approx((600 * 4 + 400 * 0.40) / 1e6)
+    assert PRICES.response_usd("gpt-realtime-2.1", one) == pytest.approx((600 * 4 + 400 * 0.40) / 1e6)
 
 
 def test_cached_tokens_without_a_modality_cost_the_full_price_if_there_are_two_modalities() -> None:
     one = usage(1000, 1000)
     one["input_token_details"].update(cached_tokens=400, cached_tokens_details=None)
-    assert response_usd("gpt-realtime-2.1", one) == response_usd("gpt-realtime-2.1", usage(1000, 1000))
+    assert PRICES.response_usd("gpt-realtime-2.1", one) == PRICES.response_usd("gpt-realtime-2.1", usage(1000, 1000))
 
 
 def test_tokens_without_a_modality_cost_the_highest_price() -> None:
-    assert response_usd("gpt-realtime-2.1", {"input_tokens": 10, "output_tokens": 5}) == pytest.approx(
+    assert PRICES.response_usd("gpt-realtime-2.1", {"input_tokens": 10, "output_tokens": 5}) == pytest.approx(
         (10 * 32 + 5 * 64) / 1e6
     )
     all_cached = {"input_tokens": 10, "output_tokens": 0, "input_token_details": {"cached_tokens": 10}}
-    assert response_usd("gpt-realtime-2.1", all_cached) == pytest.approx(320e-6)
+    assert PRICES.response_usd("gpt-realtime-2.1", all_cached) == pytest.approx(320e-6)
     # 100 in total, 60 of them text: 40 have no modality.
     one = usage(60) | {"input_tokens": 100}
-    assert response_usd("gpt-realtime-2.1", one) == pytest.approx((60 * 4 + 40 * 32) / 1e6)
+    assert PRICES.response_usd("gpt-realtime-2.1", one) == pytest.approx((60 * 4 + 40 * 32) / 1e6)
 
 
 def test_the_details_are_used_if_the_totals_are_missing() -> None:
     one = {key: value for key, value in RECORDED.items() if key.endswith("details")}
-    assert response_usd("gpt-realtime-2.1", one) == response_usd("gpt-realtime-2.1", RECORDED)
+    assert PRICES.response_usd("gpt-realtime-2.1", one) == PRICES.response_usd("gpt-realtime-2.1", RECORDED)
 
 
 @pytest.mark.parametrize("model", ["gpt-realtime-2.1-2026-10-01", "gpt-realtime-2.1"])
 def test_a_dated_snapshot_has_the_price_of_its_model(model: str) -> None:
-    assert response_usd(model, RECORDED) == pytest.approx(0.0109416)
+    assert PRICES.response_usd(model, RECORDED) == pytest.approx(0.0109416)
 
 
 @pytest.mark.parametrize(
@@ -165,14 +167,14 @@ def test_a_dated_snapshot_has_the_price_of_its_model(model: str) -> None:
     ],
 )
 def test_a_model_that_is_not_in_the_table_has_no_price(model: str) -> None:
-    assert response_usd(model, RECORDED) is None
-    assert response_usd(model, None) is None
+    assert PRICES.response_usd(model, RECORDED) is None
+    assert PRICES.response_usd(model, None) is None
 
 
 def test_a_response_without_usage_costs_nothing() -> None:
-    assert response_usd("gpt-realtime-2.1", None) == 0.0
-    assert response_usd("gpt-realtime-2.1", usage()) == 0.0
-    assert transcription_usd("gpt-transcribe", None) == 0.0
+    assert PRICES.response_usd("gpt-realtime-2.1", None) == 0.0
+    assert PRICES.response_usd("gpt-realtime-2.1", usage()) == 0.0
+    assert PRICES.transcription_usd("gpt-transcribe", None) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -194,19 +196,19 @@ def test_a_response_without_usage_costs_nothing() -> None:
     ],
 )
 def test_a_usage_object_without_valid_input_and_output_counts_has_no_price(odd: Any) -> None:
-    assert response_usd("gpt-realtime-2.1", odd) is None
+    assert PRICES.response_usd("gpt-realtime-2.1", odd) is None
 
 
 def test_null_details_are_treated_as_missing() -> None:
     nulls = {"text_tokens": None, "audio_tokens": None, "cached_tokens": None, "cached_tokens_details": None}
     one = {"input_tokens": 10, "output_tokens": 0, "input_token_details": nulls, "output_token_details": None}
-    assert response_usd("gpt-realtime-2.1", one) == pytest.approx(320e-6)
+    assert PRICES.response_usd("gpt-realtime-2.1", one) == pytest.approx(320e-6)
 
 
 def test_output_of_a_modality_without_a_price_has_no_price() -> None:
     one = usage(10)
     one["output_token_details"]["image_tokens"] = 7
-    assert response_usd("gpt-realtime-2.1", one) is None
+    assert PRICES.response_usd("gpt-realtime-2.1", one) is None
 
 
 anything: st.SearchStrategy[Any] = st.recursive(
@@ -224,9 +226,9 @@ anything: st.SearchStrategy[Any] = st.recursive(
 @given(anything)
 def test_no_usage_object_raises_or_has_a_negative_price(odd: Any) -> None:
     for cost in (
-        response_usd("gpt-realtime-2.1", odd),
-        transcription_usd("gpt-transcribe", odd),
-        transcription_usd("gpt-4o-transcribe", odd),
+        PRICES.response_usd("gpt-realtime-2.1", odd),
+        PRICES.transcription_usd("gpt-transcribe", odd),
+        PRICES.transcription_usd("gpt-4o-transcribe", odd),
     ):
         assert cost is None or cost >= 0.0
 
@@ -239,14 +241,16 @@ def test_no_usage_object_raises_or_has_a_negative_price(odd: Any) -> None:
     [("gpt-live-transcribe", 0.017), ("gpt-realtime-whisper", 0.017), ("gpt-transcribe", 0.0045)],
 )
 def test_a_minute_of_transcription_costs_its_list_price(model: str, usd: float) -> None:
-    assert transcription_usd(model, {"type": "duration", "seconds": 60.0}) == pytest.approx(usd)
-    assert transcription_usd(f"{model}-2026-10-01", {"type": "duration", "seconds": 30}) == pytest.approx(usd / 2)
+    assert PRICES.transcription_usd(model, {"type": "duration", "seconds": 60.0}) == pytest.approx(usd)
+    assert PRICES.transcription_usd(f"{model}-2026-10-01", {"type": "duration", "seconds": 30}) == pytest.approx(
+        usd / 2
+    )
 
 
 @pytest.mark.parametrize(("model", "usd"), [("gpt-4o-transcribe", 12.5), ("gpt-4o-mini-transcribe", 6.25)])
 def test_a_million_input_and_output_tokens_of_transcription_cost_their_list_price(model: str, usd: float) -> None:
     one = {"type": "tokens", "input_tokens": 1_000_000, "output_tokens": 1_000_000, "total_tokens": 2_000_000}
-    assert transcription_usd(model, one) == pytest.approx(usd)
+    assert PRICES.transcription_usd(model, one) == pytest.approx(usd)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +267,7 @@ def test_a_million_input_and_output_tokens_of_transcription_cost_their_list_pric
     ],
 )
 def test_a_transcription_counted_in_another_unit_than_its_price_has_no_price(model: str, odd: Any) -> None:
-    assert transcription_usd(model, odd) is None
+    assert PRICES.transcription_usd(model, odd) is None
 
 
 # The table
@@ -291,7 +295,7 @@ def test_custom_prices_replace_and_add_rows_without_changing_the_table() -> None
     assert own.response_usd("gpt-realtime-2", RECORDED) == pytest.approx(0.0109416)
     assert own.transcription_usd("gpt-transcribe", {"seconds": 30}) == pytest.approx(0.3)
     assert own.transcription_usd("our-writer", {"input_tokens": 2, "output_tokens": 2}) == pytest.approx(8e-6)
-    assert response_usd("gpt-realtime-2.1", RECORDED) == pytest.approx(0.0109416)
+    assert PRICES.response_usd("gpt-realtime-2.1", RECORDED) == pytest.approx(0.0109416)
 
 
 def test_a_row_for_a_snapshot_takes_precedence_over_that_of_its_model() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.errors import SettingsError
+from appliance.errors import SettingsError, ToolError
 from appliance.settings import (
     OPENAI_URL,
     EndpointSettings,
@@ -243,6 +243,44 @@ def test_conflicting_values_are_refused_with_the_reason(tmp_path: Path, text: st
     assert lines[0].startswith(str(path))
 
 
+@pytest.mark.parametrize(
+    ("text", "key", "beside"),
+    [
+        ("instructions = 'Be brief.'\nagent = 'm:a'\n", "agent", "assistant.instructions"),
+        ("instructions_file = 'it.txt'\nagents_file = 'it.txt'\n", "agents_file", "assistant.instructions_file"),
+        ("agents_file = 'it.txt'\nagent = 'm:a'\n", "agent", "assistant.agents_file"),
+    ],
+)
+def test_two_descriptions_of_the_assistant_are_refused(tmp_path: Path, text: str, key: str, beside: str) -> None:
+    (tmp_path / "it.txt").write_text("Be kind.", encoding="utf-8")
+    path = write(tmp_path, "[assistant]\n" + text)
+    allowed = "one of assistant.instructions (or instructions_file), assistant.agents_file and assistant.agent"
+    assert problems(path) == [f"{path}:3: assistant.{key}: found beside {beside}; allowed: {allowed}"]
+
+
+def test_the_shipped_file_with_an_agent_has_one_description(tmp_path: Path) -> None:
+    """The file contains every key with its default, including the instructions."""
+    text = (ROOT / "config" / "appliance.toml").read_text(encoding="utf-8")
+    path = write(tmp_path, text.replace('\nagent = ""', '\nagent = "my_house:agent"'))
+    assert load_settings(path, {}).assistant.agent == "my_house:agent"
+
+
+def test_the_settings_folder_is_the_folder_of_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "")
+    monkeypatch.chdir(tmp_path)
+    assert load_settings(Path("appliance.toml"), {}).folder == tmp_path
+    assert load_settings(None, {}).folder is None
+
+
+def test_about_adds_place_and_key_to_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path, "[assistant]\nagent = 'm:a'\n")
+    settings = load_settings(path, {"APPLIANCE_ASSISTANT__HOOKS": "m:h"})
+    for key, place in (("agent", f"{path}:2"), ("hooks", "APPLIANCE_ASSISTANT__HOOKS")):
+        with pytest.raises(SettingsError) as caught, settings.about(f"assistant.{key}"):
+            raise ToolError("found it wrong")
+        assert str(caught.value) == f"{place}: assistant.{key}: found it wrong"
+
+
 def test_pins_of_an_unused_light_cannot_conflict(tmp_path: Path) -> None:
     load_settings(write(tmp_path, "[light]\nkind = 'none'\npin = 17\nred_pin = 17\n"), {})
     load_settings(write(tmp_path, "[light]\ni2s = false\npin = 18\n"), {})
@@ -435,10 +473,11 @@ def test_the_generated_file_has_every_default_and_a_comment_for_every_key() -> N
     for section, values in Settings().model_dump().items():
         start = lines.index(f"[{section}]")
         for key, value in values.items():
-            prefix = f"{key} = " if value is not None else f"# {key} = "
+            is_there = value is not None and value != []
+            prefix = f"# [[{section}.{key}]]" if value == [] else f"{key} = " if is_there else f"# {key} = "
             at = next(number for number in range(start, len(lines)) if lines[number].startswith(prefix))
             assert lines[at - 1].startswith("# "), f"{section}.{key} has no comment"
-            assert (key in tables[section]) == (value is not None)
+            assert (key in tables[section]) == is_there
 
 
 def test_the_commented_out_examples_are_valid(tmp_path: Path) -> None:
@@ -446,6 +485,75 @@ def test_the_commented_out_examples_are_valid(tmp_path: Path) -> None:
     for key in ("lamp_pin", "dimmer_pin"):
         assert f"\n# {key} = " in text
         text = text.replace(f"\n# {key} = ", f"\n{key} = ")
+    assert "\n# [[budget.prices]]\n# model = " in text
+    for line in text.partition("\n# [[budget.prices]]")[2].partition("\n\n")[0].splitlines():
+        text = text.replace(f"\n{line}\n", f"\n{line.removeprefix('# ')}\n")
+    text = text.replace("\n# [[budget.prices]]", "\n[[budget.prices]]")
     settings = load_settings(write(tmp_path, text), {})
     assert settings.outputs.lamp_pin is not None
     assert settings.outputs.dimmer_pin is not None
+    assert list(settings.price_rows()) == ["my-realtime", "my-transcriber"]
+
+
+# Prices
+
+OWN = '[{"model": "ours", "text": {"input": 1, "output": 2}}]'
+
+
+def test_prices_are_tables_of_the_file_or_json_in_the_environment(tmp_path: Path) -> None:
+    path = write(tmp_path, '[[budget.prices]]\nmodel = "ours"\ntext = { input = 1, output = 2 }\n')
+    from_file, from_environment = load_settings(path, {}), load_settings(None, {"APPLIANCE_BUDGET__PRICES": OWN})
+    assert from_file.price_rows() == from_environment.price_rows() == {"ours": {"text": {"input": 1, "output": 2}}}
+    assert from_file.origin("budget.prices") == f"{path}:1"
+    assert from_file.masked()["budget"]["prices"]["value"] == from_file.budget.prices
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("per_minute = 1", "found None as a model; allowed: each table has the name of its own"),
+        (
+            'model = "a"\nper_minute = 1\n[[budget.prices]]\nmodel = "a"',
+            'found "a" as a model; allowed: each table has',
+        ),
+        (
+            'model = "a"\nper_minute = "1"',
+            "price of 'a', per_minute: '1' is no price; give US dollars as a number from 0",
+        ),
+        ('model = "a"\naudoi = { input = 1 }', "price of 'a': {'audoi': {'input': 1}} has no input price; give input"),
+    ],
+)
+def test_a_price_that_is_none_is_one_line_with_its_place(tmp_path: Path, text: str, said: str) -> None:
+    path = write(tmp_path, f"[[budget.prices]]\n{text}\n")
+    [line] = problems(path)
+    assert line.startswith(f"{path}:1: budget.prices: {said}")
+
+
+def test_prices_that_are_no_tables_are_one_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "[budget]\nprices = 3\n")
+    assert problems(path) == [f"{path}:2: budget.prices: found 3; allowed: tables under [[budget.prices]]"]
+    [line] = problems(APPLIANCE_BUDGET__PRICES="a=1")
+    assert line == 'APPLIANCE_BUDGET__PRICES: budget.prices: found "a=1"; allowed: tables under [[budget.prices]]'
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, ""),
+        ({"link.model": "ours"}, "ours, which counts as nothing; give it under [[budget.prices]], or set"),
+        ({"link.model": "ours", "assistant.transcription_model": "mine"}, "for ours and mine, which counts as nothing"),
+        (
+            {"link.model": "ours", "budget.daily_minutes": 5},
+            "for ours, which counts as nothing; give it under [[budget",
+        ),
+        ({"link.model": "ours", "budget.prices": OWN}, ""),
+        ({"link.model": "ours", "budget.daily_usd": 0}, ""),
+        ({"link.model": "ours", "link.provider": "offline"}, ""),
+        ({"assistant.transcription_model": ""}, ""),
+    ],
+)
+def test_a_budget_in_dollars_remarks_on_models_without_a_price(changes: dict[str, object], said: str) -> None:
+    settings = load_settings(None, {}, overrides={"link.base_url": "wss://h/v1", "budget.daily_usd": 1} | changes)
+    assert said in settings.price_remark()
+    assert bool(said) == bool(settings.price_remark())
+    assert [settings.price_remark()] * bool(said) == settings.remarks()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,6 +23,7 @@ from appliance.conversation.events import (
 )
 from appliance.conversation.notices import HistoryChanged, HistoryGrew, Notice, TurnEnd
 from appliance.conversation.policy import Policy
+from appliance.conversation.support.prices import PRICES
 from appliance.errors import SettingsError, StorageError
 from appliance.realtime import protocol as wire
 from appliance.realtime.items import HistoryItem
@@ -183,7 +183,19 @@ def test_every_command_round_trips(tmp_path: Path) -> None:
         again = decode(json.loads(json.dumps(encode(command))))
         assert type(again) is type(command)
         assert encode(again) == encode(command)
-    assert asdict(Policy(**asdict(Policy()))) == asdict(Policy())
+
+
+def test_a_trace_holds_the_prices_that_were_in_force(tmp_path: Path) -> None:
+    """Else a newer table of prices would decide otherwise when the budget is spent."""
+    path = tmp_path / "trace.jsonl"
+    own = Policy(prices=PRICES.with_prices({"ours": {"text": {"input": 1, "output": 2}}, "mine": {"per_minute": 3}}))
+    recorder = TraceRecorder(path, post=lambda event: None)
+    recorder.open(policy=own, specs=[AgentSpec(agent="assistant", session=SESSION)])
+    recorder.close()
+    head = json.loads(path.read_text(encoding="utf-8"))
+    assert Policy(**decode(head["policy"])) == own
+    assert len(json.dumps(head["policy"])) < 8000
+    assert replay(path) == (0, [])
 
 
 def test_every_event_command_and_notice_has_a_unique_name() -> None:

@@ -160,8 +160,12 @@ class Calls:
         call.asked_at = now
         call.deadline = now + self._policy.approval_s
         self._out.emit(ToolApproval(call.turn, call.call_id, call.name, call.arguments, call.agent))
-        self._out.announce(Sentence("approval.ask", {"tool": call.name.replace("_", " ")}), "approval")
+        self.ask(call)
         return None
+
+    def ask(self, call: Call) -> None:
+        """Ask the user aloud whether a call may be made."""
+        self._out.announce(Sentence("approval.ask", {"tool": call.name.replace("_", " ")}), "approval")
 
     def checked(self, event: ApprovalChecked, now: float) -> Closed | None:
         """The predicate of a tool said whether this call needs approval."""

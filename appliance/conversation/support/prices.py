@@ -29,8 +29,6 @@ __all__ = [
     "ModelPrices",
     "PriceTable",
     "TokenPrice",
-    "response_usd",
-    "transcription_usd",
 ]
 
 PRICES_OF = "2026-11-20"
@@ -185,16 +183,6 @@ class PriceTable:
 
 PRICES = PriceTable()
 """The table that comes with the appliance."""
-
-
-def response_usd(model: str, usage: Mapping[str, Any] | None) -> float | None:
-    """Return the price of one response by `PRICES`; see `PriceTable.response_usd`."""
-    return PRICES.response_usd(model, usage)
-
-
-def transcription_usd(model: str, usage: Mapping[str, Any] | None) -> float | None:
-    """Return the price of one transcription by `PRICES`; see `PriceTable.transcription_usd`."""
-    return PRICES.transcription_usd(model, usage)
 
 
 def _find(rows: Mapping[str, T], model: str) -> T | None:

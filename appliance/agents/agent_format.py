@@ -1,0 +1,269 @@
+"""The tables of an agent's file (see `agents.agent_files`), and what is said of mistakes in them. Pure.
+
+A message is one line: the file, the key, what was found, what is allowed and, where there is one, the nearest name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from appliance.errors import KEY_SHAPE, SettingsError, did_you_mean
+
+__all__ = [
+    "MCP_KEYS",
+    "AgentTable",
+    "HandoffTable",
+    "Lines",
+    "McpTable",
+    "Prompt",
+    "PromptState",
+    "PromptTransition",
+    "explained",
+    "listed",
+    "shown",
+    "why",
+    "wrong",
+]
+
+_MOST_NAMED: Final = 16  # names that a message lists before it says "and more"
+_SECRET: Final = {"args", "authorization", "env", "headers", "url"}  # keys of [[mcp]] whose value no message shows
+
+Lines = str | list[str]
+"""One text, or a list of texts that is shown to the model as a list."""
+
+
+# --- the format -------------------------------------------------------------------------------------------------
+
+
+def _allows(text: str) -> dict[str, Any]:
+    """Say in words what a field accepts; used in messages."""
+    return {"allowed": text}
+
+
+_Text = Annotated[str, Field(json_schema_extra=_allows("a text"))]
+_FullText = Annotated[str, Field(pattern=r"\S", json_schema_extra=_allows("a text that is not empty"))]
+_Lines = Annotated[Lines, Field(json_schema_extra=_allows("a text or a list of texts"))]
+_Names = Annotated[list[str], Field(json_schema_extra=_allows("a list of names, each in quotes"))]
+_Texts = Annotated[list[str], Field(json_schema_extra=_allows("a list of texts, each in quotes"))]
+_Values = Annotated[dict[str, str], Field(json_schema_extra=_allows("a table of texts"))]
+_References = Annotated[
+    list[str], Field(json_schema_extra=_allows('a list of "module:attribute", such as ["my_checks:no_prices"]'))
+]
+_Words = Annotated[
+    list[Annotated[str, Field(pattern=r"\w")]],
+    Field(json_schema_extra=_allows("a list of words, each in quotes and with a letter or digit in it")),
+]
+
+
+class _Table(BaseModel):
+    """A table of the file: strict types, no unknown keys, frozen."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class PromptTransition(_Table):
+    """The way from one state of the conversation to another."""
+
+    next: _FullText
+    """`id` of a state."""
+    when: _FullText
+    """The condition, in words for the model."""
+
+
+class PromptState(_Table):
+    """One state of the conversation."""
+
+    id: _FullText
+    description: _FullText
+    instructions: _Lines = ""
+    examples: _Lines = ""
+    """Sentences that the agent might say."""
+    transitions: Annotated[
+        list[PromptTransition], Field(json_schema_extra=_allows("tables under [[prompt.states.transitions]]"))
+    ] = []
+
+
+class Prompt(_Table):
+    """The sections of a voice prompt, in the order in which they are shown to the model; "" leaves one out."""
+
+    identity: _Lines = ""
+    task: _Lines = ""
+    demeanour: _Lines = ""
+    tone: _Lines = ""
+    enthusiasm: _Lines = ""
+    formality: _Lines = ""
+    emotion: _Lines = ""
+    filler_words: _Lines = ""
+    pacing: _Lines = ""
+    other: _Lines = ""
+    states: Annotated[list[PromptState], Field(json_schema_extra=_allows("tables under [[prompt.states]]"))] = []
+
+
+class HandoffTable(_Table):
+    agent: _FullText
+    description: _Text = ""
+    tool_name: Annotated[
+        str,
+        Field(
+            pattern=r"^[a-zA-Z0-9_-]{0,64}$",
+            json_schema_extra=_allows("up to 64 letters, digits, '_' or '-'; empty makes one of the agent's name"),
+        ),
+    ] = ""
+    first_sentence: _Text = ""
+
+
+class McpTable(_Table):
+    """An MCP server; `command`, `label` or, without them, `url` says of which kind."""
+
+    name: _Text = ""
+    command: _Text = ""
+    args: _Texts = []
+    env: _Values = {}
+    cwd: _Text = ""
+    label: _Text = ""
+    url: _Text = ""
+    headers: _Values = {}
+    connector: _Text = ""
+    authorization: _Text = ""
+    description: _Text = ""
+    allowed_tools: _Names = []
+    needs_approval: Annotated[bool | list[str], Field(json_schema_extra=_allows("true, false or a list of names"))] = (
+        False
+    )
+    require_approval: Annotated[
+        Literal["always", "never"] | dict[str, Any],
+        Field(json_schema_extra=_allows('"always", "never", or a table of filters under these two keys')),
+    ] = "always"
+    timeout_s: Annotated[float, Field(gt=0, json_schema_extra=_allows("a number of seconds above 0"))] = 15.0
+
+    @property
+    def kind(self) -> str:
+        """The key that says of which kind the server is; "" if none is there."""
+        return next((key for key in ("command", "label", "url") if getattr(self, key)), "")
+
+
+MCP_KEYS: Final = {
+    "command": {"name", "command", "args", "env", "cwd", "allowed_tools", "needs_approval", "timeout_s"},
+    "label": {
+        *("label", "url", "connector", "authorization", "headers", "description"),
+        *("allowed_tools", "require_approval"),
+    },
+    "url": {"name", "url", "headers", "allowed_tools", "needs_approval", "timeout_s"},
+}
+"""The keys of each kind of MCP server."""
+
+
+class AgentTable(_Table):
+    name: Annotated[
+        str,
+        Field(
+            pattern=r"\S",
+            max_length=52,  # transfer_to_<name> is a tool's name, which may have 64
+            json_schema_extra=_allows("a text of 1 to 52 characters"),
+        ),
+    ]
+    handoff_description: _Text = ""
+    voice: _Text = ""
+    instructions: _FullText | None = None
+    instructions_file: _FullText | None = None
+    tools: _Names = []
+    needs_approval: _Names = []
+    first_sentence: _Text = ""
+    blocked_words: _Words = []
+    output_guardrails: _References = []
+    input_guardrails: _References = []
+    hooks: Annotated[str, Field(json_schema_extra=_allows('"module:attribute", such as "my_hooks:hooks"'))] = ""
+    settings: Annotated[dict[str, Any], Field(json_schema_extra=_allows("a table under [settings]"))] = {}
+    prompt: Annotated[Prompt | None, Field(json_schema_extra=_allows("a table under [prompt]"))] = None
+    handoffs: Annotated[list[HandoffTable], Field(json_schema_extra=_allows("tables under [[handoffs]]"))] = []
+    mcp: Annotated[list[McpTable], Field(json_schema_extra=_allows("tables under [[mcp]]"))] = []
+
+
+# --- what is said of mistakes -----------------------------------------------------------------------------------
+
+
+def wrong(path: Path, key: str, text: str) -> SettingsError:
+    return SettingsError(f"{path}: {key}: {text}")
+
+
+def why(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else "") or str(error)
+
+
+def explained(error: ValidationError) -> tuple[str, str]:
+    """Return the key and the sentence of the first mistake; an unknown key goes first, it often is the missing one."""
+    details = error.errors(include_url=False, include_context=False)
+    detail = min(details, key=lambda one: one["type"] != "extra_forbidden")
+    key, field, siblings = _place(detail["loc"])
+    if detail["type"] == "extra_forbidden":  # the value is not shown, it may be a misplaced secret
+        return key, f"unknown key{_hint(str(detail['loc'][-1]), siblings)}"
+    allowed = _allowed(field)
+    if detail["type"] == "missing":
+        return key, f"is missing; allowed: {allowed}"
+    found = "another value" if _SECRET & set(detail["loc"]) else shown(detail["input"])
+    return key, f"found {found}; allowed: {allowed}"
+
+
+def _place(loc: Sequence[int | str]) -> tuple[str, FieldInfo | None, Mapping[str, FieldInfo]]:
+    """Follow a place of pydantic's: the dotted key (lists count from 1), its field, and the fields beside it."""
+    model: type[BaseModel] | None = AgentTable
+    key, field, siblings = "", None, dict[str, FieldInfo]()
+    for part in loc:
+        if isinstance(part, int):
+            key += f"[{part + 1}]"
+        elif model is None:  # the branch of a union, no key
+            break
+        else:
+            key += f".{_tidy(part)}" if key else _tidy(part)
+            siblings = dict(model.model_fields)
+            field = siblings.get(part)
+            model = _table_of(field.annotation) if field is not None else None
+    return key, field, siblings
+
+
+def _table_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for one in get_args(annotation) if (found := _table_of(one)) is not None), None)
+
+
+def _allowed(field: FieldInfo | None) -> str:
+    extra = field.json_schema_extra if field is not None else None
+    return str(extra["allowed"]) if isinstance(extra, dict) else "a text that is not empty"
+
+
+def _hint(word: str, siblings: Mapping[str, FieldInfo]) -> str:
+    """Say where an unknown key belongs: in another table, or as the nearest one of its own."""
+    if word in AgentTable.model_fields:
+        return f"; move {word!r} above the first table of the file"
+    if word in Prompt.model_fields:
+        return f"; {word!r} belongs under [prompt]"
+    return did_you_mean(word, siblings) or f"; allowed: {listed(siblings)}"
+
+
+def listed(names: Iterable[str]) -> str:
+    known = list(names)
+    return (", ".join(known[:_MOST_NAMED]) or "none") + (" and more" if len(known) > _MOST_NAMED else "")
+
+
+def shown(value: object) -> str:
+    """A value as a user would write it in TOML, short, on one line, and with nothing that looks like a key."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return "a table"
+    if isinstance(value, list):
+        return "a list"
+    return f'"{_tidy(value)}"' if isinstance(value, str) else _tidy(str(value))
+
+
+def _tidy(text: str) -> str:
+    """Make a text of the file fit for a message."""
+    plain = "".join(one if one.isprintable() else " " for one in KEY_SHAPE.sub("***", text))
+    short = " ".join(plain.split())
+    return short if len(short) <= 40 else short[:39] + "…"

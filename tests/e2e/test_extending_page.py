@@ -1,0 +1,139 @@
+"""docs/extending.md: each example, as it stands on the page, on a whole simulated appliance."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_extending import ASKED, OPENED, called
+from tests.support.rig import Rig, answer, calling, offered, outputs, running, saying, updated
+from tests.support.scripted_server import ScriptedServer, Step, expect, reply
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
+FILE = re.compile(r"`([\w.]+)`[^\n`]*:\n\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@cache
+def sections() -> dict[str, dict[str, str]]:
+    """Heading → name of a file → its text."""
+    _, *parts = re.split(r"(?m)^## ", PAGE.read_text(encoding="utf-8"))
+    return {part.partition("\n")[0]: dict(FILE.findall(part)) for part in parts}
+
+
+def paste(folder: Path, heading: str) -> Path:
+    """Write the files of a section; returns the settings file."""
+    for name, text in sections()[heading].items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder / "appliance.toml"
+
+
+def install(folder: Path, site: Path) -> None:
+    """Do what an installer does with a pasted project: its modules, its metadata and its entry points."""
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    metadata = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    metadata.mkdir(parents=True)
+    lines = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    (metadata / "METADATA").write_text(lines, encoding="utf-8")
+    groups = [
+        "\n".join([f"[{group}]", *(f"{name} = {value}" for name, value in entries.items())])
+        for group, entries in project["entry-points"].items()
+    ]
+    (metadata / "entry_points.txt").write_text("\n".join(groups) + "\n", encoding="utf-8")
+    for module in folder.glob("*.py"):
+        module.rename(site / module.name)
+
+
+def test_every_block_of_the_page_is_a_file_of_an_example_that_is_run_here() -> None:
+    assert {heading: list(files) for heading, files in sections().items()} == {
+        "A tool in a file": ["my_fan.py", "appliance.toml"],
+        "A tool in a package": ["pyproject.toml", "moon_tools.py"],
+        "An MCP server": ["notes_server.py", "house.toml", "appliance.toml"],
+        "A guardrail": ["my_checks.py", "house.toml", "appliance.toml"],
+        "A hook": ["my_hooks.py", "appliance.toml"],
+        "An agent in Python": ["my_house.py", "appliance.toml"],
+    }
+    assert PAGE.read_text(encoding="utf-8").count("\n```\n") == sum(len(files) for files in sections().values())
+
+
+async def test_a_tool_in_a_file(folder: Path) -> None:
+    path = paste(folder, "A tool in a file")
+    async with ScriptedServer([*OPENED, *called("set_fan", on=True)]) as server:
+        async with running(Rig(server.base_url, config=path)) as rig:
+            await rig.at_rest()
+            assert await rig.turn() == "answered"
+            assert sys.modules["my_fan"].fan == {"is_on": True}
+            assert outputs(server.connections[0]) == ["The fan is on."]
+            assert offered(server.connections[0])[-1] == "set_fan"
+
+
+async def test_a_tool_in_a_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paste(folder, "A tool in a package")
+    install(folder, folder / "site")
+    monkeypatch.syspath_prepend(str(folder / "site"))
+    async with ScriptedServer([*OPENED, *called("get_moon", year=2026, month=1, day=28)]) as server:
+        async with running(Rig(server.base_url)) as rig:
+            await rig.at_rest()
+            assert await rig.turn() == "answered"
+            assert outputs(server.connections[0]) == ["The moon is 10 days old."]
+
+
+async def test_an_mcp_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = paste(folder, "An MCP server")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    async with ScriptedServer([*OPENED, *called("add_note", text="Buy milk.")]) as server:
+        async with running(Rig(server.base_url, config=path, environ={"STATE_DIRECTORY": str(folder)})) as rig:
+            await rig.at_rest()
+            assert offered(server.connections[0])[-1] == "add_note"
+            await rig.talk()
+            await rig.until(lambda: rig.light == "approval")
+            assert not (folder / "notes.txt").exists(), "it ran before anybody said yes"
+            rig.device.finger.press()
+            rig.device.finger.release()
+            await rig.until(lambda: rig.outcomes == ["answered"])
+            assert (folder / "notes.txt").read_text(encoding="utf-8") == "Buy milk.\n"
+            assert outputs(server.connections[0]) == ["Noted."]
+
+
+async def test_a_guardrail(folder: Path) -> None:
+    path = paste(folder, "A guardrail")
+    script: list[Step] = [*ASKED, reply(saying("That is nine dollars and ")), expect("response.create"), reply(answer)]
+    async with ScriptedServer([*OPENED, *script]) as server:
+        async with running(Rig(server.base_url, config=path)) as rig:
+            await rig.at_rest()
+            assert await rig.turn() == "answered"
+            [told] = [one["item"] for one in server.connections[0].of_type("conversation.item.create")]
+            assert "stopped by the guardrail 'no_prices' (a price was named)" in told["content"][0]["text"]
+
+
+async def test_a_hook(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = paste(folder, "A hook")
+    caplog.set_level(logging.INFO, "my_hooks")
+    async with ScriptedServer([*OPENED, *called("set_volume", percent=30)]) as server:
+        async with running(Rig(server.base_url, config=path)) as rig:
+            await rig.at_rest()
+            assert await rig.turn() == "answered"
+            assert rig.device.appliance.audio is not None
+            assert rig.device.appliance.audio.volume == 30
+    [line] = [one.getMessage() for one in caplog.records if one.name == "my_hooks"]
+    assert line.startswith("Assistant called set_volume: ")
+
+
+async def test_an_agent_in_python(folder: Path) -> None:
+    path = paste(folder, "An agent in Python")
+    handing: list[Step] = [*ASKED, reply(calling("transfer_to_cook")), expect("session.update")]
+    script = [*OPENED, *handing, reply(updated), expect("response.create"), reply(calling("list_recipes"))]
+    async with ScriptedServer([*script, expect("response.create"), reply(answer)]) as server:
+        async with running(Rig(server.base_url, config=path)) as rig:
+            await rig.at_rest()
+            assert offered(server.connections[0]) == ["set_volume", "get_time", "transfer_to_cook"]
+            assert await rig.turn() == "answered"
+            assert outputs(server.connections[0])[-1] == '["soup","bread"]'
