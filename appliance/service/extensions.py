@@ -1,7 +1,7 @@
-"""Python extensions of the device: tools, an agent and hooks.
+"""Tools, agents and hooks that the user adds in Python.
 
 Settings name an object as ``"my_module:agent"``; `plugins.resolve` finds it. An error is one sentence that starts with
-the value found; the caller adds the place and the key as a prefix.
+the value that was found; the caller prefixes the place and the key.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _AGENT = "a RealtimeAgent, or a function that takes the device's tools by name a
 
 
 class DeviceTools(dict[str, Tool]):
-    """The device's tools by name; an unknown name raises an error that lists the known ones."""
+    """The device's tools by name; a missing name raises an error that lists them."""
 
     def __missing__(self, name: str) -> NoReturn:
         raise SettingsError(f"the device has no tool {name!r}; available: {', '.join(self)}{did_you_mean(name, self)}")
@@ -39,7 +39,7 @@ class DeviceTools(dict[str, Tool]):
         """Add tools after the others.
 
         Raises:
-            SettingsError: They are not tools, or a name is taken; the text starts with `place`.
+            SettingsError: `found` is None, or a name is taken; starts with `place`.
         """
         if found is None:
             raise SettingsError(f"{place} is neither a Tool nor a list of Tools; use @tool")
@@ -52,15 +52,15 @@ class DeviceTools(dict[str, Tool]):
 def all_tools(built_in: Sequence[Tool], names: Sequence[str], resolve: Resolve) -> DeviceTools:
     """Return the built-in tools, those of installed packages, and those that the settings name, in this order.
 
-    A package whose tools cannot be loaded causes a warning, or an error if `names` lists it.
+    A package whose tools cannot be loaded is a warning, or an error if `names` has it.
 
     Args:
-        built_in: Tools of the device's parts.
-        names: Names of tools or entry points, or ``module:attribute`` references.
+        built_in: Made of the device's parts.
+        names: Each the name of a tool, of an entry point, or a ``module:attribute``.
         resolve: See `plugins.resolve`.
 
     Raises:
-        SettingsError: A named object is missing or does not fit.
+        SettingsError: A name has no tool, or an object that is none.
     """
     tools = DeviceTools((one.name, one) for one in built_in)
     packages = installed(kind="tool", group=GROUP)
@@ -83,12 +83,12 @@ def agent_named(reference: str, tools: Mapping[str, Tool], resolve: Resolve) -> 
     """Return the first agent.
 
     Args:
-        reference: Reference to a `RealtimeAgent`, or to a function that takes `tools` and returns one.
+        reference: Of a `RealtimeAgent`, or of a function that takes `tools` and returns one.
         tools: The device's tools by name.
         resolve: See `plugins.resolve`.
 
     Raises:
-        SettingsError: There is no such object, it raises, or its agents are invalid together.
+        SettingsError: There is no such object, it raises, or its agents do not fit together.
     """
     agent = resolve(reference, _agent_or_maker, _AGENT)
     if not isinstance(agent, RealtimeAgent):

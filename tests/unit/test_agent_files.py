@@ -334,7 +334,7 @@ def test_an_unusable_markdown_file_raises_a_one_line_error(tmp_path: Path, conte
 
 def test_a_pipe_is_refused_without_blocking(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "ann.md")
-    assert "is no file of text" in mistake(tmp_path, **with_file(tmp_path, None))
+    assert "is not a regular file" in mistake(tmp_path, **with_file(tmp_path, None))
 
 
 @pytest.mark.parametrize("named", ["../secret.md", "texts/../../secret.md"])
@@ -358,7 +358,7 @@ def test_a_symlink_to_instructions_outside_the_directory_is_refused(tmp_path: Pa
     folder.mkdir()
     (folder / "ann.md").symlink_to(tmp_path / "secret.md")
     said = mistake(folder, **with_file(folder, None))
-    assert said.endswith('found "ann.md", which leads out of <folder>; put the file there, not a link')
+    assert said.endswith('found "ann.md", which is outside <folder>; put the file there instead of a link')
 
 
 def test_a_symlink_to_an_agent_outside_the_directory_is_refused(tmp_path: Path) -> None:
@@ -366,7 +366,7 @@ def test_a_symlink_to_an_agent_outside_the_directory_is_refused(tmp_path: Path) 
     folder = tmp_path / "agents"
     folder.mkdir()
     (folder / "bob.toml").symlink_to(tmp_path / "bob.toml")
-    assert mistake(folder, ann=ANN + TO_BOB) == "bob.toml: leads out of <folder>; put the file there, not a link"
+    assert mistake(folder, ann=ANN + TO_BOB) == "bob.toml: is outside <folder>; put the file there instead of a link"
 
 
 @pytest.mark.parametrize(
@@ -388,7 +388,7 @@ def test_a_symlink_to_an_agent_outside_the_directory_is_refused(tmp_path: Path) 
         ),
         (
             'name = "Ann"\ninstructions = " "\n',
-            'ann.toml: instructions: found ""; allowed: a text that is not empty',
+            'ann.toml: instructions: found ""; allowed: a non-empty string',
         ),
         (
             'name = "Ann"\n[prompt]\ntask = ""\n',
@@ -468,14 +468,14 @@ def test_the_prompt_of_a_file_becomes_the_instructions(tmp_path: Path) -> None:
 
 def test_a_transition_to_an_unknown_state_is_refused(tmp_path: Path) -> None:
     assert mistake(tmp_path, ann=STATES.replace('next = "2_ask"', 'next = "2_aks"')) == (
-        'ann.toml: prompt.states[1].transitions[1].next: found "2_aks", no state; '
+        'ann.toml: prompt.states[1].transitions[1].next: found "2_aks", which is not a state; '
         "allowed: 1_greeting, 2_ask; did you mean '2_ask'?"
     )
 
 
 def test_two_states_with_the_same_id_are_refused(tmp_path: Path) -> None:
     assert mistake(tmp_path, ann=STATES.replace('id = "2_ask"', 'id = "1_greeting"')) == (
-        'ann.toml: prompt.states[2].id: found "1_greeting", which another state has already; allowed: an id of its own'
+        'ann.toml: prompt.states[2].id: found "1_greeting", which another state already has; allowed: a unique id'
     )
 
 
@@ -520,8 +520,7 @@ async def test_a_verdict_contains_the_blocked_word_but_not_the_answer(tmp_path: 
 
 def test_a_blocked_word_needs_a_letter_or_digit_or_digit(tmp_path: Path) -> None:
     assert mistake(tmp_path, ann=ANN + 'blocked_words = ["price", "?"]\n') == (
-        'ann.toml: blocked_words[2]: found "?"; '
-        "allowed: a list of words, each in quotes and with a letter or digit in it"
+        'ann.toml: blocked_words[2]: found "?"; allowed: a list of quoted words, each with a letter or digit'
     )
 
 
@@ -579,7 +578,7 @@ def test_the_error_message_in_the_documentation_is_current(tmp_path: Path) -> No
         ),
         (
             ANN + '[settings]\nneeds_approval = ["set_lamp"]\n',
-            "ann.toml: settings.needs_approval: stands under [settings]; move it above the first table of the file",
+            "ann.toml: settings.needs_approval: is under [settings]; move it above the first table of the file",
         ),
     ],
 )
@@ -590,38 +589,38 @@ def test_an_unknown_key_error_suggests_a_key_or_a_place(tmp_path: Path, text: st
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('instructions = "x"\n', "ann.toml: name: is missing; allowed: a text of 1 to 52 characters"),
-        ('name = " "\ninstructions = "x"\n', 'ann.toml: name: found ""; allowed: a text of 1 to 52 characters'),
+        ('instructions = "x"\n', "ann.toml: name: is missing; allowed: a string of 1 to 52 characters"),
+        ('name = " "\ninstructions = "x"\n', 'ann.toml: name: found ""; allowed: a string of 1 to 52 characters'),
         (
             f'name = "{"a" * 53}"\ninstructions = "x"\n',
-            f'ann.toml: name: found "{"a" * 39}…"; allowed: a text of 1 to 52 characters',
+            f'ann.toml: name: found "{"a" * 39}…"; allowed: a string of 1 to 52 characters',
         ),
-        ('name = 7\ninstructions = "x"\n', "ann.toml: name: found 7; allowed: a text of 1 to 52 characters"),
-        (ANN + "voice = true\n", "ann.toml: voice: found true; allowed: a text"),
-        (ANN + 'tools = "set_lamp"\n', 'ann.toml: tools: found "set_lamp"; allowed: a list of names, each in quotes'),
-        (ANN + "tools = [1]\n", "ann.toml: tools[1]: found 1; allowed: a list of names, each in quotes"),
+        ('name = 7\ninstructions = "x"\n', "ann.toml: name: found 7; allowed: a string of 1 to 52 characters"),
+        (ANN + "voice = true\n", "ann.toml: voice: found true; allowed: a string"),
+        (ANN + 'tools = "set_lamp"\n', 'ann.toml: tools: found "set_lamp"; allowed: a list of quoted names'),
+        (ANN + "tools = [1]\n", "ann.toml: tools[1]: found 1; allowed: a list of quoted names"),
         (ANN + "settings = 1.5\n", "ann.toml: settings: found 1.5; allowed: a table under [settings]"),
         (ANN + '[handoffs]\nagent = "bob"\n', "ann.toml: handoffs: found a table; allowed: tables under [[handoffs]]"),
         (
             'name = "Ann"\n[prompt]\ntask = ["x", 2]\n',
-            "ann.toml: prompt.task: found a list; allowed: a text or a list of texts",
+            "ann.toml: prompt.task: found a list; allowed: a string or a list of strings",
         ),
         (
             ANN + TO_BOB + 'tool_name = "call bob"\n',
             'ann.toml: handoffs[1].tool_name: found "call bob"; '
-            "allowed: up to 64 letters, digits, '_' or '-'; empty makes one of the agent's name",
+            "allowed: up to 64 letters, digits, '_' or '-'; empty uses the agent's name",
         ),
         (
             STATES + "[[prompt.states]]\nid = '3'\n",
-            "ann.toml: prompt.states[3].description: is missing; allowed: a text that is not empty",
+            "ann.toml: prompt.states[3].description: is missing; allowed: a non-empty string",
         ),
         (
             ANN + 'voice = ["sk-abcdefghijkl"]\n',
-            "ann.toml: voice: found a list; allowed: a text",
+            "ann.toml: voice: found a list; allowed: a string",
         ),
         (
             f'name = "sk-abcdefghijkl{"m" * 60}"\ninstructions = "x"\n',
-            'ann.toml: name: found "***"; allowed: a text of 1 to 52 characters',
+            'ann.toml: name: found "***"; allowed: a string of 1 to 52 characters',
         ),
     ],
 )
@@ -634,27 +633,27 @@ def test_a_wrong_value_error_says_what_is_allowed(tmp_path: Path, text: str, sai
     [
         (
             'tools = ["set_lmap"]\n',
-            'tools[1]: found "set_lmap", no tool here; allowed: set_lamp, run_output, or "*" alone; '
+            'tools[1]: found "set_lmap", which is not a tool here; allowed: set_lamp, run_output, or "*" alone; '
             "did you mean 'set_lamp'?",
         ),
         (
             'tools = ["xyzzy"]\n',
-            'tools[1]: found "xyzzy", no tool here; allowed: set_lamp, run_output, or "*" alone',
+            'tools[1]: found "xyzzy", which is not a tool here; allowed: set_lamp, run_output, or "*" alone',
         ),
         ('tools = ["*", "set_lamp"]\n', 'tools: found "*" and other names; allowed: "*" alone, or names'),
         ('tools = ["set_lamp", "set_lamp"]\n', 'tools[2]: found "set_lamp" twice; allowed: once'),
         (
             'tools = ["set_lamp"]\nneeds_approval = ["run_output"]\n',
-            'needs_approval[1]: found "run_output", none of the agent\'s tools; allowed: set_lamp',
+            'needs_approval[1]: found "run_output", which is not a tool of this agent; allowed: set_lamp',
         ),
         (
             'tools = ["*"]\nneeds_approval = ["run_outputs"]\n',
-            'needs_approval[1]: found "run_outputs", none of the agent\'s tools; allowed: set_lamp, run_output; '
+            'needs_approval[1]: found "run_outputs", which is not a tool of this agent; allowed: set_lamp, run_output; '
             "did you mean 'run_output'?",
         ),
         (
             'needs_approval = ["set_lamp"]\n',
-            'needs_approval[1]: found "set_lamp", none of the agent\'s tools; allowed: none',
+            'needs_approval[1]: found "set_lamp", which is not a tool of this agent; allowed: none',
         ),
     ],
 )
@@ -671,15 +670,15 @@ def test_a_long_list_of_names_is_truncated_in_a_message(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stem", "said"),
     [
-        ("bop", "found \"bop\", no TOML file in <folder>; allowed: bob; did you mean 'bob'?"),
-        ("bob.toml", "found \"bob.toml\", no TOML file in <folder>; allowed: bob; did you mean 'bob'?"),
-        ("Bob", "found \"Bob\", no TOML file in <folder>; allowed: bob; did you mean 'bob'?"),
-        ("xyzzy", 'found "xyzzy", no TOML file in <folder>; allowed: bob'),
-        ("ann", 'found "ann", the agent itself; allowed: another one'),
+        ("bop", "found \"bop\", which has no TOML file in <folder>; allowed: bob; did you mean 'bob'?"),
+        ("bob.toml", "found \"bob.toml\", which has no TOML file in <folder>; allowed: bob; did you mean 'bob'?"),
+        ("Bob", "found \"Bob\", which has no TOML file in <folder>; allowed: bob; did you mean 'bob'?"),
+        ("xyzzy", 'found "xyzzy", which has no TOML file in <folder>; allowed: bob'),
+        ("ann", 'found "ann", which is the agent itself; allowed: another agent'),
         ("../bob", 'found "../bob"; allowed: the name of a file in <folder>, without .toml'),
         ("sub/bob", 'found "sub/bob"; allowed: the name of a file in <folder>, without .toml'),
         ("..", 'found ".."; allowed: the name of a file in <folder>, without .toml'),
-        ("b\\u0000\\nob", "found \"b ob\", no TOML file in <folder>; allowed: bob; did you mean 'bob'?"),
+        ("b\\u0000\\nob", "found \"b ob\", which has no TOML file in <folder>; allowed: bob; did you mean 'bob'?"),
     ],
 )
 def test_a_handoff_to_a_missing_or_outside_file_is_refused(tmp_path: Path, stem: str, said: str) -> None:
@@ -702,13 +701,13 @@ def test_an_error_in_a_handoff_target_names_its_file(tmp_path: Path) -> None:
 
 def test_two_agents_with_the_same_name_are_refused(tmp_path: Path) -> None:
     said = mistake(tmp_path, ann=ANN + TO_BOB, bob=BOB.replace('"Bob"', '" ANN"'))
-    assert said == 'bob.toml: name: found "ANN", which ann.toml has already; allowed: a name of its own, capitals aside'
+    assert said == 'bob.toml: name: found "ANN", which ann.toml already uses; allowed: a unique name (case is ignored)'
 
 
 def test_two_handoffs_to_one_agent_need_different_tool_names(tmp_path: Path) -> None:
     said = mistake(tmp_path, ann=ANN + TO_BOB + TO_BOB, bob=BOB)
     assert said == (
-        'ann.toml: handoffs[2].tool_name: found "transfer_to_bob", as handoffs[1] is named; allowed: its own name'
+        'ann.toml: handoffs[2].tool_name: found "transfer_to_bob", the name of handoffs[1]; allowed: a unique name'
     )
     fixed = load(tmp_path, ann=ANN + TO_BOB + TO_BOB + 'tool_name = "bob_at_once"\n', bob=BOB)
     assert [one.tool_name for one in fixed.transfers()] == ["transfer_to_bob", "bob_at_once"]
@@ -717,7 +716,7 @@ def test_two_handoffs_to_one_agent_need_different_tool_names(tmp_path: Path) -> 
 def test_a_handoff_with_the_name_of_a_tool_is_refused(tmp_path: Path) -> None:
     said = mistake(tmp_path, ann=ANN + 'tools = ["set_lamp"]\n' + TO_BOB + 'tool_name = "set_lamp"\n', bob=BOB)
     assert said == (
-        'ann.toml: handoffs[1].tool_name: found "set_lamp", as the tool set_lamp is named; allowed: its own name'
+        'ann.toml: handoffs[1].tool_name: found "set_lamp", the name of the tool set_lamp; allowed: a unique name'
     )
 
 
@@ -735,7 +734,7 @@ def test_two_tools_with_the_same_name_are_refused_in_one_line(tmp_path: Path) ->
         (b"x = " + b"1" * 5000, "ann.toml: is not TOML: "),
         (b'name = "\xff"', "ann.toml: is not UTF-8 text (byte 8); save it as UTF-8"),
         (b"#" * (MOST_BYTES + 1), "ann.toml: is larger than 64 KiB; shorten it, all of it goes to the model"),
-        (b"", "ann.toml: name: is missing; allowed: a text of 1 to 52 characters"),
+        (b"", "ann.toml: name: is missing; allowed: a string of 1 to 52 characters"),
     ],
     ids=["unterminated string", "too deep", "number too long", "not UTF-8", "too large", "empty"],
 )
@@ -750,13 +749,13 @@ def test_an_unreadable_file_raises_a_one_line_error(tmp_path: Path, content: byt
 
 
 def test_a_missing_first_file_error_has_its_path(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"ann\.toml: cannot be read: No such file or directory; name the TOML"):
+    with pytest.raises(SettingsError, match=r"ann\.toml: cannot be read: No such file or directory; give the path"):
         load_agents(tmp_path / "ann.toml", tools=TOOLS)
 
 
 def test_a_folder_as_first_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ann.toml").mkdir()
-    with pytest.raises(SettingsError, match=r"ann\.toml: is no file of text"):
+    with pytest.raises(SettingsError, match=r"ann\.toml: is not a regular file"):
         load_agents(tmp_path / "ann.toml", tools=TOOLS)
 
 
@@ -768,7 +767,7 @@ def test_a_symlink_to_itself_raises_a_one_line_error(tmp_path: Path) -> None:
 
 def test_a_first_file_with_another_suffix_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ann.txt").write_text(ANN)
-    with pytest.raises(SettingsError, match=r"ann\.txt: an agent is described in a file that ends in \.toml"):
+    with pytest.raises(SettingsError, match=r"ann\.txt: the file of an agent must end in \.toml"):
         load_agents(tmp_path / "ann.txt", tools=TOOLS)
 
 
@@ -785,13 +784,13 @@ def test_every_field_has_its_own_allowed_text(tmp_path: Path) -> None:
         "handoffs[1].description": ANN + TO_BOB + "description = [1]\n",
     }
     allowed = {
-        "name": "a text of 1 to 52 characters",
-        "instructions_file": "a text that is not empty",
+        "name": "a string of 1 to 52 characters",
+        "instructions_file": "a non-empty string",
         "prompt": "a table under [prompt]",
         "prompt.states": "tables under [[prompt.states]]",
-        "prompt.states[1].id": "a text that is not empty",
+        "prompt.states[1].id": "a non-empty string",
     }
     for key, text in places.items():
         found = '"x"' if key == "prompt.states" else "a list"
-        expected = f"ann.toml: {key}: found {found}; allowed: {allowed.get(key, 'a text')}"
+        expected = f"ann.toml: {key}: found {found}; allowed: {allowed.get(key, 'a string')}"
         assert mistake(tmp_path, ann=text) == expected
