@@ -150,8 +150,8 @@ def test_an_unknown_section_error_suggests_the_nearest_section(tmp_path: Path) -
         ("[audio]\nannouncements = 1", "audio.announcements: found 1; allowed: true or false"),
         ("[assistant]\nspeed = 9", "assistant.speed: found 9; allowed: a number from 0.25 to 1.5"),
         ("[assistant]\nspeed = nan", "assistant.speed: found nan; allowed: a number from 0.25 to 1.5"),
-        ("[link]\nmodel = ''", 'link.model: found ""; allowed: a text that is not empty'),
-        ("[link]\nmodel = ['x']", "link.model: found a list; allowed: a text that is not empty"),
+        ("[link]\nmodel = ''", 'link.model: found ""; allowed: a non-empty string'),
+        ("[link]\nmodel = ['x']", "link.model: found a list; allowed: a non-empty string"),
         (
             "[light]\nkind = 'LEDs'",
             'light.kind: found "LEDs"; allowed: "led", "rgb" or "none"; did you mean \'led\'?',
@@ -219,13 +219,13 @@ def test_a_missing_file_a_binary_file_and_a_folder_raise_one_line_errors(tmp_pat
         ("[button]\npull = 'down'", "button.pull", "because button.active_low = true"),
         ("[brain]\nworkflow = 'chat'", "brain.chat_url", 'because brain.workflow = "chat"'),
         ("[brain]\nchat_url = 'ws://x'", "brain.chat_url", "allowed: http://, https:// and a host"),
-        ("[brain]\nphrases_dir = 'nowhere'", "brain.phrases_dir", "no folder"),
-        ("[assistant]\ninstructions_file = 'nothing.txt'", "assistant.instructions_file", "no file"),
+        ("[brain]\nphrases_dir = 'nowhere'", "brain.phrases_dir", "not a folder"),
+        ("[assistant]\ninstructions_file = 'nothing.txt'", "assistant.instructions_file", "not a file"),
         ("[link]\nprovider = 'compatible'", "link.base_url", 'because link.provider = "compatible"'),
         ("[link]\nbase_url = 'localhost:80'", "link.base_url", "allowed: ws://, wss://, http://, https:// and a host"),
-        ("[link]\nbase_url = 'ws://h:port'", "link.base_url", "found no address"),
-        ("[link]\nbase_url = 'ws://u:p@h/v1'", "link.base_url", "a password or a key inside the address"),
-        ("[link]\nbase_url = 'ws://h/v1?api_key=x'", "link.base_url", "a password or a key inside the address"),
+        ("[link]\nbase_url = 'ws://h:port'", "link.base_url", "found an invalid address"),
+        ("[link]\nbase_url = 'ws://u:p@h/v1'", "link.base_url", "a password or a key in the address"),
+        ("[link]\nbase_url = 'ws://h/v1?api_key=x'", "link.base_url", "a password or a key in the address"),
         ("[link]\nbackoff_initial_s = 50", "link.backoff_initial_s", "at most link.backoff_max_s (30)"),
         ("[link]\nkey_env = 'MY KEY'", "link.key_env", "the name of an environment variable"),
         ("[link]\ncredential = '../key'", "link.credential", "letters, digits"),
@@ -244,18 +244,18 @@ def test_conflicting_values_are_refused_with_the_reason(tmp_path: Path, text: st
 
 
 @pytest.mark.parametrize(
-    ("text", "key", "beside"),
+    ("text", "key", "other"),
     [
         ("instructions = 'Be brief.'\nagent = 'm:a'\n", "agent", "assistant.instructions"),
         ("instructions_file = 'it.txt'\nagents_file = 'it.txt'\n", "agents_file", "assistant.instructions_file"),
         ("agents_file = 'it.txt'\nagent = 'm:a'\n", "agent", "assistant.agents_file"),
     ],
 )
-def test_two_descriptions_of_the_assistant_are_refused(tmp_path: Path, text: str, key: str, beside: str) -> None:
+def test_two_descriptions_of_the_assistant_are_refused(tmp_path: Path, text: str, key: str, other: str) -> None:
     (tmp_path / "it.txt").write_text("Be kind.", encoding="utf-8")
     path = write(tmp_path, "[assistant]\n" + text)
     allowed = "one of assistant.instructions (or instructions_file), assistant.agents_file and assistant.agent"
-    assert problems(path) == [f"{path}:3: assistant.{key}: found beside {beside}; allowed: {allowed}"]
+    assert problems(path) == [f"{path}:3: assistant.{key}: found together with {other}; allowed: {allowed}"]
 
 
 def test_the_shipped_file_with_an_agent_has_one_description(tmp_path: Path) -> None:
@@ -338,7 +338,7 @@ def test_remarks_warn_of_a_missing_key_an_unencrypted_link_and_a_trace() -> None
     open_wire = {"link.base_url": "ws://example.org/v1", "service.trace": "t"}
     lines = load_settings(None, {"OPENAI_API_KEY": KEY}, overrides=open_wire).remarks()
     assert "not encrypted" in lines[0]
-    assert "records what is said" in lines[1]
+    assert "records all speech" in lines[1]
     assert (
         load_settings(None, {"OPENAI_API_KEY": KEY}, overrides={"link.base_url": "ws://127.0.0.1/v1"}).remarks() == []
     )
@@ -380,7 +380,7 @@ def test_a_key_file_readable_by_others_causes_a_warning(tmp_path: Path, caplog: 
     path.chmod(0o644)
     with caplog.at_level(logging.WARNING):
         load_settings(None, {}, overrides={"link.key_file": str(path)})
-    assert f"{path} holds a key and is open to others (mode 644)" in caplog.text
+    assert f"{path} contains a key that others can read (mode 644)" in caplog.text
     assert KEY not in caplog.text
     caplog.clear()
     path.chmod(0o600)
