@@ -486,7 +486,7 @@ class Settings(BaseModel):
         for row in self.budget.prices:
             model = row.get("model")
             if not isinstance(model, str) or not model or model in rows:
-                raise SettingsError(f"found {_shown(model)} as a model; allowed: each table has the name of its own")
+                raise SettingsError(f"found {_shown(model)} as a model; allowed: a unique model name in each table")
             rows[model] = {key: value for key, value in row.items() if key != "model"}
         return rows
 

@@ -359,7 +359,7 @@ def _server(source: _Source, place: int, table: McpTable, parts: AgentParts) -> 
         raise wrong(source.path, key, f"found no server; allowed: {allowed}")
     for one in sorted(table.model_fields_set - MCP_KEYS[table.kind]):
         allowed = ", ".join(sorted(MCP_KEYS[table.kind]))
-        raise wrong(source.path, f"{key}.{one}", f"found beside {table.kind}; allowed there: {allowed}")
+        raise wrong(source.path, f"{key}.{one}", f"found together with {table.kind}; allowed there: {allowed}")
 
     def filled(group: str) -> dict[str, str]:
         values = getattr(table, group).items()

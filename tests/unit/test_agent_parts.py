@@ -177,12 +177,12 @@ def test_a_label_is_a_server_that_the_models_side_calls(folder: Path) -> None:
         ),
         (
             'name = "x"\ncommand = "y"\nheaders = { A = "b" }\n',
-            "mcp[1].headers: found beside command; allowed there: allowed_tools, args, command, cwd, env, name, "
+            "mcp[1].headers: found together with command; allowed there: allowed_tools, args, command, cwd, env, name, "
             "needs_approval, timeout_s",
         ),
         (
             'name = "x"\nurl = "http://x"\nrequire_approval = "never"\n',
-            "mcp[1].require_approval: found beside url; allowed there: allowed_tools, headers, name, needs_approval, "
+            "mcp[1].require_approval: found together with url; allowed there: allowed_tools, headers, name, needs_approval, "
             "timeout_s, url",
         ),
         ('command = "y"\n', "mcp[1]: an MCP server has no name: give it one, its errors mention it"),
