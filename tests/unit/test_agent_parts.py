@@ -182,8 +182,8 @@ def test_a_label_is_a_server_that_the_models_side_calls(folder: Path) -> None:
         ),
         (
             'name = "x"\nurl = "http://x"\nrequire_approval = "never"\n',
-            "mcp[1].require_approval: found together with url; allowed there: allowed_tools, headers, name, needs_approval, "
-            "timeout_s, url",
+            "mcp[1].require_approval: found together with url; allowed there: allowed_tools, headers, name, "
+            "needs_approval, timeout_s, url",
         ),
         ('command = "y"\n', "mcp[1]: an MCP server has no name: give it one, its errors mention it"),
         (

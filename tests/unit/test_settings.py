@@ -514,7 +514,7 @@ def test_prices_are_tables_of_the_file_or_json_in_the_environment(tmp_path: Path
         ("per_minute = 1", "found None as a model; allowed: a unique model name in each table"),
         (
             'model = "a"\nper_minute = 1\n[[budget.prices]]\nmodel = "a"',
-            'found "a" as a model; allowed: each table has',
+            'found "a" as a model; allowed: a unique',
         ),
         (
             'model = "a"\nper_minute = "1"',
