@@ -24,12 +24,12 @@ from appliance.plugins import version
 if TYPE_CHECKING:
     from appliance.settings import Settings
 
-__all__ = ["main"]
+__all__ = ["command_parser", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = command_parser().parse_args(argv)
     try:
         status: int = arguments.command(arguments)
     except SettingsError as exc:
@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line; each command is one `add` here and one function below."""
     settings = argparse.ArgumentParser(add_help=False)
     settings.add_argument("--config", type=Path, metavar="FILE", help="settings file (default: see `config show`)")
     settings.add_argument(

@@ -29,12 +29,11 @@ from appliance.errors import KEY_SHAPE, SettingsError, did_you_mean
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["REFERENCE", "installed", "named", "resolve", "version"]
+__all__ = ["installed", "named", "resolve", "version"]
 
 T = TypeVar("T")
 
-REFERENCE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
-"""``module:attribute``; both may have dots."""
+_REFERENCE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 def named(table: Mapping[str, Any], name: str, *, kind: str, group: str) -> Any:
@@ -63,8 +62,9 @@ def installed(*, kind: str, group: str) -> dict[str, tuple[str, Callable[[], Any
     Returns:
         Name → (description for messages, function that loads the entry or raises `SettingsError`).
     """
-    entries = sorted(_entries(group).items())
-    return {name: (_place(entry, kind), partial(_loaded, entry, kind)) for name, entry in entries}
+    return {
+        name: (_place(entry, kind), partial(_loaded, entry, kind)) for name, entry in sorted(_entries(group).items())
+    }
 
 
 def _entries(group: str) -> dict[str, EntryPoint]:
@@ -101,7 +101,7 @@ def resolve(reference: str, take: Callable[[Any], T | None], allowed: str, *, fo
         SettingsError: ``found "my_module:agent", …``; the caller adds the key as a prefix.
     """
     found = f'found "{_flat(reference)}"'
-    if not REFERENCE.fullmatch(reference):
+    if not _REFERENCE.fullmatch(reference):
         raise SettingsError(f'{found}; allowed: "module:attribute", such as "my_module:agent"')
     name, _, attribute = reference.partition(":")
     try:

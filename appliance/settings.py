@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 from appliance.conversation.policy import Policy
@@ -106,6 +106,12 @@ class LinkSettings(_Section):
     )
     model: str = Field(
         default="gpt-realtime-2.1", min_length=1, description="Name of the speech-to-speech model; not checked here."
+    )
+    transport: str = Field(
+        default="websocket",
+        min_length=1,
+        description="Transport of the Realtime protocol.",
+        json_schema_extra={"allowed": '"websocket" or the name of an installed transport'},
     )
     credential: str = Field(
         default="openai_api_key", description="Name of the systemd credential with the API key; tried first."
@@ -290,12 +296,23 @@ class LightSettings(_Section):
         description="true if the sound card is on the pin header (HAT), which then uses pins 18 to 21.",
     )
 
+    @property
+    def pins(self) -> dict[str, int]:
+        """Key → BCM number of each pin that this kind of light uses, in the order that `hardware.light` expects."""
+        of_kind = {"led": ("pin",), "rgb": ("red_pin", "green_pin", "blue_pin"), "none": ()}
+        return {key: getattr(self, key) for key in of_kind[self.kind]}
+
+    @property
+    def wiring(self) -> dict[str, Any]:
+        """The arguments of `hardware.light.Light`."""
+        return {"kind": self.kind, "pins": list(self.pins.values()), "active_high": self.active_high}
+
 
 class OutputSettings(_Section):
     """Lamps that the assistant can switch."""
 
     lamp_pin: int | None = Field(
-        default=None, ge=0, le=27, examples=[24], description="BCM number of a lamp that goes on and off."
+        default=26, ge=0, le=27, description="BCM number of the pin of a lamp; harmless if nothing is connected."
     )
     dimmer_pin: int | None = Field(
         default=None, ge=0, le=27, examples=[12], description="BCM number of the pin of a dimmable lamp (PWM)."
@@ -303,6 +320,11 @@ class OutputSettings(_Section):
     active_high: bool = Field(
         default=True, description="true if a high pin switches the lamp on; most relay boards need false."
     )
+
+    @field_validator("lamp_pin", "dimmer_pin", mode="before")
+    @classmethod
+    def _none_is_no_pin(cls, value: object) -> object:
+        return None if value == "none" else value  # TOML has no null
 
 
 class PinSettings(_Section):
@@ -317,12 +339,23 @@ class PinSettings(_Section):
 class BrainSettings(_Section):
     """The offline brain."""
 
-    stt: str = Field(default="pocketsphinx", min_length=1, description="Engine that turns speech into text.")
-    workflow: Literal["phrases", "chat"] = Field(
-        default="phrases", description="phrases: sentences of the phrase book. chat: a chat endpoint of your own."
+    stt: str = Field(
+        default="pocketsphinx",
+        min_length=1,
+        description="Speech-to-text engine.",
+        json_schema_extra={"allowed": '"pocketsphinx" or the name of an installed engine'},
     )
-    tts: Literal["auto", "flite", "espeak-ng"] = Field(
-        default="auto", description="Engine that turns text into speech. auto: flite for English, else espeak-ng."
+    workflow: str = Field(
+        default="phrases",
+        min_length=1,
+        description="phrases: the sentences of the phrase book. chat: a chat endpoint.",
+        json_schema_extra={"allowed": '"phrases", "chat" or the name of an installed workflow'},
+    )
+    tts: str = Field(
+        default="auto",
+        min_length=1,
+        description="Text-to-speech engine. auto: flite for English, else espeak-ng.",
+        json_schema_extra={"allowed": '"auto", "flite", "espeak-ng" or the name of an installed engine'},
     )
     voice: str = Field(default="", description="Voice of the text-to-speech engine. Empty: its default.")
     phrases_dir: str = Field(default="", description="Folder of the phrase book. Empty: the installed folder.")
@@ -477,7 +510,7 @@ class Settings(BaseModel):
         return self._origins.get(key, "default")
 
     def price_rows(self) -> dict[str, dict[str, Any]]:
-        """The prices of one's own by model, as `PriceTable.with_prices` takes them.
+        """The user's own prices by model, as `PriceTable.with_prices` takes them.
 
         Raises:
             SettingsError: A row names no model, or one that another row has.
@@ -491,7 +524,7 @@ class Settings(BaseModel):
         return rows
 
     def price_remark(self) -> str:
-        """What a budget in dollars cannot count, in one line; "" if it counts all, or there is none."""
+        """One line on models whose cost a budget in dollars cannot count; "" if there are none."""
         prices, model, transcriber = _POLICY.prices, self.link.model, self.assistant.transcription_model
         prices = prices.with_prices(self.price_rows())
         unknown = [model] if prices.response_usd(model, None) is None else []
@@ -503,7 +536,7 @@ class Settings(BaseModel):
 
     @contextmanager
     def about(self, key: str) -> Iterator[None]:
-        """Put the place and the key before what is said of a value that turns out wrong when it is used.
+        """Prefix the errors of a block with the place and the key of the value that it uses.
 
         Raises:
             SettingsError: The block raised a `SettingsError` or a `ToolError`.
@@ -820,8 +853,8 @@ def allowed_text(field: FieldInfo) -> str:
             return f"a string of {least} to {bounds['MaxLen'].max_length} characters"
         return "a non-empty string" if least else "a string"
     number = "a whole number" if int in kinds else "a number"
-    left_out = ", or left out" if type(None) in kinds else ""
-    return f"{number} from {bounds['Ge'].ge:g} to {bounds['Le'].le:g}{left_out}"
+    or_none = ', or "none"' if type(None) in kinds else ""
+    return f"{number} from {bounds['Ge'].ge:g} to {bounds['Le'].le:g}{or_none}"
 
 
 def _line(item: _Found | None, key: str, text: str) -> str:
@@ -931,7 +964,8 @@ def _pin_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
     owner: dict[int, str] = {}
     for key, pin in _used_pins(settings):
         if pin in owner:
-            yield key, f"found {pin}, which {owner[pin]} has already; allowed: a pin of its own"
+            or_none = ' or "none"' if key.startswith("outputs.") else ""
+            yield key, f"found {pin}, which {owner[pin]} already uses; allowed: an unused pin{or_none}"
         elif pin in _HAT_ID_PINS:
             yield key, f"found {pin}, which belongs to the HAT's EEPROM; allowed: 2 to 27"
         elif settings.light.i2s and pin in _I2S_PINS:
@@ -941,9 +975,8 @@ def _pin_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _used_pins(settings: Settings) -> Iterator[tuple[str, int]]:
     yield "button.pin", settings.button.pin
-    of_light = {"led": ("pin",), "rgb": ("red_pin", "green_pin", "blue_pin"), "none": ()}[settings.light.kind]
-    for key in of_light:
-        yield f"light.{key}", getattr(settings.light, key)
+    for key, pin in settings.light.pins.items():
+        yield f"light.{key}", pin
     for key in ("lamp_pin", "dimmer_pin"):
         pin = getattr(settings.outputs, key)
         if pin is not None:

@@ -79,7 +79,7 @@ def markdown_lines() -> Iterator[str]:
     for name, section in Settings.model_fields.items():
         yield f"\n## [{name}]\n\n{intro_of(section)}\n\n| Key | Default | Allowed | Meaning |\n|---|---|---|---|\n"
         for key, field in fields_of(section).items():
-            shown = toml_value(field.default) if field.default is not None else "not set"
+            shown = toml_value(field.default) if field.default is not None else '"none"'
             shown = "(see the file)" if len(shown) > 60 else f"`{shown}`"
             yield f"| `{key}` | {shown} | {allowed_text(field)} | {field.description} |\n"
 

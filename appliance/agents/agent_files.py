@@ -309,7 +309,7 @@ def _agent(source: _Source, parts: AgentParts, links: list[RealtimeAgent | Hando
 
 
 def _objects(source: _Source, key: str, references: Sequence[str], kind: type[T], parts: AgentParts) -> list[T]:
-    """Find the objects that a key names, all of one class."""
+    """Return the objects that a key names, all of one class."""
 
     def take(value: Any) -> T | None:
         return value if isinstance(value, kind) else None
@@ -352,7 +352,7 @@ def _tools(source: _Source, parts: AgentParts) -> list[Tool]:
 
 
 def _server(source: _Source, place: int, table: McpTable, parts: AgentParts) -> McpServer | HostedMcp:
-    """Make an MCP server; nothing is connected, and no program started."""
+    """Create an MCP server; connects nothing and starts no program."""
     key = f"mcp[{place}]"
     if not table.kind:
         allowed = "command (a program), url (over HTTP), or label with url or connector (called by the model's side)"
@@ -365,8 +365,7 @@ def _server(source: _Source, place: int, table: McpTable, parts: AgentParts) -> 
         values = getattr(table, group).items()
         return {name: _filled(source, f"{key}.{group}.{name}", text, parts) for name, text in values}
 
-    common: dict[str, Any] = {"name": table.name, "allowed_tools": table.allowed_tools}
-    common |= {"needs_approval": table.needs_approval, "timeout_s": table.timeout_s}
+    common = table.model_dump(include={"name", "allowed_tools", "needs_approval", "timeout_s"})
     try:
         if table.kind == "label":
             return HostedMcp(
@@ -388,7 +387,7 @@ def _server(source: _Source, place: int, table: McpTable, parts: AgentParts) -> 
 
 
 def _filled(source: _Source, key: str, text: str, parts: AgentParts) -> str:
-    """Put the values of environment variables in; they are shown by no message."""
+    """Replace ``${NAME}`` with environment variables; no message shows their values."""
 
     def value(found: re.Match[str]) -> str:
         if not parts.environ.get(found[1]):

@@ -1,4 +1,4 @@
-"""The tables of an agent's file (see `agents.agent_files`), and what is said of mistakes in them. Pure.
+"""The tables of an agent's file (see `agents.agent_files`), and the messages about mistakes in them. Pure.
 
 A message is one line: the file, the key, what was found, what is allowed and, where there is one, the nearest name.
 """
@@ -118,7 +118,7 @@ class HandoffTable(_Table):
 
 
 class McpTable(_Table):
-    """An MCP server; `command`, `label` or, without them, `url` says of which kind."""
+    """An MCP server; `command`, `label` or, without these, `url` decides its kind."""
 
     name: _Text = ""
     command: _Text = ""
@@ -143,7 +143,7 @@ class McpTable(_Table):
 
     @property
     def kind(self) -> str:
-        """The key that says of which kind the server is; "" if none is there."""
+        """The key that decides the kind of the server; "" if there is none."""
         return next((key for key in ("command", "label", "url") if getattr(self, key)), "")
 
 

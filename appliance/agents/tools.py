@@ -49,7 +49,7 @@ class Background:
 
 
 def tools_of(value: object) -> list[Tool] | None:
-    """Return what a maker's object adds: a Tool, or some in a list; None if it is neither."""
+    """Return the tools of a user's object, a Tool or a list of Tools; None if it is neither."""
     found = list(value) if isinstance(value, Iterable) else [value]
     tools = [one for one in found if isinstance(one, Tool)]
     return tools if len(tools) == len(found) else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
+from appliance.conversation.earcons import Earcon
 from appliance.conversation.events import AgentKey, CheckKey
 from appliance.conversation.notices import Notice
 from appliance.realtime.protocol import ClientEvent
@@ -37,8 +38,6 @@ __all__ = [
     "SilenceAlarm",
     "Stop",
 ]
-
-Earcon: TypeAlias = Literal["start", "end", "error", "offline", "cancel", "alarm", "approval", "muted", "working"]
 
 
 class Connect(Record, frozen=True):

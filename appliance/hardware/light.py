@@ -1,6 +1,8 @@
 """The light: shows one light state at a time, by brightness and rhythm, on an RGB LED by colour too.
 
 The loop animates it: 25 steps per second while it pulses, none while it is steady. It needs no thread.
+`KINDS` has the kinds of light by name. To add one, write a function that returns an `Emitter`, add it to `KINDS`, and
+add its name and its pins to ``LightSettings`` in ``settings.py``.
 """
 
 from __future__ import annotations
@@ -9,12 +11,12 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Protocol
 
 from appliance.hardware.patterns import OFF, PATTERNS, LightPattern
 from appliance.hardware.pins import claimed, given_back
 
-__all__ = ["Light", "brightness"]
+__all__ = ["KINDS", "Emitter", "Light", "brightness"]
 
 log = logging.getLogger(__name__)
 
@@ -37,40 +39,70 @@ def brightness(pattern: LightPattern, elapsed_s: float) -> float:
             return pattern.level * (_FAINTEST + (1 - _FAINTEST) * swing)
 
 
-class Light:
-    """One light.
+class Emitter(Protocol):
+    """The LEDs of one kind of light. Called on the event loop: `write` MUST be quick; it MAY raise."""
 
-    Args:
-        kind: "led" (one pin, PWM), "rgb" (three) or "none".
-        pins: BCM numbers: one, or red, green, blue.
-        factory: A gpiozero pin factory.
-        active_high: A high pin switches the LED on.
-        patterns: Pattern per light state; the light is off in any other state.
+    def write(self, color: tuple[float, float, float], level: float) -> None:
+        """Show a colour (red, green, blue, 0.0 to 1.0) at a brightness (0.0 to 1.0)."""
 
-    Raises:
-        BadPin: A pin does not exist, is in use, or is unsuitable.
-    """
+    def close(self) -> None:
+        """Switch the LEDs off and release the pins."""
 
-    def __init__(
-        self,
-        kind: Literal["led", "rgb", "none"],
-        pins: Sequence[int],
-        *,
-        factory: Any,
-        active_high: bool = True,
-        patterns: Mapping[str, LightPattern] = PATTERNS,
-    ) -> None:
+
+class _PinLeds:
+    """One PWM pin for each LED."""
+
+    def __init__(self, pins: Sequence[int], *, factory: Any, active_high: bool) -> None:
         from gpiozero import PWMLED
 
-        self._kind = kind
-        self._patterns = patterns
-        self._pattern = OFF
-        self._changed = asyncio.Event()
-        self._has_failed = False
         self._leds: list[Any] = []
         for pin in pins:
             with claimed(pin, "light"):
                 self._leds.append(PWMLED(pin, active_high=active_high, pin_factory=factory))
+
+    def write(self, color: tuple[float, float, float], level: float) -> None:
+        shares = color if len(self._leds) == 3 else (1.0,)  # a single LED shows the brightness only
+        for led, share in zip(self._leds, shares, strict=False):
+            led.value = min(max(level * share, 0.0), 1.0)
+
+    def close(self) -> None:
+        for led in self._leds:
+            given_back(led)
+
+
+KINDS: Mapping[str, Callable[..., Emitter] | None] = {"led": _PinLeds, "rgb": _PinLeds, "none": None}
+"""Kind → function of (pins, factory=…, active_high=…) that opens its LEDs; None for no LEDs."""
+
+
+class Light:
+    """One light.
+
+    Args:
+        kind: A key of `KINDS`: "led" (one pin, PWM), "rgb" (three) or "none".
+        pins: BCM numbers: one, or red, green, blue.
+        factory: A gpiozero pin factory.
+        patterns: How each light state looks; a state without a pattern is dark.
+        options: Passed to the kind's function: ``active_high`` (default: a high pin lights the LED).
+
+    Raises:
+        BadPin: A pin cannot be claimed.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        pins: Sequence[int],
+        *,
+        factory: Any,
+        patterns: Mapping[str, LightPattern] = PATTERNS,
+        **options: Any,
+    ) -> None:
+        self._patterns = patterns
+        self._pattern = OFF
+        self._changed = asyncio.Event()
+        self._has_failed = False
+        opened = KINDS[kind]
+        self._emitter = opened(pins, factory=factory, **{"active_high": True, **options}) if opened else None
 
     def show(self, state: str) -> None:
         """Show a light state, from the start of its pattern; no-op if that pattern is already shown."""
@@ -97,13 +129,13 @@ class Light:
 
     def close(self) -> None:
         """Switch the light off and release the pins; idempotent."""
-        leds, self._leds = self._leds, []
-        for led in leds:
-            given_back(led)
+        emitter, self._emitter = self._emitter, None
+        if emitter is not None:
+            emitter.close()
 
     def _until_next_step(self, pattern: LightPattern, elapsed_s: float) -> float | None:
         """Return the seconds until the brightness changes; None for never."""
-        if pattern.effect in ("off", "solid") or not self._leds:
+        if pattern.effect in ("off", "solid") or self._emitter is None:
             return None
         if pattern.effect == "pulse":
             return _STEP_S
@@ -112,10 +144,10 @@ class Light:
         return max((on_s if phase_s < on_s else pattern.period_s) - phase_s, 0.001)
 
     def _write(self, level: float) -> None:
-        colours = self._pattern.color if self._kind == "rgb" else (1.0,)
+        if self._emitter is None:
+            return
         try:
-            for led, share in zip(self._leds, colours, strict=False):
-                led.value = min(max(level * share, 0.0), 1.0)
+            self._emitter.write(self._pattern.color, level)
         except Exception as exc:  # noqa: BLE001 - a failing light must not end the conversation
             if not self._has_failed:
                 log.warning("cannot set the light: %s", exc)

@@ -47,7 +47,7 @@ class AgentPreparer:
         context: The application's context object.
         history: Returns the conversation at the time of the call.
         extra_tools: Returns the tools of an agent, by its name, that are not in its list (those of its MCP servers).
-        is_incomplete: Whether some of these are still to come: the agent is then asked again at each turn.
+        is_incomplete: Whether an agent's MCP server is still missing: its spec is then asked for at each turn.
         is_parallel: Run an agent's guardrails concurrently; otherwise in order, up to the first that trips.
         timeout_s: Longest run of one request.
     """
@@ -100,8 +100,8 @@ class AgentPreparer:
         """Call an agent's functions and return its spec.
 
         Args:
-            agent: Who is to talk.
-            is_at_turn: It talks already: its instructions are asked for only if they are to be at each turn.
+            agent: The agent.
+            is_at_turn: The agent talks already: call its instructions only if they are refreshed at each turn.
 
         Raises:
             Exception: Anything that its instructions raise.

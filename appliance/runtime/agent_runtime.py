@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 HookedNotice: TypeAlias = AgentStart | AgentEnd | HandoffDone | ToolStart | ToolEnd
 
-_START_S = 10.0  # that the start waits for MCP servers that are not needed; on a slow card the package takes seconds
+_START_S = 10.0  # how long the start waits for optional MCP servers; from a slow card, the import takes seconds
 _RETRY_S = 2.0
 _LONGEST_RETRY_S = 60.0
 
@@ -171,8 +171,8 @@ class AgentRuntime:
         history: Returns the conversation at the time of the call.
         are_guardrails_parallel: See `AgentPreparer`.
         guardrail_s: How long the conversation waits for a check.
-        are_servers_needed: Whether an MCP server that cannot be reached is an error. If not, the agents begin without
-            its tools, it is tried again, and they are offered from the next turn on.
+        are_servers_needed: Whether an MCP server that cannot be reached is an error. If not, the agents start without
+            its tools; it is retried, and its tools are offered from the next turn on.
 
     Raises:
         ToolError: Two agents, or two tools of one agent, have the same name.
@@ -257,7 +257,7 @@ class AgentRuntime:
             await server.close()
 
     async def _join(self, server: McpServer) -> None:
-        """Connect a server, and offer its tools to the agents that have it.
+        """Connect a server, and add its tools to the agents that list it.
 
         Raises:
             LinkError: It cannot be reached.
@@ -286,7 +286,7 @@ class AgentRuntime:
             self._absent[id(server)] = server
 
     async def _join_later(self, server: McpServer) -> None:
-        """Try again, less and less often, until a server can be reached or proves to be described wrongly."""
+        """Retry with backoff until the server connects, or its configuration turns out to be wrong."""
         pause_s = _RETRY_S
         while id(server) in self._absent:
             await asyncio.sleep(pause_s)

@@ -23,6 +23,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -47,7 +48,7 @@ from appliance.conversation.support.feedback import State
 from appliance.errors import LinkError, SettingsError
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings, image_part, message_item, session_object
-from appliance.realtime.transports.websocket import WebSocketTransport
+from appliance.realtime.transports import RunningTransport, open_transport
 from appliance.runtime.agent_runtime import AgentRuntime, Asker, check_guardrails, check_json
 from appliance.runtime.driver import Driver, Observer
 from appliance.runtime.session_body import NoDevice, PacedPlayback, ProgramAudio, RealtimeTurn, SessionEvents
@@ -74,7 +75,7 @@ class LiveSession:
     def __init__(
         self,
         conversation: Conversation,
-        transport: WebSocketTransport,
+        transport: RunningTransport,
         *,
         playback: PacedPlayback,
         runtime: AgentRuntime,
@@ -150,11 +151,9 @@ class RealtimeSession:
     Args:
         agent: The first agent.
         settings: The session's settings; an agent's own win (see `realtime.payload`).
-        url: A Realtime server up to ``/v1``; "offline" is the offline brain, inside this process. A list is tried in
-            order, and the session fails back to earlier servers. None: OpenAI if there is a key, else the offline
-            brain. Only the first server gets the key and the headers.
-        api_key: The key for the first server, or a function that fetches it for each connection; None takes
-            ``OPENAI_API_KEY``.
+        url: A Realtime server up to ``/v1``, "offline" for the offline brain in this process, or a list in order of
+            preference. None: OpenAI with a key, else the offline brain. Only the first gets the key and the headers.
+        api_key: The key, or a function that fetches it for each connection; None takes ``OPENAI_API_KEY``.
         headers: More headers for the opening handshake with the first server.
         context: Any object; passed to every tool, guardrail, predicate and hook.
         hooks: Hooks of the whole session.
@@ -166,6 +165,7 @@ class RealtimeSession:
         connect_timeout_s: How long ``async with`` waits for a connection.
         raw_events: Whether to yield every frame too, as a `Raw` event.
         language: Of the messages in events, and of the outputs of calls that no tool answers.
+        transport: Name of the transport; see `realtime.transports`.
 
     Raises:
         ToolError: Two agents or tools have the same name.
@@ -190,6 +190,7 @@ class RealtimeSession:
         connect_timeout_s: float = 30.0,
         raw_events: bool = True,
         language: str = "en",
+        transport: str = "websocket",
     ) -> None:
         self.settings = settings or RealtimeSessionSettings()
         self.turn = RealtimeTurn(self._post)
@@ -200,7 +201,6 @@ class RealtimeSession:
         self._policy = replace(policy, outputs=policy.outputs or Wording(language).table("output"))
         self._observers = observers
         self._connect_timeout_s = connect_timeout_s
-        self._raw_events = raw_events
         self._runtime = AgentRuntime(
             agent,
             compose=self._compose,
@@ -222,6 +222,8 @@ class RealtimeSession:
             take_turn=self.turn.take,
             wording=Wording(language),
         )
+        tap = self._events.put_raw if raw_events else None
+        self._open_transport = partial(open_transport, transport, post=self._post, tap=tap)
         self._message_numbers = itertools.count(1)
         self._stack: AsyncExitStack | None = None
         self._live: LiveSession | None = None
@@ -249,10 +251,9 @@ class RealtimeSession:
                 history=self._start_history,
                 seed=time.monotonic_ns() & 0xFFFF_FFFF,
             )
-            tap = self._events.put_raw if self._raw_events else None
             self._live = live = LiveSession(
                 conversation,
-                WebSocketTransport(endpoints, post=self._post, tap=tap),
+                self._open_transport(endpoints),
                 playback=self._playback,
                 runtime=self._runtime,
                 events=self._events,

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, closing
+from dataclasses import fields
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -36,7 +37,8 @@ from appliance.hardware.outputs import open_outputs
 from appliance.hardware.pins import open_pin_factory
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings, Transcription, session_object
-from appliance.realtime.transports.websocket import Endpoint, WebSocketTransport, endpoint_url
+from appliance.realtime.transports import RunningTransport, open_transport
+from appliance.realtime.transports.websocket import Endpoint, endpoint_url
 from appliance.runtime.agent_runtime import AgentRuntime, check_guardrails
 from appliance.runtime.driver import Driver, Observer
 from appliance.service.announcer import LocalAnnouncer
@@ -153,10 +155,11 @@ class Appliance:
 
     # --- assembly -----------------------------------------------------------------------------------------------
 
-    async def _assemble(self, stack: AsyncExitStack) -> tuple[Driver, WebSocketTransport, list[_Runs]]:
+    async def _assemble(self, stack: AsyncExitStack) -> tuple[Driver, RunningTransport, list[_Runs]]:
         settings = self._settings
         endpoints = await self._endpoints(stack)
-        transport = WebSocketTransport(
+        transport = open_transport(
+            settings.link.transport,
             [one for one, _ in endpoints],
             post=self.post,
             connect_timeout_s=settings.link.connect_timeout_s,
@@ -189,7 +192,7 @@ class Appliance:
             guardrail_s=settings.guardrails.timeout_s,
             are_servers_needed=False,
         )
-        with settings.about(f"assistant.{'agent' if settings.assistant.agent else 'agents_file'}"):  # who has servers
+        with settings.about(f"assistant.{'agent' if settings.assistant.agent else 'agents_file'}"):
             await stack.enter_async_context(runtime)
         button = self._open_button(stack, factory)
         light = self._open_light(stack, factory)
@@ -255,7 +258,7 @@ class Appliance:
             headers["OpenAI-Safety-Identifier"] = link.safety_identifier
         return headers
 
-    def _open_audio(self, transport: WebSocketTransport) -> AudioStreams:
+    def _open_audio(self, transport: RunningTransport) -> AudioStreams:
         settings = self._settings.audio
         backend = self._backend or open_backend(
             settings.backend,
@@ -288,15 +291,7 @@ class Appliance:
         return stack.enter_context(closing(button))
 
     def _open_light(self, stack: AsyncExitStack, factory: Any) -> Light:
-        settings = self._settings.light
-        pins = {
-            "led": [settings.pin],
-            "rgb": [settings.red_pin, settings.green_pin, settings.blue_pin],
-            "none": [],
-        }[settings.kind]
-        return stack.enter_context(
-            closing(Light(settings.kind, pins, factory=factory, active_high=settings.active_high))
-        )
+        return stack.enter_context(closing(Light(**self._settings.light.wiring, factory=factory)))
 
     def _open_conversation(
         self, stack: AsyncExitStack, policy: Policy, specs: Sequence[AgentSpec]
@@ -382,15 +377,15 @@ class _LazyVoice:
 def open_assistant(
     settings: Settings, built_in: Sequence[Tool], environ: Mapping[str, str]
 ) -> tuple[RealtimeAgent, RealtimeRunHooks | None]:
-    """Find who begins, and the hooks of the session: as the settings, files of their own or Python describe them.
+    """Return the first agent and the hooks of the session, as the settings describe them.
 
     Args:
-        settings: Python that they name is imported, which runs it.
+        settings: Modules that they name are imported, which runs them.
         built_in: The tools of the device's parts.
         environ: Where agents' files look up secrets.
 
     Raises:
-        SettingsError: Something that is named is missing, fails, or does not fit.
+        SettingsError: A named object is missing, raises, or does not fit.
     """
     assistant = settings.assistant
     resolve = partial(plugins.resolve, folder=settings.folder)
@@ -414,7 +409,7 @@ def open_assistant(
 
 
 def check_assistant(settings: Settings, environ: Mapping[str, str]) -> None:
-    """Find out before a start what `open_assistant` would say; no pin, card or connection is opened.
+    """Report before a start what `open_assistant` would refuse; opens no pin, card or connection.
 
     Raises:
         SettingsError: See `open_assistant`.
@@ -431,7 +426,7 @@ def check_assistant(settings: Settings, environ: Mapping[str, str]) -> None:
 
 
 class _NoPart:
-    """Stands for a part where tools are made and never called."""
+    """Stands in for a part while its tools are listed and never called."""
 
     value = 0.0
     volume = 0
@@ -502,41 +497,22 @@ async def language_remarks(settings: Settings, environ: Mapping[str, str]) -> li
 def policy_from(
     settings: Settings, wording: Wording, *, endpoints: int = 1, offline_endpoint: int | None = None
 ) -> Policy:
-    """Gather the conversation's figures from the settings."""
-    audio, button, deadlines, link = settings.audio, settings.button, settings.deadlines, settings.link
-    return Policy(
-        button_mode=button.mode,
-        tap_max_ms=button.tap_max_ms,
-        release_debounce_ms=button.release_debounce_ms,
-        pre_roll_ms=audio.pre_roll_ms,
-        post_roll_ms=audio.post_roll_ms,
-        min_turn_ms=button.min_turn_ms,
-        max_turn_s=audio.max_turn_s,
-        silence_ms=button.silence_ms,
-        no_speech_s=button.no_speech_s,
-        connect_s=deadlines.connect_s,
-        commit_s=deadlines.commit_s,
-        answer_s=deadlines.answer_s,
-        playout_stall_s=deadlines.playout_stall_s,
-        tool_s=deadlines.tool_s,
-        approval_s=deadlines.approval_s,
-        link_wait_s=deadlines.link_wait_s,
-        cancel_s=deadlines.cancel_s,
-        backoff_initial_s=link.backoff_initial_s,
-        backoff_max_s=link.backoff_max_s,
-        guardrail_debounce=settings.guardrails.debounce_characters,
-        guardrail_s=settings.guardrails.timeout_s,
-        hold_audio=settings.guardrails.hold_audio,
-        endpoints=endpoints,
-        offline_endpoint=offline_endpoint,
-        failback_s=link.failback_s,
-        rotate_after_s=60.0 * link.rotate_after_minutes,
-        budget_usd=settings.budget.daily_usd or None,
-        budget_s=60.0 * settings.budget.daily_minutes or None,
-        replay_items=settings.history.replay_items,
-        prices=PRICES.with_prices(settings.price_rows()),
-        outputs=wording.table("output"),
-    )
+    """Gather the conversation's figures: settings with the name of a figure by that name, the others one by one."""
+    figures = {figure.name for figure in fields(Policy)}
+    by_name = {key: value for _, section in settings for key, value in section if key in figures}
+    others = {
+        "button_mode": settings.button.mode,
+        "guardrail_debounce": settings.guardrails.debounce_characters,
+        "guardrail_s": settings.guardrails.timeout_s,
+        "endpoints": endpoints,
+        "offline_endpoint": offline_endpoint,
+        "rotate_after_s": 60.0 * settings.link.rotate_after_minutes,
+        "budget_usd": settings.budget.daily_usd or None,
+        "budget_s": 60.0 * settings.budget.daily_minutes or None,
+        "prices": PRICES.with_prices(settings.price_rows()),
+        "outputs": wording.table("output"),
+    }
+    return Policy(**by_name | others)
 
 
 def session_settings(settings: Settings) -> RealtimeSessionSettings:

@@ -29,8 +29,8 @@ __all__ = ["DEFAULT_PINS", "SIMULATED", "SimulatedDevice", "read_speech"]
 
 SIMULATED = {"audio.backend": "simulated", "pins.factory": "mock"}
 """The settings that a simulation overrides; everything else is real."""
-DEFAULT_PINS = {"outputs.lamp_pin": 5, "outputs.dimmer_pin": 6}
-"""Pins of the simulated lamp and dimmer, if the settings name none."""
+DEFAULT_PINS = {"outputs.dimmer_pin": 6}
+"""Pin of the simulated dimmer, if the settings name none."""
 
 _LEAD_IN_S = 0.25  # a person presses, then speaks
 _LEAD_OUT_S = 0.15  # and releases after the last word

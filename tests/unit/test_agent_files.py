@@ -537,8 +537,8 @@ def test_the_documentation_lists_exactly_the_known_keys() -> None:
 def test_the_examples_in_the_documentation_load(tmp_path: Path) -> None:
     small, prompt, handoff, _ = re.findall(r"```toml\n(.+?)```", DOCUMENTATION, re.DOTALL)
     tools = {"set_lamp": set_lamp, "get_time": run_output}
-    house = load_agents(write(tmp_path, house=small + handoff, kitchen='name = "Door"\n' + prompt), tools=tools)
-    (transfer,) = house.transfers()
+    assert len(load_agents(write(tmp_path, small=small), tools=tools).tools) == 2
+    (transfer,) = load_agents(write(tmp_path, butler=handoff, kitchen=prompt), tools=tools).transfers()
     assert "go to `2_way`" in instructions(transfer.agent)
 
 

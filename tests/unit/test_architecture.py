@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "appliance"
 
 SOUND = ("audio.pcm", "audio.ring", "audio.g711", "audio.resample")
 WIRE = ("realtime.protocol", "realtime.items")
-MESSAGES = ("conversation.events", "conversation.commands", "conversation.notices")
+MESSAGES = ("conversation.events", "conversation.commands", "conversation.notices", "conversation.earcons")
 BELOW_ALL = ("errors", "records")
 IMPURE = ("asyncio", "time", "logging", "threading", "socket", "subprocess")
 

@@ -17,7 +17,7 @@ from appliance.conversation.support.feedback import State, View, light_state
 from appliance.errors import BadPin, PinFactoryUnavailable
 from appliance.hardware import pins
 from appliance.hardware.button import Button
-from appliance.hardware.light import Light, brightness
+from appliance.hardware.light import KINDS, Light, brightness
 from appliance.hardware.patterns import PATTERNS, LightPattern
 from appliance.hardware.pins import open_pin_factory
 from appliance.simulator.finger import Finger
@@ -237,20 +237,41 @@ async def test_steady_light_is_written_once(factory: Any) -> None:
     light.close()
 
 
-async def test_failing_light_is_logged_once(factory: Any, caplog: pytest.LogCaptureFixture) -> None:
-    light = Light("led", [25], factory=factory)
-
+async def test_failing_light_is_logged_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
-        def __setattr__(self, name: str, value: object) -> None:
+        def write(self, color: tuple[float, float, float], level: float) -> None:
             raise OSError("no such line")
 
         def close(self) -> None:
             pass
 
-    light._leds = [Broken()]
+    monkeypatch.setitem(KINDS, "broken", lambda pins, **_: Broken())
+    light = Light("broken", [25], factory=None)
     light.show("listening")
     light.show("muted")
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+async def test_new_kind_of_light_is_one_entry_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[object] = []
+
+    class Strip:
+        def write(self, color: tuple[float, float, float], level: float) -> None:
+            written.append((color, level))
+
+        def close(self) -> None:
+            written.append("closed")
+
+    def strip(pins: list[int], *, factory: Any, active_high: bool, count: int) -> Strip:
+        written.append((pins, active_high, count))
+        return Strip()
+
+    monkeypatch.setitem(KINDS, "strip", strip)
+    light = Light("strip", [10, 11], factory=None, count=3)
+    light.show("listening")
+    light.close()
+    light.close()
+    assert written == [([10, 11], True, 3), (PATTERNS["listening"].color, 1.0), "closed"]
 
 
 async def test_light_is_off_in_a_state_without_a_pattern(factory: Any) -> None:

@@ -112,7 +112,7 @@ def test_light_logs_once_when_the_chip_is_gone_and_can_be_closed(
     assert [record.getMessage() for record in caplog.records] == [
         'cannot set the light: invalid state "1.0" for pin GPIO5'
     ]
-    leds = light._leds  # kept until the chip is back: gpiozero closes a device again when it is deleted
+    leds = light._emitter  # kept until the chip is back: gpiozero closes a device again when it is deleted
     light.close()
     assert [record.getMessage() for record in caplog.records[1:]] == ["cannot release a pin: bad handle"] * 3
     chip.is_gone = False

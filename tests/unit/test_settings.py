@@ -6,13 +6,16 @@ import json
 import logging
 import runpy
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.conversation.policy import Policy
 from appliance.errors import SettingsError, ToolError
+from appliance.service.app import open_wording, policy_from
 from appliance.settings import (
     OPENAI_URL,
     EndpointSettings,
@@ -164,7 +167,7 @@ def test_an_unknown_section_error_suggests_the_nearest_section(tmp_path: Path) -
             "[assistant]\nmax_output_tokens = true",
             'assistant.max_output_tokens: found true; allowed: "inf" or a whole number from 1 to 4096',
         ),
-        ("[outputs]\nlamp_pin = 99", "outputs.lamp_pin: found 99; allowed: a whole number from 0 to 27, or left out"),
+        ("[outputs]\nlamp_pin = 99", 'outputs.lamp_pin: found 99; allowed: a whole number from 0 to 27, or "none"'),
         ("[button]\nmin_turn_ms = 99", "button.min_turn_ms: found 99; allowed: a whole number from 100 to 5000"),
     ],
 )
@@ -210,8 +213,9 @@ def test_a_missing_file_a_binary_file_and_a_folder_raise_one_line_errors(tmp_pat
 @pytest.mark.parametrize(
     ("text", "key", "said"),
     [
-        ("[light]\npin = 17", "light.pin", "button.pin has already"),
-        ("[light]\nkind = 'rgb'\n[outputs]\nlamp_pin = 24", "outputs.lamp_pin", "light.green_pin has already"),
+        ("[light]\npin = 17", "light.pin", "button.pin already uses"),
+        ("[light]\nkind = 'rgb'\n[outputs]\nlamp_pin = 24", "outputs.lamp_pin", "light.green_pin already uses"),
+        ("[button]\npin = 26", "outputs.lamp_pin", 'button.pin already uses; allowed: an unused pin or "none"'),
         ("[light]\npin = 18", "light.pin", "carries the sound of a HAT"),
         ("[button]\npin = 21", "button.pin", "carries the sound of a HAT"),
         ("[button]\npin = 1", "button.pin", "EEPROM"),
@@ -456,6 +460,26 @@ def test_state_directory_comes_from_the_setting_then_systemd_then_xdg(tmp_path: 
     assert state_directory(settings, {}).parts[-3:] == (".local", "state", "voice-appliance")
 
 
+# The policy
+
+
+def test_the_default_settings_give_the_default_policy() -> None:
+    wording = open_wording(Settings())
+    assert policy_from(Settings(), wording) == Policy(outputs=wording.table("output"))
+
+
+def test_a_setting_sets_the_policy_field_of_the_same_name() -> None:
+    settings = load_settings(None, {}, overrides={"audio.pre_roll_ms": 120, "link.failback_s": 7})
+    policy = policy_from(settings, open_wording(settings))
+    assert (policy.pre_roll_ms, policy.failback_s) == (120, 7.0)
+
+
+def test_no_two_sections_set_the_same_policy_field() -> None:
+    figures = {figure.name for figure in fields(Policy)}
+    keys = [key for _, section in Settings() for key, _ in section if key in figures]
+    assert sorted(keys) == sorted(set(keys))
+
+
 # The files generated from the models
 
 
@@ -482,15 +506,13 @@ def test_the_generated_file_has_every_default_and_a_comment_for_every_key() -> N
 
 def test_the_commented_out_examples_are_valid(tmp_path: Path) -> None:
     text = (ROOT / "config" / "appliance.toml").read_text(encoding="utf-8")
-    for key in ("lamp_pin", "dimmer_pin"):
-        assert f"\n# {key} = " in text
-        text = text.replace(f"\n# {key} = ", f"\n{key} = ")
+    assert "\n# dimmer_pin = " in text
+    text = text.replace("\n# dimmer_pin = ", "\ndimmer_pin = ")
     assert "\n# [[budget.prices]]\n# model = " in text
     for line in text.partition("\n# [[budget.prices]]")[2].partition("\n\n")[0].splitlines():
         text = text.replace(f"\n{line}\n", f"\n{line.removeprefix('# ')}\n")
     text = text.replace("\n# [[budget.prices]]", "\n[[budget.prices]]")
     settings = load_settings(write(tmp_path, text), {})
-    assert settings.outputs.lamp_pin is not None
     assert settings.outputs.dimmer_pin is not None
     assert list(settings.price_rows()) == ["my-realtime", "my-transcriber"]
 
@@ -557,3 +579,9 @@ def test_a_budget_in_dollars_remarks_on_models_without_a_price(changes: dict[str
     assert said in settings.price_remark()
     assert bool(said) == bool(settings.price_remark())
     assert [settings.price_remark()] * bool(said) == settings.remarks()
+
+
+def test_an_output_without_a_pin_is_none_in_the_file_and_in_the_environment(tmp_path: Path) -> None:
+    path = write(tmp_path, '[outputs]\nlamp_pin = "none"\n')
+    assert load_settings(path, {}).outputs.lamp_pin is None
+    assert load_settings(None, {"APPLIANCE_OUTPUTS__LAMP_PIN": "none"}).outputs.lamp_pin is None
