@@ -1,7 +1,7 @@
 """The ``appliance`` command.
 
-Exit status: 0 done (``ask``: an answer was heard), 1 it did not work, 2 the command line or the configuration is
-wrong. Errors that are foreseen are one line on standard error; a traceback is a bug.
+Exit status: 0 success (``ask``: an answer was played), 1 failure, 2 invalid command line or configuration, 130
+interrupted. Expected errors are printed to standard error without a traceback; a traceback is a bug.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["command_parser", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command and return the exit status."""
     arguments = command_parser().parse_args(argv)
     try:
         status: int = arguments.command(arguments)
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     finally:
-        gc.collect()  # else soxr's binding, asked at the very end, reports what is still held as leaked
+        gc.collect()  # otherwise soxr's binding reports live objects as leaks at interpreter exit
     return status
 
 
@@ -50,7 +50,7 @@ def command_parser() -> argparse.ArgumentParser:
     settings = argparse.ArgumentParser(add_help=False)
     settings.add_argument("--config", type=Path, metavar="FILE", help="settings file (default: see `config show`)")
     settings.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="one setting: audio.volume=50"
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="a setting: audio.volume=50"
     )
     record = argparse.ArgumentParser(add_help=False)
     record.add_argument(
@@ -60,13 +60,13 @@ def command_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         dest="overrides",
         type="service.trace={}".format,
-        help="record everything, sound included",
+        help="record all events to FILE, including audio",
     )
     save = argparse.ArgumentParser(add_help=False)
-    save.add_argument("--save", type=Path, metavar="FILE.wav", help="keep what the loudspeaker played")
+    save.add_argument("--save", type=Path, metavar="FILE.wav", help="save the audio that the loudspeaker played")
 
     parser = argparse.ArgumentParser(
-        prog="appliance", description="The box on the shelf that you press and talk to.", allow_abbrev=False
+        prog="appliance", description="A press-to-talk voice assistant for a small device.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -78,23 +78,23 @@ def command_parser() -> argparse.ArgumentParser:
         command.set_defaults(command=function)
         return command
 
-    add("run", _run, "Run the appliance on real hardware (the service does this).", settings, record)
-    text = "Hold a conversation in the terminal; no hardware is needed."
+    add("run", _run, "Run the appliance on real hardware, as the systemd service does.", settings, record)
+    text = "Run the appliance in the terminal, without hardware."
     simulate = add("simulate", _simulate, text, settings, record, save)
-    simulate.add_argument("--audio", choices=("simulated", "portaudio"), default="simulated", help="the sound card")
-    ask = add("ask", _ask, "One press-to-talk turn through the whole stack, in real time.", settings, record, save)
-    ask.add_argument("what", metavar="TEXT|FILE.wav", help="what to say to the device")
+    simulate.add_argument("--audio", choices=("simulated", "portaudio"), default="simulated", help="audio backend")
+    ask = add("ask", _ask, "Run one press-to-talk turn through the whole stack, in real time.", settings, record, save)
+    ask.add_argument("what", metavar="TEXT|FILE.wav", help="text or recording to say to the device")
     ask.add_argument("--json", action="store_true", help="print one JSON object")
-    ask.add_argument("--voice", default="rms", help="the flite voice that speaks TEXT (default: %(default)s)")
-    brain = add("brain", _brain, "Serve the offline brain: the Realtime protocol (GA) on a WebSocket.", settings)
-    brain.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s)")
-    brain.add_argument("--port", type=int, default=0, help="0 takes a free one (default: %(default)s)")
+    ask.add_argument("--voice", default="rms", help="flite voice that speaks TEXT (default: %(default)s)")
+    brain = add("brain", _brain, "Serve the offline brain over a WebSocket with the Realtime protocol (GA).", settings)
+    brain.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    brain.add_argument("--port", type=int, default=0, help="0 uses a free port (default: %(default)s)")
     brain.add_argument(
         "--token-env", default="APPLIANCE_BRAIN_TOKEN", metavar="NAME", help="variable with the token (%(default)s)"
     )
     config = add("config", _config, "Show or check the settings.", settings)
     config.add_argument("action", choices=("show", "check"))
-    replay = add("replay", _replay, "Run a recorded trace again and compare, bit for bit.")
+    replay = add("replay", _replay, "Replay a recorded trace and compare the commands.")
     replay.add_argument("trace", type=Path, metavar="FILE")
     return parser
 
@@ -103,10 +103,10 @@ def command_parser() -> argparse.ArgumentParser:
 
 
 def _simulated(arguments: argparse.Namespace, changes: dict[str, Any]) -> Settings:
-    """The settings with simulated hardware; the simulated device has a dimmed light where the settings name none."""
+    """Return the settings with simulated hardware, with default pins for outputs that the settings do not set."""
     from appliance.simulator.simulated_device import DEFAULT_PINS, SIMULATED
 
-    logging.getLogger().addHandler(logging.NullHandler())  # what matters is printed; no log beside it
+    logging.getLogger().addHandler(logging.NullHandler())  # no log on the terminal: the command prints what matters
     settings = _settings(arguments, SIMULATED | changes)
     missing = {key: pin for key, pin in DEFAULT_PINS.items() if settings.origin(key) == "default"}
     return _settings(arguments, SIMULATED | changes | missing)
@@ -185,7 +185,7 @@ def _config(arguments: argparse.Namespace) -> int:
         from appliance.service.app import check_assistant, language_remarks
 
         check_assistant(settings, os.environ)
-        logging.getLogger().addHandler(logging.NullHandler())  # what it would warn of is printed
+        logging.getLogger().addHandler(logging.NullHandler())  # no log on the terminal: remarks are printed
         for remark in (*settings.remarks(), *asyncio.run(language_remarks(settings, os.environ))):
             print(f"note: {remark}")
         print("The settings are valid.")
@@ -198,7 +198,7 @@ def _replay(arguments: argparse.Namespace) -> int:
     count, divergences = replay(arguments.trace)
     for one in divergences[:10]:
         print(f"line {one.line}: {one.event}\n  recorded {one.recorded}\n  replayed {one.replayed}")
-    print(f"{count} events, {len(divergences)} of them decided differently.")
+    print(f"{count} events, {len(divergences)} of them with different commands.")
     return 1 if divergences else 0
 
 

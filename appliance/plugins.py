@@ -1,12 +1,12 @@
-"""What a name stands for: a seam's own entries first, then those of installed packages; and Python by reference.
+"""Look up plug-ins by name (built-in entries, then entry points of installed packages) or by Python reference.
 
-A package adds an entry to a seam by an entry point of its group, as in its ``pyproject.toml``::
+A package adds an entry with an entry point in the group, in its ``pyproject.toml``::
 
     [project.entry-points."voice_appliance.tts"]
     parrot = "parrot.engine:open_parrot"
 
-A reference, ``"my_module:agent"``, names an object of a module: of a file in the folder of the settings file, which
-goes first, or of an installed package.
+A reference such as ``"my_module:agent"`` names an object in a module: first a file in the folder of the settings file,
+then an installed package.
 """
 
 from __future__ import annotations
@@ -37,30 +37,30 @@ _REFERENCE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\
 
 
 def named(table: Mapping[str, Any], name: str, *, kind: str, group: str) -> Any:
-    """Return the entry of a name.
+    """Return the entry with this name.
 
     Args:
-        table: The seam's own entries: objects, or where they are, as ``"package.module:attribute"``. They go first.
-        kind: What is looked for, in words.
-        group: The group of entry points by which packages add to the table.
+        table: Built-in entries: objects, or their places as ``"package.module:attribute"``. They take precedence.
+        kind: What the name refers to, for error messages ("engine").
+        group: The entry point group of packages that add entries.
 
     Raises:
-        SettingsError: There is none, or the package that has it cannot be loaded.
+        SettingsError: There is no such entry, or its package cannot be loaded.
     """
     if name in table:
         return resolve_name(table[name]) if isinstance(table[name], str) else table[name]
     others = _entries(group)
     if name not in others:
         known = sorted({*table, *others})
-        raise SettingsError(f"no {kind} is called {name!r}: there are {', '.join(known)}{did_you_mean(name, known)}")
+        raise SettingsError(f"no {kind} is called {name!r}; available: {', '.join(known)}{did_you_mean(name, known)}")
     return _loaded(others[name], kind)
 
 
 def installed(*, kind: str, group: str) -> dict[str, tuple[str, Callable[[], Any]]]:
-    """Return what the installed packages add to a seam, by name and in its order.
+    """Return the entries that installed packages add to a group, sorted by name.
 
     Returns:
-        For each entry how a message names it, and what loads it, which raises a `SettingsError` if it cannot.
+        Name → (description for messages, function that loads the entry or raises `SettingsError`).
     """
     return {
         name: (_place(entry, kind), partial(_loaded, entry, kind)) for name, entry in sorted(_entries(group).items())
@@ -68,7 +68,7 @@ def installed(*, kind: str, group: str) -> dict[str, tuple[str, Callable[[], Any
 
 
 def _entries(group: str) -> dict[str, EntryPoint]:
-    from importlib import metadata  # 15 ms, which no built-in entry needs
+    from importlib import metadata  # takes 15 ms, which built-in entries do not need
 
     return {one.name: one for one in metadata.entry_points(group=group)}
 
@@ -82,25 +82,23 @@ def _loaded(entry: EntryPoint, kind: str) -> Any:
     try:
         return entry.load()
     except (Exception, SystemExit) as exc:
-        raise SettingsError(
-            f"{_place(entry, kind)} cannot be loaded ({_words(exc)}); install that package again"
-        ) from exc
+        raise SettingsError(f"{_place(entry, kind)} cannot be loaded ({_words(exc)}); reinstall its package") from exc
 
 
 def resolve(reference: str, take: Callable[[Any], T | None], allowed: str, *, folder: Path | None) -> T:
-    """Return the object that a ``module:attribute`` names; its module is imported, which runs it.
+    """Return the object that a ``module:attribute`` names; imports the module, which runs it.
 
-    The folder is also added to the end of ``sys.path``: a module in it may import the others, now and later, and none
-    of them hides a module of Python or of an installed package.
+    The folder is also appended to ``sys.path``: modules in it can import each other, now and later, but cannot hide a
+    module of Python or of an installed package.
 
     Args:
         reference: Such as ``"my_module:agent"``.
-        take: Returns what the caller needs of the object; None if it does not fit.
-        allowed: What fits, in words.
-        folder: Where modules are looked for first; None looks at installed packages only.
+        take: Returns the value that the caller needs; None if the object does not fit.
+        allowed: Description of valid objects.
+        folder: Folder that is searched first; None searches installed packages only.
 
     Raises:
-        SettingsError: ``found "my_module:agent", …``, for the caller to put the key before.
+        SettingsError: ``found "my_module:agent", …``; the caller adds the key as a prefix.
     """
     found = f'found "{_flat(reference)}"'
     if not _REFERENCE.fullmatch(reference):
@@ -122,9 +120,9 @@ def resolve(reference: str, take: Callable[[Any], T | None], allowed: str, *, fo
 
 def _imported(name: str, folder: Path | None) -> ModuleType:
     head = name.partition(".")[0]
-    importlib.invalidate_caches()  # the file may be a moment old
+    importlib.invalidate_caches()  # the file may be brand new
     spec = PathFinder.find_spec(head, [str(folder)]) if folder is not None else None
-    if spec is not None and spec.has_location:  # else a folder of that name, no package
+    if spec is not None and spec.has_location:  # otherwise a plain folder, not a package
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
         known = sys.modules.get(head)
@@ -146,7 +144,7 @@ def _run(head: str, spec: ModuleSpec) -> None:
 
 
 def _trouble(exc: BaseException, name: str, attribute: str, folder: Path | None) -> str:
-    """Say why a reference leads nowhere, and what to do."""
+    """Return why a reference cannot be resolved, and the remedy."""
     head = name.partition(".")[0]
     if isinstance(exc, ModuleNotFoundError) and exc.name and f"{name}.".startswith(f"{exc.name}."):
         near = did_you_mean(head, [one.stem for one in folder.glob("*.py")]) if folder is not None else ""
@@ -167,7 +165,7 @@ def _words(exc: BaseException) -> str:
 
 
 def _flat(text: str) -> str:
-    """Make a text fit for a message: one line, and nothing that looks like a key."""
+    """Return the text on one line, with everything that looks like a key masked."""
     return " ".join(KEY_SHAPE.sub("***", text).split())
 
 

@@ -1,13 +1,13 @@
-"""What a user may set: typed sections, read from a TOML file, the environment and systemd credentials.
+"""Typed settings, read from a TOML file, the environment and overrides.
 
 Precedence, lowest first: the defaults below, the TOML file, the environment (``APPLIANCE_AUDIO__VOLUME=50`` is
 ``audio.volume``), explicit overrides (the command line). Every problem becomes one line of a single `SettingsError`:
-where it stands, the dotted key, what was found, what is allowed, and the nearest known key.
+the place, the dotted key, the value found, what is allowed, and the nearest known key.
 
-The key of the endpoint is no setting. It lives in a systemd credential, in a file of its own or in an environment
-variable; `read_api_key` fetches it anew for each connection, and no object of this module keeps it.
+The API key of the endpoint is not a setting. It is in a systemd credential, a separate file or an environment variable;
+`read_api_key` reads it again for each connection, and no object of this module keeps it.
 
-Settings stop at ``service.app``: the components receive plain values.
+Only ``service.app`` uses `Settings`: the components receive plain values.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ OPENAI_URL: Final = "wss://api.openai.com/v1"
 SYSTEM_FILE: Final = Path("/etc/voice-appliance/appliance.toml")
 
 _I2S_PINS: Final = frozenset({18, 19, 20, 21})  # bit clock, frame clock, input, output on every model
-_HAT_ID_PINS: Final = frozenset({0, 1})  # the firmware reads the HAT's EEPROM here
+_HAT_ID_PINS: Final = frozenset({0, 1})  # the firmware reads the HAT's EEPROM on these pins
 _SECRET_NAME: Final = re.compile(r"key|token|secret|password|sig", re.IGNORECASE)
 _PATH_KEYS: Final = frozenset(
     {
@@ -71,11 +71,11 @@ _PATH_KEYS: Final = frozenset(
     }
 )
 _WHERE_KEYS_LIVE: Final = (
-    "the systemd credential named by link.credential, a file of its own named by link.key_file, "
+    "the systemd credential named by link.credential, a separate file named by link.key_file, "
     "or the environment variable named by link.key_env"
 )
 
-_POLICY: Final = Policy()  # where a setting is a figure of the conversation, its default stands there
+_POLICY: Final = Policy()  # defaults of settings that are part of the policy
 
 _REFERENCE: Final = '"module:attribute", such as "my_module:agent", or empty'
 
@@ -87,43 +87,39 @@ _INSTRUCTIONS: Final = (
 
 
 class _Section(BaseModel):
-    """A table of the file: strict types, no unknown keys, frozen."""
+    """A section of the file: strict types, no unknown keys, frozen."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class LinkSettings(_Section):
-    """The connection to the model. With no base_url and no key, the offline brain inside the process answers."""
+    """The connection to the model. Without a base_url and an API key, the built-in offline brain answers."""
 
     provider: Literal["auto", "offline", "openai", "compatible"] = Field(
         default="auto",
-        description="Who answers. auto: base_url set means compatible, else a key found means openai, else offline.",
+        description="What answers. auto: compatible if base_url is set, else openai if there is a key, else offline.",
     )
     base_url: str = Field(
         default="",
-        description="Address of a Realtime server up to /v1, such as ws://127.0.0.1:8790/v1. Empty: see provider.",
+        description="Address of a Realtime server up to /v1, such as ws://127.0.0.1:8790/v1. Empty: set by provider.",
         json_schema_extra={"allowed": "an address with ws://, wss://, http:// or https://, or empty"},
     )
     model: str = Field(
-        default="gpt-realtime-2.1", min_length=1, description="Name of the speech-to-speech model; any is sent."
+        default="gpt-realtime-2.1", min_length=1, description="Name of the speech-to-speech model; not checked here."
     )
     transport: str = Field(
         default="websocket",
         min_length=1,
-        description="How the protocol is carried.",
+        description="Transport of the Realtime protocol.",
         json_schema_extra={"allowed": '"websocket" or the name of an installed transport'},
     )
     credential: str = Field(
-        default="openai_api_key", description="Name of the systemd credential that holds the key; looked at first."
+        default="openai_api_key", description="Name of the systemd credential with the API key; tried first."
     )
-    key_file: str = Field(
-        default="", description="File that holds the key and nothing else, mode 0600; looked at second. Empty: none."
-    )
-    key_env: str = Field(
-        default="OPENAI_API_KEY", description="Environment variable that holds the key; looked at last."
-    )
+    key_file: str = Field(default="", description="File with only the API key, mode 0600; tried second. Empty: none.")
+    key_env: str = Field(default="OPENAI_API_KEY", description="Environment variable with the API key; tried last.")
     api_key_header: Literal["authorization", "api-key"] = Field(
-        default="authorization", description="Header that carries the key: api-key is Azure's."
+        default="authorization", description="Header that carries the API key; Azure uses api-key."
     )
     safety_identifier: str = Field(
         default="",
@@ -131,85 +127,85 @@ class LinkSettings(_Section):
         description="Stable, hashed name of the user, sent as OpenAI-Safety-Identifier. Empty: none.",
     )
     connect_timeout_s: float = Field(
-        default=10.0, ge=1, le=120, description="Seconds to wait for the connection and its greeting."
+        default=10.0, ge=1, le=120, description="Seconds to wait for the connection and its first event."
     )
     ping_interval_s: float = Field(default=20.0, ge=1, le=600, description="Seconds between two pings.")
     ping_timeout_s: float = Field(
-        default=10.0, ge=1, le=600, description="Seconds without a pong after which the link is lost."
+        default=10.0, ge=1, le=600, description="Seconds to wait for a pong before the connection counts as lost."
     )
     backoff_initial_s: float = Field(
-        default=_POLICY.backoff_initial_s, ge=0.05, le=60, description="Seconds before the first new attempt."
+        default=_POLICY.backoff_initial_s, ge=0.05, le=60, description="Seconds before the first retry."
     )
     backoff_max_s: float = Field(
-        default=_POLICY.backoff_max_s, ge=0.05, le=3600, description="Longest pause between two attempts, in seconds."
+        default=_POLICY.backoff_max_s, ge=0.05, le=3600, description="Maximum seconds between two retries."
     )
     fallbacks: str = Field(
         default="",
-        description="Who answers when the endpoint cannot be reached, in order, with spaces between: addresses as in "
-        "base_url, or offline. They are not given the key. Empty: nobody.",
+        description="Servers to try in order if the endpoint cannot be reached, separated by spaces: addresses as in "
+        "base_url, or offline. They do not get the API key. Empty: none.",
         json_schema_extra={"allowed": "addresses with ws://, wss://, http:// or https://, and offline"},
     )
     failback_s: float = Field(
-        default=_POLICY.failback_s, ge=1, le=86400, description="Seconds between two tries to get back from a fallback."
+        default=_POLICY.failback_s, ge=1, le=86400, description="Seconds between attempts to return from a fallback."
     )
     rotate_after_minutes: float = Field(
         default=_POLICY.rotate_after_s / 60,
         ge=1,
         le=1440,
-        description="A connection is replaced in a pause after this; OpenAI ends it at 60.",
+        description="Minutes until the connection is replaced, between two turns; OpenAI closes it at 60.",
     )
 
 
 class AssistantSettings(_Section):
-    """Who speaks, and how."""
+    """The assistant: its instructions, voice and language."""
 
     name: str = Field(default="Assistant", min_length=1, max_length=64, description="Name of the assistant.")
-    instructions: str = Field(default=_INSTRUCTIONS, description="What the model is told about its part.")
+    instructions: str = Field(default=_INSTRUCTIONS, description="Instructions for the model.")
     instructions_file: str = Field(
         default="", description="Text file (UTF-8) that replaces the instructions above. Empty: none."
     )
     agents_file: str = Field(
-        default="", description="TOML file that describes the assistant, instead of the keys above. Empty: none."
+        default="", description="TOML file that describes the assistant; replaces the keys above. Empty: none."
     )
     agent: str = Field(
         default="",
-        description="The assistant in Python, instead of the keys above: a RealtimeAgent, or a function that takes the "
-        "device's tools by name and returns one. The module is a file beside this one, or installed. Empty: none.",
+        description="The assistant in Python; replaces the keys above: a RealtimeAgent, or a function that takes the "
+        "device's tools by name and returns one. The module is in this file's folder or installed. Empty: none.",
         json_schema_extra={"allowed": _REFERENCE},
     )
     tools: str = Field(
         default="",
-        description="More tools for the device, with spaces between: in Python as module:attribute (a Tool or a list), "
-        "or names of installed packages' tools. Those are there anyway; a name here makes them needed.",
-        json_schema_extra={"allowed": "names of tools, and module:attribute"},
+        description="More tools, separated by spaces: module:attribute of a Tool or a list of Tools, or names of tools "
+        "of installed packages. Those are always added; a name here makes a failure to load them an error.",
+        json_schema_extra={"allowed": "tool names and module:attribute references"},
     )
     hooks: str = Field(
         default="",
-        description="A RealtimeRunHooks in Python, called at what happens, whichever way the assistant is described. "
+        description="A RealtimeRunHooks object in Python, called on session events, for every kind of assistant. "
         "Empty: none.",
         json_schema_extra={"allowed": _REFERENCE},
     )
-    voice: str = Field(default="marin", min_length=1, description="Voice of the remote model.")
-    speed: float = Field(default=1.0, ge=0.25, le=1.5, description="Speed of speech; 1.0 is the voice's own.")
+    voice: str = Field(default="marin", min_length=1, description="Voice of the model.")
+    speed: float = Field(default=1.0, ge=0.25, le=1.5, description="Speed of speech; 1.0 is normal.")
     language: str = Field(
         default="en",
         pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$",
-        description="Language that is spoken to the device, as in ISO 639-1.",
+        description="Language of the user, as an ISO 639-1 code.",
         json_schema_extra={"allowed": 'a language code such as "en" or "pt-BR"'},
     )
     wording_dir: str = Field(
-        default="", description="Folder with the device's sentences, <language>.toml. Empty: the installed one."
+        default="", description="Folder with the device's sentences, <language>.toml. Empty: the installed folder."
     )
     transcription_model: str = Field(
-        default="gpt-transcribe", description="Model that writes down what was said. Empty: no transcript."
+        default="gpt-transcribe", description="Model that transcribes the user's speech. Empty: no transcript."
     )
     noise_reduction: Literal["near_field", "far_field", ""] = Field(
         default="near_field",
-        description="The server's noise filter: near_field to speak into the box, far_field across a room.",
+        description="Noise filter of the server: near_field for speech close to the device, far_field for a room.",
     )
     max_output_tokens: Literal["inf"] | int = Field(
         default="inf",
-        description="Most tokens in one answer, audio included.",
+        description="Maximum tokens in one answer, including audio.",
         json_schema_extra={"allowed": '"inf" or a whole number from 1 to 4096'},
     )
     reasoning_effort: Literal["", "minimal", "low", "medium", "high", "xhigh"] = Field(
@@ -221,57 +217,57 @@ class AudioSettings(_Section):
     """The sound card."""
 
     backend: Literal["portaudio", "simulated"] = Field(
-        default="portaudio", description="portaudio for a real card, simulated for none."
+        default="portaudio", description="portaudio for a real sound card, simulated for none."
     )
     capture_card: str = Field(
-        default="default", min_length=1, description="Microphone: id, USB path or name of the card, never its index."
+        default="default", min_length=1, description="Microphone: id, USB path or name of the card, not its index."
     )
     playback_card: str = Field(
-        default="default", min_length=1, description="Loudspeaker: id, USB path or name of the card, never its index."
+        default="default", min_length=1, description="Loudspeaker: id, USB path or name of the card, not its index."
     )
     rate: int = Field(default=48000, ge=8000, le=192000, description="Sampling rate of the card in Hz.")
     period_ms: int = Field(default=20, ge=5, le=100, description="Length of one period in ms.")
     pre_roll_ms: int = Field(
-        default=_POLICY.pre_roll_ms, ge=0, le=2000, description="What is kept from before a press, in ms."
+        default=_POLICY.pre_roll_ms, ge=0, le=2000, description="Audio kept from before a press, in ms."
     )
     post_roll_ms: int = Field(
-        default=_POLICY.post_roll_ms, ge=0, le=2000, description="What is kept from after a release, in ms."
+        default=_POLICY.post_roll_ms, ge=0, le=2000, description="Audio kept from after a release, in ms."
     )
     volume: int = Field(default=70, ge=0, le=100, description="Volume at start, in percent.")
     prebuffer_ms: int = Field(
-        default=60, ge=0, le=1000, description="Audio gathered before an answer starts to sound, in ms."
+        default=60, ge=0, le=1000, description="Audio buffered before an answer starts to play, in ms."
     )
-    playback_ring_ms: int = Field(default=300, ge=40, le=2000, description="Audio that lies ready for the card, in ms.")
+    playback_ring_ms: int = Field(default=300, ge=40, le=2000, description="Size of the playback buffer, in ms.")
     max_turn_s: float = Field(
         default=_POLICY.max_turn_s,
         ge=1,
         le=600,
-        description="Longest turn in seconds; it is sent when this is reached.",
+        description="Maximum length of a turn in seconds; then it is sent.",
     )
-    announcements: bool = Field(default=True, description="Say troubles aloud (no link, no key, no microphone).")
+    announcements: bool = Field(default=True, description="Speak announcements (no connection, no key, no microphone).")
 
 
 class ButtonSettings(_Section):
-    """The button that is pressed to talk."""
+    """The push-to-talk button."""
 
     pin: int = Field(default=17, ge=0, le=27, description="BCM number of the pin (17: ReSpeaker, Adafruit; 23: AIY).")
-    pull: Literal["up", "down", "none"] = Field(default="up", description="Resistor inside the chip.")
-    active_low: bool = Field(default=True, description="true where a press pulls the pin to ground.")
+    pull: Literal["up", "down", "none"] = Field(default="up", description="Internal pull resistor.")
+    active_low: bool = Field(default=True, description="true if a press pulls the pin to ground.")
     mode: Literal["auto", "hold", "tap"] = Field(
         default="auto",
-        description="hold: talk while held. tap: tap to start, tap to end. auto: both, told apart by duration.",
+        description="hold: talk while held. tap: tap to start, tap to end. auto: both, by duration of the press.",
     )
     tap_max_ms: int = Field(
-        default=_POLICY.tap_max_ms, ge=50, le=2000, description="A press up to this long, in ms, is a tap (auto)."
+        default=_POLICY.tap_max_ms, ge=50, le=2000, description="Maximum duration of a tap, in ms (mode = auto)."
     )
     min_turn_ms: int = Field(
         default=_POLICY.min_turn_ms,
         ge=100,
         le=5000,
-        description="Less audio than this, in ms, is too short and is discarded. The server refuses less than 100.",
+        description="Shorter turns, in ms, are discarded. The server refuses less than 100.",
     )
     release_debounce_ms: int = Field(
-        default=_POLICY.release_debounce_ms, ge=0, le=500, description="How long a release must last, in ms, to count."
+        default=_POLICY.release_debounce_ms, ge=0, le=500, description="Minimum duration of a release, in ms."
     )
     silence_ms: int = Field(
         default=_POLICY.silence_ms, ge=200, le=10000, description="Silence that ends a tapped turn, in ms."
@@ -280,24 +276,24 @@ class ButtonSettings(_Section):
         default=_POLICY.no_speech_s,
         ge=1,
         le=60,
-        description="A tapped turn with no speech ends after this, in seconds.",
+        description="Seconds after which a tapped turn without speech ends.",
     )
 
 
 class LightSettings(_Section):
-    """The light that shows what the device does."""
+    """The light that shows the state of the device."""
 
     kind: Literal["led", "rgb", "none"] = Field(
-        default="led", description="One LED, three colours on three pins, or no light."
+        default="led", description="led: one LED. rgb: three colours on three pins. none: no light."
     )
     pin: int = Field(default=25, ge=0, le=27, description="BCM number of the LED's pin (kind = led).")
     red_pin: int = Field(default=25, ge=0, le=27, description="BCM number of red (kind = rgb).")
     green_pin: int = Field(default=24, ge=0, le=27, description="BCM number of green (kind = rgb).")
     blue_pin: int = Field(default=23, ge=0, le=27, description="BCM number of blue (kind = rgb).")
-    active_high: bool = Field(default=True, description="true where a high pin lights the LED.")
+    active_high: bool = Field(default=True, description="true if a high pin lights the LED.")
     i2s: bool = Field(
         default=True,
-        description="true where the sound goes through the pin header (HAT): pins 18 to 21 are then taken.",
+        description="true if the sound card is on the pin header (HAT), which then uses pins 18 to 21.",
     )
 
     @property
@@ -313,16 +309,16 @@ class LightSettings(_Section):
 
 
 class OutputSettings(_Section):
-    """Things the assistant can switch."""
+    """Lamps that the assistant can switch."""
 
     lamp_pin: int | None = Field(
-        default=26, ge=0, le=27, description="BCM number of a lamp that goes on and off; an unwired pin does no harm."
+        default=26, ge=0, le=27, description="BCM number of the pin of a lamp; harmless if nothing is connected."
     )
     dimmer_pin: int | None = Field(
-        default=None, ge=0, le=27, examples=[12], description="BCM number of a lamp that is dimmed (PWM)."
+        default=None, ge=0, le=27, examples=[12], description="BCM number of the pin of a dimmable lamp (PWM)."
     )
     active_high: bool = Field(
-        default=True, description="true where a high pin switches on; most relay boards want false."
+        default=True, description="true if a high pin switches the lamp on; most relay boards need false."
     )
 
     @field_validator("lamp_pin", "dimmer_pin", mode="before")
@@ -332,11 +328,11 @@ class OutputSettings(_Section):
 
 
 class PinSettings(_Section):
-    """How pins are reached."""
+    """Access to the GPIO pins."""
 
     factory: Literal["lgpio", "rpigpio", "mock"] = Field(
         default="lgpio",
-        description="lgpio for every model; rpigpio only with kernels before 6.6; mock for no hardware.",
+        description="lgpio for every model; rpigpio only for kernels before 6.6; mock without hardware.",
     )
 
 
@@ -346,102 +342,98 @@ class BrainSettings(_Section):
     stt: str = Field(
         default="pocketsphinx",
         min_length=1,
-        description="Engine that turns speech into text.",
+        description="Speech-to-text engine.",
         json_schema_extra={"allowed": '"pocketsphinx" or the name of an installed engine'},
     )
     workflow: str = Field(
         default="phrases",
         min_length=1,
-        description="phrases: sentences of the phrase book. chat: a chat endpoint of your own.",
+        description="phrases: the sentences of the phrase book. chat: a chat endpoint.",
         json_schema_extra={"allowed": '"phrases", "chat" or the name of an installed workflow'},
     )
     tts: str = Field(
         default="auto",
         min_length=1,
-        description="Engine that turns text into speech. auto: flite for English, else espeak-ng.",
+        description="Text-to-speech engine. auto: flite for English, else espeak-ng.",
         json_schema_extra={"allowed": '"auto", "flite", "espeak-ng" or the name of an installed engine'},
     )
-    voice: str = Field(default="", description="Voice of that engine. Empty: its default.")
-    phrases_dir: str = Field(
-        default="", description="Folder of the phrase book. Empty: the one that comes with the program."
-    )
+    voice: str = Field(default="", description="Voice of the text-to-speech engine. Empty: its default.")
+    phrases_dir: str = Field(default="", description="Folder of the phrase book. Empty: the installed folder.")
     chat_url: str = Field(
         default="",
         description="OpenAI-compatible chat endpoint up to /v1, such as http://127.0.0.1:8080/v1 (workflow = chat).",
         json_schema_extra={"allowed": "an address with http:// or https://, or empty"},
     )
-    chat_model: str = Field(default="", description="Model of the chat endpoint. Empty: the endpoint's own choice.")
-    chat_key_env: str = Field(
-        default="", description="Environment variable that holds the chat endpoint's key. Empty: none."
-    )
+    chat_model: str = Field(default="", description="Model of the chat endpoint. Empty: the endpoint's default.")
+    chat_key_env: str = Field(default="", description="Environment variable with the chat endpoint's key. Empty: none.")
 
 
 class DeadlineSettings(_Section):
-    """How long each state may last, in seconds, before the device says so and goes back to ready."""
+    """Timeouts in seconds. On a timeout, the device announces the problem and returns to ready."""
 
-    connect_s: float = Field(default=_POLICY.connect_s, ge=1, le=300, description="Until the session is ready.")
+    connect_s: float = Field(default=_POLICY.connect_s, ge=1, le=300, description="Time until the session is ready.")
     commit_s: float = Field(
-        default=_POLICY.commit_s, ge=0.5, le=60, description="Until the server confirms what was said."
+        default=_POLICY.commit_s, ge=0.5, le=60, description="Time until the server confirms the user's audio."
     )
-    answer_s: float = Field(default=_POLICY.answer_s, ge=1, le=300, description="Until the answer begins.")
+    answer_s: float = Field(default=_POLICY.answer_s, ge=1, le=300, description="Time until the answer starts.")
     playout_stall_s: float = Field(
-        default=_POLICY.playout_stall_s, ge=0.5, le=60, description="Without sound in the middle of an answer."
+        default=_POLICY.playout_stall_s, ge=0.5, le=60, description="Time without playback progress during an answer."
     )
-    tool_s: float = Field(default=_POLICY.tool_s, ge=0.5, le=600, description="For one call of a tool.")
-    approval_s: float = Field(default=_POLICY.approval_s, ge=1, le=600, description="For a yes or no of the user.")
+    tool_s: float = Field(default=_POLICY.tool_s, ge=0.5, le=600, description="Time for one tool call.")
+    approval_s: float = Field(default=_POLICY.approval_s, ge=1, le=600, description="Time to approve a call.")
     link_wait_s: float = Field(
-        default=_POLICY.link_wait_s, ge=1, le=600, description="That a spoken turn waits for a lost link."
+        default=_POLICY.link_wait_s, ge=1, le=600, description="Time that a spoken turn waits for a lost connection."
     )
     cancel_s: float = Field(
-        default=_POLICY.cancel_s, ge=0.5, le=30, description="Until the server confirms a cancelled answer."
+        default=_POLICY.cancel_s, ge=0.5, le=30, description="Time until the server confirms a cancelled answer."
     )
 
 
 class GuardrailSettings(_Section):
-    """Checks of what the model says, for agents that have some."""
+    """Checks of the model's answers, for agents with output guardrails."""
 
     debounce_characters: int = Field(
         default=_POLICY.guardrail_debounce,
         ge=-1,
         le=10000,
-        description="New text between two checks of an answer; -1: only the whole text.",
+        description="New characters between two checks of an answer; -1: check only the complete text.",
     )
     timeout_s: float = Field(
-        default=_POLICY.guardrail_s, ge=0.1, le=60, description="A check that takes longer counts as tripped."
+        default=_POLICY.guardrail_s, ge=0.1, le=60, description="Seconds until an unfinished check counts as tripped."
     )
     hold_audio: bool = Field(
         default=_POLICY.hold_audio,
-        description="Play nothing before its text was checked: answers begin later, none is heard unchecked.",
+        description="Play audio only after its text was checked; answers start later.",
     )
-    parallel: bool = Field(default=True, description="Run several checks side by side; false: one after the other.")
+    parallel: bool = Field(default=True, description="Run several checks at the same time; false: one after the other.")
 
 
 class HistorySettings(_Section):
-    """What was said."""
+    """The conversation history."""
 
-    persist: bool = Field(default=False, description="Keep the conversation over a restart, in service.state_dir.")
-    max_items: int = Field(default=200, ge=1, le=100000, description="Items that are kept, the newest.")
-    max_age_days: float = Field(default=30.0, ge=0.01, le=3650, description="Days that an item is kept.")
+    persist: bool = Field(default=False, description="Keep the conversation across restarts, in service.state_dir.")
+    max_items: int = Field(default=200, ge=1, le=100000, description="Number of newest items to keep.")
+    max_age_days: float = Field(default=30.0, ge=0.01, le=3650, description="Days to keep an item.")
     replay_items: int = Field(
         default=_POLICY.replay_items,
         ge=0,
         le=10000,
-        description="Items that a new connection is told, the newest; they cost tokens.",
+        description="Number of newest items sent to a new connection; they cost tokens.",
     )
 
 
 class BudgetSettings(_Section):
-    """What may be spent a day; at 80 percent a warning, at 100 the offline brain, if it is among the fallbacks."""
+    """The daily budget: a warning at 80 percent; at 100 percent the offline brain, if it is one of the fallbacks."""
 
     daily_usd: float = Field(
-        default=0.0, ge=0, le=100000, description="US dollars a day, for models with a known price. 0: no limit."
+        default=0.0, ge=0, le=100000, description="US dollars per day, for models with a known price. 0: no limit."
     )
     daily_minutes: float = Field(
-        default=0.0, ge=0, le=1440, description="Minutes of speech a day, both ways. 0: no limit."
+        default=0.0, ge=0, le=1440, description="Minutes of speech per day, both directions. 0: no limit."
     )
     prices: list[dict[str, Any]] = Field(
         default=[],
-        description="More prices in US dollars, a table for each model: for a million tokens by modality, or, for a "
+        description="More prices in US dollars, one table per model: per million tokens of each modality, or, for "
         "transcription, per_minute, or input and output. In the environment: as JSON.",
         examples=[
             '[[budget.prices]]\nmodel = "my-realtime"\ntext = { input = 4.0, cached = 0.4, output = 16.0 }\n'
@@ -456,32 +448,32 @@ class ServiceSettings(_Section):
     """The daemon."""
 
     state_dir: str = Field(
-        default="", description="Folder for what survives a restart. Empty: systemd's, else the user's own."
+        default="", description="Folder for files that survive a restart. Empty: systemd's folder, else the user's."
     )
     trace: str = Field(
-        default="", description="File that records every event for replay. It holds what was said. Empty: none."
+        default="", description="File that records every event for replay, including the audio. Empty: none."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least severity that is logged."
+        default="info", description="Minimum severity of logged messages."
     )
     watchdog: bool = Field(
-        default=True, description="Feed systemd's watchdog while the device works; false only to debug."
+        default=True, description="Feed systemd's watchdog while the device is healthy; false only for debugging."
     )
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointSettings:
-    """Who answers, as decided from provider, base_url and the presence of a key."""
+    """The endpoint, derived from provider, base_url and the presence of a key."""
 
     kind: Literal["offline", "openai", "compatible"]
     url: str
-    """A ws:// or wss:// address up to ``/v1``, with no slash at its end; empty for the brain inside the process."""
+    """A ws:// or wss:// address up to ``/v1``, without a trailing slash; empty for the offline brain."""
     needs_key: bool
-    """A connection with no key is refused for certain."""
+    """True if the server always refuses a connection without a key."""
 
 
 class Settings(BaseModel):
-    """All sections, validated together; immutable. ``Settings()`` holds the defaults; see `load_settings`."""
+    """All sections, validated together; immutable. ``Settings()`` has the defaults; see `load_settings`."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -505,16 +497,16 @@ class Settings(BaseModel):
 
     @property
     def folder(self) -> Path | None:
-        """The folder of the settings file, absolute; None without a file. Python that keys name is looked for there."""
+        """The absolute folder of the settings file, searched for Python modules; None without a file."""
         return self._folder
 
     @property
     def key_origin(self) -> str:
-        """Where the key was found at loading, such as ``credential openai_api_key``; or empty. Never the key."""
+        """Where `load_settings` found the key, such as ``credential openai_api_key``; "" if nowhere. Never the key."""
         return self._key_origin
 
     def origin(self, key: str) -> str:
-        """Where the value of a dotted key came from: ``default``, ``FILE:LINE``, a variable's name or ``override``."""
+        """Return the source of a dotted key's value: ``default``, ``FILE:LINE``, a variable's name or ``override``."""
         return self._origins.get(key, "default")
 
     def price_rows(self) -> dict[str, dict[str, Any]]:
@@ -527,7 +519,7 @@ class Settings(BaseModel):
         for row in self.budget.prices:
             model = row.get("model")
             if not isinstance(model, str) or not model or model in rows:
-                raise SettingsError(f"found {_shown(model)} as a model; allowed: each table has the name of its own")
+                raise SettingsError(f"found {_shown(model)} as a model; allowed: a unique model name in each table")
             rows[model] = {key: value for key, value in row.items() if key != "model"}
         return rows
 
@@ -555,7 +547,7 @@ class Settings(BaseModel):
             raise SettingsError(f"{self.origin(key)}: {key}: {error}") from error
 
     def endpoint(self) -> EndpointSettings:
-        """Decide who answers; a key counts only if it was there when the settings were loaded."""
+        """Return the endpoint; a key counts only if it was present when the settings were loaded."""
         link = self.link
         kind = link.provider
         if kind == "auto":
@@ -567,7 +559,7 @@ class Settings(BaseModel):
         return EndpointSettings("compatible", _websocket_url(link.base_url), needs_key=False)
 
     def masked(self) -> dict[str, dict[str, dict[str, object]]]:
-        """Dump for people: section → key → ``{"value": …, "origin": …}``, with nothing that looks like a key."""
+        """Return section → key → ``{"value": …, "origin": …}``, with everything that looks like a key masked."""
         dump: dict[str, dict[str, dict[str, object]]] = {
             section: {
                 key: {"value": _mask(value), "origin": self.origin(f"{section}.{key}")} for key, value in values.items()
@@ -579,7 +571,7 @@ class Settings(BaseModel):
         return dump
 
     def remarks(self) -> list[str]:
-        """What is allowed and yet deserves a word, one line each; for ``config check`` and ``doctor``."""
+        """Return warnings about valid settings, one line each; for ``config check``."""
         endpoint = self.endpoint()
         lines = []
         if endpoint.needs_key and not self._key_origin:
@@ -589,13 +581,13 @@ class Settings(BaseModel):
             and self._key_origin
             and not is_loopback(urlsplit(endpoint.url).hostname or "")
         ):
-            lines.append("link.base_url is not encrypted: the key and all that is said cross the network in the clear")
+            lines.append("link.base_url is not encrypted: the key and all speech cross the network in plain text")
         if endpoint.kind == "offline" and self._key_origin:
             lines.append(f'a key was found ({self._key_origin}), but link.provider = "offline" ignores it')
         if remark := self.price_remark():
             lines.append(remark)
         if self.service.trace:
-            lines.append("service.trace is set: the file records what is said near the device")
+            lines.append("service.trace is set: the file records all speech near the device")
         return lines
 
 
@@ -609,10 +601,10 @@ def load_settings(
     """Read and check the configuration.
 
     Args:
-        path: The TOML file; None for none. Relative paths inside it start at its folder.
-        environ: The environment; only names that begin with ``APPLIANCE_`` and the key's variable are looked at.
+        path: The TOML file, or None. Relative paths in it are relative to its folder.
+        environ: The environment; only names that start with ``APPLIANCE_`` and the key's variable are used.
         credentials_dir: systemd's ``$CREDENTIALS_DIRECTORY``, or None.
-        overrides: Dotted keys (``{"audio.volume": 50}``) or nested tables; a text is read as in the environment.
+        overrides: Dotted keys (``{"audio.volume": 50}``) or nested tables; strings are parsed as in the environment.
 
     Raises:
         SettingsError: One line per problem; all problems of a kind are reported together.
@@ -636,7 +628,7 @@ def load_settings(
 
 
 def find_settings_file(environ: Mapping[str, str]) -> Path | None:
-    """Where the configuration is when none was named: ``$APPLIANCE_CONFIG``, else the one in /etc if it exists."""
+    """Return the default settings file: ``$APPLIANCE_CONFIG``, else the one in /etc if it exists."""
     named = environ.get("APPLIANCE_CONFIG", "")
     if named:
         return Path(named)
@@ -644,22 +636,22 @@ def find_settings_file(environ: Mapping[str, str]) -> Path | None:
 
 
 def read_api_key(settings: Settings, environ: Mapping[str, str], credentials_dir: Path | None = None) -> str | None:
-    """Fetch the key of the endpoint: credential, then file, then environment. Call it anew for each connection.
+    """Return the endpoint's API key: from the credential, the file or the environment. Call it for each connection.
 
     Returns:
-        The key with no white space around it, or None if there is none. Do not keep it.
+        The key without surrounding white space, or None. Do not keep it.
 
     Raises:
-        SettingsError: ``link.key_file`` is named and cannot be read, or what was found is no single printable word.
+        SettingsError: ``link.key_file`` cannot be read, or the key is not a single word of printable ASCII.
     """
     key, origin = _find_key(settings, environ, credentials_dir)
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise SettingsError(f"{origin}: found more than one word, or characters a header cannot carry; one key")
+        raise SettingsError(f"{origin}: found several words or characters invalid in a header; allowed: only the key")
     return key or None
 
 
 def read_instructions(settings: Settings) -> str:
-    """The assistant's instructions: the file if one is named, else the text.
+    """Return the assistant's instructions: those of the file if it is set, else the setting.
 
     Raises:
         SettingsError: The file cannot be read.
@@ -674,7 +666,7 @@ def read_instructions(settings: Settings) -> str:
 
 
 def state_directory(settings: Settings, environ: Mapping[str, str]) -> Path:
-    """Folder for what survives a restart; not created here. The setting, systemd's, or the XDG one of the user."""
+    """Return the state folder (not created): the setting, else systemd's, else the user's XDG folder."""
     if settings.service.state_dir:
         return Path(settings.service.state_dir)
     by_systemd = environ.get("STATE_DIRECTORY", "").split(":")[0]
@@ -684,7 +676,7 @@ def state_directory(settings: Settings, environ: Mapping[str, str]) -> Path:
     return (Path(base) if base else Path.home() / ".local" / "state") / "voice-appliance"
 
 
-# Gathering: every source becomes dotted keys with a place to point at.
+# Gathering: every source becomes dotted keys with their origins.
 
 
 @dataclass(frozen=True, slots=True)
@@ -699,7 +691,7 @@ _SECTIONS: Final[dict[str, dict[str, FieldInfo]]] = {name: type(section).model_f
 
 def _from_file(path: Path, problems: list[str]) -> dict[str, _Found]:
     try:
-        text = path.read_text(encoding="utf-8-sig")  # an editor on Windows leaves a byte order mark
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors may add a byte order mark
         tables = tomllib.loads(text)
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -726,13 +718,13 @@ def _from_file(path: Path, problems: list[str]) -> dict[str, _Found]:
 
 
 def _owner_of(key: str) -> str:
-    """Return "; did you mean 'section.key'?" where some section has that key, else ""."""
+    """Return "; did you mean 'section.key'?" if another section has that key, else ""."""
     owner = next((name for name, fields in _SECTIONS.items() if key in fields), None)
     return f"; did you mean '{owner}.{key}'?" if owner else ""
 
 
 def _line_numbers(text: str) -> dict[str, int]:
-    """Line of each section and of each dotted key; tomllib keeps none. A guess inside strings of several lines."""
+    """Return the line of each section and dotted key, which tomllib does not report; multi-line strings may mislead."""
     lines: dict[str, int] = {}
     section = ""
     for number, line in enumerate(text.splitlines(), start=1):
@@ -776,7 +768,7 @@ def _from_overrides(overrides: Mapping[str, object], problems: list[str]) -> dic
 
 
 def _known(found: dict[str, _Found], problems: list[str]) -> dict[str, _Found]:
-    """Keep what exists; say of the rest what was meant. A value is never shown here: it may be a misplaced secret."""
+    """Return the known keys; report the others without their values, which may be misplaced secrets."""
     kept: dict[str, _Found] = {}
     for dotted, item in found.items():
         section, _, key = dotted.partition(".")
@@ -799,7 +791,7 @@ def _parsed(found: dict[str, _Found]) -> dict[str, _Found]:
 
 
 def _from_text(value: object, dotted: str) -> object:
-    """Read a text as the type of its key; what fits no type stays a text, and validation complains of it."""
+    """Parse a string as the type of its key; return it unchanged if it does not fit, so that validation reports it."""
     section, _, key = dotted.partition(".")
     annotation: Any = _SECTIONS[section][key].annotation
     if not isinstance(value, str):
@@ -814,7 +806,7 @@ def _from_text(value: object, dotted: str) -> object:
         return value
 
 
-# Validation: pydantic finds, we say it in one line.
+# Validation: one line per pydantic error.
 
 
 def _validated(found: Mapping[str, _Found], problems: list[str]) -> Settings | None:
@@ -843,7 +835,7 @@ def _explained(section: str, key: str, item: _Found) -> str:
 
 
 def allowed_text(field: FieldInfo) -> str:
-    """Say what a field accepts: ``a whole number from 0 to 100``. Used in messages and in the reference."""
+    """Return what a field accepts: ``a whole number from 0 to 100``; for messages and the reference."""
     extra = field.json_schema_extra
     if isinstance(extra, dict) and "allowed" in extra:
         return str(extra["allowed"])
@@ -858,8 +850,8 @@ def allowed_text(field: FieldInfo) -> str:
     if str in kinds:
         least = 1 if "MinLen" in bounds else 0
         if "MaxLen" in bounds:
-            return f"a text of {least} to {bounds['MaxLen'].max_length} characters"
-        return "a text that is not empty" if least else "a text"
+            return f"a string of {least} to {bounds['MaxLen'].max_length} characters"
+        return "a non-empty string" if least else "a string"
     number = "a whole number" if int in kinds else "a number"
     or_none = ', or "none"' if type(None) in kinds else ""
     return f"{number} from {bounds['Ge'].ge:g} to {bounds['Le'].le:g}{or_none}"
@@ -870,7 +862,7 @@ def _line(item: _Found | None, key: str, text: str) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value as a user would write it in TOML, short, and with nothing that looks like a key."""
+    """Return a value as in TOML, shortened, with everything that looks like a key masked."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Mapping):
@@ -887,7 +879,7 @@ def _mask(value: object) -> object:
     return KEY_SHAPE.sub("***", value) if isinstance(value, str) else value
 
 
-# Checks across keys. Each yields the dotted key to change and the sentence.
+# Checks across keys. Each yields the dotted key to change and the message.
 
 
 def _clashes(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -919,7 +911,7 @@ def _link_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "link.credential", f"found {_shown(link.credential)}; allowed: letters, digits, '_', '.' and '-'"
     for key, name in (("link.key_env", link.key_env), ("brain.chat_key_env", settings.brain.chat_key_env)):
         if not re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)?", name):
-            yield key, "found no variable's name; allowed: the name of an environment variable, not its value"
+            yield key, "found an invalid variable name; allowed: the name of an environment variable, not its value"
 
 
 def _assistant_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -929,7 +921,7 @@ def _assistant_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
     for key, kind in (("instructions_file", "text"), ("agents_file", "TOML")):
         named = getattr(settings.assistant, key)
         if named and not Path(named).is_file():
-            yield f"assistant.{key}", f"found {_shown(named)}, which is no file; allowed: a {kind} file, or empty"
+            yield f"assistant.{key}", f"found {_shown(named)}, which is not a file; allowed: a {kind} file, or empty"
     assistant = settings.assistant
     own_words = "instructions_file" if assistant.instructions_file else "instructions"
     is_told = assistant.instructions_file or assistant.instructions != _INSTRUCTIONS
@@ -937,7 +929,7 @@ def _assistant_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
     if len(given) > 1:
         others = " and ".join(f"assistant.{key}" for key in given[:-1])
         allowed = "one of assistant.instructions (or instructions_file), assistant.agents_file and assistant.agent"
-        yield f"assistant.{given[-1]}", f"found beside {others}; allowed: {allowed}"
+        yield f"assistant.{given[-1]}", f"found together with {others}; allowed: {allowed}"
 
 
 def _audio_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -973,7 +965,7 @@ def _pin_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
     for key, pin in _used_pins(settings):
         if pin in owner:
             or_none = ' or "none"' if key.startswith("outputs.") else ""
-            yield key, f"found {pin}, which {owner[pin]} has already; allowed: a pin of its own{or_none}"
+            yield key, f"found {pin}, which {owner[pin]} already uses; allowed: an unused pin{or_none}"
         elif pin in _HAT_ID_PINS:
             yield key, f"found {pin}, which belongs to the HAT's EEPROM; allowed: 2 to 27"
         elif settings.light.i2s and pin in _I2S_PINS:
@@ -998,7 +990,7 @@ def _brain_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
     elif brain.workflow == "chat":
         yield "brain.chat_url", 'found ""; allowed: an address, because brain.workflow = "chat"'
     if brain.phrases_dir and not Path(brain.phrases_dir).is_dir():
-        yield "brain.phrases_dir", f"found {_shown(brain.phrases_dir)}, which is no folder; allowed: a folder, or empty"
+        yield "brain.phrases_dir", f"found {_shown(brain.phrases_dir)}, not a folder; allowed: a folder, or empty"
 
 
 def _bad_url(key: str, url: str, schemes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -1007,10 +999,10 @@ def _bad_url(key: str, url: str, schemes: tuple[str, ...]) -> Iterator[tuple[str
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError:
-        yield key, f"found no address; allowed: {allowed}"
+        yield key, f"found an invalid address; allowed: {allowed}"
         return
     if parts.username is not None or any(_SECRET_NAME.search(name) for name, _ in parse_qsl(parts.query)):
-        yield key, f"found a password or a key inside the address; put it in {_WHERE_KEYS_LIVE}"
+        yield key, f"found a password or a key in the address; put it in {_WHERE_KEYS_LIVE}"
     elif parts.scheme not in schemes or not host:
         yield key, f"found {_shown(url)}; allowed: {allowed}"
 
@@ -1030,7 +1022,7 @@ def _find_key(settings: Settings, environ: Mapping[str, str], credentials_dir: P
         try:
             text = (credentials_dir / link.credential).read_text(encoding="utf-8", errors="replace").strip()
         except OSError:
-            text = ""  # the unit declares the credential for all; most devices have none
+            text = ""  # every unit declares the credential; most devices have none
         if text:
             return text, f"credential {link.credential}"
     if link.key_file and (text := _read_key_file(Path(link.key_file))):
@@ -1047,5 +1039,5 @@ def _read_key_file(path: Path) -> str:
     except OSError as error:
         raise SettingsError(_line(None, "link.key_file", f"cannot read {path}: {error.strerror or error}")) from error
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        logger.warning("%s holds a key and is open to others (mode %03o): chmod 600 it", path, stat.S_IMODE(mode))
+        logger.warning("%s contains a key that others can read (mode %03o): run chmod 600", path, stat.S_IMODE(mode))
     return text

@@ -1,6 +1,6 @@
 """Every sentence that the device says or shows, by key: ``config/wording/<language>.toml``.
 
-A sentence has named placeholders. Beside the format specifications of Python, a placeholder takes three of ours:
+A sentence has named placeholders. In addition to Python's format specifications, there are three more:
 ``{seconds:duration}`` is "1 hour and 30 minutes", ``{spent:number}`` has at most one decimal, ``{spent:money}`` has two
 decimals, or four below ten cents.
 """
@@ -26,7 +26,7 @@ _UNITS = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))
 
 
 def config_folder(name: str) -> Path:
-    """Return a folder of the installed configuration files: of the checkout, or packed into the wheel."""
+    """Return a folder of configuration files: packed into the wheel, else of the checkout."""
     package = Path(__file__).resolve().parent
     packed = package / "_share" / "config" / name
     return packed if packed.is_dir() else package.parent / "config" / name
@@ -36,12 +36,12 @@ class Wording(string.Formatter):
     """The sentences of one language.
 
     Args:
-        language: Language code; for "pt-BR", ``pt-BR.toml`` wins over ``pt.toml``. A language without a file is worded
-            in English.
-        folder: Folder of the files; None for the installed one.
+        language: Language code; for "pt-BR", ``pt-BR.toml`` wins over ``pt.toml``. A language without a file
+            uses English.
+        folder: Folder of the files; None uses the installed one.
 
     Raises:
-        SettingsError: A file is not TOML, or not tables of texts.
+        SettingsError: A file is not TOML, or has something other than tables at its top level.
     """
 
     def __init__(self, language: str = _ENGLISH, folder: Path | None = None) -> None:
@@ -53,19 +53,19 @@ class Wording(string.Formatter):
         self._english = _read(folder, _ENGLISH) or _read(None, _ENGLISH) or {}
         self._warned: set[str] = set()
         if own is None:
-            log.warning("no wording for language %r: the texts are English", language)
+            log.warning("no wording for language %r; using English", language)
 
     def has(self, key: str) -> bool:
-        """Return whether a sentence is in the language itself, so that its voice can speak it."""
+        """Return whether the language itself has the sentence, so that its voice can speak it."""
         table, _, name = key.partition(".")
         return name in self._own.get(table, {})
 
     def say(self, key: str, /, **values: Any) -> str:
-        """Return a sentence with its values filled in; in English, with one warning, if the language lacks it.
+        """Return a sentence with its placeholders filled in; in English, with one warning, if the language lacks it.
 
         Args:
             key: Table and name: ``alarm.time_up``.
-            values: Of the placeholders.
+            values: The values of the placeholders.
 
         Raises:
             KeyError: English has no such sentence, or a placeholder has no value.
@@ -73,12 +73,12 @@ class Wording(string.Formatter):
         return self.vformat(str(self._entry(key)), (), values)
 
     def trouble(self, kind: str, detail: str = "") -> str:
-        """Return the sentence of a trouble, with the technical detail in parentheses."""
+        """Return the sentence for a trouble, with the technical detail in parentheses."""
         sentence = self.say(f"trouble.{kind}")
         return f"{sentence} ({detail})" if detail else sentence
 
     def budget(self, unit: str, percent: int, spent: float, limit: float) -> str:
-        """Return how much of the day's budget is spent; `unit` is "usd" or "minutes"."""
+        """Return the sentence for the spent part of the day's budget; `unit` is "usd" or "minutes"."""
         return self.say(f"budget.{unit}", percent=percent, spent=spent, limit=limit)
 
     def table(self, name: str) -> Mapping[str, str]:
@@ -120,13 +120,13 @@ class Wording(string.Formatter):
             return self._own[table][name]
         if key not in self._warned and self.is_available:
             self._warned.add(key)
-            log.warning("the wording of %r has no %s: the text is English", self.language, key)
+            log.warning("the wording for %r has no %s; using English", self.language, key)
         return self._english[table][name]
 
 
 @cache
 def _read(folder: Path | None, language: str) -> Mapping[str, Mapping[str, Any]] | None:
-    """Read the file of a language, or of its first part; None if there is none."""
+    """Read the file of a language ("pt-BR") or of its first part ("pt"); None if there is neither."""
     at = folder or config_folder("wording")
     for name in (language, language.partition("-")[0]):
         path = at / f"{name}.toml"
@@ -137,6 +137,6 @@ def _read(folder: Path | None, language: str) -> Mapping[str, Mapping[str, Any]]
         except (OSError, ValueError) as exc:
             raise SettingsError(f"{path}: cannot be read as TOML: {exc}") from None
         if not all(isinstance(one, dict) for one in tables.values()):
-            raise SettingsError(f"{path}: expected tables of texts, such as [trouble]")
+            raise SettingsError(f"{path}: expected only tables, such as [trouble], at the top level")
         return tables
     return None

@@ -1,5 +1,5 @@
-"""Shared by all tests: no Hypothesis deadline (a loaded machine is not a bug), a clean environment, and a folder for
-Python that the appliance imports.
+"""Shared test setup: no Hypothesis deadline (a loaded machine is not a bug), a clean environment, and a folder for
+modules that the appliance imports.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ settings.load_profile("appliance")
 
 @pytest.fixture(autouse=True)
 def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the keys and settings of the machine that runs the tests out of them."""
+    """Remove this machine's keys and settings from the environment of the tests."""
     for name in list(os.environ):
         if name.startswith(("APPLIANCE_", "OPENAI_")) or name in {"NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY"}:
             monkeypatch.delenv(name)
@@ -26,7 +26,7 @@ def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """The folder of a settings file; Python that is imported from it is forgotten at the end."""
+    """Yield the folder of a settings file; afterwards, remove modules imported from it."""
     before, path = set(sys.modules), list(sys.path)
     yield tmp_path
     sys.path[:] = path

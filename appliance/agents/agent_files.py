@@ -1,4 +1,4 @@
-"""Agents described without code: one TOML file for each, with its prompt in it or in a Markdown file beside it.
+"""Agents described in TOML: one file per agent, with the prompt in it or in a Markdown file.
 
 ::
 
@@ -12,12 +12,12 @@
     [[handoffs]]
     agent = "house"                 # house.toml, in the same directory
 
-`read_agents` reads a file and all that it hands over to, in circles too. The format is in ``docs/agents-in-toml.md``.
-Everything is read and checked at once: what is wrong is one line, before anybody has pressed a button.
+`read_agents` reads a file and all files that its handoffs reach, including cycles. ``docs/agents-in-toml.md`` describes
+the format. Everything is read and checked at the start; an error is one line.
 
-Nothing outside the directory of the first file is read as text. A description may come from somebody else, and what it
-names goes to the model: ``instructions_file = "../../secret"`` must not work, neither as a path nor through a link.
-Python and programs that it names (``module:attribute``, ``[[mcp]]``) are run, as those of the settings are.
+Instructions and agents outside the directory of the first file are never read: a file from another author could send
+any file to the model (``instructions_file = "../../secret"``), by path or through a link. Modules and programs that a
+file names (``module:attribute``, ``[[mcp]]``) are run, like those of the settings.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ __all__ = ["AgentParts", "Resolve", "prompt_markdown", "read_agents"]
 
 T = TypeVar("T")
 
-MOST_BYTES: Final = 64 * 1024  # instructions go to the model with each session: more than this is a wrong file
+MOST_BYTES: Final = 64 * 1024  # instructions are sent with each session; a larger file is a mistake
 _ALL: Final = "*"
 _VARIABLE: Final = re.compile(r"\$\{(\w+)\}")
 _NEVER_A_SESSION_SETTING: Final = (
@@ -77,7 +77,7 @@ _NEVER_A_SESSION_SETTING: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A file that has been read."""
+    """A file with its instructions, after reading."""
 
     path: Path
     file: AgentTable
@@ -85,49 +85,48 @@ class _Source:
 
 
 class Resolve(Protocol):
-    """Finds the object of a ``module:attribute``; `plugins.resolve` with a folder is one."""
+    """Resolves a ``module:attribute`` reference, such as `plugins.resolve` with a folder."""
 
     def __call__(self, reference: str, take: Callable[[Any], T | None], allowed: str) -> T:
-        """Return what `take` makes of the object; it returns None for what does not fit.
+        """Return ``take(object)``; `take` returns None if the object does not fit.
 
         Raises:
-            SettingsError: ``found "…", …``: there is no such object, or another than `allowed`.
+            SettingsError: ``found "…", …``: there is no such object, or it does not fit `allowed`.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentParts:
-    """What a file may name, and how it is found."""
+    """The objects that a file may name."""
 
     tools: Mapping[str, Tool]
-    """They are not changed: one that needs approval only in one agent is a copy there."""
+    """Never changed: an agent that sets ``needs_approval`` gets a copy."""
     resolve: Resolve
     mcp_server: Callable[..., McpServer]
-    """Makes a server of ``name``, ``command`` or ``url``, and the options of its class; see `runtime.mcp`."""
+    """Creates a server from ``name``, ``command`` or ``url``, and the options of its class; see `runtime.mcp`."""
     environ: Mapping[str, str] = field(repr=False)
-    """Where ``${NAME}`` is looked up."""
+    """Variables for ``${NAME}``."""
 
 
 # --- reading ----------------------------------------------------------------------------------------------------
 
 
 def read_agents(path: Path, parts: AgentParts) -> RealtimeAgent:
-    """Read the agent that a TOML file describes, and every agent that can be reached from it by handoffs.
+    """Read an agent from a TOML file, and all agents that its handoffs reach.
 
-    Reads files, imports the modules that they name, and blocks while it does; call it before the session starts.
+    Blocks while it reads files and imports the modules that they name; call it before the session starts.
 
     Args:
-        path: The file of the agent that starts; ends in ``.toml``. If it is a link, the agent's directory is where the
-            link leads.
-        parts: What a file may name.
+        path: The ``.toml`` file of the first agent. A link is resolved; the agents' directory is that of its target.
+        parts: The objects that a file may name.
 
     Returns:
-        The agent that starts. Agents that hand over to each other hold each other.
+        The first agent; its handoffs refer to the others.
 
     Raises:
-        SettingsError: One line that names the file, the key, the value, what is allowed and, where there is one, the
-            nearest known name.
+        SettingsError: One line with the file, the key, the value, what is allowed and, if there is one, the nearest
+            known name.
     """
     sources = _read_all(path)
     links: dict[str, list[RealtimeAgent | Handoff]] = {stem: [] for stem in sources}
@@ -138,13 +137,13 @@ def read_agents(path: Path, parts: AgentParts) -> RealtimeAgent:
 
 
 def _read_all(path: Path) -> dict[str, _Source]:
-    """Read a file and all that it leads to, by stem, the first first."""
+    """Read a file and all files that its handoffs reach, by stem; the first file is first."""
     if path.suffix != ".toml":
-        raise SettingsError(f"{path}: an agent is described in a file that ends in .toml; rename it")
+        raise SettingsError(f"{path}: the file of an agent must end in .toml; rename it")
     try:
         start = path.resolve(strict=True)
     except (OSError, RuntimeError, ValueError) as error:
-        raise SettingsError(f"{path}: cannot be read: {why(error)}; name the TOML file of an agent") from error
+        raise SettingsError(f"{path}: cannot be read: {why(error)}; give the path of an agent's TOML file") from error
     sources: dict[str, _Source] = {}
     owners: dict[str, Path] = {}
     waiting = [start.stem]
@@ -155,7 +154,7 @@ def _read_all(path: Path) -> dict[str, _Source]:
         source = sources[stem] = _read(start.parent / f"{stem}.toml")
         owner = owners.setdefault(source.file.name.strip().casefold(), source.path)
         if owner != source.path:
-            allowed = f"which {owner.name} has already; allowed: a name of its own, capitals aside"
+            allowed = f"which {owner.name} already uses; allowed: a unique name (case is ignored)"
             raise wrong(source.path, "name", f"found {shown(source.file.name)}, {allowed}")
         waiting += _stems(source)
     return sources
@@ -179,17 +178,17 @@ def _read(path: Path) -> _Source:
 
 
 class _Unreadable(Exception):
-    """A file cannot be used; says why, and what to do."""
+    """A file cannot be used; the text has the reason and the remedy."""
 
 
 def _text(path: Path, directory: Path) -> str:
-    """Read a text file that lies in `directory`."""
+    """Read a text file in `directory`."""
     try:
         real = path.resolve(strict=True)
         if not real.is_relative_to(directory):
-            raise _Unreadable(f"leads out of {directory}; put the file there, not a link")
-        if not stat.S_ISREG(real.stat().st_mode):  # a pipe would block, a device would not end
-            raise _Unreadable("is no file of text; allowed: a text file")
+            raise _Unreadable(f"is outside {directory}; put the file there instead of a link")
+        if not stat.S_ISREG(real.stat().st_mode):  # a pipe would block, a device may be endless
+            raise _Unreadable("is not a regular file; allowed: a text file")
         with real.open("rb") as stream:
             content = stream.read(MOST_BYTES + 1)
     except (OSError, RuntimeError, ValueError) as error:
@@ -203,7 +202,7 @@ def _text(path: Path, directory: Path) -> str:
 
 
 def _instructions(path: Path, file: AgentTable) -> str:
-    """Return the text that goes to the model; `file` has passed `_check`."""
+    """Return the instructions for the model; `file` has passed `_check`."""
     if file.prompt is not None:
         text = prompt_markdown(file.prompt)
         if not text:
@@ -225,7 +224,7 @@ def _instructions(path: Path, file: AgentTable) -> str:
 
 
 def _stems(source: _Source) -> list[str]:
-    """Return to whom a file hands over."""
+    """Return the stems of the files of a file's handoffs."""
     directory = source.path.parent
     known = sorted(one.stem for one in directory.glob("*.toml"))
     stems = [one.agent for one in source.file.handoffs]
@@ -237,10 +236,10 @@ def _stems(source: _Source) -> list[str]:
             )
         if stem not in known:
             others = [one for one in known if one != source.path.stem]
-            text = f"found {shown(stem)}, no TOML file in {directory}; allowed: {listed(others)}"
+            text = f"found {shown(stem)}, which has no TOML file in {directory}; allowed: {listed(others)}"
             raise wrong(source.path, key, text + did_you_mean(stem.removesuffix(".toml"), others))
         if stem == source.path.stem:
-            raise wrong(source.path, key, f"found {shown(stem)}, the agent itself; allowed: another one")
+            raise wrong(source.path, key, f"found {shown(stem)}, which is the agent itself; allowed: another agent")
     return stems
 
 
@@ -248,10 +247,10 @@ def _stems(source: _Source) -> list[str]:
 
 
 def _check(path: Path, file: AgentTable) -> None:
-    """Check what one file says of itself.
+    """Check keys of one file against each other.
 
     Raises:
-        SettingsError: Two of its keys do not go together.
+        SettingsError: Two keys conflict.
     """
     ways = {"instructions": file.instructions, "instructions_file": file.instructions_file, "[prompt]": file.prompt}
     given = [key for key, value in ways.items() if value is not None]
@@ -260,7 +259,7 @@ def _check(path: Path, file: AgentTable) -> None:
         raise wrong(path, given[-1] if given else "instructions", f"found {found}; allowed: one of {', '.join(ways)}")
     for key in _NEVER_A_SESSION_SETTING:
         if key in file.settings:
-            raise wrong(path, f"settings.{key}", "stands under [settings]; move it above the first table of the file")
+            raise wrong(path, f"settings.{key}", "is under [settings]; move it above the first table of the file")
     if file.prompt is not None:
         _check_states(path, file.prompt.states)
 
@@ -269,22 +268,22 @@ def _check_states(path: Path, states: Sequence[PromptState]) -> None:
     known: list[str] = []
     for place, state in enumerate(states, start=1):
         if state.id in known:
-            text = f"found {shown(state.id)}, which another state has already; allowed: an id of its own"
+            text = f"found {shown(state.id)}, which another state already has; allowed: a unique id"
             raise wrong(path, f"prompt.states[{place}].id", text)
         known.append(state.id)
     for place, state in enumerate(states, start=1):
         for way, transition in enumerate(state.transitions, start=1):
             if transition.next not in known:
-                text = f"found {shown(transition.next)}, no state; allowed: {listed(known)}"
+                text = f"found {shown(transition.next)}, which is not a state; allowed: {listed(known)}"
                 key = f"prompt.states[{place}].transitions[{way}].next"
                 raise wrong(path, key, text + did_you_mean(transition.next, known))
 
 
-# --- making agents ----------------------------------------------------------------------------------------------
+# --- agents -----------------------------------------------------------------------------------------------------
 
 
 def _agent(source: _Source, parts: AgentParts, links: list[RealtimeAgent | Handoff]) -> RealtimeAgent:
-    """Make the agent of a file; its handoffs are still to be put into `links`."""
+    """Create the agent of a file; the caller adds its handoffs to `links` later."""
     file = source.file
     blocked = [_blocks(file.blocked_words)] if file.blocked_words else []
     hooks = [file.hooks] if file.hooks else []
@@ -342,12 +341,12 @@ def _tools(source: _Source, parts: AgentParts) -> list[Tool]:
         elif name in tools:
             found.append(tools[name])
         else:
-            allowed = f'found {shown(name)}, no tool here; allowed: {listed(tools)}, or "*" alone'
+            allowed = f'found {shown(name)}, which is not a tool here; allowed: {listed(tools)}, or "*" alone'
             raise wrong(source.path, key, allowed + did_you_mean(name, tools))
     known = [one.name for one in found]
     for place, name in enumerate(file.needs_approval, start=1):
         if name not in known:
-            text = f"found {shown(name)}, none of the agent's tools; allowed: {listed(known)}"
+            text = f"found {shown(name)}, which is not a tool of this agent; allowed: {listed(known)}"
             raise wrong(source.path, f"needs_approval[{place}]", text + did_you_mean(name, known))
     return [replace(one, needs_approval=True) if one.name in file.needs_approval else one for one in found]
 
@@ -360,7 +359,7 @@ def _server(source: _Source, place: int, table: McpTable, parts: AgentParts) -> 
         raise wrong(source.path, key, f"found no server; allowed: {allowed}")
     for one in sorted(table.model_fields_set - MCP_KEYS[table.kind]):
         allowed = ", ".join(sorted(MCP_KEYS[table.kind]))
-        raise wrong(source.path, f"{key}.{one}", f"found beside {table.kind}; allowed there: {allowed}")
+        raise wrong(source.path, f"{key}.{one}", f"found together with {table.kind}; allowed there: {allowed}")
 
     def filled(group: str) -> dict[str, str]:
         values = getattr(table, group).items()
@@ -415,7 +414,7 @@ def _handoffs(
         )
         key = f"handoffs[{place}]"
         if transfer.tool_name in taken:
-            text = f"found {shown(transfer.tool_name)}, as {taken[transfer.tool_name]} is named; allowed: its own name"
+            text = f"found {shown(transfer.tool_name)}, the name of {taken[transfer.tool_name]}; allowed: a unique name"
             raise wrong(source.path, f"{key}.tool_name", text)
         taken[transfer.tool_name] = key
         made.append(transfer)
@@ -423,10 +422,10 @@ def _handoffs(
 
 
 def _blocks(words: Sequence[str]) -> OutputGuardrail:
-    """Make a guardrail that trips on whole words.
+    """Return a guardrail that trips on whole words.
 
-    A transcript is checked while it grows, and a word at its end counts: that it is cut there cannot be seen, and to
-    wait for the next letter would let a last word pass.
+    A transcript is checked while it grows. A word at its end counts, although more letters may follow: waiting for
+    them would miss the last word.
     """
     patterns = [_pattern(one) for one in words]
 
@@ -441,13 +440,13 @@ def _blocks(words: Sequence[str]) -> OutputGuardrail:
 
 
 def _pattern(word: str) -> re.Pattern[str]:
-    """Match a word, or several in a row, where no letter or digit goes on at either end."""
+    """Return a pattern for a word or phrase without a letter or digit directly before or after it."""
     spaced = r"\s+".join(re.escape(one) for one in _folded(word).split())
     return re.compile(rf"(?<!\w){spaced}(?!\w)")
 
 
 def _folded(text: str) -> str:
-    """Make capitals, the ways to write an accent and the two apostrophes alike."""
+    """Normalise case, accents and apostrophes."""
     return unicodedata.normalize("NFKC", text).casefold().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
 
 
@@ -455,12 +454,12 @@ def _folded(text: str) -> str:
 
 
 def prompt_markdown(prompt: Prompt) -> str:
-    """Write the sections of a prompt as Markdown: ``# Identity``, ``# Task``, …, ``# Conversation states``.
+    """Return the sections of a prompt as Markdown: ``# Identity``, ``# Task``, …, ``# Conversation states``.
 
-    Sections without text are left out. A list becomes a Markdown list.
+    Sections without text are omitted. A list becomes a Markdown list.
 
     Returns:
-        The text, without a line end at its end; "" where no section has text.
+        The text, without a newline at its end; "" if no section has text.
     """
     keys = [key for key in type(prompt).model_fields if key != "states"]
     bodies = {key.replace("_", " ").capitalize(): _body(getattr(prompt, key)) for key in keys}
@@ -488,5 +487,5 @@ def _state(state: PromptState) -> str:
 
 
 def _bare(condition: str) -> str:
-    """A condition as the middle of a sentence: "When the timer rings." is "the timer rings"."""
+    """Return a condition without "when" and full stop: "When the timer rings." becomes "the timer rings"."""
     return re.sub(r"(?i)^when\s+", "", condition.strip().rstrip("."))

@@ -34,29 +34,29 @@ _MOST_NAMED: Final = 16  # names that a message lists before it says "and more"
 _SECRET: Final = {"args", "authorization", "env", "headers", "url"}  # keys of [[mcp]] whose value no message shows
 
 Lines = str | list[str]
-"""One text, or a list of texts that is shown to the model as a list."""
+"""A string, or a list of strings that the model sees as a list."""
 
 
 # --- the format -------------------------------------------------------------------------------------------------
 
 
 def _allows(text: str) -> dict[str, Any]:
-    """Say in words what a field accepts; used in messages."""
+    """Return metadata with a description of the allowed values, for messages."""
     return {"allowed": text}
 
 
-_Text = Annotated[str, Field(json_schema_extra=_allows("a text"))]
-_FullText = Annotated[str, Field(pattern=r"\S", json_schema_extra=_allows("a text that is not empty"))]
-_Lines = Annotated[Lines, Field(json_schema_extra=_allows("a text or a list of texts"))]
-_Names = Annotated[list[str], Field(json_schema_extra=_allows("a list of names, each in quotes"))]
-_Texts = Annotated[list[str], Field(json_schema_extra=_allows("a list of texts, each in quotes"))]
-_Values = Annotated[dict[str, str], Field(json_schema_extra=_allows("a table of texts"))]
+_Text = Annotated[str, Field(json_schema_extra=_allows("a string"))]
+_FullText = Annotated[str, Field(pattern=r"\S", json_schema_extra=_allows("a non-empty string"))]
+_Lines = Annotated[Lines, Field(json_schema_extra=_allows("a string or a list of strings"))]
+_Names = Annotated[list[str], Field(json_schema_extra=_allows("a list of quoted names"))]
+_Texts = Annotated[list[str], Field(json_schema_extra=_allows("a list of strings"))]
+_Values = Annotated[dict[str, str], Field(json_schema_extra=_allows("a table of strings"))]
 _References = Annotated[
     list[str], Field(json_schema_extra=_allows('a list of "module:attribute", such as ["my_checks:no_prices"]'))
 ]
 _Words = Annotated[
     list[Annotated[str, Field(pattern=r"\w")]],
-    Field(json_schema_extra=_allows("a list of words, each in quotes and with a letter or digit in it")),
+    Field(json_schema_extra=_allows("a list of quoted words, each with a letter or digit")),
 ]
 
 
@@ -67,10 +67,10 @@ class _Table(BaseModel):
 
 
 class PromptTransition(_Table):
-    """The way from one state of the conversation to another."""
+    """A transition from one state of the conversation to another."""
 
     next: _FullText
-    """`id` of a state."""
+    """`id` of the next state."""
     when: _FullText
     """The condition, in words for the model."""
 
@@ -89,7 +89,7 @@ class PromptState(_Table):
 
 
 class Prompt(_Table):
-    """The sections of a voice prompt, in the order in which they are shown to the model; "" leaves one out."""
+    """The sections of a voice prompt, in the order in which the model sees them; "" omits one."""
 
     identity: _Lines = ""
     task: _Lines = ""
@@ -111,7 +111,7 @@ class HandoffTable(_Table):
         str,
         Field(
             pattern=r"^[a-zA-Z0-9_-]{0,64}$",
-            json_schema_extra=_allows("up to 64 letters, digits, '_' or '-'; empty makes one of the agent's name"),
+            json_schema_extra=_allows("up to 64 letters, digits, '_' or '-'; empty uses the agent's name"),
         ),
     ] = ""
     first_sentence: _Text = ""
@@ -164,7 +164,7 @@ class AgentTable(_Table):
         Field(
             pattern=r"\S",
             max_length=52,  # transfer_to_<name> is a tool's name, which may have 64
-            json_schema_extra=_allows("a text of 1 to 52 characters"),
+            json_schema_extra=_allows("a string of 1 to 52 characters"),
         ),
     ]
     handoff_description: _Text = ""
@@ -184,7 +184,7 @@ class AgentTable(_Table):
     mcp: Annotated[list[McpTable], Field(json_schema_extra=_allows("tables under [[mcp]]"))] = []
 
 
-# --- what is said of mistakes -----------------------------------------------------------------------------------
+# --- error messages ---------------------------------------------------------------------------------------------
 
 
 def wrong(path: Path, key: str, text: str) -> SettingsError:
@@ -196,11 +196,11 @@ def why(error: Exception) -> str:
 
 
 def explained(error: ValidationError) -> tuple[str, str]:
-    """Return the key and the sentence of the first mistake; an unknown key goes first, it often is the missing one."""
+    """Return the key and the message of the first error; an unknown key goes first, as it is often a misspelt one."""
     details = error.errors(include_url=False, include_context=False)
     detail = min(details, key=lambda one: one["type"] != "extra_forbidden")
     key, field, siblings = _place(detail["loc"])
-    if detail["type"] == "extra_forbidden":  # the value is not shown, it may be a misplaced secret
+    if detail["type"] == "extra_forbidden":  # do not show the value: it may be a misplaced secret
         return key, f"unknown key{_hint(str(detail['loc'][-1]), siblings)}"
     allowed = _allowed(field)
     if detail["type"] == "missing":
@@ -210,13 +210,13 @@ def explained(error: ValidationError) -> tuple[str, str]:
 
 
 def _place(loc: Sequence[int | str]) -> tuple[str, FieldInfo | None, Mapping[str, FieldInfo]]:
-    """Follow a place of pydantic's: the dotted key (lists count from 1), its field, and the fields beside it."""
+    """Return the dotted key of a pydantic location (lists count from 1), its field, and all fields of its table."""
     model: type[BaseModel] | None = AgentTable
     key, field, siblings = "", None, dict[str, FieldInfo]()
     for part in loc:
         if isinstance(part, int):
             key += f"[{part + 1}]"
-        elif model is None:  # the branch of a union, no key
+        elif model is None:  # a branch of a union, not a key
             break
         else:
             key += f".{_tidy(part)}" if key else _tidy(part)
@@ -234,11 +234,11 @@ def _table_of(annotation: Any) -> type[BaseModel] | None:
 
 def _allowed(field: FieldInfo | None) -> str:
     extra = field.json_schema_extra if field is not None else None
-    return str(extra["allowed"]) if isinstance(extra, dict) else "a text that is not empty"
+    return str(extra["allowed"]) if isinstance(extra, dict) else "a non-empty string"
 
 
 def _hint(word: str, siblings: Mapping[str, FieldInfo]) -> str:
-    """Say where an unknown key belongs: in another table, or as the nearest one of its own."""
+    """Return a hint for an unknown key: the table where it belongs, the nearest key, or all keys."""
     if word in AgentTable.model_fields:
         return f"; move {word!r} above the first table of the file"
     if word in Prompt.model_fields:
@@ -252,7 +252,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as a user would write it in TOML, short, on one line, and with nothing that looks like a key."""
+    """Return a value as in TOML, shortened, on one line, and with everything that looks like a key masked."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Mapping):
@@ -263,7 +263,7 @@ def shown(value: object) -> str:
 
 
 def _tidy(text: str) -> str:
-    """Make a text of the file fit for a message."""
+    """Return printable text of at most 40 characters, with keys masked."""
     plain = "".join(one if one.isprintable() else " " for one in KEY_SHAPE.sub("***", text))
     short = " ".join(plain.split())
     return short if len(short) <= 40 else short[:39] + "…"

@@ -1,7 +1,7 @@
-"""The device's own voice: sentences that are not the model's ("I can't hear anything from the microphone").
+"""The device's own announcements, spoken locally ("I can't hear anything from the microphone").
 
-The voice is local, so that it works without a network, and the announcer caches its sound. The earcon that the command
-names sounds instead if there is no voice, or if a sentence is not in the voice's language.
+The voice works without a network, and the announcer caches the synthesised audio. Without a voice, or if a sentence
+has no wording in the voice's language, the announcer plays the fallback earcon of the command.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ __all__ = ["LocalAnnouncer", "Voice"]
 
 log = logging.getLogger(__name__)
 
-_KEPT = 64  # sentences; there are some twenty, plus the labels of timers
+_KEPT = 64  # sentences; about twenty are fixed, the others contain timer labels
 
 
 class Voice(Protocol):
-    """Text to speech, local."""
+    """Local text to speech."""
 
     async def synthesize(self, text: str) -> bytes:
         """Return PCM16 mono at 24 kHz, or raise SpeechError."""
@@ -34,12 +34,12 @@ class _Speaker(Protocol):
 
 
 class LocalAnnouncer:
-    """Turns ``Announce`` into sound, one sentence at a time, in order.
+    """Plays ``Announce`` commands, one sentence at a time, in order.
 
     Args:
-        speaker: Plays the sound.
-        voice: Speaks the language of `wording`; None for earcons alone.
-        wording: Words the sentences.
+        speaker: Plays the audio.
+        voice: Speaks the language of `wording`; None plays earcons only.
+        wording: Source of the sentences.
     """
 
     def __init__(self, speaker: _Speaker, voice: Voice | None, wording: Wording) -> None:
@@ -50,7 +50,7 @@ class LocalAnnouncer:
         self._kept: dict[str, bytes] = {}
 
     def announce(self, command: Announce) -> None:
-        """Queue a sentence; on the loop's thread."""
+        """Queue a sentence; called on the event loop's thread."""
         self._queue.put_nowait(command)
 
     async def run(self) -> None:
@@ -72,7 +72,7 @@ class LocalAnnouncer:
         elif self._wording.has(sentence.key):
             text = self._wording.say(sentence.key, **sentence.values)
         else:
-            raise SpeechError(f"the wording of {self._wording.language!r} lacks it, and its voice speaks no English")
+            raise SpeechError(f"no wording for it in {self._wording.language!r}, and the voice does not speak English")
         if text in self._kept:
             return self._kept[text]
         pcm = await self._voice.synthesize(text)

@@ -1,7 +1,7 @@
-"""The composition root: settings in, a running appliance out. The only place that knows every part.
+"""The composition root: builds a running appliance from the settings. The only module that imports every part.
 
-One `asyncio.TaskGroup` holds everything that runs. The driver's end is the end of all: the rest is cancelled and
-closes what it owns. What nobody expected ends the process non-zero, and systemd starts it again (crash-only).
+One `asyncio.TaskGroup` runs all parts. When the driver ends, the other tasks are cancelled and close what they own. An
+unexpected exception ends the process with a non-zero status, and systemd restarts it (crash-only).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ __all__ = ["Appliance", "check_assistant", "open_assistant", "open_pipeline"]
 
 log = logging.getLogger(__name__)
 
-_SWITCH_INTERVAL_S = 0.001  # a spinning thread delays a periodic one by 1.2 ms at the median; by default by 5 ms
+_SWITCH_INTERVAL_S = 0.001  # a busy thread delays a periodic one by 1.2 ms at the median, with Python's default by 5 ms
 _HEALTHY_LAG_S = 5.0
 _HEALTHY_HEARTBEAT_S = 10.0
 
@@ -71,14 +71,14 @@ class _Runs(Protocol):
 
 
 class Appliance:
-    """The whole device. `run` returns when it was asked to stop.
+    """The whole device. `run` returns after `stop`.
 
     Args:
         settings: Checked settings.
-        environ: The environment, for keys and for systemd's sockets.
-        backend: A sound card other than the one the settings name (the simulator's).
-        pin_factory: A gpiozero factory other than the one the settings name.
-        state_dir: Where timers survive a restart; None keeps them in memory.
+        environ: The environment, for keys and systemd's variables.
+        backend: Audio backend that replaces the one of the settings (used by the simulator).
+        pin_factory: gpiozero factory that replaces the one of the settings.
+        state_dir: Folder for files that survive a restart; None stores nothing.
     """
 
     def __init__(
@@ -102,19 +102,19 @@ class Appliance:
         self._conversation: Conversation | None = None
         self._trace_problem = ""
         self.audio: AudioStreams | None = None
-        """The sound card, once `run` has begun; for meters."""
+        """The audio streams, after `run` has started; for level meters."""
 
     def post(self, event: Event) -> None:
-        """Put an event into the inbox; on the loop's thread, dropped before `run` and after its end."""
+        """Post an event; called on the event loop's thread. Dropped while `run` is not active."""
         if self._driver is not None:
             self._driver.post(event)
 
     def observe(self, observer: Observer) -> None:
-        """Add an observer; before `run`."""
+        """Add an observer; call it before `run`."""
         self._observers.append(observer)
 
     def stop(self, reason: str) -> None:
-        """Ask for a clean end; on the loop's thread."""
+        """Request a clean shutdown; called on the event loop's thread."""
         self.post(ShutdownRequested(reason))
 
     async def run(self) -> str:
@@ -124,7 +124,7 @@ class Appliance:
             The reason of the stop.
 
         Raises:
-            ApplianceError: The configuration cannot be carried out on this machine.
+            ApplianceError: The settings do not work on this machine.
         """
         async with AsyncExitStack() as stack:
             driver, transport, parts = await self._assemble(stack)
@@ -153,7 +153,7 @@ class Appliance:
                 gc.unfreeze()
         return reason
 
-    # --- putting it together ------------------------------------------------------------------------------------
+    # --- assembly -----------------------------------------------------------------------------------------------
 
     async def _assemble(self, stack: AsyncExitStack) -> tuple[Driver, RunningTransport, list[_Runs]]:
         settings = self._settings
@@ -217,9 +217,9 @@ class Appliance:
         return driver, transport, [transport, audio, runtime, button, light, announcer, timers]
 
     async def _endpoints(self, stack: AsyncExitStack) -> list[tuple[Endpoint, bool]]:
-        """Where the model is, the best first, each with whether it is the offline brain inside this process.
+        """Return the endpoints in order of preference, each with whether it is the built-in offline brain.
 
-        Only the first is given the key: the others are other people's, or nobody's.
+        Only the first endpoint gets the API key: a fallback may belong to someone else.
         """
         settings = self._settings
         chosen = settings.endpoint()
@@ -246,7 +246,7 @@ class Appliance:
         return made
 
     def _headers(self) -> dict[str, str]:
-        """Headers of a connection; the key is read anew each time, so that a new one needs no restart."""
+        """Return the headers of a connection; reads the key each time, so that a new key needs no restart."""
         link = self._settings.link
         headers: dict[str, str] = {}
         key = read_api_key(self._settings, self._environ, credentials_directory(self._environ))
@@ -298,12 +298,12 @@ class Appliance:
     ) -> tuple[Conversation, list[Observer]]:
         observers = list(self._observers)
         history = self._open_store(stack, observers)
-        seed = time.monotonic_ns() & 0xFFFF_FFFF  # of the reconnection jitter
+        seed = time.monotonic_ns() & 0xFFFF_FFFF  # for the reconnection jitter
         if self._settings.service.trace:
             recorder = TraceRecorder(Path(self._settings.service.trace), post=self.post)
             try:
                 recorder.open(policy=policy, specs=specs, history=history, seed=seed)
-            except StorageError as exc:  # the device is worth more than its record
+            except StorageError as exc:  # run without a trace rather than not at all
                 self._trace_problem = str(exc)
             stack.callback(recorder.close)
             observers.append(recorder)
@@ -311,12 +311,12 @@ class Appliance:
         return conversation, observers
 
     def _open_store(self, stack: AsyncExitStack, observers: list[Observer]) -> Sequence[HistoryItem]:
-        """Open what outlives the process: the conversation and the day's spend; returns what was said before."""
+        """Open the store of the conversation and the spend, and return the stored history."""
         history, budget = self._settings.history, self._settings.budget
         if self._state_dir is None or not (history.persist or budget.daily_usd or budget.daily_minutes):
             observers.append(Days(self.post, lambda day: (0.0, 0.0)))
             return ()
-        from appliance.service.store import ConversationStore  # SQLite, for those who want it
+        from appliance.service.store import ConversationStore  # loads SQLite only if it is used
 
         store = ConversationStore(
             self._state_dir / "conversation.db",
@@ -328,17 +328,17 @@ class Appliance:
         try:
             store.open()
             return store.load()
-        except StorageError as exc:  # the device is worth more than its memory
-            log.warning("%s; going on without it", exc)
+        except StorageError as exc:  # run without history rather than not at all
+            log.warning("%s; continuing without it", exc)
             store.close()
             return ()
 
     # --- running ------------------------------------------------------------------------------------------------
 
     async def _watch(self, driver: Driver, notifier: Notifier) -> None:
-        """Feed systemd's watchdog while the loop turns, the inbox drains and the card's frames advance.
+        """Feed systemd's watchdog while the loop runs, the inbox drains and the card's frames advance.
 
-        A card that is known to be missing is waited for, not restarted for: its frames do not count then.
+        While a card is known to be missing, its frames are not checked: a restart would not help.
         """
         interval_s = notifier.watchdog_interval_s
         if interval_s is None or not self._settings.service.watchdog:
@@ -356,7 +356,7 @@ class Appliance:
 
 
 class _LazyVoice:
-    """The device's own voice: the brain's text to speech, loaded at the first sentence."""
+    """The voice for announcements: the offline brain's text to speech, loaded at the first sentence."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -370,7 +370,7 @@ class _LazyVoice:
     async def synthesize(self, text: str) -> bytes:
         pcm = await self._engine.synthesize(text)
         if not pcm:
-            raise SpeechError(f"{self._settings.brain.tts} gave no sound")
+            raise SpeechError(f"{self._settings.brain.tts} returned no audio")
         return pcm
 
 
@@ -441,7 +441,7 @@ def open_wording(settings: Settings) -> Wording:
 def open_pipeline(
     settings: Settings, environ: Mapping[str, str], wording: Wording, *, remark: Callable[[str], None] = log.warning
 ) -> ChainedPipeline:
-    """Build the offline brain's chain as the settings say.
+    """Build the offline brain's pipeline from the settings.
 
     Args:
         remark: See `build_pipeline`.
@@ -450,7 +450,7 @@ def open_pipeline(
         SettingsError: See `build_pipeline`.
         SpeechError: See `build_pipeline`.
     """
-    from appliance.speech.pipeline import build_pipeline  # it needs the extra "offline"
+    from appliance.speech.pipeline import build_pipeline  # needs the extra "offline"
 
     brain = settings.brain
     return build_pipeline(
@@ -469,7 +469,7 @@ def open_pipeline(
 
 
 async def language_remarks(settings: Settings, environ: Mapping[str, str]) -> list[str]:
-    """Return what the device lacks in its language, one line each; for ``config check``. Loads no model.
+    """Return what the device lacks in its language, one line each, for ``config check``. Loads no model.
 
     Raises:
         ApplianceError: The offline brain is the only endpoint and cannot start.
@@ -477,7 +477,7 @@ async def language_remarks(settings: Settings, environ: Mapping[str, str]) -> li
     remarks: list[str] = []
     wording = open_wording(settings)
     if not wording.is_available:
-        remarks.append(f"no wording for language {wording.language!r}: texts are English and are not spoken")
+        remarks.append(f"no wording for language {wording.language!r}; texts are in English and not spoken")
     is_only = settings.endpoint().kind == "offline"
     if is_only or "offline" in settings.link.fallbacks.split():
         try:
@@ -516,7 +516,7 @@ def policy_from(
 
 
 def session_settings(settings: Settings) -> RealtimeSessionSettings:
-    """Gather what every agent's session begins from."""
+    """Return the session settings that all agents start from."""
     assistant = settings.assistant
     model = assistant.transcription_model
     return RealtimeSessionSettings(
@@ -530,7 +530,7 @@ def session_settings(settings: Settings) -> RealtimeSessionSettings:
 
 
 def _tune() -> None:
-    """Make a periodic callback punctual beside a busy loop."""
+    """Reduce the delay of the audio callback while the event loop is busy."""
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.collect()
-    gc.freeze()  # what is there now stays: a full collection would hold every thread up for milliseconds
+    gc.freeze()  # permanent objects: a full collection would stop all threads for milliseconds

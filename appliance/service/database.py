@@ -1,7 +1,7 @@
-"""An SQLite file that is ours, whole and private: made, checked, and moved aside when it is broken.
+"""The private SQLite file: create it, check it, and move it aside if it is damaged.
 
-In WAL mode with ``synchronous=NORMAL`` a commit is not fsynced: a crash of the process loses nothing, a power cut at
-most the last writes, and neither breaks the file.
+In WAL mode with ``synchronous=NORMAL`` a commit is not fsynced: a crash of the process loses nothing, a power cut
+loses at most the last writes, and neither corrupts the file.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ _CODES_OF_BROKEN_FILES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3
 
 
 class _Broken(Exception):
-    """The file is no database, or not a whole one."""
+    """The file is not a database, or is damaged."""
 
 
 def open_database(path: Path) -> sqlite3.Connection:
-    """Open the file, or begin it; mode 0600.
+    """Open the file, or create it with mode 0600.
 
-    A file that is no whole database is moved aside to ``<name>.broken``, which is logged.
+    A file that is not a database, or is damaged, is moved to ``<name>.broken``, with a warning.
 
     Raises:
-        StorageError: It cannot be read and written here, was written by a newer version, or belongs to another
+        StorageError: The file cannot be read or written, was written by a newer version, or belongs to another
             program.
     """
     try:
@@ -51,7 +51,7 @@ def open_database(path: Path) -> sqlite3.Connection:
         try:
             return _connected(path)
         except _Broken as exc:
-            log.warning("%s: %s; it is now %s, and the history begins anew", path, exc, _moved_aside(path))
+            log.warning("%s: %s; moved it to %s and started an empty history", path, exc, _moved_aside(path))
             return _connected(path)
     except StorageError:
         raise
@@ -61,25 +61,25 @@ def open_database(path: Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Commit what the block writes, or nothing of it."""
+    """Commit the writes of the block, or roll all of them back."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
         connection.execute("COMMIT")
     except BaseException:
-        if connection.in_transaction:  # after some errors SQLite has rolled back by itself
+        if connection.in_transaction:  # SQLite rolls back by itself after some errors
             connection.execute("ROLLBACK")
         raise
 
 
 def delete_broken(path: Path) -> None:
-    """Delete a file that was moved aside, with its companions."""
+    """Delete the file that was moved aside, with its ``-wal`` and ``-shm`` files."""
     for ending in ("", *_COMPANIONS):
         _beside(path, _BROKEN + ending).unlink(missing_ok=True)
 
 
 def reason_of(exc: Exception) -> str:
-    """Return the reason alone of an error of the system, which names the file too."""
+    """Return the reason of an operating system error, without the file name."""
     return getattr(exc, "strerror", None) or str(exc)
 
 
@@ -88,7 +88,7 @@ def _beside(path: Path, ending: str) -> Path:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    # SQLite would make it by the umask; its companions take the mode of the file.
+    # SQLite would use the umask; it copies the mode of the file to its -wal and -shm files.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         os.fchmod(descriptor, 0o600)
@@ -99,7 +99,7 @@ def _connected(path: Path) -> sqlite3.Connection:
         _prepare(connection, path)
     except BaseException as exc:
         connection.close()
-        # The code without its extension.
+        # & 0xFF: the primary result code of an extended one.
         if isinstance(exc, sqlite3.Error) and getattr(exc, "sqlite_errorcode", 0) & 0xFF in _CODES_OF_BROKEN_FILES:
             raise _Broken(str(exc)) from None
         raise
@@ -110,11 +110,11 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA:
         raise StorageError(
-            f"{path}: schema version {version}, this program knows up to {SCHEMA}; "
+            f"{path}: schema version {version}, this program supports up to {SCHEMA}; "
             "install the newer version again, or move the file away"
         )
     if version == 0 and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        raise StorageError(f"{path}: a database of another program; name another file")
+        raise StorageError(f"{path}: the database belongs to another program; set another file")
     for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "secure_delete = ON"):
         connection.execute(f"PRAGMA {pragma}")
     if version == 0:
@@ -130,7 +130,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 def _moved_aside(path: Path) -> Path:
     aside = _beside(path, _BROKEN)
-    for ending in _COMPANIONS:  # of an older broken file; and the new file must not find the log of this one
+    for ending in _COMPANIONS:  # remove those of an older broken file; the new file must not find this one's log
         _beside(aside, ending).unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):
             _beside(path, ending).replace(_beside(aside, ending))

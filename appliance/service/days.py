@@ -1,4 +1,4 @@
-"""The days of the budget: who spends today, and how much was spent so far."""
+"""Announces each new day to the conversation, with the amount already spent, to reset the budget."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["Days", "iso_date"]
 
 
 def iso_date(unix_s: float) -> str:
-    """Return the ISO date of a moment, local time."""
+    """Return the local ISO date of a Unix time."""
     return time.strftime("%Y-%m-%d", time.localtime(unix_s))
 
 
 class Days:
     """An observer of the driver that posts ``DayBegan`` at the first step of each day.
 
-    It stands behind the observer that stores the spend.
+    It runs after the observer that stores the spend.
 
     Args:
-        post: Takes the events.
-        spent: What is stored of a day (ISO date): US dollars and seconds of audio.
-        clock: Seconds since 1970, UTC.
+        post: Receives the events.
+        spent: Returns the stored spend of a day (ISO date): US dollars and seconds of audio.
+        clock: Unix seconds.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class Days:
         self._is_in_flight = False
 
     def __call__(self, now: float, event: Event, commands: Sequence[Command], view: View) -> None:
-        """Take one step; a day that somebody else has begun is not posted again."""
+        """Observe one step; a day that another source has posted is not posted again."""
         if isinstance(event, DayBegan):
             self._day = event.day
             self._is_in_flight = False
         today = iso_date(self._clock())
         is_counted = any(isinstance(one, Emit) and isinstance(one.notice, Usage) for one in commands)
-        # Usage that overtakes the event is counted for the old day and stored for the new one: post again.
+        # Usage handled before the posted event counts for the old day but is stored for the new one: post again.
         if today != self._day or (self._is_in_flight and is_counted):
             self._day = today
             self._is_in_flight = True

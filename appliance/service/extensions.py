@@ -33,7 +33,7 @@ class DeviceTools(dict[str, Tool]):
     """The device's tools by name; a missing name raises an error that lists them."""
 
     def __missing__(self, name: str) -> NoReturn:
-        raise SettingsError(f"the device has no tool {name!r}: there are {', '.join(self)}{did_you_mean(name, self)}")
+        raise SettingsError(f"the device has no tool {name!r}; available: {', '.join(self)}{did_you_mean(name, self)}")
 
     def add(self, place: str, found: Sequence[Tool] | None) -> None:
         """Add tools after the others.
@@ -42,10 +42,10 @@ class DeviceTools(dict[str, Tool]):
             SettingsError: `found` is None, or a name is taken; starts with `place`.
         """
         if found is None:
-            raise SettingsError(f"{place} is no Tool and no list of Tools; make it one, as @tool does")
+            raise SettingsError(f"{place} is neither a Tool nor a list of Tools; use @tool")
         for one in found:
             if one.name in self:
-                raise SettingsError(f"{place} has a tool {one.name!r}, and so has the device; give it another name")
+                raise SettingsError(f"{place} has a tool {one.name!r}, a name that the device already has; rename it")
         self.update((one.name, one) for one in found)
 
 

@@ -1,7 +1,7 @@
-"""Where log lines go: the journal with priorities, or a terminal; and nothing that looks like a key in either.
+"""Log output for the journal or a terminal, with secrets masked.
 
-Under systemd each line begins with ``<N>``, its syslog priority (sd-daemon(3)); elsewhere with time and level. The
-mask is the last line of defence, not the first: no module logs a key on purpose.
+Under systemd each line starts with ``<N>``, its syslog priority (sd-daemon(3)); elsewhere with time and level. The
+mask is the last line of defence: no module logs a key on purpose.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["is_journal", "mask_secrets", "set_up_logging"]
 _PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _DEBUG_PRIORITY: Final = 7
 
-# The client's own library logs headers and whole frames at DEBUG: keys, audio, and what was said.
+# At DEBUG the client libraries log headers and whole frames: keys, audio and speech.
 _TOO_TALKATIVE: Final = ("websockets", "openai", "httpx", "httpx2", "httpcore2", "mcp")
 
 _SECRETS: Final = (
@@ -34,14 +34,14 @@ _SECRETS: Final = (
 
 
 def mask_secrets(text: str) -> str:
-    """Replace whatever looks like a key, a token or the value of a secret header by ``***``."""
+    """Replace everything that looks like a key, a token or the value of a secret header by ``***``."""
     for pattern in _SECRETS:
         text = pattern.sub(r"\g<keep>***", text)
     return text
 
 
 class _Formatter(logging.Formatter):
-    """Masks the whole text, tracebacks too."""
+    """Masks the whole text, including tracebacks."""
 
     def format(self, record: logging.LogRecord) -> str:
         return mask_secrets(super().format(record))
@@ -50,17 +50,17 @@ class _Formatter(logging.Formatter):
 class _JournalFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         priority = next((number for least, number in _PRIORITIES if record.levelno >= least), _DEBUG_PRIORITY)
-        # The journal makes an entry of each line; one without a prefix would get the unit's default priority.
+        # The journal stores each line as an entry; a line without a prefix would get the unit's default priority.
         return "\n".join(f"<{priority}>{line}" for line in super().format(record).split("\n"))
 
 
 def set_up_logging(level: str, environ: Mapping[str, str], *, stream: TextIO | None = None) -> None:
-    """Send the log to a stream, and nowhere else.
+    """Log to one stream, replacing all other handlers.
 
     Args:
         level: ``debug``, ``info``, ``warning`` or ``error``.
-        environ: Looked at for ``JOURNAL_STREAM``.
-        stream: Where to; standard error if not named.
+        environ: Environment, for ``JOURNAL_STREAM``.
+        stream: Destination; None is standard error.
     """
     handler = logging.StreamHandler(stream)
     if is_journal(environ, handler.stream):
@@ -75,9 +75,9 @@ def set_up_logging(level: str, environ: Mapping[str, str], *, stream: TextIO | N
 
 
 def is_journal(environ: Mapping[str, str], stream: TextIO) -> bool:
-    """`stream` leads to the journal: ``$JOURNAL_STREAM`` holds its device and inode (systemd.exec(5)).
+    """Return whether `stream` is the journal: ``$JOURNAL_STREAM`` holds its device and inode (systemd.exec(5)).
 
-    The variable alone is no proof: a program that was started by the service inherits it, its output led elsewhere.
+    The variable alone is not enough: a child process inherits it even if its output is redirected.
     """
     device, _, inode = environ.get("JOURNAL_STREAM", "").partition(":")
     try:

@@ -1,11 +1,10 @@
-"""What survives a restart: the items of the conversation and what was spent on each day, in one SQLite file.
+"""Stores the conversation's items and the spend of each day across restarts, in one SQLite file.
 
-An observer of the driver writes each change at once, in one small transaction per event. The order is kept by a
-position: an item that is put between two others moves all behind it up by one, in the same transaction.
+An observer of the driver writes each change at once, in one small transaction per event. A position column keeps the
+order: inserting an item between two others moves all later items up by one, in the same transaction.
 
-Storing is never worth the conversation: when a write fails (full disk, read-only card), that is logged once and
-nothing more is written until the next start. Everything here runs on the thread that called `ConversationStore.open`:
-the loop's.
+A failed write (full disk, read-only card) must not stop the conversation: it is logged once, and nothing more is
+written until the next start. Everything here runs on the thread that called `ConversationStore.open`, the event loop's.
 """
 
 from __future__ import annotations
@@ -40,13 +39,13 @@ _KEPT_FIELDS = tuple(name for name in HistoryItem.__struct_fields__ if name != "
 
 
 class ConversationStore:
-    """An observer of the driver that keeps the conversation and the spend of each day.
+    """An observer of the driver that stores the conversation and the spend of each day.
 
     Args:
-        path: The file; its folder is made if need be. Mode 0600.
-        max_items: The newest that are kept; 0 keeps the spend only.
-        max_age_days: Older items are deleted.
-        clock: Seconds since 1970, UTC.
+        path: The file, mode 0600; its folder is created if missing.
+        max_items: How many of the newest items to keep; 0 stores the spend only.
+        max_age_days: Items and spend older than this are deleted.
+        clock: Unix seconds.
     """
 
     def __init__(
@@ -69,12 +68,12 @@ class ConversationStore:
         return f"<ConversationStore {self._path} {state}>"
 
     def open(self) -> None:
-        """Open the file, or begin it; harmless when it is open already.
+        """Open the file, or create it; idempotent.
 
-        A file that is no whole database is moved aside to ``<name>.broken``, which is logged.
+        A file that is not a database, or is damaged, is moved to ``<name>.broken``, with a warning.
 
         Raises:
-            StorageError: It cannot be read and written here, was written by a newer version, or belongs to another
+            StorageError: The file cannot be read or written, was written by a newer version, or belongs to another
                 program.
         """
         if self._connection is None:
@@ -82,25 +81,25 @@ class ConversationStore:
             self._has_failed = False
 
     def close(self) -> None:
-        """End storing; harmless when it is closed already."""
+        """Close the file; idempotent."""
         connection, self._connection = self._connection, None
         if connection is not None:
             try:
                 connection.close()
             except sqlite3.Error as exc:
-                log.warning("%s: the end of the history is lost: %s", self._path, exc)
+                log.warning("%s: could not close the file, the last changes may be lost: %s", self._path, exc)
 
     def __call__(self, now: float, event: Event, commands: Sequence[Command], view: View) -> None:
-        """Write what one step has changed; on the loop's thread, raises nothing."""
+        """Write the changes of one step; called on the event loop's thread, never raises."""
         notices = [one.notice for one in commands if isinstance(one, Emit)]
         changes = [one for one in notices if isinstance(one, (HistoryGrew, HistoryChanged, Usage))]
         if changes and self._connection is not None and not self._has_failed:
             self._try_to(partial(self._write, changes), self._connection)
 
     def load(self) -> tuple[HistoryItem, ...]:
-        """Return what is kept of the conversation, in its order; what is too old or too much is deleted.
+        """Return the stored items in order, and delete those beyond the limits of age and number.
 
-        An item that was in progress when the process ended is ``incomplete``.
+        An item that was in progress when the process ended comes back as ``incomplete``.
 
         Raises:
             StorageError: The store is not open, or the file cannot be read.
@@ -119,10 +118,10 @@ class ConversationStore:
         return tuple(item for key, text in rows if (item := self._decoded(key, text)) is not None)
 
     def forget(self) -> None:
-        """Delete the whole conversation, also from a file that was moved aside; what was spent stays.
+        """Delete the whole conversation and the file that was moved aside; keep the spend.
 
-        The text is overwritten, not just unlinked from the tables (as far as the card's own wear levelling lets that
-        be). An item that is changed afterwards does not come back.
+        SQLite overwrites the text (``secure_delete``), although the card's wear levelling may keep old blocks. A later
+        change of a deleted item does not bring it back.
 
         Raises:
             StorageError: The store is not open, or something could not be deleted.
@@ -131,25 +130,25 @@ class ConversationStore:
         try:
             with transaction(connection):
                 connection.execute("DELETE FROM items")
-            # Else the log still holds what was said.
+            # Without this, the write-ahead log would still contain the text.
             is_held = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             delete_broken(self._path)
         except (OSError, sqlite3.Error) as exc:
             raise StorageError(
-                f"{self._path}: not everything could be forgotten: {reason_of(exc)}; "
+                f"{self._path}: the conversation could not be deleted completely: {reason_of(exc)}; "
                 "stop the appliance and delete the file"
             ) from None
         if is_held:
             raise StorageError(
-                f"{self._path}: forgotten, but another program reads the file, so that {self._path.name}-wal "
-                "still holds what was said; end that program and forget again"
+                f"{self._path}: deleted, but another program has the file open, so {self._path.name}-wal "
+                "still contains the conversation; stop that program and delete again"
             )
 
     def spent(self, day: str) -> tuple[float, float]:
-        """Return US dollars and seconds of audio of a day; nothing where nothing is known of it.
+        """Return US dollars and seconds of audio of a day; zeros if nothing is stored.
 
         Args:
-            day: ISO date, local time.
+            day: Local ISO date.
         """
         row = None
         if self._connection is not None:
@@ -165,7 +164,7 @@ class ConversationStore:
         return self._connection
 
     def _try_to(self, write: Callable[[sqlite3.Connection], None], connection: sqlite3.Connection) -> None:
-        """Write in one transaction; a failure ends the storing and is not raised."""
+        """Write in one transaction; a failure is not raised, but stops all further writes."""
         try:
             with transaction(connection):
                 write(connection)
@@ -175,7 +174,7 @@ class ConversationStore:
     def _fail(self, exc: sqlite3.Error) -> None:
         if not self._has_failed:
             log.warning(
-                "%s: %s; the history is not stored any more. Make room or make it writable, and restart",
+                "%s: %s; the history is no longer stored. Free disk space or make the file writable, then restart",
                 self._path,
                 exc,
             )
@@ -193,12 +192,12 @@ class ConversationStore:
                 key = _key(item.id)
                 connection.execute(
                     "INSERT INTO items (id, position, added_at, item) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "
-                    "SET position = excluded.position, item = excluded.item",  # its age stays: a restart adds it anew
+                    "SET position = excluded.position, item = excluded.item",  # keep added_at: a restart adds it again
                     (key, self._place(connection, key, previous), self._clock(), _encoded(item)),
                 )
             case HistoryChanged(item_id=item_id, item=None):
                 connection.execute("DELETE FROM items WHERE id = ?", (_key(item_id),))
-            case HistoryChanged(item_id=item_id, item=HistoryItem() as item):  # one that is not stored stays so
+            case HistoryChanged(item_id=item_id, item=HistoryItem() as item):  # no-op if it is not stored
                 connection.execute("UPDATE items SET item = ? WHERE id = ?", (_encoded(item), _key(item_id)))
             case Usage(usd=usd, audio_s=seconds):
                 connection.execute(
@@ -210,7 +209,7 @@ class ConversationStore:
                 pass
 
     def _place(self, connection: sqlite3.Connection, key: str, previous: str) -> int:
-        """Free the position right behind the item `previous`; one that is not stored counts as the last."""
+        """Free the position after the item `previous`, or after the last item if `previous` is not stored."""
         first, behind = connection.execute(
             "SELECT ifnull(min(position), 0), ifnull(max(iif(id = ?, position, NULL)), ifnull(max(position), 0)) + 1 "
             "FROM items WHERE id <> ?",
@@ -236,18 +235,18 @@ class ConversationStore:
             values = json.loads(text)
             item = HistoryItem(**{name: values[name] for name in _KEPT_FIELDS if name in values})
         except (TypeError, ValueError) as exc:
-            log.warning("%s: item %s cannot be read and is left out: %s", self._path, key, type(exc).__name__)
+            log.warning("%s: skipped item %s, which cannot be read: %s", self._path, key, type(exc).__name__)
             return None
         return replace(item, status="incomplete") if item.status == "in_progress" else item
 
 
 def _key(item_id: str) -> str:
-    """The id as SQLite can hold it: a server may send what UTF-8 cannot (half a surrogate)."""
+    """Return the id in a form that SQLite can store: a server may send a lone surrogate, which is not valid UTF-8."""
     return item_id.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _encoded(item: HistoryItem) -> str:
-    """The item as JSON (ASCII, for the same reason), with a remark in place of its images."""
+    """Return the item as JSON (ASCII, for the same reason), with a remark instead of its images."""
     values = asdict(item)
     if values.pop("images"):
         values["text"] = " ".join(filter(None, (item.text, IMAGE_SHOWN)))

@@ -1,9 +1,9 @@
-"""The record is the bug report: every event and what the conversation made of it, and the replay of both.
+"""Traces for bug reports: record every event with the resulting commands, and replay the record.
 
-A trace is a text file, one JSON object a line. The first line describes the conversation (policy, session, seed);
-each other line holds an event, its time, and the commands. Because the conversation is a pure function of these,
-`replay` runs it again on any machine and compares the commands. Audio is in the trace, for the turn depends on it:
-whoever asks for a trace is told so. Anything that looks like a key is masked before it is written.
+A trace is a text file with one JSON object per line. The first line describes the conversation (policy, agents,
+history, seed); each other line holds an event, its time and the commands. Because the conversation is a pure function
+of these, `replay` runs it again on any machine and compares the commands. The trace contains audio, because turns
+depend on it; the settings warn about that. Anything that looks like a key is masked before it is written.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ __all__ = ["Divergence", "TraceRecorder", "replay"]
 
 log = logging.getLogger(__name__)
 
-FORMAT = 4  # goes up when a recorded class or field changes its name or meaning
-_SECRETS_OF_MCP = ("authorization", "headers")  # of a server that the model's side calls
-_FLUSH_EVERY = 50  # lines, a second of microphone: a crash loses no more than that
+FORMAT = 4  # incremented when a recorded class or field changes its name or meaning
+_SECRETS_OF_MCP = ("authorization", "headers")  # fields of a hosted MCP server
+_FLUSH_EVERY = 50  # lines, about one second of microphone audio: the most that a crash loses
 
 
 def _classes(module: types.ModuleType) -> dict[str, type]:
@@ -50,7 +50,7 @@ def _classes(module: types.ModuleType) -> dict[str, type]:
 
 
 def _field_names(cls: type) -> tuple[str, ...] | None:
-    """Name the fields of a class of events or commands, a Struct or a dataclass; None for any other class."""
+    """Return the field names of a Struct or a dataclass; None for any other class."""
     if issubclass(cls, msgspec.Struct):
         return cls.__struct_fields__
     return tuple(one.name for one in fields(cls)) if is_dataclass(cls) else None
@@ -67,7 +67,7 @@ _TYPES: dict[str, type] = {
 
 
 def encode(value: Any) -> Any:
-    """Turn an event or a command into JSON values; ``"@"`` names its class, ``{"#": …}`` holds bytes."""
+    """Return an event or a command as JSON values; ``"@"`` is its class, ``{"#": …}`` holds bytes."""
     if isinstance(value, bytes):
         return {"#": base64.b64encode(value).decode("ascii")}
     names = _field_names(type(value))
@@ -92,10 +92,10 @@ def _without_secrets(key: str, value: Any) -> Any:
 
 
 def decode(value: Any, *, inside_object: bool = False) -> Any:
-    """The inverse of `encode`; lists that are fields of an event or a command come back as tuples.
+    """Return the inverse of `encode`; lists that are fields of an event or a command come back as tuples.
 
     Raises:
-        KeyError: The trace names a class that this version does not know.
+        KeyError: The value names a class that this version does not have.
     """
     if isinstance(value, dict):
         if set(value) == {"#"}:
@@ -113,7 +113,7 @@ def decode(value: Any, *, inside_object: bool = False) -> Any:
 class TraceRecorder:
     """An observer of the driver that writes a trace.
 
-    A disk that fills up ends the trace, not the conversation: ``TracingFailed`` is posted once.
+    A write error, such as a full disk, ends the trace and posts ``TracingFailed`` once; the conversation continues.
     """
 
     def __init__(self, path: Path, *, post: Callable[[Event], None]) -> None:
@@ -131,10 +131,10 @@ class TraceRecorder:
         seed: int = 0,
         is_muted: bool = False,
     ) -> None:
-        """Begin the file with what the `Conversation` was made of.
+        """Create the file and write the arguments of the `Conversation` to its first line.
 
         Raises:
-            StorageError: It cannot be written here.
+            StorageError: The file cannot be written.
         """
         head = {
             "trace": FORMAT,
@@ -153,7 +153,7 @@ class TraceRecorder:
             raise StorageError(f"{self._path}: the trace cannot be written: {exc.strerror or exc}") from None
 
     def __call__(self, now: float, event: Event, commands: Sequence[Command], view: View) -> None:
-        """Record one step; on the loop's thread."""
+        """Record one step; called on the event loop's thread."""
         if self._file is None:
             return
         try:
@@ -165,24 +165,24 @@ class TraceRecorder:
             self._post(TracingFailed(f"{self._path}: {exc.strerror or exc} after {self._lines} lines"))
 
     def close(self) -> None:
-        """End the file; harmless when it is closed already."""
+        """Close the file; idempotent."""
         file, self._file = self._file, None
         if file is not None:
             try:
                 file.close()
             except OSError as exc:
-                log.warning("%s: the end of the trace is lost: %s", self._path, exc.strerror or exc)
+                log.warning("%s: cannot close the trace, its end may be lost: %s", self._path, exc.strerror or exc)
 
     def _write(self, line: Mapping[str, Any]) -> None:
         assert self._file is not None
-        # All in ASCII: a model may say what UTF-8 cannot hold (half a surrogate) or what looks like the end of a line.
+        # ASCII: model text may contain a lone surrogate, which is not valid UTF-8, or a Unicode line separator.
         self._file.write(mask_secrets(json.dumps(line, separators=(",", ":"))) + "\n")
         self._lines += 1
 
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """Where a replay did something else than the record says."""
+    """A step where the replay and the record differ."""
 
     line: int
     event: Any
@@ -191,11 +191,11 @@ class Divergence:
 
 
 def read(path: Path) -> Iterator[Mapping[str, Any]]:
-    """Yield the lines of a trace; a last line that was cut off is left out.
+    """Yield the lines of a trace; skip a truncated last line.
 
     Raises:
-        SettingsError: The file is no trace, or one of another format.
-        StorageError: It cannot be read.
+        SettingsError: The file is not a trace, or has another format.
+        StorageError: The file cannot be read.
     """
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n")
@@ -207,7 +207,7 @@ def read(path: Path) -> Iterator[Mapping[str, Any]]:
         except ValueError:
             if number == len(lines) and number > 1:
                 return
-            raise SettingsError(f"{path}, line {number}: not JSON: this is no trace of the appliance") from None
+            raise SettingsError(f"{path}, line {number}: not JSON: this is not a trace of the appliance") from None
         if number == 1:
             _check_format(path, value)
         yield value
@@ -216,10 +216,10 @@ def read(path: Path) -> Iterator[Mapping[str, Any]]:
 def _check_format(path: Path, head: Any) -> None:
     found = head.get("trace") if isinstance(head, dict) else None
     if type(found) is not int:
-        raise SettingsError(f"{path}: no trace of the appliance: its first line names no format")
+        raise SettingsError(f"{path}: not a trace of the appliance: its first line has no format number")
     if found != FORMAT:
         raise SettingsError(
-            f"{path}: a trace of format {found}, and this version reads format {FORMAT} only; "
+            f"{path}: the trace has format {found}, and this version reads format {FORMAT} only; "
             "replay it with the version of the appliance that recorded it"
         )
 
@@ -228,11 +228,11 @@ def replay(path: Path) -> tuple[int, list[Divergence]]:
     """Run a recorded conversation again.
 
     Returns:
-        How many events there were, and where the commands differ from the record (an empty list: bit for bit).
+        The number of events, and the steps whose commands differ from the record (empty if identical).
 
     Raises:
-        SettingsError: The file is no trace, or one of another version of the appliance.
-        StorageError: It cannot be read.
+        SettingsError: The file is not a trace, or was written by another version of the appliance.
+        StorageError: The file cannot be read.
     """
     lines = read(path)
     with _understood(path, 1):
@@ -251,7 +251,7 @@ def replay(path: Path) -> tuple[int, list[Divergence]]:
         with _understood(path, count + 1):
             event, now, recorded = decode(line["event"]), line["t"], line["commands"]
             if type(event) not in _TYPES.values():
-                raise ValueError("no event")
+                raise ValueError("not an event")
         replayed = json.loads(mask_secrets(json.dumps(encode(conversation.handle(event, now)))))
         if replayed != recorded:
             divergences.append(Divergence(count + 1, line["event"], recorded, replayed))
@@ -260,12 +260,12 @@ def replay(path: Path) -> tuple[int, list[Divergence]]:
 
 @contextmanager
 def _understood(path: Path, line: int) -> Iterator[None]:
-    """Say in one line that a part of the trace has another form than this version writes."""
+    """Turn errors of decoding a line into a `SettingsError` that names the line."""
     try:
         yield
     except (KeyError, TypeError, ValueError) as exc:
         if isinstance(exc, SettingsError):
             raise
         raise SettingsError(
-            f"{path}, line {line}: this version of the appliance did not write that ({type(exc).__name__}: {exc})"
+            f"{path}, line {line}: not written by this version of the appliance ({type(exc).__name__}: {exc})"
         ) from None

@@ -1,4 +1,4 @@
-"""The log of the conversation: a line for each turn, trouble, handoff, tripwire and connection; never what was said."""
+"""Logs one line per turn, trouble, handoff, tripwire and connection; never the speech itself."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class TurnLog:
     """An observer of the driver.
 
     Args:
-        xruns: Counts what the sound card lost, since the start.
-        wording: Words the troubles and the budget.
+        xruns: Returns the number of xruns since the start.
+        wording: Source of the sentences for troubles and the budget.
     """
 
     def __init__(self, xruns: Callable[[], int], wording: Wording) -> None:
@@ -43,7 +43,7 @@ class TurnLog:
         self._usd: float | None = None
 
     def __call__(self, now: float, event: Event, commands: Sequence[Command], view: View) -> None:
-        """Take one step."""
+        """Observe one step."""
         for command in commands:
             match command:
                 case Send(event=InputAudioBufferCommit()):
@@ -62,7 +62,7 @@ class TurnLog:
                 self._xruns_before = self._xruns()
                 self._usd = None
             case TurnEnd():
-                self._tell(notice, now)
+                self._log_turn(notice, now)
             case Error(kind=kind, detail=detail):
                 log.warning("%s: %s", kind, self._wording.trouble(kind, detail))
             case Usage(usd=float(usd)):
@@ -70,7 +70,7 @@ class TurnLog:
             case HandoffDone(from_agent=before, to_agent=after):
                 log.info("handoff: %s to %s", before, after)
             case Guardrail(turn=turn, side=side, guardrail=name):
-                log.warning("%s: the guardrail %s tripped on the %s", turn, name, side)
+                log.warning("%s: guardrail %s tripped on the %s", turn, name, side)
             case Connected(link=link, endpoint=endpoint):
                 log.info("link %d: ready, endpoint %d", link, endpoint)
             case BudgetWarning():
@@ -78,7 +78,7 @@ class TurnLog:
             case _:
                 pass
 
-    def _tell(self, ended: TurnEnd, now: float) -> None:
+    def _log_turn(self, ended: TurnEnd, now: float) -> None:
         start = self._marks.get("press", now)
         spoken = self._marks.get("commit", now) - start
         waited = self._marks["answer"] - self._marks["commit"] if {"answer", "commit"} <= set(self._marks) else 0.0

@@ -425,12 +425,12 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|false")
 
 def _path_of(folder: Path, language: str) -> Path:
     if not _LANGUAGE.fullmatch(language):
-        raise SettingsError(f"language {language!r} is no language code; write one such as 'en' or 'en-GB'")
+        raise SettingsError(f"{language!r} is not a language code; use one such as 'en' or 'en-GB'")
     for name in (language, re.split("[-_]", language)[0]):
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     there = ", ".join(path.stem for path in sorted(folder.glob("*.yaml"))) or "none"
-    raise LanguageError(f"no phrase book for language {language!r} in {folder}; there: {there}")
+    raise LanguageError(f"no phrase book for language {language!r} in {folder}; available: {there}")
 
 
 def _table(source: Mapping[str, Any], key: str, name: str) -> Mapping[Any, Any]:
@@ -454,7 +454,7 @@ def _rules(source: Mapping[str, Any], name: str) -> dict[str, str]:
 
 def _replies(ones: Any, where: str) -> tuple[Reply, ...]:
     if not isinstance(ones, list) or not all(isinstance(one, Mapping) and "say" in one for one in ones):
-        raise SettingsError(f"{where}: expected a list of entries with 'say'")
+        raise SettingsError(f"{where}: expected a list of mappings with 'say'")
     return tuple(Reply(say=str(one["say"]), when=one.get("when") or {}) for one in ones)
 
 
@@ -485,7 +485,7 @@ def _parse(template: str, where: str) -> Expression:
         expression = parse_sentence(template).expression
         refuse_joins(expression)
     except (ParseError, AssertionError) as exc:
-        raise SettingsError(f"{where}: {template!r} is no template: {exc}") from None
+        raise SettingsError(f"{where}: {template!r} is not a valid template: {exc}") from None
     except SettingsError as exc:
         raise SettingsError(f"{where}: {template!r}: {exc}") from None
     return expression

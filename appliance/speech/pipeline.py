@@ -203,7 +203,7 @@ def build_pipeline(
     try:
         recogniser = open_stt(stt, book, language=language)
     except LanguageError as exc:
-        remark(f"the offline brain understands no speech: {exc}")
+        remark(f"the offline brain does not understand speech: {exc}")
         recogniser, workflow, book = _Deaf(), "phrases", _empty_book(language, wording)
     try:
         speaker = open_tts(tts, language=language, voice=voice)
@@ -211,7 +211,7 @@ def build_pipeline(
         remark(f"the offline brain has no voice: {exc}")
         speaker = _Mute(str(exc))
     if workflow == "phrases" and not wording.has("brain.no_commands"):
-        speaker = _Mute(f"no wording for language {language!r}, and its voice speaks no English")
+        speaker = _Mute(f"no wording for language {language!r}, and its voice does not speak English")
     endpoint = ChatEndpoint(url=chat_url, model=chat_model, key=chat_key)
     return ChainedPipeline(stt=recogniser, workflow=open_workflow(workflow, book, endpoint), tts=speaker)
 

@@ -1,7 +1,7 @@
-"""Tools for device control, made of plain parts; a part that is missing takes its tools with it.
+"""Tools for device control, built from the parts that the device has; a missing part has no tools.
 
-What a person asked to be done is answered by a small JSON object; what a person asked to be told is answered by a
-sentence, which a model may reword and the offline brain speaks as it is.
+A tool that switches something returns a small JSON object. A tool that answers a question returns a sentence, which a
+model may reword and the offline brain speaks verbatim.
 """
 
 from __future__ import annotations

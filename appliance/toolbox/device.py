@@ -1,4 +1,4 @@
-"""The tools themselves. All are async and quick: they run on the loop, so no part needs a lock."""
+"""The device's tools. All are async and quick, and run on the event loop, so no part needs a lock."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ Percent = Annotated[int, Field(ge=0, le=100)]
 
 
 class Output(Protocol):
-    """A pin that is driven, as gpiozero's output devices are."""
+    """An output pin, such as an output device of gpiozero."""
 
     value: float
     """0 to 1."""
 
 
 class Volume(Protocol):
-    """The loudspeaker."""
+    """The loudspeaker's volume, 0 to 100."""
 
     volume: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceParts:
-    """What the device has; None where it has none."""
+    """The parts of the device; None for a missing part."""
 
     lamp: Output | None = None
     light: Output | None = None
-    """It is dimmed."""
+    """A dimmable light."""
     volume: Volume | None = None
     timers: Timers | None = None
     status: StatusReader | None = None
     now: Callable[[], datetime] = lambda: datetime.now().astimezone()
     wording: Wording = field(default_factory=Wording)
-    """Words the answers that the offline brain speaks as they are."""
+    """Source of the sentences that tools return."""
 
 
 def device_tools(parts: DeviceParts) -> list[Tool]:
-    """Make the tools of a device, in a fixed order."""
+    """Return the tools of a device, in a fixed order."""
     return [
         *(_lamp_tools(parts.lamp) if parts.lamp is not None else ()),
         *(_light_tools(parts.light, parts.wording) if parts.light is not None else ()),
@@ -67,7 +67,7 @@ def _lamp_tools(lamp: Output) -> Iterator[Tool]:
         """Switch the lamp on or off.
 
         Args:
-            on: True to light it.
+            on: True to switch it on.
         """
         lamp.value = on
         return {"on": on}
@@ -76,16 +76,16 @@ def _lamp_tools(lamp: Output) -> Iterator[Tool]:
 
 
 def _light_tools(light: Output, wording: Wording) -> Iterator[Tool]:
-    percent = 100  # as bright as it was, or is
+    percent = 100  # the last brightness
 
     @tool
     async def set_light(on: bool, brightness: Percent | None = None, color: Color | None = None) -> dict[str, Any]:
         """Switch the light on or off, or dim it.
 
         Args:
-            on: True to light it.
-            brightness: In percent; left out, it is as bright as it was.
-            color: The colour, where the light has colours.
+            on: True to switch it on.
+            brightness: Brightness in percent; if omitted, as bright as before.
+            color: The colour, if the light has colours.
         """
         nonlocal percent
         if not on or brightness == 0:
@@ -105,7 +105,7 @@ def _volume_tools(speaker: Volume) -> Iterator[Tool]:
         """Set how loud the device speaks.
 
         Args:
-            percent: 0 is silent, 100 the loudest.
+            percent: 0 is silent, 100 is loudest.
         """
         speaker.volume = percent
         return {"percent": speaker.volume}
@@ -145,8 +145,8 @@ def _timer_tools(timers: Timers, wording: Wording) -> Iterator[Tool]:
         """Start a timer that rings when its time is up.
 
         Args:
-            seconds: How long, at most a day.
-            label: What it is for, such as "pasta".
+            seconds: Duration, at most one day.
+            label: What the timer is for, such as "pasta".
         """
         if timers.is_full:
             raise ToolError(wording.say("tool.too_many_timers", count=MOST_TIMERS))
@@ -155,7 +155,7 @@ def _timer_tools(timers: Timers, wording: Wording) -> Iterator[Tool]:
 
     @tool
     async def list_timers() -> str:
-        """Say which timers are running, and how long each has left."""
+        """Say which timers are running and how much time each has left."""
         running = timers.running()
         if not running:
             return wording.say("tool.no_timer")
@@ -167,7 +167,7 @@ def _timer_tools(timers: Timers, wording: Wording) -> Iterator[Tool]:
         """Cancel timers.
 
         Args:
-            label: Which; left out, all of them.
+            label: Label of the timer to cancel; if omitted, all timers are cancelled.
         """
         gone = timers.cancel(label)
         if not gone:
@@ -177,7 +177,7 @@ def _timer_tools(timers: Timers, wording: Wording) -> Iterator[Tool]:
         return unsaved("timer_cancelled", "cancel_not_saved", timer=_named(gone[0], wording))
 
     def unsaved(key: str, warning: str, **values: Any) -> str:
-        """Word an answer, with a warning while the timers cannot be saved."""
+        """Return an answer, with a warning if the timers cannot be saved."""
         said = wording.say(f"tool.{key}", **values)
         return f"{said} {wording.say(f'tool.{warning}')}" if timers.save_problem else said
 

@@ -1,4 +1,4 @@
-"""How the device is doing, read from the kernel's files. What this machine does not tell is None, never a guess."""
+"""Device status, read from kernel files. A value that this machine does not report is None, never a guess."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["DeviceStatus", "StatusReader"]
 
 @dataclass(frozen=True, slots=True)
 class DeviceStatus:
-    """One reading; None where the machine does not tell."""
+    """One reading; None for a value that the machine does not report."""
 
     temperature_c: float | None
     uptime_s: int | None
@@ -23,13 +23,13 @@ class DeviceStatus:
 
 
 class StatusReader:
-    """Reads below `root`, so that a test can bring its own machine."""
+    """Reads the kernel files below `root`; tests pass their own folder."""
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._root = root
 
     def read(self) -> DeviceStatus:
-        """Read everything now; a few small files."""
+        """Read all values now, from a few small files."""
         uptime = self._number("proc/uptime")
         return DeviceStatus(
             temperature_c=self._temperature(),
@@ -53,7 +53,7 @@ class StatusReader:
             return None
 
     def _temperature(self) -> float | None:
-        """The first zone that tells; on a Raspberry Pi, zone 0 is the processor."""
+        """Return the temperature of the first readable zone; on a Raspberry Pi, zone 0 is the processor."""
         for zone in sorted((self._root / "sys/class/thermal").glob("thermal_zone*")):
             millidegrees = self._number(f"sys/class/thermal/{zone.name}/temp")
             if millidegrees is not None:
@@ -72,7 +72,7 @@ class StatusReader:
         return round(100 * disk.f_bavail / disk.f_blocks) if disk.f_blocks else None
 
     def _undervolted(self) -> bool | None:
-        """The firmware's flag on a Raspberry Pi (bit 0: now)."""
+        """Return the under-voltage flag of the Raspberry Pi firmware (bit 0: under-voltage now)."""
         try:
             return bool(int(self._text("sys/devices/platform/soc/soc:firmware/get_throttled"), 16) & 1)
         except ValueError:

@@ -1,4 +1,4 @@
-"""Kitchen timers: they ring through the conversation, and survive a restart."""
+"""Kitchen timers: they post alarms to the conversation and survive a restart."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["MOST_TIMERS", "Timer", "Timers"]
 log = logging.getLogger(__name__)
 
 MOST_TIMERS = 20
-_LONGEST_WAIT_S = 60.0  # how late it is seen that the wall clock was set
+_LONGEST_WAIT_S = 60.0  # the longest delay until a change of the wall clock is noticed
 _CLOCK_WAS_SET_S = 2.0
 
 
@@ -33,7 +33,7 @@ class Timer:
     label: str
     seconds: int
     due: float
-    """On the `clock` of `Timers`: it does not jump when the network sets the wall clock, minutes after a Pi's start."""
+    """Time on the `clock` of `Timers`, which does not jump when NTP sets the wall clock minutes after a Pi's start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,10 @@ class Timers:
     """All running timers.
 
     Args:
-        post: Takes ``AlarmRang`` and ``TimersChanged``; called on the loop's thread.
-        path: Where they are kept over a restart; None for nowhere.
-        clock: Monotonic seconds; timers run by it.
-        wall: Unix seconds; they are kept by it.
+        post: Receives ``AlarmRang`` and ``TimersChanged``; called on the event loop's thread.
+        path: File that keeps the timers across a restart; None keeps them in memory only.
+        clock: Monotonic seconds; running timers use it.
+        wall: Unix seconds; the file uses it.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Timers:
         self._count = 0
         self._changed = asyncio.Event()
         self.save_problem = ""
-        """Why the timers would not survive a restart; "" while they would."""
+        """Why the timers could not be saved; "" if they are saved."""
 
     @property
     def is_full(self) -> bool:
@@ -92,32 +92,32 @@ class Timers:
         self._count += 1
         timer = Timer(f"timer_{self._count}", label.strip(), seconds, self._clock() + seconds)
         self._timers[timer.id] = timer
-        self._tell()
+        self._on_change()
         return timer
 
     def running(self) -> list[tuple[Timer, int]]:
-        """Every timer with the seconds that it has left, the next to ring first."""
+        """Return every timer with its remaining seconds, the next to ring first."""
         self._load()
         now = self._clock()
         by_due = sorted(self._timers.values(), key=lambda timer: timer.due)
         return [(timer, max(0, round(timer.due - now))) for timer in by_due]
 
     def cancel(self, label: str | None = None) -> list[Timer]:
-        """Cancel the timers with this label, or all; returns those that were running."""
+        """Cancel the timers with this label, or all; return the cancelled ones."""
         self._load()
         wanted = label.strip().casefold() if label else None
         gone = [timer for timer in self._timers.values() if wanted is None or timer.label.casefold() == wanted]
         for timer in gone:
             del self._timers[timer.id]
         if gone:
-            self._tell()
+            self._on_change()
         return gone
 
     def silence(self, alarm_id: str) -> None:
-        """An alarm was acknowledged: no-op, a timer is removed when it begins to ring."""
+        """Acknowledge an alarm: no-op, because a timer is removed when it starts to ring."""
 
     async def run(self) -> None:
-        """Ring what is due, until cancelled."""
+        """Ring due timers until cancelled."""
         self._load()
         if self._timers:
             self._post(TimersChanged(len(self._timers)))
@@ -132,27 +132,27 @@ class Timers:
                     await self._changed.wait()
 
     def ring_due(self) -> None:
-        """Post an alarm for every timer that has ended."""
+        """Post an alarm for every timer that is due."""
         now = self._clock()
         due = [timer for timer in self._timers.values() if timer.due <= now]
         for timer in due:
             del self._timers[timer.id]
             self._post(AlarmRang(timer.id, timer.label))
         if due:
-            self._tell()
+            self._on_change()
 
-    def _tell(self) -> None:
+    def _on_change(self) -> None:
         self._changed.set()
         self._save()
         self._post(TimersChanged(len(self._timers)))
 
     def _follow_wall(self) -> None:
-        """Save again when the wall clock was set: the kept ends are by it."""
+        """Save again after the wall clock was set, because the file has wall clock times."""
         if self._timers and abs(self._wall() - self._clock() - self._saved_offset_s) > _CLOCK_WAS_SET_S:
             self._save()
 
     def _save(self) -> None:
-        """Keep the timers by the wall clock; replaces the file in one step."""
+        """Save the timers with wall clock times; replaces the file atomically."""
         self._saved_offset_s = offset_s = self._wall() - self._clock()
         if self._path is None:
             return
@@ -168,10 +168,10 @@ class Timers:
             self.save_problem = ""
         except OSError as exc:
             self.save_problem = f"{self._path}: {exc.strerror or exc}"
-            log.warning("timers would not survive a restart: %s", self.save_problem)
+            log.warning("timers will not survive a restart: %s", self.save_problem)
 
     def _load(self) -> None:
-        """Take up what was kept, once; what ended meanwhile is due now."""
+        """Load the saved timers, once; a timer that ended meanwhile is due now."""
         if self._is_loaded:
             return
         self._is_loaded = True
@@ -183,11 +183,11 @@ class Timers:
         except FileNotFoundError:
             return
         except (OSError, ValueError) as exc:
-            log.warning("%s: the kept timers cannot be read: %s", self._path, type(exc).__name__)
+            log.warning("%s: the saved timers cannot be read: %s", self._path, type(exc).__name__)
             return
         now = self._clock()
         for one in kept:
-            # A wall clock that is behind (no battery, no network yet) must not make a timer longer than it was set.
+            # If the wall clock is behind (no battery, no NTP yet), a timer must not run longer than it was set.
             due = min(one.ends_at - offset_s, now + one.seconds)
             self._timers[one.id] = Timer(one.id, one.label, one.seconds, due)
             self._count = max(self._count, int(one.id.rpartition("_")[2]))

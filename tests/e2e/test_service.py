@@ -160,7 +160,7 @@ def test_ask_reports_the_turn_saves_the_reply_and_writes_a_trace_that_replays(tm
     assert isinstance(report["xruns"], int)
     replayed = _appliance("replay", str(trace))
     assert replayed.returncode == 0
-    assert "0 of them decided differently" in replayed.stdout
+    assert "0 of them with different commands" in replayed.stdout
     again = _appliance("ask", str(reply), "--json")  # ask the device its own reply
     assert json.loads(again.stdout)["tools"] == []
     assert again.returncode == 0, "speech that is not understood is answered aloud too"

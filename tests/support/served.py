@@ -1,4 +1,4 @@
-"""A `ServerModel` driven by a test: literal client events in, checked frames out, effects kept for the test."""
+"""A `ServerModel` driven by a test: takes literal client events, checks every frame, keeps the effects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MS = 48  # bytes of one millisecond of PCM16 at 24 kHz
 
 
 def tone(duration_ms: int, *, level: int = 6000) -> bytes:
-    """Return a square wave of 240 Hz, loud enough for any voice detector."""
+    """Return a 240 Hz square wave, loud enough for any voice activity detector."""
     period = [level] * 50 + [-level] * 50
     frames = duration_ms * 24
     return array("h", (period * (frames // 100 + 1))[:frames]).tobytes()
@@ -39,7 +39,7 @@ class Served:
             self.update(audio={"input": {"turn_detection": None}})
 
     def do(self, effects: list[Effect]) -> list[dict[str, Any]]:
-        """Carry out effects; return the frames."""
+        """Apply effects and return the emitted frames."""
         frames = []
         for effect in effects:
             match effect:
@@ -117,7 +117,7 @@ def names(frames: list[dict[str, Any]]) -> list[str]:
 
 
 def the_error(frames: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the error of the only frame."""
+    """Return the error of a single ``error`` frame."""
     assert names(frames) == ["error"], frames
     error: dict[str, Any] = frames[0]["error"]
     return error

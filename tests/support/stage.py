@@ -1,6 +1,6 @@
-"""A conversation with virtual time, a finger, a microphone, and literal frames of the server.
+"""A `Conversation` driven with virtual time, button and microphone events, and literal server frames.
 
-Every frame that it sends is checked strictly against the types of the `openai` package.
+Every frame that the conversation sends is checked strictly against the types of the `openai` package.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ SESSION = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
 
 
 def period(sample: int = 4000, frames: int = 480) -> bytes:
-    """Return one period of audio in which every sample is `sample`, so that its origin can be recognised."""
+    """Return one period of audio in which every sample is `sample`, so that a test can identify it."""
     return array("h", [sample] * frames).tobytes()
 
 
@@ -87,7 +87,7 @@ class Stage:
         self.played_frames = 0
         self._event_ids = 0
 
-    # --- the world ---------------------------------------------------------------------------------------------
+    # --- input ----------------------------------------------------------------------------------------------
 
     def do(self, event: Event) -> list[Command]:
         commands = self.conversation.handle(event, self.now)
@@ -163,7 +163,7 @@ class Stage:
         return self.do(PlayoutProgress(self.conversation.epoch, self.played_frames, drained))
 
     def server(self, frame: dict[str, Any]) -> list[Command]:
-        """Receive this frame, literally, on the current link."""
+        """Receive this literal frame on the current link."""
         self._event_ids += 1
         raw = json.dumps({"event_id": f"event_{self._event_ids}"} | frame)
         return self.do(ServerEventReceived(self.link, wire.decode(raw)))
@@ -171,7 +171,7 @@ class Stage:
     def tool_finished(self, call_id: str, output: str) -> list[Command]:
         return self.do(ToolFinished(call_id, output))
 
-    # --- ready-made pieces of an answer -------------------------------------------------------------------------
+    # --- common server frames of an answer ------------------------------------------------------------------------
 
     def committed(self, item_id: str = "item_user") -> list[Command]:
         return self.server({"type": "input_audio_buffer.committed", "item_id": item_id, "previous_item_id": None})
@@ -262,7 +262,7 @@ class Stage:
         return [notice.kind for notice in self.notices(Error)]
 
     def announced(self) -> list[str]:
-        """Every sentence of the device's own, in English."""
+        """Return every announced sentence, in English."""
         return [worded(one) for one in self._of(Announce)]
 
     def earcons(self) -> list[str]:

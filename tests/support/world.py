@@ -1,9 +1,9 @@
-"""The world around a conversation, with `brain.model` as the server; every step may be late, and links may break.
+"""Simulates everything around a conversation, with `brain.model` as the server; steps may be late, links may break.
 
 Each connection has two channels of frames (up: client to server, down: server to client); a frame waits there until the
-test delivers it. The server generates, and the user's functions (tools, predicates, instructions, guardrails) answer,
-only when the test says so. The loudspeaker plays only when time passes. There may be two connections at once: the main
-one and a spare.
+test delivers it. The server generates, and the user's functions (tools, predicates, instructions, guardrails) return,
+only when the test calls for it. The loudspeaker plays only when time passes. There may be two connections at once: the
+main one and a standby.
 
 Each response speaks 40 ms of audio per character of its text, the fastest speech that the guard assumes. The samples of
 such a block alternate between the number of the answered turn and the number of the block, so that played audio shows
@@ -102,7 +102,7 @@ GUARDED = {"ann"}
 
 
 def spec(agent: str, version: int = 1) -> AgentSpec:
-    """Return one of the two agents: a function makes bob's instructions, a guardrail checks ann's answers."""
+    """Return one of the two agents: bob has dynamic instructions, ann has an output guardrail."""
     names = [*APPROVALS[agent], f"transfer_to_{OTHER[agent]}"]
     tools = [{"type": "function", "name": name, "parameters": {"type": "object"}} for name in names]
     session = {
@@ -143,7 +143,7 @@ class Speech:
 
     response: Response
     plan: str
-    told: int = 0
+    texted: int = 0
     voiced: int = 0
 
     @property
@@ -155,7 +155,7 @@ class Speech:
 
 @dataclass
 class Response:
-    """What the world knows about one response."""
+    """Test state of one response."""
 
     id: str
     turn: int
@@ -305,7 +305,7 @@ class World:
                 server.open_updates.append(command.event.event_id or "")
             case wire.ConversationItemCreate(item={"type": "function_call_output", "call_id": call_id}):
                 server.outputs[call_id] += 1
-                assert server.outputs[call_id] == 1, f"{call_id} is answered twice"
+                assert server.outputs[call_id] == 1, f"{call_id} has two outputs"
             case _:
                 pass
         server.up.append(command.event.encode())
@@ -320,7 +320,7 @@ class World:
             assert turn == self.conversation.turn_id, f"audio of {turn} is played in {self.conversation.turn_id}"
             self._check_heard(speech.response)
             if self.policy.hold_audio and speech.response.agent in GUARDED:
-                assert index < speech.bad_at, f"{speech.plan[index:]!r} is played, although it must be held back"
+                assert index < speech.bad_at, f"{speech.plan[index:]!r} is played before the guardrail passed it"
             self.queue.append((BLOCK, speech.response))
 
     def _check_heard(self, response: Response) -> None:
@@ -367,7 +367,7 @@ class World:
         main = self.main
         if main is not None and main.agent and not main.open_updates:
             named = self.conversation.agent
-            assert named == main.agent, f"the conversation names {named}, the server has {main.agent}"
+            assert named == main.agent, f"the conversation has agent {named}, the server has {main.agent}"
 
     def check_at_rest(self) -> None:
         """Check what must hold once everything is delivered and answered."""
@@ -377,17 +377,17 @@ class World:
             if call.response.status == "completed":
                 assert server.outputs[call_id] == 1, f"{call_id} ({call.name}) was never answered"
         agent = agent_of(server.model._session["instructions"])
-        assert self.conversation.agent == agent, f"the conversation names {self.conversation.agent}, not {agent}"
+        assert self.conversation.agent == agent, f"agent {self.conversation.agent} here, {agent} on the server"
         theirs = [item["id"] for item in server.model.items if item["type"] in COMPARED]
         ours = [item.id for item in self.conversation.history if item.type in COMPARED]
-        assert ours == theirs, f"the history is {ours}, the server's {theirs}"
+        assert ours == theirs, f"the history is {ours}, but the server has {theirs}"
 
     @property
     def main(self) -> Server | None:
         """The connection that the conversation uses."""
         return None if self.main_link is None else self.servers.get(self.main_link)
 
-    # --- time, finger, microphone, loudspeaker --------------------------------------------------------------------
+    # --- time, button, microphone, loudspeaker --------------------------------------------------------------------
 
     def press(self) -> None:
         self.is_pressed, self.pressed_at = True, self.now
@@ -437,7 +437,7 @@ class World:
                 return
             else:
                 self.now = step
-        raise AssertionError("time does not pass")
+        raise AssertionError("time does not advance")
 
     def _play_some(self, seconds: float) -> None:
         budget = int(seconds * wire.SAMPLE_RATE)
@@ -476,7 +476,7 @@ class World:
             self.do(LinkDown(self.asked_links.popleft(), "refused", None, "connection refused"))
 
     def lose(self, newest: bool = False) -> None:
-        """Break the oldest connection, or the newest (a spare); its frames in flight are lost."""
+        """Break the oldest connection, or the newest (the standby); its frames in flight are lost."""
         if self.servers:
             link = list(self.servers)[-1 if newest else 0]
             del self.servers[link]
@@ -549,14 +549,14 @@ class World:
             case _:
                 pass
 
-    # --- the model: its speech and its calls -----------------------------------------------------------------------
+    # --- the model: speech and calls -------------------------------------------------------------------------------
 
     def _begin(self, server: Server, response_id: str, request: server_side.GenerationRequest) -> None:
         turn = request.metadata["turn"]
         number = int(turn.removeprefix("turn_"))
         before = [one for one in server.responses.values() if one.turn == number]
         reasons = sum(bool(one.calls) for one in before) + self.trips[turn]
-        assert len(before) <= reasons, f"one response too many is created for {turn} on one connection"
+        assert len(before) <= reasons, f"too many responses are created for {turn} on one connection"
         tools = [] if request.tool_choice == "none" else [tool["name"] for tool in request.tools]
         response = Response(response_id, number, agent_of(request.instructions), tools)
         server.responses[response_id] = server.generating[response_id] = response
@@ -574,8 +574,8 @@ class World:
 
         Args:
             characters: How many to add.
-            order: What is sent: ``text`` or ``audio`` only, or ``both``; the missing part follows with the next call.
-            is_bad: Start with the word on which the guardrail trips.
+            order: Parts to send: ``text``, ``audio`` or ``both``; the missing part follows with the next call.
+            is_bad: Start with a word that trips the guardrail.
         """
         if (found := self._speaking()) is None:
             return
@@ -590,7 +590,7 @@ class World:
     def _say(self, server: Server, speech: Speech, *, text: bool = True, audio: bool = True) -> None:
         words, pcm = "", b""
         if text:
-            words, speech.told = speech.plan[speech.told :], len(speech.plan)
+            words, speech.texted = speech.plan[speech.texted :], len(speech.plan)
         if audio:
             pcm = b"".join(self._voice(speech))
         self._effects(server, server.model.response_audio(speech.response.id, words, pcm))
@@ -646,7 +646,7 @@ class World:
             self.do(ApprovalChecked(call_id, verdict == "needed", problem))
 
     def answer_approval(self, *, approved: bool, always: bool = False, which: int = 0) -> None:
-        """Approve or reject, as the program, a call that the user was asked about; it may be too late."""
+        """Approve or reject a call from the program while the user is asked; this may be too late."""
         if self.requested:
             call_id = list(self.requested)[-1 - which % len(self.requested)]
             call = self.calls[call_id]
@@ -670,7 +670,7 @@ class World:
         return next(one.response for one in self.speeches if one.plan.startswith(text))
 
     def prepare(self, *, fails: bool = False) -> None:
-        """Answer an agent's functions: with a new spec, or with a failure."""
+        """Finish preparing an agent: with a new spec, or with a failure."""
         if self.preparations:
             asked = self.preparations.pop(0)
             if fails:
@@ -698,7 +698,7 @@ class World:
             if self.conversation.state is State.READY and self._is_idle():
                 self.check_at_rest()
                 return
-        raise AssertionError(f"not ready in the end: {self.conversation!r}, servers {self.servers}")
+        raise AssertionError(f"never became ready and idle: {self.conversation!r}, servers {self.servers}")
 
     def _answer_all(self) -> None:
         self.accept()

@@ -1,4 +1,4 @@
-"""Agents described in TOML: the shipped ones with the real device tools, the format, and each mistake in one line."""
+"""Tests of agents described in TOML: the shipped agents, the file format, and the error messages."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ TO_ANN = '[[handoffs]]\nagent = "ann"\n'
 
 
 def write(folder: Path, **files: str) -> Path:
-    """Write ``<stem>.toml`` files; returns the first."""
+    """Write ``<stem>.toml`` files and return the path of the first."""
     for stem, text in files.items():
         (folder / f"{stem}.toml").write_text(text, encoding="utf-8")
     return folder / f"{next(iter(files))}.toml"
@@ -78,7 +78,7 @@ def load(folder: Path, **files: str) -> RealtimeAgent:
 
 
 def mistake(folder: Path, **files: str) -> str:
-    """Return what is said of a mistake, without the folder; it is one line and begins with the file."""
+    """Return the error message without the folder; check that it is one line and starts with the file."""
     with pytest.raises(SettingsError) as caught:
         load(folder, **files)
     text = str(caught.value)
@@ -106,7 +106,7 @@ class Speaker:
 
 @dataclass
 class ShippedAgents:
-    """The shipped agents on a device that has everything."""
+    """The shipped agents on a device with all parts."""
 
     tools: dict[str, Tool] = field(default_factory=dict)
     agents: dict[str, RealtimeAgent] = field(default_factory=dict)
@@ -134,7 +134,7 @@ def shipped() -> ShippedAgents:
     return ShippedAgents(tools, agents_of(load_agents(SHIPPED / "house.toml", tools=tools)))
 
 
-def test_the_shipped_house_leads_to_the_kitchen_and_to_bed_and_both_lead_back(shipped: ShippedAgents) -> None:
+def test_the_shipped_house_hands_over_to_kitchen_and_bedtime_and_both_hand_back(shipped: ShippedAgents) -> None:
     assert list(shipped.agents) == ["House", "Kitchen", "Bedtime"]
     ways = {name: [one.agent.name for one in agent.transfers()] for name, agent in shipped.agents.items()}
     assert ways == {"House": ["Kitchen", "Bedtime"], "Kitchen": ["House"], "Bedtime": ["House"]}
@@ -152,7 +152,7 @@ def test_the_shipped_house_has_all_tools_of_the_device_and_the_kitchen_its_timer
     assert tool_names(shipped.agents["Kitchen"]) == ["get_time", "start_timer", "list_timers", "cancel_timer"]
 
 
-def test_the_shipped_agents_load_on_a_device_without_lamp_light_and_status() -> None:
+def test_the_shipped_agents_load_on_a_device_without_lamp_light_or_status() -> None:
     tools = {one.name: one for one in device_tools(DeviceParts(volume=Speaker(), timers=timers()))}
     house = load_agents(SHIPPED / "house.toml", tools=tools)
     assert tool_names(house) == ["set_volume", "get_volume", "get_time", "start_timer", "list_timers", "cancel_timer"]
@@ -164,7 +164,7 @@ def test_a_shipped_prompt_has_all_sections_in_order(shipped: ShippedAgents, name
 
 
 @pytest.mark.parametrize("name", ["House", "Kitchen", "Bedtime"])
-def test_what_a_shipped_prompt_names_in_backticks_is_there(shipped: ShippedAgents, name: str) -> None:
+def test_every_name_in_backticks_in_a_shipped_prompt_exists(shipped: ShippedAgents, name: str) -> None:
     agent = shipped.agents[name]
     text = instructions(agent)
     states = re.findall(r"^## (.+)$", text, re.MULTILINE)
@@ -182,7 +182,7 @@ def test_a_shipped_prompt_has_short_sentences(shipped: ShippedAgents, name: str)
     assert len(longest) <= 26, " ".join(longest)
 
 
-def test_a_shipped_agent_that_takes_over_says_its_first_sentence(shipped: ShippedAgents) -> None:
+def test_every_shipped_handoff_has_a_first_sentence_and_descriptions(shipped: ShippedAgents) -> None:
     for agent in shipped.agents.values():
         for transfer in agent.transfers():
             assert transfer.first_sentence
@@ -193,21 +193,21 @@ def test_a_shipped_agent_that_takes_over_says_its_first_sentence(shipped: Shippe
 # --- the format -------------------------------------------------------------------------------------------------
 
 
-def test_the_smallest_file_is_a_name_and_instructions(tmp_path: Path) -> None:
+def test_the_smallest_valid_file_has_a_name_and_instructions(tmp_path: Path) -> None:
     agent = load(tmp_path, ann=ANN)
     assert (agent.name, agent.instructions, agent.voice) == ("Ann", "You are Ann.", "")
     assert (list(agent.tools), list(agent.handoffs), dict(agent.settings)) == ([], [], {})
     assert list(agent.output_guardrails) == []
 
 
-def test_everything_that_a_file_says_reaches_the_agent(tmp_path: Path) -> None:
+def test_all_values_of_a_file_reach_the_agent(tmp_path: Path) -> None:
     text = ANN + 'handoff_description = "For doors."\nvoice = "cedar"\n[settings]\nspeed = 1.1\nnested = { a = [1] }\n'
     agent = load(tmp_path, ann=text)
     assert (agent.voice, agent.handoff_description) == ("cedar", "For doors.")
     assert agent.settings == {"speed": 1.1, "nested": {"a": [1]}}
 
 
-def test_tools_come_in_the_order_of_the_file(tmp_path: Path) -> None:
+def test_tools_keep_the_order_of_the_file(tmp_path: Path) -> None:
     agent = load(tmp_path, ann=ANN + 'tools = ["run_output", "set_lamp"]\n')
     assert list(agent.tools) == [run_output, set_lamp]
 
@@ -216,7 +216,7 @@ def test_a_star_means_all_tools(tmp_path: Path) -> None:
     assert list(load(tmp_path, ann=ANN + 'tools = ["*"]\n').tools) == [set_lamp, run_output]
 
 
-def test_a_tool_that_needs_approval_here_is_a_copy_and_the_given_one_stays_as_it_was(tmp_path: Path) -> None:
+def test_a_tool_that_needs_approval_is_a_copy_and_the_original_is_unchanged(tmp_path: Path) -> None:
     agent = load(tmp_path, ann=ANN + 'tools = ["*"]\nneeds_approval = ["run_output"]\n')
     assert {one.name: one.needs_approval for one in agent.tools} == {"set_lamp": False, "run_output": True}
     assert run_output.needs_approval is False
@@ -230,18 +230,18 @@ def test_two_agents_may_hand_over_to_each_other(tmp_path: Path) -> None:
     assert to_ann.agent is ann
 
 
-def test_a_circle_of_three_ends_where_it_began_and_each_file_is_one_agent(tmp_path: Path) -> None:
+def test_in_a_circle_of_three_handoffs_each_file_becomes_one_agent(tmp_path: Path) -> None:
     cid = 'name = "Cid"\ninstructions = "You are Cid."\n'
     to_cid = '[[handoffs]]\nagent = "cid"\n'
     ann = load(tmp_path, ann=ANN + TO_BOB + to_cid, bob=BOB + to_cid, cid=cid + TO_ANN)
     assert list(agents_of(ann)) == ["Ann", "Bob", "Cid"]
 
 
-def test_a_file_that_nobody_hands_over_to_is_not_read(tmp_path: Path) -> None:
+def test_a_file_without_a_handoff_to_it_is_not_read(tmp_path: Path) -> None:
     assert load(tmp_path, ann=ANN, other="this is [ no TOML").name == "Ann"
 
 
-def test_a_handoff_has_the_name_the_description_and_the_first_sentence_of_its_file(tmp_path: Path) -> None:
+def test_a_handoff_has_the_tool_name_description_and_first_sentence_of_its_table(tmp_path: Path) -> None:
     more = 'description = "For Bob\'s things."\ntool_name = "call_bob"\nfirst_sentence = "Bob here."\n'
     (transfer,) = load(tmp_path, ann=ANN + TO_BOB + more, bob=BOB).transfers()
     assert transfer.tool_name == "call_bob"
@@ -249,7 +249,7 @@ def test_a_handoff_has_the_name_the_description_and_the_first_sentence_of_its_fi
     assert transfer.first_sentence == "Bob here."
 
 
-def test_a_bare_handoff_takes_what_the_other_agent_says_of_itself(tmp_path: Path) -> None:
+def test_a_bare_handoff_uses_the_description_and_first_sentence_of_its_agent(tmp_path: Path) -> None:
     bob = BOB + 'handoff_description = "Knows doors."\nfirst_sentence = "Hello."\n'
     (transfer,) = load(tmp_path, ann=ANN + TO_BOB, bob=bob).transfers()
     assert transfer.tool_name == "transfer_to_bob"
@@ -257,13 +257,13 @@ def test_a_bare_handoff_takes_what_the_other_agent_says_of_itself(tmp_path: Path
     assert transfer.first_sentence == "Hello."
 
 
-def test_the_first_sentence_of_a_handoff_wins_over_that_of_the_agent(tmp_path: Path) -> None:
+def test_the_first_sentence_of_a_handoff_overrides_that_of_the_agent(tmp_path: Path) -> None:
     bob = BOB + 'first_sentence = "Hello."\n'
     (transfer,) = load(tmp_path, ann=ANN + TO_BOB + 'first_sentence = "Bob here."\n', bob=bob).transfers()
     assert transfer.first_sentence == "Bob here."
 
 
-def test_a_link_to_the_first_file_counts_as_the_file_it_leads_to(tmp_path: Path) -> None:
+def test_a_symlink_to_the_first_file_is_resolved(tmp_path: Path) -> None:
     real = tmp_path / "real"
     real.mkdir()
     write(real, ann=ANN + TO_BOB, bob=BOB + TO_ANN)
@@ -278,7 +278,7 @@ def test_a_relative_path_to_the_first_file_works(tmp_path: Path, monkeypatch: py
     assert load_agents(Path("ann.toml"), tools=TOOLS).name == "Ann"
 
 
-def test_a_file_may_begin_with_a_byte_order_mark_and_have_windows_line_ends(tmp_path: Path) -> None:
+def test_a_file_may_have_a_byte_order_mark_and_windows_line_endings(tmp_path: Path) -> None:
     (tmp_path / "ann.toml").write_bytes(b"\xef\xbb\xbf" + ANN.replace("\n", "\r\n").encode())
     assert load_agents(tmp_path / "ann.toml", tools=TOOLS).name == "Ann"
 
@@ -292,17 +292,17 @@ def with_file(folder: Path, content: bytes | None, named: str = "ann.md") -> dic
     return {"ann": f'name = "Ann"\ninstructions_file = "{named}"\n'}
 
 
-def test_a_markdown_file_is_taken_as_it_is_with_sections_of_any_name(tmp_path: Path) -> None:
+def test_a_markdown_file_is_used_verbatim_with_any_section_names(tmp_path: Path) -> None:
     text = "# Identity\n\nYou are Ann.\n\n# A section of my own\n\n- Grüße\n"
     assert load(tmp_path, **with_file(tmp_path, text.encode())).instructions == text.strip()
 
 
-def test_a_markdown_file_may_lie_in_a_folder_below(tmp_path: Path) -> None:
+def test_a_markdown_file_may_be_in_a_subfolder(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     assert load(tmp_path, **with_file(tmp_path, b"You are Ann.", "texts/ann.md")).instructions == "You are Ann."
 
 
-def test_a_markdown_file_of_64_kib_is_taken(tmp_path: Path) -> None:
+def test_a_markdown_file_of_64_kib_is_accepted(tmp_path: Path) -> None:
     assert len(instructions(load(tmp_path, **with_file(tmp_path, b"x" * MOST_BYTES)))) == 65536
 
 
@@ -328,13 +328,13 @@ def test_a_markdown_file_of_64_kib_is_taken(tmp_path: Path) -> None:
     ],
     ids=["empty", "blank", "too large", "not UTF-8", "missing"],
 )
-def test_a_markdown_file_that_cannot_be_used_is_one_line(tmp_path: Path, content: bytes | None, said: str) -> None:
+def test_an_unusable_markdown_file_raises_a_one_line_error(tmp_path: Path, content: bytes | None, said: str) -> None:
     assert mistake(tmp_path, **with_file(tmp_path, content)) == said
 
 
-def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_is_refused_without_blocking(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "ann.md")
-    assert "is no file of text" in mistake(tmp_path, **with_file(tmp_path, None))
+    assert "is not a regular file" in mistake(tmp_path, **with_file(tmp_path, None))
 
 
 @pytest.mark.parametrize("named", ["../secret.md", "texts/../../secret.md"])
@@ -352,21 +352,21 @@ def test_instructions_by_an_absolute_path_are_refused(tmp_path: Path) -> None:
     assert said.endswith("allowed: a file in <folder>")
 
 
-def test_a_link_that_leads_out_of_the_directory_is_refused(tmp_path: Path) -> None:
+def test_a_symlink_to_instructions_outside_the_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "secret.md").write_text("secret")
     folder = tmp_path / "agents"
     folder.mkdir()
     (folder / "ann.md").symlink_to(tmp_path / "secret.md")
     said = mistake(folder, **with_file(folder, None))
-    assert said.endswith('found "ann.md", which leads out of <folder>; put the file there, not a link')
+    assert said.endswith('found "ann.md", which is outside <folder>; put the file there instead of a link')
 
 
-def test_an_agent_behind_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
+def test_a_symlink_to_an_agent_outside_the_directory_is_refused(tmp_path: Path) -> None:
     write(tmp_path, bob=BOB)
     folder = tmp_path / "agents"
     folder.mkdir()
     (folder / "bob.toml").symlink_to(tmp_path / "bob.toml")
-    assert mistake(folder, ann=ANN + TO_BOB) == "bob.toml: leads out of <folder>; put the file there, not a link"
+    assert mistake(folder, ann=ANN + TO_BOB) == "bob.toml: is outside <folder>; put the file there instead of a link"
 
 
 @pytest.mark.parametrize(
@@ -388,7 +388,7 @@ def test_an_agent_behind_a_link_that_leads_out_is_refused(tmp_path: Path) -> Non
         ),
         (
             'name = "Ann"\ninstructions = " "\n',
-            'ann.toml: instructions: found ""; allowed: a text that is not empty',
+            'ann.toml: instructions: found ""; allowed: a non-empty string',
         ),
         (
             'name = "Ann"\n[prompt]\ntask = ""\n',
@@ -397,7 +397,7 @@ def test_an_agent_behind_a_link_that_leads_out_is_refused(tmp_path: Path) -> Non
     ],
     ids=["none", "two", "text and prompt", "blank", "prompt without text"],
 )
-def test_instructions_come_from_exactly_one_place(tmp_path: Path, text: str, said: str) -> None:
+def test_instructions_must_come_from_exactly_one_source(tmp_path: Path, text: str, said: str) -> None:
     assert mistake(tmp_path, ann=text) == said
 
 
@@ -419,19 +419,19 @@ description = "Ask."
 """
 
 
-def test_sections_are_shown_in_their_order_whatever_the_order_of_the_file() -> None:
+def test_sections_have_a_fixed_order_regardless_of_the_file() -> None:
     keys = [one.lower().replace(" ", "_") for one in SECTIONS[:-1]]
     prompt = Prompt.model_validate({key: f"About {key}." for key in reversed(keys)})
     expected = "\n\n".join(f"# {title}\n\nAbout {key}." for title, key in zip(SECTIONS, keys, strict=False))
     assert prompt_markdown(prompt) == expected
 
 
-def test_a_list_becomes_a_markdown_list_and_empty_sections_are_left_out() -> None:
+def test_a_list_becomes_a_markdown_list_and_empty_sections_are_omitted() -> None:
     prompt = Prompt(identity="", task=["Open doors.", " ", "Close\n  them."], tone=[])
     assert prompt_markdown(prompt) == "# Task\n\n- Open doors.\n- Close them."
 
 
-def test_states_are_shown_with_their_instructions_examples_and_ways() -> None:
+def test_states_are_rendered_with_instructions_examples_and_transitions() -> None:
     prompt = Prompt.model_validate(
         {
             "identity": "You are Ann.\n",
@@ -466,16 +466,16 @@ def test_the_prompt_of_a_file_becomes_the_instructions(tmp_path: Path) -> None:
     assert "go to `2_ask`" in instructions(agent)
 
 
-def test_a_state_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+def test_a_transition_to_an_unknown_state_is_refused(tmp_path: Path) -> None:
     assert mistake(tmp_path, ann=STATES.replace('next = "2_ask"', 'next = "2_aks"')) == (
-        'ann.toml: prompt.states[1].transitions[1].next: found "2_aks", no state; '
+        'ann.toml: prompt.states[1].transitions[1].next: found "2_aks", which is not a state; '
         "allowed: 1_greeting, 2_ask; did you mean '2_ask'?"
     )
 
 
-def test_two_states_of_one_id_are_refused(tmp_path: Path) -> None:
+def test_two_states_with_the_same_id_are_refused(tmp_path: Path) -> None:
     assert mistake(tmp_path, ann=STATES.replace('id = "2_ask"', 'id = "1_greeting"')) == (
-        'ann.toml: prompt.states[2].id: found "1_greeting", which another state has already; allowed: an id of its own'
+        'ann.toml: prompt.states[2].id: found "1_greeting", which another state already has; allowed: a unique id'
     )
 
 
@@ -507,35 +507,34 @@ async def verdict(agent: RealtimeAgent, text: str) -> GuardrailFunctionOutput:
         ("", False),
     ],
 )
-async def test_blocked_words_trip_as_whole_words_whatever_their_case(tmp_path: Path, said: str, trips: bool) -> None:
+async def test_blocked_words_trip_as_whole_words_regardless_of_case(tmp_path: Path, said: str, trips: bool) -> None:
     words = '["Price", "Straße", "two for one", "won\'t", "C++", "caf\N{LATIN SMALL LETTER E WITH ACUTE}"]'
     agent = load(tmp_path, ann=ANN + f"blocked_words = {words}\n")
     assert (await verdict(agent, said)).tripwire_triggered is trips
 
 
-async def test_a_verdict_names_the_blocked_word_and_not_what_was_said(tmp_path: Path) -> None:
+async def test_a_verdict_contains_the_blocked_word_but_not_the_answer(tmp_path: Path) -> None:
     agent = load(tmp_path, ann=ANN + 'blocked_words = ["price"]\n')
     assert (await verdict(agent, "My name is Eve, the PRICE is 3.")).output_info == "the word 'price' must not be said"
 
 
-def test_a_blocked_word_needs_a_letter(tmp_path: Path) -> None:
+def test_a_blocked_word_needs_a_letter_or_digit_or_digit(tmp_path: Path) -> None:
     assert mistake(tmp_path, ann=ANN + 'blocked_words = ["price", "?"]\n') == (
-        'ann.toml: blocked_words[2]: found "?"; '
-        "allowed: a list of words, each in quotes and with a letter or digit in it"
+        'ann.toml: blocked_words[2]: found "?"; allowed: a list of quoted words, each with a letter or digit'
     )
 
 
 # --- the documentation ------------------------------------------------------------------------------------------
 
 
-def test_the_documentation_names_every_key_and_no_other() -> None:
+def test_the_documentation_lists_exactly_the_known_keys() -> None:
     keys = [*ALL_KEYS.split(", "), *Prompt.model_fields, "agent", "description", "tool_name", "first_sentence"]
     keys += McpTable.model_fields
     rows = re.findall(r"(?m)^\| `\[{0,2}(\w+)\]{0,2}` \|", DOCUMENTATION)
     assert sorted(rows) == sorted(keys)
 
 
-def test_the_examples_of_the_documentation_can_be_read(tmp_path: Path) -> None:
+def test_the_examples_in_the_documentation_load(tmp_path: Path) -> None:
     small, prompt, handoff, _ = re.findall(r"```toml\n(.+?)```", DOCUMENTATION, re.DOTALL)
     tools = {"set_lamp": set_lamp, "get_time": run_output}
     assert len(load_agents(write(tmp_path, small=small), tools=tools).tools) == 2
@@ -543,7 +542,7 @@ def test_the_examples_of_the_documentation_can_be_read(tmp_path: Path) -> None:
     assert "go to `2_way`" in instructions(transfer.agent)
 
 
-def test_the_message_that_the_documentation_shows_is_the_one_that_is_said(tmp_path: Path) -> None:
+def test_the_error_message_in_the_documentation_is_current(tmp_path: Path) -> None:
     (shown,) = re.findall(r"```\nconfig/agents/(house\.toml: .+)\n```", DOCUMENTATION)
     path = write(tmp_path, house=ANN + 'tools = ["set_lmap"]\n')
     with pytest.raises(SettingsError) as caught:
@@ -551,7 +550,7 @@ def test_the_message_that_the_documentation_shows_is_the_one_that_is_said(tmp_pa
     assert str(caught.value) == f"{tmp_path}{os.sep}{shown}"
 
 
-# --- mistakes ---------------------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -579,53 +578,53 @@ def test_the_message_that_the_documentation_shows_is_the_one_that_is_said(tmp_pa
         ),
         (
             ANN + '[settings]\nneeds_approval = ["set_lamp"]\n',
-            "ann.toml: settings.needs_approval: stands under [settings]; move it above the first table of the file",
+            "ann.toml: settings.needs_approval: is under [settings]; move it above the first table of the file",
         ),
     ],
 )
-def test_an_unknown_key_is_told_with_the_nearest_one_or_its_place(tmp_path: Path, text: str, said: str) -> None:
+def test_an_unknown_key_error_suggests_a_key_or_a_place(tmp_path: Path, text: str, said: str) -> None:
     assert mistake(tmp_path, ann=text) == said
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('instructions = "x"\n', "ann.toml: name: is missing; allowed: a text of 1 to 52 characters"),
-        ('name = " "\ninstructions = "x"\n', 'ann.toml: name: found ""; allowed: a text of 1 to 52 characters'),
+        ('instructions = "x"\n', "ann.toml: name: is missing; allowed: a string of 1 to 52 characters"),
+        ('name = " "\ninstructions = "x"\n', 'ann.toml: name: found ""; allowed: a string of 1 to 52 characters'),
         (
             f'name = "{"a" * 53}"\ninstructions = "x"\n',
-            f'ann.toml: name: found "{"a" * 39}…"; allowed: a text of 1 to 52 characters',
+            f'ann.toml: name: found "{"a" * 39}…"; allowed: a string of 1 to 52 characters',
         ),
-        ('name = 7\ninstructions = "x"\n', "ann.toml: name: found 7; allowed: a text of 1 to 52 characters"),
-        (ANN + "voice = true\n", "ann.toml: voice: found true; allowed: a text"),
-        (ANN + 'tools = "set_lamp"\n', 'ann.toml: tools: found "set_lamp"; allowed: a list of names, each in quotes'),
-        (ANN + "tools = [1]\n", "ann.toml: tools[1]: found 1; allowed: a list of names, each in quotes"),
+        ('name = 7\ninstructions = "x"\n', "ann.toml: name: found 7; allowed: a string of 1 to 52 characters"),
+        (ANN + "voice = true\n", "ann.toml: voice: found true; allowed: a string"),
+        (ANN + 'tools = "set_lamp"\n', 'ann.toml: tools: found "set_lamp"; allowed: a list of quoted names'),
+        (ANN + "tools = [1]\n", "ann.toml: tools[1]: found 1; allowed: a list of quoted names"),
         (ANN + "settings = 1.5\n", "ann.toml: settings: found 1.5; allowed: a table under [settings]"),
         (ANN + '[handoffs]\nagent = "bob"\n', "ann.toml: handoffs: found a table; allowed: tables under [[handoffs]]"),
         (
             'name = "Ann"\n[prompt]\ntask = ["x", 2]\n',
-            "ann.toml: prompt.task: found a list; allowed: a text or a list of texts",
+            "ann.toml: prompt.task: found a list; allowed: a string or a list of strings",
         ),
         (
             ANN + TO_BOB + 'tool_name = "call bob"\n',
             'ann.toml: handoffs[1].tool_name: found "call bob"; '
-            "allowed: up to 64 letters, digits, '_' or '-'; empty makes one of the agent's name",
+            "allowed: up to 64 letters, digits, '_' or '-'; empty uses the agent's name",
         ),
         (
             STATES + "[[prompt.states]]\nid = '3'\n",
-            "ann.toml: prompt.states[3].description: is missing; allowed: a text that is not empty",
+            "ann.toml: prompt.states[3].description: is missing; allowed: a non-empty string",
         ),
         (
             ANN + 'voice = ["sk-abcdefghijkl"]\n',
-            "ann.toml: voice: found a list; allowed: a text",
+            "ann.toml: voice: found a list; allowed: a string",
         ),
         (
             f'name = "sk-abcdefghijkl{"m" * 60}"\ninstructions = "x"\n',
-            'ann.toml: name: found "***"; allowed: a text of 1 to 52 characters',
+            'ann.toml: name: found "***"; allowed: a string of 1 to 52 characters',
         ),
     ],
 )
-def test_a_wrong_value_is_told_with_what_is_allowed(tmp_path: Path, text: str, said: str) -> None:
+def test_a_wrong_value_error_says_what_is_allowed(tmp_path: Path, text: str, said: str) -> None:
     assert mistake(tmp_path, ann=text) == said
 
 
@@ -634,35 +633,35 @@ def test_a_wrong_value_is_told_with_what_is_allowed(tmp_path: Path, text: str, s
     [
         (
             'tools = ["set_lmap"]\n',
-            'tools[1]: found "set_lmap", no tool here; allowed: set_lamp, run_output, or "*" alone; '
+            'tools[1]: found "set_lmap", which is not a tool here; allowed: set_lamp, run_output, or "*" alone; '
             "did you mean 'set_lamp'?",
         ),
         (
             'tools = ["xyzzy"]\n',
-            'tools[1]: found "xyzzy", no tool here; allowed: set_lamp, run_output, or "*" alone',
+            'tools[1]: found "xyzzy", which is not a tool here; allowed: set_lamp, run_output, or "*" alone',
         ),
         ('tools = ["*", "set_lamp"]\n', 'tools: found "*" and other names; allowed: "*" alone, or names'),
         ('tools = ["set_lamp", "set_lamp"]\n', 'tools[2]: found "set_lamp" twice; allowed: once'),
         (
             'tools = ["set_lamp"]\nneeds_approval = ["run_output"]\n',
-            'needs_approval[1]: found "run_output", none of the agent\'s tools; allowed: set_lamp',
+            'needs_approval[1]: found "run_output", which is not a tool of this agent; allowed: set_lamp',
         ),
         (
             'tools = ["*"]\nneeds_approval = ["run_outputs"]\n',
-            'needs_approval[1]: found "run_outputs", none of the agent\'s tools; allowed: set_lamp, run_output; '
+            'needs_approval[1]: found "run_outputs", which is not a tool of this agent; allowed: set_lamp, run_output; '
             "did you mean 'run_output'?",
         ),
         (
             'needs_approval = ["set_lamp"]\n',
-            'needs_approval[1]: found "set_lamp", none of the agent\'s tools; allowed: none',
+            'needs_approval[1]: found "set_lamp", which is not a tool of this agent; allowed: none',
         ),
     ],
 )
-def test_tools_that_do_not_fit_are_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_tool_names_are_refused(tmp_path: Path, text: str, said: str) -> None:
     assert mistake(tmp_path, ann=ANN + text) == f"ann.toml: {said}"
 
 
-def test_a_long_list_of_names_is_cut_in_a_message(tmp_path: Path) -> None:
+def test_a_long_list_of_names_is_truncated_in_a_message(tmp_path: Path) -> None:
     many = {f"tool_{n}": set_lamp for n in range(20)}
     with pytest.raises(SettingsError, match=r"tool_15 and more, or"):
         load_agents(write(tmp_path, ann=ANN + 'tools = ["xyzzy"]\n'), tools=many)
@@ -671,44 +670,44 @@ def test_a_long_list_of_names_is_cut_in_a_message(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stem", "said"),
     [
-        ("bop", "found \"bop\", no TOML file in <folder>; allowed: bob; did you mean 'bob'?"),
-        ("bob.toml", "found \"bob.toml\", no TOML file in <folder>; allowed: bob; did you mean 'bob'?"),
-        ("Bob", "found \"Bob\", no TOML file in <folder>; allowed: bob; did you mean 'bob'?"),
-        ("xyzzy", 'found "xyzzy", no TOML file in <folder>; allowed: bob'),
-        ("ann", 'found "ann", the agent itself; allowed: another one'),
+        ("bop", "found \"bop\", which has no TOML file in <folder>; allowed: bob; did you mean 'bob'?"),
+        ("bob.toml", "found \"bob.toml\", which has no TOML file in <folder>; allowed: bob; did you mean 'bob'?"),
+        ("Bob", "found \"Bob\", which has no TOML file in <folder>; allowed: bob; did you mean 'bob'?"),
+        ("xyzzy", 'found "xyzzy", which has no TOML file in <folder>; allowed: bob'),
+        ("ann", 'found "ann", which is the agent itself; allowed: another agent'),
         ("../bob", 'found "../bob"; allowed: the name of a file in <folder>, without .toml'),
         ("sub/bob", 'found "sub/bob"; allowed: the name of a file in <folder>, without .toml'),
         ("..", 'found ".."; allowed: the name of a file in <folder>, without .toml'),
-        ("b\\u0000\\nob", "found \"b ob\", no TOML file in <folder>; allowed: bob; did you mean 'bob'?"),
+        ("b\\u0000\\nob", "found \"b ob\", which has no TOML file in <folder>; allowed: bob; did you mean 'bob'?"),
     ],
 )
-def test_a_handoff_to_no_file_of_the_directory_is_refused(tmp_path: Path, stem: str, said: str) -> None:
+def test_a_handoff_to_a_missing_or_outside_file_is_refused(tmp_path: Path, stem: str, said: str) -> None:
     assert mistake(tmp_path, ann=f'{ANN}[[handoffs]]\nagent = "{stem}"\n', bob=BOB) == (
         f"ann.toml: handoffs[1].agent: {said}"
     )
 
 
-def test_a_file_outside_the_directory_is_refused_also_if_it_is_there(tmp_path: Path) -> None:
+def test_an_existing_file_outside_the_directory_is_refused(tmp_path: Path) -> None:
     write(tmp_path, bob=BOB)
     folder = tmp_path / "agents"
     folder.mkdir()
     assert mistake(folder, ann=ANN + '[[handoffs]]\nagent = "../bob"\n').startswith("ann.toml: handoffs[1].agent: ")
 
 
-def test_a_mistake_in_an_agent_further_on_names_its_file(tmp_path: Path) -> None:
+def test_an_error_in_a_handoff_target_names_its_file(tmp_path: Path) -> None:
     bad = BOB + 'voise = "cedar"\n'
     assert mistake(tmp_path, ann=ANN + TO_BOB, bob=bad) == "bob.toml: voise: unknown key; did you mean 'voice'?"
 
 
-def test_two_agents_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_agents_with_the_same_name_are_refused(tmp_path: Path) -> None:
     said = mistake(tmp_path, ann=ANN + TO_BOB, bob=BOB.replace('"Bob"', '" ANN"'))
-    assert said == 'bob.toml: name: found "ANN", which ann.toml has already; allowed: a name of its own, capitals aside'
+    assert said == 'bob.toml: name: found "ANN", which ann.toml already uses; allowed: a unique name (case is ignored)'
 
 
-def test_two_handoffs_to_one_agent_need_names_of_their_own(tmp_path: Path) -> None:
+def test_two_handoffs_to_one_agent_need_different_tool_names(tmp_path: Path) -> None:
     said = mistake(tmp_path, ann=ANN + TO_BOB + TO_BOB, bob=BOB)
     assert said == (
-        'ann.toml: handoffs[2].tool_name: found "transfer_to_bob", as handoffs[1] is named; allowed: its own name'
+        'ann.toml: handoffs[2].tool_name: found "transfer_to_bob", the name of handoffs[1]; allowed: a unique name'
     )
     fixed = load(tmp_path, ann=ANN + TO_BOB + TO_BOB + 'tool_name = "bob_at_once"\n', bob=BOB)
     assert [one.tool_name for one in fixed.transfers()] == ["transfer_to_bob", "bob_at_once"]
@@ -717,11 +716,11 @@ def test_two_handoffs_to_one_agent_need_names_of_their_own(tmp_path: Path) -> No
 def test_a_handoff_with_the_name_of_a_tool_is_refused(tmp_path: Path) -> None:
     said = mistake(tmp_path, ann=ANN + 'tools = ["set_lamp"]\n' + TO_BOB + 'tool_name = "set_lamp"\n', bob=BOB)
     assert said == (
-        'ann.toml: handoffs[1].tool_name: found "set_lamp", as the tool set_lamp is named; allowed: its own name'
+        'ann.toml: handoffs[1].tool_name: found "set_lamp", the name of the tool set_lamp; allowed: a unique name'
     )
 
 
-def test_two_tools_that_call_themselves_alike_are_one_line(tmp_path: Path) -> None:
+def test_two_tools_with_the_same_name_are_refused_in_one_line(tmp_path: Path) -> None:
     path = write(tmp_path, ann=ANN + 'tools = ["*"]\n')
     with pytest.raises(SettingsError, match=r"ann\.toml: tools: .*two tools are named set_lamp"):
         load_agents(path, tools={"lamp": set_lamp, "light": set_lamp})
@@ -735,11 +734,11 @@ def test_two_tools_that_call_themselves_alike_are_one_line(tmp_path: Path) -> No
         (b"x = " + b"1" * 5000, "ann.toml: is not TOML: "),
         (b'name = "\xff"', "ann.toml: is not UTF-8 text (byte 8); save it as UTF-8"),
         (b"#" * (MOST_BYTES + 1), "ann.toml: is larger than 64 KiB; shorten it, all of it goes to the model"),
-        (b"", "ann.toml: name: is missing; allowed: a text of 1 to 52 characters"),
+        (b"", "ann.toml: name: is missing; allowed: a string of 1 to 52 characters"),
     ],
-    ids=["no end of a text", "too deep", "too long a number", "not UTF-8", "too large", "empty"],
+    ids=["unterminated string", "too deep", "number too long", "not UTF-8", "too large", "empty"],
 )
-def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, content: bytes, said: str) -> None:
+def test_an_unreadable_file_raises_a_one_line_error(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "bob.toml").write_text(BOB + TO_ANN)
     (tmp_path / "ann.toml").write_bytes(content)
     with pytest.raises(SettingsError) as caught:
@@ -749,31 +748,31 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, content: bytes, 
     assert text.startswith(f"{tmp_path}{os.sep}{said}")
 
 
-def test_a_first_file_that_is_missing_is_told_with_its_path(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"ann\.toml: cannot be read: No such file or directory; name the TOML"):
+def test_a_missing_first_file_error_has_its_path(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"ann\.toml: cannot be read: No such file or directory; give the path"):
         load_agents(tmp_path / "ann.toml", tools=TOOLS)
 
 
-def test_a_first_file_that_is_a_folder_is_refused(tmp_path: Path) -> None:
+def test_a_folder_as_first_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ann.toml").mkdir()
-    with pytest.raises(SettingsError, match=r"ann\.toml: is no file of text"):
+    with pytest.raises(SettingsError, match=r"ann\.toml: is not a regular file"):
         load_agents(tmp_path / "ann.toml", tools=TOOLS)
 
 
-def test_a_link_that_leads_to_itself_is_one_line(tmp_path: Path) -> None:
+def test_a_symlink_to_itself_raises_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "ann.toml").symlink_to(tmp_path / "ann.toml")
     with pytest.raises(SettingsError, match=r"ann\.toml: cannot be read: "):
         load_agents(tmp_path / "ann.toml", tools=TOOLS)
 
 
-def test_a_first_file_with_another_ending_is_refused(tmp_path: Path) -> None:
+def test_a_first_file_with_another_suffix_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ann.txt").write_text(ANN)
-    with pytest.raises(SettingsError, match=r"ann\.txt: an agent is described in a file that ends in \.toml"):
+    with pytest.raises(SettingsError, match=r"ann\.txt: the file of an agent must end in \.toml"):
         load_agents(tmp_path / "ann.txt", tools=TOOLS)
 
 
-def test_every_field_of_the_format_says_what_it_allows(tmp_path: Path) -> None:
-    """A list where a text belongs, in each place in turn: the message must not fall back on something else."""
+def test_every_field_has_its_own_allowed_text(tmp_path: Path) -> None:
+    """Put a list where a string belongs, in each place in turn: the message must not use a fallback text."""
     places = {
         "name": "name = [1]\ninstructions = 'x'\n",
         "handoff_description": ANN + "handoff_description = [1]\n",
@@ -785,13 +784,13 @@ def test_every_field_of_the_format_says_what_it_allows(tmp_path: Path) -> None:
         "handoffs[1].description": ANN + TO_BOB + "description = [1]\n",
     }
     allowed = {
-        "name": "a text of 1 to 52 characters",
-        "instructions_file": "a text that is not empty",
+        "name": "a string of 1 to 52 characters",
+        "instructions_file": "a non-empty string",
         "prompt": "a table under [prompt]",
         "prompt.states": "tables under [[prompt.states]]",
-        "prompt.states[1].id": "a text that is not empty",
+        "prompt.states[1].id": "a non-empty string",
     }
     for key, text in places.items():
         found = '"x"' if key == "prompt.states" else "a list"
-        expected = f"ann.toml: {key}: found {found}; allowed: {allowed.get(key, 'a text')}"
+        expected = f"ann.toml: {key}: found {found}; allowed: {allowed.get(key, 'a string')}"
         assert mistake(tmp_path, ann=text) == expected

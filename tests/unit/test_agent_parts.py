@@ -105,7 +105,7 @@ def test_a_file_names_tools_guardrails_and_hooks_of_a_module(folder: Path) -> No
         ('hooks = ["parts_ann:hooks"]\n', 'hooks: found a list; allowed: "module:attribute", such as "my_hooks:hooks"'),
         (
             '[settings]\nhooks = "a:b"\n',
-            "settings.hooks: stands under [settings]; move it above the first table of the file",
+            "settings.hooks: is under [settings]; move it above the first table of the file",
         ),
         (
             'tools = ["parts_ann:open_door", "parts_ann:doors"]\n',
@@ -177,13 +177,13 @@ def test_a_label_is_a_server_that_the_models_side_calls(folder: Path) -> None:
         ),
         (
             'name = "x"\ncommand = "y"\nheaders = { A = "b" }\n',
-            "mcp[1].headers: found beside command; allowed there: allowed_tools, args, command, cwd, env, name, "
+            "mcp[1].headers: found together with command; allowed there: allowed_tools, args, command, cwd, env, name, "
             "needs_approval, timeout_s",
         ),
         (
             'name = "x"\nurl = "http://x"\nrequire_approval = "never"\n',
-            "mcp[1].require_approval: found beside url; allowed there: allowed_tools, headers, name, needs_approval, "
-            "timeout_s, url",
+            "mcp[1].require_approval: found together with url; allowed there: allowed_tools, headers, name, "
+            "needs_approval, timeout_s, url",
         ),
         ('command = "y"\n', "mcp[1]: an MCP server has no name: give it one, its errors mention it"),
         (
@@ -205,11 +205,11 @@ def test_a_label_is_a_server_that_the_models_side_calls(folder: Path) -> None:
         ),
         (
             f'name = "x"\nurl = "http://x"\nheaders = "{SECRET}"\n',
-            "mcp[1].headers: found another value; allowed: a table of texts",
+            "mcp[1].headers: found another value; allowed: a table of strings",
         ),
         (
             f'name = "x"\nurl = "http://x"\nheaders = {{ A = ["{SECRET}"] }}\n',
-            "mcp[1].headers: found another value; allowed: a table of texts",
+            "mcp[1].headers: found another value; allowed: a table of strings",
         ),
         (
             'name = "x"\ncommand = "y"\ntimeout_s = 0\n',

@@ -43,7 +43,7 @@ class Calendar:
 def test_the_day_is_the_local_one_not_utc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "EST5")
     time.tzset()
-    assert iso_date(NOON - 9 * 3600) == "2026-11-23"  # 03:00 UTC is still the evening before there
+    assert iso_date(NOON - 9 * 3600) == "2026-11-23"  # 03:00 UTC is 22:00 of the previous day there
 
 
 def test_each_new_day_is_posted_once_with_its_spend() -> None:

@@ -164,8 +164,8 @@ def test_agents_in_toml_and_in_python_have_added_tools_by_name(folder: Path, pac
     [
         ("fan = ext_fan:nothing", "cannot be loaded (AttributeError: "),
         ("fan = ext_gone:both", "cannot be loaded (ModuleNotFoundError: No module named 'ext_gone')"),
-        ("fan = ext_fan:number", "is no Tool and no list of Tools; make it one, as @tool does"),
-        ("fan = ext_fan:set_lamp", "has a tool 'set_lamp', and so has the device; give it another name"),
+        ("fan = ext_fan:number", "is neither a Tool nor a list of Tools; use @tool"),
+        ("fan = ext_fan:set_lamp", "has a tool 'set_lamp', a name that the device already has; rename it"),
     ],
 )
 def test_a_package_that_does_not_fit_is_one_warning_with_its_distribution_and_an_error_where_it_is_named(
@@ -190,10 +190,10 @@ def test_a_package_that_does_not_fit_is_one_warning_with_its_distribution_and_an
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        ("set_fam", "the device has no tool 'set_fam': there are set_lamp, set_fan; did you mean 'set_fan'?"),
+        ("set_fam", "the device has no tool 'set_fam'; available: set_lamp, set_fan; did you mean 'set_fan'?"),
         ("ext_tools:number", 'found "ext_tools:number", which is of type int; allowed: a Tool, or a list of Tools'),
-        ("ext_tools:set_lamp", "which has a tool 'set_lamp', and so has the device; give it another name"),
-        ("ext_tools:both ext_tools:open_door", "which has a tool 'open_door', and so has the device"),
+        ("ext_tools:set_lamp", "which has a tool 'set_lamp', a name that the device already has; rename it"),
+        ("ext_tools:both ext_tools:open_door", "which has a tool 'open_door', a name that the device already has"),
         ("ext_tools:close_door", "and the module has no 'close_door'; give the name of an object in it"),
     ],
 )
@@ -226,7 +226,7 @@ ONE_OF = "a RealtimeAgent, or a function that takes the device's tools by name a
         ),
         (
             "def agent(tools): return tools['set_lmap']",
-            "and the device has no tool 'set_lmap': there are set_lamp; did you mean 'set_lamp'?",
+            "and the device has no tool 'set_lmap'; available: set_lamp; did you mean 'set_lamp'?",
         ),
         (AGENT.replace("Be brief.", "") + "agent = 1 / 0", "line 5 raises ZeroDivisionError: division by zero"),
         (

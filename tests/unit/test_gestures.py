@@ -10,17 +10,17 @@ from appliance.conversation.support.gestures import Gesture, Gestures
 
 def _run(edges: list[tuple[float, bool]], until: float, *, guarded_before: float = 0.0) -> list[Gesture]:
     """Feed edges at their times and advance at every deadline in between."""
-    gestures, told = Gestures(), []
+    gestures, reported = Gestures(), []
     for at, pressed in [*edges, (until, None)]:
         while (due := gestures.deadline) is not None and due <= at:
-            told += gestures.advance(due)
+            reported += gestures.advance(due)
         if pressed is not None:
-            told += gestures.feed(pressed, at, is_guarded=at < guarded_before)
-    return told
+            reported += gestures.feed(pressed, at, is_guarded=at < guarded_before)
+    return reported
 
 
-def _kinds(told: list[Gesture]) -> list[str]:
-    return [one.kind for one in told]
+def _kinds(reported: list[Gesture]) -> list[str]:
+    return [one.kind for one in reported]
 
 
 def test_a_press_is_reported_at_its_first_edge() -> None:
@@ -28,8 +28,8 @@ def test_a_press_is_reported_at_its_first_edge() -> None:
 
 
 def test_a_release_has_the_time_of_its_edge_not_of_its_confirmation() -> None:
-    told = _run([(1.0, True), (1.6, False)], 3.0)
-    assert [(one.kind, one.at) for one in told] == [("press", 1.0), ("release", 1.6)]
+    reported = _run([(1.0, True), (1.6, False)], 3.0)
+    assert [(one.kind, one.at) for one in reported] == [("press", 1.0), ("release", 1.6)]
 
 
 def test_bounce_on_both_edges_is_one_press_and_one_release() -> None:
@@ -47,8 +47,8 @@ def test_two_slow_taps_are_not_a_double_tap() -> None:
 
 
 def test_a_hold_is_reported_once_after_one_second() -> None:
-    told = _run([(1.0, True), (5.0, False)], 6.0)
-    assert [(one.kind, one.at) for one in told] == [("press", 1.0), ("hold", 2.0), ("release", 5.0)]
+    reported = _run([(1.0, True), (5.0, False)], 6.0)
+    assert [(one.kind, one.at) for one in reported] == [("press", 1.0), ("hold", 2.0), ("release", 5.0)]
 
 
 def test_a_button_held_down_at_the_start_is_not_a_press_but_stuck_after_30_s() -> None:

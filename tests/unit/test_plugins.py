@@ -1,4 +1,4 @@
-"""One lookup by name for every seam, and the small words that errors and answers share."""
+"""Tests of the lookup of plug-ins by name, the version, and small functions shared by several modules."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TABLE = {"here": len, "there": "math:sqrt"}
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An installed package that adds "parrot" and "broken", and would like to replace "here"."""
+    """Install a package that adds "parrot" and "broken", and tries to replace "here"."""
     folder = tmp_path / "parrot-1.0.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: parrot\nVersion: 1.0\n", encoding="utf-8")
@@ -35,32 +35,32 @@ def find(name: str) -> object:
     return named(TABLE, name, kind="engine", group=GROUP)
 
 
-def test_an_entry_of_the_table_is_the_object_or_what_its_place_holds() -> None:
+def test_a_built_in_entry_is_returned_or_imported() -> None:
     assert find("here") is len
     assert find("there") is math.sqrt
 
 
-def test_a_package_adds_an_entry_and_replaces_none(package: Path) -> None:
+def test_a_package_adds_an_entry_but_cannot_replace_a_built_in_one(package: Path) -> None:
     assert find("parrot") is math.floor
     assert find("here") is len
 
 
-def test_an_unknown_name_is_refused_with_all_that_there_are(package: Path) -> None:
+def test_an_unknown_name_is_refused_with_the_known_names(package: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         find("Parot")
     assert str(caught.value) == (
-        "no engine is called 'Parot': there are broken, here, parrot, there; did you mean 'parrot'?"
+        "no engine is called 'Parot'; available: broken, here, parrot, there; did you mean 'parrot'?"
     )
 
 
-def test_a_package_that_cannot_be_loaded_is_named(package: Path) -> None:
+def test_a_package_that_cannot_be_loaded_raises_an_error_with_its_name(package: Path) -> None:
     with pytest.raises(
         SettingsError, match=r"engine 'broken': parrot\.gone:make of parrot 1\.0 cannot be loaded \(ModuleNotFound"
     ):
         find("broken")
 
 
-def test_a_package_that_cannot_be_loaded_is_named_with_its_distribution_among_the_others(package: Path) -> None:
+def test_installed_lists_all_packages_and_a_broken_one_raises_on_load(package: Path) -> None:
     (package / "entry_points.txt").write_text(f"[{GROUP}]\nparrot = math:floor\nbroken = parrot.gone:make\n", "utf-8")
     found = installed(kind="engine", group=GROUP)
     assert list(found) == ["broken", "parrot"]
@@ -78,7 +78,7 @@ def a_text(reference: str, folder: Path | None) -> str:
     return resolve(reference, lambda one: one if isinstance(one, str) else None, "a text", folder=folder)
 
 
-def test_a_file_in_the_folder_goes_before_an_installed_module_and_imports_its_siblings(folder: Path) -> None:
+def test_a_file_in_the_folder_is_found_first_and_imports_its_siblings(folder: Path) -> None:
     (folder / "seam_words.py").write_text("from seam_sibling import WORD\n\n\nclass Deep:\n    word = WORD\n", "utf-8")
     (folder / "seam_sibling.py").write_text("WORD = 'here'\n", "utf-8")
     assert a_text("seam_words:WORD", folder) == "here"
@@ -88,7 +88,7 @@ def test_a_file_in_the_folder_goes_before_an_installed_module_and_imports_its_si
     assert sys.modules["seam_words"] is module, "it was run twice"
 
 
-def test_a_package_in_the_folder_is_found_and_an_installed_module_too(folder: Path) -> None:
+def test_packages_in_the_folder_and_installed_modules_are_found(folder: Path) -> None:
     (folder / "seam_package").mkdir()
     (folder / "seam_package" / "__init__.py").write_text("", "utf-8")
     (folder / "seam_package" / "words.py").write_text("WORD = 'inside'\n", "utf-8")
@@ -97,7 +97,7 @@ def test_a_package_in_the_folder_is_found_and_an_installed_module_too(folder: Pa
     assert a_text("os.path:sep", None) == os.sep
 
 
-def test_a_file_of_the_folder_hides_no_module_of_python_or_of_a_package(folder: Path) -> None:
+def test_a_file_in_the_folder_does_not_hide_a_standard_module(folder: Path) -> None:
     (folder / "seam_words.py").write_text("import wave\nWORD = wave.__file__\n", "utf-8")
     (folder / "wave.py").write_text("raise AssertionError('imported')\n", "utf-8")
     assert not a_text("seam_words:WORD", folder).startswith(str(folder))
@@ -140,7 +140,7 @@ def test_a_file_of_the_folder_hides_no_module_of_python_or_of_a_package(folder: 
         ),
     ],
 )
-def test_a_reference_that_leads_nowhere_is_one_line_with_the_remedy(
+def test_an_unresolvable_reference_raises_a_one_line_error_with_the_remedy(
     folder: Path, reference: str, text: str, expected: str
 ) -> None:
     (folder / "seam_words.py").write_text(text + "\n", "utf-8")
@@ -153,18 +153,18 @@ def test_a_reference_that_leads_nowhere_is_one_line_with_the_remedy(
 
 
 @pytest.mark.parametrize("name", ["json", "pytest", "sched"])
-def test_a_file_with_the_name_of_another_module_is_to_be_renamed(folder: Path, name: str) -> None:
+def test_a_file_with_the_name_of_another_module_is_refused(folder: Path, name: str) -> None:
     (folder / f"{name}.py").write_text("WORD = 'here'\n", "utf-8")
     with pytest.raises(SettingsError, match=r"has the name of another module; rename the file"):
         a_text(f"{name}:WORD", folder)
 
 
-def test_without_a_folder_only_installed_modules_are_named() -> None:
+def test_without_a_folder_the_error_mentions_installed_modules_only() -> None:
     with pytest.raises(SettingsError, match="and there is no installed module seam_words; write the file or install"):
         a_text("seam_words:WORD", None)
 
 
-def test_the_version_is_that_of_the_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_version_is_the_installed_version_or_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert version()[0].isdigit()
     monkeypatch.setattr("sys.path", [str(tmp_path)])
     assert version() == "unknown"
@@ -174,7 +174,7 @@ def test_the_version_is_that_of_the_installed_package(tmp_path: Path, monkeypatc
     ("word", "hint"),
     [("volum", "; did you mean 'Volume'?"), ("VOLUME", "; did you mean 'Volume'?"), ("xyz", ""), ("", "")],
 )
-def test_the_nearest_word_is_suggested_whatever_its_case(word: str, hint: str) -> None:
+def test_the_nearest_word_is_suggested_regardless_of_case(word: str, hint: str) -> None:
     assert did_you_mean(word, ("light", "Volume")) == hint
     assert did_you_mean(word + " " * 100_000, ()) == ""
 
@@ -191,10 +191,10 @@ def test_the_nearest_word_is_suggested_whatever_its_case(word: str, hint: str) -
         ("", False),
     ],
 )
-def test_only_this_machine_is_loopback(host: str, expected: bool) -> None:
+def test_only_local_hosts_are_loopback(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
 
 
-def test_the_rate_inside_is_the_rate_on_the_wire() -> None:
-    """The protocol may not import numpy, and the sound may not import the protocol: so there are two names."""
+def test_internal_rate_equals_wire_rate() -> None:
+    """There are two constants: the protocol must not import numpy, and the audio code must not import the protocol."""
     assert WIRE_RATE == SAMPLE_RATE

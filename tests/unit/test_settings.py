@@ -1,4 +1,4 @@
-"""The settings: precedence, one clear line per mistake, and a key that shows up nowhere."""
+"""Tests of the settings: precedence, error messages, and that the API key is never shown."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def problems(path: Path | None = None, **environ: str) -> list[str]:
 # Precedence
 
 
-def test_defaults_alone_are_valid_and_answer_offline() -> None:
+def test_defaults_are_valid_and_use_the_offline_brain() -> None:
     settings = load_settings(None, {})
     assert settings.model_dump() == Settings().model_dump()
     assert settings.endpoint() == EndpointSettings("offline", "", needs_key=False)
 
 
-def test_file_then_environment_then_override_win_in_this_order(tmp_path: Path) -> None:
+def test_environment_overrides_file_and_overrides_win(tmp_path: Path) -> None:
     path = write(tmp_path, "[audio]\nvolume = 10\nrate = 16000\nperiod_ms = 40\n")
     environ = {"APPLIANCE_AUDIO__VOLUME": "20", "APPLIANCE_AUDIO__RATE": "24000"}
     settings = load_settings(path, environ, overrides={"audio.volume": 30})
@@ -63,7 +63,7 @@ def test_file_then_environment_then_override_win_in_this_order(tmp_path: Path) -
     assert settings.origin("audio.backend") == "default"
 
 
-def test_overrides_may_be_nested_or_dotted_and_texts_are_read_as_their_type() -> None:
+def test_overrides_may_be_nested_or_dotted_and_strings_are_converted() -> None:
     settings = load_settings(None, {}, overrides={"audio": {"volume": "5"}, "light.i2s": "off"})
     assert settings.audio.volume == 5
     assert settings.light.i2s is False
@@ -85,14 +85,14 @@ def test_overrides_may_be_nested_or_dotted_and_texts_are_read_as_their_type() ->
         ("LIGHT__KIND", "rgb", "rgb"),
     ],
 )
-def test_environment_texts_become_the_type_of_their_key(name: str, text: str, expected: object) -> None:
+def test_environment_strings_are_converted_to_the_type_of_their_key(name: str, text: str, expected: object) -> None:
     section, key = name.lower().split("__")
     value = getattr(getattr(load_settings(None, {f"APPLIANCE_{name}": text}), section), key)
     assert value == expected
     assert isinstance(value, type(expected))
 
 
-def test_relative_paths_of_the_file_start_at_its_folder(tmp_path: Path) -> None:
+def test_relative_paths_in_the_file_are_relative_to_its_folder(tmp_path: Path) -> None:
     (tmp_path / "part.txt").write_text("Speak like a pirate.\n", encoding="utf-8")
     path = write(tmp_path, '[assistant]\ninstructions_file = "part.txt"\n[service]\ntrace = "t.jsonl"\n')
     settings = load_settings(path, {})
@@ -100,13 +100,13 @@ def test_relative_paths_of_the_file_start_at_its_folder(tmp_path: Path) -> None:
     assert settings.service.trace == str(tmp_path / "t.jsonl")
 
 
-def test_a_byte_order_mark_and_dos_line_ends_do_no_harm(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_windows_line_endings_are_accepted(tmp_path: Path) -> None:
     path = tmp_path / "appliance.toml"
     path.write_bytes(b"\xef\xbb\xbf[audio]\r\nvolume = 12\r\n")
     assert load_settings(path, {}).audio.volume == 12
 
 
-def test_other_variables_with_our_prefix_are_left_alone() -> None:
+def test_other_variables_with_the_prefix_are_ignored() -> None:
     load_settings(None, {"APPLIANCE_CONFIG": "x", "APPLIANCES": "y", "APPLIANCE_HOME": "z"})
 
 
@@ -115,27 +115,27 @@ def test_settings_are_immutable() -> None:
         load_settings(None, {}).audio.volume = 3
 
 
-# Mistakes: file and line, key, found, allowed, nearest
+# Error messages: file and line, key, found, allowed, nearest
 
 
-def test_an_unknown_key_is_one_line_with_the_nearest_key(tmp_path: Path) -> None:
+def test_an_unknown_key_error_suggests_the_nearest_key(tmp_path: Path) -> None:
     path = write(tmp_path, "\n[audio]\nvolum = 80\n")
     [line] = problems(path)
     assert line.startswith(f"{path}:3: audio.volum: unknown key; allowed: backend, ")
     assert line.endswith("did you mean 'volume'?")
 
 
-def test_a_key_in_the_wrong_section_names_the_right_one(tmp_path: Path) -> None:
+def test_a_key_in_the_wrong_section_error_suggests_the_right_section(tmp_path: Path) -> None:
     [line] = problems(write(tmp_path, "[audio]\nmodel = 'x'\n"))
     assert line.endswith("did you mean 'link.model'?")
 
 
-def test_a_key_above_all_sections_names_its_section(tmp_path: Path) -> None:
+def test_a_key_above_all_sections_error_suggests_its_section(tmp_path: Path) -> None:
     [line] = problems(write(tmp_path, "volume = 80\n"))
     assert line.endswith("did you mean 'audio.volume'?")
 
 
-def test_an_unknown_section_is_one_line_with_the_nearest_section(tmp_path: Path) -> None:
+def test_an_unknown_section_error_suggests_the_nearest_section(tmp_path: Path) -> None:
     path = write(tmp_path, "[lights]\npin = 5\n")
     [line] = problems(path)
     assert line.startswith(f"{path}:1: lights: unknown section; allowed: link, assistant, ")
@@ -153,8 +153,8 @@ def test_an_unknown_section_is_one_line_with_the_nearest_section(tmp_path: Path)
         ("[audio]\nannouncements = 1", "audio.announcements: found 1; allowed: true or false"),
         ("[assistant]\nspeed = 9", "assistant.speed: found 9; allowed: a number from 0.25 to 1.5"),
         ("[assistant]\nspeed = nan", "assistant.speed: found nan; allowed: a number from 0.25 to 1.5"),
-        ("[link]\nmodel = ''", 'link.model: found ""; allowed: a text that is not empty'),
-        ("[link]\nmodel = ['x']", "link.model: found a list; allowed: a text that is not empty"),
+        ("[link]\nmodel = ''", 'link.model: found ""; allowed: a non-empty string'),
+        ("[link]\nmodel = ['x']", "link.model: found a list; allowed: a non-empty string"),
         (
             "[light]\nkind = 'LEDs'",
             'light.kind: found "LEDs"; allowed: "led", "rgb" or "none"; did you mean \'led\'?',
@@ -171,12 +171,12 @@ def test_an_unknown_section_is_one_line_with_the_nearest_section(tmp_path: Path)
         ("[button]\nmin_turn_ms = 99", "button.min_turn_ms: found 99; allowed: a whole number from 100 to 5000"),
     ],
 )
-def test_a_wrong_value_says_what_was_found_and_what_is_allowed(tmp_path: Path, text: str, expected: str) -> None:
+def test_a_wrong_value_error_has_the_value_and_what_is_allowed(tmp_path: Path, text: str, expected: str) -> None:
     path = write(tmp_path, text)
     assert problems(path) == [f"{path}:2: {expected}"]
 
 
-def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
+def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, "[audio]\nvolum = 1\nrate = 1\n[nothing]\n")
     lines = problems(path, APPLIANCE_BUTTON__PIN="x", APPLIANCE_LINK_MODEL="y")
     assert len(lines) == 5
@@ -191,18 +191,18 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
         ("[[audio]]\nvolume = 3", "audio: found a list; allowed: a table [audio]"),
     ],
 )
-def test_a_section_that_is_no_table_is_one_line(tmp_path: Path, text: str, expected: str) -> None:
+def test_a_section_that_is_not_a_table_raises_a_one_line_error(tmp_path: Path, text: str, expected: str) -> None:
     [line] = problems(write(tmp_path, text))
     assert expected in line
 
 
-def test_a_file_that_is_no_toml_is_one_line_with_the_place(tmp_path: Path) -> None:
+def test_a_file_that_is_not_toml_raises_a_one_line_error_with_the_place(tmp_path: Path) -> None:
     [line] = problems(write(tmp_path, "[audio]\nvolume = \n"))
     assert "is not TOML" in line
     assert "line 2" in line
 
 
-def test_a_missing_a_binary_and_a_folder_file_are_one_line_each(tmp_path: Path) -> None:
+def test_a_missing_file_a_binary_file_and_a_folder_raise_one_line_errors(tmp_path: Path) -> None:
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"\xff\xfe\x00")
     assert "cannot be read: No such file" in problems(tmp_path / "none.toml")[0]
@@ -213,9 +213,9 @@ def test_a_missing_a_binary_and_a_folder_file_are_one_line_each(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "key", "said"),
     [
-        ("[light]\npin = 17", "light.pin", "button.pin has already"),
-        ("[light]\nkind = 'rgb'\n[outputs]\nlamp_pin = 24", "outputs.lamp_pin", "light.green_pin has already"),
-        ("[button]\npin = 26", "outputs.lamp_pin", 'button.pin has already; allowed: a pin of its own or "none"'),
+        ("[light]\npin = 17", "light.pin", "button.pin already uses"),
+        ("[light]\nkind = 'rgb'\n[outputs]\nlamp_pin = 24", "outputs.lamp_pin", "light.green_pin already uses"),
+        ("[button]\npin = 26", "outputs.lamp_pin", 'button.pin already uses; allowed: an unused pin or "none"'),
         ("[light]\npin = 18", "light.pin", "carries the sound of a HAT"),
         ("[button]\npin = 21", "button.pin", "carries the sound of a HAT"),
         ("[button]\npin = 1", "button.pin", "EEPROM"),
@@ -223,13 +223,13 @@ def test_a_missing_a_binary_and_a_folder_file_are_one_line_each(tmp_path: Path) 
         ("[button]\npull = 'down'", "button.pull", "because button.active_low = true"),
         ("[brain]\nworkflow = 'chat'", "brain.chat_url", 'because brain.workflow = "chat"'),
         ("[brain]\nchat_url = 'ws://x'", "brain.chat_url", "allowed: http://, https:// and a host"),
-        ("[brain]\nphrases_dir = 'nowhere'", "brain.phrases_dir", "no folder"),
-        ("[assistant]\ninstructions_file = 'nothing.txt'", "assistant.instructions_file", "no file"),
+        ("[brain]\nphrases_dir = 'nowhere'", "brain.phrases_dir", "not a folder"),
+        ("[assistant]\ninstructions_file = 'nothing.txt'", "assistant.instructions_file", "not a file"),
         ("[link]\nprovider = 'compatible'", "link.base_url", 'because link.provider = "compatible"'),
         ("[link]\nbase_url = 'localhost:80'", "link.base_url", "allowed: ws://, wss://, http://, https:// and a host"),
-        ("[link]\nbase_url = 'ws://h:port'", "link.base_url", "found no address"),
-        ("[link]\nbase_url = 'ws://u:p@h/v1'", "link.base_url", "a password or a key inside the address"),
-        ("[link]\nbase_url = 'ws://h/v1?api_key=x'", "link.base_url", "a password or a key inside the address"),
+        ("[link]\nbase_url = 'ws://h:port'", "link.base_url", "found an invalid address"),
+        ("[link]\nbase_url = 'ws://u:p@h/v1'", "link.base_url", "a password or a key in the address"),
+        ("[link]\nbase_url = 'ws://h/v1?api_key=x'", "link.base_url", "a password or a key in the address"),
         ("[link]\nbackoff_initial_s = 50", "link.backoff_initial_s", "at most link.backoff_max_s (30)"),
         ("[link]\nkey_env = 'MY KEY'", "link.key_env", "the name of an environment variable"),
         ("[link]\ncredential = '../key'", "link.credential", "letters, digits"),
@@ -239,7 +239,7 @@ def test_a_missing_a_binary_and_a_folder_file_are_one_line_each(tmp_path: Path) 
         ("[audio]\ncapture_card = '1'", "audio.capture_card", "an index"),
     ],
 )
-def test_values_that_clash_are_named_with_the_reason(tmp_path: Path, text: str, key: str, said: str) -> None:
+def test_conflicting_values_are_refused_with_the_reason(tmp_path: Path, text: str, key: str, said: str) -> None:
     path = write(tmp_path, text)
     lines = [line for line in problems(path) if f" {key}: " in line]
     assert len(lines) == 1
@@ -248,35 +248,35 @@ def test_values_that_clash_are_named_with_the_reason(tmp_path: Path, text: str, 
 
 
 @pytest.mark.parametrize(
-    ("text", "key", "beside"),
+    ("text", "key", "other"),
     [
         ("instructions = 'Be brief.'\nagent = 'm:a'\n", "agent", "assistant.instructions"),
         ("instructions_file = 'it.txt'\nagents_file = 'it.txt'\n", "agents_file", "assistant.instructions_file"),
         ("agents_file = 'it.txt'\nagent = 'm:a'\n", "agent", "assistant.agents_file"),
     ],
 )
-def test_an_assistant_that_is_described_twice_is_refused(tmp_path: Path, text: str, key: str, beside: str) -> None:
+def test_two_descriptions_of_the_assistant_are_refused(tmp_path: Path, text: str, key: str, other: str) -> None:
     (tmp_path / "it.txt").write_text("Be kind.", encoding="utf-8")
     path = write(tmp_path, "[assistant]\n" + text)
     allowed = "one of assistant.instructions (or instructions_file), assistant.agents_file and assistant.agent"
-    assert problems(path) == [f"{path}:3: assistant.{key}: found beside {beside}; allowed: {allowed}"]
+    assert problems(path) == [f"{path}:3: assistant.{key}: found together with {other}; allowed: {allowed}"]
 
 
-def test_the_shipped_file_with_an_agent_in_it_describes_one_assistant(tmp_path: Path) -> None:
-    """It holds every key with its default, the instructions too."""
+def test_the_shipped_file_with_an_agent_has_one_description(tmp_path: Path) -> None:
+    """The file contains every key with its default, including the instructions."""
     text = (ROOT / "config" / "appliance.toml").read_text(encoding="utf-8")
     path = write(tmp_path, text.replace('\nagent = ""', '\nagent = "my_house:agent"'))
     assert load_settings(path, {}).assistant.agent == "my_house:agent"
 
 
-def test_the_folder_of_the_settings_is_that_of_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_folder_is_the_folder_of_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "")
     monkeypatch.chdir(tmp_path)
     assert load_settings(Path("appliance.toml"), {}).folder == tmp_path
     assert load_settings(None, {}).folder is None
 
 
-def test_what_turns_out_wrong_when_it_is_used_names_place_and_key(tmp_path: Path) -> None:
+def test_about_adds_place_and_key_to_an_error(tmp_path: Path) -> None:
     path = write(tmp_path, "[assistant]\nagent = 'm:a'\n")
     settings = load_settings(path, {"APPLIANCE_ASSISTANT__HOOKS": "m:h"})
     for key, place in (("agent", f"{path}:2"), ("hooks", "APPLIANCE_ASSISTANT__HOOKS")):
@@ -285,13 +285,13 @@ def test_what_turns_out_wrong_when_it_is_used_names_place_and_key(tmp_path: Path
         assert str(caught.value) == f"{place}: assistant.{key}: found it wrong"
 
 
-def test_a_pin_that_the_chosen_light_does_not_use_cannot_clash(tmp_path: Path) -> None:
+def test_pins_of_an_unused_light_cannot_conflict(tmp_path: Path) -> None:
     load_settings(write(tmp_path, "[light]\nkind = 'none'\npin = 17\nred_pin = 17\n"), {})
     load_settings(write(tmp_path, "[light]\ni2s = false\npin = 18\n"), {})
 
 
 @given(st.dictionaries(st.sampled_from(["audio", "link", "light", "x"]), st.dictionaries(st.text(), st.text())))
-def test_whatever_overrides_hold_the_answer_is_settings_or_a_settings_error(tables: dict[str, dict[str, str]]) -> None:
+def test_any_overrides_give_settings_or_a_settings_error(tables: dict[str, dict[str, str]]) -> None:
     try:
         load_settings(None, {}, overrides=tables)
     except SettingsError as error:
@@ -299,7 +299,7 @@ def test_whatever_overrides_hold_the_answer_is_settings_or_a_settings_error(tabl
 
 
 @given(st.text(alphabet=st.characters(blacklist_categories=["Cs"], blacklist_characters="\0")))
-def test_no_text_of_the_environment_breaks_the_loader(text: str) -> None:
+def test_any_environment_value_gives_settings_or_a_settings_error(text: str) -> None:
     for name in ("AUDIO__VOLUME", "LINK__BASE_URL", "ASSISTANT__SPEED", "OUTPUTS__LAMP_PIN", "LIGHT__I2S"):
         try:
             load_settings(None, {f"APPLIANCE_{name}": text})
@@ -330,19 +330,19 @@ def test_no_text_of_the_environment_breaks_the_loader(text: str) -> None:
         ({"base_url": "ws://h/v1", "provider": "offline"}, "", EndpointSettings("offline", "", needs_key=False)),
     ],
 )
-def test_who_answers_follows_from_provider_address_and_key(
+def test_endpoint_depends_on_provider_address_and_key(
     link: dict[str, str], key: str, expected: EndpointSettings
 ) -> None:
     assert load_settings(None, {"OPENAI_API_KEY": key}, overrides={"link": link}).endpoint() == expected
 
 
-def test_remarks_name_a_missing_key_an_open_wire_and_a_trace() -> None:
+def test_remarks_warn_of_a_missing_key_an_unencrypted_link_and_a_trace() -> None:
     missing = load_settings(None, {}, overrides={"link.provider": "openai"})
     assert "no key was found" in missing.remarks()[0]
     open_wire = {"link.base_url": "ws://example.org/v1", "service.trace": "t"}
     lines = load_settings(None, {"OPENAI_API_KEY": KEY}, overrides=open_wire).remarks()
     assert "not encrypted" in lines[0]
-    assert "records what is said" in lines[1]
+    assert "records all speech" in lines[1]
     assert (
         load_settings(None, {"OPENAI_API_KEY": KEY}, overrides={"link.base_url": "ws://127.0.0.1/v1"}).remarks() == []
     )
@@ -351,7 +351,7 @@ def test_remarks_name_a_missing_key_an_open_wire_and_a_trace() -> None:
 # The key
 
 
-def test_credential_goes_before_file_and_file_before_environment(tmp_path: Path) -> None:
+def test_key_comes_from_credential_then_file_then_environment(tmp_path: Path) -> None:
     (tmp_path / "openai_api_key").write_text("from-credential\n", encoding="utf-8")
     (tmp_path / "key").write_text(" from-file \n", encoding="utf-8")
     (tmp_path / "key").chmod(0o600)
@@ -364,27 +364,27 @@ def test_credential_goes_before_file_and_file_before_environment(tmp_path: Path)
     assert read_api_key(plain, {}) is None
 
 
-def test_an_empty_credential_counts_as_none(tmp_path: Path) -> None:
+def test_an_empty_credential_is_not_a_key(tmp_path: Path) -> None:
     (tmp_path / "openai_api_key").write_text("\n", encoding="utf-8")
     settings = load_settings(None, {}, tmp_path)
     assert read_api_key(settings, {}, tmp_path) is None
     assert settings.key_origin == ""
 
 
-def test_the_key_is_read_anew_each_time(tmp_path: Path) -> None:
+def test_the_key_is_read_again_on_each_call(tmp_path: Path) -> None:
     settings = load_settings(None, {}, tmp_path)
     assert read_api_key(settings, {}, tmp_path) is None
     (tmp_path / "openai_api_key").write_text(KEY, encoding="utf-8")
     assert read_api_key(settings, {}, tmp_path) == KEY
 
 
-def test_a_key_file_open_to_others_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_key_file_readable_by_others_causes_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "key"
     path.write_text(KEY, encoding="utf-8")
     path.chmod(0o644)
     with caplog.at_level(logging.WARNING):
         load_settings(None, {}, overrides={"link.key_file": str(path)})
-    assert f"{path} holds a key and is open to others (mode 644)" in caplog.text
+    assert f"{path} contains a key that others can read (mode 644)" in caplog.text
     assert KEY not in caplog.text
     caplog.clear()
     path.chmod(0o600)
@@ -392,13 +392,13 @@ def test_a_key_file_open_to_others_is_warned_of(tmp_path: Path, caplog: pytest.L
     assert caplog.text == ""
 
 
-def test_a_key_file_that_is_missing_is_an_error_with_the_key_named(tmp_path: Path) -> None:
+def test_a_missing_key_file_error_names_the_setting(tmp_path: Path) -> None:
     [line] = problems(None, APPLIANCE_LINK__KEY_FILE=str(tmp_path / "none"))
     assert "link.key_file: cannot read" in line
 
 
 @pytest.mark.parametrize("text", [f"KEY={KEY} x", f"{KEY}\n{KEY}", "ключ", "a\x07b"])
-def test_what_no_header_can_carry_is_refused_without_being_shown(text: str) -> None:
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(text: str) -> None:
     with pytest.raises(SettingsError) as caught:
         read_api_key(load_settings(None, {}), {"OPENAI_API_KEY": text})
     assert text not in str(caught.value)
@@ -419,14 +419,14 @@ def test_what_no_header_can_carry_is_refused_without_being_shown(text: str) -> N
         f'api_key = "{KEY}"',
     ],
 )
-def test_a_key_in_the_file_is_refused_and_never_shown(tmp_path: Path, text: str) -> None:
+def test_a_key_in_the_settings_file_is_refused_and_not_shown(tmp_path: Path, text: str) -> None:
     lines = problems(write(tmp_path, text))
     assert KEY not in "\n".join(lines)
     if "api_key =" in text and "[link]" in text:
         assert "put it in the systemd credential" in lines[0]
 
 
-def test_no_dump_and_no_repr_holds_the_key(tmp_path: Path) -> None:
+def test_dumps_and_reprs_do_not_contain_the_key(tmp_path: Path) -> None:
     (tmp_path / "openai_api_key").write_text(KEY, encoding="utf-8")
     environ = {"OPENAI_API_KEY": KEY, "APPLIANCE_AUDIO__VOLUME": "3"}
     settings = load_settings(None, environ, tmp_path)
@@ -437,10 +437,10 @@ def test_no_dump_and_no_repr_holds_the_key(tmp_path: Path) -> None:
     assert masked["audio"]["volume"] == {"value": 3, "origin": "APPLIANCE_AUDIO__VOLUME"}
 
 
-# Places
+# Paths
 
 
-def test_the_file_is_the_named_one_or_the_installed_one_or_none(
+def test_settings_file_is_the_named_one_or_the_installed_one_or_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed = tmp_path / "installed.toml"
@@ -451,7 +451,7 @@ def test_the_file_is_the_named_one_or_the_installed_one_or_none(
     assert find_settings_file({"APPLIANCE_CONFIG": "mine.toml"}) == Path("mine.toml")
 
 
-def test_state_lives_where_it_was_set_else_where_systemd_says_else_with_the_user(tmp_path: Path) -> None:
+def test_state_directory_comes_from_the_setting_then_systemd_then_xdg(tmp_path: Path) -> None:
     settings = load_settings(None, {})
     chosen = load_settings(None, {}, overrides={"service.state_dir": str(tmp_path)})
     assert state_directory(chosen, {"STATE_DIRECTORY": "/var/lib/x"}) == tmp_path
@@ -460,7 +460,7 @@ def test_state_lives_where_it_was_set_else_where_systemd_says_else_with_the_user
     assert state_directory(settings, {}).parts[-3:] == (".local", "state", "voice-appliance")
 
 
-# The figures of the conversation
+# The policy
 
 
 def test_the_default_settings_give_the_default_policy() -> None:
@@ -468,28 +468,28 @@ def test_the_default_settings_give_the_default_policy() -> None:
     assert policy_from(Settings(), wording) == Policy(outputs=wording.table("output"))
 
 
-def test_a_setting_named_like_a_figure_of_the_policy_is_that_figure() -> None:
+def test_a_setting_sets_the_policy_field_of_the_same_name() -> None:
     settings = load_settings(None, {}, overrides={"audio.pre_roll_ms": 120, "link.failback_s": 7})
     policy = policy_from(settings, open_wording(settings))
     assert (policy.pre_roll_ms, policy.failback_s) == (120, 7.0)
 
 
-def test_no_two_sections_set_one_figure_of_the_policy() -> None:
+def test_no_two_sections_set_the_same_policy_field() -> None:
     figures = {figure.name for figure in fields(Policy)}
     keys = [key for _, section in Settings() for key, _ in section if key in figures]
     assert sorted(keys) == sorted(set(keys))
 
 
-# The files that are written from the models
+# The files generated from the models
 
 
-def test_the_file_and_the_page_are_what_the_models_say() -> None:
+def test_the_generated_file_and_page_are_current() -> None:
     rendered = runpy.run_path(str(ROOT / "scripts" / "settings_reference.py"))["render"]()
     for path, text in rendered.items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run scripts/settings_reference.py"
 
 
-def test_the_file_holds_every_default_and_comments_every_key() -> None:
+def test_the_generated_file_has_every_default_and_a_comment_for_every_key() -> None:
     path = ROOT / "config" / "appliance.toml"
     assert load_settings(path, {}).model_dump() == Settings().model_dump()
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -533,10 +533,10 @@ def test_prices_are_tables_of_the_file_or_json_in_the_environment(tmp_path: Path
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("per_minute = 1", "found None as a model; allowed: each table has the name of its own"),
+        ("per_minute = 1", "found None as a model; allowed: a unique model name in each table"),
         (
             'model = "a"\nper_minute = 1\n[[budget.prices]]\nmodel = "a"',
-            'found "a" as a model; allowed: each table has',
+            'found "a" as a model; allowed: a unique',
         ),
         (
             'model = "a"\nper_minute = "1"',

@@ -523,10 +523,10 @@ def test_empty_hypothesis_never_agrees() -> None:
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        ({"stt": "pocketsphynx"}, "no speech to text is called 'pocketsphynx': .*did you mean 'pocketsphinx'"),
+        ({"stt": "pocketsphynx"}, "no speech to text is called 'pocketsphynx'; .*did you mean 'pocketsphinx'"),
         ({"tts": "espeak"}, "did you mean 'espeak-ng'"),
         ({"workflow": "Chat"}, "did you mean 'chat'"),
-        ({"workflow": "zzz"}, "no workflow is called 'zzz': there are chat, phrases"),
+        ({"workflow": "zzz"}, "no workflow is called 'zzz'; available: chat, phrases"),
         ({"workflow": "chat"}, "brain.chat_url"),
     ],
 )

@@ -255,7 +255,7 @@ def test_an_unreadable_item_is_skipped(opened: Opened, path: Path, caplog: pytes
         other.execute("UPDATE items SET item = '[1]' WHERE id = 'b'")
     other.close()
     assert ids(store) == ["a", "c"]
-    assert "item b cannot be read" in caplog.text
+    assert "skipped item b, which cannot be read" in caplog.text
 
 
 def test_each_event_with_changes_is_one_transaction(opened: Opened) -> None:
@@ -353,7 +353,7 @@ def test_forgetting_fails_while_another_program_keeps_the_write_ahead_log(opened
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN")
     other.execute("SELECT * FROM items").fetchall()
-    with pytest.raises(StorageError, match=r"another program reads the file, so that history\.db-wal still holds"):
+    with pytest.raises(StorageError, match=r"another program has the file open, so history\.db-wal still contains"):
         store.forget()
     other.close()
     store.forget()
@@ -451,7 +451,7 @@ def test_a_file_that_is_not_a_database_is_moved_aside(
     assert stat.S_IMODE(broken.stat().st_mode) == 0o600
     (warning,) = caplog.records
     assert warning.levelname == "WARNING"
-    assert f"it is now {broken}, and the history begins anew" in warning.getMessage()
+    assert f"moved it to {broken} and started an empty history" in warning.getMessage()
 
 
 def test_a_corrupt_database_is_moved_aside_and_an_older_broken_log_is_removed(opened: Opened, path: Path) -> None:
@@ -487,7 +487,7 @@ def test_a_database_of_a_newer_version_is_refused_and_left_unchanged(path: Path)
     other.execute("PRAGMA user_version = 7")
     other.close()
     before = path.read_bytes()
-    with pytest.raises(StorageError, match=r"history\.db: schema version 7, this program knows up to 1; install"):
+    with pytest.raises(StorageError, match=r"history\.db: schema version 7, this program supports up to 1; install"):
         ConversationStore(path).open()
     assert path.read_bytes() == before
 
@@ -498,7 +498,7 @@ def test_a_database_of_another_program_is_refused_and_left_unchanged(path: Path)
     other.execute("CREATE TABLE bookmarks (address TEXT)")
     other.close()
     before = path.read_bytes()
-    with pytest.raises(StorageError, match=r"history\.db: a database of another program; name another file"):
+    with pytest.raises(StorageError, match=r"history\.db: the database belongs to another program; set another file"):
         ConversationStore(path).open()
     assert path.read_bytes() == before
 
@@ -526,7 +526,7 @@ def test_a_full_disk_ends_storing_and_is_logged_once(opened: Opened, caplog: pyt
     add(store, "c", after="b")
     step(store, Usage({}, 1.0, 1.0))
     (warning,) = caplog.records
-    assert "database or disk is full; the history is not stored any more" in warning.getMessage()
+    assert "database or disk is full; the history is no longer stored" in warning.getMessage()
     assert "xxx" not in caplog.text
     # An event is stored completely or not at all, and earlier items stay readable.
     assert ids(store) == ["a"]
@@ -564,7 +564,7 @@ def test_a_file_that_became_read_only_is_still_readable(opened: Opened, caplog: 
     clock.now += 2 * DAY_S
     assert ids(store) == ["new"]  # expired items are hidden even if they cannot be deleted
     assert store.spent("2026-12-23") == (0.5, 1.0)
-    with pytest.raises(StorageError, match=r"not everything could be forgotten: .*; stop the appliance and delete"):
+    with pytest.raises(StorageError, match=r"could not be deleted completely: .*; stop the appliance and delete"):
         store.forget()
     assert len(caplog.records) == 1
 

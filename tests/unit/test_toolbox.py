@@ -471,7 +471,7 @@ async def test_an_unsaved_timer_is_reported_logged_and_still_rings(
     with caplog.at_level(logging.WARNING):
         told = await call(tools, "start_timer", seconds=60, label="tea")
     assert told == "The tea timer is set for 1 minute. It will not survive a power cut, because it could not be saved."
-    assert "would not survive a restart" in caplog.text
+    assert "will not survive a restart" in caplog.text
     device.clocks.advance(60)
     device.timers.ring_due()
     assert AlarmRang("timer_1", "tea") in device.taken()
@@ -528,7 +528,7 @@ async def test_missing_status_values_are_reported_as_unknown(tmp_path: Path) -> 
     assert (status.temperature_c, status.uptime_s, status.load_1m, status.memory_available_mb) == (None,) * 4
     assert status.is_undervolted is None
     told = await call(device_tools(DeviceParts(status=StatusReader(tmp_path))), "device_status")
-    assert told.endswith("I can't tell: temperature, running time, memory, load.")
+    assert told.endswith("I could not read: temperature, running time, memory, load.")
     assert "degrees" not in told
 
 

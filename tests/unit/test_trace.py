@@ -125,7 +125,7 @@ def test_a_file_that_is_not_a_trace_is_refused_by_name(tmp_path: Path, text: str
 def test_json_without_a_format_is_not_a_trace(tmp_path: Path, text: str) -> None:
     path = tmp_path / "other.json"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(SettingsError, match=r"other\.json: no trace of the appliance: its first line names no format"):
+    with pytest.raises(SettingsError, match=r"other\.json: not a trace of the appliance: its first line has no format"):
         replay(path)
 
 
@@ -140,7 +140,7 @@ def test_a_trace_of_another_format_is_refused_with_the_remedy(tmp_path: Path, ot
     with pytest.raises(SettingsError) as caught:
         replay(path)
     assert str(caught.value) == (
-        f"{path}: a trace of format {other}, and this version reads format 4 only; "
+        f"{path}: the trace has format {other}, and this version reads format 4 only; "
         "replay it with the version of the appliance that recorded it"
     )
 
@@ -278,7 +278,7 @@ def test_a_line_of_another_version_is_refused_by_its_number(tmp_path: Path, line
 def test_a_binary_file_is_not_a_trace(tmp_path: Path) -> None:
     path = tmp_path / "sound.wav"
     path.write_bytes(b"RIFF\xff\xfe\x00\x80")
-    with pytest.raises(SettingsError, match="no trace"):
+    with pytest.raises(SettingsError, match="not a trace"):
         replay(path)
 
 

@@ -82,7 +82,7 @@ def test_handoffs_tripwires_links_and_the_budget_are_logged_without_text(
         TurnLog(lambda: 0, Wording())(1.0, DeadlinePassed(), [Emit(one) for one in notices], View())
     assert [one.getMessage() for one in caplog.records] == [
         "handoff: House to Kitchen",
-        "turn_1: the guardrail no_prices tripped on the output",
+        "turn_1: guardrail no_prices tripped on the output",
         "link 2: ready, endpoint 1",
         "budget: 80 percent of today's budget is spent: 24 of 30 minutes.",
     ]

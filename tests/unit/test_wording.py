@@ -37,12 +37,12 @@ def kinds(alias: Any) -> set[str]:
     return {one for arg in get_args(alias) for one in (kinds(arg) if get_args(arg) else {arg})}
 
 
-def test_english_german_spanish_and_french_are_there():
+def test_english_german_spanish_and_french_are_installed():
     assert {"en", "de", "es", "fr"} <= set(LANGUAGES)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_every_language_has_the_keys_and_placeholders_of_english(language: str):
+def test_every_language_has_the_same_keys_and_placeholders_as_english(language: str):
     english, own = flat("en"), flat(language)
 
     assert sorted(own) == sorted(english)
@@ -56,7 +56,7 @@ def test_every_trouble_has_a_sentence(language: str):
     assert [kind for kind in kinds(TroubleKind) if not own.get(f"trouble.{kind}", "").endswith((".", "?", "!"))] == []
 
 
-def test_every_key_in_the_code_has_a_sentence_and_every_sentence_a_key():
+def test_every_key_in_the_code_has_a_sentence_and_no_output_or_trouble_is_unused():
     sources = "\n".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
     english = flat("en")
     used = set(KEYED.findall(sources)) | {f"output.{key}" for key in OUTPUT.findall(sources)}
@@ -74,7 +74,7 @@ def test_every_key_in_the_code_has_a_sentence_and_every_sentence_a_key():
         ("fr", "80 pour cent du budget d'aujourd'hui sont dépensés : 0,81 sur 1,00 dollars."),
     ],
 )
-def test_money_has_the_decimal_sign_of_the_language(language: str, said: str):
+def test_money_uses_the_decimal_separator_of_the_language(language: str, said: str):
     assert Wording(language).budget("usd", 80, 0.81, 1.0) == said
 
 
@@ -95,45 +95,43 @@ def test_small_amounts_have_four_decimals(spent: float, said: str):
         (-5, 3, "0 seconds", "0 Sekunden"),
     ],
 )
-def test_a_duration_has_its_largest_units(seconds: int, most: int, english: str, german: str):
+def test_a_duration_is_rounded_down_to_its_largest_units(seconds: int, most: int, english: str, german: str):
     assert Wording("en").duration(seconds, most=most) == english
     assert Wording("de").duration(seconds, most=most) == german
 
 
-def test_a_regional_code_takes_the_file_of_its_language():
+def test_a_regional_code_falls_back_to_the_file_of_its_language():
     assert Wording("de-AT").say("alarm.time_up") == "Die Zeit ist um."
 
 
-def test_a_region_of_its_own_wins(tmp_path: Path):
+def test_a_regional_file_takes_precedence(tmp_path: Path):
     (tmp_path / "de.toml").write_text('[alarm]\ntime_up = "Die Zeit ist um."\n')
     (tmp_path / "de-AT.toml").write_text('[alarm]\ntime_up = "Aus is."\n')
 
     assert Wording("de-AT", tmp_path).say("alarm.time_up") == "Aus is."
 
 
-def test_a_missing_key_is_english_and_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_a_missing_key_falls_back_to_english_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     (tmp_path / "it.toml").write_text('[alarm]\ntime_up = "Tempo scaduto."\n')
     wording = Wording("it", tmp_path)
     caplog.set_level(logging.WARNING)
 
     assert [wording.say("alarm.time_up_for", labels="tea") for _ in range(2)] == ["Time is up: tea."] * 2
-    assert [one.message for one in caplog.records] == [
-        "the wording of 'it' has no alarm.time_up_for: the text is English"
-    ]
+    assert [one.message for one in caplog.records] == ["the wording for 'it' has no alarm.time_up_for; using English"]
     assert (wording.has("alarm.time_up"), wording.has("alarm.time_up_for")) == (True, False)
 
 
-def test_a_language_without_a_file_is_english_and_warned_of_once(caplog: pytest.LogCaptureFixture):
+def test_a_language_without_a_file_falls_back_to_english_with_one_warning(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.WARNING)
     wording = Wording("xx")
 
     assert (wording.is_available, wording.has("alarm.time_up")) == (False, False)
     assert wording.say("alarm.time_up") == "Time is up."
-    assert [one.message for one in caplog.records] == ["no wording for language 'xx': the texts are English"]
+    assert [one.message for one in caplog.records] == ["no wording for language 'xx'; using English"]
 
 
 @pytest.mark.parametrize("text", ["time_up = ", 'time_up = "no table"'])
-def test_a_file_that_is_wrong_is_named(text: str, tmp_path: Path):
+def test_an_invalid_file_raises_an_error_with_its_name(text: str, tmp_path: Path):
     (tmp_path / "it.toml").write_text(text)
 
     with pytest.raises(SettingsError, match=r"it\.toml: "):
