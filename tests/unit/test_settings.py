@@ -540,7 +540,7 @@ def test_prices_are_tables_of_the_file_or_json_in_the_environment(tmp_path: Path
         ),
         (
             'model = "a"\nper_minute = "1"',
-            "price of 'a', per_minute: '1' is no price; give US dollars as a number from 0",
+            "price of 'a', per_minute: '1' is not a price; give US dollars as a number of at least 0",
         ),
         ('model = "a"\naudoi = { input = 1 }', "price of 'a': {'audoi': {'input': 1}} has no input price; give input"),
     ],

@@ -29,5 +29,5 @@ async def test_a_session_uses_the_transport_that_it_was_given(monkeypatch: pytes
 
 
 def test_an_unknown_transport_is_refused_with_the_names_that_exist() -> None:
-    with pytest.raises(SettingsError, match="no transport is called 'websockt': there are websocket; did you mean"):
+    with pytest.raises(SettingsError, match="no transport is called 'websockt'; available: websocket; did you mean"):
         open_transport("websockt", [], post=print)

@@ -50,7 +50,7 @@ class RunningTransport(Protocol):
 def open_transport(
     name: str, endpoints: Sequence[Endpoint], *, post: Callable[[Event], None], **options: Any
 ) -> RunningTransport:
-    """Return the transport of a name; it connects when it is told to.
+    """Return the transport of a name; `Connect` commands make it connect.
 
     Args:
         name: A key of `TRANSPORTS`, or an entry point of the group ``voice_appliance.transports``.
