@@ -200,7 +200,9 @@ async def test_connection_that_ends_during_the_answer_still_plays_the_received_p
                 assert await rig.turn() == ("answered" if is_whole else "failed")
                 assert ("answer_cut" in rig.troubles) is not is_whole
                 assert "playout_stalled" not in rig.troubles
-                assert rig.announced == ([] if is_whole else ["I lost the connection in the middle of my answer."])
+                assert rig.announced == (
+                    [] if is_whole else ["I lost the connection in the middle of my answer. Please ask again."]
+                )
                 assert rig.answer_ms >= ms - 40, "the received part was played"
                 await rig.until(lambda: rig.has_captured and rig.light in ("ready", "error"))
                 assert await rig.turn() == "answered"
