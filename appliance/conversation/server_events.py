@@ -163,10 +163,14 @@ def _error_of_busy_server(do: Procedures, link: Link, error: wire.ErrorDetail, n
 
 
 def _error_of_response(do: Procedures, link: Link, error: wire.ErrorDetail, now: float) -> bool:
-    request = do.answer.slot.abandon(error.event_id)
-    if request is not None and request.turn == do.turn_id:
+    if not do.answer.slot.names_request(error.event_id):
+        return False
+    request = do.answer.slot.abandon()
+    if request is None:  # its response has started, and plays on
+        do.device.report("server_error", now, detail=error.message)
+    elif request.turn == do.turn_id:
         do.fail_turn("answer_failed", now, detail=error.message)
-    return request is not None
+    return True
 
 
 def _error_of_commit(do: Procedures, link: Link, error: wire.ErrorDetail, now: float) -> bool:

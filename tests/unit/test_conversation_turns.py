@@ -1308,6 +1308,71 @@ def test_an_unrelated_error_neither_frees_nor_wedges_the_slot(code: str | None, 
     assert len(scene.asks(scene.done("resp_1", status="cancelled"))) == 1
 
 
+def test_an_error_about_a_request_whose_response_has_started_is_reported_and_the_answer_plays_on() -> None:
+    scene = Scene(pre_roll_ms=0).ready()
+    scene.say()
+    scene.committed()
+    scene.created()
+    scene.audio()
+    scene.error("server_error", event_id=scene.asks()[0]["event_id"], message="Something else.")
+    assert (scene.troubles(), scene.outcomes()) == (["server_error"], [])
+    scene.audio(ms=100)
+    assert len(scene.plays()) == 2
+    scene.done()
+    scene.play(7200, drained=True)
+    assert scene.outcomes() == ["answered"]
+
+
+def test_after_such_an_error_a_barge_in_cancels_the_old_response_and_plays_the_new_answer() -> None:
+    scene = Scene(pre_roll_ms=0).ready()
+    scene.say()
+    scene.committed()
+    scene.created()
+    scene.audio()
+    scene.error("server_error", event_id=scene.asks()[0]["event_id"], message="Something else.")
+    assert {"type": "response.cancel", "response_id": "resp_1"} in scene.sent(scene.press())
+    scene.hear(500)
+    scene.release()
+    scene.hear(260, 30)
+    scene.committed("item_user_2")
+    count = len(scene.plays())
+    scene.audio("resp_1")
+    assert len(scene.plays()) == count, "late audio of the old answer"
+    scene.done("resp_1", status="cancelled")
+    scene.created("resp_2", "turn_2")
+    scene.audio("resp_2", item_id="item_b")
+    assert [play.item_id for play in scene.plays()[count:]] == ["item_b"]
+
+
+FOREIGN = {"conversation_id": None, "metadata": {"asked_by": "somebody else"}}
+
+
+def test_a_foreign_out_of_band_response_is_never_taken_for_the_answer() -> None:
+    scene = Scene().ready()
+    scene.do(message())
+    response = {"id": "resp_x", "status": "in_progress", "output": [], **FOREIGN}
+    scene.server({"type": "response.created", "response": response})
+    scene.audio("resp_x", item_id="item_x")
+    scene.server({"type": "response.done", "response": {**response, "status": "completed"}})
+    assert (scene.plays(), scene.outcomes()) == ([], [])
+    scene.answered("resp_1", "turn_1")
+    assert scene.outcomes() == ["answered"]
+
+
+def test_a_foreign_out_of_band_response_that_was_created_long_ago_is_still_foreign() -> None:
+    scene = Scene().ready()
+    ids = [f"resp_x{number}" for number in range(200)]
+    for response_id in ids:
+        response = {"id": response_id, "status": "in_progress", "output": [], **FOREIGN}
+        scene.server({"type": "response.created", "response": response})
+    scene.do(message())
+    for response_id in ids:
+        scene.audio(response_id, item_id="item_x")
+    assert scene.plays() == []
+    scene.answered("resp_1", "turn_1")
+    assert scene.outcomes() == ["answered"]
+
+
 def test_a_request_ended_by_an_error_without_an_event_id_does_not_hold_up_the_next_turn() -> None:
     """The server never answers the request, and the error does not name it; the wait still has a deadline."""
     scene = Scene(answer_s=20.0, cancel_s=3.0).ready()
@@ -1419,6 +1484,32 @@ def test_a_late_response_of_an_abandoned_request_is_cancelled_and_not_played() -
     assert scene.plays() == []
     scene.answered("resp_2", "turn_2")
     assert scene.outcomes() == ["interrupted", "answered"]
+
+
+def test_without_metadata_a_late_response_of_an_abandoned_request_is_cancelled_on_arrival() -> None:
+    scene = _quiet(cancel_s=3.0)
+    scene.do(message())
+    scene.do(message("Again.", "note_2"))
+    scene.advance(3.0)
+    assert scene.sent(scene.created("resp_1", None)) == [{"type": "response.cancel", "response_id": "resp_1"}]
+    scene.audio("resp_1")
+    assert scene.plays() == []
+    scene.done("resp_1", None, status="cancelled")
+    scene.answered("resp_2", None)
+    assert scene.outcomes() == ["interrupted", "answered"]
+
+
+def test_without_metadata_each_abandoned_request_is_matched_by_order() -> None:
+    scene = _quiet(cancel_s=3.0)
+    for number in range(3):
+        scene.do(message("Again.", f"note_{number}"))
+        scene.advance(3.0)
+    assert len(scene.asks()) == 3
+    for response_id in ("resp_1", "resp_2"):
+        assert scene.sent(scene.created(response_id, None)) == [{"type": "response.cancel", "response_id": response_id}]
+        scene.done(response_id, None, status="cancelled")
+    scene.answered("resp_3", None)
+    assert scene.outcomes()[-1] == "answered"
 
 
 def test_no_deadline_but_the_rotation_is_left_after_an_answer() -> None:

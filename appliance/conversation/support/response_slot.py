@@ -7,7 +7,8 @@ request that is cancelled before it is created is cancelled on arrival; without 
 in turn 2.
 
 A response is matched to its turn by the ``metadata`` that the server echoes. Servers that drop metadata work too: their
-responses answer requests in order, and there is only one request at a time.
+responses answer requests in order. There is one request at a time, but a cancelled one that was given up before it was
+created is still owed a response, which is cancelled on arrival.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from appliance.realtime.protocol import Response
 __all__ = ["Arrival", "Request", "ResponseSlot"]
 
 _REMEMBERED = 32  # ids of responses that are over; on one connection, no deltas of older ones arrive
+_REMEMBERED_FOREIGN = 1024  # ids of responses that are not ours; any number may run at the same time
 
 
 @dataclass(slots=True)
@@ -49,7 +51,10 @@ class ResponseSlot:
         self.request: Request | None = None
         self._wish: str | None = None
         self._blocked_until: float | None = None
+        self._owed = 0
+        """Requests that were given up before ``response.created``."""
         self._over: deque[str] = deque(maxlen=_REMEMBERED)
+        self._foreign: deque[str] = deque(maxlen=_REMEMBERED_FOREIGN)
 
     def __repr__(self) -> str:
         return f"<ResponseSlot {self.request or 'free'}, wish {self._wish}>"
@@ -89,10 +94,17 @@ class ResponseSlot:
         """Decide on a ``response.created``."""
         request = self.request
         if response.conversation_id is None and response.metadata and "turn" not in response.metadata:
+            self._foreign.append(response.id)
             return Arrival.IGNORE  # out of band, and not ours
         if response.id in self._over:
             return Arrival.CANCEL
         turn = (response.metadata or {}).get("turn")
+        if turn:
+            self._owed = 0  # this server echoes metadata
+        elif self._owed:
+            self._owed -= 1
+            self._over.append(response.id)
+            return Arrival.CANCEL
         if request is None or request.response_id not in (None, response.id) or (turn or request.turn) != request.turn:
             self._over.append(response.id)
             return Arrival.CANCEL
@@ -105,7 +117,7 @@ class ResponseSlot:
         If the server never sends ``response.created``, the first id that arrives while a request has none is adopted.
         """
         request = self.request
-        if request is None or request.is_cancelled or response_id in self._over:
+        if request is None or request.is_cancelled or response_id in self._over or response_id in self._foreign:
             return False
         if request.response_id is None and response_id:
             request.response_id = response_id
@@ -133,6 +145,8 @@ class ResponseSlot:
 
     def done(self, response: Response) -> Request | None:
         """Free the slot at ``response.done``; returns its request, None if the response is not that of the slot."""
+        if response.id in self._foreign:
+            return None
         is_late = response.id in self._over
         self._blocked_until = None
         self._over.append(response.id)
@@ -155,10 +169,14 @@ class ResponseSlot:
         self._blocked_until = retry_at
         return True
 
-    def abandon(self, event_id: str | None) -> Request | None:
-        """Free the slot after an error about its request; returns that, None if the error names another event."""
+    def names_request(self, event_id: str | None) -> bool:
+        """Return whether an error names the request in the slot."""
+        return bool(event_id) and self.request is not None and self.request.event_id == event_id
+
+    def abandon(self) -> Request | None:
+        """Free the slot after an error about its request; returns that, None if its response has started."""
         request = self.request
-        if request is None or request.event_id != event_id:
+        if request is None or request.response_id is not None:
             return None
         self.request = None
         return request
@@ -169,7 +187,9 @@ class ResponseSlot:
             self._blocked_until = None
         request = self.request
         if request is not None and request.give_up_at is not None and now >= request.give_up_at:
-            if request.response_id is not None:
+            if request.response_id is None:
+                self._owed += 1
+            else:
                 self._over.append(request.response_id)
             self.request = None
 
@@ -178,4 +198,6 @@ class ResponseSlot:
         self.request = None
         self._wish = None
         self._blocked_until = None
+        self._owed = 0
         self._over.clear()
+        self._foreign.clear()

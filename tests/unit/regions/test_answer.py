@@ -127,8 +127,9 @@ def test_an_error_naming_the_request_frees_the_slot_and_returns_its_turn() -> No
     region = started(out)
     ask(region)
     (frame,) = frames(out.take())
-    assert [region.slot.abandon(one) for one in (None, "another")] == [None, None]
-    refused = region.slot.abandon(frame["event_id"])
+    assert [region.slot.names_request(one) for one in (None, "another")] == [False, False]
+    assert region.slot.names_request(frame["event_id"])
+    refused = region.slot.abandon()
     assert refused is not None
     assert refused.turn == "turn_1"
     region.slot.want("turn_2")
