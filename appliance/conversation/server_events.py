@@ -15,6 +15,7 @@ from appliance.conversation.regions.answer import OutputText
 from appliance.conversation.regions.link import Link
 from appliance.conversation.support.outbox import CommitOf, ItemOf, OutOfBandOf
 from appliance.conversation.support.retry import Verdict, classify
+from appliance.conversation.support.values import mapping
 from appliance.realtime import protocol as wire
 
 _BENIGN = frozenset({"response_cancel_not_active", "conversation_already_has_active_response", "session_expired"})
@@ -74,8 +75,7 @@ def _handle(do: Procedures, link: Link, event: wire.ServerEvent, now: float) -> 
         case wire.SessionCreated():
             _session_created(do, link, event, now)
         case wire.SessionUpdated():
-            if (update := do.session.updated(event)) is not None and update.kind == "handoff":
-                agent_events.hand_over(do, update, now)
+            _session_updated(do, event, now)
         case wire.ErrorEvent():
             _error(do, link, event.error, now)
         case wire.SpeechStarted():
@@ -118,6 +118,17 @@ def _session_created(do: Procedures, link: Link, event: wire.SessionCreated, now
     do.link_ready(link, now)
     if do.speech.is_committing:
         do.speech.wait_until(now + do.policy.commit_s + do.policy.prepare_s * do.session.spec.is_asked_at_connect)
+
+
+def _session_updated(do: Procedures, event: wire.SessionUpdated, now: float) -> None:
+    output = mapping(mapping(event.session.get("audio")).get("output"))
+    rate = mapping(output.get("format")).get("rate")
+    if rate not in (None, wire.SAMPLE_RATE):
+        detail = f"the server sends audio at {rate} Hz, and only {wire.SAMPLE_RATE} Hz can be played"
+        do.device.report("server_error", now, detail=detail)
+        do.drop_link(Verdict("fatal", "bad_shape"), now)
+    elif (update := do.session.updated(event)) is not None and update.kind == "handoff":
+        agent_events.hand_over(do, update, now)
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

@@ -260,6 +260,7 @@ class OutputAudioDelta(_OfContent, frozen=True, tag="response.output_audio.delta
     unprinted = ("delta",)
 
     delta: bytes
+    """16-bit samples; it may end within a sample, and the next delta continues it."""
     """PCM16 mono at 24 kHz, little-endian."""
 
 
@@ -331,8 +332,7 @@ def decode(frame: str | bytes) -> ServerEvent:
         raise RemoteProtocolError(f"binary frame of {len(frame)} bytes: the Realtime protocol has text frames only")
     try:
         event: ServerEvent = _FREQUENT.decode(frame)
-        if not (isinstance(event, OutputAudioDelta) and len(event.delta) % 2):
-            return event
+        return event
     except (msgspec.MsgspecError, ValueError, RecursionError):  # ValueError: half a surrogate pair
         pass
     try:
@@ -416,12 +416,9 @@ def _pairs(value: Any, where: str) -> Mapping[str, str]:
 
 def _audio(value: Any, where: str) -> bytes:
     try:
-        pcm = msgspec.convert(_text(value, where), bytes)
+        return msgspec.convert(_text(value, where), bytes)
     except (msgspec.ValidationError, ValueError):
         raise RemoteProtocolError(f"{where} is not base64 (a string of {len(value)} characters)") from None
-    if len(pcm) % 2:
-        raise RemoteProtocolError(f"{where} holds {len(pcm)} bytes, expected whole 16-bit samples")
-    return pcm
 
 
 def _record(cls: type[_R], value: Any, where: str) -> _R:

@@ -25,7 +25,7 @@ from appliance.conversation.events import (
     PlayoutProgress,
     ShutdownRequested,
 )
-from appliance.conversation.notices import AnswerText, AudioInterrupted, InputText, OutOfBandEnded, TurnStart
+from appliance.conversation.notices import AnswerText, AudioInterrupted, Error, InputText, OutOfBandEnded, TurnStart
 from appliance.realtime.items import HistoryItem
 from tests.support.stage import SESSION, Stage, period
 
@@ -134,6 +134,12 @@ class Scene(Stage):
         """Speak a whole turn that server turn detection starts and ends."""
         commands = self.hear(100) + self.speech_started(item_id) + self.hear(ms)
         return commands + self.speech_stopped(item_id) + self.committed(item_id)
+
+    def delta(self, pcm: bytes, item_id: str = "item_a") -> list[Command]:
+        """Receive these bytes of audio."""
+        frame = {"response_id": "resp_1", "item_id": item_id, "output_index": 0, "content_index": 0}
+        encoded = base64.b64encode(pcm).decode()
+        return self.server({"type": "response.output_audio.delta", "delta": encoded, **frame})
 
     def answered(self, response_id: str = "resp_1", turn: str | None = "turn_1", item_id: str = "item_a") -> None:
         """Receive a whole answer and play it to its end."""
@@ -1510,6 +1516,43 @@ def test_without_metadata_each_abandoned_request_is_matched_by_order() -> None:
         scene.done(response_id, None, status="cancelled")
     scene.answered("resp_3", None)
     assert scene.outcomes()[-1] == "answered"
+
+
+@pytest.mark.parametrize("cuts", [[3, 5], [1, 1, 1], [1, 2, 3, 4, 5, 6, 7]])
+def test_audio_deltas_that_end_within_a_sample_play_whole_samples(cuts: list[int]) -> None:
+    scene = Scene().ready()
+    scene.do(message())
+    scene.created()
+    pcm = bytes(range(200))
+    at = 0
+    for size in [*cuts, len(pcm) - sum(cuts)]:
+        scene.delta(pcm[at : at + size])
+        at += size
+    played = [play.pcm for play in scene.plays()]
+    assert b"".join(played) == pcm
+    assert [len(one) % 2 for one in played] == [0] * len(played)
+    scene.done()
+    scene.play(100, drained=True)
+    assert scene.outcomes() == ["answered"]
+
+
+def test_half_a_sample_at_the_end_of_an_item_is_not_joined_to_the_next_item() -> None:
+    scene = Scene().ready()
+    scene.do(message())
+    scene.created()
+    scene.delta(b"\x01\x02\x03", item_id="item_a")
+    scene.delta(b"\x04\x05", item_id="item_b")
+    assert [(play.item_id, play.pcm) for play in scene.plays()] == [("item_a", b"\x01\x02"), ("item_b", b"\x04\x05")]
+
+
+@pytest.mark.parametrize("rate", [16_000, 48_000])
+def test_a_session_at_another_rate_is_refused_with_an_error(rate: int) -> None:
+    scene = Scene().ready()
+    audio = {"output": {"format": {"type": "audio/pcm", "rate": rate}}}
+    scene.server({"type": "session.updated", "session": {"type": "realtime", "audio": audio}})
+    assert scene.troubles()[0] == "server_error"
+    assert f"{rate} Hz" in scene.notices(Error)[0].detail
+    assert scene.state == "failed"
 
 
 def test_no_deadline_but_the_rotation_is_left_after_an_answer() -> None:

@@ -31,7 +31,7 @@ class Player:
         event = wire.OutputAudioDelta(
             event_id="e", response_id="r", item_id=item_id, output_index=0, content_index=0, delta=bytes(2 * frames)
         )
-        self.playback.feed(event, link, now)
+        self.playback.feed(event.item_id, event.content_index, event.delta, link, now)
         return self.out.take()
 
     def report(self, epoch: int, frames: int, *, drained: bool = False, now: float = 0.0) -> None:

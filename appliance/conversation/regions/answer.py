@@ -219,8 +219,20 @@ class Answer:
     def hear(self, event: wire.OutputAudioDelta, link: int, now: float) -> None:
         """Handle a piece of audio."""
         self.received.has_output = self.received.has_audio = True
-        self.received.frames += len(event.delta) // 2
-        self.playback.feed(event, link, now)
+        pcm = self._whole_samples(event)
+        self.received.frames += len(pcm) // 2
+        if pcm:
+            self.playback.feed(event.item_id, event.content_index, pcm, link, now)
+
+    def _whole_samples(self, event: wire.OutputAudioDelta) -> bytes:
+        """Return the samples of a delta; a half sample at its end is kept for the next delta of the same part."""
+        item_id, content_index, first_byte = self.received.half_sample
+        pcm = event.delta
+        if first_byte and (item_id, content_index) == (event.item_id, event.content_index):
+            pcm = first_byte + pcm
+        whole = len(pcm) - len(pcm) % 2
+        self.received.half_sample = (event.item_id, event.content_index, pcm[whole:])
+        return pcm[:whole]
 
     def read(self, event: OutputText, text: str, turn: str, now: float, *, is_final: bool) -> None:
         """Handle a piece of text, or (`is_final`) the whole text."""

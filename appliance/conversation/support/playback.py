@@ -138,13 +138,13 @@ class Playback:
 
     # --- what the server sends ----------------------------------------------------------------------------------
 
-    def feed(self, event: wire.OutputAudioDelta, link: int, now: float) -> None:
-        """Play a piece of audio, or hold it until its text has passed."""
+    def feed(self, item_id: str, content_index: int, pcm: bytes, link: int, now: float) -> None:
+        """Play a piece of audio (whole samples), or hold it until its text has passed."""
         if self.guards and self._holds:
-            self.gate.hold(event.item_id, event.content_index, event.delta)
+            self.gate.hold(item_id, content_index, pcm)
             self._release(link, now)
         else:
-            self._play(event.item_id, event.content_index, event.delta, link, now)
+            self._play(item_id, content_index, pcm, link, now)
 
     def _play(self, item_id: str, content_index: int, pcm: bytes, link: int, now: float) -> None:
         if not self.is_playing:

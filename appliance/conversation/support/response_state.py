@@ -32,6 +32,8 @@ class Received:
     """What was received of the answer."""
 
     frames: int = 0
+    half_sample: tuple[str, int, bytes] = ("", 0, b"")
+    """Item, content index and first byte of a sample whose second byte is in the next delta."""
     has_output: bool = False
     """Audio, text or a call has arrived. After this, replaying the turn would repeat side effects."""
     has_audio: bool = False

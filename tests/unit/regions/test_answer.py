@@ -339,7 +339,7 @@ def playback(out: Outbox, *, guards: str = "", **policy: Any) -> Playback:
 
 def feed(player: Playback, item_id: str) -> None:
     """Feed one second of audio."""
-    player.feed(wire.OutputAudioDelta(item_id=item_id, delta=SECOND), 1, 100.0)
+    player.feed(item_id, 0, SECOND, 1, 100.0)
 
 
 def test_held_audio_plays_as_far_as_the_checked_text_and_fully_once_all_text_has_passed() -> None:
