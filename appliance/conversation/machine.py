@@ -372,6 +372,9 @@ def _finish(do: Procedures, now: float) -> None:
     if answer.received.failure:
         do.mark_heard()
         do.fail_turn(answer.received.failure, now, detail=answer.received.failure_detail)
+    elif answer.is_unspoken:
+        do.out.announce(answer.speaker.said)  # the model answered in text, and the session is spoken
+        do.end_turn("answered", now)
     elif answer.is_empty and not round_.is_background:
         do.fail_turn("empty_answer", now)
     else:

@@ -1518,6 +1518,28 @@ def test_without_metadata_each_abandoned_request_is_matched_by_order() -> None:
     assert scene.outcomes()[-1] == "answered"
 
 
+def test_a_text_answer_in_a_spoken_session_is_announced() -> None:
+    scene = Scene().ready()
+    scene.say()
+    scene.committed()
+    scene.created()
+    scene.wrote("It is ", is_final=False)
+    scene.wrote("It is noon.", is_final=True)
+    scene.done()
+    assert (scene.announced(), scene.outcomes(), scene.troubles()) == (["It is noon."], ["answered"], [])
+
+
+def test_a_text_before_a_spoken_answer_is_not_announced() -> None:
+    scene = Scene().ready()
+    scene.do(message())
+    scene.created()
+    scene.wrote("It is noon.", is_final=True)
+    scene.audio(ms=100)
+    scene.done()
+    scene.play(2400, drained=True)
+    assert (scene.announced(), scene.outcomes()) == ([], ["answered"])
+
+
 @pytest.mark.parametrize("cuts", [[3, 5], [1, 1, 1], [1, 2, 3, 4, 5, 6, 7]])
 def test_audio_deltas_that_end_within_a_sample_play_whole_samples(cuts: list[int]) -> None:
     scene = Scene().ready()

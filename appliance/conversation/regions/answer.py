@@ -74,6 +74,11 @@ class Answer:
         """The answer has neither audio nor, if it is written, text."""
         return not (self.received.has_audio or (self.received.has_text and self.is_written))
 
+    @property
+    def is_unspoken(self) -> bool:
+        """The answer has text and no audio, and is not a written one."""
+        return bool(self.speaker.said) and not self.received.has_audio and not self.is_written
+
     def answers(self, response_id: str, turn: str | None) -> bool:
         """Return whether a response answers the running turn; False if it is late, cancelled or of another turn.
 
