@@ -313,6 +313,9 @@ def _late_turn(do: Procedures, now: float) -> None:
             do.fail_turn("no_link", now)
     elif do.answer.is_playing:
         do.fail_turn("playout_stalled" if do.device.has_speaker else "no_speaker", now)
+    elif do.answer.is_heard_whole:
+        do.stop_answer(now)  # the server never sent response.done
+        do.end_turn("answered", now)
     else:
         do.fail_turn(do.answer.received.failure or "no_answer", now)
 

@@ -91,6 +91,9 @@ def _handle(do: Procedures, link: Link, event: wire.ServerEvent, now: float) -> 
                 do.refuse_input("transcript", "what you said could not be written down", now)
         case wire.ResponseCreated():
             _response_created(do, event.response, now)
+        case wire.UnknownEvent(name="response.output_audio.done"):
+            if _answers(do, str(event.raw.get("response_id", ""))):
+                do.answer.end_audio()
         case wire.OutputItemAdded():
             if event.item.type == "mcp_call" and _answers(do, event.response_id):
                 agent_events.mcp_call(do, event.item, now)

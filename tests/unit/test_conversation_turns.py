@@ -1540,6 +1540,35 @@ def test_a_text_before_a_spoken_answer_is_not_announced() -> None:
     assert (scene.announced(), scene.outcomes()) == ([], ["answered"])
 
 
+@pytest.mark.parametrize(("ends", "outcome"), [(True, "answered"), (False, "failed")])
+def test_an_answer_whose_audio_ended_and_was_heard_counts_without_response_done(ends: bool, outcome: str) -> None:
+    scene = _quiet(answer_s=20.0)
+    scene.do(message())
+    scene.created()
+    scene.audio(ms=100)
+    if ends:
+        scene.server({"type": "response.output_audio.done", "response_id": "resp_1", "item_id": "item_a"})
+    scene.play(2400, drained=True)
+    scene.advance(19.9)
+    assert scene.outcomes() == []
+    commands = scene.advance(0.2)
+    assert scene.outcomes() == [outcome]
+    assert scene.announced() == ([] if ends else ["I got no answer. Please try again."])
+    assert {"type": "response.cancel", "response_id": "resp_1"} in scene.sent(commands)
+
+
+def test_an_answer_that_continues_after_its_audio_ended_is_not_whole() -> None:
+    scene = _quiet(answer_s=20.0)
+    scene.do(message())
+    scene.created()
+    scene.audio(ms=100)
+    scene.server({"type": "response.output_audio.done", "response_id": "resp_1", "item_id": "item_a"})
+    scene.audio(item_id="item_b", ms=100)
+    scene.play(4800, drained=True)
+    scene.advance(21)
+    assert scene.outcomes() == ["failed"]
+
+
 @pytest.mark.parametrize("cuts", [[3, 5], [1, 1, 1], [1, 2, 3, 4, 5, 6, 7]])
 def test_audio_deltas_that_end_within_a_sample_play_whole_samples(cuts: list[int]) -> None:
     scene = Scene().ready()

@@ -79,6 +79,11 @@ class Answer:
         """The answer has text and no audio, and is not a written one."""
         return bool(self.speaker.said) and not self.received.has_audio and not self.is_written
 
+    @property
+    def is_heard_whole(self) -> bool:
+        """The server has ended the audio of the answer, and all of it was heard."""
+        return self.received.is_audio_whole and not (self.received.failure or self.is_playing)
+
     def answers(self, response_id: str, turn: str | None) -> bool:
         """Return whether a response answers the running turn; False if it is late, cancelled or of another turn.
 
@@ -224,6 +229,7 @@ class Answer:
     def hear(self, event: wire.OutputAudioDelta, link: int, now: float) -> None:
         """Handle a piece of audio."""
         self.received.has_output = self.received.has_audio = True
+        self.received.is_audio_whole = False
         pcm = self._whole_samples(event)
         self.received.frames += len(pcm) // 2
         if pcm:
@@ -253,6 +259,10 @@ class Answer:
     def release(self, link: int, now: float) -> None:
         """Play the audio that the guardrails have passed."""
         self.playback.release(link, now, is_over=not self.asked.is_open)
+
+    def end_audio(self) -> None:
+        """Note that the server has ended the audio of an item."""
+        self.received.is_audio_whole = self.received.has_audio
 
     def note_output(self) -> None:
         """Note a call: after this, replaying the turn would repeat side effects."""

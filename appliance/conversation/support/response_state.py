@@ -37,6 +37,8 @@ class Received:
     has_output: bool = False
     """Audio, text or a call has arrived. After this, replaying the turn would repeat side effects."""
     has_audio: bool = False
+    is_audio_whole: bool = False
+    """The server has ended the audio of the newest item."""
     has_text: bool = False
     failure: TroubleKind | Literal[""] = ""
     """Why the answer is incomplete; reported after the received part has played."""
