@@ -307,8 +307,7 @@ def _late_turn(do: Procedures, now: float) -> None:
         do.end_capture("captured" if do.speech.is_in_post_roll else "too_long", now)
     elif not do.speech.is_taken:
         if do.speech.is_sent and do.link.main is not None:
-            # The server has the audio and does not confirm it: a dead peer. Try another connection.
-            do.drop_link(classify("timeout", None), now)
+            do.drop_link(classify("timeout", None), now)  # the server has the audio and does not confirm it
         else:
             do.fail_turn("no_link", now)
     elif do.answer.is_playing:

@@ -93,7 +93,7 @@ def _handle(do: Procedures, link: Link, event: wire.ServerEvent, now: float) -> 
             _response_created(do, event.response, now)
         case wire.UnknownEvent(name="response.output_audio.done"):
             if _answers(do, str(event.raw.get("response_id", ""))):
-                do.answer.end_audio()
+                do.answer.end_audio(do.link.main_id or 0, now)
         case wire.OutputItemAdded():
             if event.item.type == "mcp_call" and _answers(do, event.response_id):
                 agent_events.mcp_call(do, event.item, now)
@@ -335,6 +335,8 @@ def _response_done(do: Procedures, response: wire.Response, now: float) -> None:
         do.calls.speak_of_mcp()
     if do.calls.open.round.seen and not do.answer.received.failure:
         do.ask_again(turn)
+    elif do.answer.lacks_audio(response):
+        do.answer.await_audio(response)
     else:
         do.answer.finish()
 

@@ -1569,6 +1569,50 @@ def test_an_answer_that_continues_after_its_audio_ended_is_not_whole() -> None:
     assert scene.outcomes() == ["failed"]
 
 
+SPOKEN = {
+    "id": "item_a",
+    "type": "message",
+    "role": "assistant",
+    "status": "completed",
+    "content": [{"type": "output_audio", "transcript": "It is noon."}],
+}
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_audio_after_response_done_is_played(ends: bool) -> None:
+    scene = _quiet(answer_s=20.0)
+    scene.do(message())
+    scene.created()
+    scene.done(output=[SPOKEN])
+    assert scene.outcomes() == []
+    scene.audio(ms=100)
+    if ends:
+        scene.server({"type": "response.output_audio.done", "response_id": "resp_1", "item_id": "item_a"})
+    assert len(scene.plays()) == 1
+    scene.play(2400, drained=True)
+    scene.advance(0.0 if ends else 20.1)
+    assert (scene.outcomes(), scene.troubles()) == (["answered"], [])
+
+
+def test_audio_that_never_follows_response_done_is_reported() -> None:
+    scene = _quiet(answer_s=20.0)
+    scene.do(message())
+    scene.created()
+    scene.done(output=[SPOKEN])
+    scene.advance(20.1)
+    assert (scene.outcomes(), scene.troubles()) == (["failed"], ["no_answer"])
+
+
+def test_late_audio_of_an_interrupted_turn_is_not_played() -> None:
+    scene = _quiet()
+    scene.do(message())
+    scene.created()
+    scene.done(output=[SPOKEN])
+    scene.do(message("Again.", "note_2"))
+    scene.audio(ms=100)
+    assert scene.plays() == []
+
+
 @pytest.mark.parametrize("cuts", [[3, 5], [1, 1, 1], [1, 2, 3, 4, 5, 6, 7]])
 def test_audio_deltas_that_end_within_a_sample_play_whole_samples(cuts: list[int]) -> None:
     scene = Scene().ready()

@@ -82,7 +82,9 @@ class Answer:
     @property
     def is_heard_whole(self) -> bool:
         """The server has ended the audio of the answer, and all of it was heard."""
-        return self.received.is_audio_whole and not (self.received.failure or self.is_playing)
+        received = self.received
+        is_whole = received.is_audio_whole or (received.has_audio and received.late_response != "")
+        return is_whole and not (received.failure or self.is_playing)
 
     def answers(self, response_id: str, turn: str | None) -> bool:
         """Return whether a response answers the running turn; False if it is late, cancelled or of another turn.
@@ -91,6 +93,8 @@ class Answer:
             response_id: Its id; adopted here if the server never sends ``response.created``.
             turn: The running turn; None while the user speaks.
         """
+        if turn is not None and response_id and response_id == self.received.late_response:
+            return True
         request = self.slot.request
         return request is not None and request.turn == turn and self.slot.is_current(response_id)
 
@@ -260,9 +264,23 @@ class Answer:
         """Play the audio that the guardrails have passed."""
         self.playback.release(link, now, is_over=not self.asked.is_open)
 
-    def end_audio(self) -> None:
-        """Note that the server has ended the audio of an item."""
+    def end_audio(self, link: int, now: float) -> None:
+        """Note that the server has ended the audio of an item; late audio ends the answer."""
         self.received.is_audio_whole = self.received.has_audio
+        if self.received.late_response and self.received.has_audio:
+            self.received.late_response = ""
+            self.release(link, now)
+            self.finish()
+
+    def lacks_audio(self, response: wire.Response) -> bool:
+        """Return whether a response lists audio of which nothing has arrived."""
+        parts = (part for item in response.output if item.type == "message" for part in item.content)
+        is_spoken = any(part.type in ("audio", "output_audio") for part in parts)
+        return response.status == "completed" and is_spoken and not self.received.has_audio
+
+    def await_audio(self, response: wire.Response) -> None:
+        """Keep the answer open for audio that arrives after its response is done."""
+        self.received.late_response = response.id
 
     def note_output(self) -> None:
         """Note a call: after this, replaying the turn would repeat side effects."""

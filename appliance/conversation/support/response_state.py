@@ -39,6 +39,8 @@ class Received:
     has_audio: bool = False
     is_audio_whole: bool = False
     """The server has ended the audio of the newest item."""
+    late_response: str = ""
+    """A response that is done, and whose audio has not arrived yet."""
     has_text: bool = False
     failure: TroubleKind | Literal[""] = ""
     """Why the answer is incomplete; reported after the received part has played."""
