@@ -110,7 +110,7 @@ class Procedures:
         if how == "too_short" or how == "silence":
             self.discard(how, now)
             return
-        if how == "too_long":
+        if how == "too_long" and self.turn is not None and self.turn.kind != "vad":
             self.device.report("too_long", now)
         match self.speech.close(now):
             case "silent_microphone":

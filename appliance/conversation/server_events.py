@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 from appliance.conversation import agent_events
 from appliance.conversation import events as ev
 from appliance.conversation.commands import Disconnect
 from appliance.conversation.notices import InputText
-from appliance.conversation.procedures import Procedures
+from appliance.conversation.procedures import Procedures, RunningTurn
 from appliance.conversation.regions.answer import OutputText
 from appliance.conversation.regions.link import Link
 from appliance.conversation.support.outbox import CommitOf, ItemOf, OutOfBandOf
@@ -228,15 +228,8 @@ def _committed(do: Procedures, item_id: str, now: float) -> None:
     turn = do.turn
     if detection is not None and (turn is None or turn.kind == "vad"):
         turn = turn or do.begin_turn("vad", now)  # the server prompts an idle user without speech
-        do.speech.commit_at_server()
-        if detection.get("create_response", True):
-            do.answer.slot.asked(turn.id, "")
-            is_free = do.is_free
-            do.answer.open(do.session.spec, is_taken=do.speech.is_taken, is_free=is_free, now=now)
-            do.prepare_for_turn(now)  # too late for this response, which the server starts by itself
-        else:
-            do.begin_checks(now)
-            do.answer.slot.want(turn.id)
+        if do.speech.is_open or do.speech.item_id != item_id:  # else response.created came first
+            _commit_at_server(do, turn, detection, now)
     else:
         of_turn = do.speech.next_commit() or do.turn_id or ""
         do.speech.note_item(item_id, of_turn)
@@ -247,6 +240,18 @@ def _committed(do: Procedures, item_id: str, now: float) -> None:
     do.speech.becomes(item_id)
     do.speech.note_item(item_id, turn.id)
     do.speech_taken(now)
+
+
+def _commit_at_server(do: Procedures, turn: RunningTurn, detection: Mapping[str, Any], now: float) -> None:
+    """End the speech that the server's turn detection committed."""
+    do.speech.commit_at_server()
+    if detection.get("create_response", True):
+        do.answer.slot.asked(turn.id, "")
+        do.answer.open(do.session.spec, is_taken=do.speech.is_taken, is_free=do.is_free, now=now)
+        do.prepare_for_turn(now)  # too late for this response, which the server starts by itself
+    else:
+        do.begin_checks(now)
+        do.answer.slot.want(turn.id)
 
 
 def _transcribed(do: Procedures, event: wire.InputTranscriptionCompleted, now: float) -> None:
@@ -272,6 +277,10 @@ def _answers(do: Procedures, response_id: str) -> bool:
 
 
 def _response_created(do: Procedures, response: wire.Response, now: float) -> None:
+    turn, detection = do.turn, do.session.spec.turn_detection
+    is_speaking = turn is not None and turn.kind == "vad" and do.speech.is_open
+    if turn is not None and is_speaking and detection is not None and do.answer.slot.is_of_server(response):
+        _commit_at_server(do, turn, detection, now)  # its commit follows
     if do.answer.created(response) and do.turn is not None and not do.speech.is_open:
         do.answer.accept(do.session.spec)
         do.speech_taken(now)

@@ -929,8 +929,29 @@ def test_with_server_vad_a_turn_the_server_never_ends_fails_and_is_reported() ->
     scene.speech_started()
     scene.hear(200)
     scene.advance(10.0)
-    assert scene.outcomes() == ["failed"]
-    assert "no_answer" in scene.troubles()
+    assert (scene.outcomes(), scene.troubles(), len(scene.announced())) == (["failed"], ["no_answer"], 1)
+
+
+def test_with_server_vad_a_response_that_is_created_before_the_commit_is_played() -> None:
+    scene = Scene(specs=[listening_server()]).ready()
+    scene.speech_started()
+    scene.hear(400)
+    scene.speech_stopped()
+    scene.created(turn=None)
+    scene.committed()
+    scene.audio(ms=100)
+    scene.done(turn=None)
+    scene.play(2400, drained=True)
+    assert (len(scene.plays()), scene.asks(), scene.outcomes()) == (1, [], ["answered"])
+
+
+def test_with_server_vad_a_late_response_of_the_turn_before_is_not_taken_for_the_answer() -> None:
+    scene = Scene(specs=[listening_server(interrupt_response=False)], cancel_s=3.0).ready()
+    scene.spoke_to_server()
+    scene.speech_started("item_2")
+    scene.advance(3.1)
+    assert scene.sent(scene.created(turn=None)) == [{"type": "response.cancel", "response_id": "resp_1"}]
+    assert scene.state == "listening"
 
 
 # --- interruption: one path --------------------------------------------------------------------------------------

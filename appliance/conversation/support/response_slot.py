@@ -111,6 +111,11 @@ class ResponseSlot:
         request.response_id = response.id
         return Arrival.CANCEL if request.is_cancelled else Arrival.ACCEPT
 
+    def is_of_server(self, response: Response) -> bool:
+        """Return whether a created response is one that the server started by itself."""
+        is_known = response.id in self._over or response.id in self._foreign
+        return not (self.request or self._owed or is_known or response.metadata)
+
     def is_current(self, response_id: str) -> bool:
         """Return whether the output of this response is used.
 
