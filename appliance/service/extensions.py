@@ -119,7 +119,7 @@ def _made(reference: str, make: Callable[[Mapping[str, Tool]], object], tools: M
         agent = make(tools)
     except SettingsError as exc:
         raise SettingsError(f'found "{reference}", and {exc}') from exc
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         raise SettingsError(
             f'found "{reference}", which raises {type(exc).__name__}: {" ".join(str(exc).split())}; correct it'
         ) from exc

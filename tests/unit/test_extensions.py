@@ -234,6 +234,7 @@ ONE_OF = "a RealtimeAgent, or a function that takes the device's tools by name a
             "agent 'Bob': two tools are named transfer_to_ada; give each its own name",
         ),
         (AGENT.replace("agent =", "house ="), "and the module has no 'agent'"),
+        ("def agent(tools): raise SystemExit(0)", "which raises SystemExit: 0; correct it"),
     ],
 )
 def test_a_mistake_in_the_agent_is_one_line_with_place_key_value_and_remedy(
