@@ -278,3 +278,5 @@ def test_the_check_of_the_settings_finds_the_mistake_before_the_start(
     )
     path = write(folder, '[assistant]\nagent = "ext_house:agent"\n', ext_house=AGENT)
     assert main(["config", "check", "--config", str(path)]) == 0
+    assert main(["config", "check", "--config", str(path), "--set", "link.transport=telegraph"]) == 2
+    assert capsys.readouterr().err == "no transport is called 'telegraph'; available: websocket\n"
