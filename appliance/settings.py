@@ -65,6 +65,7 @@ _PATH_KEYS: Final = frozenset(
         "link.key_file",
         "assistant.instructions_file",
         "assistant.agents_file",
+        "assistant.wording_dir",
         "brain.phrases_dir",
         "service.state_dir",
         "service.trace",
@@ -989,8 +990,12 @@ def _brain_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
         yield from _bad_url("brain.chat_url", brain.chat_url, ("http", "https"))
     elif brain.workflow == "chat":
         yield "brain.chat_url", 'found ""; allowed: an address, because brain.workflow = "chat"'
-    if brain.phrases_dir and not Path(brain.phrases_dir).is_dir():
-        yield "brain.phrases_dir", f"found {_shown(brain.phrases_dir)}, not a folder; allowed: a folder, or empty"
+    for key, named in (
+        ("brain.phrases_dir", brain.phrases_dir),
+        ("assistant.wording_dir", settings.assistant.wording_dir),
+    ):
+        if named and not Path(named).is_dir():
+            yield key, f"found {_shown(named)}, not a folder; allowed: a folder, or empty"
 
 
 def _bad_url(key: str, url: str, schemes: tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -41,7 +41,7 @@ class Wording(string.Formatter):
         folder: Folder of the files; None uses the installed one.
 
     Raises:
-        SettingsError: A file is not TOML, or has something other than tables at its top level.
+        SettingsError: A file is not TOML, or has an entry that does not fit the installed English one.
     """
 
     def __init__(self, language: str = _ENGLISH, folder: Path | None = None) -> None:
@@ -50,7 +50,7 @@ class Wording(string.Formatter):
         self.is_available = own is not None
         """Whether the language has a file."""
         self._own = own or {}
-        self._english = _read(folder, _ENGLISH) or _read(None, _ENGLISH) or {}
+        self._english = _read(None, _ENGLISH) or {}
         self._warned: set[str] = set()
         if own is None:
             log.warning("no wording for language %r; using English", language)
@@ -138,5 +138,30 @@ def _read(folder: Path | None, language: str) -> Mapping[str, Mapping[str, Any]]
             raise SettingsError(f"{path}: cannot be read as TOML: {exc}") from None
         if not all(isinstance(one, dict) for one in tables.values()):
             raise SettingsError(f"{path}: expected only tables, such as [trouble], at the top level")
+        if folder is not None:
+            _check(path, tables, _read(None, _ENGLISH) or {})
         return tables
     return None
+
+
+def _check(path: Path, tables: Mapping[str, Mapping[str, Any]], english: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse entries that could not be said: the device would fail in the middle of a conversation."""
+    for table, entries in english.items():
+        for name, known in entries.items():
+            entry = tables.get(table, {}).get(name, known)
+            if _shape(entry) <= _shape(known):
+                continue
+            is_list = isinstance(known, list)
+            allowed = f"a list of {len(known)}" if is_list else f"a string with the placeholders of {known!r}"
+            raise SettingsError(f"{path}: {table}.{name}: found {entry!r}; allowed: {allowed}")
+
+
+def _shape(entry: Any) -> set[Any]:
+    """Return what a translation must not add to: the length of a list, or the placeholders, also without a format."""
+    if not isinstance(entry, str):
+        return {len(entry) if isinstance(entry, list) else None}
+    try:
+        fields = [one[1:] for one in string.Formatter().parse(entry) if one[1] is not None]
+    except ValueError:
+        return {None}
+    return {str, *fields, *((name, "", None) for name, *_ in fields)}

@@ -107,6 +107,7 @@ class AgentPreparer:
             Exception: Anything that its instructions raise.
         """
         context = self._run_context(agent)
+        is_incomplete = self._is_incomplete(agent.name)  # before the first await: a server may come meanwhile
         tools = [*agent.tools, *self._extra_tools(agent.name)]
         handoffs = agent.transfers()
         offers: list[Tool | Handoff] = [*tools, *handoffs]
@@ -114,7 +115,6 @@ class AgentPreparer:
         definitions = [definition for definition, enabled in listed if enabled]
         definitions += [one.definition() for one in agent.mcp_servers if isinstance(one, HostedMcp)]
         is_asked = any(callable(one) for one in (agent.instructions, *(one.enabled for one in offers)))
-        is_incomplete = self._is_incomplete(agent.name)
         if not is_at_turn or agent.refresh_instructions == "turn" or agent.name not in self._instructions:
             self._instructions[agent.name] = await instructions_of(agent, context, self._timeout_s)
         return AgentSpec(

@@ -409,11 +409,12 @@ def open_assistant(
 
 
 def check_assistant(settings: Settings, environ: Mapping[str, str]) -> None:
-    """Report before a start what `open_assistant` would refuse; opens no pin, card or connection.
+    """Report before a start what `open_assistant` and `open_transport` would refuse; opens no pin, card or connection.
 
     Raises:
-        SettingsError: See `open_assistant`.
+        SettingsError: See `open_assistant` and `open_transport`.
     """
+    open_transport(settings.link.transport, [], post=lambda event: None)
     outputs = settings.outputs
     parts = DeviceParts(
         lamp=_NoPart() if outputs.lamp_pin is not None else None,

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from appliance.conversation.commands import Announce, Sentence
-from appliance.errors import SpeechError
+from appliance.errors import SettingsError, SpeechError
 from appliance.service.announcer import LocalAnnouncer
 from appliance.wording import Wording
 
@@ -74,6 +74,20 @@ async def test_the_announcer_continues_after_a_failure() -> None:
     announcer.announce(Announce(1, "yes"))
     await speaker.until(2)
     assert speaker.sounds == [(1, "error"), (1, b"yes")]
+    running.cancel()
+
+
+async def test_an_engine_that_cannot_be_opened_is_an_earcon_and_does_not_end_the_announcer() -> None:
+    class Unknown(Voice):
+        async def synthesize(self, text: str) -> bytes:
+            raise SettingsError("no text to speech is called 'nonsense'; available: espeak-ng, flite")
+
+    speaker = Speaker()
+    announcer = LocalAnnouncer(speaker, Unknown(), Wording())
+    running = asyncio.create_task(announcer.run())
+    announcer.announce(Announce(1, "hello", "offline"))
+    await speaker.until(1)
+    assert (speaker.sounds, running.done()) == ([(1, "offline")], False)
     running.cancel()
 
 

@@ -234,6 +234,8 @@ ONE_OF = "a RealtimeAgent, or a function that takes the device's tools by name a
             "agent 'Bob': two tools are named transfer_to_ada; give each its own name",
         ),
         (AGENT.replace("agent =", "house ="), "and the module has no 'agent'"),
+        ("def agent(tools): raise ValueError('bad sk-abcdef123456')", "which raises ValueError: bad ***; correct it"),
+        ("def agent(tools): raise SystemExit(0)", "which raises SystemExit: 0; correct it"),
     ],
 )
 def test_a_mistake_in_the_agent_is_one_line_with_place_key_value_and_remedy(
@@ -277,3 +279,5 @@ def test_the_check_of_the_settings_finds_the_mistake_before_the_start(
     )
     path = write(folder, '[assistant]\nagent = "ext_house:agent"\n', ext_house=AGENT)
     assert main(["config", "check", "--config", str(path)]) == 0
+    assert main(["config", "check", "--config", str(path), "--set", "link.transport=telegraph"]) == 2
+    assert capsys.readouterr().err == "no transport is called 'telegraph'; available: websocket\n"

@@ -51,6 +51,12 @@ def test_a_hold_is_reported_once_after_one_second() -> None:
     assert [(one.kind, one.at) for one in reported] == [("press", 1.0), ("hold", 2.0), ("release", 5.0)]
 
 
+def test_a_hold_is_never_a_tap_however_long_a_tap_may_be() -> None:
+    gestures = Gestures(tap_max_s=2.0)
+    reported = [*gestures.feed(True, 1.0), *gestures.advance(2.0), *gestures.feed(False, 2.5), *gestures.advance(3.0)]
+    assert _kinds(reported) == ["press", "hold", "release"]
+
+
 def test_a_button_held_down_at_the_start_is_not_a_press_but_stuck_after_30_s() -> None:
     assert _kinds(_run([(0.5, True)], 31.0, guarded_before=1.0)) == ["stuck"]
     assert _kinds(_run([(0.5, True), (10.0, False)], 60.0, guarded_before=1.0)) == []

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -135,6 +136,19 @@ async def test_a_server_that_does_not_answer_does_not_hold_up_the_start(caplog: 
         slow.hangs = False
         await until(lambda: desk.runtime.tool("Ada", "unlock") is not None)
     assert caplog.messages[0].startswith("MCP server 'slow' has not answered in ")
+
+
+async def test_a_server_that_comes_while_a_spec_is_made_is_in_the_next_one() -> None:
+    async def comes(context: Any, agent: RealtimeAgent) -> bool:
+        server.errors.clear()
+        await until(lambda: desk.runtime.tool("Ada", "unlock") is not None)
+        return True
+
+    server = Server(*(LinkError("no route"),) * 1000)
+    ping = replace(unlock, name="ping", enabled=comes)
+    async with at_desk(RealtimeAgent(name="Ada", tools=[ping], mcp_servers=[server])) as desk:
+        assert (await desk.at_turn()).is_asked_at_turn
+        assert offered(await desk.at_turn()) == ["ping", "unlock"]
 
 
 async def test_a_server_that_is_there_changes_nothing() -> None:

@@ -138,6 +138,42 @@ def test_an_invalid_file_raises_an_error_with_its_name(text: str, tmp_path: Path
         Wording("it", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ('[trouble]\nmuted = "Muto {volume}."', "trouble.muted"),
+        ('[alarm]\ntime_up_for = "Scaduto: {labels:duration}."', "alarm.time_up_for"),
+        ('[alarm]\ntime_up_for = "Scaduto: {labels."', "alarm.time_up_for"),
+        ('[alarm]\ntime_up_for = "Scaduto: {labels!x}."', "alarm.time_up_for"),
+        ("[trouble]\nmuted = 5", "trouble.muted"),
+        ('[format]\nday = "giorno"', "format.day"),
+        ('[format]\nweekdays = ["lunedì"]', "format.weekdays"),
+    ],
+)
+def test_an_entry_that_could_not_be_said_is_refused_when_the_file_is_read(text: str, place: str, tmp_path: Path):
+    (tmp_path / "it.toml").write_text(text, encoding="utf-8")
+
+    with pytest.raises(SettingsError, match=rf"it\.toml: {place}: found .*; allowed: "):
+        Wording("it", tmp_path)
+
+
+def test_a_translation_may_leave_out_a_placeholder_or_its_format(tmp_path: Path):
+    (tmp_path / "it.toml").write_text('[budget]\nusd = "{percent} per cento di {limit}."')
+
+    assert Wording("it", tmp_path).budget("usd", 80, 0.8, 1.0) == "80 per cento di 1.0."
+
+
+def test_an_english_file_of_ones_own_needs_only_the_sentences_that_it_changes(tmp_path: Path):
+    (tmp_path / "en.toml").write_text('[alarm]\ntime_up = "Ding."')
+    wording = Wording("en", tmp_path)
+
+    assert (wording.say("alarm.time_up"), wording.table("output")["handoff_failed"]) == ("Ding.", "The handoff failed.")
+
+
+def test_a_brace_in_a_value_is_no_placeholder():
+    assert Wording().say("alarm.time_up_for", labels="{tea} {") == "Time is up: {tea} {."
+
+
 def test_a_trouble_shows_its_detail_in_parentheses():
     assert Wording().trouble("server_error", "quota") == "The server reported an error. (quota)"
     assert Wording().trouble("server_error") == "The server reported an error."

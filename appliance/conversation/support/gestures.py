@@ -135,7 +135,7 @@ class Gestures:
         if not press.is_deliberate or press.is_stuck_reported:
             return gestures
         gestures.append(Gesture("release", at, held_s))
-        if held_s <= self._tap_max_s:
+        if held_s <= self._tap_max_s and not press.is_hold_reported:
             gestures.append(Gesture("tap", at, held_s))
             if press.at - self._last_tap_at <= self._double_tap_s:
                 gestures.append(Gesture("double_tap", at, held_s))

@@ -91,7 +91,7 @@ class SphinxSpeechToText:
         with self._lock:
             decoder = self._loaded()
             started = time.monotonic()
-            command = _decode(decoder, self._grammar(live), speech)
+            command = _decode(decoder, self._grammar(live), speech) if live.phrases else Hypothesis()
             half = time.monotonic()
             heard = _decode(decoder, _OPEN, speech, best=_BEST)
             logger.debug(
