@@ -51,6 +51,8 @@ def _origin(do: Procedures) -> Made | None:
 def approval_answered(do: Procedures, event: ev.ApprovalAnswered, now: float) -> None:
     call = do.calls.open.get(event.call_id)
     if call is None or not call.awaits_approval:
+        if do.calls.is_void(event.call_id):
+            do.device.report("approval_void", now, detail=event.call_id, flash=False)
         return
     message = event.message or do.policy.output("rejected")
     decided = do.calls.decide_always(call, approves=event.approved, message=message) if event.always else [call]

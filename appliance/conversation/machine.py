@@ -248,11 +248,11 @@ class Conversation:
         do = self._do
         do.stop_answer(now)
         if do.turn is not None:
-            do.calls.drop()
+            do.calls.drop(do.policy.output("closed_session"))
             if do.speech.is_open:
                 do.speech.clear_server_buffer()
             do.end_turn("cancelled", now)
-        do.calls.drop_others(None)
+        do.calls.drop_others(None, do.policy.output("closed_session"))
         do.out_of_band.lose()
         for link in (do.link.main, do.link.spare):
             if link is not None:

@@ -59,6 +59,7 @@ TroubleKind: TypeAlias = (
         "answer_failed",
         "answer_incomplete",
         "answer_cut",
+        "approval_void",
         "overrun",
         "too_long",
         "bad_frame",

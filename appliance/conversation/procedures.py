@@ -288,7 +288,7 @@ class Procedures:
         is_reported_by_turn = self.link.fatal is not None and self.turn is not None and not self.answer.asked.is_done
         if is_trouble and not is_reported_by_turn:
             self.device.report(verdict.kind, now, flash=False)
-        self.calls.drop_others(self.turn_id)
+        self.calls.drop_others(self.turn_id, self.policy.output("disconnected"))
         self.link_left()
         if self.turn is not None:
             self.unlink_turn(now)
@@ -302,14 +302,16 @@ class Procedures:
         self.speech.forget_link()
         self.answer.unlink()
         if self.answer.asked.is_done:
-            self.calls.drop()  # the answer is complete, and plays to its end
+            self.drop_calls()  # the answer is complete, and plays to its end
         elif fatal is not None:
             self.fail_turn(fatal.kind, now)
         elif self.answer.received.has_output:
             if not self.speech.is_taken:
                 self.answer.wait_until(self.speech.deadline)
             self.speech.abandon()
-            self.calls.drop()
+            if self.calls.open.awaiting_approval is not None:
+                self.answer.fail("approval_void")
+            self.drop_calls()
             if not self.answer.is_written:
                 self.history.remove_unplayed(self.answer.playback.played_items)
             self.answer.cut_off()
@@ -317,6 +319,10 @@ class Procedures:
             self.history.remove(self.speech.item_id)  # the audio is sent again and gets a new item id
             if not self.speech.replay(was_sent=was_sent, now=now):
                 self.fail_turn("no_answer", now)
+
+    def drop_calls(self) -> None:
+        """Drop the calls of the running turn with its connection."""
+        self.calls.drop(self.policy.output("disconnected"))
 
     def link_ready(self, link: Link, now: float) -> None:
         self.device.forget_trouble()

@@ -28,6 +28,7 @@ from appliance.conversation.events import (
     HandoffKey,
     InterruptAsked,
     MessageGiven,
+    ShutdownRequested,
     ToolFinished,
     TurnKey,
 )
@@ -556,6 +557,22 @@ def test_after_a_decision_the_next_call_that_waits_is_asked_about_again() -> Non
     assert asked == ["one", "two", "two"]
     scene.tap()
     assert [run.call_id for run in scene.tool_runs()] == ["call_1", "call_2"]
+
+
+def test_a_link_lost_while_approval_is_asked_voids_the_question_and_says_so() -> None:
+    scene = _asking()
+    scene.lose()
+    assert (scene.outcomes(), scene.troubles()[-1]) == (["failed"], "approval_void")
+    assert scene.announced()[-1] == "I lost the connection, so my question no longer counts. Please ask again."
+    count = len(scene.troubles())
+    scene.do(ApprovalAnswered("call_1", approved=True))
+    assert (scene.tool_runs(), scene.troubles()[count:]) == ([], ["approval_void"])
+
+
+def test_closing_the_session_ends_a_running_call_with_that_reason() -> None:
+    scene = _running()
+    scene.do(ShutdownRequested("closed"))
+    assert [one.output for one in scene.notices(ToolEnd)] == ["The session was closed before this call was answered."]
 
 
 def test_the_program_can_approve_a_call() -> None:

@@ -13,6 +13,7 @@ returns `Closed`: `Procedures.close_call` adds its output to the history and req
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Literal
 
 from appliance.agents.spec import AgentSpec, HandoffCard, ToolCard
@@ -30,6 +31,7 @@ __all__ = ["Calls"]
 
 _WORKING_RETRY_S = 0.5
 _MCP_ITEM_S = 1.0  # between the end of an MCP call and its item
+_REMEMBERED = 64
 _TOOL_GRACE_S = 2.0  # lets the tool's own time-out fire first: its error says more
 
 
@@ -46,6 +48,8 @@ class Calls:
         self.open = OpenCalls()
         self._decisions: dict[tuple[str, str], tuple[bool, str]] = {}
         """Decisions for all calls of a tool: (agent, tool) → (whether approved, message)."""
+        self._void: deque[str] = deque(maxlen=_REMEMBERED)
+        """Ids of calls that waited for approval when their connection was lost."""
 
     # --- the running turn ---------------------------------------------------------------------------------------
 
@@ -186,6 +190,10 @@ class Calls:
         self._decisions[call.agent, call.name] = (approves, message)
         return [one for one in self.open if one.awaits_approval and (one.agent, one.name) == (call.agent, call.name)]
 
+    def is_void(self, call_id: str) -> bool:
+        """Return whether a lost connection ended a call that waited for approval."""
+        return call_id in self._void
+
     def approve(self, call: Call, now: float) -> Closed | None:
         return self._decide_mcp(call, approves=True) if call.kind == "mcp" else self._run(call, now)
 
@@ -287,21 +295,26 @@ class Calls:
             return self.close(call, why, is_error=True)
         return None
 
-    def drop(self) -> None:
-        """Drop the calls of the running turn: their connection is lost."""
-        for call_id in sorted(self.open.round.open):  # sorted: a set has no fixed order, and a replay compares
-            self._lose(call_id)
+    def drop(self, why: str) -> None:
+        """Drop the calls of the running turn: their connection is gone.
 
-    def drop_others(self, running_turn: str | None) -> None:
-        """Drop the calls of other turns: their connection is lost."""
+        Args:
+            why: Their output, for observers.
+        """
+        for call_id in sorted(self.open.round.open):  # sorted: a set has no fixed order, and a replay compares
+            self._lose(call_id, why)
+
+    def drop_others(self, running_turn: str | None, why: str) -> None:
+        """Drop the calls of other turns: their connection is gone."""
         for call in self.open:
             if call.turn != running_turn:
-                self._lose(call.call_id)
+                self._lose(call.call_id, why)
 
-    def _lose(self, call_id: str) -> None:
+    def _lose(self, call_id: str, why: str) -> None:
         call = self.open.pop(call_id)
+        if call is not None and call.awaits_approval:
+            self._void.append(call_id)
         self._out.do(CancelTool(call_id))
         # Emit ToolEnd for every call whose ToolStart was emitted.
         if call is not None and call.stage is Stage.RUNNING and (call.kind != "mcp" or call.is_started):
-            lost = self._policy.output("disconnected")
-            self._out.emit(ToolEnd(call.turn, call.call_id, call.name, lost, True, call.agent))
+            self._out.emit(ToolEnd(call.turn, call.call_id, call.name, why, True, call.agent))

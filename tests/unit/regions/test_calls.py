@@ -339,7 +339,7 @@ def test_started_calls_of_a_lost_link_end_in_the_order_of_their_ids() -> None:
         begin(region, name, call_id)
     region.take_mcp(mcp("mcp_call", "d"), BY, 100.0)
     out.take()
-    region.drop()
+    region.drop("lost")
     commands = out.take()
     assert [one.call_id for one in commands if isinstance(one, CancelTool)] == ["a", "b", "c", "d"]
     assert [(one.call_id, one.is_error) for one in notices(commands) if isinstance(one, ToolEnd)] == [
@@ -355,7 +355,7 @@ def test_a_lost_link_ends_the_calls_of_other_turns_but_not_of_the_running_one() 
     begin(region, "light", "old", by=Made("turn_0", 1, "ann"))
     begin(region, "light", "new")
     out.take()
-    region.drop_others("turn_1")
+    region.drop_others("turn_1", "lost")
     assert (edges(out), [one.call_id for one in region.open]) == ([(ToolEnd, "old")], ["new"])
 
 
