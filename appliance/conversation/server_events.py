@@ -13,7 +13,7 @@ from appliance.conversation.notices import InputText
 from appliance.conversation.procedures import Procedures, RunningTurn
 from appliance.conversation.regions.answer import OutputText
 from appliance.conversation.regions.link import Link
-from appliance.conversation.support.outbox import CommitOf, ItemOf, OutOfBandOf
+from appliance.conversation.support.outbox import CommitOf, ItemOf, OutOfBandOf, TruncationOf
 from appliance.conversation.support.retry import Verdict, classify
 from appliance.conversation.support.values import mapping
 from appliance.realtime import protocol as wire
@@ -195,6 +195,11 @@ def _error_of_commit(do: Procedures, link: Link, error: wire.ErrorDetail, now: f
     return True
 
 
+def _error_of_truncation(do: Procedures, link: Link, error: wire.ErrorDetail, now: float) -> bool:
+    """Ignore the refusal of a truncation: it is not about the turn that runs by now."""
+    return isinstance(do.out.cause(error.event_id), TruncationOf)
+
+
 def _error_of_item(do: Procedures, link: Link, error: wire.ErrorDetail, now: float) -> bool:
     """Remove an item here whose creation or deletion the server refused."""
     cause = do.out.cause(error.event_id)
@@ -358,6 +363,7 @@ LADDER: tuple[Owner, ...] = (
     _error_of_busy_server,
     _error_of_response,
     _error_of_commit,
+    _error_of_truncation,
     _error_of_item,
 )
 """The rules that can own an error, in order; the first that returns True ends the search."""

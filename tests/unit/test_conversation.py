@@ -406,6 +406,7 @@ def test_a_barge_in_flushes_truncates_cancels_clears_and_appends_in_this_order()
     truncate, cancel, *_ = stage.sent(commands)
     assert truncate == {
         "type": "conversation.item.truncate",
+        "event_id": "truncate_item_a",
         "item_id": "item_a",
         "content_index": 0,
         "audio_end_ms": 100,

@@ -58,6 +58,15 @@ def of_part(part: int, *, ms: int) -> dict[str, Any]:
     }
 
 
+TRUNCATION = {
+    "type": "conversation.item.truncate",
+    "event_id": "truncate_item_a",
+    "item_id": "item_a",
+    "content_index": 0,
+    "audio_end_ms": 100,
+}
+
+
 def listening_server(**detection: Any) -> AgentSpec:
     """Return an agent whose session uses server turn detection."""
     turn_detection = {"type": "server_vad"} | detection
@@ -813,9 +822,7 @@ def test_speech_during_an_answer_stops_it_without_a_cancel_if_the_server_interru
     scene.audio(ms=2000)
     scene.play(2400)
     commands = scene.speech_started("item_2")
-    assert [one for one in scene.sent(commands) if one["type"] != "input_audio_buffer.append"] == [
-        {"type": "conversation.item.truncate", "item_id": "item_a", "content_index": 0, "audio_end_ms": 100}
-    ]
+    assert [one for one in scene.sent(commands) if one["type"] != "input_audio_buffer.append"] == [TRUNCATION]
     assert len(scene.flushes()) >= 1
     assert scene.notices(AudioInterrupted) == [AudioInterrupted("item_a", 100)]
     assert scene.state == "listening"
@@ -957,7 +964,7 @@ def test_with_server_vad_a_late_response_of_the_turn_before_is_not_taken_for_the
 # --- interruption: one path --------------------------------------------------------------------------------------
 
 CUT = [
-    {"type": "conversation.item.truncate", "item_id": "item_a", "content_index": 0, "audio_end_ms": 100},
+    TRUNCATION,
     {"type": "response.cancel", "response_id": "resp_1"},
 ]
 GUARDED = AgentSpec(agent="ada", session=SESSION, has_output_guardrails=True)
@@ -1559,6 +1566,15 @@ def test_a_text_before_a_spoken_answer_is_not_announced() -> None:
     scene.done()
     scene.play(2400, drained=True)
     assert (scene.announced(), scene.outcomes()) == ([], ["answered"])
+
+
+@pytest.mark.parametrize("code", [None, "invalid_value", "item_not_found"])
+def test_a_refused_truncation_is_no_error_of_the_next_turn(code: str | None) -> None:
+    scene = Scene().ready()
+    scene.answering()
+    [truncation] = [one for one in scene.sent(scene.press()) if one["type"] == "conversation.item.truncate"]
+    scene.error(code, event_id=truncation["event_id"], message="No such item.")
+    assert scene.troubles() == []
 
 
 @pytest.mark.parametrize(("ends", "outcome"), [(True, "answered"), (False, "failed")])

@@ -10,7 +10,7 @@ from appliance.conversation.commands import Announce, Command, Earcon, Emit, Pla
 from appliance.conversation.notices import Notice
 from appliance.realtime.protocol import ClientEvent
 
-__all__ = ["Cause", "CommitOf", "ItemOf", "OutOfBandOf", "Outbox"]
+__all__ = ["Cause", "CommitOf", "ItemOf", "OutOfBandOf", "Outbox", "TruncationOf"]
 
 _REMEMBERED = 20_480  # our events that an error may still name: twice the longest history that settings allow
 
@@ -37,7 +37,14 @@ class OutOfBandOf:
     key: str
 
 
-Cause: TypeAlias = CommitOf | ItemOf | OutOfBandOf
+@dataclass(frozen=True, slots=True)
+class TruncationOf:
+    """The event truncated an item of an answer."""
+
+    item_id: str
+
+
+Cause: TypeAlias = CommitOf | ItemOf | OutOfBandOf | TruncationOf
 """Why one of our events was sent; an ``error`` names the event, and so leads to its cause."""
 
 

@@ -15,7 +15,7 @@ from appliance.conversation.commands import CheckText, FinishPlay, FlushPlayback
 from appliance.conversation.events import OutputCheck, PlayoutProgress
 from appliance.conversation.notices import AudioEnd, AudioInterrupted
 from appliance.conversation.policy import Policy
-from appliance.conversation.support.outbox import Outbox
+from appliance.conversation.support.outbox import Outbox, TruncationOf
 from appliance.conversation.support.text_gate import Check, TextGate
 from appliance.realtime import protocol as wire
 from appliance.records import Record
@@ -240,8 +240,10 @@ class Playback:
     def truncate(self, cut: Cut) -> None:
         """Tell the server how much was heard of each item."""
         for one, _ in cut.items:
-            self._out.send(
-                wire.ConversationItemTruncate(
-                    item_id=one.item_id, content_index=one.content_index, audio_end_ms=one.heard_ms
-                )
+            truncation = wire.ConversationItemTruncate(
+                item_id=one.item_id,
+                content_index=one.content_index,
+                audio_end_ms=one.heard_ms,
+                event_id=f"truncate_{one.item_id}",
             )
+            self._out.send(truncation, about=TruncationOf(one.item_id))

@@ -63,6 +63,7 @@ def test_the_owners_of_an_error_are_tried_in_this_order() -> None:
         "_error_of_busy_server",
         "_error_of_response",
         "_error_of_commit",
+        "_error_of_truncation",
         "_error_of_item",
     ]
 
