@@ -267,9 +267,9 @@ class AgentRuntime:
         tools = list(await server.list_tools())
         for agent in self.agents.values():
             if any(one is server for one in agent.mcp_servers):
-                taken = {one.name for one in (*agent.tools, *self._extra(agent.name))}
-                taken |= {one.tool_name for one in agent.transfers()}
-                if twice := next((one.name for one in tools if one.name in taken), ""):
+                names = [one.name for one in (*agent.tools, *self._extra(agent.name), *tools)]
+                names += [one.tool_name for one in agent.transfers()]
+                if twice := next((one for one in names if names.count(one) > 1), ""):
                     raise ToolError(
                         f"agent {agent.name!r}: the MCP server {server.name!r} has a tool {twice!r}, and so has "
                         "another: leave it out by allowed_tools"
@@ -280,7 +280,7 @@ class AgentRuntime:
         try:
             async with asyncio.timeout(_START_S):
                 await self._join(server)
-        except (LinkError, TimeoutError) as exc:
+        except OSError as exc:  # a LinkError, or the error of a server of the user's own
             why = str(exc) or f"MCP server {server.name!r} has not answered in {_START_S:g} s"
             log.warning("%s; starting without its tools, and trying again", why)
             self._absent[id(server)] = server
@@ -295,7 +295,7 @@ class AgentRuntime:
                 await self._join(server)
                 del self._absent[id(server)]
                 log.info("MCP server %s: connected; its tools are offered from the next turn on", server.name)
-            except LinkError as exc:
+            except OSError as exc:
                 log.debug("%s; trying again in %g s", exc, pause_s)
             except ToolError as exc:
                 del self._absent[id(server)]
