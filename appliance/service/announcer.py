@@ -11,7 +11,7 @@ import logging
 from typing import Protocol
 
 from appliance.conversation.commands import Announce, Earcon, Sentence
-from appliance.errors import SettingsError, SpeechError
+from appliance.errors import SpeechError
 from appliance.wording import Wording
 
 __all__ = ["LocalAnnouncer", "Voice"]
@@ -59,9 +59,9 @@ class LocalAnnouncer:
             command = await self._queue.get()
             try:
                 self._speaker.say(command.epoch, await self._spoken(command.sentence))
-            except (SpeechError, SettingsError) as exc:
+            except Exception as exc:  # noqa: BLE001 - the engine may be the user's own
                 said = command.sentence if isinstance(command.sentence, str) else command.sentence.key
-                log.info("earcon %r instead of %r: %s", command.fallback, said, exc)
+                log.info("earcon %r instead of %r: %r", command.fallback, said, exc)
                 self._speaker.earcon(command.epoch, command.fallback)
 
     async def _spoken(self, sentence: Sentence | str) -> bytes:
