@@ -365,7 +365,8 @@ class _LazyVoice:
     def _engine(self) -> TextToSpeech:
         from appliance.speech.tts import open_tts
 
-        return open_tts(self._settings.brain.tts, language=self._settings.assistant.language)
+        brain = self._settings.brain
+        return open_tts(brain.tts, language=self._settings.assistant.language, voice=brain.voice)
 
     async def synthesize(self, text: str) -> bytes:
         pcm = await self._engine.synthesize(text)
@@ -523,7 +524,7 @@ def session_settings(settings: Settings) -> RealtimeSessionSettings:
     return RealtimeSessionSettings(
         voice=assistant.voice,
         speed=assistant.speed,
-        transcription=Transcription(model=model, language=assistant.language or None) if model else None,
+        transcription=Transcription(model=model, language=assistant.language.partition("-")[0]) if model else None,
         noise_reduction=assistant.noise_reduction or None,
         max_output_tokens=assistant.max_output_tokens,
         reasoning_effort=assistant.reasoning_effort or None,
