@@ -126,7 +126,9 @@ def _imported(name: str, folder: Path | None) -> ModuleType:
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
         known = sys.modules.get(head)
-        if head in sys.stdlib_module_names or (known is not None and getattr(known, "__file__", "") != spec.origin):
+        first = PathFinder.find_spec(head)  # the folder is last: an installed module comes first
+        place = getattr(known, "__file__", None) if known is not None else first and first.origin
+        if head in sys.stdlib_module_names or Path(place or "").resolve() != Path(spec.origin or "").resolve():
             raise SettingsError(f"and {spec.origin} has the name of another module; rename the file")
         if known is None:
             _run(head, spec)
