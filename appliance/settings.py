@@ -65,6 +65,7 @@ _PATH_KEYS: Final = frozenset(
         "link.key_file",
         "assistant.instructions_file",
         "assistant.agents_file",
+        "assistant.wording_dir",
         "brain.phrases_dir",
         "service.state_dir",
         "service.trace",
@@ -194,7 +195,8 @@ class AssistantSettings(_Section):
         json_schema_extra={"allowed": 'a language code such as "en" or "pt-BR"'},
     )
     wording_dir: str = Field(
-        default="", description="Folder with the device's sentences, <language>.toml. Empty: the installed folder."
+        default="",
+        description="Folder of <language>.toml files, whose sentences replace the installed ones. Empty: none.",
     )
     transcription_model: str = Field(
         default="gpt-transcribe", description="Model that transcribes the user's speech. Empty: no transcript."
@@ -923,6 +925,11 @@ def _assistant_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
         if named and not Path(named).is_file():
             yield f"assistant.{key}", f"found {_shown(named)}, which is not a file; allowed: a {kind} file, or empty"
     assistant = settings.assistant
+    if assistant.wording_dir and not Path(assistant.wording_dir).is_dir():
+        yield (
+            "assistant.wording_dir",
+            f"found {_shown(assistant.wording_dir)}, not a folder; allowed: a folder, or empty",
+        )
     own_words = "instructions_file" if assistant.instructions_file else "instructions"
     is_told = assistant.instructions_file or assistant.instructions != _INSTRUCTIONS
     given = [*([own_words] if is_told else []), *(key for key in ("agents_file", "agent") if getattr(assistant, key))]

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from appliance.errors import SettingsError
+from appliance.errors import SettingsError, did_you_mean
 
 __all__ = ["Wording", "config_folder"]
 
@@ -38,22 +38,29 @@ class Wording(string.Formatter):
     Args:
         language: Language code; for "pt-BR", ``pt-BR.toml`` wins over ``pt.toml``. A language without a file
             uses English.
-        folder: Folder of the files; None uses the installed one.
+        folder: Folder of further files, whose sentences replace the installed ones; None reads the installed only.
 
     Raises:
-        SettingsError: A file is not TOML, or has something other than tables at its top level.
+        SettingsError: A file is not TOML, has something other than tables at its top level, or a sentence whose
+            placeholders English does not have.
     """
 
     def __init__(self, language: str = _ENGLISH, folder: Path | None = None) -> None:
         self.language = language
-        own = _read(folder, language)
-        self.is_available = own is not None
-        """Whether the language has a file."""
-        self._own = own or {}
-        self._english = _read(folder, _ENGLISH) or _read(None, _ENGLISH) or {}
+        self._own = _layered(folder, language)
+        self._english = _layered(folder, _ENGLISH)
+        self.is_available = bool(self._own)
+        """Whether the language has a file with sentences."""
         self._warned: set[str] = set()
-        if own is None:
+        if not self.is_available:
             log.warning("no wording for language %r; using English", language)
+
+    def unknown(self) -> list[str]:
+        """Return one line for each sentence of the language's files that the device does not have."""
+        english = _read(None, _ENGLISH) or {}
+        known = [f"{table}.{name}" for table, entries in english.items() for name in entries]
+        own = [f"{table}.{name}" for table, entries in self._own.items() for name in entries]
+        return [f"the device has no sentence {key}{did_you_mean(key, known)}" for key in own if key not in known]
 
     def has(self, key: str) -> bool:
         """Return whether the language itself has the sentence, so that its voice can speak it."""
@@ -124,6 +131,12 @@ class Wording(string.Formatter):
         return self._english[table][name]
 
 
+def _layered(folder: Path | None, language: str) -> Mapping[str, Mapping[str, Any]]:
+    """Return the installed sentences of a language, replaced by those of the folder."""
+    installed, added = _read(None, language) or {}, (_read(folder, language) or {}) if folder else {}
+    return {table: {**installed.get(table, {}), **added.get(table, {})} for table in {**installed, **added}}
+
+
 @cache
 def _read(folder: Path | None, language: str) -> Mapping[str, Mapping[str, Any]] | None:
     """Read the file of a language ("pt-BR") or of its first part ("pt"); None if there is neither."""
@@ -138,5 +151,52 @@ def _read(folder: Path | None, language: str) -> Mapping[str, Mapping[str, Any]]
             raise SettingsError(f"{path}: cannot be read as TOML: {exc}") from None
         if not all(isinstance(one, dict) for one in tables.values()):
             raise SettingsError(f"{path}: expected only tables, such as [trouble], at the top level")
+        if folder is not None:
+            _check(path, tables)
         return tables
     return None
+
+
+def _check(path: Path, tables: Mapping[str, Mapping[str, Any]]) -> None:
+    """Compare the sentences of a user's file with the installed English ones.
+
+    Raises:
+        SettingsError: A sentence has another type or other placeholders, and so would raise when it is spoken.
+    """
+    english = _read(None, _ENGLISH) or {}
+    for table, entries in tables.items():
+        for name, found in entries.items():
+            place, expected = f"{path}: {table}.{name}", english.get(table, {}).get(name)
+            if expected is None:  # an older version may have had it; see `Wording.unknown`
+                continue
+            if isinstance(expected, str):
+                if not isinstance(found, str):
+                    raise SettingsError(f"{place}: found {found!r}; allowed: a string")
+                _check_placeholders(place, found, expected)
+            elif not (isinstance(found, list) and [type(one) for one in found] == [str] * len(expected)):
+                raise SettingsError(f"{place}: found {found!r}; allowed: a list of {len(expected)} strings")
+
+
+def _check_placeholders(place: str, found: str, expected: str) -> None:
+    allowed = _placeholders(expected) | _placeholders(expected, with_format=False)
+    try:
+        wrong = _placeholders(found) - allowed
+    except ValueError as exc:
+        raise SettingsError(f"{place}: {exc}; write a literal brace twice") from None
+    if wrong:
+        known = ", ".join(sorted(allowed)) or "none in this sentence"
+        raise SettingsError(f"{place}: found the placeholder {min(wrong)}; allowed: {known}")
+
+
+def _placeholders(text: str, *, with_format: bool = True) -> set[str]:
+    """Return the placeholders, such as ``{seconds:duration}``.
+
+    Raises:
+        ValueError: A brace has no counterpart.
+    """
+    parts = string.Formatter().parse(text)
+    return {
+        f"{{{name}:{spec}}}" if spec and with_format else f"{{{name}}}"
+        for _, name, spec, _ in parts
+        if name is not None
+    }

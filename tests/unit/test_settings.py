@@ -94,8 +94,11 @@ def test_environment_strings_are_converted_to_the_type_of_their_key(name: str, t
 
 def test_relative_paths_in_the_file_are_relative_to_its_folder(tmp_path: Path) -> None:
     (tmp_path / "part.txt").write_text("Speak like a pirate.\n", encoding="utf-8")
-    path = write(tmp_path, '[assistant]\ninstructions_file = "part.txt"\n[service]\ntrace = "t.jsonl"\n')
+    path = write(
+        tmp_path, '[assistant]\ninstructions_file = "part.txt"\nwording_dir = "."\n[service]\ntrace = "t.jsonl"\n'
+    )
     settings = load_settings(path, {})
+    assert Path(settings.assistant.wording_dir) == tmp_path
     assert read_instructions(settings) == "Speak like a pirate."
     assert settings.service.trace == str(tmp_path / "t.jsonl")
 
@@ -224,6 +227,7 @@ def test_a_missing_file_a_binary_file_and_a_folder_raise_one_line_errors(tmp_pat
         ("[brain]\nworkflow = 'chat'", "brain.chat_url", 'because brain.workflow = "chat"'),
         ("[brain]\nchat_url = 'ws://x'", "brain.chat_url", "allowed: http://, https:// and a host"),
         ("[brain]\nphrases_dir = 'nowhere'", "brain.phrases_dir", "not a folder"),
+        ("[assistant]\nwording_dir = 'nowhere'", "assistant.wording_dir", "not a folder"),
         ("[assistant]\ninstructions_file = 'nothing.txt'", "assistant.instructions_file", "not a file"),
         ("[link]\nprovider = 'compatible'", "link.base_url", 'because link.provider = "compatible"'),
         ("[link]\nbase_url = 'localhost:80'", "link.base_url", "allowed: ws://, wss://, http://, https:// and a host"),

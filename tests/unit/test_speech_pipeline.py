@@ -417,6 +417,12 @@ async def test_phrase_that_is_not_live_is_not_a_command() -> None:
     assert not heard.is_command and heard.text
 
 
+async def test_speech_without_a_live_phrase_gives_the_open_transcript() -> None:
+    pcm = await open_tts("flite").synthesize("turn on the lamp")
+    book = PhraseBook({"phrases": []}, name="")
+    assert SphinxSpeechToText(book).understand(pcm, TOOLS) == await Recogniser.hear(pcm, tools=[{"name": "get_time"}])
+
+
 @pytest.mark.parametrize("pcm", [b"", bytes(48_000), bytes(10), b"\5\0" * 24_000], ids=["none", "zero", "short", "dc"])
 async def test_silence_gives_no_words(pcm: bytes) -> None:
     assert await Recogniser.hear(pcm) == Transcript("")

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import pytest
 
+from appliance.cli import main
 from appliance.conversation.notices import TroubleKind
 from appliance.errors import SettingsError
 from appliance.wording import Wording, config_folder
@@ -136,6 +137,61 @@ def test_an_invalid_file_raises_an_error_with_its_name(text: str, tmp_path: Path
 
     with pytest.raises(SettingsError, match=r"it\.toml: "):
         Wording("it", tmp_path)
+
+
+def test_a_folder_replaces_single_sentences_of_the_installed_language(tmp_path: Path):
+    for language, sentence in (("en", "Pasta!"), ("de", "Nudeln!")):
+        (tmp_path / f"{language}.toml").write_text(f'[alarm]\ntime_up = "{sentence}"\n')
+        wording = Wording(language, tmp_path)
+
+        assert wording.say("alarm.time_up") == sentence
+        assert wording.say("alarm.time_up_for", labels="x") == Wording(language).say("alarm.time_up_for", labels="x")
+        assert wording.has("alarm.time_up_for")
+        assert wording.table("output") == Wording(language).table("output")
+
+
+def test_a_folder_without_a_file_for_the_language_leaves_the_installed_sentences(tmp_path: Path):
+    assert Wording("de", tmp_path).say("alarm.time_up") == "Die Zeit ist um."
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('[alarm]\ntime_up_for = "{label}"', "alarm.time_up_for: found the placeholder {label}; allowed: {labels}"),
+        ('[alarm]\ntime_up = "{}"', "alarm.time_up: found the placeholder {}; allowed: none in this sentence"),
+        (
+            '[alarm]\ntime_up = "{"',
+            "alarm.time_up: Single '{' encountered in format string; write a literal brace twice",
+        ),
+        (
+            '[tool]\ntimer_left = "{seconds:minutes}"',
+            "tool.timer_left: found the placeholder {seconds:minutes}; allowed: {seconds:duration}, {seconds}, {timer}",
+        ),
+        ("[alarm]\ntime_up = 3", "alarm.time_up: found 3; allowed: a string"),
+        ('[format]\nday = "Tag"', "format.day: found 'Tag'; allowed: a list of 2 strings"),
+    ],
+)
+def test_a_sentence_that_could_not_be_filled_in_is_an_error_with_file_and_key(text: str, error: str, tmp_path: Path):
+    path = tmp_path / "de.toml"
+    path.write_text(text)
+
+    with pytest.raises(SettingsError) as caught:
+        Wording("de", tmp_path)
+    assert str(caught.value) == f"{path}: {error}"
+
+
+def test_a_placeholder_may_drop_its_format(tmp_path: Path):
+    (tmp_path / "de.toml").write_text('[tool]\ntimer_left = "{timer}: {seconds}"')
+
+    assert Wording("de", tmp_path).say("tool.timer_left", timer="Tee", seconds=90) == "Tee: 90"
+
+
+def test_an_unknown_sentence_is_a_note_of_the_check_and_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "en.toml").write_text('[alarm]\ntime_upp = "Pasta!"')
+
+    assert main(["config", "check", "--set", f"assistant.wording_dir={tmp_path}"]) == 0
+    expected = "note: the device has no sentence alarm.time_upp; did you mean 'alarm.time_up'?"
+    assert expected in capsys.readouterr().out.splitlines()
 
 
 def test_a_trouble_shows_its_detail_in_parentheses():
