@@ -2,7 +2,7 @@
 
 A Python block runs as a program, in a directory that has only `config`, without a key. A line ``print(…)  # text`` must
 print that text, and a block that shows a session must run a turn with it. A TOML block is read by the loader of the
-settings or of the agents. A shell block is parsed by the real command line.
+settings, of the agents or of the wording. A shell block is parsed by the real command line.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from appliance.cli import command_parser
 from appliance.conversation.notices import Guardrail
 from appliance.runtime.session_body import SessionEvents
 from appliance.settings import Settings, load_settings
+from appliance.wording import Wording
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "examples" / "README.md"]
@@ -119,7 +120,10 @@ def test_toml_block_is_accepted_by_its_loader(
     path = tmp_path / "agents" / "block.toml"
     shutil.copytree(ROOT / "config" / "agents", path.parent)
     path.write_text(block, encoding="utf-8")
-    if set(tomllib.loads(block)) <= set(Settings.model_fields):
+    if set(tomllib.loads(block)) <= {"alarm", "tool"}:
+        (tmp_path / "en.toml").write_text(block, encoding="utf-8")
+        assert Wording("en", tmp_path).unknown() == []
+    elif set(tomllib.loads(block)) <= set(Settings.model_fields):
         load_settings(path, {})
     else:
         tools = {name: stand_in(name) for name in TOOLS}
@@ -152,7 +156,7 @@ def check(words: list[str]) -> None:
             assert "voice-appliance" in arguments
         case "source":
             assert arguments == [".venv/bin/activate"]
-        case "pip":
+        case "pip" | "apt":
             assert arguments[0] == "install"
         case _:
             pytest.fail(f"unknown program {program}")
