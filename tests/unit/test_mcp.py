@@ -155,7 +155,7 @@ def test_importing_the_module_does_not_import_mcp() -> None:
 
 
 @pytest.mark.parametrize("found", [None, types.ModuleType("mcp")], ids=["missing", "version 1"])
-def test_the_check_of_the_settings_finds_the_missing_mcp_package(
+def test_config_check_finds_a_missing_mcp_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], found: types.ModuleType | None
 ) -> None:
     agent = 'name = "Ada"\ninstructions = "Be brief."\n[[mcp]]\nname = "notes"\ncommand = "python3"\n'

@@ -171,7 +171,7 @@ def test_a_folder_without_a_file_for_the_language_leaves_the_installed_sentences
         ('[format]\nday = "Tag"', "format.day: found 'Tag'; allowed: a list of 2 strings"),
     ],
 )
-def test_a_sentence_that_could_not_be_filled_in_is_an_error_with_file_and_key(text: str, error: str, tmp_path: Path):
+def test_sentence_with_wrong_placeholders_or_type_is_an_error_with_file_and_key(text: str, error: str, tmp_path: Path):
     path = tmp_path / "de.toml"
     path.write_text(text)
 
