@@ -195,7 +195,8 @@ class AssistantSettings(_Section):
         json_schema_extra={"allowed": 'a language code such as "en" or "pt-BR"'},
     )
     wording_dir: str = Field(
-        default="", description="Folder with the device's sentences, <language>.toml. Empty: the installed folder."
+        default="",
+        description="Folder of <language>.toml files, whose sentences replace the installed ones. Empty: none.",
     )
     transcription_model: str = Field(
         default="gpt-transcribe", description="Model that transcribes the user's speech. Empty: no transcript."

@@ -128,7 +128,7 @@ class _Server(ABC):
         await self._end_owner()
 
     async def _open(self) -> None:
-        await self._import()
+        await asyncio.to_thread(self.check_package)
         await self._end_owner()
         import anyio
 
@@ -146,11 +146,14 @@ class _Server(ABC):
         if problem:
             raise LinkError(f"MCP server {self.name!r} ({self._place}) cannot be connected: {problem}")
 
-    async def _import(self) -> None:
-        """Import the package in a thread: it is large."""
+    def check_package(self) -> None:
+        """Import the package that connects to servers, which is large.
+
+        Raises:
+            ToolError: It is missing or too old.
+        """
         try:
-            mcp = await asyncio.to_thread(importlib.import_module, "mcp")
-            mcp.Client  # noqa: B018 - absent in version 1
+            importlib.import_module("mcp").Client  # noqa: B018 - absent in version 1
         except (ImportError, AttributeError):
             raise ToolError(
                 f"MCP server {self.name!r} needs the package mcp 2: pip install 'voice-appliance[mcp]'"

@@ -192,7 +192,7 @@ class Appliance:
             guardrail_s=settings.guardrails.timeout_s,
             are_servers_needed=False,
         )
-        with settings.about(f"assistant.{'agent' if settings.assistant.agent else 'agents_file'}"):
+        with settings.about(_agent_key(settings)):
             await stack.enter_async_context(runtime)
         button = self._open_button(stack, factory)
         light = self._open_light(stack, factory)
@@ -413,8 +413,10 @@ def check_assistant(settings: Settings, environ: Mapping[str, str]) -> None:
     """Report before a start what `open_assistant` and `open_transport` would refuse; opens no pin, card or connection.
 
     Raises:
-        SettingsError: See `open_assistant` and `open_transport`.
+        SettingsError: See `open_assistant` and `open_transport`; or an MCP server needs a package that is missing.
     """
+    from appliance.runtime.mcp import McpServerHttp, McpServerStdio
+
     open_transport(settings.link.transport, [], post=lambda event: None)
     outputs = settings.outputs
     parts = DeviceParts(
@@ -424,7 +426,16 @@ def check_assistant(settings: Settings, environ: Mapping[str, str]) -> None:
         timers=Timers(post=lambda event: None, path=None),
         status=StatusReader(),
     )
-    open_assistant(settings, device_tools(parts), environ)
+    agent, _ = open_assistant(settings, device_tools(parts), environ)
+    with settings.about(_agent_key(settings)):
+        for server in [server for one in agents_of(agent).values() for server in one.mcp_servers]:
+            if isinstance(server, McpServerStdio | McpServerHttp):
+                server.check_package()
+
+
+def _agent_key(settings: Settings) -> str:
+    """Return the key of the setting that names the agent."""
+    return f"assistant.{'agent' if settings.assistant.agent else 'agents_file'}"
 
 
 class _NoPart:
@@ -437,7 +448,10 @@ class _NoPart:
 def open_wording(settings: Settings) -> Wording:
     """Return the sentences of the device's language."""
     folder = settings.assistant.wording_dir
-    return Wording(settings.assistant.language, Path(folder) if folder else None)
+    wording = Wording(settings.assistant.language, Path(folder) if folder else None)
+    for line in wording.unknown():
+        log.warning("%s", line)
+    return wording
 
 
 def open_pipeline(
@@ -476,8 +490,8 @@ async def language_remarks(settings: Settings, environ: Mapping[str, str]) -> li
     Raises:
         ApplianceError: The offline brain is the only endpoint and cannot start.
     """
-    remarks: list[str] = []
     wording = open_wording(settings)
+    remarks = wording.unknown()
     if not wording.is_available:
         remarks.append(f"no wording for language {wording.language!r}; texts are in English and not spoken")
     is_only = settings.endpoint().kind == "offline"
