@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from appliance.agents.agent import RealtimeAgent, agents_of
 from appliance.agents.hooks import RealtimeRunHooks
 from appliance.agents.tools import Tool, tools_of
-from appliance.errors import SettingsError, ToolError, did_you_mean
+from appliance.errors import SettingsError, ToolError, did_you_mean, one_line
 from appliance.plugins import installed
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _made(reference: str, make: Callable[[Mapping[str, Tool]], object], tools: M
         raise SettingsError(f'found "{reference}", and {exc}') from exc
     except Exception as exc:
         raise SettingsError(
-            f'found "{reference}", which raises {type(exc).__name__}: {" ".join(str(exc).split())}; correct it'
+            f'found "{reference}", which raises {type(exc).__name__}: {one_line(str(exc))}; correct it'
         ) from exc
     if not isinstance(agent, RealtimeAgent):
         raise SettingsError(f'found "{reference}", which returns {type(agent).__name__}; allowed: {_AGENT}')
