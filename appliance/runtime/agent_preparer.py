@@ -81,14 +81,16 @@ class AgentPreparer:
     def prepare_agent(self, command: PrepareAgent) -> None:
         """Prepare an agent; answered by one ``AgentPrepared``."""
         otherwise = AgentPrepared(command.key, None, f"the agent {command.agent!r} was not prepared: it was cancelled")
-        name = f"agent {command.agent}"
-        self._tasks.start(functools.partial(self._prepared, command), otherwise=otherwise, name=name)
+        self._tasks.start(
+            functools.partial(self._prepared, command), otherwise=otherwise, name=f"agent {command.agent}"
+        )
 
     def check_text(self, command: CheckText) -> None:
         """Run the guardrails on a text; answered by one ``GuardrailsChecked``."""
         otherwise = GuardrailsChecked(command.key, "guardrails", "the check was cancelled")
-        name = f"guardrails of {command.agent}"
-        self._tasks.start(functools.partial(self._checked, command), otherwise=otherwise, name=name)
+        self._tasks.start(
+            functools.partial(self._checked, command), otherwise=otherwise, name=f"guardrails of {command.agent}"
+        )
 
     async def run(self) -> None:
         """Own the running tasks until cancelled."""

@@ -249,11 +249,10 @@ class _Server(ABC):
         return [self._tool(name, one) for name, one in zip(names, wanted, strict=True)]
 
     def _check_listed(self, names: Sequence[str]) -> None:
-        absent = sorted(set(self._allowed) - set(names))
-        if absent:
+        if absent := sorted(set(self._allowed) - set(names)):
             log.warning("MCP server %s: allowed_tools names unknown tools: %s", self.name, ", ".join(absent))
-        unknown = sorted(set(self._needing_approval) - set(names))
-        if unknown:  # because of a typo here a tool would run without approval
+        # Raise, do not warn: because of a typo here a tool would run without approval.
+        if unknown := sorted(set(self._needing_approval) - set(names)):
             raise ToolError(
                 f"MCP server {self.name!r}: needs_approval names {', '.join(unknown)}; "
                 f"it has the tools {', '.join(names) or 'none'}"
@@ -514,7 +513,6 @@ def _legal(name: str, taken: set[str]) -> str:
 
 
 def _text(result: CallToolResult) -> str:
-    """Return a result as output for the model."""
     has_text = any(one.type == "text" for one in result.content)
     lines = [_line(one) for one in result.content]
     if not has_text and result.structured_content is not None:

@@ -222,8 +222,9 @@ class RealtimeSession:
             take_turn=self.turn.take,
             wording=Wording(language),
         )
-        tap = self._events.put_raw if raw_events else None
-        self._open_transport = partial(open_transport, transport, post=self._post, tap=tap)
+        self._open_transport = partial(
+            open_transport, transport, post=self._post, tap=self._events.put_raw if raw_events else None
+        )
         self._message_numbers = itertools.count(1)
         self._stack: AsyncExitStack | None = None
         self._live: LiveSession | None = None
@@ -438,8 +439,7 @@ class RealtimeSession:
         return item_id
 
     def _compose(self, agent: RealtimeAgent, instructions: str, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        own = self._settings_of(agent)
-        session = session_object(own, instructions=instructions, tools=tools)
+        session = session_object(self._settings_of(agent), instructions=instructions, tools=tools)
         check_json(session, f"the session of the agent {agent.name!r}")
         return session
 

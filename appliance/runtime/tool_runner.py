@@ -77,8 +77,12 @@ class ToolRunner:
     def run_tool(self, command: RunTool) -> None:
         """Run a tool; always answered by one ``ToolFinished``. Called before `run`, it waits for it."""
         otherwise = _failed(command.call_id, f"The call of {command.name} was cancelled.")
-        answer = functools.partial(self._finished, command)
-        self._tasks.start(answer, otherwise=otherwise, name=f"tool {command.name}", key=command.call_id)
+        self._tasks.start(
+            functools.partial(self._finished, command),
+            otherwise=otherwise,
+            name=f"tool {command.name}",
+            key=command.call_id,
+        )
 
     def check_approval(self, command: CheckApproval) -> None:
         """Check whether a call needs approval; answered by one ``ApprovalChecked``. If the check fails, it does.
@@ -87,8 +91,11 @@ class ToolRunner:
         answer has a `problem` for the model.
         """
         otherwise = ApprovalChecked(command.call_id, needed=True)
-        answer = functools.partial(self._checked, command)
-        self._tasks.start(answer, otherwise=otherwise, name=f"asking whether {command.name} needs approval")
+        self._tasks.start(
+            functools.partial(self._checked, command),
+            otherwise=otherwise,
+            name=f"asking whether {command.name} needs approval",
+        )
 
     def cancel(self, call_id: str) -> None:
         """Cancel a call; it is answered with an error. A no-op for a call that has ended or is not approved yet."""
@@ -156,8 +163,9 @@ def find_tool(name: str, tools: Sequence[Tool]) -> Tool:
     """
     found = next((one for one in tools if one.name == name), None)
     if found is None:
-        known = ", ".join(sorted(one.name for one in tools)) or "none"
-        raise ToolError(f"There is no tool {name!r}; there are: {known}.")
+        raise ToolError(
+            f"There is no tool {name!r}; there are: {', '.join(sorted(one.name for one in tools)) or 'none'}."
+        )
     return found
 
 

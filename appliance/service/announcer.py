@@ -10,7 +10,8 @@ import asyncio
 import logging
 from typing import Protocol
 
-from appliance.conversation.commands import Announce, Earcon, Sentence
+from appliance.audio.streams import AudioStreams
+from appliance.conversation.commands import Announce, Sentence
 from appliance.errors import SpeechError
 from appliance.wording import Wording
 
@@ -28,11 +29,6 @@ class Voice(Protocol):
         """Return PCM16 mono at 24 kHz, or raise SpeechError."""
 
 
-class _Speaker(Protocol):
-    def say(self, epoch: int, pcm: bytes) -> None: ...
-    def earcon(self, epoch: int, name: Earcon) -> None: ...
-
-
 class LocalAnnouncer:
     """Plays ``Announce`` commands, one sentence at a time, in order.
 
@@ -42,7 +38,7 @@ class LocalAnnouncer:
         wording: Source of the sentences.
     """
 
-    def __init__(self, speaker: _Speaker, voice: Voice | None, wording: Wording) -> None:
+    def __init__(self, speaker: AudioStreams, voice: Voice | None, wording: Wording) -> None:
         self._speaker = speaker
         self._voice = voice
         self._wording = wording

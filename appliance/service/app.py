@@ -195,7 +195,7 @@ class Appliance:
         with settings.about(_agent_key(settings)):
             await stack.enter_async_context(runtime)
         button = self._open_button(stack, factory)
-        light = self._open_light(stack, factory)
+        light = stack.enter_context(closing(Light(**settings.light.wiring, factory=factory)))
         announcer = LocalAnnouncer(audio, _LazyVoice(settings) if settings.audio.announcements else None, self.wording)
         if remark := settings.price_remark():
             log.warning("%s", remark)
@@ -289,9 +289,6 @@ class Appliance:
             loop=asyncio.get_running_loop(),
         )
         return stack.enter_context(closing(button))
-
-    def _open_light(self, stack: AsyncExitStack, factory: Any) -> Light:
-        return stack.enter_context(closing(Light(**self._settings.light.wiring, factory=factory)))
 
     def _open_conversation(
         self, stack: AsyncExitStack, policy: Policy, specs: Sequence[AgentSpec]

@@ -126,8 +126,9 @@ def _open_decoder() -> Any:
     try:
         import pocketsphinx
     except ImportError:
-        remedy = "install it: pip install 'voice-appliance[offline]'"
-        raise SpeechError(f"speech to text needs the Python package pocketsphinx; {remedy}") from None
+        raise SpeechError(
+            "speech to text needs the Python package pocketsphinx; install it: pip install 'voice-appliance[offline]'"
+        ) from None
     model = Path(pocketsphinx.get_model_path("en-us"))
     try:
         decoder = pocketsphinx.Decoder(
