@@ -17,7 +17,7 @@ from typing import Any
 
 from appliance.errors import SettingsError, did_you_mean
 
-__all__ = ["Wording", "config_folder"]
+__all__ = ["Wording", "config_folder", "english"]
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +134,12 @@ def _layered(folder: Path | None, language: str) -> Mapping[str, Mapping[str, An
     """Return the installed sentences of a language, replaced by those of the folder."""
     installed, added = _read(None, language) or {}, (_read(folder, language) or {}) if folder else {}
     return {table: {**installed.get(table, {}), **added.get(table, {})} for table in {**installed, **added}}
+
+
+@cache
+def english() -> Wording:
+    """Return the installed English wording."""
+    return Wording()
 
 
 @cache

@@ -37,6 +37,7 @@ from appliance.realtime.payload import RealtimeSessionSettings
 from appliance.runtime.agent_preparer import AgentPreparer, Compose
 from appliance.runtime.agent_tool import ask_agent
 from appliance.runtime.tool_runner import ToolRunner
+from appliance.wording import Wording
 
 __all__ = ["AgentRuntime", "Asker", "check_guardrails", "check_json"]
 
@@ -168,6 +169,7 @@ class AgentRuntime:
         post: Takes the events; called on the loop's thread.
         context: The application's object, passed to every function.
         hooks: Hooks of the whole session.
+        wording: Words the failures of calls; None for English.
         history: Returns the conversation at the time of the call.
         are_guardrails_parallel: See `AgentPreparer`.
         guardrail_s: How long the conversation waits for a check.
@@ -186,6 +188,7 @@ class AgentRuntime:
         post: Callable[[Event], None],
         context: Any = None,
         hooks: RealtimeRunHooks | None = None,
+        wording: Wording | None = None,
         history: Callable[[], Sequence[HistoryItem]] = tuple,
         are_guardrails_parallel: bool = True,
         guardrail_s: float,
@@ -209,6 +212,7 @@ class AgentRuntime:
             ask=self.ask,
             ask_agent=ask_agent,
             extra_tools=self._extra,
+            wording=wording,
         )
         self.preparer = AgentPreparer(
             self.agents,
@@ -220,6 +224,7 @@ class AgentRuntime:
             is_incomplete=self._is_incomplete,
             is_parallel=are_guardrails_parallel,
             timeout_s=max(15.0, guardrail_s),
+            wording=wording,
         )
 
     async def __aenter__(self) -> AgentRuntime:

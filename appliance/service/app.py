@@ -187,6 +187,7 @@ class Appliance:
             ),
             post=self.post,
             hooks=hooks,
+            wording=self.wording,
             history=lambda: self._conversation.history if self._conversation is not None else (),
             are_guardrails_parallel=settings.guardrails.parallel,
             guardrail_s=settings.guardrails.timeout_s,
