@@ -79,8 +79,9 @@ def command_parser() -> argparse.ArgumentParser:
         return command
 
     add("run", _run, "Run the appliance on real hardware, as the systemd service does.", settings, record)
-    text = "Run the appliance in the terminal, without hardware."
-    simulate = add("simulate", _simulate, text, settings, record, save)
+    simulate = add(
+        "simulate", _simulate, "Run the appliance in the terminal, without hardware.", settings, record, save
+    )
     simulate.add_argument("--audio", choices=("simulated", "portaudio"), default="simulated", help="audio backend")
     ask = add("ask", _ask, "Run one press-to-talk turn through the whole stack, in real time.", settings, record, save)
     ask.add_argument("what", metavar="TEXT|FILE.wav", help="text or recording to say to the device")

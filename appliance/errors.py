@@ -26,7 +26,7 @@ Errors are raised where the cause is known, and reported once, where the program
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -53,11 +53,16 @@ __all__ = [
     "did_you_mean",
     "first_error",
     "is_loopback",
+    "one_line",
+    "reason_of",
+    "shown",
 ]
 
 
 KEY_SHAPE: Final = re.compile(r"\b(sk|ek|rk)[-_][\w*.-]{6,}")
 """Matches API keys of OpenAI and similar services; mask it in all foreign text before printing."""
+
+_LONGEST_SHOWN: Final = 60  # characters of a value in a message
 
 
 def bare_address(url: str) -> str:
@@ -73,6 +78,30 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def one_line(text: str, most: int | None = None) -> str:
+    """Return printable text on one line, of at most `most` characters, with everything that looks like a key masked."""
+    plain = "".join(one if one.isprintable() else " " for one in KEY_SHAPE.sub("***", text))
+    line = " ".join(plain.split())
+    return line if most is None or len(line) <= most else line[: most - 1] + "…"
+
+
+def shown(value: object) -> str:
+    """Return a value as in TOML, shortened, on one line, and with everything that looks like a key masked."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return "a table"
+    if isinstance(value, list):
+        return "a list"
+    line = one_line(str(value), _LONGEST_SHOWN)
+    return f'"{line}"' if isinstance(value, str) else line
+
+
+def reason_of(error: Exception) -> str:
+    """Return the reason of an operating system error, without the file name; the text of any other error."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

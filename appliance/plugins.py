@@ -24,7 +24,7 @@ from traceback import extract_tb
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from appliance.errors import KEY_SHAPE, SettingsError, did_you_mean
+from appliance.errors import SettingsError, did_you_mean, one_line
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -100,7 +100,7 @@ def resolve(reference: str, take: Callable[[Any], T | None], allowed: str, *, fo
     Raises:
         SettingsError: ``found "my_module:agent", …``; the caller adds the key as a prefix.
     """
-    found = f'found "{_flat(reference)}"'
+    found = f'found "{one_line(reference)}"'
     if not _REFERENCE.fullmatch(reference):
         raise SettingsError(f'{found}; allowed: "module:attribute", such as "my_module:agent"')
     name, _, attribute = reference.partition(":")
@@ -126,7 +126,9 @@ def _imported(name: str, folder: Path | None) -> ModuleType:
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
         known = sys.modules.get(head)
-        if head in sys.stdlib_module_names or (known is not None and getattr(known, "__file__", "") != spec.origin):
+        first = PathFinder.find_spec(head)  # the folder is last: an installed module comes first
+        place = getattr(known, "__file__", None) if known is not None else first and first.origin
+        if head in sys.stdlib_module_names or Path(place or "").resolve() != Path(spec.origin or "").resolve():
             raise SettingsError(f"and {spec.origin} has the name of another module; rename the file")
         if known is None:
             _run(head, spec)
@@ -161,12 +163,7 @@ def _trouble(exc: BaseException, name: str, attribute: str, folder: Path | None)
 
 
 def _words(exc: BaseException) -> str:
-    return f"{type(exc).__name__}: {_flat(str(exc))}"
-
-
-def _flat(text: str) -> str:
-    """Return the text on one line, with everything that looks like a key masked."""
-    return " ".join(KEY_SHAPE.sub("***", text).split())
+    return f"{type(exc).__name__}: {one_line(str(exc))}"
 
 
 def version() -> str:

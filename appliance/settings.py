@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, Val
 from pydantic.fields import FieldInfo
 
 from appliance.conversation.policy import Policy
-from appliance.errors import KEY_SHAPE, SettingsError, ToolError, did_you_mean, is_loopback
+from appliance.errors import KEY_SHAPE, SettingsError, ToolError, did_you_mean, is_loopback, shown
 
 __all__ = [
     "OPENAI_URL",
@@ -88,8 +88,6 @@ _INSTRUCTIONS: Final = (
 
 
 class _Section(BaseModel):
-    """A section of the file: strict types, no unknown keys, frozen."""
-
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
@@ -195,7 +193,8 @@ class AssistantSettings(_Section):
         json_schema_extra={"allowed": 'a language code such as "en" or "pt-BR"'},
     )
     wording_dir: str = Field(
-        default="", description="Folder with the device's sentences, <language>.toml. Empty: the installed folder."
+        default="",
+        description="Folder of <language>.toml files, whose sentences replace the installed ones. Empty: none.",
     )
     transcription_model: str = Field(
         default="gpt-transcribe", description="Model that transcribes the user's speech. Empty: no transcript."
@@ -520,7 +519,7 @@ class Settings(BaseModel):
         for row in self.budget.prices:
             model = row.get("model")
             if not isinstance(model, str) or not model or model in rows:
-                raise SettingsError(f"found {_shown(model)} as a model; allowed: a unique model name in each table")
+                raise SettingsError(f"found {shown(model)} as a model; allowed: a unique model name in each table")
             rows[model] = {key: value for key, value in row.items() if key != "model"}
         return rows
 
@@ -630,8 +629,7 @@ def load_settings(
 
 def find_settings_file(environ: Mapping[str, str]) -> Path | None:
     """Return the default settings file: ``$APPLIANCE_CONFIG``, else the one in /etc if it exists."""
-    named = environ.get("APPLIANCE_CONFIG", "")
-    if named:
+    if named := environ.get("APPLIANCE_CONFIG", ""):
         return Path(named)
     return SYSTEM_FILE if SYSTEM_FILE.is_file() else None
 
@@ -670,8 +668,7 @@ def state_directory(settings: Settings, environ: Mapping[str, str]) -> Path:
     """Return the state folder (not created): the setting, else systemd's, else the user's XDG folder."""
     if settings.service.state_dir:
         return Path(settings.service.state_dir)
-    by_systemd = environ.get("STATE_DIRECTORY", "").split(":")[0]
-    if by_systemd:
+    if by_systemd := environ.get("STATE_DIRECTORY", "").split(":")[0]:
         return Path(by_systemd)
     base = environ.get("XDG_STATE_HOME", "")
     return (Path(base) if base else Path.home() / ".local" / "state") / "voice-appliance"
@@ -708,8 +705,9 @@ def _from_file(path: Path, problems: list[str]) -> dict[str, _Found]:
             hint = _owner_of(section) or did_you_mean(section, _SECTIONS)
             problems.append(f"{where}: {section}: unknown section; allowed: {', '.join(_SECTIONS)}{hint}")
         elif not isinstance(table, Mapping):
-            text = f"found {_shown(table)}; allowed: a table [{section}] with keys below it"
-            problems.append(f"{where}: {section}: {text}")
+            problems.append(
+                f"{where}: {section}: found {shown(table)}; allowed: a table [{section}] with keys below it"
+            )
         else:
             for key, value in table.items():
                 dotted = f"{section}.{key}"
@@ -832,7 +830,7 @@ def _explained(section: str, key: str, item: _Found) -> str:
     field = _SECTIONS[section][key]
     is_word = get_origin(field.annotation) is Literal and isinstance(item.value, str)
     hint = did_you_mean(str(item.value), get_args(field.annotation)) if is_word else ""
-    return _line(item, f"{section}.{key}", f"found {_shown(item.value)}; allowed: {allowed_text(field)}{hint}")
+    return _line(item, f"{section}.{key}", f"found {shown(item.value)}; allowed: {allowed_text(field)}{hint}")
 
 
 def allowed_text(field: FieldInfo) -> str:
@@ -862,18 +860,6 @@ def _line(item: _Found | None, key: str, text: str) -> str:
     return f"{item.origin if item is not None else 'default'}: {key}: {text}"
 
 
-def _shown(value: object) -> str:
-    """Return a value as in TOML, shortened, with everything that looks like a key masked."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, Mapping):
-        return "a table"
-    if isinstance(value, list):
-        return "a list"
-    text = str(_mask(value)) if not isinstance(value, str) else f'"{_mask(value)}"'
-    return text.replace("\n", " ")[:60]
-
-
 def _mask(value: object) -> object:
     if isinstance(value, (list, Mapping)):
         return json.loads(KEY_SHAPE.sub("***", json.dumps(value, default=str)))
@@ -884,12 +870,8 @@ def _mask(value: object) -> object:
 
 
 def _clashes(settings: Settings) -> Iterator[tuple[str, str]]:
-    yield from _link_clashes(settings)
-    yield from _assistant_clashes(settings)
-    yield from _audio_clashes(settings)
-    yield from _button_clashes(settings)
-    yield from _pin_clashes(settings)
-    yield from _brain_clashes(settings)
+    for clashes in (_link_clashes, _assistant_clashes, _audio_clashes, _button_clashes, _pin_clashes, _brain_clashes):
+        yield from clashes(settings)
     try:
         _POLICY.prices.with_prices(settings.price_rows())
     except SettingsError as error:
@@ -906,24 +888,26 @@ def _link_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
         if one != "offline":
             yield from _bad_url("link.fallbacks", one, ("ws", "wss", "http", "https"))
     if link.backoff_initial_s > link.backoff_max_s:
-        limit = f"at most link.backoff_max_s ({link.backoff_max_s:g})"
-        yield "link.backoff_initial_s", f"found {link.backoff_initial_s:g}; allowed: {limit}"
+        yield (
+            "link.backoff_initial_s",
+            f"found {link.backoff_initial_s:g}; allowed: at most link.backoff_max_s ({link.backoff_max_s:g})",
+        )
     if not re.fullmatch(r"[A-Za-z0-9_.-]*", link.credential):
-        yield "link.credential", f"found {_shown(link.credential)}; allowed: letters, digits, '_', '.' and '-'"
+        yield "link.credential", f"found {shown(link.credential)}; allowed: letters, digits, '_', '.' and '-'"
     for key, name in (("link.key_env", link.key_env), ("brain.chat_key_env", settings.brain.chat_key_env)):
         if not re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)?", name):
             yield key, "found an invalid variable name; allowed: the name of an environment variable, not its value"
 
 
 def _assistant_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
-    tokens = settings.assistant.max_output_tokens
+    assistant = settings.assistant
+    tokens = assistant.max_output_tokens
     if isinstance(tokens, int) and not 1 <= tokens <= 4096:
         yield "assistant.max_output_tokens", f'found {tokens}; allowed: "inf" or a whole number from 1 to 4096'
     for key, kind in (("instructions_file", "text"), ("agents_file", "TOML")):
-        named = getattr(settings.assistant, key)
+        named = getattr(assistant, key)
         if named and not Path(named).is_file():
-            yield f"assistant.{key}", f"found {_shown(named)}, which is not a file; allowed: a {kind} file, or empty"
-    assistant = settings.assistant
+            yield f"assistant.{key}", f"found {shown(named)}, which is not a file; allowed: a {kind} file, or empty"
     own_words = "instructions_file" if assistant.instructions_file else "instructions"
     is_told = assistant.instructions_file or assistant.instructions != _INSTRUCTIONS
     given = [*([own_words] if is_told else []), *(key for key in ("agents_file", "agent") if getattr(assistant, key))]
@@ -942,11 +926,15 @@ def _audio_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
             f"found {audio.period_ms}, which is {frames:g} frames; allowed: whole frames at the rate",
         )
     if audio.playback_ring_ms < 2 * audio.period_ms:
-        least = f"at least two periods ({2 * audio.period_ms})"
-        yield "audio.playback_ring_ms", f"found {audio.playback_ring_ms}; allowed: {least}"
+        yield (
+            "audio.playback_ring_ms",
+            f"found {audio.playback_ring_ms}; allowed: at least two periods ({2 * audio.period_ms})",
+        )
     if audio.prebuffer_ms > audio.playback_ring_ms:
-        limit = f"at most audio.playback_ring_ms ({audio.playback_ring_ms})"
-        yield "audio.prebuffer_ms", f"found {audio.prebuffer_ms}; allowed: {limit}"
+        yield (
+            "audio.prebuffer_ms",
+            f"found {audio.prebuffer_ms}; allowed: at most audio.playback_ring_ms ({audio.playback_ring_ms})",
+        )
     for key, card in (("audio.capture_card", audio.capture_card), ("audio.playback_card", audio.playback_card)):
         if card.isdigit():
             yield key, f'found "{card}", an index, which changes between boots; allowed: a card\'s id, USB path or name'
@@ -954,8 +942,7 @@ def _audio_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _button_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
     button = settings.button
-    idle_level_reads_pressed = (button.pull, button.active_low) in {("up", False), ("down", True)}
-    if idle_level_reads_pressed:
+    if (button.pull, button.active_low) in {("up", False), ("down", True)}:  # the idle level reads as pressed
         wanted = '"down" or "none"' if button.pull == "up" else '"up" or "none"'
         active = "true" if button.active_low else "false"
         yield "button.pull", f'found "{button.pull}"; allowed: {wanted}, because button.active_low = {active}'
@@ -979,8 +966,7 @@ def _used_pins(settings: Settings) -> Iterator[tuple[str, int]]:
     for key, pin in settings.light.pins.items():
         yield f"light.{key}", pin
     for key in ("lamp_pin", "dimmer_pin"):
-        pin = getattr(settings.outputs, key)
-        if pin is not None:
+        if (pin := getattr(settings.outputs, key)) is not None:
             yield f"outputs.{key}", pin
 
 
@@ -995,7 +981,7 @@ def _brain_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
         ("assistant.wording_dir", settings.assistant.wording_dir),
     ):
         if named and not Path(named).is_dir():
-            yield key, f"found {_shown(named)}, not a folder; allowed: a folder, or empty"
+            yield key, f"found {shown(named)}, not a folder; allowed: a folder, or empty"
 
 
 def _bad_url(key: str, url: str, schemes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -1009,7 +995,7 @@ def _bad_url(key: str, url: str, schemes: tuple[str, ...]) -> Iterator[tuple[str
     if parts.username is not None or any(_SECRET_NAME.search(name) for name, _ in parse_qsl(parts.query)):
         yield key, f"found a password or a key in the address; put it in {_WHERE_KEYS_LIVE}"
     elif parts.scheme not in schemes or not host:
-        yield key, f"found {_shown(url)}; allowed: {allowed}"
+        yield key, f"found {shown(url)}; allowed: {allowed}"
 
 
 def _websocket_url(url: str) -> str:

@@ -15,9 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from appliance.errors import SettingsError
+from appliance.errors import SettingsError, did_you_mean
 
-__all__ = ["Wording", "config_folder"]
+__all__ = ["Wording", "config_folder", "english"]
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Wording(string.Formatter):
     Args:
         language: Language code; for "pt-BR", ``pt-BR.toml`` wins over ``pt.toml``. A language without a file
             uses English.
-        folder: Folder of the files; None uses the installed one.
+        folder: Folder of further files, whose sentences replace the installed ones; None reads the installed only.
 
     Raises:
         SettingsError: A file is not TOML, or has an entry that does not fit the installed English one.
@@ -46,14 +46,20 @@ class Wording(string.Formatter):
 
     def __init__(self, language: str = _ENGLISH, folder: Path | None = None) -> None:
         self.language = language
-        own = _read(folder, language)
-        self.is_available = own is not None
-        """Whether the language has a file."""
-        self._own = own or {}
-        self._english = _read(None, _ENGLISH) or {}
+        self._own = _layered(folder, language)
+        self._english = _layered(folder, _ENGLISH)
+        self.is_available = bool(self._own)
+        """Whether the language has a file with sentences."""
         self._warned: set[str] = set()
-        if own is None:
+        if not self.is_available:
             log.warning("no wording for language %r; using English", language)
+
+    def unknown(self) -> list[str]:
+        """Return one line for each sentence of the language's files that the device does not have."""
+        english = _read(None, _ENGLISH) or {}
+        known = [f"{table}.{name}" for table, entries in english.items() for name in entries]
+        own = [f"{table}.{name}" for table, entries in self._own.items() for name in entries]
+        return [f"the device has no sentence {key}{did_you_mean(key, known)}" for key in own if key not in known]
 
     def has(self, key: str) -> bool:
         """Return whether the language itself has the sentence, so that its voice can speak it."""
@@ -124,6 +130,18 @@ class Wording(string.Formatter):
         return self._english[table][name]
 
 
+def _layered(folder: Path | None, language: str) -> Mapping[str, Mapping[str, Any]]:
+    """Return the installed sentences of a language, replaced by those of the folder."""
+    installed, added = _read(None, language) or {}, (_read(folder, language) or {}) if folder else {}
+    return {table: {**installed.get(table, {}), **added.get(table, {})} for table in {**installed, **added}}
+
+
+@cache
+def english() -> Wording:
+    """Return the installed English wording."""
+    return Wording()
+
+
 @cache
 def _read(folder: Path | None, language: str) -> Mapping[str, Mapping[str, Any]] | None:
     """Read the file of a language ("pt-BR") or of its first part ("pt"); None if there is neither."""
@@ -152,14 +170,14 @@ def _check(path: Path, tables: Mapping[str, Mapping[str, Any]], english: Mapping
             if _shape(entry) <= _shape(known):
                 continue
             is_list = isinstance(known, list)
-            allowed = f"a list of {len(known)}" if is_list else f"a string with the placeholders of {known!r}"
+            allowed = f"a list of {len(known)} strings" if is_list else f"a string with the placeholders of {known!r}"
             raise SettingsError(f"{path}: {table}.{name}: found {entry!r}; allowed: {allowed}")
 
 
 def _shape(entry: Any) -> set[Any]:
     """Return what a translation must not add to: the length of a list, or the placeholders, also without a format."""
     if not isinstance(entry, str):
-        return {len(entry) if isinstance(entry, list) else None}
+        return {len(entry), *((list, type(one)) for one in entry)} if isinstance(entry, list) else {None}
     try:
         fields = [one[1:] for one in string.Formatter().parse(entry) if one[1] is not None]
     except ValueError:

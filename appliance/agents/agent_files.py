@@ -43,8 +43,6 @@ from appliance.agents.agent_format import (
     PromptState,
     explained,
     listed,
-    shown,
-    why,
     wrong,
 )
 from appliance.agents.context import RunContext
@@ -53,7 +51,7 @@ from appliance.agents.handoffs import Handoff, handoff
 from appliance.agents.hooks import RealtimeAgentHooks
 from appliance.agents.mcp_servers import HostedMcp, McpServer
 from appliance.agents.tools import Tool, tools_of
-from appliance.errors import SettingsError, ToolError, did_you_mean
+from appliance.errors import SettingsError, ToolError, did_you_mean, one_line, reason_of, shown
 
 __all__ = ["AgentParts", "Resolve", "prompt_markdown", "read_agents"]
 
@@ -77,8 +75,6 @@ _NEVER_A_SESSION_SETTING: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A file with its instructions, after reading."""
-
     path: Path
     file: AgentTable
     instructions: str
@@ -143,7 +139,9 @@ def _read_all(path: Path) -> dict[str, _Source]:
     try:
         start = path.resolve(strict=True)
     except (OSError, RuntimeError, ValueError) as error:
-        raise SettingsError(f"{path}: cannot be read: {why(error)}; give the path of an agent's TOML file") from error
+        raise SettingsError(
+            f"{path}: cannot be read: {reason_of(error)}; give the path of an agent's TOML file"
+        ) from error
     sources: dict[str, _Source] = {}
     owners: dict[str, Path] = {}
     waiting = [start.stem]
@@ -154,8 +152,12 @@ def _read_all(path: Path) -> dict[str, _Source]:
         source = sources[stem] = _read(start.parent / f"{stem}.toml")
         owner = owners.setdefault(source.file.name.strip().casefold(), source.path)
         if owner != source.path:
-            allowed = f"which {owner.name} already uses; allowed: a unique name (case is ignored)"
-            raise wrong(source.path, "name", f"found {shown(source.file.name)}, {allowed}")
+            raise wrong(
+                source.path,
+                "name",
+                f"found {shown(source.file.name)}, which {owner.name} already uses; "
+                "allowed: a unique name (case is ignored)",
+            )
         waiting += _stems(source)
     return sources
 
@@ -168,7 +170,7 @@ def _read(path: Path) -> _Source:
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a plain ValueError
-        raise SettingsError(f"{path}: is not TOML: {' '.join(str(error).split())}") from error
+        raise SettingsError(f"{path}: is not TOML: {one_line(str(error))}") from error
     try:
         file = AgentTable.model_validate(table)
     except ValidationError as error:
@@ -182,7 +184,6 @@ class _Unreadable(Exception):
 
 
 def _text(path: Path, directory: Path) -> str:
-    """Read a text file in `directory`."""
     try:
         real = path.resolve(strict=True)
         if not real.is_relative_to(directory):
@@ -192,7 +193,7 @@ def _text(path: Path, directory: Path) -> str:
         with real.open("rb") as stream:
             content = stream.read(MOST_BYTES + 1)
     except (OSError, RuntimeError, ValueError) as error:
-        raise _Unreadable(f"cannot be read: {why(error)}; allowed: a text file") from error
+        raise _Unreadable(f"cannot be read: {reason_of(error)}; allowed: a text file") from error
     if len(content) > MOST_BYTES:
         raise _Unreadable(f"is larger than {MOST_BYTES // 1024} KiB; shorten it, all of it goes to the model")
     try:
@@ -224,7 +225,6 @@ def _instructions(path: Path, file: AgentTable) -> str:
 
 
 def _stems(source: _Source) -> list[str]:
-    """Return the stems of the files of a file's handoffs."""
     directory = source.path.parent
     known = sorted(one.stem for one in directory.glob("*.toml"))
     stems = [one.agent for one in source.file.handoffs]
@@ -236,8 +236,12 @@ def _stems(source: _Source) -> list[str]:
             )
         if stem not in known:
             others = [one for one in known if one != source.path.stem]
-            text = f"found {shown(stem)}, which has no TOML file in {directory}; allowed: {listed(others)}"
-            raise wrong(source.path, key, text + did_you_mean(stem.removesuffix(".toml"), others))
+            raise wrong(
+                source.path,
+                key,
+                f"found {shown(stem)}, which has no TOML file in {directory}; allowed: {listed(others)}"
+                f"{did_you_mean(stem.removesuffix('.toml'), others)}",
+            )
         if stem == source.path.stem:
             raise wrong(source.path, key, f"found {shown(stem)}, which is the agent itself; allowed: another agent")
     return stems
@@ -268,15 +272,21 @@ def _check_states(path: Path, states: Sequence[PromptState]) -> None:
     known: list[str] = []
     for place, state in enumerate(states, start=1):
         if state.id in known:
-            text = f"found {shown(state.id)}, which another state already has; allowed: a unique id"
-            raise wrong(path, f"prompt.states[{place}].id", text)
+            raise wrong(
+                path,
+                f"prompt.states[{place}].id",
+                f"found {shown(state.id)}, which another state already has; allowed: a unique id",
+            )
         known.append(state.id)
     for place, state in enumerate(states, start=1):
         for way, transition in enumerate(state.transitions, start=1):
             if transition.next not in known:
-                text = f"found {shown(transition.next)}, which is not a state; allowed: {listed(known)}"
-                key = f"prompt.states[{place}].transitions[{way}].next"
-                raise wrong(path, key, text + did_you_mean(transition.next, known))
+                raise wrong(
+                    path,
+                    f"prompt.states[{place}].transitions[{way}].next",
+                    f"found {shown(transition.next)}, which is not a state; allowed: {listed(known)}"
+                    f"{did_you_mean(transition.next, known)}",
+                )
 
 
 # --- agents -----------------------------------------------------------------------------------------------------
@@ -341,13 +351,21 @@ def _tools(source: _Source, parts: AgentParts) -> list[Tool]:
         elif name in tools:
             found.append(tools[name])
         else:
-            allowed = f'found {shown(name)}, which is not a tool here; allowed: {listed(tools)}, or "*" alone'
-            raise wrong(source.path, key, allowed + did_you_mean(name, tools))
+            raise wrong(
+                source.path,
+                key,
+                f'found {shown(name)}, which is not a tool here; allowed: {listed(tools)}, or "*" alone'
+                f"{did_you_mean(name, tools)}",
+            )
     known = [one.name for one in found]
     for place, name in enumerate(file.needs_approval, start=1):
         if name not in known:
-            text = f"found {shown(name)}, which is not a tool of this agent; allowed: {listed(known)}"
-            raise wrong(source.path, f"needs_approval[{place}]", text + did_you_mean(name, known))
+            raise wrong(
+                source.path,
+                f"needs_approval[{place}]",
+                f"found {shown(name)}, which is not a tool of this agent; allowed: {listed(known)}"
+                f"{did_you_mean(name, known)}",
+            )
     return [replace(one, needs_approval=True) if one.name in file.needs_approval else one for one in found]
 
 
@@ -355,8 +373,12 @@ def _server(source: _Source, place: int, table: McpTable, parts: AgentParts) -> 
     """Create an MCP server; connects nothing and starts no program."""
     key = f"mcp[{place}]"
     if not table.kind:
-        allowed = "command (a program), url (over HTTP), or label with url or connector (called by the model's side)"
-        raise wrong(source.path, key, f"found no server; allowed: {allowed}")
+        raise wrong(
+            source.path,
+            key,
+            "found no server; allowed: command (a program), url (over HTTP), or label with url or connector "
+            "(called by the model's side)",
+        )
     for one in sorted(table.model_fields_set - MCP_KEYS[table.kind]):
         allowed = ", ".join(sorted(MCP_KEYS[table.kind]))
         raise wrong(source.path, f"{key}.{one}", f"found together with {table.kind}; allowed there: {allowed}")
@@ -380,8 +402,13 @@ def _server(source: _Source, place: int, table: McpTable, parts: AgentParts) -> 
             )
         if table.kind == "url":
             return parts.mcp_server(url=table.url, headers=filled("headers"), **common)
-        cwd = source.path.parent / table.cwd
-        return parts.mcp_server(command=table.command, args=table.args, env=filled("env"), cwd=cwd, **common)
+        return parts.mcp_server(
+            command=table.command,
+            args=table.args,
+            env=filled("env"),
+            cwd=source.path.parent / table.cwd,
+            **common,
+        )
     except ToolError as error:
         raise wrong(source.path, key, str(error)) from error
 
@@ -414,8 +441,11 @@ def _handoffs(
         )
         key = f"handoffs[{place}]"
         if transfer.tool_name in taken:
-            text = f"found {shown(transfer.tool_name)}, the name of {taken[transfer.tool_name]}; allowed: a unique name"
-            raise wrong(source.path, f"{key}.tool_name", text)
+            raise wrong(
+                source.path,
+                f"{key}.tool_name",
+                f"found {shown(transfer.tool_name)}, the name of {taken[transfer.tool_name]}; allowed: a unique name",
+            )
         taken[transfer.tool_name] = key
         made.append(transfer)
     return made
@@ -446,7 +476,6 @@ def _pattern(word: str) -> re.Pattern[str]:
 
 
 def _folded(text: str) -> str:
-    """Normalise case, accents and apostrophes."""
     return unicodedata.normalize("NFKC", text).casefold().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
 
 

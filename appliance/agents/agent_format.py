@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from appliance.errors import KEY_SHAPE, SettingsError, did_you_mean
+from appliance.errors import SettingsError, did_you_mean, one_line, shown
 
 __all__ = [
     "MCP_KEYS",
@@ -25,8 +25,6 @@ __all__ = [
     "PromptTransition",
     "explained",
     "listed",
-    "shown",
-    "why",
     "wrong",
 ]
 
@@ -40,29 +38,25 @@ Lines = str | list[str]
 # --- the format -------------------------------------------------------------------------------------------------
 
 
-def _allows(text: str) -> dict[str, Any]:
-    """Return metadata with a description of the allowed values, for messages."""
-    return {"allowed": text}
+def _allows(text: str, **limits: Any) -> Any:
+    """Return a field with these limits; `text` describes them in messages."""
+    return Field(json_schema_extra={"allowed": text}, **limits)
 
 
-_Text = Annotated[str, Field(json_schema_extra=_allows("a string"))]
-_FullText = Annotated[str, Field(pattern=r"\S", json_schema_extra=_allows("a non-empty string"))]
-_Lines = Annotated[Lines, Field(json_schema_extra=_allows("a string or a list of strings"))]
-_Names = Annotated[list[str], Field(json_schema_extra=_allows("a list of quoted names"))]
-_Texts = Annotated[list[str], Field(json_schema_extra=_allows("a list of strings"))]
-_Values = Annotated[dict[str, str], Field(json_schema_extra=_allows("a table of strings"))]
-_References = Annotated[
-    list[str], Field(json_schema_extra=_allows('a list of "module:attribute", such as ["my_checks:no_prices"]'))
-]
+_Text = Annotated[str, _allows("a string")]
+_FullText = Annotated[str, _allows("a non-empty string", pattern=r"\S")]
+_Lines = Annotated[Lines, _allows("a string or a list of strings")]
+_Names = Annotated[list[str], _allows("a list of quoted names")]
+_Texts = Annotated[list[str], _allows("a list of strings")]
+_Values = Annotated[dict[str, str], _allows("a table of strings")]
+_References = Annotated[list[str], _allows('a list of "module:attribute", such as ["my_checks:no_prices"]')]
 _Words = Annotated[
     list[Annotated[str, Field(pattern=r"\w")]],
-    Field(json_schema_extra=_allows("a list of quoted words, each with a letter or digit")),
+    _allows("a list of quoted words, each with a letter or digit"),
 ]
 
 
 class _Table(BaseModel):
-    """A table of the file: strict types, no unknown keys, frozen."""
-
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
@@ -83,9 +77,7 @@ class PromptState(_Table):
     instructions: _Lines = ""
     examples: _Lines = ""
     """Sentences that the agent might say."""
-    transitions: Annotated[
-        list[PromptTransition], Field(json_schema_extra=_allows("tables under [[prompt.states.transitions]]"))
-    ] = []
+    transitions: Annotated[list[PromptTransition], _allows("tables under [[prompt.states.transitions]]")] = []
 
 
 class Prompt(_Table):
@@ -101,7 +93,7 @@ class Prompt(_Table):
     filler_words: _Lines = ""
     pacing: _Lines = ""
     other: _Lines = ""
-    states: Annotated[list[PromptState], Field(json_schema_extra=_allows("tables under [[prompt.states]]"))] = []
+    states: Annotated[list[PromptState], _allows("tables under [[prompt.states]]")] = []
 
 
 class HandoffTable(_Table):
@@ -109,10 +101,7 @@ class HandoffTable(_Table):
     description: _Text = ""
     tool_name: Annotated[
         str,
-        Field(
-            pattern=r"^[a-zA-Z0-9_-]{0,64}$",
-            json_schema_extra=_allows("up to 64 letters, digits, '_' or '-'; empty uses the agent's name"),
-        ),
+        _allows("up to 64 letters, digits, '_' or '-'; empty uses the agent's name", pattern=r"^[a-zA-Z0-9_-]{0,64}$"),
     ] = ""
     first_sentence: _Text = ""
 
@@ -132,14 +121,12 @@ class McpTable(_Table):
     authorization: _Text = ""
     description: _Text = ""
     allowed_tools: _Names = []
-    needs_approval: Annotated[bool | list[str], Field(json_schema_extra=_allows("true, false or a list of names"))] = (
-        False
-    )
+    needs_approval: Annotated[bool | list[str], _allows("true, false or a list of names")] = False
     require_approval: Annotated[
         Literal["always", "never"] | dict[str, Any],
-        Field(json_schema_extra=_allows('"always", "never", or a table of filters under these two keys')),
+        _allows('"always", "never", or a table of filters under these two keys'),
     ] = "always"
-    timeout_s: Annotated[float, Field(gt=0, json_schema_extra=_allows("a number of seconds above 0"))] = 15.0
+    timeout_s: Annotated[float, _allows("a number of seconds above 0", gt=0)] = 15.0
 
     @property
     def kind(self) -> str:
@@ -161,11 +148,8 @@ MCP_KEYS: Final = {
 class AgentTable(_Table):
     name: Annotated[
         str,
-        Field(
-            pattern=r"\S",
-            max_length=52,  # transfer_to_<name> is a tool's name, which may have 64
-            json_schema_extra=_allows("a string of 1 to 52 characters"),
-        ),
+        # transfer_to_<name> is a tool's name, which may have 64
+        _allows("a string of 1 to 52 characters", pattern=r"\S", max_length=52),
     ]
     handoff_description: _Text = ""
     voice: _Text = ""
@@ -177,11 +161,11 @@ class AgentTable(_Table):
     blocked_words: _Words = []
     output_guardrails: _References = []
     input_guardrails: _References = []
-    hooks: Annotated[str, Field(json_schema_extra=_allows('"module:attribute", such as "my_hooks:hooks"'))] = ""
-    settings: Annotated[dict[str, Any], Field(json_schema_extra=_allows("a table under [settings]"))] = {}
-    prompt: Annotated[Prompt | None, Field(json_schema_extra=_allows("a table under [prompt]"))] = None
-    handoffs: Annotated[list[HandoffTable], Field(json_schema_extra=_allows("tables under [[handoffs]]"))] = []
-    mcp: Annotated[list[McpTable], Field(json_schema_extra=_allows("tables under [[mcp]]"))] = []
+    hooks: Annotated[str, _allows('"module:attribute", such as "my_hooks:hooks"')] = ""
+    settings: Annotated[dict[str, Any], _allows("a table under [settings]")] = {}
+    prompt: Annotated[Prompt | None, _allows("a table under [prompt]")] = None
+    handoffs: Annotated[list[HandoffTable], _allows("tables under [[handoffs]]")] = []
+    mcp: Annotated[list[McpTable], _allows("tables under [[mcp]]")] = []
 
 
 # --- error messages ---------------------------------------------------------------------------------------------
@@ -189,10 +173,6 @@ class AgentTable(_Table):
 
 def wrong(path: Path, key: str, text: str) -> SettingsError:
     return SettingsError(f"{path}: {key}: {text}")
-
-
-def why(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else "") or str(error)
 
 
 def explained(error: ValidationError) -> tuple[str, str]:
@@ -219,7 +199,7 @@ def _place(loc: Sequence[int | str]) -> tuple[str, FieldInfo | None, Mapping[str
         elif model is None:  # a branch of a union, not a key
             break
         else:
-            key += f".{_tidy(part)}" if key else _tidy(part)
+            key += f".{one_line(part, 40)}" if key else one_line(part, 40)
             siblings = dict(model.model_fields)
             field = siblings.get(part)
             model = _table_of(field.annotation) if field is not None else None
@@ -249,21 +229,3 @@ def _hint(word: str, siblings: Mapping[str, FieldInfo]) -> str:
 def listed(names: Iterable[str]) -> str:
     known = list(names)
     return (", ".join(known[:_MOST_NAMED]) or "none") + (" and more" if len(known) > _MOST_NAMED else "")
-
-
-def shown(value: object) -> str:
-    """Return a value as in TOML, shortened, on one line, and with everything that looks like a key masked."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, Mapping):
-        return "a table"
-    if isinstance(value, list):
-        return "a list"
-    return f'"{_tidy(value)}"' if isinstance(value, str) else _tidy(str(value))
-
-
-def _tidy(text: str) -> str:
-    """Return printable text of at most 40 characters, with keys masked."""
-    plain = "".join(one if one.isprintable() else " " for one in KEY_SHAPE.sub("***", text))
-    short = " ".join(plain.split())
-    return short if len(short) <= 40 else short[:39] + "…"

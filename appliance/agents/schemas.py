@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError, create_model
 
 from appliance.agents.context import RunContext, ToolContext
-from appliance.errors import ToolError
+from appliance.errors import ToolError, one_line
 
 __all__ = ["describe_input", "describe_parameters", "explained", "plain_schema"]
 
@@ -127,7 +127,7 @@ def _model(name: str, function: Callable[..., Any], notes: Mapping[str, str]) ->
     except PydanticUserError as exc:
         raise ToolError(f"tool {name!r}: {exc.message}") from None
     except Exception as exc:  # noqa: BLE001 - a limit that does not fit the type is a TypeError, a RuntimeError, …
-        raise ToolError(f"tool {name!r}: a parameter cannot be described: {' '.join(str(exc).split())}") from None
+        raise ToolError(f"tool {name!r}: a parameter cannot be described: {one_line(str(exc))}") from None
     return model, context_parameter
 
 

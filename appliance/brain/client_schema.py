@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from appliance.errors import RemoteProtocolError
 from appliance.realtime.protocol import SAMPLE_RATE
 
-__all__ = ["CLIENT_EVENTS", "JsonObject", "Refused", "audio_bytes"]
+__all__ = ["CLIENT_EVENTS", "JsonObject", "Refused", "audio_bytes", "bad_value", "invalid_value"]
 
 JsonObject: TypeAlias = dict[str, Any]
 Rule: TypeAlias = Callable[[Any, str], Any]
@@ -49,9 +49,17 @@ _KINDS = {
 }
 
 
-def _wrong_type(value: Any, path: str, expected: str) -> Refused:
-    text = f"Invalid type for '{path}': expected {expected}, but got {_KINDS[type(value)]} instead."
-    return Refused("invalid_type", text, path)
+def _expect(value: Any, path: str, kind: type, *also: type, expected: str = "") -> None:
+    if type(value) not in (kind, *also):
+        raise Refused(
+            "invalid_type",
+            f"Invalid type for '{path}': expected {expected or _KINDS[kind]}, but got {_KINDS[type(value)]} instead.",
+            path,
+        )
+
+
+def invalid_value(message: str, param: str) -> Refused:
+    return Refused("invalid_value", message, param)
 
 
 def bad_value(value: Any, path: str, allowed: tuple[str, ...]) -> Refused:
@@ -59,24 +67,26 @@ def bad_value(value: Any, path: str, allowed: tuple[str, ...]) -> Refused:
     supported = ", ".join(f"'{one}'" for one in allowed)
     given = str(value)
     shown = f"{given[:64]}…" if len(given) > 64 else given
-    return Refused("invalid_value", f"Invalid value: '{shown}'. Supported values are: {supported}.", path)
+    return invalid_value(f"Invalid value: '{shown}'. Supported values are: {supported}.", path)
 
 
 def string(*, longest: int | None = None) -> Rule:
     def check(value: Any, path: str) -> Any:
-        if not isinstance(value, str):
-            raise _wrong_type(value, path, "a string")
+        _expect(value, path, str)
         if longest is not None and len(value) > longest:
-            text = f"Invalid '{path}': string too long. Expected a string with maximum length {longest}, "
-            raise Refused("string_above_max_length", f"{text}but got a string with length {len(value)} instead.", path)
+            raise Refused(
+                "string_above_max_length",
+                f"Invalid '{path}': string too long. Expected a string with maximum length {longest}, "
+                f"but got a string with length {len(value)} instead.",
+                path,
+            )
         return value
 
     return check
 
 
 def boolean(value: Any, path: str) -> Any:
-    if not isinstance(value, bool):
-        raise _wrong_type(value, path, "a boolean")
+    _expect(value, path, bool)
     return value
 
 
@@ -87,14 +97,16 @@ def _ranged(value: float, path: str, least: float | None, most: float | None, ki
     ):
         if is_out:
             words = side.replace("_min", " minimum").replace("_max", " maximum")
-            text = f"Invalid '{path}': {kind} {words} value. Expected a value {sign} {limit}, but got {value} instead."
-            raise Refused(f"{kind}_{side}_value", text, path)
+            raise Refused(
+                f"{kind}_{side}_value",
+                f"Invalid '{path}': {kind} {words} value. Expected a value {sign} {limit}, but got {value} instead.",
+                path,
+            )
 
 
 def integer(least: int | None = None, most: int | None = None) -> Rule:
     def check(value: Any, path: str) -> Any:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise _wrong_type(value, path, "an integer")
+        _expect(value, path, int)
         _ranged(value, path, least, most, "integer")
         return value
 
@@ -103,8 +115,7 @@ def integer(least: int | None = None, most: int | None = None) -> Rule:
 
 def number(least: float | None = None, most: float | None = None) -> Rule:
     def check(value: Any, path: str) -> Any:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise _wrong_type(value, path, "a decimal number")
+        _expect(value, path, float, int)
         _ranged(value, path, least, most, "decimal")
         return float(value)
 
@@ -113,8 +124,7 @@ def number(least: float | None = None, most: float | None = None) -> Rule:
 
 def one_of(*allowed: str) -> Rule:
     def check(value: Any, path: str) -> Any:
-        if not isinstance(value, str):
-            raise _wrong_type(value, path, f"one of {', '.join(repr(one) for one in allowed)}")
+        _expect(value, path, str, expected=f"one of {', '.join(repr(one) for one in allowed)}")
         if value not in allowed:
             raise bad_value(value, path, allowed)
         return value
@@ -132,18 +142,19 @@ def nullable(rule: Rule) -> Rule:
 
 def free_object(value: Any, path: str) -> Any:
     """Accept any object: a JSON Schema, or a type that another service defines."""
-    if not isinstance(value, dict):
-        raise _wrong_type(value, path, "an object")
+    _expect(value, path, dict)
     return value
 
 
 def array(rule: Rule, *, least: int = 0) -> Rule:
     def check(value: Any, path: str) -> Any:
-        if not isinstance(value, list):
-            raise _wrong_type(value, path, "an array")
+        _expect(value, path, list)
         if len(value) < least:
-            text = f"Invalid '{path}': array too short. Expected an array with minimum length {least}."
-            raise Refused("array_below_min_length", text, path)
+            raise Refused(
+                "array_below_min_length",
+                f"Invalid '{path}': array too short. Expected an array with minimum length {least}.",
+                path,
+            )
         return [rule(one, f"{path}[{i}]") for i, one in enumerate(value)]
 
     return check
@@ -204,8 +215,7 @@ def _audio_format(value: Any, path: str) -> Any:
 def _output_modalities(value: Any, path: str) -> Any:
     checked = array(one_of("text", "audio"))(value, path)
     if checked not in (["text"], ["audio"]):
-        text = f"Invalid modalities: {checked}. Supported combinations are: ['text'] and ['audio']."
-        raise Refused("invalid_value", text, path)
+        raise invalid_value(f"Invalid modalities: {checked}. Supported combinations are: ['text'] and ['audio'].", path)
     return checked
 
 
@@ -288,8 +298,7 @@ _reasoning = shape({"effort": one_of("minimal", "low", "medium", "high", "xhigh"
 
 def _session_type(value: Any, path: str) -> Any:
     if value == "transcription":
-        text = "Passing a transcription session update event to a realtime session is not allowed."
-        raise Refused("invalid_value", text, path)
+        raise invalid_value("Passing a transcription session update event to a realtime session is not allowed.", path)
     return one_of("realtime")(value, path)
 
 
@@ -340,19 +349,17 @@ def audio_bytes(value: str, path: str, *, sample_bytes: int) -> bytes:
     try:
         audio = base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):
-        raise Refused("invalid_value", _EXPECTED_AUDIO.format(path, "an invalid value"), path) from None
-    if not audio:
-        raise Refused("invalid_value", _EXPECTED_AUDIO.format(path, "empty bytes"), path)
-    if len(audio) % sample_bytes:
-        raise Refused("invalid_value", _EXPECTED_AUDIO.format(path, "an invalid value"), path)
+        raise invalid_value(_EXPECTED_AUDIO.format(path, "an invalid value"), path) from None
+    if not audio or len(audio) % sample_bytes:
+        found = "an invalid value" if audio else "empty bytes"
+        raise invalid_value(_EXPECTED_AUDIO.format(path, found), path)
     return audio
 
 
 def _image_url(value: Any, path: str) -> Any:
     url: str = _text(value, path)
     if not url.startswith(("data:image/png;base64,", "data:image/jpeg;base64,")):
-        text = f"Invalid '{path}'. Expected a base64-encoded data URI of a PNG or JPEG image."
-        raise Refused("invalid_value", text, path)
+        raise invalid_value(f"Invalid '{path}'. Expected a base64-encoded data URI of a PNG or JPEG image.", path)
     return url
 
 
@@ -398,8 +405,11 @@ _item_or_reference = by_key("type", _ITEMS | {"item_reference": shape({"type": _
 def _metadata(value: Any, path: str) -> Any:
     pairs: JsonObject = free_object(value, path)
     if len(pairs) > 16:
-        text = f"Invalid '{path}': too many properties. Expected at most 16, but got {len(pairs)} instead."
-        raise Refused("object_above_max_properties", text, path)
+        raise Refused(
+            "object_above_max_properties",
+            f"Invalid '{path}': too many properties. Expected at most 16, but got {len(pairs)} instead.",
+            path,
+        )
     for key, one in pairs.items():
         string(longest=64)(key, path)
         string(longest=512)(one, f"{path}.{key}")

@@ -43,7 +43,7 @@ from itertools import count
 from typing import Any, Literal, TypeAlias
 
 from appliance.audio.g711 import NarrowbandDecoder, NarrowbandEncoder
-from appliance.brain.client_schema import CLIENT_EVENTS, JsonObject, Refused, audio_bytes, bad_value
+from appliance.brain.client_schema import CLIENT_EVENTS, JsonObject, Refused, audio_bytes, bad_value, invalid_value
 from appliance.brain.vad import EnergyVad
 from appliance.realtime.protocol import SAMPLE_RATE
 
@@ -195,8 +195,6 @@ class _Item:
 
 
 class _Conversation(list[_Item]):
-    """The items in order."""
-
     def find(self, item_id: str) -> _Item | None:
         return next((item for item in self if item.id == item_id), None)
 
@@ -530,8 +528,9 @@ class ServerModel:
         if self._has_spoken and old["output"]["voice"] != new["output"]["voice"]:
             raise Refused("cannot_update_voice", _VOICE_IS_FIXED, "session.audio.output.voice")
         if self._session["tracing"] is not None and merged["tracing"] not in (None, self._session["tracing"]):
-            text = "Cannot update tracing once it is enabled; it can only be disabled with null."
-            raise Refused("invalid_value", text, "session.tracing")
+            raise invalid_value(
+                "Cannot update tracing once it is enabled; it can only be disabled with null.", "session.tracing"
+            )
         self._session = merged
         if old["input"]["format"] != new["input"]["format"]:
             self._decoder = _decoder(new["input"]["format"])
@@ -543,8 +542,11 @@ class ServerModel:
         coded = audio_bytes(audio, "audio", sample_bytes=2 if self._decoder is None else 1)
         pcm = coded if self._decoder is None else self._decoder.decode(coded)
         if len(self._buffer.pcm) + len(pcm) > MAX_BUFFER_S * 1000 * BYTES_PER_MS:
-            text = f"Error appending input audio: the buffer holds at most {MAX_BUFFER_S} s. Commit or clear it first."
-            raise Refused("input_audio_buffer_full", text, "audio")
+            raise Refused(
+                "input_audio_buffer_full",
+                f"Error appending input audio: the buffer holds at most {MAX_BUFFER_S} s. Commit or clear it first.",
+                "audio",
+            )
         self._buffer.append(pcm)
         if self._vad is None:
             return
@@ -559,13 +561,12 @@ class ServerModel:
     def _commit_by_client(self) -> None:
         held_ms = self._buffer.ms
         if held_ms < MIN_COMMIT_MS:  # keep the short buffer: the behaviour of the live service is not documented
-            text = (
+            raise Refused(
+                "input_audio_buffer_commit_empty",
                 f"Error committing input audio buffer: buffer too small. Expected at least {MIN_COMMIT_MS}ms of audio, "
-                f"but buffer only has {held_ms:.2f}ms of audio."
+                f"but buffer only has {held_ms:.2f}ms of audio.",
             )
-            raise Refused("input_audio_buffer_commit_empty", text)
-        item_id = self._speech_item_id or self._ids("item")
-        self._commit(item_id, self._empty_buffer())
+        self._commit(self._speech_item_id or self._ids("item"), self._empty_buffer())
 
     def _empty_buffer(self) -> bytes:
         self._speech_item_id = None
@@ -575,7 +576,7 @@ class ServerModel:
     def _create_item(self, wire: JsonObject, previous_item_id: str | None) -> None:
         at = self._items.place_after(previous_item_id)
         if self._items.find(wire.get("id", "")) is not None:
-            raise Refused("invalid_value", f"An item with the id '{wire['id']}' already exists.", "item.id")
+            raise invalid_value(f"An item with the id '{wire['id']}' already exists.", "item.id")
         item = self._item_from(wire, "item")
         if item.type == "function_call_output":
             self._items.require_call(item.wire["call_id"])
@@ -600,8 +601,9 @@ class ServerModel:
             raise Refused(None, "Only model output audio messages can be truncated")
         audio = item.audio.get(content_index)
         if audio is None:
-            text = f"Invalid 'content_index': the item has no content part {content_index}."
-            raise Refused("invalid_value", text, "content_index")
+            raise invalid_value(
+                f"Invalid 'content_index': the item has no content part {content_index}.", "content_index"
+            )
         held_ms = len(audio.pcm) // BYTES_PER_MS
         if audio_end_ms > held_ms:
             raise Refused(None, f"Audio content of {held_ms}ms is already shorter than {audio_end_ms}ms")
@@ -629,11 +631,11 @@ class ServerModel:
     def _create_response(self, asked: JsonObject) -> None:
         is_default = asked.get("conversation", "auto") == "auto"
         if is_default and self._default is not None:
-            text = (
+            raise Refused(
+                "conversation_already_has_active_response",
                 f"Conversation already has an active response in progress: {self._default.id}. "
-                "Wait until the response is finished before creating a new one."
+                "Wait until the response is finished before creating a new one.",
             )
-            raise Refused("conversation_already_has_active_response", text)
         request = self._effective(asked, is_default)
         context = list(self._items) if "input" not in asked else self._own_input(asked["input"])
         response = _Response(
@@ -678,8 +680,8 @@ class ServerModel:
     def _referenced(self, item_id: str, index: int) -> _Item:
         item = self._items.find(item_id)
         if item is None:
-            text = f"Invalid 'response.input[{index}].id': the item with id '{item_id}' does not exist."
-            raise Refused("invalid_value", text, f"response.input[{index}].id")
+            where = f"response.input[{index}].id"
+            raise invalid_value(f"Invalid '{where}': the item with id '{item_id}' does not exist.", where)
         return item
 
     def _generate_if_heard(self, response: _Response) -> None:
@@ -726,8 +728,12 @@ class ServerModel:
 
     def _start_item(self, response: _Response, item: _Item) -> None:
         response.output.append(item)
-        place = {"response_id": response.id, "output_index": len(response.output) - 1}
-        self._emit("response.output_item.added", **place, item=item.copy())
+        self._emit(
+            "response.output_item.added",
+            response_id=response.id,
+            output_index=len(response.output) - 1,
+            item=item.copy(),
+        )
         if response.is_default:
             self._items.append(item)
             self._emit("conversation.item.added", previous_item_id=self._items.id_before(item), item=item.copy())
@@ -736,8 +742,12 @@ class ServerModel:
         item.wire["status"] = status
         if response.is_default and item in self._items:
             self._emit("conversation.item.done", previous_item_id=self._items.id_before(item), item=item.copy())
-        place = {"response_id": response.id, "output_index": len(response.output) - 1}
-        self._emit("response.output_item.done", **place, item=item.copy())
+        self._emit(
+            "response.output_item.done",
+            response_id=response.id,
+            output_index=len(response.output) - 1,
+            item=item.copy(),
+        )
 
     def _close_message(self, response: _Response, status: str) -> None:
         if not response.is_open:
@@ -942,14 +952,16 @@ class ServerModel:
         self._out.append(EmitFrame({"type": event_type, "event_id": self._ids("event"), **keys}))
 
     def _refuse(self, refusal: Refused, event_id: str | None) -> None:
-        error = {
-            "type": "invalid_request_error",
-            "code": refusal.code,
-            "message": refusal.message,
-            "param": refusal.param,
-            "event_id": event_id,
-        }
-        self._emit("error", error=error)
+        self._emit(
+            "error",
+            error={
+                "type": "invalid_request_error",
+                "code": refusal.code,
+                "message": refusal.message,
+                "param": refusal.param,
+                "event_id": event_id,
+            },
+        )
 
     def _effects(self) -> list[Effect]:
         effects, self._out = self._out, []
@@ -1074,8 +1086,7 @@ def _voice_name(voice: str | JsonObject) -> str:
 def _check_tool_choice(request: JsonObject) -> None:
     choice = request["tool_choice"]
     if isinstance(choice, dict) and choice["name"] not in {tool["name"] for tool in request["tools"]}:
-        text = f"Tool choice '{choice['name']}' not found in 'tools' parameter."
-        raise Refused("invalid_value", text, "tool_choice")
+        raise invalid_value(f"Tool choice '{choice['name']}' not found in 'tools' parameter.", "tool_choice")
 
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import logging
 import secrets
 import string
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, NamedTuple, assert_never
@@ -41,7 +41,7 @@ from appliance.brain.model import (
     Transcribe,
 )
 from appliance.errors import ApplianceError, SpeechError, is_loopback
-from appliance.speech.stages import CallPart, Part, ResponseRequest, SpokenPart, TextPart, VoicePipeline
+from appliance.speech.stages import CallPart, Part, ResponseRequest, SpokenPart, TextPart, VoicePipeline, closed_after
 
 __all__ = ["BrainServer"]
 
@@ -173,8 +173,7 @@ class BrainServer:
         request = connection.request
         assert request is not None  # set before the handler runs
         query = parse_qs(urlsplit(request.path).query)
-        refusal = self._refusal(request, query)
-        if refusal is not None:
+        if (refusal := self._refusal(request, query)) is not None:
             logger.info("session refused: %s.%s", refusal.type, refusal.error_code)
             await _refuse(connection, refusal)
             return
@@ -309,7 +308,7 @@ class _BrainSession:
         self._apply(self._model.transcribed(item_id, heard.text))
 
     async def _generate(self, response_id: str, request: GenerationRequest) -> None:
-        parts = self._pipeline.respond(
+        answer = self._pipeline.respond(
             ResponseRequest(
                 items=request.items,
                 tools=request.tools,
@@ -321,17 +320,17 @@ class _BrainSession:
             voice=request.voice,
             speed=request.speed,
         )
-        try:
-            async for part in parts:
-                await self._deliver(response_id, part)
-        except SpeechError as error:
-            logger.warning("response failed: %s", error)
-            self._apply(self._model.fail_response(response_id, str(error), now=self._clock()))
-        else:
-            self._apply(self._model.finish_response(response_id, now=self._clock()))
-        finally:
-            self._generators.pop(response_id, None)
-            await _close_iterator(parts)
+        async with closed_after(answer) as parts:
+            try:
+                async for part in parts:
+                    await self._deliver(response_id, part)
+            except SpeechError as error:
+                logger.warning("response failed: %s", error)
+                self._apply(self._model.fail_response(response_id, str(error), now=self._clock()))
+            else:
+                self._apply(self._model.finish_response(response_id, now=self._clock()))
+            finally:
+                self._generators.pop(response_id, None)
 
     async def _deliver(self, response_id: str, part: Part) -> None:
         match part:
@@ -352,12 +351,6 @@ class _BrainSession:
         """Let the reader process a cancel, and wait until a slow client has read."""
         await asyncio.sleep(0)
         await self._has_room.wait()
-
-
-async def _close_iterator(parts: AsyncIterator[Part]) -> None:
-    close = getattr(parts, "aclose", None)  # async generators have it; other iterators may not
-    if close is not None:
-        await close()
 
 
 async def _refuse(connection: ServerConnection, refusal: _Refusal) -> None:

@@ -107,8 +107,6 @@ def _handle(do: Procedures, link: Link, event: wire.ServerEvent, now: float) -> 
             do.device.report("server_error", now, detail="the list of an MCP server's tools could not be read")
         case wire.ResponseDone():
             _response_done(do, event.response, now)
-        case _:
-            pass  # no rule for other events
 
 
 # --- the session ------------------------------------------------------------------------------------------------------
@@ -340,8 +338,7 @@ def _response_done(do: Procedures, response: wire.Response, now: float) -> None:
     if response.status == "failed":
         do.answer.fail("answer_failed", response.error.message if response.error else "")
     elif response.status == "incomplete":
-        reason = response.reason or "no reason"
-        do.device.report("answer_incomplete", now, detail=f"the answer was cut short: {reason}")
+        do.device.report("answer_incomplete", now, detail=f"the answer was cut short: {response.reason or 'no reason'}")
     elif response.status == "cancelled" and do.session.spec.turn_detection and not do.answer.received.has_output:
         do.end_turn("interrupted", now)  # the server's turn detection heard the user again
         return

@@ -205,8 +205,7 @@ def message(do: Procedures, event: MessageGiven, now: float) -> None:
 def send_frame(do: Procedures, event: FrameGiven, now: float) -> None:
     frame = dict(event.frame)
     if do.out.link is None:
-        detail = f"{frame.get('type')}: there is no connection to send it on"
-        do.device.report("not_connected", now, detail=detail)
+        do.device.report("not_connected", now, detail=f"{frame.get('type')}: there is no connection to send it on")
         return
     if frame.get("type") == "response.create":
         if not do.may_ask:

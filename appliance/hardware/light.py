@@ -50,8 +50,6 @@ class Emitter(Protocol):
 
 
 class _PinLeds:
-    """One PWM pin for each LED."""
-
     def __init__(self, pins: Sequence[int], *, factory: Any, active_high: bool) -> None:
         from gpiozero import PWMLED
 

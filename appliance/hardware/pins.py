@@ -92,9 +92,8 @@ def _rpigpio() -> Any:
             'pip install "voice-appliance[rpigpio]" on a Pi 4 or older, or pins.factory = "lgpio"'
         ) from None
     if not _is_shim(GPIO) and _kernel() >= _RPIGPIO_BROKEN_FROM:
-        release = os.uname().release
         raise PinFactoryUnavailable(
-            f"RPi.GPIO misses button presses on kernel {release} (6.6 and newer), on every model: "
+            f"RPi.GPIO misses button presses on kernel {os.uname().release} (6.6 and newer), on every model: "
             'pins.factory = "lgpio", or install rpi-lgpio instead'
         )
     from gpiozero.pins.rpigpio import RPiGPIOFactory

@@ -34,10 +34,12 @@ def load_agents(
     Raises:
         SettingsError: See `agents.agent_files.read_agents`.
     """
-    parts = AgentParts(
-        tools=tools,
-        resolve=partial(resolve, folder=folder or path.absolute().parent),
-        mcp_server=mcp_server,
-        environ=os.environ if environ is None else environ,
+    return read_agents(
+        path,
+        AgentParts(
+            tools=tools,
+            resolve=partial(resolve, folder=folder or path.absolute().parent),
+            mcp_server=mcp_server,
+            environ=os.environ if environ is None else environ,
+        ),
     )
-    return read_agents(path, parts)

@@ -28,6 +28,7 @@ from appliance.errors import ApplianceError, ToolError
 from appliance.realtime.items import HistoryItem
 from appliance.runtime.command_tasks import CommandTasks
 from appliance.runtime.functions import asked, described, instructions_of, is_enabled, within
+from appliance.wording import Wording, english
 
 __all__ = ["AgentPreparer", "Compose"]
 
@@ -64,7 +65,9 @@ class AgentPreparer:
         is_incomplete: Callable[[str], bool] = lambda agent: False,
         is_parallel: bool = True,
         timeout_s: float = 15.0,
+        wording: Wording | None = None,
     ) -> None:
+        self._wording = wording or english()
         self._agents = agents
         self._compose = compose
         self._context = context
@@ -81,14 +84,16 @@ class AgentPreparer:
     def prepare_agent(self, command: PrepareAgent) -> None:
         """Prepare an agent; answered by one ``AgentPrepared``."""
         otherwise = AgentPrepared(command.key, None, f"the agent {command.agent!r} was not prepared: it was cancelled")
-        name = f"agent {command.agent}"
-        self._tasks.start(functools.partial(self._prepared, command), otherwise=otherwise, name=name)
+        self._tasks.start(
+            functools.partial(self._prepared, command), otherwise=otherwise, name=f"agent {command.agent}"
+        )
 
     def check_text(self, command: CheckText) -> None:
         """Run the guardrails on a text; answered by one ``GuardrailsChecked``."""
         otherwise = GuardrailsChecked(command.key, "guardrails", "the check was cancelled")
-        name = f"guardrails of {command.agent}"
-        self._tasks.start(functools.partial(self._checked, command), otherwise=otherwise, name=name)
+        self._tasks.start(
+            functools.partial(self._checked, command), otherwise=otherwise, name=f"guardrails of {command.agent}"
+        )
 
     async def run(self) -> None:
         """Own the running tasks until cancelled."""
@@ -160,7 +165,7 @@ class AgentPreparer:
             context = self._run_context(agent)
             handoff = next(one for one in agent.transfers() if one.tool_name == command.tool_name)
             if not await is_enabled(handoff, context, self._timeout_s):
-                raise ToolError(f"The handoff {command.tool_name} is not available now.")
+                raise ToolError(self._wording.say("output.unavailable", name=command.tool_name))
             given = handoff.validate(command.arguments)
             if handoff.on_handoff is not None:
                 arguments = (context,) if handoff.parse is None else (context, given)

@@ -37,6 +37,7 @@ from appliance.realtime.payload import RealtimeSessionSettings
 from appliance.runtime.agent_preparer import AgentPreparer, Compose
 from appliance.runtime.agent_tool import ask_agent
 from appliance.runtime.tool_runner import ToolRunner
+from appliance.wording import Wording
 
 __all__ = ["AgentRuntime", "Asker", "check_guardrails", "check_json"]
 
@@ -168,6 +169,7 @@ class AgentRuntime:
         post: Takes the events; called on the loop's thread.
         context: The application's object, passed to every function.
         hooks: Hooks of the whole session.
+        wording: Words the failures of calls; None for English.
         history: Returns the conversation at the time of the call.
         are_guardrails_parallel: See `AgentPreparer`.
         guardrail_s: How long the conversation waits for a check.
@@ -186,6 +188,7 @@ class AgentRuntime:
         post: Callable[[Event], None],
         context: Any = None,
         hooks: RealtimeRunHooks | None = None,
+        wording: Wording | None = None,
         history: Callable[[], Sequence[HistoryItem]] = tuple,
         are_guardrails_parallel: bool = True,
         guardrail_s: float,
@@ -209,6 +212,7 @@ class AgentRuntime:
             ask=self.ask,
             ask_agent=ask_agent,
             extra_tools=self._extra,
+            wording=wording,
         )
         self.preparer = AgentPreparer(
             self.agents,
@@ -220,6 +224,7 @@ class AgentRuntime:
             is_incomplete=self._is_incomplete,
             is_parallel=are_guardrails_parallel,
             timeout_s=max(15.0, guardrail_s),
+            wording=wording,
         )
 
     async def __aenter__(self) -> AgentRuntime:
@@ -267,9 +272,9 @@ class AgentRuntime:
         tools = list(await server.list_tools())
         for agent in self.agents.values():
             if any(one is server for one in agent.mcp_servers):
-                taken = {one.name for one in (*agent.tools, *self._extra(agent.name))}
-                taken |= {one.tool_name for one in agent.transfers()}
-                if twice := next((one.name for one in tools if one.name in taken), ""):
+                names = [one.name for one in (*agent.tools, *self._extra(agent.name), *tools)]
+                names += [one.tool_name for one in agent.transfers()]
+                if twice := next((one for one in names if names.count(one) > 1), ""):
                     raise ToolError(
                         f"agent {agent.name!r}: the MCP server {server.name!r} has a tool {twice!r}, and so has "
                         "another: leave it out by allowed_tools"
@@ -280,7 +285,7 @@ class AgentRuntime:
         try:
             async with asyncio.timeout(_START_S):
                 await self._join(server)
-        except (LinkError, TimeoutError) as exc:
+        except OSError as exc:  # a LinkError, or the error of a server of the user's own
             why = str(exc) or f"MCP server {server.name!r} has not answered in {_START_S:g} s"
             log.warning("%s; starting without its tools, and trying again", why)
             self._absent[id(server)] = server
@@ -295,7 +300,7 @@ class AgentRuntime:
                 await self._join(server)
                 del self._absent[id(server)]
                 log.info("MCP server %s: connected; its tools are offered from the next turn on", server.name)
-            except LinkError as exc:
+            except OSError as exc:
                 log.debug("%s; trying again in %g s", exc, pause_s)
             except ToolError as exc:
                 del self._absent[id(server)]

@@ -38,9 +38,9 @@ from appliance.conversation.commands import (
 from appliance.conversation.events import AudioCaptured, DeadlinePassed, Event, PlayoutProgress
 from appliance.conversation.machine import Conversation
 from appliance.conversation.support.feedback import View, light_state
-from appliance.realtime.protocol import ClientEvent
+from appliance.realtime.transports import RunningTransport
 
-__all__ = ["Agents", "AlarmSink", "Announcer", "AudioDevice", "Driver", "LightOutput", "Observer", "Tools", "Transport"]
+__all__ = ["Agents", "AlarmSink", "Announcer", "AudioDevice", "Driver", "LightOutput", "Observer", "Tools"]
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +49,6 @@ _SHORTEST_WAIT_S = 0.005  # so a deadline that stays in the past does not spin t
 
 Observer = Callable[[float, Event, Sequence[Command], View], None]
 """Called on the loop after each event with (now, event, commands, view). MUST be quick and MUST NOT raise."""
-
-
-class Transport(Protocol):
-    """The connection to the model. Each method MUST return at once and MUST NOT raise for a closed link."""
-
-    def connect(self, link: int, endpoint: int) -> None: ...
-    def disconnect(self, link: int) -> None: ...
-    def send(self, link: int, event: ClientEvent) -> None: ...
 
 
 class AudioDevice(Protocol):
@@ -112,7 +104,7 @@ class Driver:
         self,
         conversation: Conversation,
         *,
-        transport: Transport,
+        transport: RunningTransport,
         audio: AudioDevice,
         tools: Tools,
         agents: Agents,

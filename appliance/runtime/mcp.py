@@ -128,7 +128,7 @@ class _Server(ABC):
         await self._end_owner()
 
     async def _open(self) -> None:
-        await self._import()
+        await asyncio.to_thread(self.check_package)
         await self._end_owner()
         import anyio
 
@@ -146,11 +146,14 @@ class _Server(ABC):
         if problem:
             raise LinkError(f"MCP server {self.name!r} ({self._place}) cannot be connected: {problem}")
 
-    async def _import(self) -> None:
-        """Import the package in a thread: it is large."""
+    def check_package(self) -> None:
+        """Import the package that connects to servers, which is large.
+
+        Raises:
+            ToolError: It is missing or too old.
+        """
         try:
-            mcp = await asyncio.to_thread(importlib.import_module, "mcp")
-            mcp.Client  # noqa: B018 - absent in version 1
+            importlib.import_module("mcp").Client  # noqa: B018 - absent in version 1
         except (ImportError, AttributeError):
             raise ToolError(
                 f"MCP server {self.name!r} needs the package mcp 2: pip install 'voice-appliance[mcp]'"
@@ -246,11 +249,10 @@ class _Server(ABC):
         return [self._tool(name, one) for name, one in zip(names, wanted, strict=True)]
 
     def _check_listed(self, names: Sequence[str]) -> None:
-        absent = sorted(set(self._allowed) - set(names))
-        if absent:
+        if absent := sorted(set(self._allowed) - set(names)):
             log.warning("MCP server %s: allowed_tools names unknown tools: %s", self.name, ", ".join(absent))
-        unknown = sorted(set(self._needing_approval) - set(names))
-        if unknown:  # because of a typo here a tool would run without approval
+        # Raise, do not warn: because of a typo here a tool would run without approval.
+        if unknown := sorted(set(self._needing_approval) - set(names)):
             raise ToolError(
                 f"MCP server {self.name!r}: needs_approval names {', '.join(unknown)}; "
                 f"it has the tools {', '.join(names) or 'none'}"
@@ -511,7 +513,6 @@ def _legal(name: str, taken: set[str]) -> str:
 
 
 def _text(result: CallToolResult) -> str:
-    """Return a result as output for the model."""
     has_text = any(one.type == "text" for one in result.content)
     lines = [_line(one) for one in result.content]
     if not has_text and result.structured_content is not None:

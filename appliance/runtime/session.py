@@ -161,7 +161,7 @@ class RealtimeSession:
         policy: Times and limits of the conversation, guardrails and budget; the defaults suit a streaming program.
         playback: ``paced`` assumes that audio is played on arrival, without pauses; ``reported`` relies on `played`.
         are_guardrails_parallel: Run an agent's guardrails concurrently; otherwise one after another.
-        observers: See `runtime.driver`; a `service.store.ConversationStore` is one.
+        observers: See `runtime.driver`.
         connect_timeout_s: How long ``async with`` waits for a connection.
         raw_events: Whether to yield every frame too, as a `Raw` event.
         language: Of the messages in events, and of the outputs of calls that no tool answers.
@@ -197,8 +197,9 @@ class RealtimeSession:
         self.context = context
         self._servers = SessionServers(url, api_key=api_key, headers=headers)
         self._start_history = tuple(history)
-        policy = policy or Policy(pre_roll_ms=0, silence_peak=-1)  # use a program's audio as it is
-        self._policy = replace(policy, outputs=policy.outputs or Wording(language).table("output"))
+        wording = Wording(language)
+        own = policy or Policy(pre_roll_ms=0, silence_peak=-1)  # use a program's audio as it is
+        self._policy = replace(own, outputs=own.outputs or wording.table("output"))
         self._observers = observers
         self._connect_timeout_s = connect_timeout_s
         self._runtime = AgentRuntime(
@@ -207,6 +208,7 @@ class RealtimeSession:
             post=self._post,
             context=context,
             hooks=hooks,
+            wording=wording,
             history=lambda: self.history,
             are_guardrails_parallel=are_guardrails_parallel,
             guardrail_s=self._policy.guardrail_s,
@@ -220,17 +222,17 @@ class RealtimeSession:
             encode=self._audio.encode,
             speaker=lambda: self.agent.name,
             take_turn=self.turn.take,
-            wording=Wording(language),
+            wording=wording,
         )
-        tap = self._events.put_raw if raw_events else None
-        self._open_transport = partial(open_transport, transport, post=self._post, tap=tap)
+        self._open_transport = partial(
+            open_transport, transport, post=self._post, tap=self._events.put_raw if raw_events else None
+        )
         self._message_numbers = itertools.count(1)
         self._stack: AsyncExitStack | None = None
         self._live: LiveSession | None = None
 
     def __repr__(self) -> str:
-        state = "not started" if self._live is None else repr(self._live.conversation)
-        return f"<RealtimeSession of {list(self.agents)}: {state}>"
+        return f"<RealtimeSession of {list(self.agents)}: {self._live.conversation if self._live else 'not started'}>"
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -303,7 +305,6 @@ class RealtimeSession:
         """Send a text message.
 
         Args:
-            role: The author of the text.
             respond: Ask for an answer; an answer in progress is interrupted, as by a press.
 
         Returns:
@@ -438,8 +439,7 @@ class RealtimeSession:
         return item_id
 
     def _compose(self, agent: RealtimeAgent, instructions: str, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        own = self._settings_of(agent)
-        session = session_object(own, instructions=instructions, tools=tools)
+        session = session_object(self._settings_of(agent), instructions=instructions, tools=tools)
         check_json(session, f"the session of the agent {agent.name!r}")
         return session
 

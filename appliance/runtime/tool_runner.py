@@ -25,7 +25,8 @@ from appliance.conversation.events import ApprovalChecked, Event, ToolFinished
 from appliance.errors import ApplianceError, ToolError
 from appliance.realtime.items import HistoryItem
 from appliance.runtime.command_tasks import CommandTasks
-from appliance.runtime.functions import asked, described, in_thread, is_enabled, within, words
+from appliance.runtime.functions import ToolTimeout, asked, described, in_thread, is_enabled, within, words
+from appliance.wording import Wording, english
 
 __all__ = ["ToolRunner", "called", "find_tool"]
 
@@ -63,6 +64,7 @@ class ToolRunner:
         ask: AskAside | None = None,
         ask_agent: AskAgent | None = None,
         extra_tools: Callable[[str], Sequence[Tool]] = lambda agent: (),
+        wording: Wording | None = None,
     ) -> None:
         if not isinstance(agents, Mapping):
             agents = {"tools": RealtimeAgent(name="tools", tools=agents)}
@@ -72,13 +74,18 @@ class ToolRunner:
         self._ask = ask
         self._ask_agent = ask_agent
         self._extra_tools = extra_tools
+        self._wording = wording or english()
         self._tasks = CommandTasks(post)
 
     def run_tool(self, command: RunTool) -> None:
         """Run a tool; always answered by one ``ToolFinished``. Called before `run`, it waits for it."""
-        otherwise = _failed(command.call_id, f"The call of {command.name} was cancelled.")
-        answer = functools.partial(self._finished, command)
-        self._tasks.start(answer, otherwise=otherwise, name=f"tool {command.name}", key=command.call_id)
+        otherwise = _failed(command.call_id, self._wording.say("output.cancelled", name=command.name))
+        self._tasks.start(
+            functools.partial(self._finished, command),
+            otherwise=otherwise,
+            name=f"tool {command.name}",
+            key=command.call_id,
+        )
 
     def check_approval(self, command: CheckApproval) -> None:
         """Check whether a call needs approval; answered by one ``ApprovalChecked``. If the check fails, it does.
@@ -87,8 +94,11 @@ class ToolRunner:
         answer has a `problem` for the model.
         """
         otherwise = ApprovalChecked(command.call_id, needed=True)
-        answer = functools.partial(self._checked, command)
-        self._tasks.start(answer, otherwise=otherwise, name=f"asking whether {command.name} needs approval")
+        self._tasks.start(
+            functools.partial(self._checked, command),
+            otherwise=otherwise,
+            name=f"asking whether {command.name} needs approval",
+        )
 
     def cancel(self, call_id: str) -> None:
         """Cancel a call; it is answered with an error. A no-op for a call that has ended or is not approved yet."""
@@ -102,18 +112,18 @@ class ToolRunner:
 
     async def _finished(self, command: RunTool) -> ToolFinished:
         try:
-            return await called(*self._call_of(command))
+            return await called(*self._call_of(command), self._wording)
         except ToolError as exc:
             return _failed(command.call_id, words(exc))
         except Exception as exc:  # from `history`, `extra_tools`, or an application's `parse`
             log.exception("the tool %s could not be called", command.name)
-            return _failed(command.call_id, f"The tool {command.name} could not be called: {described(exc)}")
+            return _failed(command.call_id, _failure(self._wording, command.name, described(exc)))
 
     async def _checked(self, command: CheckApproval) -> ApprovalChecked:
         try:
             tool, context = self._call_of(command)
             if not await is_enabled(tool, context, tool.timeout_s):
-                raise ToolError(_unavailable(tool))
+                raise ToolError(self._wording.say("output.unavailable", name=tool.name))
             arguments = tool.validate(command.arguments)
         except ToolError as exc:
             return ApprovalChecked(command.call_id, needed=True, problem=_sendable(words(exc)))
@@ -142,13 +152,13 @@ class ToolRunner:
             ask=self._ask,
             ask_agent=self._ask_agent,
         )
-        return find_tool(command.name, [*agent.tools, *self._extra_tools(name)]), context
+        return find_tool(command.name, [*agent.tools, *self._extra_tools(name)], self._wording), context
 
 
 # --- one call: also used to run tools outside the conversation ------------------------------------------------------
 
 
-def find_tool(name: str, tools: Sequence[Tool]) -> Tool:
+def find_tool(name: str, tools: Sequence[Tool], wording: Wording | None = None) -> Tool:
     """Return the tool with this name.
 
     Raises:
@@ -156,19 +166,23 @@ def find_tool(name: str, tools: Sequence[Tool]) -> Tool:
     """
     found = next((one for one in tools if one.name == name), None)
     if found is None:
-        known = ", ".join(sorted(one.name for one in tools)) or "none"
-        raise ToolError(f"There is no tool {name!r}; there are: {known}.")
+        known = ", ".join(sorted(one.name for one in tools)) or "-"
+        raise ToolError((wording or english()).say("output.unknown", name=name, known=known))
     return found
 
 
-async def called(tool: Tool, context: ToolContext[Any]) -> ToolFinished:
+async def called(tool: Tool, context: ToolContext[Any], wording: Wording | None = None) -> ToolFinished:
     """Call one tool with ``context.arguments``, if it is enabled; its failures are returned as outputs.
+
+    Args:
+        wording: Words the failures; None for English.
 
     Raises:
         asyncio.CancelledError: The caller, or the tool itself, was cancelled.
     """
+    wording = wording or english()
     if not await is_enabled(tool, context, tool.timeout_s):
-        return _failed(context.call_id, _unavailable(tool))
+        return _failed(context.call_id, wording.say("output.unavailable", name=tool.name))
     try:
         arguments = tool.validate(context.arguments)
     except ToolError as exc:
@@ -184,18 +198,20 @@ async def called(tool: Tool, context: ToolContext[Any]) -> ToolFinished:
     except (asyncio.CancelledError, KeyboardInterrupt):
         raise
     except BaseException as exc:  # noqa: BLE001 - a bug in a tool, even `sys.exit`, must not end the session
-        return _failed(context.call_id, await _excuse(tool, context, exc))
+        return _failed(context.call_id, await _excuse(tool, context, exc, wording))
 
 
-async def _excuse(tool: Tool, context: ToolContext[Any], error: BaseException) -> str:
+async def _excuse(tool: Tool, context: ToolContext[Any], error: BaseException, wording: Wording) -> str:
     """Format the failure with the tool's error_function, falling back to ours."""
-    if isinstance(error, ToolError):
+    if isinstance(error, ToolTimeout):
+        text = wording.say("output.late", name=tool.name)
+    elif isinstance(error, ToolError):
         text = words(error)
     elif isinstance(error, ApplianceError):
-        text = f"The tool {tool.name} failed: {words(error)}"
+        text = _failure(wording, tool.name, words(error))
     else:
         log.error("the tool %s failed", tool.name, exc_info=error)
-        text = f"The tool {tool.name} failed: {described(error)}"
+        text = _failure(wording, tool.name, described(error))
     if tool.error_function is None:
         return text
     shown = error if isinstance(error, Exception) else RuntimeError(described(error))
@@ -206,8 +222,8 @@ async def _excuse(tool: Tool, context: ToolContext[Any], error: BaseException) -
         return text
 
 
-def _unavailable(tool: Tool) -> str:
-    return f"The tool {tool.name} is not available now."
+def _failure(wording: Wording, name: str, reason: str) -> str:
+    return wording.say("output.failed", name=name, reason=reason)
 
 
 # --- outputs -----------------------------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ import asyncio
 import logging
 from typing import Protocol
 
-from appliance.conversation.commands import Announce, Earcon, Sentence
-from appliance.errors import SettingsError, SpeechError
+from appliance.audio.streams import AudioStreams
+from appliance.conversation.commands import Announce, Sentence
+from appliance.errors import SpeechError
 from appliance.wording import Wording
 
 __all__ = ["LocalAnnouncer", "Voice"]
@@ -28,11 +29,6 @@ class Voice(Protocol):
         """Return PCM16 mono at 24 kHz, or raise SpeechError."""
 
 
-class _Speaker(Protocol):
-    def say(self, epoch: int, pcm: bytes) -> None: ...
-    def earcon(self, epoch: int, name: Earcon) -> None: ...
-
-
 class LocalAnnouncer:
     """Plays ``Announce`` commands, one sentence at a time, in order.
 
@@ -42,7 +38,7 @@ class LocalAnnouncer:
         wording: Source of the sentences.
     """
 
-    def __init__(self, speaker: _Speaker, voice: Voice | None, wording: Wording) -> None:
+    def __init__(self, speaker: AudioStreams, voice: Voice | None, wording: Wording) -> None:
         self._speaker = speaker
         self._voice = voice
         self._wording = wording
@@ -59,9 +55,9 @@ class LocalAnnouncer:
             command = await self._queue.get()
             try:
                 self._speaker.say(command.epoch, await self._spoken(command.sentence))
-            except (SpeechError, SettingsError) as exc:
+            except Exception as exc:  # noqa: BLE001 - the engine may be the user's own
                 said = command.sentence if isinstance(command.sentence, str) else command.sentence.key
-                log.info("earcon %r instead of %r: %s", command.fallback, said, exc)
+                log.info("earcon %r instead of %r: %r", command.fallback, said, exc)
                 self._speaker.earcon(command.epoch, command.fallback)
 
     async def _spoken(self, sentence: Sentence | str) -> bytes:

@@ -187,15 +187,16 @@ class Appliance:
             ),
             post=self.post,
             hooks=hooks,
+            wording=self.wording,
             history=lambda: self._conversation.history if self._conversation is not None else (),
             are_guardrails_parallel=settings.guardrails.parallel,
             guardrail_s=settings.guardrails.timeout_s,
             are_servers_needed=False,
         )
-        with settings.about(f"assistant.{'agent' if settings.assistant.agent else 'agents_file'}"):
+        with settings.about(_agent_key(settings)):
             await stack.enter_async_context(runtime)
         button = self._open_button(stack, factory)
-        light = self._open_light(stack, factory)
+        light = stack.enter_context(closing(Light(**settings.light.wiring, factory=factory)))
         announcer = LocalAnnouncer(audio, _LazyVoice(settings) if settings.audio.announcements else None, self.wording)
         if remark := settings.price_remark():
             log.warning("%s", remark)
@@ -290,9 +291,6 @@ class Appliance:
         )
         return stack.enter_context(closing(button))
 
-    def _open_light(self, stack: AsyncExitStack, factory: Any) -> Light:
-        return stack.enter_context(closing(Light(**self._settings.light.wiring, factory=factory)))
-
     def _open_conversation(
         self, stack: AsyncExitStack, policy: Policy, specs: Sequence[AgentSpec]
     ) -> tuple[Conversation, list[Observer]]:
@@ -365,7 +363,8 @@ class _LazyVoice:
     def _engine(self) -> TextToSpeech:
         from appliance.speech.tts import open_tts
 
-        return open_tts(self._settings.brain.tts, language=self._settings.assistant.language)
+        brain = self._settings.brain
+        return open_tts(brain.tts, language=self._settings.assistant.language, voice=brain.voice)
 
     async def synthesize(self, text: str) -> bytes:
         pcm = await self._engine.synthesize(text)
@@ -412,8 +411,10 @@ def check_assistant(settings: Settings, environ: Mapping[str, str]) -> None:
     """Report before a start what `open_assistant` and `open_transport` would refuse; opens no pin, card or connection.
 
     Raises:
-        SettingsError: See `open_assistant` and `open_transport`.
+        SettingsError: See `open_assistant` and `open_transport`; or an MCP server needs a package that is missing.
     """
+    from appliance.runtime.mcp import McpServerHttp, McpServerStdio
+
     open_transport(settings.link.transport, [], post=lambda event: None)
     outputs = settings.outputs
     parts = DeviceParts(
@@ -423,7 +424,16 @@ def check_assistant(settings: Settings, environ: Mapping[str, str]) -> None:
         timers=Timers(post=lambda event: None, path=None),
         status=StatusReader(),
     )
-    open_assistant(settings, device_tools(parts), environ)
+    agent, _ = open_assistant(settings, device_tools(parts), environ)
+    with settings.about(_agent_key(settings)):
+        for server in [server for one in agents_of(agent).values() for server in one.mcp_servers]:
+            if isinstance(server, McpServerStdio | McpServerHttp):
+                server.check_package()
+
+
+def _agent_key(settings: Settings) -> str:
+    """Return the key of the setting that names the agent."""
+    return f"assistant.{'agent' if settings.assistant.agent else 'agents_file'}"
 
 
 class _NoPart:
@@ -436,7 +446,10 @@ class _NoPart:
 def open_wording(settings: Settings) -> Wording:
     """Return the sentences of the device's language."""
     folder = settings.assistant.wording_dir
-    return Wording(settings.assistant.language, Path(folder) if folder else None)
+    wording = Wording(settings.assistant.language, Path(folder) if folder else None)
+    for line in wording.unknown():
+        log.warning("%s", line)
+    return wording
 
 
 def open_pipeline(
@@ -475,8 +488,8 @@ async def language_remarks(settings: Settings, environ: Mapping[str, str]) -> li
     Raises:
         ApplianceError: The offline brain is the only endpoint and cannot start.
     """
-    remarks: list[str] = []
     wording = open_wording(settings)
+    remarks = wording.unknown()
     if not wording.is_available:
         remarks.append(f"no wording for language {wording.language!r}; texts are in English and not spoken")
     is_only = settings.endpoint().kind == "offline"
@@ -523,7 +536,7 @@ def session_settings(settings: Settings) -> RealtimeSessionSettings:
     return RealtimeSessionSettings(
         voice=assistant.voice,
         speed=assistant.speed,
-        transcription=Transcription(model=model, language=assistant.language or None) if model else None,
+        transcription=Transcription(model=model, language=assistant.language.partition("-")[0]) if model else None,
         noise_reduction=assistant.noise_reduction or None,
         max_output_tokens=assistant.max_output_tokens,
         reasoning_effort=assistant.reasoning_effort or None,

@@ -13,9 +13,9 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from appliance.errors import StorageError
+from appliance.errors import StorageError, reason_of
 
-__all__ = ["delete_broken", "open_database", "reason_of", "transaction"]
+__all__ = ["delete_broken", "open_database", "transaction"]
 
 log = logging.getLogger(__name__)
 
@@ -76,11 +76,6 @@ def delete_broken(path: Path) -> None:
     """Delete the file that was moved aside, with its ``-wal`` and ``-shm`` files."""
     for ending in ("", *_COMPANIONS):
         _beside(path, _BROKEN + ending).unlink(missing_ok=True)
-
-
-def reason_of(exc: Exception) -> str:
-    """Return the reason of an operating system error, without the file name."""
-    return getattr(exc, "strerror", None) or str(exc)
 
 
 def _beside(path: Path, ending: str) -> Path:

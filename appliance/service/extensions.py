@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from appliance.agents.agent import RealtimeAgent, agents_of
 from appliance.agents.hooks import RealtimeRunHooks
 from appliance.agents.tools import Tool, tools_of
-from appliance.errors import KEY_SHAPE, SettingsError, ToolError, did_you_mean
+from appliance.errors import SettingsError, ToolError, did_you_mean, one_line
 from appliance.plugins import installed
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _made(reference: str, make: Callable[[Mapping[str, Tool]], object], tools: M
     except SettingsError as exc:
         raise SettingsError(f'found "{reference}", and {exc}') from exc
     except (Exception, SystemExit) as exc:
-        said = " ".join(KEY_SHAPE.sub("***", f"{type(exc).__name__}: {exc}").split())
+        said = one_line(f"{type(exc).__name__}: {exc}")
         raise SettingsError(f'found "{reference}", which raises {said}; correct it') from exc
     if not isinstance(agent, RealtimeAgent):
         raise SettingsError(f'found "{reference}", which returns {type(agent).__name__}; allowed: {_AGENT}')

@@ -23,9 +23,9 @@ from appliance.conversation.commands import Command, Emit
 from appliance.conversation.events import Event
 from appliance.conversation.notices import HistoryChanged, HistoryGrew, Notice, Usage
 from appliance.conversation.support.feedback import View
-from appliance.errors import StorageError
+from appliance.errors import StorageError, reason_of
 from appliance.realtime.items import HistoryItem
-from appliance.service.database import delete_broken, open_database, reason_of, transaction
+from appliance.service.database import delete_broken, open_database, transaction
 from appliance.service.days import iso_date
 
 __all__ = ["ConversationStore"]
@@ -205,8 +205,6 @@ class ConversationStore:
                     "SET usd = usd + excluded.usd, seconds = seconds + excluded.seconds",
                     (iso_date(self._clock()), usd or 0.0, seconds),
                 )
-            case _:
-                pass
 
     def _place(self, connection: sqlite3.Connection, key: str, previous: str) -> int:
         """Free the position after the item `previous`, or after the last item if `previous` is not stored."""

@@ -70,8 +70,7 @@ def encode(value: Any) -> Any:
     """Return an event or a command as JSON values; ``"@"`` is its class, ``{"#": …}`` holds bytes."""
     if isinstance(value, bytes):
         return {"#": base64.b64encode(value).decode("ascii")}
-    names = _field_names(type(value))
-    if names is not None:
+    if (names := _field_names(type(value))) is not None:
         return {"@": type(value).__name__} | {name: encode(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         if value.get("type") == "mcp":

@@ -52,8 +52,6 @@ class TurnLog:
                     self._marks.setdefault("answer", now)
                 case Emit(notice=notice):
                     self._take(notice, now)
-                case _:
-                    pass
 
     def _take(self, notice: Notice, now: float) -> None:
         match notice:
@@ -75,22 +73,18 @@ class TurnLog:
                 log.info("link %d: ready, endpoint %d", link, endpoint)
             case BudgetWarning():
                 log.warning("budget: %s", self._wording.budget(notice.unit, notice.percent, notice.spent, notice.limit))
-            case _:
-                pass
 
     def _log_turn(self, ended: TurnEnd, now: float) -> None:
         start = self._marks.get("press", now)
-        spoken = self._marks.get("commit", now) - start
         waited = self._marks["answer"] - self._marks["commit"] if {"answer", "commit"} <= set(self._marks) else 0.0
-        tokens = ended.usage.get("total_tokens", 0)
         log.info(
             "%s %s: spoke %.1f s, waited %.2f s, took %.1f s, %d xruns, %d tokens%s",
             ended.turn,
             ended.outcome,
-            spoken,
+            self._marks.get("commit", now) - start,
             waited,
             now - start,
             self._xruns() - self._xruns_before,
-            tokens,
+            ended.usage.get("total_tokens", 0),
             "" if self._usd is None else f", {self._usd:.4f} US dollars",
         )

@@ -59,7 +59,6 @@ class AskResult:
 
 
 def _parsed(text: str | None) -> Any:
-    """Parse JSON; return text that is not JSON unchanged."""
     try:
         return json.loads(text or "")
     except ValueError:

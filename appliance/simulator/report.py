@@ -98,5 +98,3 @@ class TurnReport:
                 self.outcome = notice.outcome
                 self.usage = dict(notice.usage)
                 self.marks.setdefault("end", now)
-            case _:
-                pass

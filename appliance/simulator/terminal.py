@@ -177,8 +177,6 @@ class _Terminal:
                 self._screen.say(f"  trouble    {notice.kind}: {self._wording.trouble(notice.kind, notice.detail)}")
             case TurnEnd(outcome=outcome) if outcome != "answered":
                 self._screen.say(f"  turn       {outcome}")
-            case _:
-                pass
 
     async def _redraw(self) -> None:
         while True:

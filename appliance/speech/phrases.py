@@ -31,7 +31,7 @@ from hassil.parse_expression import parse_sentence
 from hassil.parser import ParseError
 from hassil.recognize import recognize_all
 
-from appliance.errors import LanguageError, SettingsError
+from appliance.errors import LanguageError, SettingsError, one_line
 from appliance.speech.stt.grammar import Automaton, compile_grammar, refuse_joins, words
 from appliance.wording import Wording
 
@@ -213,7 +213,7 @@ class PhraseBook:
         except (OSError, UnicodeDecodeError) as exc:
             raise SettingsError(f"{path}: the phrase book cannot be read: {exc}") from None
         except yaml.YAMLError as exc:
-            raise SettingsError(f"{path}: the phrase book is not YAML: {' '.join(str(exc).split())}") from None
+            raise SettingsError(f"{path}: the phrase book is not YAML: {one_line(str(exc))}") from None
         if not isinstance(source, dict):
             raise SettingsError(f"{path}: the phrase book is a {type(source).__name__}, expected a mapping")
         return cls(source, name=str(path), wording=wording)
@@ -252,8 +252,7 @@ class PhraseBook:
             output: The client's text: a JSON object, or plain text.
         """
         found = _json(output)
-        reason = _error_in(found)
-        if reason is not None:
+        if (reason := _error_in(found)) is not None:
             return self.text("failed", reason=_sentence(reason))
         if isinstance(found, str) and found.strip():
             return _sentence(found)
@@ -351,8 +350,6 @@ class PhraseBook:
                     pending.append(self._parsed_rules[one.rule_name])
                 case ExpressionGroup() as one:
                     pending.extend(one.items)
-                case _:
-                    pass
 
     def _check_names(self) -> None:
         """Refuse rules that contain themselves or use an unknown rule or list."""
@@ -517,7 +514,6 @@ def _is_offered(offered: Offered, call: IntentCall, slots: frozenset[str]) -> bo
 
 
 def _json(output: str) -> Any:
-    """Return the parsed value if the output is JSON, else the text itself."""
     try:
         return json.loads(output)
     except (ValueError, RecursionError):

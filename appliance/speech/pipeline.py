@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +19,10 @@ from appliance.speech.stages import (
     ResponseRequest,
     SpeechToText,
     SpokenPart,
-    TextPart,
     TextToSpeech,
     Transcript,
     Workflow,
+    closed_after,
 )
 from appliance.wording import Wording, config_folder
 
@@ -75,14 +74,12 @@ class ChainedPipeline:
             SettingsError: The phrase book uses a word that the recogniser's dictionary does not have.
         """
         for stage in (self._stt, self._workflow, self._tts):
-            warm_up = getattr(stage, "warm_up", None)
-            if warm_up is not None:
+            if (warm_up := getattr(stage, "warm_up", None)) is not None:
                 await warm_up()
 
     def close(self) -> None:
         """Stop the recogniser's child process, if any; the next utterance starts it again."""
-        close = getattr(self._stt, "close", None)
-        if close is not None:
+        if (close := getattr(self._stt, "close", None)) is not None:
             close()
 
     async def transcribe(self, pcm: bytes, *, tools: Sequence[Mapping[str, Any]]) -> Transcript:
@@ -92,7 +89,7 @@ class ChainedPipeline:
     async def respond(self, request: ResponseRequest, *, spoken: bool, voice: str, speed: float) -> AsyncIterator[Part]:
         """See `stages.VoicePipeline.respond`; the joined texts of all parts are the workflow's text."""
         splitter = SentenceSplitter()
-        async with aclosing(_generator(self._workflow.respond(request))) as parts:
+        async with closed_after(self._workflow.respond(request)) as parts:
             async for part in parts:
                 if isinstance(part, CallPart):
                     for sentence in splitter.flush():
@@ -108,17 +105,6 @@ class ChainedPipeline:
 
     async def _speak(self, sentence: str, voice: str, speed: float) -> SpokenPart:
         return SpokenPart(sentence, await self._tts.synthesize(sentence.strip(), voice=voice, speed=speed))
-
-
-async def _generator(parts: AsyncIterator[TextPart | CallPart]) -> AsyncGenerator[TextPart | CallPart, None]:
-    """Wrap an iterator so that it has ``aclose``."""
-    try:
-        async for part in parts:
-            yield part
-    finally:
-        close = getattr(parts, "aclose", None)
-        if close is not None:
-            await close()
 
 
 class SentenceSplitter:
@@ -212,8 +198,8 @@ def build_pipeline(
         speaker = _Mute(str(exc))
     if workflow == "phrases" and not wording.has("brain.no_commands"):
         speaker = _Mute(f"no wording for language {language!r}, and its voice does not speak English")
-    endpoint = ChatEndpoint(url=chat_url, model=chat_model, key=chat_key)
-    return ChainedPipeline(stt=recogniser, workflow=open_workflow(workflow, book, endpoint), tts=speaker)
+    answers = open_workflow(workflow, book, ChatEndpoint(url=chat_url, model=chat_model, key=chat_key))
+    return ChainedPipeline(stt=recogniser, workflow=answers, tts=speaker)
 
 
 class _Deaf:
@@ -237,8 +223,10 @@ def _load_book(folder: Path, language: str, wording: Wording, remark: Callable[[
     try:
         from appliance.speech.phrases import PhraseBook
     except ImportError as exc:
-        remedy = "install them: pip install 'voice-appliance[offline]'"
-        raise SpeechError(f"the offline brain needs Python packages that are missing ({exc.name}); {remedy}") from None
+        raise SpeechError(
+            f"the offline brain needs Python packages that are missing ({exc.name}); "
+            "install them: pip install 'voice-appliance[offline]'"
+        ) from None
     try:
         book = PhraseBook.load(folder, language, wording)
     except LanguageError as exc:

@@ -1,6 +1,6 @@
 """The stages of the offline brain, as interfaces: speech to text → workflow → text to speech.
 
-Pure: types only. The settings select each stage by name; `pipeline.py` chains them, and `server.py` serves the pipeline
+Pure. The settings select each stage by name; `pipeline.py` chains them, and `server.py` serves the pipeline
 over the Realtime protocol (`model.py`). A stage MUST NOT block the event loop: blocking work runs on a thread or in a
 child process.
 
@@ -10,8 +10,9 @@ Audio between stages is PCM16 mono little-endian at 24 kHz.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 __all__ = [
     "CallPart",
@@ -24,7 +25,10 @@ __all__ = [
     "Transcript",
     "VoicePipeline",
     "Workflow",
+    "closed_after",
 ]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +82,21 @@ class SpokenPart:
 Part: TypeAlias = TextPart | CallPart | SpokenPart
 
 
+@asynccontextmanager
+async def closed_after(parts: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
+    """Close an answer at the end of the block; async generators can be closed, other iterators need not."""
+    try:
+        yield parts
+    finally:
+        if (close := getattr(parts, "aclose", None)) is not None:
+            await close()
+
+
 class SpeechToText(Protocol):
-    """Speech to text. MUST be safe for several sessions at once; MAY process one utterance at a time."""
+    """Speech to text. MUST be safe for several sessions at once; MAY process one utterance at a time.
+
+    MAY have ``async warm_up()``, which loads what the first utterance would load, and ``close()``.
+    """
 
     async def transcribe(self, pcm: bytes, *, tools: Sequence[Mapping[str, Any]]) -> Transcript:
         """Recognise one whole utterance.

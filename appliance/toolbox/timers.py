@@ -38,8 +38,6 @@ class Timer:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A timer in the file."""
-
     id: Annotated[str, Field(pattern=r"^timer_[0-9]{1,9}$")]
     label: str
     seconds: int

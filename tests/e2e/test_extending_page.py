@@ -1,4 +1,4 @@
-"""docs/extending.md: each example, as it stands on the page, on a whole simulated appliance."""
+"""docs/extending.md: each example, copied from the page, on a whole simulated appliance."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from appliance.settings import load_settings
+from appliance.simulator.ask import partner
+from appliance.simulator.simulated_device import SIMULATED, speak
 from tests.e2e.test_extending import ASKED, OPENED, called
 from tests.support.rig import Rig, answer, calling, offered, outputs, running, saying, updated
 from tests.support.scripted_server import ScriptedServer, Step, expect, reply
@@ -24,7 +27,7 @@ FILE = re.compile(r"`([\w.]+)`[^\n`]*:\n\n```\w+\n(.*?)^```", re.MULTILINE | re.
 
 @cache
 def sections() -> dict[str, dict[str, str]]:
-    """Heading → name of a file → its text."""
+    """Return heading → file name → text."""
     _, *parts = re.split(r"(?m)^## ", PAGE.read_text(encoding="utf-8"))
     return {part.partition("\n")[0]: dict(FILE.findall(part)) for part in parts}
 
@@ -37,7 +40,7 @@ def paste(folder: Path, heading: str) -> Path:
 
 
 def install(folder: Path, site: Path) -> None:
-    """Do what an installer does with a pasted project: its modules, its metadata and its entry points."""
+    """Install a pasted project without pip: its modules, metadata and entry points."""
     project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     metadata = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
     metadata.mkdir(parents=True)
@@ -52,16 +55,19 @@ def install(folder: Path, site: Path) -> None:
         module.rename(site / module.name)
 
 
-def test_every_block_of_the_page_is_a_file_of_an_example_that_is_run_here() -> None:
+def test_every_file_on_the_page_belongs_to_an_example_of_these_tests() -> None:
     assert {heading: list(files) for heading, files in sections().items()} == {
+        "Try an example": [],
         "A tool in a file": ["my_fan.py", "appliance.toml"],
+        "A sentence for the offline brain": ["en.yaml", "appliance.toml"],
         "A tool in a package": ["pyproject.toml", "moon_tools.py"],
         "An MCP server": ["notes_server.py", "house.toml", "appliance.toml"],
         "A guardrail": ["my_checks.py", "house.toml", "appliance.toml"],
         "A hook": ["my_hooks.py", "appliance.toml"],
         "An agent in Python": ["my_house.py", "appliance.toml"],
     }
-    assert PAGE.read_text(encoding="utf-8").count("\n```\n") == sum(len(files) for files in sections().values())
+    fences = re.findall(r"^```(\w+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(fences) - fences.count("sh") == sum(len(files) for files in sections().values())
 
 
 async def test_a_tool_in_a_file(folder: Path) -> None:
@@ -73,6 +79,17 @@ async def test_a_tool_in_a_file(folder: Path) -> None:
             assert sys.modules["my_fan"].fan == {"is_on": True}
             assert outputs(server.connections[0]) == ["The fan is on."]
             assert offered(server.connections[0])[-1] == "set_fan"
+
+
+async def test_a_sentence_for_the_offline_brain(folder: Path) -> None:
+    paste(folder, "A tool in a file")
+    path = paste(folder, "A sentence for the offline brain")
+    settings = load_settings(path, {}, overrides=SIMULATED)
+    async with partner(settings=settings, environ={}) as talk:
+        for verb, is_on in (("on", True), ("off", False)):
+            said = await talk(await speak(f"turn {verb} the fan", voice="rms"))
+            assert said.report.reply == f"The fan is {verb}."
+            assert sys.modules["my_fan"].fan == {"is_on": is_on}
 
 
 async def test_a_tool_in_a_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +112,7 @@ async def test_an_mcp_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
             assert offered(server.connections[0])[-1] == "add_note"
             await rig.talk()
             await rig.until(lambda: rig.light == "approval")
-            assert not (folder / "notes.txt").exists(), "it ran before anybody said yes"
+            assert not (folder / "notes.txt").exists(), "the tool ran before approval"
             rig.device.finger.press()
             rig.device.finger.release()
             await rig.until(lambda: rig.outcomes == ["answered"])

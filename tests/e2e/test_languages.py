@@ -1,4 +1,4 @@
-"""The whole appliance in other languages: what it says is in the language of its voice, and no language stops it."""
+"""The whole appliance in other languages: its sentences match its voice, and a missing language does not stop it."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ needs_approval = ["start_timer"]
 
 @pytest.fixture
 def spoken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
-    """Record (program, voice, text) of every sentence that a speech program turned into sound."""
+    """Record (program, voice, text) of every synthesised sentence."""
     sentences: list[tuple[str, str, str]] = []
     speak = programs._speak
 
     def recorded(program: programs.SpeechProgram, text: str, voice: str, speed: float) -> bytes:
         pcm = speak(program, text, voice, speed)
-        assert len(pcm) > 24_000, "half a second of sound"
+        assert len(pcm) > 24_000, "less than half a second of audio"
         sentences.append((program.name, voice, text))
         return pcm
 

@@ -592,8 +592,8 @@ def test_an_unknown_key_error_suggests_a_key_or_a_place(tmp_path: Path, text: st
         ('instructions = "x"\n', "ann.toml: name: is missing; allowed: a string of 1 to 52 characters"),
         ('name = " "\ninstructions = "x"\n', 'ann.toml: name: found ""; allowed: a string of 1 to 52 characters'),
         (
-            f'name = "{"a" * 53}"\ninstructions = "x"\n',
-            f'ann.toml: name: found "{"a" * 39}…"; allowed: a string of 1 to 52 characters',
+            f'name = "{"a" * 90}"\ninstructions = "x"\n',
+            f'ann.toml: name: found "{"a" * 59}…"; allowed: a string of 1 to 52 characters',
         ),
         ('name = 7\ninstructions = "x"\n', "ann.toml: name: found 7; allowed: a string of 1 to 52 characters"),
         (ANN + "voice = true\n", "ann.toml: voice: found true; allowed: a string"),

@@ -1,4 +1,4 @@
-"""What an agent's file may name beside text: Python and MCP servers, with their secrets; each mistake in one line."""
+"""Python references and MCP servers in an agent's TOML file, and their secrets; each mistake is one line."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def mistake(folder: Path, text: str) -> str:
 # --- Python by reference ------------------------------------------------------------------------------------------
 
 
-def test_a_file_names_tools_guardrails_and_hooks_of_a_module(folder: Path) -> None:
+def test_tools_guardrails_and_hooks_are_loaded_from_a_module(folder: Path) -> None:
     agent = load(
         folder,
         'tools = ["set_lamp", "parts_ann:doors"]\nneeds_approval = ["open_door"]\nblocked_words = ["price"]\n'
@@ -113,7 +113,7 @@ def test_a_file_names_tools_guardrails_and_hooks_of_a_module(folder: Path) -> No
         ),
     ],
 )
-def test_a_reference_that_does_not_fit_is_one_line_with_file_and_key(folder: Path, text: str, said: str) -> None:
+def test_wrong_reference_is_one_line_with_file_and_key(folder: Path, text: str, said: str) -> None:
     assert mistake(folder, text) == f"ann.toml: {said}"
 
 
@@ -125,7 +125,7 @@ def server(folder: Path, text: str) -> Any:
     return one
 
 
-def test_a_program_is_started_in_the_directory_of_the_file(folder: Path) -> None:
+def test_program_starts_in_the_directory_of_the_file(folder: Path) -> None:
     one = server(
         folder,
         'name = "notes"\ncommand = "python3"\nargs = ["notes.py"]\nenv = { TOKEN = "${HOUSE_TOKEN}", PLAIN = "x" }\n'
@@ -138,7 +138,7 @@ def test_a_program_is_started_in_the_directory_of_the_file(folder: Path) -> None
     assert server(folder, 'name = "notes"\ncommand = "python3"\ncwd = "below"\n')._cwd == folder / "below"
 
 
-def test_a_server_over_http_has_its_token_from_the_environment(folder: Path) -> None:
+def test_http_server_reads_its_token_from_the_environment(folder: Path) -> None:
     one = server(
         folder,
         'name = "house"\nurl = "http://house.local:8123/mcp"\nneeds_approval = ["unlock"]\n'
@@ -150,7 +150,7 @@ def test_a_server_over_http_has_its_token_from_the_environment(folder: Path) -> 
     assert SECRET not in repr(one)
 
 
-def test_a_label_is_a_server_that_the_models_side_calls(folder: Path) -> None:
+def test_label_makes_a_server_that_the_models_side_calls(folder: Path) -> None:
     text = 'label = "recipes"\nurl = "https://recipes.example.com/mcp"\nallowed_tools = ["search"]\n'
     more = 'description = "Food."\nheaders = { Key = "${HOUSE_TOKEN}" }\nrequire_approval = "never"\n'
     assert server(folder, text + more) == HostedMcp(
@@ -222,5 +222,5 @@ def test_a_label_is_a_server_that_the_models_side_calls(folder: Path) -> None:
         ('name = "x"\ncomand = "y"\n', "mcp[1].comand: unknown key; did you mean 'command'?"),
     ],
 )
-def test_a_server_that_cannot_be_is_one_line_with_file_and_key(folder: Path, text: str, said: str) -> None:
+def test_wrong_server_is_one_line_with_file_and_key(folder: Path, text: str, said: str) -> None:
     assert mistake(folder, f"[[mcp]]\n{text}") == f"ann.toml: {said}"

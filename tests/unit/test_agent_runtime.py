@@ -274,7 +274,7 @@ async def test_handoff_with_invalid_arguments_fails_with_a_reason(
 async def test_disabled_handoff_fails() -> None:
     answer, given = await _hand_over('{"dish":"soup","servings":2}', input_type=Order, enabled=False)
     assert given == []
-    assert answer.problem == "The handoff transfer_to_bob is not available now."
+    assert answer.problem == "The tool transfer_to_bob is not available now."
 
 
 @pytest.mark.parametrize("is_async", [False, True])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from appliance.conversation.commands import Announce, Sentence
 from appliance.errors import SettingsError, SpeechError
 from appliance.service.announcer import LocalAnnouncer
@@ -77,13 +79,16 @@ async def test_the_announcer_continues_after_a_failure() -> None:
     running.cancel()
 
 
-async def test_an_engine_that_cannot_be_opened_is_an_earcon_and_does_not_end_the_announcer() -> None:
-    class Unknown(Voice):
+@pytest.mark.parametrize("error", [SettingsError("no text to speech is called 'nonsense'"), OSError("no route")])
+async def test_an_engine_that_raises_another_error_is_an_earcon_and_does_not_end_the_announcer(
+    error: Exception,
+) -> None:
+    class Failing(Voice):
         async def synthesize(self, text: str) -> bytes:
-            raise SettingsError("no text to speech is called 'nonsense'; available: espeak-ng, flite")
+            raise error
 
     speaker = Speaker()
-    announcer = LocalAnnouncer(speaker, Unknown(), Wording())
+    announcer = LocalAnnouncer(speaker, Failing(), Wording())
     running = asyncio.create_task(announcer.run())
     announcer.announce(Announce(1, "hello", "offline"))
     await speaker.until(1)

@@ -1,8 +1,8 @@
-"""The pages: each block works when pasted alone, each link leads to a file, each page is reachable from the README.
+"""The pages: each block works when pasted alone, each link names a file, each page is reachable from the README.
 
 A Python block runs as a program, in a directory that has only `config`, without a key. A line ``print(…)  # text`` must
 print that text, and a block that shows a session must run a turn with it. A TOML block is read by the loader of the
-settings or of the agents. A shell block is parsed by the real command line.
+settings, of the agents or of the wording. A shell block is parsed by the real command line.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from appliance.cli import command_parser
 from appliance.conversation.notices import Guardrail
 from appliance.runtime.session_body import SessionEvents
 from appliance.settings import Settings, load_settings
+from appliance.wording import Wording
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "examples" / "README.md"]
 FILES_OF_A_DEVICE = ROOT / "docs" / "extending.md"
-"""Its blocks are named files that belong together; another test runs them on a device. Here each module is imported."""
+"""Its blocks are files of one folder; tests/e2e/test_extending_page.py runs them on a device. Here each is imported."""
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 TOOLS = ("set_lamp", "set_light", "get_time", "start_timer", "list_timers", "cancel_timer", "set_volume", "get_volume")
 
 
 def blocks(*languages: str) -> list[object]:
-    """Every block of these languages, as (page, text), with an id such as ``docs/agents.md-2``."""
+    """Return every block of these languages, as (page, text), with an id such as ``docs/agents.md-2``."""
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
@@ -47,7 +48,7 @@ def blocks(*languages: str) -> list[object]:
 
 
 class Turns:
-    """Counts answers of the model, also those that were interrupted or stopped by a guardrail."""
+    """Counts answers of the model, including interrupted ones and those that a guardrail stopped."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.answered = 0
@@ -65,7 +66,7 @@ class Turns:
 
 
 @pytest.mark.parametrize(("page", "block"), blocks("python"))
-def test_a_python_block_is_a_program(
+def test_python_block_runs_as_a_program(
     page: Path, block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in re.findall(r"environ\W+(\w+)", block):
@@ -85,13 +86,13 @@ def test_a_python_block_is_a_program(
         assert turns.answered, "the block shows a session and runs no turn"
 
 
-def test_the_blocks_are_found() -> None:
+def test_blocks_are_found() -> None:
     assert len(blocks("python")) >= 18
     assert len(blocks("toml")) >= 4
     assert len(blocks("sh")) >= 4
 
 
-def test_a_block_of_code_has_a_language() -> None:
+def test_code_blocks_have_a_language() -> None:
     unlabelled = [param for param in blocks("") if re.search(r"^(import|from|def|async|\[|\./)", param.values[1], re.M)]  # type: ignore[attr-defined]
     assert unlabelled == []
 
@@ -108,7 +109,7 @@ def stand_in(name: str) -> object:
 
 
 @pytest.mark.parametrize(("page", "block"), blocks("toml"))
-def test_a_toml_block_is_read_by_its_loader(
+def test_toml_block_is_accepted_by_its_loader(
     page: Path, block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if page == FILES_OF_A_DEVICE:
@@ -119,7 +120,10 @@ def test_a_toml_block_is_read_by_its_loader(
     path = tmp_path / "agents" / "block.toml"
     shutil.copytree(ROOT / "config" / "agents", path.parent)
     path.write_text(block, encoding="utf-8")
-    if set(tomllib.loads(block)) <= set(Settings.model_fields):
+    if set(tomllib.loads(block)) <= {"alarm", "tool"}:
+        (tmp_path / "en.toml").write_text(block, encoding="utf-8")
+        assert Wording("en", tmp_path).unknown() == []
+    elif set(tomllib.loads(block)) <= set(Settings.model_fields):
         load_settings(path, {})
     else:
         tools = {name: stand_in(name) for name in TOOLS}
@@ -150,14 +154,16 @@ def check(words: list[str]) -> None:
             assert (ROOT / arguments[-2]).is_file()
         case "systemctl" | "journalctl":
             assert "voice-appliance" in arguments
-        case "pip":
+        case "source":
+            assert arguments == [".venv/bin/activate"]
+        case "pip" | "apt":
             assert arguments[0] == "install"
         case _:
             pytest.fail(f"unknown program {program}")
 
 
 @pytest.mark.parametrize(("page", "block"), blocks("sh"))
-def test_a_shell_block_works_as_typed(page: Path, block: str) -> None:
+def test_shell_block_is_accepted_by_the_command_line(page: Path, block: str) -> None:
     for words in commands_of(block):
         check(words)
 
@@ -166,7 +172,7 @@ SPAN = re.compile(r"`((?:\./scripts/|\.venv/bin/|sudo |appliance (?=[a-z])|journ
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_a_command_in_a_sentence_works_as_typed(page: Path) -> None:
+def test_command_in_a_sentence_is_accepted_by_the_command_line(page: Path) -> None:
     for command in SPAN.findall(page.read_text(encoding="utf-8")):
         if "…" in command:
             continue
@@ -178,7 +184,7 @@ def test_a_command_in_a_sentence_works_as_typed(page: Path) -> None:
             check(shlex.split(command))
 
 
-def test_a_broken_command_is_found() -> None:
+def test_broken_command_is_found() -> None:
     for command in ("appliance doctor", './scripts/run ask "hello" --jsn', "./scripts/tset", "appliance config"):
         with pytest.raises((SystemExit, pytest.fail.Exception)):
             check(shlex.split(command))
@@ -188,12 +194,12 @@ def test_a_broken_command_is_found() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_the_links_of_a_page_lead_to_files(page: Path) -> None:
+def test_links_of_a_page_name_files(page: Path) -> None:
     links = [one for one in LINK.findall(page.read_text(encoding="utf-8")) if "://" not in one]
     assert [one for one in links if not (page.parent / one).exists()] == []
 
 
-def test_every_page_can_be_reached_from_the_readme() -> None:
+def test_every_page_is_reachable_from_the_readme() -> None:
     seen: set[Path] = set()
     waiting = [ROOT / "README.md"]
     while waiting:

@@ -1,4 +1,4 @@
-"""What the maker adds to the device in Python, as the settings name it: found before the start, or one line why not."""
+"""Agents, tools and hooks in Python that the settings name: loaded at the start, or one line of error."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def set_lamp(on: bool) -> bool:
 
 
 def write(folder: Path, settings: str, **modules: str) -> Path:
-    """Write a settings file and Python beside it; returns the settings file."""
+    """Write a settings file and Python modules next to it; return the path of the settings file."""
     for name, text in modules.items():
         (folder / f"{name}.py").write_text(text, encoding="utf-8")
     path = folder / "appliance.toml"
@@ -47,7 +47,7 @@ def opened(path: Path) -> tuple[RealtimeAgent, RealtimeRunHooks | None]:
 
 
 def mistake(path: Path) -> str:
-    """Return what is said of a mistake, by `config check` and by the start alike, without the file and the folder."""
+    """Return the error of the start, without the file and the folder; `config check` reports the same."""
     with pytest.raises(SettingsError) as caught:
         opened(path)
     said = str(caught.value)
@@ -61,12 +61,12 @@ def mistake(path: Path) -> str:
 # --- an agent in Python -------------------------------------------------------------------------------------------
 
 
-def test_an_agent_is_an_object_of_a_module_beside_the_settings(folder: Path) -> None:
+def test_agent_is_loaded_from_a_module_next_to_the_settings(folder: Path) -> None:
     agent, hooks = opened(write(folder, '[assistant]\nagent = "ext_house:agent"\n', ext_house=AGENT))
     assert (agent.name, list(agent.tools), hooks) == ("Ada", [], None)
 
 
-def test_a_function_is_given_the_tools_of_the_device_by_name(folder: Path) -> None:
+def test_agent_function_gets_the_devices_tools_by_name(folder: Path) -> None:
     text = """
 from appliance import RealtimeAgent
 
@@ -78,14 +78,14 @@ def agent(tools):
     assert list(agent.tools) == [set_lamp]
 
 
-def test_hooks_go_with_every_way_to_describe_an_agent(folder: Path) -> None:
+def test_hooks_work_with_every_way_to_describe_an_agent(folder: Path) -> None:
     (folder / "ann.toml").write_text('name = "Ann"\ninstructions = "Be Ann."\n', encoding="utf-8")
     for way in ("", 'agents_file = "ann.toml"\n', 'agent = "ext_house:agent"\n'):
         path = write(folder, f'[assistant]\n{way}hooks = "ext_hooks:hooks"\n', ext_house=AGENT, ext_hooks=HOOKS)
         assert type(opened(path)[1]) is RealtimeRunHooks
 
 
-def test_an_agent_may_come_from_an_installed_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_agent_is_loaded_from_an_installed_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "site").mkdir()
     (folder / "site" / "ext_installed.py").write_text(AGENT, encoding="utf-8")
     monkeypatch.syspath_prepend(str(folder / "site"))
@@ -117,7 +117,7 @@ number = 3
 
 @pytest.fixture
 def package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Install a package whose entry points are given, with `TOOLS` as its module ``ext_fan``."""
+    """Return a function that installs a package with these entry points and `TOOLS` as its module ``ext_fan``."""
 
     def install(entry_points: str) -> None:
         place = folder / "site" / "fan_tools-2.0.dist-info"
@@ -134,21 +134,21 @@ def tool_names(path: Path) -> list[str]:
     return [one.name for one in opened(path)[0].tools]
 
 
-def test_a_tool_and_a_list_of_tools_join_those_of_the_device_in_the_order_of_the_setting(folder: Path) -> None:
+def test_named_tools_follow_the_devices_tools_in_the_order_of_the_setting(folder: Path) -> None:
     path = write(
         folder, '[assistant]\ntools = "ext_tools:open_door ext_tools:fan"\n', ext_tools=TOOLS + "fan = [set_fan]"
     )
     assert tool_names(path) == ["set_lamp", "open_door", "set_fan"]
 
 
-def test_tools_of_an_installed_package_join_without_being_named(folder: Path, package: Callable[[str], None]) -> None:
+def test_tools_of_an_installed_package_need_no_setting(folder: Path, package: Callable[[str], None]) -> None:
     package("fan = ext_fan:both")
     assert tool_names(write(folder, "")) == ["set_lamp", "set_fan", "open_door"]
     for name in ("fan", "set_fan", "set_lamp"):
         assert len(tool_names(write(folder, f'[assistant]\ntools = "{name}"\n'))) == 3
 
 
-def test_agents_in_toml_and_in_python_have_added_tools_by_name(folder: Path, package: Callable[[str], None]) -> None:
+def test_agents_in_toml_and_in_python_use_added_tools_by_name(folder: Path, package: Callable[[str], None]) -> None:
     package("fan = ext_fan:set_fan")
     (folder / "ann.toml").write_text(
         'name = "Ann"\ninstructions = "Be Ann."\ntools = ["*"]\nneeds_approval = ["set_fan"]\n', encoding="utf-8"
@@ -168,7 +168,7 @@ def test_agents_in_toml_and_in_python_have_added_tools_by_name(folder: Path, pac
         ("fan = ext_fan:set_lamp", "has a tool 'set_lamp', a name that the device already has; rename it"),
     ],
 )
-def test_a_package_that_does_not_fit_is_one_warning_with_its_distribution_and_an_error_where_it_is_named(
+def test_bad_package_is_one_warning_or_an_error_if_the_settings_name_it(
     folder: Path,
     package: Callable[[str], None],
     caplog: pytest.LogCaptureFixture,
@@ -197,7 +197,7 @@ def test_a_package_that_does_not_fit_is_one_warning_with_its_distribution_and_an
         ("ext_tools:close_door", "and the module has no 'close_door'; give the name of an object in it"),
     ],
 )
-def test_a_mistake_in_a_name_of_a_tool_is_one_line(
+def test_wrong_tool_name_is_one_line_of_error(
     folder: Path, package: Callable[[str], None], names: str, expected: str
 ) -> None:
     package("fan = ext_fan:set_fan")
@@ -238,21 +238,19 @@ ONE_OF = "a RealtimeAgent, or a function that takes the device's tools by name a
         ("def agent(tools): raise SystemExit(0)", "which raises SystemExit: 0; correct it"),
     ],
 )
-def test_a_mistake_in_the_agent_is_one_line_with_place_key_value_and_remedy(
-    folder: Path, text: str, expected: str
-) -> None:
+def test_wrong_agent_is_one_line_with_place_key_value_and_remedy(folder: Path, text: str, expected: str) -> None:
     said = mistake(write(folder, '[assistant]\nagent = "ext_house:agent"\n', ext_house=text))
     assert said.startswith('2: assistant.agent: found "ext_house:agent", ')
     assert expected in said
 
 
-def test_hooks_that_are_none_are_refused(folder: Path) -> None:
+def test_hooks_of_another_type_are_refused(folder: Path) -> None:
     said = mistake(write(folder, '[assistant]\nhooks = "ext_house:agent"\n', ext_house=AGENT))
     expected = "which is of type RealtimeAgent; allowed: a RealtimeRunHooks"
     assert said == f'2: assistant.hooks: found "ext_house:agent", {expected}'
 
 
-def test_input_guardrails_without_a_transcript_are_refused_at_the_start(folder: Path) -> None:
+def test_input_guardrails_without_transcription_are_refused_at_the_start(folder: Path) -> None:
     text = """
 from appliance import RealtimeAgent, input_guardrail
 
@@ -268,9 +266,7 @@ agent = RealtimeAgent(name="Ada", input_guardrails=[polite])
     assert "on the device: assistant.transcription_model" in mistake(path)
 
 
-def test_the_check_of_the_settings_finds_the_mistake_before_the_start(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_config_check_finds_a_missing_module(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(folder, '[assistant]\nagent = "ext_huose:agent"\n', ext_house=AGENT)
     assert main(["config", "check", "--config", str(path)]) == 2
     assert capsys.readouterr().err == (

@@ -18,6 +18,7 @@ from openai.types.realtime.realtime_tools_config_union import Mcp
 
 from appliance.agents.mcp_servers import HostedMcp, McpServer
 from appliance.agents.tools import TOOL_NAME, Tool
+from appliance.cli import main
 from appliance.errors import LinkError, ToolError
 from appliance.runtime.mcp import McpServerHttp, McpServerStdio
 from tests.support.mcp_server import PROGRAM, TOOLS, House, over_http
@@ -151,6 +152,22 @@ def test_importing_the_module_does_not_import_mcp() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("found", [None, types.ModuleType("mcp")], ids=["missing", "version 1"])
+def test_config_check_finds_a_missing_mcp_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], found: types.ModuleType | None
+) -> None:
+    agent = 'name = "Ada"\ninstructions = "Be brief."\n[[mcp]]\nname = "notes"\ncommand = "python3"\n'
+    (tmp_path / "ada.toml").write_text(agent, encoding="utf-8")
+    path = tmp_path / "appliance.toml"
+    path.write_text('[assistant]\nagents_file = "ada.toml"\n', encoding="utf-8")
+    monkeypatch.setitem(sys.modules, "mcp", found)
+    assert main(["config", "check", "--config", str(path)]) == 2
+    assert capsys.readouterr().err == (
+        f"{path}:2: assistant.agents_file: MCP server 'notes' needs the package mcp 2: "
+        "pip install 'voice-appliance[mcp]'\n"
+    )
 
 
 @pytest.mark.parametrize("found", [None, types.ModuleType("mcp")], ids=["missing", "version 1"])

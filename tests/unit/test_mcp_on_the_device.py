@@ -151,6 +151,20 @@ async def test_a_server_that_comes_while_a_spec_is_made_is_in_the_next_one() -> 
         assert offered(await desk.at_turn()) == ["ping", "unlock"]
 
 
+async def test_a_server_of_ones_own_may_fail_with_any_error_of_the_network() -> None:
+    server = Server(OSError("no route"), TimeoutError("no answer"), ConnectionResetError())
+    async with at_desk(RealtimeAgent(name="Ada", mcp_servers=[server])) as desk:
+        await until(lambda: desk.runtime.tool("Ada", "unlock") is not None)
+
+
+async def test_a_server_that_has_two_tools_of_one_name_offers_none(caplog: pytest.LogCaptureFixture) -> None:
+    server = Server(LinkError("no route"), tools=[unlock, unlock])
+    async with at_desk(RealtimeAgent(name="Ada", mcp_servers=[server])) as desk:
+        await until(lambda: len(caplog.messages) > 1)
+        assert offered(await desk.at_turn()) == []
+    assert "has a tool 'unlock', and so has another" in caplog.messages[-1]
+
+
 async def test_a_server_that_is_there_changes_nothing() -> None:
     async with at_desk(RealtimeAgent(name="Ada", mcp_servers=[Server()])) as desk:
         [begun] = await desk.runtime.specs()

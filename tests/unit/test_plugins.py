@@ -152,7 +152,7 @@ def test_an_unresolvable_reference_raises_a_one_line_error_with_the_remedy(
     assert expected in said.replace(str(folder), "FOLDER")
 
 
-@pytest.mark.parametrize("name", ["json", "pytest", "sched"])
+@pytest.mark.parametrize("name", ["json", "pytest", "sched", "gpiozerocli"])
 def test_a_file_with_the_name_of_another_module_is_refused(folder: Path, name: str) -> None:
     (folder / f"{name}.py").write_text("WORD = 'here'\n", "utf-8")
     with pytest.raises(SettingsError, match=r"has the name of another module; rename the file"):

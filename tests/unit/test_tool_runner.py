@@ -199,7 +199,7 @@ async def test_arguments_are_validated_before_the_tool_is_called() -> None:
 async def test_unknown_tool_error_lists_the_existing_tools() -> None:
     async with running(tool(name="ping")(lambda: "pong")) as (runner, inbox):
         runner.run_tool(RunTool("call_1", "pong", "{}"))
-        assert await inbox.next() == ToolFinished("call_1", "There is no tool 'pong'; there are: ping.", True)
+        assert await inbox.next() == ToolFinished("call_1", "There is no tool pong; there are: ping.", True)
 
 
 def raises(error: BaseException) -> Callable[[], None]:
@@ -260,7 +260,7 @@ async def test_parse_function_that_raises_is_reported() -> None:
 
     finished = await answer(replace(tool(name="bad")(lambda: "fine"), parse=breaks))
     assert finished.is_error
-    assert "The tool bad could not be called: KeyError" in finished.output
+    assert "The tool bad failed: KeyError" in finished.output
 
 
 async def test_tool_that_cancels_itself_is_answered_as_cancelled() -> None:
@@ -279,7 +279,7 @@ async def test_hanging_async_tool_times_out() -> None:
             was_cancelled.set()
 
     finished = await answer(hang)
-    assert finished == ToolFinished("call_1", "The tool hang took longer than 0.01 s and was given up.", True)
+    assert finished == ToolFinished("call_1", "The tool hang took too long and was stopped.", True)
     assert was_cancelled.is_set()
 
 
@@ -297,7 +297,7 @@ async def test_hanging_sync_tool_times_out_and_its_late_result_is_dropped() -> N
         runner.run_tool(RunTool("call_1", "hang", "{}"))
         finished = await inbox.next()
         assert finished.is_error
-        assert "given up" in finished.output
+        assert "took too long" in finished.output
         release.set()
         assert ended.wait(20)
         await asyncio.sleep(0.01)
@@ -439,7 +439,7 @@ async def test_two_calls_of_one_tool_run_concurrently() -> None:
 async def test_unknown_tool_error_without_any_tools_says_none() -> None:
     async with running() as (runner, inbox):
         runner.run_tool(RunTool("call_1", "ping", "{}"))
-        assert await inbox.next() == ToolFinished("call_1", "There is no tool 'ping'; there are: none.", True)
+        assert await inbox.next() == ToolFinished("call_1", "There is no tool ping; there are: -.", True)
 
 
 def test_each_hanging_call_times_out_at_its_limit() -> None:
@@ -452,7 +452,7 @@ def test_each_hanging_call_times_out_at_its_limit() -> None:
             for _ in range(2):
                 began = asyncio.get_running_loop().time()
                 runner.run_tool(RunTool("call_1", "hang", "{}"))
-                assert (await inbox.next()).output == "The tool hang took longer than 15 s and was given up."
+                assert (await inbox.next()).output == "The tool hang took too long and was stopped."
                 assert asyncio.get_running_loop().time() - began == pytest.approx(15.0)
 
     in_virtual_time(scene())
@@ -474,7 +474,7 @@ def test_async_tool_that_ignores_cancellation_is_answered_and_abandoned() -> Non
         async with running(stubborn, tool(name="ping")(ping)) as (runner, inbox):
             runner.run_tool(RunTool("call_1", "stubborn", "{}"))
             finished = await inbox.next()
-            assert finished == ToolFinished("call_1", "The tool stubborn took longer than 3 s and was given up.", True)
+            assert finished == ToolFinished("call_1", "The tool stubborn took too long and was stopped.", True)
             assert asyncio.get_running_loop().time() < 3.0 + 2.0  # the conversation abandons it then
             runner.run_tool(RunTool("call_2", "stubborn", "{}"))
             for _ in range(3):
@@ -498,7 +498,7 @@ async def test_error_after_a_timeout_is_not_reported(caplog: pytest.LogCaptureFi
         finally:
             raise ValueError("while cleaning up")
 
-    assert (await answer(hang)).output == "The tool hang took longer than 0.01 s and was given up."
+    assert (await answer(hang)).output == "The tool hang took too long and was stopped."
     assert "never retrieved" not in caplog.text
 
 
@@ -535,7 +535,7 @@ async def test_tool_is_looked_up_in_the_calling_agent() -> None:
 async def test_tool_of_another_agent_is_unknown() -> None:
     agents = agents_with(kitchen=[says("soup", "cook")], garden=[says("leek", "dig"), says("beet", "all")])
     async with serving(agents) as (runner, inbox):
-        assert await output_of(runner, inbox, "cook", "garden") == "There is no tool 'cook'; there are: all, dig."
+        assert await output_of(runner, inbox, "cook", "garden") == "There is no tool cook; there are: all, dig."
 
 
 async def test_unknown_agent_error_lists_the_existing_agents() -> None:
@@ -555,7 +555,7 @@ async def test_extra_tools_are_requested_at_each_call() -> None:
         extra["garden"].append(says("leek"))
         assert await output_of(runner, inbox, "ping", "garden") == "leek"
         extra["garden"].clear()
-        assert await output_of(runner, inbox, "ping", "garden") == "There is no tool 'ping'; there are: none."
+        assert await output_of(runner, inbox, "ping", "garden") == "There is no tool ping; there are: -."
         extra["kitchen"].append(says("other"))
         assert await output_of(runner, inbox, "ping", "kitchen") == "soup"  # the agent's own tool wins
 
@@ -571,7 +571,7 @@ async def test_call_is_answered_if_history_or_extra_tools_raises(broken: str) ->
 
     options: dict[str, Any] = {broken: surroundings}
     async with serving([says("pong")], **options) as (runner, inbox):
-        assert await output_of(runner, inbox, "ping") == "The tool ping could not be called: ValueError: odd"
+        assert await output_of(runner, inbox, "ping") == "The tool ping failed: ValueError: odd"
         runner.check_approval(CheckApproval("call_1", "ping", "{}"))
         assert await inbox.next_check() == ApprovalChecked("call_1", needed=True)
         is_broken = False
@@ -774,7 +774,7 @@ async def test_error_function_that_raises_falls_back_to_the_default_message(
 def test_error_function_that_hangs_falls_back_to_the_default_message_in_time() -> None:
     async def scene() -> None:
         bad = tool(name="bad", timeout_s=5.0, error_function=hanging)(hanging_tool)
-        assert (await answer(bad)).output == "The tool bad took longer than 5 s and was given up."
+        assert (await answer(bad)).output == "The tool bad took too long and was stopped."
         assert asyncio.get_running_loop().time() < 5.0 + 2.0  # the conversation abandons it then
 
     in_virtual_time(scene())
@@ -865,7 +865,7 @@ async def test_approval_of_an_impossible_call_is_a_problem() -> None:
     lamp = tool(name="lamp", needs_approval=predicate(False), enabled=False)(ping)
     async with serving(agents_with(kitchen=[lamp])) as (runner, inbox):
         for name, agent, problem in (
-            ("oven", "kitchen", "There is no tool 'oven'; there are: lamp."),
+            ("oven", "kitchen", "There is no tool oven; there are: lamp."),
             ("lamp", "cellar", "There is no agent 'cellar'; there are: kitchen."),
             ("lamp", "", "The tool lamp is not available now."),
         ):
@@ -1059,7 +1059,7 @@ async def test_asked_agent_gets_only_enabled_tools_without_approval() -> None:
     assert finished == ToolFinished("call_1", "No.")
     assert [one["name"] for one in questions[0]["tools"]] == ["free"]
     outputs = [one["output"] for one in questions[1]["items"] if one["type"] == "function_call_output"]
-    assert outputs == [f"There is no tool {name!r}; there are: free." for name in names]
+    assert outputs == [f"There is no tool {name}; there are: free." for name in names]
     assert calls == []
 
 
@@ -1137,7 +1137,7 @@ def test_unanswered_agent_as_tool_times_out() -> None:
     async def scene() -> None:
         async with serving([RealtimeAgent(name="Chef").as_tool(timeout_s=8.0)], ask=hanging_ask) as (runner, inbox):
             runner.run_tool(RunTool("call_1", "ask_chef", '{"question": "?"}'))
-            assert (await inbox.next()).output == "The tool ask_chef took longer than 8 s and was given up."
+            assert (await inbox.next()).output == "The tool ask_chef took too long and was stopped."
             assert asyncio.get_running_loop().time() == pytest.approx(8.0)
 
     in_virtual_time(scene())

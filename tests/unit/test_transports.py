@@ -1,4 +1,4 @@
-"""Transports by name: the table, its use by a session, and a name that is not in it."""
+"""Transports by name: the table, its use by a session, and an unknown name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from appliance.realtime.transports.websocket import WebSocketTransport
 
 
 class Recording(WebSocketTransport):
-    """Remembers which links it was asked for."""
+    """Records the links it connects."""
 
     links: list[int]
 
@@ -20,7 +20,7 @@ class Recording(WebSocketTransport):
         super().connect(link, endpoint)
 
 
-async def test_a_session_uses_the_transport_that_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_session_uses_the_named_transport(monkeypatch: pytest.MonkeyPatch) -> None:
     Recording.links = []
     monkeypatch.setitem(TRANSPORTS, "recording", f"{__name__}:Recording")
     async with RealtimeSession(RealtimeAgent(name="Ada"), url="offline", transport="recording"):
@@ -28,6 +28,6 @@ async def test_a_session_uses_the_transport_that_it_was_given(monkeypatch: pytes
     assert Recording.links == [1]
 
 
-def test_an_unknown_transport_is_refused_with_the_names_that_exist() -> None:
+def test_unknown_transport_is_refused_with_the_available_names() -> None:
     with pytest.raises(SettingsError, match="no transport is called 'websockt'; available: websocket; did you mean"):
         open_transport("websockt", [], post=print)

@@ -1,4 +1,4 @@
-"""docs/where.md: every place that it names exists, and the tables that it promises are the only places to change."""
+"""docs/where.md: every place on the page exists, and each table is the only place to change."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ QUESTIONS = (
 
 
 def rows() -> dict[str, tuple[str, str]]:
-    """Question → (place, how)."""
+    """Return question → (place, how)."""
     lines = PAGE.read_text(encoding="utf-8").splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
     return {cell[0]: (cell[1], cell[2]) for cell in cells[1:]}
 
 
 def names_in(path: Path) -> set[str]:
-    """Every function, class and variable of a module, and the members of its classes as ``Class.member``."""
+    """Return every function, class and variable of a module, and the members of its classes as ``Class.member``."""
     found: set[str] = set()
 
     def gather(body: list[ast.stmt], prefix: str) -> None:
@@ -85,12 +85,12 @@ EXPLAINED_ELSEWHERE = {
 } | {"Field"}
 
 
-def test_every_question_has_one_row() -> None:
+def test_each_question_has_one_row() -> None:
     assert tuple(rows()) == QUESTIONS
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_the_place_of_an_answer_exists(question: str) -> None:
+def test_place_of_an_answer_exists(question: str) -> None:
     place, _ = rows()[question]
     path, *symbols = spans(place)
     assert (ROOT / path).is_file()
@@ -99,7 +99,7 @@ def test_the_place_of_an_answer_exists(question: str) -> None:
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_what_the_explanation_names_exists(question: str) -> None:
+def test_names_in_the_explanation_exist(question: str) -> None:
     place, how = rows()[question]
     files = [span for span in spans(place + how) if is_path(span)]
     assert [file for file in files if not (ROOT / file).exists()] == []
@@ -111,8 +111,8 @@ def test_what_the_explanation_names_exists(question: str) -> None:
 
 
 @pytest.mark.parametrize("question", QUESTIONS[:10])
-def test_an_addition_needs_at_most_two_files(question: str) -> None:
-    """Alternatives stand behind a semicolon or a full stop; each is counted with the place itself."""
+def test_addition_needs_at_most_two_files(question: str) -> None:
+    """Alternatives follow a semicolon or a full stop; each is counted together with the place."""
     place, how = rows()[question]
     counted = [{spans(place)[0], *filter(is_path, spans(part))} for part in re.split(r"; |\. ", how)]
     assert [files for files in counted if len(files - {"scripts/settings_reference.py"}) > 2] == []
@@ -121,7 +121,7 @@ def test_an_addition_needs_at_most_two_files(question: str) -> None:
 # --- the tables are the only places -------------------------------------------------------------------------------
 
 
-def test_every_kind_of_light_in_the_settings_is_in_the_table() -> None:
+def test_table_has_every_kind_of_light_in_the_settings() -> None:
     assert set(get_args(LightSettings.model_fields["kind"].annotation)) == set(KINDS)
     for kind in KINDS:
         settings = load_settings(None, {}, overrides={"light.kind": kind})
@@ -132,13 +132,13 @@ def test_every_earcon_has_notes() -> None:
     assert set(get_args(Earcon)) == set(NOTES)
 
 
-def test_the_daemon_names_no_kind_of_light() -> None:
+def test_daemon_names_no_kind_of_light() -> None:
     text = (ROOT / "appliance" / "service" / "app.py").read_text(encoding="utf-8")
     assert [kind for kind in KINDS if f'"{kind}"' in text] == []
 
 
 @pytest.mark.parametrize(("key", "group"), [("stt", "stt"), ("tts", "tts"), ("workflow", "workflows")])
-def test_the_settings_accept_an_engine_of_a_package(
+def test_settings_accept_an_engine_of_a_package(
     key: str, group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "parrot-1.0.dist-info"
@@ -156,7 +156,7 @@ def test_the_settings_accept_an_engine_of_a_package(
 
 
 class Opened:
-    """Counts how often it was asked for an engine."""
+    """Counts its calls."""
 
     count = 0
 
@@ -179,7 +179,7 @@ parrot = Opened()
         ("whisplay", "wm8960soundcard", (17, False), ("rgb", [25, 24, 23])),
     ],
 )
-def test_the_settings_of_a_hat_are_valid(
+def test_settings_of_a_hat_are_valid(
     name: str, card: str, button: tuple[int, bool], light: tuple[str, list[int]]
 ) -> None:
     settings = load_settings(ROOT / "config" / "hats" / f"{name}.toml", {})

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import pytest
 
+from appliance.cli import main
 from appliance.conversation.notices import TroubleKind
 from appliance.errors import SettingsError
 from appliance.wording import Wording, config_folder
@@ -163,15 +164,31 @@ def test_a_translation_may_leave_out_a_placeholder_or_its_format(tmp_path: Path)
     assert Wording("it", tmp_path).budget("usd", 80, 0.8, 1.0) == "80 per cento di 1.0."
 
 
-def test_an_english_file_of_ones_own_needs_only_the_sentences_that_it_changes(tmp_path: Path):
-    (tmp_path / "en.toml").write_text('[alarm]\ntime_up = "Ding."')
-    wording = Wording("en", tmp_path)
-
-    assert (wording.say("alarm.time_up"), wording.table("output")["handoff_failed"]) == ("Ding.", "The handoff failed.")
-
-
 def test_a_brace_in_a_value_is_no_placeholder():
     assert Wording().say("alarm.time_up_for", labels="{tea} {") == "Time is up: {tea} {."
+
+
+def test_a_folder_replaces_single_sentences_of_the_installed_language(tmp_path: Path):
+    for language, sentence in (("en", "Pasta!"), ("de", "Nudeln!")):
+        (tmp_path / f"{language}.toml").write_text(f'[alarm]\ntime_up = "{sentence}"\n')
+        wording = Wording(language, tmp_path)
+
+        assert wording.say("alarm.time_up") == sentence
+        assert wording.say("alarm.time_up_for", labels="x") == Wording(language).say("alarm.time_up_for", labels="x")
+        assert wording.has("alarm.time_up_for")
+        assert wording.table("output") == Wording(language).table("output")
+
+
+def test_a_folder_without_a_file_for_the_language_leaves_the_installed_sentences(tmp_path: Path):
+    assert Wording("de", tmp_path).say("alarm.time_up") == "Die Zeit ist um."
+
+
+def test_an_unknown_sentence_is_a_note_of_the_check_and_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "en.toml").write_text('[alarm]\ntime_upp = "Pasta!"')
+
+    assert main(["config", "check", "--set", f"assistant.wording_dir={tmp_path}"]) == 0
+    expected = "note: the device has no sentence alarm.time_upp; did you mean 'alarm.time_up'?"
+    assert expected in capsys.readouterr().out.splitlines()
 
 
 def test_a_trouble_shows_its_detail_in_parentheses():

@@ -27,7 +27,7 @@ from appliance.audio.backends import Consume, Fill
 from appliance.conversation.events import Direction
 from appliance.errors import AudioError, CardBusy, CardMissing, RateUnsupported
 
-__all__ = ["PortAudioBackend", "list_cards"]
+__all__ = ["PortAudioBackend"]
 
 log = logging.getLogger(__name__)
 
@@ -216,17 +216,6 @@ class PortAudioBackend:
         raise CardMissing(_none_of(direction, wanted, cards))
 
 
-def list_cards() -> list[tuple[Direction, str]]:
-    """Return (direction, name) for every direction of every card that PortAudio finds."""
-    with _quiet():
-        audio = pyaudio.PyAudio()
-    try:
-        directions: tuple[Direction, ...] = ("capture", "playback")
-        return [(direction, str(card["name"])) for direction in directions for card in _cards(audio, direction)]
-    finally:
-        audio.terminate()
-
-
 def _cards(audio: pyaudio.PyAudio, direction: Direction) -> Iterator[Mapping[str, Any]]:
     for index in range(audio.get_device_count()):
         card = audio.get_device_info_by_index(index)
@@ -257,8 +246,9 @@ def _explained(direction: Direction, card: Mapping[str, Any], exc: OSError, rate
                 f"or set audio.{direction}_card to a shared card"
             )
         case _ if exc.errno == _INVALID_RATE:
-            tried = ", ".join(str(rate) for rate in rates)
-            return RateUnsupported(f"{direction}: {name!r} supports none of {tried} Hz; set audio.rate to another")
+            return RateUnsupported(
+                f"{direction}: {name!r} supports none of {', '.join(map(str, rates))} Hz; set audio.rate to another"
+            )
         case _ if exc.errno == _ILLEGAL_COMBINATION:
             return CardMissing(
                 f"{direction}: {name!r} cannot be opened: it was unplugged, or this user has no permission "

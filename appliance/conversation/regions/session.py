@@ -77,8 +77,7 @@ class Session:
 
     def note_raw(self, event_id: str, session: Mapping[str, Any], now: float) -> None:
         """Remember an update that the program sends as a raw frame."""
-        deadline = now + self._policy.commit_s
-        self._updates.append(SessionUpdateSent(event_id, "raw", session, deadline=deadline))
+        self._updates.append(SessionUpdateSent(event_id, "raw", session, deadline=now + self._policy.commit_s))
 
     def updated(self, event: wire.SessionUpdated) -> SessionUpdateSent | None:
         """Return the accepted update, and drop those before it: the one with the same instructions, else the oldest.

@@ -97,14 +97,11 @@ class ItemList:
                 return self.remove(event.item_id)
             case wire.ConversationItemTruncated():
                 return self.cut(event.item_id, event.audio_end_ms)
-            case wire.InputTranscriptionDelta():
-                self._append(event.item_id, event.content_index, event.delta)
-                return []
             case wire.InputTranscriptionCompleted():
                 return self._set_transcript(event.item_id, event.transcript.strip())
             case wire.InputTranscriptionFailed():
                 return self._set_transcript(event.item_id, None)
-            case wire.OutputAudioTranscriptDelta() | wire.OutputTextDelta():
+            case wire.InputTranscriptionDelta() | wire.OutputAudioTranscriptDelta() | wire.OutputTextDelta():
                 self._append(event.item_id, event.content_index, event.delta)
                 return []
             case wire.OutputAudioTranscriptDone():

@@ -78,8 +78,7 @@ class Playout:
         for (item_id, content_index), frames in self._queued.items():
             part = min(rest, frames)
             rest -= part
-            heard_ms = part * 1000 // wire.SAMPLE_RATE
-            result.append(Heard(item_id, content_index, frames, heard_ms, part >= frames))
+            result.append(Heard(item_id, content_index, frames, part * 1000 // wire.SAMPLE_RATE, part >= frames))
         return result
 
     def flush(self) -> None:

@@ -49,7 +49,8 @@ class ResponseSlot:
 
     def __init__(self) -> None:
         self.request: Request | None = None
-        self._wish: str | None = None
+        self.wish: str | None = None
+        """The turn that wants an answer; set by `want`."""
         self._blocked_until: float | None = None
         self._owed = 0
         """Requests that were given up before ``response.created``."""
@@ -57,37 +58,31 @@ class ResponseSlot:
         self._foreign: deque[str] = deque(maxlen=_REMEMBERED_FOREIGN)
 
     def __repr__(self) -> str:
-        return f"<ResponseSlot {self.request or 'free'}, wish {self._wish}>"
-
-    @property
-    def wish(self) -> str | None:
-        return self._wish
+        return f"<ResponseSlot {self.request or 'free'}, wish {self.wish}>"
 
     @property
     def deadline(self) -> float | None:
         """When to give up a cancelled response, or to retry a refused request."""
-        times = [
-            at for at in (self._blocked_until, self.request.give_up_at if self.request else None) if at is not None
-        ]
-        return min(times, default=None)
+        times = (self._blocked_until, self.request.give_up_at if self.request else None)
+        return min((at for at in times if at is not None), default=None)
 
     def want(self, turn: str) -> None:
         """Wish for an answer to `turn`; replaces an older wish."""
-        self._wish = turn
+        self.wish = turn
 
     def grant(self, now: float) -> str | None:
         """Return the turn whose response may be requested now, or None; call `asked` once it is."""
-        if self._wish is None or self.request is not None:
+        if self.wish is None or self.request is not None:
             return None
         if self._blocked_until is not None and now < self._blocked_until:
             return None
-        return self._wish
+        return self.wish
 
     def asked(self, turn: str, event_id: str) -> None:
         if self.request is not None and self.request.response_id is not None:
             self._over.append(self.request.response_id)  # the server started another before it ended
         self.request = Request(turn, event_id)
-        self._wish = None
+        self.wish = None
         self._blocked_until = None
 
     def created(self, response: Response) -> Arrival:
@@ -134,7 +129,7 @@ class ResponseSlot:
         Returns:
             The response id to cancel now; None if there is none, or if it is not created *yet*.
         """
-        self._wish = None
+        self.wish = None
         request = self.request
         if request is None or request.is_cancelled:
             return None
@@ -170,7 +165,7 @@ class ResponseSlot:
             return False
         self.request = None
         if not request.is_cancelled:
-            self._wish = self._wish or request.turn
+            self.wish = self.wish or request.turn
         self._blocked_until = retry_at
         return True
 
@@ -201,7 +196,7 @@ class ResponseSlot:
     def reset(self) -> None:
         """Forget everything, for a new connection."""
         self.request = None
-        self._wish = None
+        self.wish = None
         self._blocked_until = None
         self._owed = 0
         self._over.clear()

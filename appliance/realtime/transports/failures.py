@@ -123,8 +123,7 @@ _CODED_REASON: Final = re.compile(
 def kind_of_close(code: int, reason: str) -> LinkFailure:
     """Classify a close frame."""
     names = _names_in(reason)
-    named = _of_names(names)
-    if named is not None:
+    if (named := _of_names(names)) is not None:
         return named
     for whole, kind in _OF_WHOLE_REASON:
         if whole.fullmatch(reason):
@@ -141,8 +140,7 @@ def kind_of_status(status: int, names: Iterable[str] = ()) -> LinkFailure:
         status: The HTTP status; anything but 101.
         names: The type and the code of the error in the body, if present.
     """
-    named = _of_names(names)
-    if named is not None:
+    if (named := _of_names(names)) is not None:
         return named
     if status in _OF_STATUS:
         return _OF_STATUS[status]

@@ -170,7 +170,7 @@ class _Link:
 
 
 class WebSocketTransport:
-    """A `runtime.driver.Transport` over WebSockets.
+    """A `transports.RunningTransport` over WebSockets.
 
     Args:
         endpoints: Where to connect; a ``Connect`` gives the index.
@@ -379,8 +379,7 @@ class WebSocketTransport:
         """
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                headers = self._headers(link)
-                return await self._open(link.endpoint, headers)
+                return await self._open(link.endpoint, self._headers(link))
         except _Refused:
             raise
         except TimeoutError:
@@ -400,16 +399,14 @@ class WebSocketTransport:
         )
         for name, value in headers.items():
             if not (value.isascii() and value.isprintable()):
-                detail = f"the header {name} has characters that HTTP does not allow"
-                raise _Refused(Failure("no_key", detail))
+                raise _Refused(Failure("no_key", f"the header {name} has characters that HTTP does not allow"))
         return headers
 
     async def _open(self, endpoint: Endpoint, headers: Mapping[str, str]) -> ClientConnection:
         parts = urlsplit(endpoint.url)
         host, port = parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
         if parts.scheme not in {"ws", "wss"} or not host:
-            detail = f"{bare_address(endpoint.url)!r} is not a WebSocket address"
-            raise _Refused(Failure("bad_address", detail))
+            raise _Refused(Failure("bad_address", f"{bare_address(endpoint.url)!r} is not a WebSocket address"))
         options: dict[str, Any] = {"ssl": self._tls or _system_trust()} if parts.scheme == "wss" else {}
         proxy = None if is_loopback(host) else _proxy_of_the_environment(parts.scheme == "wss", host, port)
         if proxy is not None:
@@ -483,8 +480,7 @@ async def _open_socket(host: str, port: int, *, unacknowledged_s: float) -> sock
             opened.close()
         raise
     if not won:
-        problem = problems[-1] if problems else None
-        raise problem or OSError(errno.EHOSTUNREACH, "no address")
+        raise (problems[-1] if problems else None) or OSError(errno.EHOSTUNREACH, "no address")
     return won[0]
 
 
@@ -503,10 +499,9 @@ async def _connect_socket(address: _Address, *, unacknowledged_s: float) -> sock
 
 def _tune(opened: Any, *, unacknowledged_s: float) -> None:
     """Set the TCP options of a link; skip those that the system does not support."""
-    milliseconds = int(unacknowledged_s * 1000)
     for name, value in (
         ("TCP_NODELAY", 1),
-        ("TCP_USER_TIMEOUT", milliseconds),
+        ("TCP_USER_TIMEOUT", int(unacknowledged_s * 1000)),
         ("TCP_NOTSENT_LOWAT", _UNSENT_BYTES),
     ):
         with suppress(OSError, AttributeError):

@@ -14,14 +14,7 @@ from appliance.speech.stages import SpeechToText
 if TYPE_CHECKING:
     from appliance.speech.phrases import PhraseBook
 
-__all__ = ["ENGINES", "Factory", "Loadable", "open_stt"]
-
-
-class Loadable(Protocol):
-    """Optional interface of an engine: load the models before the first utterance."""
-
-    async def warm_up(self) -> None:
-        """Load what the first call of `transcribe` would load."""
+__all__ = ["ENGINES", "Factory", "open_stt"]
 
 
 class Factory(Protocol):
@@ -31,7 +24,7 @@ class Factory(Protocol):
 
 
 def open_stt(name: str, book: PhraseBook, *, language: str = "en") -> SpeechToText:
-    """Return the engine with this name; its models are loaded at the first utterance, or by `Loadable.warm_up`.
+    """Return the engine with this name; its models are loaded at the first utterance, or by its ``warm_up``.
 
     Raises:
         SettingsError: There is no such engine.

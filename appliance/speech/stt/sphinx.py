@@ -52,7 +52,7 @@ class SphinxSpeechToText:
 
     def __init__(self, book: PhraseBook, *, language: str = "en") -> None:
         if not language.lower().startswith("en"):
-            raise LanguageError(f"pocketsphinx understands English only, not {language!r}; type, or choose another stt")
+            raise LanguageError(f"pocketsphinx understands English only, not {language!r}; choose another brain.stt")
         self._book = book
         self._lock = threading.Lock()
         self._decoder: Any = None
@@ -91,7 +91,7 @@ class SphinxSpeechToText:
         with self._lock:
             decoder = self._loaded()
             started = time.monotonic()
-            command = _decode(decoder, self._grammar(live), speech) if live.phrases else Hypothesis()
+            command = _decode(decoder, self._grammar(live), speech) if live.grammar.arcs else Hypothesis()
             half = time.monotonic()
             heard = _decode(decoder, _OPEN, speech, best=_BEST)
             logger.debug(
@@ -126,8 +126,9 @@ def _open_decoder() -> Any:
     try:
         import pocketsphinx
     except ImportError:
-        remedy = "install it: pip install 'voice-appliance[offline]'"
-        raise SpeechError(f"speech to text needs the Python package pocketsphinx; {remedy}") from None
+        raise SpeechError(
+            "speech to text needs the Python package pocketsphinx; install it: pip install 'voice-appliance[offline]'"
+        ) from None
     model = Path(pocketsphinx.get_model_path("en-us"))
     try:
         decoder = pocketsphinx.Decoder(

@@ -73,8 +73,9 @@ class ProgramSpeech:
         if not any(char.isalnum() for char in words):
             return b""
         if len(words) > MAX_TEXT_CHARS:
-            limit = f"the limit is {MAX_TEXT_CHARS}: split it into sentences"
-            raise SpeechError(f"the text to speak has {len(words)} characters; {limit}")
+            raise SpeechError(
+                f"the text to speak has {len(words)} characters; the limit is {MAX_TEXT_CHARS}: split it into sentences"
+            )
         chosen = voice if voice and self._program.has_voice(voice) else self._voice
         key = (words, chosen, min(_MAX_SPEED, max(_MIN_SPEED, speed)))
         if key in self._recent:
@@ -101,26 +102,30 @@ def flite(language: str, voice: str) -> ProgramSpeech:
     """
     if not language.lower().startswith("en"):
         raise LanguageError(f"flite speaks English only, not {language!r}; choose tts = 'espeak-ng' for it")
-    program = SpeechProgram(
-        name="flite",
-        package="flite",
-        arguments=_flite_arguments,
-        default_voice="slt",
-        has_voice=_FLITE_VOICES.__contains__,  # a fixed set, because flite also accepts a path or URL as a voice
+    return ProgramSpeech(
+        SpeechProgram(
+            name="flite",
+            package="flite",
+            arguments=_flite_arguments,
+            default_voice="slt",
+            has_voice=_FLITE_VOICES.__contains__,  # a fixed set, because flite also accepts a path or URL as a voice
+        ),
+        voice=voice,
     )
-    return ProgramSpeech(program, voice=voice)
 
 
 def espeak(language: str, voice: str) -> ProgramSpeech:
     """Return espeak-ng; a voice is a language code with an optional variant: ``de``, ``en-us+f3``."""
-    program = SpeechProgram(
-        name="espeak-ng",
-        package="espeak-ng",
-        arguments=_espeak_arguments,
-        default_voice=language,
-        has_voice=lambda name: name.partition("+")[0].partition("-")[0] == language.partition("-")[0],
+    return ProgramSpeech(
+        SpeechProgram(
+            name="espeak-ng",
+            package="espeak-ng",
+            arguments=_espeak_arguments,
+            default_voice=language,
+            has_voice=lambda name: name.partition("+")[0].partition("-")[0] == language.partition("-")[0],
+        ),
+        voice=voice,
     )
-    return ProgramSpeech(program, voice=voice)
 
 
 def _flite_arguments(voice: str, speed: float, path: str) -> Sequence[str]:
@@ -135,8 +140,9 @@ def _speak(program: SpeechProgram, text: str, voice: str, speed: float) -> bytes
     """Run the program; called on a worker thread."""
     path = shutil.which(program.name)
     if path is None:
-        remedy = f"install it: sudo apt install {program.package}"
-        raise SpeechError(f"the program {program.name!r} is not installed; {remedy}")
+        raise SpeechError(
+            f"the program {program.name!r} is not installed; install it: sudo apt install {program.package}"
+        )
     wav = os.memfd_create(program.name)
     try:
         _run([path, *program.arguments(voice, speed, f"/proc/self/fd/{wav}")], text, wav, program)
@@ -155,8 +161,10 @@ def _run(command: Sequence[str], text: str, wav: int, program: SpeechProgram) ->
     except subprocess.TimeoutExpired:
         raise SpeechError(f"{program.name} did not finish a sentence in {_TIMEOUT_S:.0f} s") from None
     except OSError as exc:
-        remedy = f"reinstall it: sudo apt install --reinstall {program.package}"
-        raise SpeechError(f"{program.name} cannot be started: {exc.strerror}; {remedy}") from None
+        raise SpeechError(
+            f"{program.name} cannot be started: {exc.strerror}; "
+            f"reinstall it: sudo apt install --reinstall {program.package}"
+        ) from None
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         why = said[0][:200] if said else "no error message"

@@ -172,8 +172,6 @@ def messages(request: ResponseRequest) -> list[JsonObject]:
             case "function_call_output" if item.get("call_id") in paired:
                 output = str(item.get("output", ""))
                 sent.append({"role": "tool", "tool_call_id": item["call_id"], "content": output})
-            case _:
-                continue
     # Drop empty answers, which a barge-in leaves. Keep an empty last message: `respond` treats it as silence.
     return [
         one

@@ -79,8 +79,9 @@ async def post(url: str, body: bytes, *, headers: Mapping[str, str], timeouts: T
     try:
         await exchange.step(timeouts.connect_s)
         head = await exchange.step(timeouts.answer_s)
-        blocks = exchange.blocks(timeouts.pause_s)
-        yield HttpAnswer(head.status, head.reason, head.getheader("content-type", ""), blocks)
+        yield HttpAnswer(
+            head.status, head.reason, head.getheader("content-type", ""), exchange.blocks(timeouts.pause_s)
+        )
     finally:
         exchange.hang_up()
 

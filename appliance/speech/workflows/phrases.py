@@ -47,14 +47,14 @@ class PhrasesWorkflow:
         elif turn.is_answered:
             yield TextPart(turn.last_said)
         elif turn.said is None:
-            yield TextPart(self._help(choice))
+            yield TextPart(self._hint(choice, "help"))
         else:
             yield self._first(turn.said, turn, choice)
 
     def _first(self, said: str, turn: _Turn, choice: _Choice) -> TextPart | CallPart:
         if not said.strip():
             return TextPart(self._book.text("silence"))
-        match = self._match(said, choice)
+        match = self._book.live(choice.tools).match(said)
         if match is None:
             return TextPart(self._hint(choice, "unmatched", _HINTS))
         phrase = match.phrase
@@ -64,7 +64,7 @@ class PhrasesWorkflow:
             return CallPart(phrase.call.tool, json.dumps(match.arguments))
         match phrase.special:
             case "help":
-                return TextPart(self._help(choice))
+                return TextPart(self._hint(choice, "help"))
             case "repeat":
                 return TextPart(turn.last_said or self._book.text("nothing_to_repeat"))
             case _:
@@ -72,7 +72,7 @@ class PhrasesWorkflow:
 
     def _tell(self, turn: _Turn, choice: _Choice) -> Iterator[TextPart | CallPart]:
         """Speak the outputs, or make the second call of a phrase that has one."""
-        match = self._match(turn.said or "", choice)
+        match = self._book.live(choice.tools).match(turn.said or "")
         then = match.phrase.then if match is not None else None
         second = self._second(turn, match) if match is not None and not choice.is_none else None
         if second is not None:
@@ -81,7 +81,8 @@ class PhrasesWorkflow:
         # With two calls, speak only the second's output: the first only provided its argument.
         outputs = [one for one in turn.outputs if then is not None and one[0].get("name") == then.tool] or turn.outputs
         for i, (call, output) in enumerate(outputs):
-            sentence = self._book.reply(str(call.get("name", "")), _arguments(call), output)
+            arguments = _object(str(call.get("arguments", "")))
+            sentence = self._book.reply(str(call.get("name", "")), arguments, output)
             yield TextPart(f" {sentence}" if i else sentence)
 
     def _second(self, turn: _Turn, match: Match) -> CallPart | None:
@@ -97,13 +98,7 @@ class PhrasesWorkflow:
             return None  # unknown shape or error: speak it verbatim
         return CallPart(match.phrase.then.tool, json.dumps(arguments))
 
-    def _match(self, said: str, choice: _Choice) -> Match | None:
-        return self._book.live(choice.tools).match(said)
-
-    def _help(self, choice: _Choice) -> str:
-        return self._hint(choice, "help", None)
-
-    def _hint(self, choice: _Choice, key: str, most: int | None) -> str:
+    def _hint(self, choice: _Choice, key: str, most: int | None = None) -> str:
         examples = [] if choice.is_none else self._book.examples(choice.tools)[:most]
         if not examples:
             return self._book.text(f"{key}_alone")
@@ -169,10 +164,6 @@ def _text(item: Item) -> str:
     """Return the words of a message: typed, or transcribed from its audio."""
     parts = (part.get("text") or part.get("transcript") or "" for part in item.get("content") or ())
     return " ".join(part for part in parts if part)
-
-
-def _arguments(call: Item) -> Mapping[str, Any]:
-    return _object(str(call.get("arguments", "")))
 
 
 def _object(text: str) -> Mapping[str, Any]:
