@@ -38,7 +38,7 @@ from tests.support.scripted_server import (
     send,
 )
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.timeout(120)  # not timing-sensitive: runs beside the unit tests
 
 OPENED: list[Step] = [send(SESSION_CREATED), expect("session.update")]
 ASKED: list[Step] = [expect("input_audio_buffer.commit"), send(COMMITTED), expect("response.create")]

@@ -19,7 +19,7 @@ from tests.e2e.test_extending import ASKED, OPENED, called
 from tests.support.rig import Rig, answer, calling, offered, outputs, running, saying, updated
 from tests.support.scripted_server import ScriptedServer, Step, expect, reply
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.timeout(120)  # not timing-sensitive: runs beside the unit tests
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
 FILE = re.compile(r"`([\w.]+)`[^\n`]*:\n\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -81,6 +81,7 @@ async def test_a_tool_in_a_file(folder: Path) -> None:
             assert offered(server.connections[0])[-1] == "set_fan"
 
 
+@pytest.mark.e2e  # real speech: needs the machine for itself
 async def test_a_sentence_for_the_offline_brain(folder: Path) -> None:
     paste(folder, "A tool in a file")
     path = paste(folder, "A sentence for the offline brain")

@@ -23,7 +23,7 @@ from tests.support.scripted_server import (
     send,
 )
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.timeout(120)  # not timing-sensitive: runs beside the unit tests
 
 AGENT = """
 name = "Haus"
