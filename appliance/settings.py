@@ -382,7 +382,10 @@ class DeadlineSettings(_Section):
     tool_s: float = Field(default=_POLICY.tool_s, ge=0.5, le=600, description="Time for one tool call.")
     approval_s: float = Field(default=_POLICY.approval_s, ge=1, le=600, description="Time to approve a call.")
     link_wait_s: float = Field(
-        default=_POLICY.link_wait_s, ge=1, le=600, description="Time that a spoken turn waits for a lost connection."
+        default=_POLICY.link_wait_s,
+        ge=1,
+        le=86400,
+        description="Time that speech is kept without a connection.",
     )
     cancel_s: float = Field(
         default=_POLICY.cancel_s, ge=0.5, le=30, description="Time until the server confirms a cancelled answer."

@@ -239,6 +239,8 @@ class LinkDown(Record, frozen=True):
     """The WebSocket close code or the HTTP status; None without either (DNS, refused, time-out)."""
     detail: str
     """The text of the peer or the operating system, for logs only: no decision depends on it."""
+    retry_after_s: float | None = None
+    """How long the server asks to wait; None if it does not."""
 
 
 class ServerEventReceived(Record, frozen=True):

@@ -35,7 +35,8 @@ class Policy:
     playout_stall_s: float = 5.0
     tool_s: float = 20.0
     approval_s: float = 30.0
-    link_wait_s: float = 30.0
+    link_wait_s: float = 900.0
+    """How long speech is kept while no connection takes it; then the turn fails, and the device says so."""
     cancel_s: float = 3.0
     refused_retry_s: float = 1.0
     fatal_retry_s: float = 300.0
@@ -44,6 +45,8 @@ class Policy:
     """A connection that lasts this long resets the backoff."""
     backoff_initial_s: float = 0.5
     backoff_max_s: float = 30.0
+    awaited_retry_s: float = 3.0
+    """Longest backoff while a turn waits for a connection; the first is at most a second."""
     stuck_s: float = 30.0
     start_guard_s: float = 1.0
     """A button that reads pressed this soon after the start was not pressed by a person."""

@@ -88,7 +88,7 @@ class Procedures:
 
     def begin_turn(self, kind: Kind, now: float) -> RunningTurn:
         if self.link.main is None:
-            self.link.connect(now)  # from here on, nothing is sent
+            self.link.hurry(now)  # from here on, nothing is sent
         self.stop_answer(now)
         is_message = self.turn is not None and self.turn.kind == "message"
         if is_message and (message := self.speech.unsent_message) is not None:
@@ -284,7 +284,8 @@ class Procedures:
         self.lose_link(verdict, now)
 
     def lose_link(self, verdict: Verdict, now: float) -> None:
-        is_trouble = self.link.lose(verdict, now)
+        is_awaited = self.turn is not None and not self.answer.asked.is_done
+        is_trouble = self.link.lose(verdict, now, is_awaited=is_awaited)
         is_reported_by_turn = self.link.fatal is not None and self.turn is not None and not self.answer.asked.is_done
         if is_trouble and not is_reported_by_turn:
             self.device.report(verdict.kind, now, flash=False)

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from appliance.conversation import agent_events
 from appliance.conversation import events as ev
-from appliance.conversation.commands import Disconnect
+from appliance.conversation.commands import Disconnect, Sentence
 from appliance.conversation.notices import InputText
 from appliance.conversation.procedures import Procedures, RunningTurn
 from appliance.conversation.regions.answer import OutputText
@@ -40,7 +40,10 @@ def received(do: Procedures, event: ev.ServerEventReceived, now: float) -> None:
 def link_down(do: Procedures, event: ev.LinkDown, now: float) -> None:
     main, spare = do.link.main, do.link.spare
     if main is not None and event.link == main.id:
-        do.lose_link(classify(event.kind, event.code, last_error=main.last_error), now)
+        verdict = classify(event.kind, event.code, last_error=main.last_error, retry_after_s=event.retry_after_s)
+        do.lose_link(verdict, now)
+        if verdict.retry_after_s and do.turn is not None and do.link.main is None:
+            do.out.announce(Sentence("link.retry_after", {"seconds": round(verdict.retry_after_s)}), "offline")
     elif spare is not None and event.link == spare.id:
         do.link.lose_spare(now, classify(event.kind, event.code, last_error=spare.last_error))
 

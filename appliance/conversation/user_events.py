@@ -97,7 +97,7 @@ def _resume(do: Procedures, now: float) -> None:
     """Continue the speech that waits for a connection."""
     do.speech.resume(do.device.take_pre_roll(), now)
     if do.link.main is None:
-        do.link.connect(now)
+        do.link.hurry(now)
     if do.turn is not None and do.turn.kind == "button":
         do.out.earcon("start")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -988,6 +989,80 @@ def test_a_turn_counts_its_sent_and_received_seconds_at_its_end() -> None:
     scene.created()
     scene.finish()
     assert seconds(scene) == [pytest.approx(sent_s + 0.2)]
+
+
+def attempts(scene: Scene, seconds: float, *, retry_after_s: float | None = None) -> list[float]:
+    """Refuse every connection for so long; return when each was opened."""
+    times: list[float] = []
+    end = scene.now + seconds
+    while scene.now < end:
+        scene.do(LinkDown(scene.link, "server_error", 503, "busy", retry_after_s))
+        before = len(scene.connects())
+        while len(scene.connects()) == before and scene.now < end:
+            scene.advance(0.1)
+        if len(scene.connects()) > before:
+            times.append(scene.now)
+    return times
+
+
+def test_while_a_turn_waits_the_first_retry_is_within_a_second_and_the_others_at_most_three_apart() -> None:
+    scene = Scene(backoff_max_s=30.0).ready()
+    scene.advance(60)
+    scene.say()
+    start = scene.now
+    times = attempts(scene, 60)
+    assert times[0] - start <= 1.2
+    assert max(b - a for a, b in pairwise(times)) <= 3.2
+    assert len(times) >= 18
+    assert scene.outcomes() == []
+
+
+def test_speech_is_kept_for_fifteen_minutes_and_sent_once_a_connection_is_back() -> None:
+    scene = Scene().ready()
+    scene.say()
+    attempts(scene, 14 * 60)
+    assert scene.outcomes() == []
+    count = len(scene.sent())
+    scene.advance(3.1)
+    scene.link_ready()
+    types = [frame["type"] for frame in scene.sent()[count:]]
+    assert types.count("input_audio_buffer.commit") == 1
+
+
+def test_after_fifteen_minutes_without_a_connection_the_device_says_that_it_could_not_send() -> None:
+    scene = Scene().ready()
+    scene.say()
+    attempts(scene, 16 * 60)
+    assert scene.outcomes() == ["failed"]
+    assert scene.announced() == [
+        "I could not send what you said, because there is no connection. Please try again in a moment."
+    ]
+
+
+def test_a_press_during_the_wait_sends_both_sentences() -> None:
+    scene = Scene(pre_roll_ms=0).ready()
+    scene.lose()
+    scene.say(500, sample=1111)
+    attempts(scene, 20)
+    scene.say(500, sample=2222)
+    scene.link_ready()
+    audio = scene.sent_audio()
+    assert (audio.count(period(1111)), audio.count(period(2222))) == (25, 25)
+    assert scene.sent_types().count("input_audio_buffer.commit") == 1
+
+
+def test_retry_after_wins_over_the_backoff_and_a_press_and_is_announced() -> None:
+    scene = Scene(pre_roll_ms=0).ready()
+    scene.say()
+    scene.do(LinkDown(scene.link, "rate_limited", 429, "slow down", 20.0))
+    assert scene.announced() == ["The server asks me to wait 20 seconds. I will send what you said then."]
+    count = len(scene.connects())
+    scene.advance(19.9)
+    scene.press()
+    scene.release()
+    assert len(scene.connects()) == count
+    scene.advance(0.2)
+    assert len(scene.connects()) == count + 1
 
 
 def test_eighty_percent_is_reported_once_and_changes_nothing() -> None:

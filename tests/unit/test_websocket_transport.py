@@ -336,6 +336,17 @@ async def test_refused_upgrade_is_reported_with_its_status(
     assert down == LinkDown(1, kind, status, detail)
 
 
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("20", 20.0), (" 7 ", 7.0), ("-5", None), ("Wed, 21 Oct 2026 07:28:00 GMT", None), ("", None)],
+)
+async def test_retry_after_in_seconds_is_reported(header: str, seconds: float | None) -> None:
+    async with ScriptedServer([refuse(429, headers={"Retry-After": header})]) as server:
+        down, _ = await end_of(server.url)
+
+    assert (down.kind, down.retry_after_s) == ("rate_limited", seconds)
+
+
 async def test_redirect_is_not_followed() -> None:
     async with ScriptedServer() as other:
         redirect = refuse(307, headers={"Location": other.url})

@@ -69,6 +69,8 @@ class Links:
         self._endpoints = Endpoints(policy.endpoints)
         self._has_expired = False
         self._replace_at: float | None = None
+        self._held_until = 0.0
+        """The server asked to wait until then."""
 
     def __repr__(self) -> str:
         return f"<Links main {self.main}, spare {self.spare}>"
@@ -116,6 +118,11 @@ class Links:
         self.main = self._open(self._endpoints.next(now), now)
         self._out.link = None
 
+    def hurry(self, now: float) -> None:
+        """Connect now because a turn waits, unless the server has asked to wait."""
+        if now >= self._held_until:
+            self.connect(now)
+
     def created(self, link: Link, now: float, *, model: str = "") -> None:
         """Handle ``session.created``: the link is ready."""
         link.ready_at = now
@@ -134,8 +141,13 @@ class Links:
         link.is_configured = True
         self._out.link = link.id
 
-    def lose(self, verdict: Verdict, now: float) -> bool:
+    def lose(self, verdict: Verdict, now: float, *, is_awaited: bool = False) -> bool:
         """Handle the loss of the main link.
+
+        Args:
+            verdict: What the loss means.
+            now: Monotonic seconds.
+            is_awaited: Whether a turn waits for a connection, so that the backoff is short.
 
         Returns:
             Whether to report it; a session that reached its time limit is normal.
@@ -157,10 +169,10 @@ class Links:
             if self.main.is_ready:
                 self._activate(self.main, now)
         elif is_normal:
-            delay_s = self._wait_s() if self.failures > 0 else 0.0
+            delay_s = self._wait_s(is_awaited=is_awaited) if self.failures > 0 else 0.0
             self.retry_at = now + delay_s
         else:
-            self._plan_retry(link, verdict, now, was_stable=was_stable)
+            self._plan_retry(link, verdict, now, was_stable=was_stable, is_awaited=is_awaited)
         return not is_normal
 
     def advance(self, now: float) -> None:
@@ -235,7 +247,7 @@ class Links:
             delay_s = self._policy.failback_s if self._endpoints.only is None else 0.0
             self._replace_at = min(self._replace_at, now + delay_s)
 
-    def _plan_retry(self, link: Link, verdict: Verdict, now: float, *, was_stable: bool) -> None:
+    def _plan_retry(self, link: Link, verdict: Verdict, now: float, *, was_stable: bool, is_awaited: bool) -> None:
         endpoints = self._endpoints
         if not was_stable:  # after a stable link the best endpoint comes first
             endpoints.try_(link.endpoint)
@@ -250,8 +262,12 @@ class Links:
             self.connect(now)
         else:
             endpoints.begin_round()
-            self.retry_at = now + self._wait_s()
+            if verdict.retry_after_s:
+                self._held_until = now + verdict.retry_after_s
+            self.retry_at = max(self._held_until, now + self._wait_s(is_awaited=is_awaited))
             self.failures += 1
 
-    def _wait_s(self) -> float:
-        return self._backoff.delay_s(self.failures, self._random.random())
+    def _wait_s(self, *, is_awaited: bool) -> float:
+        delay_s = self._backoff.delay_s(self.failures, self._random.random())
+        longest_s = min(1.0, self._policy.awaited_retry_s) if self.failures == 0 else self._policy.awaited_retry_s
+        return min(delay_s, longest_s) if is_awaited else delay_s

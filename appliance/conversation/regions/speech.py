@@ -31,6 +31,7 @@ Kind: TypeAlias = Literal["button", "program", "message", "vad"]
 """What ends a turn: the button, the program, nothing (a message is complete), or the server's turn detection."""
 
 _APPEND_BYTES = 2 * 20 * wire.SAMPLE_RATE // 1000  # one 20 ms period: the first audio is sent at once
+_CAPTURE_WAIT_S = 30.0  # for the captured audio of the post-roll: the capture ring may lag behind
 _REMEMBERED = 64  # user items whose transcript may still arrive
 
 
@@ -177,7 +178,7 @@ class Speech:
             return "too_short"
         missing_s = at + self._policy.post_roll_ms / 1000 - max(captured_at, recording.started_at)
         recording.post_roll_left = max(0, round(missing_s * wire.SAMPLE_RATE))
-        self.deadline = now + missing_s + self._policy.link_wait_s
+        self.deadline = now + missing_s + _CAPTURE_WAIT_S
         return None if recording.post_roll_left else "captured"
 
     def go_on(self, now: float) -> None:

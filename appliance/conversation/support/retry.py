@@ -30,7 +30,11 @@ class Verdict:
     end of a session, reconnect at once."""
     kind: LinkFailure | Literal["settings_refused"]
     """Stable and machine-readable. Only the conversation sets ``settings_refused``: the link itself was up."""
+    retry_after_s: float = 0.0
+    """How long the server asks to wait before the next connection."""
 
+
+_LONGEST_WAIT_S: Final = 3600.0  # a server that asks for more is tried again after an hour
 
 _ACTIONS: Final[Mapping[LinkFailure, Action]] = {
     "bad_key": "fatal",
@@ -71,17 +75,20 @@ _ONLY_BY_ERROR_CODE: Final[frozenset[LinkFailure]] = frozenset(FAILURE_OF_ERROR_
 """Kinds that only an error code gives; each of the five excluded ones may also come from a status or close code."""
 
 
-def classify(kind: LinkFailure, code: int | None, *, last_error: str | None = None) -> Verdict:
+def classify(
+    kind: LinkFailure, code: int | None, *, last_error: str | None = None, retry_after_s: float | None = None
+) -> Verdict:
     """Return what the end of a link means.
 
     Args:
         kind: The kind that the transport reports.
         code: The WebSocket close code (1000 and above), the HTTP status that refused the upgrade, or None for neither.
         last_error: The ``code``, else the ``type``, of the last ``error`` event on that link; None without one.
+        retry_after_s: How long the server asks to wait; None if it does not.
     """
     if kind not in _ONLY_BY_ERROR_CODE:
         kind = _kind_of_last_error(code, last_error) or kind
-    return Verdict(_ACTIONS[kind], kind)
+    return Verdict(_ACTIONS[kind], kind, min(retry_after_s or 0.0, _LONGEST_WAIT_S))
 
 
 def _kind_of_last_error(code: int | None, last_error: str | None) -> LinkFailure | None:

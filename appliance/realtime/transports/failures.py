@@ -47,6 +47,8 @@ class Failure:
     detail: str
     code: int | None = None
     """The close code or the HTTP status."""
+    retry_after_s: float | None = None
+    """The header ``Retry-After``, in seconds."""
 
 
 _OF_CLOSE_CODE: Final[Mapping[int, LinkFailure]] = {
@@ -199,7 +201,10 @@ def _of_answer(exc: InvalidStatus) -> Failure:
         names = [error[key] for key in ("type", "code") if isinstance(error.get(key), str)]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         names = []
-    return Failure(kind_of_status(status, names), ".".join(names) or exc.response.reason_phrase, status)
+    detail = ".".join(names) or exc.response.reason_phrase
+    wait = exc.response.headers.get("Retry-After", "").strip()
+    # A date (RFC 9110, 10.2.3) is ignored: without a network, the clock of a Raspberry Pi is wrong.
+    return Failure(kind_of_status(status, names), detail, status, float(wait) if wait.isdecimal() else None)
 
 
 def _names_in(reason: str) -> frozenset[str]:

@@ -159,7 +159,7 @@ class _Link:
         detail = self.clean(failure.detail)
         log.info("link %d: down, %s (code %s): %s", self.number, failure.kind, failure.code, detail)
         self.is_over = True
-        self._post(LinkDown(self.number, failure.kind, failure.code, detail))
+        self._post(LinkDown(self.number, failure.kind, failure.code, detail, failure.retry_after_s))
 
     def clean(self, text: str) -> str:
         """Return `text` as one printable line, with secrets redacted."""
