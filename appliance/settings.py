@@ -242,7 +242,8 @@ class AudioSettings(_Section):
         default=_POLICY.max_turn_s,
         ge=1,
         le=600,
-        description="Maximum length of a turn in seconds; then it is sent.",
+        description="Maximum length of a turn in seconds. Past it, a sound is played and nothing more is recorded; "
+        "a held button sends at its release.",
     )
     announcements: bool = Field(default=True, description="Speak announcements (no connection, no key, no microphone).")
 

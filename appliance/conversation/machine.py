@@ -173,7 +173,7 @@ class Conversation:
         if not do.device.is_started:
             return State.BOOTING
         if do.turn is not None:
-            if do.speech.is_open:
+            if do.speech.is_capturing:
                 return State.LISTENING
             if not do.speech.is_taken:
                 return State.COMMITTING

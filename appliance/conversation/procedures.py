@@ -112,7 +112,7 @@ class Procedures:
             return
         if how == "too_long" and self.turn is not None and self.turn.kind != "vad":
             self.device.report("too_long", now)
-        match self.speech.close(now):
+        match self.speech.close(now, until_release=how == "too_long" and self.device.is_held):
             case "silent_microphone":
                 self.speech.clear_server_buffer()
                 self.fail_turn("silent_microphone", now, outcome="silence")

@@ -132,7 +132,7 @@ def audio(do: Procedures, event: AudioCaptured, now: float) -> None:
 
 
 def overrun(do: Procedures, now: float) -> None:
-    if do.speech.is_open:
+    if do.speech.is_capturing:
         do.device.report("overrun", now)
         do.end_capture("captured", now)
 
@@ -140,7 +140,7 @@ def overrun(do: Procedures, now: float) -> None:
 def lose_card(do: Procedures, event: CardLost, now: float) -> None:
     do.device.lose_card(event.direction, event.reason, now)
     if event.direction == "capture":
-        if do.speech.is_open:
+        if do.speech.is_capturing:
             do.end_capture("captured", now)  # keep the speech so far
     elif do.speech.is_taken and do.answer.is_playing:
         do.fail_turn("no_speaker", now, detail=event.reason)

@@ -413,13 +413,12 @@ class RealtimeSession:
         """The active agent."""
         return self.agents[self._live.conversation.agent] if self._live else next(iter(self.agents.values()))
 
-    def played(self, frames: int) -> None:
-        """Report how much audio has been heard since the last interruption, with ``playback="reported"``.
+    def played(self, item_id: str, frames: int | None = None) -> None:
+        """Report how many frames of an item were heard so far, at 24 kHz, with ``playback="reported"``.
 
-        Args:
-            frames: Total samples at 24 kHz, not only those since the last report.
+        `frames` is required. The items before it count as heard; an item of an older answer is ignored.
         """
-        self._playback.report(frames)
+        self._playback.report(item_id, frames)
 
     def __aiter__(self) -> AsyncIterator[SessionEvent]:
         """Yield events until the session ends; for a single reader."""

@@ -139,6 +139,8 @@ class PacedPlayback:
         self._post = post
         self._is_paced = is_paced
         self._epoch = 0
+        self._items: dict[str, int] = {}
+        """Frames queued in this epoch, of each item in order."""
         self._queued = 0
         self._played = 0.0
         self._reported = 0
@@ -149,6 +151,7 @@ class PacedPlayback:
         if epoch == self._epoch:
             if self._played >= self._queued:
                 self._at = asyncio.get_running_loop().time()
+            self._items[item_id] = self._items.get(item_id, 0) + len(pcm) // 2
             self._queued += len(pcm) // 2
             self._filled.set()
 
@@ -156,6 +159,7 @@ class PacedPlayback:
 
     def flush(self, epoch: int) -> None:
         self._epoch = epoch
+        self._items.clear()
         self._queued = self._reported = 0
         self._played = 0.0
 
@@ -163,9 +167,19 @@ class PacedPlayback:
     def open_capture(self) -> None: ...
     def close_capture(self) -> None: ...
 
-    def report(self, frames: int) -> None:
-        """Set the number of frames of this epoch that the program has played."""
-        self._played = float(min(max(0, frames), self._queued))
+    def report(self, item_id: str, frames: int | None) -> None:
+        """Set how many frames of an item the program has played; an item of an older epoch is ignored.
+
+        Raises:
+            SettingsError: `frames` is missing: the call has the form ``played(frames)``.
+        """
+        if frames is None:
+            raise SettingsError("played(frames) has become played(item_id, frames): the frames heard of that item")
+        if item_id not in self._items:
+            return
+        ids = list(self._items)
+        before = sum(self._items[one] for one in ids[: ids.index(item_id)])
+        self._played = max(self._played, float(before + min(max(0, frames), self._items[item_id])))
         self._tell()
 
     async def run(self) -> None:

@@ -12,6 +12,7 @@ from appliance.conversation.events import (
     CaptureOverrun,
     CardFound,
     CardLost,
+    Event,
     FrameRefused,
     LinkDown,
     LinkUp,
@@ -227,14 +228,92 @@ def test_digital_silence_is_reported_instead_of_committed() -> None:
     assert light_state(stage.conversation.view) == "ready"
 
 
-def test_a_turn_over_the_limit_is_committed_up_to_the_limit() -> None:
+@pytest.mark.parametrize("mode", ["hold", "auto", "tap"])
+@pytest.mark.parametrize("limit_s", [60, 20])
+def test_a_press_over_the_limit_is_committed_up_to_the_limit_at_the_release(mode: str, limit_s: int) -> None:
+    stage = Stage(button_mode=mode, max_turn_s=float(limit_s)).ready()
+    stage.press()
+    stage.hear(1000 * limit_s, 4000)
+    stage.hear(10_000, 5000)
+    assert stage.sent_types() == ["input_audio_buffer.clear", "input_audio_buffer.append"]
+    assert (stage.earcons(), stage.troubles(), stage.state) == (["start", "end"], ["too_long"], "committing")
+    assert light_state(stage.conversation.view) == "thinking"
+    stage.release()
+    assert stage.sent_types()[2:] == ["input_audio_buffer.commit", "response.create"]
+    assert abs(len(stage.sent_audio()) - 48_000 * limit_s) <= 960
+    assert period(5000)[:2] not in stage.sent_audio()
+    assert (stage.earcons(), stage.troubles()) == (["start", "end"], ["too_long"])
+    stage.committed()
+    stage.created()
+    stage.audio(ms=20)
+    stage.done()
+    stage.play(480, drained=True)
+    assert (stage.outcomes(), stage.sent_types().count("response.create")) == (["answered"], 1)
+
+
+def test_a_press_as_long_as_the_limit_is_one_sentence_whatever_its_pre_roll() -> None:
+    stage = Stage(max_turn_s=2.0).ready()
+    stage.hear(1000, 30)
+    stage.press()
+    stage.hear(1980)
+    stage.release()
+    stage.hear(260, 30, -60.0)
+    assert stage.troubles() == []
+    assert len(stage.sent_audio()) >= 48 * (300 + 1980 + 250)
+
+
+@pytest.mark.parametrize("limit_s", [60, 20])
+def test_a_held_talk_button_is_stuck_30_s_after_the_limit_and_not_before(limit_s: int) -> None:
+    stage = Stage(max_turn_s=float(limit_s)).ready()
+    stage.press()
+    stage.hear(1000 * (limit_s + 29))
+    assert (stage.troubles(), stage.outcomes()) == (["too_long"], [])
+    stage.hear(2000)
+    assert stage.troubles() == ["too_long", "button_stuck"]
+    assert (stage.outcomes(), stage.earcons()) == (["cancelled"], ["start", "end", "cancel"])
+    stage.release()
+    assert "input_audio_buffer.commit" not in stage.sent_types()
+
+
+@pytest.mark.parametrize("event", [CaptureOverrun(480), CardLost("capture", "gone")])
+def test_nothing_that_happens_after_the_limit_asks_before_the_release(event: Event) -> None:
     stage = Stage(max_turn_s=2.0).ready()
     stage.press()
     stage.hear(2100)
-    assert stage.sent_types()[-2:] == ["input_audio_buffer.commit", "response.create"]
-    assert stage.troubles() == ["too_long"]
+    stage.do(event)
+    assert stage.sent_types() == ["input_audio_buffer.clear", "input_audio_buffer.append"]
     stage.release()
-    assert stage.sent_types().count("input_audio_buffer.commit") == 1
+    assert stage.sent_types()[2:] == ["input_audio_buffer.commit", "response.create"]
+
+
+def test_a_press_over_the_limit_without_a_connection_waits_for_it_from_the_release() -> None:
+    stage = Stage(max_turn_s=2.0, stuck_s=60.0, link_wait_s=10.0).start()
+    stage.advance(2.0)
+    stage.press()
+    stage.hear(20_000)
+    stage.release()
+    stage.advance(9.9)
+    assert stage.outcomes() == []
+    stage.advance(0.2)
+    assert stage.outcomes() == ["failed"]
+
+
+def test_a_dead_microphone_is_reported_at_the_release_of_a_press_over_the_limit() -> None:
+    stage = Stage(max_turn_s=2.0).ready()
+    stage.press()
+    stage.hear(3000, 0, -96.0)
+    assert stage.outcomes() == []
+    stage.release()
+    assert (stage.outcomes(), stage.troubles()) == (["silence"], ["too_long", "silent_microphone"])
+
+
+def test_a_latched_turn_over_the_limit_is_committed_at_the_limit() -> None:
+    stage = Stage(button_mode="auto", max_turn_s=2.0).ready()
+    stage.press()
+    stage.release()
+    stage.hear(2100)
+    assert stage.sent_types()[-2:] == ["input_audio_buffer.commit", "response.create"]
+    assert (stage.troubles(), stage.earcons()) == (["too_long"], ["start", "end"])
 
 
 def test_transcripts_of_input_and_answer_name_their_turn() -> None:

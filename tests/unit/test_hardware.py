@@ -14,6 +14,7 @@ from gpiozero.pins.mock import MockFactory, MockPWMPin
 
 from appliance.conversation.events import ButtonEdge, Event
 from appliance.conversation.support.feedback import State, View, light_state
+from appliance.conversation.support.gestures import Gestures
 from appliance.errors import BadPin, PinFactoryUnavailable
 from appliance.hardware import pins
 from appliance.hardware.button import Button
@@ -121,6 +122,25 @@ async def test_level_is_posted_at_the_start_and_repeatedly_while_held(factory: A
     assert len(posted.events) <= count + 1, "a released button is not polled"
     running.cancel()
     button.close()
+
+
+async def test_dropped_release_edge_is_healed_by_reading_the_level_again(factory: Any) -> None:
+    posted = Posted()
+    button = _button(factory, posted, reread_s=0.01)
+    button._device.when_deactivated = None  # the edge is dropped
+    factory.pin(17).drive_low()
+    running = asyncio.create_task(button.run())
+    async with asyncio.timeout(10):
+        while len(posted.events) < 4:
+            await asyncio.sleep(0.005)
+        factory.pin(17).drive_high()
+        while posted.events[-1] != ButtonEdge(False):
+            await asyncio.sleep(0.005)
+    running.cancel()
+    button.close()
+    gestures = Gestures()
+    made = [one for event in posted.events for one in gestures.feed(event.pressed, 1.0)] + gestures.advance(1.1)
+    assert [one.kind for one in made] == ["press", "release", "tap"]
 
 
 async def test_closed_button_posts_nothing_and_can_be_closed_again(factory: Any) -> None:

@@ -556,7 +556,7 @@ async def _interrupted(interrupt: Callable[[RealtimeSession], object]) -> tuple[
         async with talking(server.base_url, playback="reported") as (session, reader):
             session.send_message("Hi!")
             await reader.until(Audio)
-            session.played(2400)
+            session.played("item_a", 2400)
             interrupt(session)
             await reader.until(AudioInterrupted)
             await reader.until(Raw, lambda one: one.data == late[-1])
@@ -609,9 +609,52 @@ async def test_with_reported_playback_the_turn_lasts_until_all_audio_was_heard()
             session.send_message("a mark", role="system", respond=False)
             await reader.until(HistoryGrew, lambda one: one.item.text == "a mark")
             assert reader.of(TurnEnd) == []
-            session.played(480)
+            session.played("item_a", 480)
             ended = await reader.until(TurnEnd)
     assert ended.outcome == "answered"
+
+
+async def test_reported_playback_is_counted_for_each_answer_by_itself() -> None:
+    first, second = spoken(), spoken("A long story.", "item_b", "resp_2")
+    first[3], second[3] = audio(pcm(96_000)), audio(pcm(96_000), "item_b", "resp_2")
+    script = [*READY, *answering(*first), *answering(*second), expect("conversation.item.truncate"), hold()]
+    async with ScriptedServer(script) as server:
+        async with talking(server.base_url, playback="reported") as (session, reader):
+            session.send_message("Hi!")
+            await reader.until(AudioEnd)
+            session.played("item_a", 96_000)
+            await reader.until(TurnEnd)
+            session.send_message("Tell me a story.")
+            await reader.until(AudioEnd, lambda one: one.item_id == "item_b")
+            session.played("item_a", 96_000)  # an older answer
+            session.played("item_b", 24_000)
+            session.interrupt()
+            await reader.until(AudioInterrupted)
+            session.played("item_b", 96_000)  # flushed
+        server.assert_complete()
+    assert reader.of(AudioInterrupted) == [AudioInterrupted("item_b", 1000)]
+    assert server.connections[0].last("conversation.item.truncate")["audio_end_ms"] == 1000
+
+
+async def test_reported_playback_of_a_later_item_counts_the_earlier_items_as_heard() -> None:
+    frames = [*spoken()[:2], audio(pcm(24_000)), audio(pcm(24_000), "item_b")]
+    async with ScriptedServer([*READY, *answering(*frames), expect("response.cancel"), hold()]) as server:
+        async with talking(server.base_url, playback="reported") as (session, reader):
+            session.send_message("Hi!")
+            await reader.until(Audio, lambda one: one.item_id == "item_b")
+            session.played("item_a", 20_000)
+            session.played("item_b", 2400)
+            session.played("item_a", 24_000)  # late: nothing is taken back
+            session.interrupt()
+            await reader.until(AudioInterrupted)
+        server.assert_complete()
+    assert reader.of(AudioInterrupted) == [AudioInterrupted("item_b", 100)]
+
+
+async def test_report_without_an_item_is_an_error_that_names_the_new_form() -> None:
+    session: Any = RealtimeSession(RealtimeAgent(name="Ada"), playback="reported")
+    with pytest.raises(SettingsError, match=r"played\(item_id, frames\)"):
+        session.played(2400)
 
 
 # --- tools and approvals ----------------------------------------------------------------------------------------
@@ -1078,7 +1121,7 @@ async def test_tripped_guardrail_is_an_event_and_stops_the_item() -> None:
             session.send_message("How much?")
             tripped = await reader.until(Guardrail)
             await reader.until(AudioEnd)
-            session.played(480)
+            session.played("item_b", 480)
             ended = await reader.until(TurnEnd)
         server.assert_complete()
     assert tripped == Guardrail(ended.turn, "output", "item_a", "no_prices", "a price")
@@ -1309,7 +1352,7 @@ async def test_close_during_an_answer_truncates_it_where_it_was_heard() -> None:
         async with talking(server.base_url, playback="reported") as (session, reader):
             session.send_message("Hi!")
             await reader.until(Audio)
-            session.played(2400)
+            session.played("item_a", 2400)
             await session.close()
         await asyncio.wait_for(server.connections[0].ended.wait(), 10)
         assert server.connections[0].last("conversation.item.truncate")["audio_end_ms"] == 100
@@ -1324,7 +1367,7 @@ async def test_input_to_a_closed_session_is_dropped() -> None:
             session.interrupt()
             session.approve("call_1")
             session.update_history([])
-            session.played(5)
+            session.played("item_a", 5)
         await asyncio.wait_for(server.connections[0].ended.wait(), 10)
         assert server.connections[0].types == ["session.update"]
 

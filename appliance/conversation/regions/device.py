@@ -75,6 +75,11 @@ class Device:
         return self._started_at is not None
 
     @property
+    def is_held(self) -> bool:
+        """A person holds the button: a release will follow, or the button is reported as stuck."""
+        return self._gestures.is_held and not self._gestures.is_stuck
+
+    @property
     def is_stuck(self) -> bool:
         return self._gestures.is_stuck
 

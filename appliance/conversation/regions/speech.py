@@ -6,6 +6,7 @@ Theory of operation. The speech of a turn goes through these phases::
         ▲                                             │ ▲                                │
         └─────────(pressed again before sent)─────────┘ └──────(the connection is lost)──┘
 
+Speech that reaches its maximum length while the button is held stays LISTENING, but captures nothing more (`is_full`).
 Speech is captured with or without a connection. `send` brings the server up to date after each event: clear, appends,
 commit. All audio is kept until the answer's first audio, so a lost connection costs nothing: on the next one the same
 audio is sent again.
@@ -16,6 +17,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from enum import Enum, auto
+from math import inf
 from typing import Any, Literal, TypeAlias
 
 from appliance.conversation.events import AudioCaptured
@@ -70,8 +72,12 @@ class Speech:
 
     @property
     def is_open(self) -> bool:
-        """Speech is being captured."""
+        """The speech has not ended: it is captured, or full until the release."""
         return self._phase is _Phase.LISTENING
+
+    @property
+    def is_capturing(self) -> bool:
+        return self.is_open and not self._recording.is_full
 
     @property
     def is_in_post_roll(self) -> bool:
@@ -125,6 +131,7 @@ class Speech:
         self.item_id, self.heard = "", None
         self.deadline = now + self._policy.max_turn_s
         self._recording.add(*pre_roll)
+        self._recording.pre_roll_frames = self._recording.frames
 
     def begin_at_server(self) -> None:
         """Count the pre-roll as sent: the server has heard it, and detected the start of the turn."""
@@ -153,16 +160,9 @@ class Speech:
 
     def release(self, gesture: Gesture) -> Literal["ended", "too_short"] | None:
         """Handle a release; returns how it ends the turn, None if it does not."""
-        recording = self._recording
-        if not self.is_open or recording.is_latched or self.is_in_post_roll or self._kind != "button":
+        if not self.is_open or self._kind != "button":
             return None
-        mode, held_ms = self._policy.button_mode, gesture.held_s * 1000
-        if mode == "tap" or (mode == "auto" and held_ms <= self._policy.tap_max_ms):
-            recording.is_latched = True
-            return None
-        if held_ms < self._policy.min_turn_ms and recording.started_at >= gesture.at - gesture.held_s:
-            return "too_short"
-        return "ended"
+        return self._recording.release(gesture, self._policy)
 
     def keep_post_roll(self, at: float, captured_at: float, now: float) -> Ended | None:
         """Start the post-roll of speech that ended `at`, which is a debounce before `now`.
@@ -171,9 +171,11 @@ class Speech:
         still wait in the capture ring.
 
         Returns:
-            How the capture ended; None while the post-roll is captured.
+            How the capture ended; None while the post-roll is captured. Full speech has no post-roll.
         """
         recording = self._recording
+        if recording.is_full:
+            return "captured"
         if (at - recording.started_at) * 1000 < self._policy.min_turn_ms:
             return "too_short"
         missing_s = at + self._policy.post_roll_ms / 1000 - max(captured_at, recording.started_at)
@@ -183,8 +185,7 @@ class Speech:
 
     def go_on(self, now: float) -> None:
         """Continue after a press in the post-roll."""
-        self._recording.post_roll_left = None
-        self._recording.is_latched = False
+        self._recording.reopen()
         self.deadline = max(self.deadline, now + self._policy.max_turn_s - self._captured_s)
 
     @property
@@ -195,26 +196,28 @@ class Speech:
         """Continue captured speech that waits for a connection."""
         self._phase = _Phase.LISTENING
         self._recording.add(*pre_roll)
-        self._recording.post_roll_left = None
-        self._recording.is_latched = False
+        self._recording.reopen()
         self.deadline = now + max(1.0, self._policy.max_turn_s - self._captured_s)
 
     def add(self, period: AudioCaptured) -> Ended | None:
         """Add a microphone period; returns how it ended the capture, None while that continues."""
-        recording, frames = self._recording, len(period.pcm) // 2
-        recording.add(period)
-        if self._kind == "vad":
-            return None  # the server detects the end
-        recording.end.feed(period.level_db, frames)
-        if recording.post_roll_left is not None:
-            recording.post_roll_left -= frames
-            return "captured" if recording.post_roll_left <= 0 else None
-        if recording.frames >= self._policy.max_turn_s * wire.SAMPLE_RATE:
-            return "too_long"
-        return recording.silence(self._policy) if recording.is_latched else None
+        if self._kind != "vad":
+            return self._recording.capture(period, self._policy)
+        self._recording.add(period)
+        return None  # the server detects the end
 
-    def close(self, now: float) -> Literal["no_answer", "silent_microphone", "too_short"] | None:
-        """End the capture; returns what is wrong with the speech, None if it can be committed."""
+    def close(
+        self, now: float, *, until_release: bool = False
+    ) -> Literal["no_answer", "silent_microphone", "too_short"] | None:
+        """End the capture; returns what is wrong with the speech, None if it can be committed.
+
+        With `until_release`, a turn that the release ends captures no more, and stays open until then.
+        """
+        if until_release and self._kind == "button" and not self._recording.is_latched:
+            self._recording.is_full = True
+            self.deadline = inf  # the release or the stuck button ends it
+            self._out.earcon("end")
+            return None
         self._recording.post_roll_left = None
         if self._kind == "vad":
             return "no_answer"  # the server never detected the end
@@ -224,7 +227,7 @@ class Speech:
             return "too_short"
         self._phase = _Phase.COMMITTING
         self.deadline = now + self._policy.link_wait_s
-        if self._kind == "button":
+        if self._kind == "button" and not self._recording.is_full:
             self._out.earcon("end")
         return None
 

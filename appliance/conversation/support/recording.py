@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from appliance.conversation.events import AudioCaptured
 from appliance.conversation.policy import Policy
+from appliance.conversation.support.gestures import Gesture
 from appliance.conversation.support.speech_end import SpeechEnd
 from appliance.realtime.protocol import SAMPLE_RATE
 
@@ -28,10 +29,14 @@ class Recording:
     """One buffer: thousands of small ones would fragment the memory."""
     frames: int = 0
     """Captured frames, including the pre-roll."""
+    pre_roll_frames: int = 0
+    """Frames from before the turn; they do not count for its maximum length."""
     peak: int = 0
     end: SpeechEnd = field(default_factory=SpeechEnd)
     is_latched: bool = False
     """Started by a tap: another tap or silence ends it."""
+    is_full: bool = False
+    """At its maximum length while the button is held: later audio is dropped, and the release commits it."""
     post_roll_left: int | None = None
     """Frames of the post-roll still to capture; None outside the post-roll."""
 
@@ -40,6 +45,36 @@ class Recording:
             self.audio += period.pcm
             self.frames += len(period.pcm) // 2
             self.peak = max(self.peak, period.peak)
+
+    def reopen(self) -> None:
+        """Continue the capture under a button that is held."""
+        self.post_roll_left = None
+        self.is_latched = self.is_full = False
+
+    def release(self, gesture: Gesture, policy: Policy) -> Literal["ended", "too_short"] | None:
+        """Handle a release of the button; returns how it ends the capture, None if it does not."""
+        if self.is_latched or self.post_roll_left is not None:
+            return None
+        mode, held_ms = policy.button_mode, gesture.held_s * 1000
+        if not self.is_full and (mode == "tap" or (mode == "auto" and held_ms <= policy.tap_max_ms)):
+            self.is_latched = True
+            return None
+        is_short = held_ms < policy.min_turn_ms and self.started_at >= gesture.at - gesture.held_s
+        return "too_short" if is_short else "ended"
+
+    def capture(self, period: AudioCaptured, policy: Policy) -> Ended | None:
+        """Add a microphone period; returns how it ended the capture, None while that continues."""
+        if self.is_full:
+            return None
+        frames = len(period.pcm) // 2
+        self.add(period)
+        self.end.feed(period.level_db, frames)
+        if self.post_roll_left is not None:
+            self.post_roll_left -= frames
+            return "captured" if self.post_roll_left <= 0 else None
+        if self.frames - self.pre_roll_frames >= policy.max_turn_s * SAMPLE_RATE:
+            return "too_long"
+        return self.silence(policy) if self.is_latched else None
 
     def silence(self, policy: Policy) -> Ended | None:
         """Return how silence ends the capture; None if it does not."""
