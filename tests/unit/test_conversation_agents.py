@@ -587,7 +587,7 @@ def test_a_rejection_gives_the_model_the_reason_and_requests_a_response() -> Non
     scene.do(ApprovalAnswered("call_1", approved=False, message="Not after ten."))
     assert scene.tool_runs() == []
     assert scene.outputs() == {"call_1": ["Not after ten."]}
-    assert scene.ended() == [("call_1", True)]
+    assert scene.notices(ToolStart) == scene.notices(ToolEnd) == []
     assert len(scene.asks()) == 2
 
 
