@@ -212,6 +212,22 @@ def test_an_mcp_approval_request_gets_a_verdict_and_starts_no_tool() -> None:
     assert (edges(out), bool(region.open)) == ([], False)
 
 
+def test_a_permanent_decision_on_an_mcp_tool_covers_one_agent_and_one_server() -> None:
+    region = calls(linked())
+    by_bob = Made("turn_1", 1, "bob")
+    region.take_mcp_request(mcp("mcp_approval_request", "a"), BY, 100.0)
+    region.take_mcp_request(mcp("mcp_approval_request", "of_bob"), by_bob, 100.0)
+    decided = region.decide_always(the_call(region, "a"), approves=True, message="")
+    assert [one.call_id for one in decided] == ["a"]
+    later = region.take_mcp_request(mcp("mcp_approval_request", "later"), BY, 101.0)
+    assert later is not None
+    assert later.reply == "approve"
+    assert region.take_mcp_request(mcp("mcp_approval_request", "later_of_bob"), by_bob, 101.0) is None
+    other = wire.Item(type="mcp_approval_request", id="elsewhere", server_label="office", name="cook")
+    assert region.take_mcp_request(other, BY, 101.0) is None
+    assert [one.call_id for one in region.open if one.awaits_approval] == ["a", "of_bob", "later_of_bob", "elsewhere"]
+
+
 def test_an_mcp_call_starts_once_and_ends_with_its_item() -> None:
     out = linked()
     region = calls(out)
