@@ -22,10 +22,10 @@ from appliance.agents.context import AskAgent, AskAside, ToolContext
 from appliance.agents.tools import Background, Tool
 from appliance.conversation.commands import CheckApproval, RunTool
 from appliance.conversation.events import ApprovalChecked, Event, ToolFinished
-from appliance.errors import ApplianceError, ToolError
+from appliance.errors import ToolError
 from appliance.realtime.items import HistoryItem
 from appliance.runtime.command_tasks import CommandTasks
-from appliance.runtime.functions import ToolTimeout, asked, described, in_thread, is_enabled, within, words
+from appliance.runtime.functions import ToolTimeout, asked, described, in_thread, is_enabled, kind_of, within, words
 from appliance.wording import Wording, english
 
 __all__ = ["ToolRunner", "called", "find_tool"]
@@ -117,7 +117,7 @@ class ToolRunner:
             return _failed(command.call_id, words(exc))
         except Exception as exc:  # from `history`, `extra_tools`, or an application's `parse`
             log.exception("the tool %s could not be called", command.name)
-            return _failed(command.call_id, _failure(self._wording, command.name, described(exc)))
+            return _failed(command.call_id, _failure(self._wording, command.name, exc))
 
     async def _checked(self, command: CheckApproval) -> ApprovalChecked:
         try:
@@ -207,11 +207,9 @@ async def _excuse(tool: Tool, context: ToolContext[Any], error: BaseException, w
         text = wording.say("output.late", name=tool.name)
     elif isinstance(error, ToolError):
         text = words(error)
-    elif isinstance(error, ApplianceError):
-        text = _failure(wording, tool.name, words(error))
     else:
         log.error("the tool %s failed", tool.name, exc_info=error)
-        text = _failure(wording, tool.name, described(error))
+        text = _failure(wording, tool.name, error)
     if tool.error_function is None:
         return text
     shown = error if isinstance(error, Exception) else RuntimeError(described(error))
@@ -222,8 +220,9 @@ async def _excuse(tool: Tool, context: ToolContext[Any], error: BaseException, w
         return text
 
 
-def _failure(wording: Wording, name: str, reason: str) -> str:
-    return wording.say("output.failed", name=name, reason=reason)
+def _failure(wording: Wording, name: str, error: BaseException) -> str:
+    """Name the kind of an error only: its message may hold what the model must not know, such as a path or a key."""
+    return wording.say("output.failed", name=name, kind=kind_of(error))
 
 
 # --- outputs -----------------------------------------------------------------------------------------------------
