@@ -1,7 +1,6 @@
 """Runs the model's tool calls: async tools on the loop, sync tools in a thread, each answered exactly once.
 
-If a tool raises, hangs or returns a value that JSON cannot express, the model still gets an output and the session
-continues.
+If a tool raises or hangs, the model still gets an output and the session continues.
 
 `CommandTasks` runs each command; `functions` calls every application function, under its time limit.
 """
@@ -238,7 +237,7 @@ def _sendable(text: str) -> str:
 
 
 def _text(name: str, result: Any) -> str:
-    """Return a result as output for the model: a string unchanged, anything else as JSON."""
+    """Return a result as output for the model: a string unchanged, anything else as JSON, else by `str`."""
     if isinstance(result, str):
         return result
     from pydantic import BaseModel
@@ -250,4 +249,5 @@ def _text(name: str, result: Any) -> str:
         plain = to_jsonable_python(result, fallback=to_builtins)  # msgspec's: a `HistoryItem` is a Struct
         return json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (ValueError, TypeError, RecursionError) as exc:
-        raise ToolError(f"The tool {name} ran, but its result cannot be written as JSON: {exc}") from None
+        log.warning("the result of the tool %s is sent as str(), as JSON cannot express it: %s", name, exc)
+        return str(result)

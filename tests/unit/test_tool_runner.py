@@ -152,10 +152,17 @@ _RING.append(_RING)
 @pytest.mark.parametrize(
     "result", [object(), float("nan"), {"a": float("inf")}, _RING, Reading(celsius=1, note=object())]
 )
-async def test_result_that_is_not_json_is_an_error(result: Any) -> None:
-    finished = await answer(tool(name="give")(lambda: result))
-    assert finished.is_error
-    assert finished.output.startswith("The tool give ran, but its result cannot be written as JSON")
+async def test_result_that_json_cannot_hold_is_sent_as_str(result: Any) -> None:
+    assert await answer(tool(name="give")(lambda: result)) == ToolFinished("call_1", str(result))
+
+
+async def test_result_whose_str_raises_is_an_error() -> None:
+    class Mute:
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    finished = await answer(tool(name="give")(Mute))
+    assert finished == ToolFinished("call_1", "The tool give failed: ValueError.", True)
 
 
 async def test_async_tool_runs_on_the_loop_and_sync_tool_in_a_thread() -> None:
@@ -405,15 +412,15 @@ async def test_error_whose_str_raises_is_reported_by_its_type(
         assert await inbox.next() == ToolFinished("call_2", "pong")
 
 
-async def test_error_while_serializing_a_result_is_reported() -> None:
+async def test_result_whose_serializer_raises_is_sent_as_str() -> None:
     class Nasty(BaseModel):
+        celsius: int = 3
+
         @model_serializer
         def tell(self) -> str:
             raise RuntimeError("not today")
 
-    finished = await answer(tool(name="give")(lambda: Nasty()))
-    assert finished.is_error
-    assert "not today" in finished.output
+    assert await answer(tool(name="give")(lambda: Nasty())) == ToolFinished("call_1", "celsius=3")
 
 
 async def test_two_calls_of_one_tool_run_concurrently() -> None:
@@ -620,9 +627,9 @@ async def test_background_result_is_marked_and_formatted_like_others() -> None:
     )
 
 
-async def test_background_result_that_is_not_json_is_a_normal_error() -> None:
-    finished = await answer(tool(name="give")(lambda: background(object())))
-    assert (finished.is_error, finished.is_background) == (True, False)
+async def test_background_result_that_json_cannot_hold_is_sent_as_str() -> None:
+    finished = await answer(tool(name="give")(lambda: background(float("inf"))))
+    assert finished == ToolFinished("call_1", "inf", is_background=True)
 
 
 # --- enabled --------------------------------------------------------------------------------------------------------
@@ -780,12 +787,6 @@ async def test_invalid_arguments_do_not_call_the_error_function() -> None:
     async def count(step: int) -> None: ...
 
     assert (await answer(count, "{}")).output == "count: step: Field required"
-
-
-async def test_result_that_is_not_json_calls_the_error_function() -> None:
-    assert await answer(tool(name="give", error_function=lambda *_: "Sorry.")(lambda: object())) == ToolFinished(
-        "call_1", "Sorry.", True
-    )
 
 
 class UnspeakableToolError(ToolError):
