@@ -11,6 +11,7 @@ import asyncio
 import functools
 import inspect
 import logging
+import signal
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import CancelledError, Future
@@ -131,10 +132,22 @@ async def _guarded(call: Callable[[], Any]) -> Any:
         while inspect.isawaitable(result):  # a sync wrapper of an async function returns an awaitable too
             result = await result
         return result
-    except (Exception, asyncio.CancelledError, KeyboardInterrupt):
+    except (Exception, asyncio.CancelledError):
         raise
-    except BaseException as exc:  # SystemExit would end the loop from any task
+    except BaseException as exc:  # SystemExit and KeyboardInterrupt would end the loop from any task
+        if isinstance(exc, KeyboardInterrupt) and _is_raised_by_ctrl_c():
+            raise
         raise Replaced(exc) from exc
+
+
+def _is_raised_by_ctrl_c() -> bool:
+    """Return whether Ctrl-C raises KeyboardInterrupt in the running function, so that the program must end by it.
+
+    `asyncio.run` and the appliance have a handler of their own: theirs cancels the main task or stops the appliance
+    before anything is raised.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    return is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def in_thread(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:

@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import json
 import selectors
+import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -25,7 +26,7 @@ from appliance.conversation.events import ApprovalChecked, Event, ToolFinished
 from appliance.errors import HardwareError, LinkError, ToolError
 from appliance.realtime.items import HistoryItem
 from appliance.runtime.agent_tool import ask_agent
-from appliance.runtime.functions import ToolTimeout
+from appliance.runtime.functions import ToolTimeout, within
 from appliance.runtime.tool_runner import ToolRunner
 from tests.support.oracle import check_client_frame
 
@@ -231,6 +232,7 @@ def raises_on_loop(error: BaseException) -> Callable[[], Any]:
         (HardwareError("GPIO 5 is taken"), "The tool bad failed: HardwareError."),
         (TimeoutError("the lamp is silent"), "The tool bad failed: TimeoutError."),
         (SystemExit(3), "The tool bad failed: SystemExit."),
+        (KeyboardInterrupt(), "The tool bad failed: KeyboardInterrupt."),
         (GeneratorExit("odd"), "The tool bad failed: GeneratorExit."),
     ],
 )
@@ -390,6 +392,29 @@ async def test_sys_exit_in_a_tool_does_not_end_the_process() -> None:
     finished = await answer(leave)
     assert finished.is_error
     assert finished.output == "The tool leave failed: SystemExit."
+
+
+async def _interrupted_by_the_user() -> None:
+    @tool
+    async def wait() -> None:
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.Event().wait()
+
+    await answer(wait)
+
+
+def test_ctrl_c_during_a_tool_ends_the_program() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(_interrupted_by_the_user())
+
+
+def test_ctrl_c_during_a_tool_ends_the_program_on_a_loop_that_does_not_handle_it() -> None:
+    loop = asyncio.new_event_loop()
+    scene = loop.create_task(within(20.0, "it", lambda: signal.raise_signal(signal.SIGINT)))
+    for _ in range(2):  # the task of the function, then that of its caller
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(scene)
+    loop.close()
 
 
 class Unspeakable(Exception):
