@@ -30,7 +30,7 @@ class RealtimeRunHooks:
         """The server has accepted the new agent."""
 
     async def on_tool_start(self, context: RunContext[Any], agent: RealtimeAgent, tool: Tool) -> None:
-        """A tool is about to run."""
+        """A tool is about to run; not called for a call that is refused or rejected."""
 
     async def on_tool_end(self, context: RunContext[Any], agent: RealtimeAgent, tool: Tool, result: str) -> None:
         """A tool has ended; `result` is the output that the model gets."""

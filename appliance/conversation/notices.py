@@ -153,7 +153,7 @@ class AudioInterrupted(Record, frozen=True):
 
 
 class ToolStart(Record, frozen=True):
-    """A call starts, or is refused."""
+    """A call starts. A call that is refused, rejected or void never starts: its output is in `HistoryGrew`."""
 
     type: ClassVar[Literal["tool_start"]] = "tool_start"
     turn: str
@@ -164,7 +164,7 @@ class ToolStart(Record, frozen=True):
 
 
 class ToolEnd(Record, frozen=True):
-    """A call has ended; emitted for every call with a `ToolStart`."""
+    """A call has ended; emitted once for every call with a `ToolStart`, and for no other."""
 
     type: ClassVar[Literal["tool_end"]] = "tool_end"
     turn: str

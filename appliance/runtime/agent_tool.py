@@ -16,7 +16,7 @@ from appliance.agents.context import ToolContext
 from appliance.agents.tools import Tool
 from appliance.errors import ApplianceError, ToolError
 from appliance.realtime.items import HistoryItem
-from appliance.runtime.functions import instructions_of, is_enabled
+from appliance.runtime.functions import instructions_of, is_enabled, kind_of, words
 from appliance.runtime.tool_runner import called, find_tool
 
 __all__ = ["ask_agent"]
@@ -38,7 +38,8 @@ async def ask_agent(agent: RealtimeAgent, context: ToolContext[Any], question: s
     try:
         instructions = await instructions_of(agent, own, timeout_s)
     except Exception as exc:
-        raise ToolError(f"The {agent.name} agent cannot be asked: its instructions failed: {exc}") from exc
+        why = words(exc) if isinstance(exc, ToolError) else kind_of(exc)
+        raise ToolError(f"The {agent.name} agent cannot be asked: its instructions failed: {why}") from exc
     tools = [one for one in agent.tools if one.needs_approval is False and await is_enabled(one, own, one.timeout_s)]
     definitions = [one.definition() for one in tools]
     items: list[Mapping[str, Any]] = []

@@ -11,6 +11,7 @@ import asyncio
 import functools
 import inspect
 import logging
+import signal
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import CancelledError, Future
@@ -22,7 +23,17 @@ from appliance.agents.handoffs import Handoff
 from appliance.agents.tools import Tool
 from appliance.errors import ToolError
 
-__all__ = ["ToolTimeout", "asked", "described", "in_thread", "instructions_of", "is_enabled", "within", "words"]
+__all__ = [
+    "ToolTimeout",
+    "asked",
+    "described",
+    "in_thread",
+    "instructions_of",
+    "is_enabled",
+    "kind_of",
+    "within",
+    "words",
+]
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +44,14 @@ _tasks: set[asyncio.Task[Any]] = set()  # the loop keeps only weak references to
 
 class ToolTimeout(ToolError, TimeoutError):
     """A function took longer than its limit; also passed to the tool's error function."""
+
+
+class Replaced(RuntimeError):
+    """Stands for an error that must not leave the function, such as SystemExit, which would end the loop."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(described(error))
+        self.kind = type(error).__name__
 
 
 async def is_enabled(one: Tool | Handoff, context: RunContext[Any], limit_s: float) -> bool:
@@ -113,10 +132,22 @@ async def _guarded(call: Callable[[], Any]) -> Any:
         while inspect.isawaitable(result):  # a sync wrapper of an async function returns an awaitable too
             result = await result
         return result
-    except (Exception, asyncio.CancelledError, KeyboardInterrupt):
+    except (Exception, asyncio.CancelledError):
         raise
-    except BaseException as exc:  # SystemExit would end the loop from any task
-        raise RuntimeError(described(exc)) from exc
+    except BaseException as exc:  # SystemExit and KeyboardInterrupt would end the loop from any task
+        if isinstance(exc, KeyboardInterrupt) and _is_raised_by_ctrl_c():
+            raise
+        raise Replaced(exc) from exc
+
+
+def _is_raised_by_ctrl_c() -> bool:
+    """Return whether Ctrl-C raises KeyboardInterrupt in the running function, so that the program must end by it.
+
+    `asyncio.run` and the appliance have a handler of their own: theirs cancels the main task or stops the appliance
+    before anything is raised.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    return is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def in_thread(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
@@ -135,7 +166,7 @@ def in_thread(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
             except BaseException as exc:  # noqa: BLE001 - passed to the caller; SystemExit ends only the tool
                 # A CancelledError of a future inside the tool is a failure, not the cancellation of this call.
                 can_be_raised = isinstance(exc, Exception) and not isinstance(exc, (StopIteration, CancelledError))
-                done.set_exception(exc if can_be_raised else RuntimeError(described(exc)))
+                done.set_exception(exc if can_be_raised else Replaced(exc))
 
         threading.Thread(target=work, name=f"tool {_name(function)}", daemon=True).start()
         return asyncio.wrap_future(done)
@@ -150,6 +181,11 @@ def _name(function: Callable[..., Any]) -> str:
 def described(error: BaseException) -> str:
     """Return the type and message of an error."""
     return f"{type(error).__name__}: {words(error)}"
+
+
+def kind_of(error: BaseException) -> str:
+    """Return the type of an error, without its message."""
+    return error.kind if isinstance(error, Replaced) else type(error).__name__
 
 
 def words(error: BaseException) -> str:

@@ -1,7 +1,6 @@
 """Runs the model's tool calls: async tools on the loop, sync tools in a thread, each answered exactly once.
 
-If a tool raises, hangs or returns a value that JSON cannot express, the model still gets an output and the session
-continues.
+If a tool raises or hangs, the model still gets an output and the session continues.
 
 `CommandTasks` runs each command; `functions` calls every application function, under its time limit.
 """
@@ -22,10 +21,10 @@ from appliance.agents.context import AskAgent, AskAside, ToolContext
 from appliance.agents.tools import Background, Tool
 from appliance.conversation.commands import CheckApproval, RunTool
 from appliance.conversation.events import ApprovalChecked, Event, ToolFinished
-from appliance.errors import ApplianceError, ToolError
+from appliance.errors import ToolError
 from appliance.realtime.items import HistoryItem
 from appliance.runtime.command_tasks import CommandTasks
-from appliance.runtime.functions import ToolTimeout, asked, described, in_thread, is_enabled, within, words
+from appliance.runtime.functions import ToolTimeout, asked, described, in_thread, is_enabled, kind_of, within, words
 from appliance.wording import Wording, english
 
 __all__ = ["ToolRunner", "called", "find_tool"]
@@ -117,7 +116,7 @@ class ToolRunner:
             return _failed(command.call_id, words(exc))
         except Exception as exc:  # from `history`, `extra_tools`, or an application's `parse`
             log.exception("the tool %s could not be called", command.name)
-            return _failed(command.call_id, _failure(self._wording, command.name, described(exc)))
+            return _failed(command.call_id, _failure(self._wording, command.name, exc))
 
     async def _checked(self, command: CheckApproval) -> ApprovalChecked:
         try:
@@ -207,11 +206,9 @@ async def _excuse(tool: Tool, context: ToolContext[Any], error: BaseException, w
         text = wording.say("output.late", name=tool.name)
     elif isinstance(error, ToolError):
         text = words(error)
-    elif isinstance(error, ApplianceError):
-        text = _failure(wording, tool.name, words(error))
     else:
         log.error("the tool %s failed", tool.name, exc_info=error)
-        text = _failure(wording, tool.name, described(error))
+        text = _failure(wording, tool.name, error)
     if tool.error_function is None:
         return text
     shown = error if isinstance(error, Exception) else RuntimeError(described(error))
@@ -222,8 +219,9 @@ async def _excuse(tool: Tool, context: ToolContext[Any], error: BaseException, w
         return text
 
 
-def _failure(wording: Wording, name: str, reason: str) -> str:
-    return wording.say("output.failed", name=name, reason=reason)
+def _failure(wording: Wording, name: str, error: BaseException) -> str:
+    """Name the kind of an error only: its message may hold what the model must not know, such as a path or a key."""
+    return wording.say("output.failed", name=name, kind=kind_of(error))
 
 
 # --- outputs -----------------------------------------------------------------------------------------------------
@@ -239,7 +237,7 @@ def _sendable(text: str) -> str:
 
 
 def _text(name: str, result: Any) -> str:
-    """Return a result as output for the model: a string unchanged, anything else as JSON."""
+    """Return a result as output for the model: a string unchanged, anything else as JSON, else by `str`."""
     if isinstance(result, str):
         return result
     from pydantic import BaseModel
@@ -251,4 +249,5 @@ def _text(name: str, result: Any) -> str:
         plain = to_jsonable_python(result, fallback=to_builtins)  # msgspec's: a `HistoryItem` is a Struct
         return json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (ValueError, TypeError, RecursionError) as exc:
-        raise ToolError(f"The tool {name} ran, but its result cannot be written as JSON: {exc}") from None
+        log.warning("the result of the tool %s is sent as str(), as JSON cannot express it: %s", name, exc)
+        return str(result)

@@ -587,7 +587,7 @@ def test_a_rejection_gives_the_model_the_reason_and_requests_a_response() -> Non
     scene.do(ApprovalAnswered("call_1", approved=False, message="Not after ten."))
     assert scene.tool_runs() == []
     assert scene.outputs() == {"call_1": ["Not after ten."]}
-    assert scene.ended() == [("call_1", True)]
+    assert scene.notices(ToolStart) == scene.notices(ToolEnd) == []
     assert len(scene.asks()) == 2
 
 
@@ -650,6 +650,30 @@ def test_a_permanent_approval_applies_to_no_other_tool() -> None:
     scene.created("resp_2")
     scene.called("open_safe", "call_2", response_id="resp_2")
     assert [run.name for run in scene.tool_runs()] == ["open_door"]
+
+
+def test_a_permanent_approval_applies_to_no_other_agent_with_the_same_tool() -> None:
+    door = ToolCard(name="open_door", approval="always")
+    to_billing = HandoffCard(name="transfer_to_billing", agent="billing")
+    billing = AgentSpec(agent="billing", session=BILLING.session, tools=(door,))
+    scene = Scene(specs=[greeter(door, handoffs=(to_billing,)), billing]).ready()
+    scene.session_updated()
+    scene.asked()
+    scene.called("open_door", "call_1")
+    scene.done()
+    scene.do(ApprovalAnswered("call_1", approved=True, always=True))
+    scene.finished("call_1")
+    scene.created("resp_2")
+    scene.called("open_door", "call_2", response_id="resp_2")
+    scene.called("transfer_to_billing", "call_3", response_id="resp_2")
+    scene.done(response_id="resp_2")
+    scene.finished("call_2")
+    scene.do(AgentPrepared(HandoffKey("call_3"), billing))
+    scene.session_updated({"type": "realtime", "instructions": "Bill."})
+    scene.created("resp_3")
+    scene.called("open_door", "call_4", response_id="resp_3")
+    assert [(run.call_id, run.agent) for run in scene.tool_runs()] == [("call_1", "greeter"), ("call_2", "greeter")]
+    assert [(one.call_id, one.agent) for one in scene.notices(ToolApproval)][-1] == ("call_4", "billing")
 
 
 def test_an_approval_predicate_is_asked_before_the_user() -> None:

@@ -710,14 +710,16 @@ async def test_tool_is_run_and_reported_as_events_and_its_output_is_answered() -
     assert reader.of(ToolEnd) == [ToolEnd(ended.turn, "call_1", "set_lamp", "done", False, "Ada")]
 
 
-async def test_call_of_an_unknown_tool_gets_an_error_output_and_event() -> None:
+async def test_call_of_an_unknown_tool_gets_an_error_output_and_never_starts() -> None:
     script = [*READY, *answering(*calling("fly")), *answering(*spoken(response_id="resp_2")), hold()]
     async with ScriptedServer(script) as server:
         async with talking(server.base_url, Lamp().agent()) as (session, reader):
             session.send_message("Fly!")
             ended = await reader.until(TurnEnd)
         assert "fly" in output_of(server.connections[0])
-    assert [(one.name, one.agent, one.is_error) for one in reader.of(ToolEnd)] == [("fly", "Ada", True)]
+    outputs = [one.item for one in reader.of(HistoryGrew) if one.item.type == "function_call_output"]
+    assert [(one.call_id, "fly" in one.output) for one in outputs] == [("call_1", True)]
+    assert reader.of(ToolStart) == reader.of(ToolEnd) == []
     assert "fly" not in [one.name for one in session.agents["Ada"].tools]
     assert ended.outcome == "answered"
 

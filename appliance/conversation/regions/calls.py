@@ -127,6 +127,7 @@ class Calls:
         return None
 
     def _start(self, call: Call) -> None:
+        call.is_started = True
         self._out.emit(ToolStart(call.turn, call.call_id, call.name, call.arguments, call.agent))
 
     def finish(self, event: ToolFinished, running_turn: str | None) -> Closed | None:
@@ -141,15 +142,18 @@ class Calls:
     def close(self, call: Call, output: str, *, is_error: bool) -> Closed:
         """Close a call with an output; also after a barge-in, because a call without one confuses the model."""
         self.open.pop(call.call_id)
+        self._end(call, output, is_error=is_error)
         if call.kind == "mcp":
             return Closed(call, output, "reject" if call.awaits_approval else "none")
-        self._out.emit(ToolEnd(call.turn, call.call_id, call.name, output, is_error, call.agent))
         return Closed(call, output, "output")
+
+    def _end(self, call: Call, output: str, *, is_error: bool) -> None:
+        """Emit `ToolEnd` for a call whose `ToolStart` was emitted; a refused call has neither."""
+        if call.is_started:
+            self._out.emit(ToolEnd(call.turn, call.call_id, call.name, output, is_error, call.agent))
 
     def _refuse(self, call: Call, output: str) -> Closed:
         """Close a call without running it."""
-        call.stage = Stage.RUNNING
-        self._start(call)
         return self.close(call, output, is_error=True)
 
     def dismiss(self, item: wire.Item) -> bool:
@@ -229,7 +233,6 @@ class Calls:
 
     def _start_mcp(self, call: Call) -> None:
         if not call.is_started:
-            call.is_started = True
             self._start(call)
 
     def mcp_over(self, item_id: str, now: float, *, is_error: bool) -> None:
@@ -251,7 +254,6 @@ class Calls:
 
     def _end_mcp(self, call: Call, output: str, *, is_error: bool) -> Closed:
         self._start_mcp(call)
-        self._out.emit(ToolEnd(call.turn, call.call_id, call.name, output, is_error, call.agent))
         return self.close(call, output, is_error=is_error)
 
     # --- time ---------------------------------------------------------------------------------------------------
@@ -287,8 +289,6 @@ class Calls:
     def release(self, call: Call, why: str) -> Closed | None:
         """Release a call of an ended turn: close it if it waits, cancel it if it is cancellable, else let it run."""
         if call.stage is not Stage.RUNNING:
-            if call.kind != "mcp":
-                self._start(call)
             return self.close(call, self._policy.output("unapproved"), is_error=True)
         if isinstance(call.card, ToolCard) and call.card.is_cancellable:
             self._out.do(CancelTool(call.call_id))
@@ -315,6 +315,5 @@ class Calls:
         if call is not None and call.awaits_approval:
             self._void.append(call_id)
         self._out.do(CancelTool(call_id))
-        # Emit ToolEnd for every call whose ToolStart was emitted.
-        if call is not None and call.stage is Stage.RUNNING and (call.kind != "mcp" or call.is_started):
-            self._out.emit(ToolEnd(call.turn, call.call_id, call.name, why, True, call.agent))
+        if call is not None:
+            self._end(call, why, is_error=True)

@@ -49,7 +49,7 @@ class Call:
     working_at: float | None = None
     """When to play the working cue."""
     is_started: bool = False
-    """For an MCP call: ``ToolStart`` was emitted."""
+    """``ToolStart`` was emitted."""
     outcome: Literal["", "ok", "error"] = ""
     """For an MCP call: how it ended, until its item arrives with the output."""
 

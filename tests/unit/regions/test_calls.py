@@ -105,7 +105,7 @@ def test_a_call_is_taken_once_and_only_when_complete() -> None:
     ("name", "rounds", "why"),
     [("nothing", 0, "door, light, oven, search, slow, to_bob"), ("gone", 0, "not available"), ("light", 2, "too many")],
 )
-def test_an_impossible_call_starts_and_ends_with_the_reason(name: str, rounds: int, why: str) -> None:
+def test_an_impossible_call_is_answered_with_the_reason_and_never_starts(name: str, rounds: int, why: str) -> None:
     out = linked()
     region = calls(out, max_tool_rounds=2)
     for _ in range(rounds):
@@ -113,7 +113,7 @@ def test_an_impossible_call_starts_and_ends_with_the_reason(name: str, rounds: i
     closed = begin(region, name)
     assert closed is not None
     assert (why in closed.output, closed.reply, bool(region.open)) == (True, "output", False)
-    assert edges(out) == [(ToolStart, "c"), (ToolEnd, "c")]
+    assert edges(out) == []
 
 
 # --- approval -------------------------------------------------------------------------------------------------------
@@ -212,6 +212,22 @@ def test_an_mcp_approval_request_gets_a_verdict_and_starts_no_tool() -> None:
     assert (edges(out), bool(region.open)) == ([], False)
 
 
+def test_a_permanent_decision_on_an_mcp_tool_covers_one_agent_and_one_server() -> None:
+    region = calls(linked())
+    by_bob = Made("turn_1", 1, "bob")
+    region.take_mcp_request(mcp("mcp_approval_request", "a"), BY, 100.0)
+    region.take_mcp_request(mcp("mcp_approval_request", "of_bob"), by_bob, 100.0)
+    decided = region.decide_always(the_call(region, "a"), approves=True, message="")
+    assert [one.call_id for one in decided] == ["a"]
+    later = region.take_mcp_request(mcp("mcp_approval_request", "later"), BY, 101.0)
+    assert later is not None
+    assert later.reply == "approve"
+    assert region.take_mcp_request(mcp("mcp_approval_request", "later_of_bob"), by_bob, 101.0) is None
+    other = wire.Item(type="mcp_approval_request", id="elsewhere", server_label="office", name="cook")
+    assert region.take_mcp_request(other, BY, 101.0) is None
+    assert [one.call_id for one in region.open if one.awaits_approval] == ["a", "of_bob", "later_of_bob", "elsewhere"]
+
+
 def test_an_mcp_call_starts_once_and_ends_with_its_item() -> None:
     out = linked()
     region = calls(out)
@@ -284,7 +300,7 @@ def test_a_late_approval_rejects_the_call_and_a_late_predicate_asks_the_user() -
     closed = region.give_up(the_call(region), 150.0)
     assert closed is not None
     assert "did not answer" in closed.output
-    assert edges(out) == [(ToolStart, "c"), (ToolEnd, "c")]
+    assert edges(out) == []
 
 
 def test_the_working_sound_plays_once_and_only_while_nothing_else_plays() -> None:
@@ -327,8 +343,8 @@ def test_release_rejects_calls_not_yet_running_and_cancels_cancellable_ones() ->
     }
     commands = out.take()
     assert [one for one in commands if isinstance(one, CancelTool)] == [CancelTool("cancelled")]
-    assert [one.call_id for one in notices(commands) if isinstance(one, ToolStart)] == ["waits", "checked"]
-    assert [one.call_id for one in notices(commands) if isinstance(one, ToolEnd)] == ["waits", "checked", "cancelled"]
+    assert [one.call_id for one in notices(commands) if isinstance(one, ToolStart)] == []
+    assert [one.call_id for one in notices(commands) if isinstance(one, ToolEnd)] == ["cancelled"]
     assert [one.call_id for one in region.open] == ["runs_on"]
 
 

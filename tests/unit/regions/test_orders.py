@@ -13,7 +13,7 @@ from appliance.agents.spec import AgentSpec, ToolCard
 from appliance.conversation.commands import Command, Connect, Disconnect, Emit, PlayEarcon, Send
 from appliance.conversation.events import AlarmRang, AudioCaptured, DeadlinePassed, FrameGiven, OutOfBandAsked
 from appliance.conversation.machine import DEADLINES, SETTLE
-from appliance.conversation.notices import Error, Guardrail, OutOfBandEnded, ToolEnd, TurnEnd
+from appliance.conversation.notices import Error, Guardrail, HistoryGrew, OutOfBandEnded, ToolEnd, TurnEnd
 from appliance.conversation.server_events import LADDER
 from tests.support.stage import SESSION, Stage, period
 
@@ -139,8 +139,8 @@ def test_a_hold_rejects_a_call_before_its_deadline_does() -> None:
     scene.now += 4.5
     scene.press()
     all_late(scene, scene.now + 2.0)
-    (end,) = scene.notices(ToolEnd)
-    assert "rejected" in end.output
+    (output,) = [one.item.output for one in scene.notices(HistoryGrew) if one.item.type == "function_call_output"]
+    assert "rejected" in output
 
 
 def test_a_question_times_out_before_the_turn() -> None:
