@@ -25,6 +25,7 @@ Law: TypeAlias = Literal["audio/pcmu", "audio/pcma"]
 _RATIO = 3  # 24 kHz over 8 kHz
 _RAMP = np.arange(1, _RATIO + 1)
 _TAPS = 25
+_SILENCE: Int16 = np.zeros(_TAPS // 2, np.int16)  # before the first sample and after the last
 _CUTOFF = 0.9 / _RATIO  # of the Nyquist frequency at 24 kHz: 3.6 kHz
 
 
@@ -49,7 +50,7 @@ class NarrowbandEncoder:
 
     def __init__(self, law: Law) -> None:
         self._table = _encoding(law)
-        self._pending = np.zeros(_TAPS // 2, np.int16)
+        self._pending = _SILENCE
 
     def encode(self, pcm: bytes) -> bytes:
         """Return one byte per three samples; leftover samples wait for the next call."""
@@ -62,8 +63,10 @@ class NarrowbandEncoder:
         return self._table[np.rint(narrow).clip(-32768, 32767).astype(np.int16).view(np.uint16)].tobytes()
 
     def flush(self) -> bytes:
-        """Return the samples still inside the filter, encoded."""
-        return self.encode(bytes(2 * (_TAPS // 2)))
+        """Return the samples still inside the filter, encoded, and start anew."""
+        rest = self.encode(_SILENCE.tobytes())
+        self._pending = _SILENCE
+        return rest
 
 
 @cache

@@ -219,7 +219,7 @@ class RealtimeSession:
         self._playback = PacedPlayback(self._post, is_paced=playback == "paced")
         self._events = SessionEvents(
             self.agents,
-            encode=self._audio.encode,
+            audio=self._audio,
             speaker=lambda: self.agent.name,
             take_turn=self.turn.take,
             wording=wording,

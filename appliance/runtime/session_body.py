@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from appliance.agents.agent import RealtimeAgent
-from appliance.conversation.commands import Announce, Command, Earcon, Emit, Play, Sentence
+from appliance.conversation.commands import Announce, Command, Earcon, Emit, FinishPlay, FlushPlayback, Play, Sentence
 from appliance.conversation.events import AbortAsked, AudioCaptured, BeginAsked, CommitAsked, Event, PlayoutProgress
 from appliance.conversation.notices import (
     Announcement,
@@ -126,6 +126,10 @@ class ProgramAudio:
         """Convert audio from the wire's format to the program's."""
         return self._encoder.encode(pcm) if self._encoder is not None else pcm
 
+    def finish(self) -> bytes:
+        """End the audio of an item; returns what the encoder still held of it."""
+        return self._encoder.flush() if self._encoder is not None else b""
+
 
 class PacedPlayback:
     """A playback sink without a loudspeaker: it posts how much of the answer has been heard.
@@ -207,7 +211,7 @@ class SessionEvents:
 
     Args:
         agents: By name; the tool events of a handoff are not queued, only the handoff itself.
-        encode: Converts audio from the wire's format to the program's.
+        audio: Converts the answers from the wire's format to the program's.
         speaker: Returns the name of the active agent.
         take_turn: Called at each start and end of a turn.
     """
@@ -216,14 +220,16 @@ class SessionEvents:
         self,
         agents: Mapping[str, RealtimeAgent],
         *,
-        encode: Callable[[bytes], bytes],
+        audio: ProgramAudio,
         speaker: Callable[[], str],
         take_turn: Callable[[TurnStart | TurnEnd], None],
         wording: Wording,
     ) -> None:
         self._agents = agents
         self._wording = wording
-        self._encode = encode
+        self._audio = audio
+        self._item_id = ""
+        """The item of the last audio."""
         self._speaker = speaker
         self._take_turn = take_turn
         self._queue: asyncio.Queue[SessionEvent | None] = asyncio.Queue()
@@ -248,7 +254,14 @@ class SessionEvents:
         for command in commands:
             match command:
                 case Play():
-                    self._put(Audio(self._encode(command.pcm), command.item_id, self._speaker()))
+                    if command.item_id != self._item_id:
+                        self._finish_audio()
+                    self._item_id = command.item_id
+                    self._put(Audio(self._audio.encode(command.pcm), command.item_id, self._speaker()))
+                case FinishPlay():
+                    self._finish_audio()
+                case FlushPlayback():
+                    self._audio.finish()  # dropped
                 case Announce():
                     self._put(Announcement(self._words(command.sentence)))
                 case Emit():
@@ -264,6 +277,10 @@ class SessionEvents:
             return  # the transport's reader reports it as an error
         if isinstance(data, dict):
             self._put(Raw(data))
+
+    def _finish_audio(self) -> None:
+        if rest := self._audio.finish():
+            self._put(Audio(rest, self._item_id, self._speaker()))
 
     def _words(self, sentence: Sentence | str) -> str:
         return sentence if isinstance(sentence, str) else self._wording.say(sentence.key, **sentence.values)

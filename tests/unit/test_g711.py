@@ -121,6 +121,15 @@ def test_encoder_returns_one_code_per_started_step_after_flush(frames: int) -> N
     assert len(early + encoder.flush()) == -(-frames // 3)
 
 
+@pytest.mark.parametrize("law", LAWS)
+def test_flushed_encoder_starts_anew(law: Law) -> None:
+    used, fresh = NarrowbandEncoder(law), NarrowbandEncoder(law)
+    used.encode(noise(100))
+    used.flush()
+    assert used.flush() == b""
+    assert used.encode(noise(480)) + used.flush() == fresh.encode(noise(480)) + fresh.flush()
+
+
 def test_tone_survives_a_round_trip_in_time_and_an_aliasing_tone_is_removed() -> None:
     def through(hertz: float) -> np.ndarray[Any, Any]:
         wave = np.rint(12_000 * np.sin(2 * np.pi * hertz * np.arange(24_000) / 24_000)).astype("<i2")

@@ -1541,8 +1541,38 @@ async def test_g711_is_converted_to_and_from_pcm_on_the_wire(name: Any, code: in
         "type": "audio/pcm",
         "rate": 24000,
     }
-    assert abs(len(given.audio) - 800) <= 8
+    assert len(b"".join(one.audio for one in reader.of(Audio))) == 800
     assert given.audio[400] == code
+
+
+@pytest.mark.parametrize("name", ["g711_ulaw", "g711_alaw"])
+async def test_each_answer_in_g711_is_yielded_to_its_last_sample(name: Any) -> None:
+    """The program reports the audio that it got: what the encoder kept back would never be heard."""
+    settings = RealtimeSessionSettings(output_audio_format=name)
+    cut, long, short = (spoken("Hello.", f"item_{key}", f"resp_{key}") for key in "abc")
+    cut[3:] = [audio(pcm(2400), "item_a", "resp_a")]
+    long[3], short[3] = audio(pcm(96_000), "item_b", "resp_b"), audio(pcm(2400, -4000), "item_c", "resp_c")
+    script = [*READY, *answering(*cut), expect("response.cancel"), send(done("resp_a", "cancelled"))]
+    script += [*answering(*long), *answering(*short), hold()]
+    async with ScriptedServer(script) as server:
+        async with talking(server.base_url, settings=settings, playback="reported") as (session, reader):
+
+            async def answer(item_id: str) -> bytes:
+                session.send_message("Hi!")
+                await reader.until(AudioEnd, lambda one: one.item_id == item_id)
+                heard = b"".join(one.audio for one in reader.of(Audio) if one.item_id == item_id)
+                session.played(item_id, 3 * len(heard))
+                assert (await reader.until(TurnEnd)).outcome == "answered"
+                return heard
+
+            session.send_message("Hi!")
+            await reader.until(Audio)
+            session.interrupt()
+            await reader.until(TurnEnd)
+            assert len(await answer("item_b")) == 96_000 // 3
+            last = await answer("item_c")
+    assert len(last) == 2400 // 3
+    assert len({code & 0x80 for code in last}) == 1, "nothing of an earlier answer is in it"
 
 
 async def test_input_and_output_formats_are_independent() -> None:
