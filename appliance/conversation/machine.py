@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 There are ten regions; each owns its state, and `state` is derived from them, never stored. An event is routed here to a
-region, to a rule (`user_events`, `server_events`, `agent_events`), or to a procedure that couples regions
+region, to a rule (`user_events`, `server_events`, `lost_links`, `agent_events`), or to a procedure that couples regions
 (`procedures`).
 
 * **link**: none, connecting, ready (``session.created``), configured (the agent and the history were sent). While
@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from appliance.agents.spec import AgentSpec
-from appliance.conversation import agent_events, server_events, user_events
+from appliance.conversation import agent_events, lost_links, server_events, user_events
 from appliance.conversation import events as ev
 from appliance.conversation.commands import Command, Disconnect, Stop
 from appliance.conversation.policy import Policy
@@ -252,7 +252,7 @@ class Conversation:
             if do.speech.is_open:
                 do.speech.clear_server_buffer()
             do.end_turn("cancelled", now)
-        do.calls.drop_others(None, do.policy.output("closed_session"))
+        do.calls.drop_all(do.policy.output("closed_session"))
         do.out_of_band.lose()
         for link in (do.link.main, do.link.spare):
             if link is not None:
@@ -288,7 +288,7 @@ def _late_main(do: Procedures, now: float) -> None:
         do.device.report("instructions_late", now)
         do.configure(link, now)
     else:
-        do.drop_link(classify("timeout", None, last_error=link.last_error), now)
+        lost_links.drop_link(do, classify("timeout", None, last_error=link.last_error), now)
 
 
 def _late_turn(do: Procedures, now: float) -> None:
@@ -307,7 +307,7 @@ def _late_turn(do: Procedures, now: float) -> None:
         do.end_capture("captured" if do.speech.is_in_post_roll else "too_long", now)
     elif not do.speech.is_taken:
         if do.speech.is_sent and do.link.main is not None:
-            do.drop_link(classify("timeout", None), now)  # the server has the audio and does not confirm it
+            lost_links.drop_link(do, classify("timeout", None), now)  # the server has the audio and does not confirm it
         else:
             do.fail_turn("no_link", now)
     elif do.answer.is_playing:

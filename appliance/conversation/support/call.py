@@ -58,6 +58,11 @@ class Call:
         return self.card if isinstance(self.card, HandoffCard) else None
 
     @property
+    def outlives_link(self) -> bool:
+        """It is a tool of ours that runs: a lost connection does not end it."""
+        return self.kind == "tool" and self.stage is Stage.RUNNING
+
+    @property
     def awaits_approval(self) -> bool:
         return self.stage is Stage.APPROVAL
 
