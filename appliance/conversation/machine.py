@@ -263,6 +263,8 @@ class Conversation:
 
 def turn_deadline(do: Procedures) -> float | None:
     """Return when the running turn is late; None while its answer waits for open calls, which have deadlines."""
+    if do.turn is not None and (awaited := lost_links.awaited_until(do)) is not None:
+        return awaited
     if do.turn is None or (do.speech.is_taken and do.calls.open.round.open):
         return None
     if not do.speech.is_taken:
@@ -278,17 +280,6 @@ def _late_gestures(do: Procedures, now: float) -> None:
 def _late_alarms(do: Procedures, now: float) -> None:
     if do.device.is_alarm_due(now):
         user_events.ring(do, now)
-
-
-def _late_main(do: Procedures, now: float) -> None:
-    link = do.link.main
-    if link is None or link.is_configured or now < link.deadline:
-        return
-    if link.is_ready:  # only the instructions of the agent are late
-        do.device.report("instructions_late", now)
-        do.configure(link, now)
-    else:
-        lost_links.drop_link(do, classify("timeout", None, last_error=link.last_error), now)
 
 
 def _late_turn(do: Procedures, now: float) -> None:
@@ -310,6 +301,8 @@ def _late_turn(do: Procedures, now: float) -> None:
             lost_links.drop_link(do, classify("timeout", None), now)  # the server has the audio and does not confirm it
         else:
             do.fail_turn("no_link", now)
+    elif lost_links.awaited_until(do) is not None:
+        lost_links.give_up(do, now)
     elif do.answer.is_playing:
         do.fail_turn("playout_stalled" if do.device.has_speaker else "no_speaker", now)
     elif do.answer.is_heard_whole:
@@ -326,7 +319,7 @@ DEADLINES: tuple[Callable[[Procedures, float], None], ...] = (
     lambda do, now: do.out_of_band.advance(now),
     lambda do, now: do.device.end_error_light(now),
     _late_alarms,
-    _late_main,
+    lost_links.late_main,
     lambda do, now: do.link.advance(now),
     agent_events.late_calls,
     agent_events.late_check,
@@ -358,6 +351,7 @@ def _ask(do: Procedures, now: float) -> None:
     if (
         do.turn is not None
         and do.out.link is not None
+        and not lost_links.plays_on(do)
         and do.gate.is_prepared
         and do.gate.is_checked
         and do.answer.slot.grant(now) == do.turn.id

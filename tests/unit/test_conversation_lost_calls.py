@@ -27,6 +27,13 @@ class Scene(Stage):
         )
         super().__init__(specs=[AgentSpec(agent="assistant", session=SESSION, tools=tools)], **policy)
 
+    speaks_on = 0
+    """The link on which the server speaks; 0 for the newest."""
+
+    @property
+    def link(self) -> int:
+        return self.speaks_on or super().link
+
     def running(self, *names: str) -> Scene:
         """Speak a turn that is answered by calls of these tools, ``call_1`` and so on; their response is done."""
         self.ready()
@@ -138,3 +145,165 @@ def test_a_tool_whose_link_was_lost_is_cancelled_at_the_end_of_the_program() -> 
     scene.do(ShutdownRequested("stop"))
     assert scene.cancelled() == ["call_1"]
     assert [(call_id, is_error) for call_id, _, is_error in scene.ended()] == [("call_1", True)]
+
+
+# --- the turn goes on with the next connection ------------------------------------------------------------------------
+
+
+def test_a_link_lost_while_the_tool_runs_waits_for_both() -> None:
+    scene = Scene().running("unlock")
+    scene.lose()
+    scene.reconnect()
+    assert (scene.state, scene.requests(), scene.outcomes()) == ("thinking", 0, [])
+    scene.tool_finished("call_1", "unlocked")
+    assert scene.sent_types()[-3:] == ["conversation.item.create", "conversation.item.create", "response.create"]
+    scene.speak()
+    assert (scene.outcomes(), scene.requests(), scene.troubles()) == (["answered"], 1, [])
+    assert "input_audio_buffer.append" not in scene.sent_types(), "the next connection is told the words, not the sound"
+
+
+def test_a_tool_that_ends_before_the_next_link_is_spoken_about_there() -> None:
+    scene = Scene().running("unlock")
+    scene.lose()
+    scene.tool_finished("call_1", "unlocked")
+    scene.reconnect()
+    assert scene.created_items() == [("message", "user"), (CALL, "call_1"), (OUTPUT, "call_1")]
+    assert scene.sent_types()[-1] == "response.create"
+    scene.speak()
+    assert (scene.outcomes(), scene.requests(), scene.tool_runs()) == (["answered"], 1, [])
+
+
+@pytest.mark.parametrize("is_created", [False, True])
+def test_a_link_lost_between_the_output_and_the_first_audio_is_asked_again(is_created: bool) -> None:
+    scene = Scene().running("unlock")
+    scene.tool_finished("call_1", "unlocked")
+    if is_created:
+        scene.created("resp_2")
+    scene.lose()
+    scene.reconnect()
+    assert scene.created_items() == [("message", "user"), (CALL, "call_1"), (OUTPUT, "call_1")]
+    assert scene.requests() == 1
+    scene.speak("resp_3")
+    assert (scene.outcomes(), scene.tool_runs(), scene.troubles()) == (["answered"], [], [])
+
+
+def test_a_link_lost_before_the_response_of_the_calls_is_done_goes_on() -> None:
+    scene = Scene().ready()
+    scene.say()
+    scene.committed()
+    scene.created()
+    scene.called("unlock", "call_1")
+    scene.tool_finished("call_1", "unlocked")
+    scene.lose()
+    scene.reconnect()
+    assert scene.requests() == 1
+    scene.speak()
+    assert scene.outcomes() == ["answered"]
+
+
+def test_a_link_lost_twice_is_asked_once_on_each() -> None:
+    scene = Scene().running("unlock")
+    scene.lose()
+    scene.tool_finished("call_1", "unlocked")
+    scene.reconnect()
+    assert scene.requests() == 1
+    scene.lose()
+    scene.advance(1.0)
+    scene.lose("refused", None)  # a connect that fails does not count
+    scene.advance(3.0)
+    scene.commands.clear()
+    scene.link_ready()
+    assert scene.requests() == 1
+    scene.speak("resp_3")
+    assert (scene.outcomes(), scene.tool_runs()) == (["answered"], [])
+
+
+def test_a_turn_that_loses_every_link_is_cut() -> None:
+    scene = Scene(max_replays=2).running("unlock")
+    scene.tool_finished("call_1", "unlocked")
+    for _ in range(3):
+        assert scene.outcomes() == []
+        scene.lose()
+        scene.advance(5.0)
+        scene.link_ready()
+    assert scene.outcomes() == ["failed"]
+    assert scene.troubles()[-1] == "answer_cut"
+
+
+def test_without_a_link_the_turn_fails_after_its_wait_and_the_tool_runs_on() -> None:
+    scene = Scene(link_wait_s=8.0, tool_s=60.0).running("search")
+    scene.lose()
+    for _ in range(8):
+        assert scene.outcomes() == []
+        scene.advance(0.9)
+        scene.lose("refused", None)
+    scene.advance(1.0)
+    assert (scene.outcomes(), scene.troubles()[-1], scene.cancelled()) == (["failed"], "no_link", [])
+    scene.tool_finished("call_1", "found")
+    assert scene.kept() == [(CALL, "call_1"), (OUTPUT, "call_1")]
+
+
+def test_a_press_while_the_turn_waits_for_a_link_interrupts_it() -> None:
+    scene = Scene().running("unlock", "search")
+    scene.lose()
+    scene.say()
+    assert scene.outcomes() == ["interrupted"]
+    assert scene.cancelled() == ["call_2"], "a press cancels what is cancellable"
+    scene.tool_finished("call_1", "unlocked")
+    scene.reconnect()
+    assert scene.requests() == 1
+    assert {frame["response"]["metadata"]["turn"] for frame in scene.sent() if "response" in frame} == {"turn_2"}
+    assert (OUTPUT, "call_1") in scene.created_items()
+
+
+def test_a_ready_spare_goes_on_at_once() -> None:
+    scene = Scene(endpoints=2, failback_s=60.0)
+    scene.start()
+    scene.lose("refused", None)
+    scene.link_ready()
+    scene.server({"type": "session.updated", "session": SESSION})
+    scene.advance(60.0)
+    assert scene.link == 3, "the spare is connecting"
+    scene.speaks_on = 2
+    scene.say()
+    scene.committed()
+    scene.created()
+    scene.called("unlock", "call_1")
+    scene.done()
+    scene.tool_finished("call_1", "unlocked")
+    scene.speaks_on = 3
+    scene.link_ready()
+    scene.commands.clear()
+    scene.do(LinkDown(2, "lost", 1006, "gone"))
+    assert scene.created_items() == [("message", "user"), (CALL, "call_1"), (OUTPUT, "call_1")]
+    assert scene.requests() == 1
+    scene.speak()
+    assert (scene.outcomes(), scene.tool_runs()) == (["answered"], [])
+
+
+def test_words_before_the_calls_play_to_their_end_before_the_next_link_is_asked() -> None:
+    scene = Scene().ready()
+    scene.say()
+    scene.committed()
+    scene.created()
+    scene.audio(ms=2000)
+    scene.called("unlock", "call_1")
+    scene.done()
+    scene.tool_finished("call_1", "unlocked")
+    scene.lose()
+    scene.reconnect()
+    assert (scene.state, scene.requests()) == ("speaking", 0)
+    scene.play(48_000, drained=True)
+    assert scene.requests() == 1
+    scene.speak()
+    assert scene.outcomes() == ["answered"]
+
+
+def test_an_answer_to_the_outputs_that_has_begun_is_cut() -> None:
+    scene = Scene().running("unlock")
+    scene.tool_finished("call_1", "unlocked")
+    scene.created("resp_2")
+    scene.audio("resp_2", ms=200)
+    scene.lose()
+    scene.play(4800, drained=True)
+    assert (scene.outcomes(), scene.troubles()[-1]) == (["failed"], "answer_cut")

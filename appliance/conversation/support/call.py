@@ -90,6 +90,8 @@ class Round:
     """Those of `seen` that are MCP calls, which the server runs."""
     background: set[str] = field(default_factory=set)
     """Those of `seen` whose output the model must not speak about."""
+    used_mcp: bool = False
+    """The turn has made MCP calls, which no other connection can be told of."""
     is_background: bool = False
     """All calls of the last round were background calls."""
 

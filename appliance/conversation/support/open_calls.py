@@ -43,6 +43,13 @@ class OpenCalls:
     def of(self, turn: str) -> list[Call]:
         return [one for one in self._open.values() if one.turn == turn and one.call_id not in self._detached]
 
+    @property
+    def can_be_retold(self) -> bool:
+        """The turn has made calls, and another connection can be told all of them with their outputs."""
+        waited_for = [self._open[one] for one in self.round.open]
+        has_called = self.round.number > 0 or bool(self.round.seen)
+        return has_called and not self.round.used_mcp and all(one.outlives_link for one in waited_for)
+
     def is_detached(self, call_id: str) -> bool:
         return call_id in self._detached
 
@@ -76,6 +83,7 @@ class OpenCalls:
         """Add a call of the running turn."""
         self.round.seen.add(call.call_id)
         self.round.open.add(call.call_id)
+        self.round.used_mcp = self.round.used_mcp or call.kind == "mcp"
         self._open[call.call_id] = call
         self._known.append(call.call_id)
 
