@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 There are ten regions; each owns its state, and `state` is derived from them, never stored. An event is routed here to a
-region, to a rule (`user_events`, `server_events`, `agent_events`), or to a procedure that couples regions
+region, to a rule (`user_events`, `server_events`, `lost_links`, `agent_events`), or to a procedure that couples regions
 (`procedures`).
 
 * **link**: none, connecting, ready (``session.created``), configured (the agent and the history were sent). While
@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from appliance.agents.spec import AgentSpec
-from appliance.conversation import agent_events, server_events, user_events
+from appliance.conversation import agent_events, lost_links, server_events, user_events
 from appliance.conversation import events as ev
 from appliance.conversation.commands import Command, Disconnect, Stop
 from appliance.conversation.policy import Policy
@@ -252,7 +252,7 @@ class Conversation:
             if do.speech.is_open:
                 do.speech.clear_server_buffer()
             do.end_turn("cancelled", now)
-        do.calls.drop_others(None, do.policy.output("closed_session"))
+        do.calls.drop_all(do.policy.output("closed_session"))
         do.out_of_band.lose()
         for link in (do.link.main, do.link.spare):
             if link is not None:
@@ -263,6 +263,8 @@ class Conversation:
 
 def turn_deadline(do: Procedures) -> float | None:
     """Return when the running turn is late; None while its answer waits for open calls, which have deadlines."""
+    if do.turn is not None and (awaited := lost_links.awaited_until(do)) is not None:
+        return awaited
     if do.turn is None or (do.speech.is_taken and do.calls.open.round.open):
         return None
     if not do.speech.is_taken:
@@ -278,17 +280,6 @@ def _late_gestures(do: Procedures, now: float) -> None:
 def _late_alarms(do: Procedures, now: float) -> None:
     if do.device.is_alarm_due(now):
         user_events.ring(do, now)
-
-
-def _late_main(do: Procedures, now: float) -> None:
-    link = do.link.main
-    if link is None or link.is_configured or now < link.deadline:
-        return
-    if link.is_ready:  # only the instructions of the agent are late
-        do.device.report("instructions_late", now)
-        do.configure(link, now)
-    else:
-        do.drop_link(classify("timeout", None, last_error=link.last_error), now)
 
 
 def _late_turn(do: Procedures, now: float) -> None:
@@ -307,9 +298,11 @@ def _late_turn(do: Procedures, now: float) -> None:
         do.end_capture("captured" if do.speech.is_in_post_roll else "too_long", now)
     elif not do.speech.is_taken:
         if do.speech.is_sent and do.link.main is not None:
-            do.drop_link(classify("timeout", None), now)  # the server has the audio and does not confirm it
+            lost_links.drop_link(do, classify("timeout", None), now)  # the server has the audio and does not confirm it
         else:
             do.fail_turn("no_link", now)
+    elif lost_links.awaited_until(do) is not None:
+        lost_links.give_up(do, now)
     elif do.answer.is_playing:
         do.fail_turn("playout_stalled" if do.device.has_speaker else "no_speaker", now)
     elif do.answer.is_heard_whole:
@@ -326,7 +319,7 @@ DEADLINES: tuple[Callable[[Procedures, float], None], ...] = (
     lambda do, now: do.out_of_band.advance(now),
     lambda do, now: do.device.end_error_light(now),
     _late_alarms,
-    _late_main,
+    lost_links.late_main,
     lambda do, now: do.link.advance(now),
     agent_events.late_calls,
     agent_events.late_check,
@@ -358,6 +351,7 @@ def _ask(do: Procedures, now: float) -> None:
     if (
         do.turn is not None
         and do.out.link is not None
+        and not lost_links.plays_on(do)
         and do.gate.is_prepared
         and do.gate.is_checked
         and do.answer.slot.grant(now) == do.turn.id

@@ -28,7 +28,6 @@ from appliance.conversation.regions.speech import Kind, Speech
 from appliance.conversation.support.call import Closed
 from appliance.conversation.support.outbox import Outbox
 from appliance.conversation.support.recording import Ended
-from appliance.conversation.support.retry import Verdict
 from appliance.conversation.support.troubles import sentence
 from appliance.realtime import protocol as wire
 from appliance.realtime.items import HistoryItem
@@ -232,15 +231,21 @@ class Procedures:
         """Send the output of a closed call, and continue its turn if it was the last; a no-op for None."""
         self.reply(closed)
         turn = self.turn
-        if closed is not None and turn is not None and turn.id == closed.call.turn:
+        if closed is None or self.calls.open.is_detached(closed.call.call_id):
+            return
+        if turn is not None and turn.id == closed.call.turn:
             self.answer.prolong(now)
             self.speech.wait_until(self.answer.deadline)
             self.ask_again(turn)
 
     def reply(self, closed: Closed | None) -> None:
-        """Send the output or verdict of a closed call, if its connection is still the main link."""
-        if closed is None or closed.call.link != self.link.main_id:
+        """Send the output or verdict of a closed call; that of a lost connection is told only if a tool of ours ran."""
+        if closed is None:
             return
+        if closed.call.link != self.link.main_id:
+            if closed.call.kind != "tool":
+                return
+            self.history.add_call(closed.call)
         if closed.reply == "output":
             self.history.add_output(closed.call.call_id, closed.output)
         elif closed.reply != "none":
@@ -276,54 +281,6 @@ class Procedures:
         self.speech.forget_commits()
         self.out.forget_causes()
         self.history.end_open()
-
-    def drop_link(self, verdict: Verdict, now: float) -> None:
-        """Close the main link because it is unusable."""
-        assert self.link.main is not None
-        self.out.do(Disconnect(self.link.main.id))
-        self.lose_link(verdict, now)
-
-    def lose_link(self, verdict: Verdict, now: float) -> None:
-        is_awaited = self.turn is not None and not self.answer.asked.is_done
-        is_trouble = self.link.lose(verdict, now, is_awaited=is_awaited)
-        is_reported_by_turn = self.link.fatal is not None and self.turn is not None and not self.answer.asked.is_done
-        if is_trouble and not is_reported_by_turn:
-            self.device.report(verdict.kind, now, flash=False)
-        self.calls.drop_others(self.turn_id, self.policy.output("disconnected"))
-        self.link_left()
-        if self.turn is not None:
-            self.unlink_turn(now)
-        if self.link.main is not None and self.link.main.is_ready:  # a ready spare took over
-            self.link_ready(self.link.main, now)
-
-    def unlink_turn(self, now: float) -> None:
-        """Replay a turn after a lost link, unless its answer has started."""
-        fatal = self.link.fatal
-        was_sent = self.speech.is_sent
-        self.speech.forget_link()
-        self.answer.unlink()
-        if self.answer.asked.is_done:
-            self.drop_calls()  # the answer is complete, and plays to its end
-        elif fatal is not None:
-            self.fail_turn(fatal.kind, now)
-        elif self.answer.received.has_output:
-            if not self.speech.is_taken:
-                self.answer.wait_until(self.speech.deadline)
-            self.speech.abandon()
-            if self.calls.open.awaiting_approval is not None:
-                self.answer.fail("approval_void")
-            self.drop_calls()
-            if not self.answer.is_written:
-                self.history.remove_unplayed(self.answer.playback.played_items)
-            self.answer.cut_off()
-        elif not self.speech.is_open or (self.turn is not None and self.turn.kind == "vad"):
-            self.history.remove(self.speech.item_id)  # the audio is sent again and gets a new item id
-            if not self.speech.replay(was_sent=was_sent, now=now):
-                self.fail_turn("no_answer", now)
-
-    def drop_calls(self) -> None:
-        """Drop the calls of the running turn with its connection."""
-        self.calls.drop(self.policy.output("disconnected"))
 
     def link_ready(self, link: Link, now: float) -> None:
         self.device.forget_trouble()

@@ -1,4 +1,4 @@
-"""Rules for server events, one each, and for lost connections. Pure."""
+"""Rules for server events, one each. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from appliance.conversation import agent_events
 from appliance.conversation import events as ev
 from appliance.conversation.commands import Disconnect, Sentence
+from appliance.conversation.lost_links import drop_link, lose_link
 from appliance.conversation.notices import InputText
 from appliance.conversation.procedures import Procedures, RunningTurn
 from appliance.conversation.regions.answer import OutputText
@@ -41,7 +42,7 @@ def link_down(do: Procedures, event: ev.LinkDown, now: float) -> None:
     main, spare = do.link.main, do.link.spare
     if main is not None and event.link == main.id:
         verdict = classify(event.kind, event.code, last_error=main.last_error, retry_after_s=event.retry_after_s)
-        do.lose_link(verdict, now)
+        lose_link(do, verdict, now)
         if verdict.retry_after_s and do.turn is not None and do.link.main is None:
             do.out.announce(Sentence("link.retry_after", {"seconds": round(verdict.retry_after_s)}), "offline")
     elif spare is not None and event.link == spare.id:
@@ -55,7 +56,7 @@ def frame_refused(do: Procedures, event: ev.FrameRefused, now: float) -> None:
     link.bad_frames += 1
     do.device.report("bad_frame", now, detail=event.problem)
     if link.bad_frames > do.policy.max_bad_frames:
-        do.drop_link(classify("bad_frames", None), now)
+        drop_link(do, classify("bad_frames", None), now)
 
 
 def _handle(do: Procedures, link: Link, event: wire.ServerEvent, now: float) -> None:
@@ -130,7 +131,7 @@ def _session_updated(do: Procedures, event: wire.SessionUpdated, now: float) -> 
     if rate not in (None, wire.SAMPLE_RATE):
         detail = f"the server sends audio at {rate} Hz, and only {wire.SAMPLE_RATE} Hz can be played"
         do.device.report("server_error", now, detail=detail)
-        do.drop_link(Verdict("fatal", "bad_shape"), now)
+        drop_link(do, Verdict("fatal", "bad_shape"), now)
     elif (update := do.session.updated(event)) is not None and update.kind == "handoff":
         agent_events.hand_over(do, update, now)
 
@@ -154,7 +155,7 @@ def _error_of_update(do: Procedures, link: Link, error: wire.ErrorDetail, now: f
     if update.kind == "connect":
         do.out.do(Disconnect(link.id))
         do.device.report("server_error", now, detail=error.message)
-        do.lose_link(Verdict("fatal", "settings_refused"), now)
+        lose_link(do, Verdict("fatal", "settings_refused"), now)
     elif update.kind == "handoff":
         agent_events.fail_handoff(do, update.call_id, error.message, now)
     else:

@@ -23,6 +23,7 @@ from typing import Any
 from appliance.agents.spec import AgentSpec, HandoffCard, ToolCard
 from appliance.brain import model as server_side
 from appliance.conversation.commands import (
+    CancelTool,
     CheckApproval,
     CheckText,
     Command,
@@ -54,7 +55,7 @@ from appliance.conversation.events import (
     ToolFinished,
 )
 from appliance.conversation.machine import Conversation
-from appliance.conversation.notices import Connected, Guardrail, Notice, ToolApproval, TurnEnd
+from appliance.conversation.notices import Connected, Guardrail, Notice, ToolApproval, ToolEnd, TurnEnd
 from appliance.conversation.policy import Policy
 from appliance.conversation.support.feedback import State, light_state
 from appliance.realtime import protocol as wire
@@ -83,6 +84,7 @@ LIGHT_OF_STATE = {
 
 BENIGN_ERRORS = {"response_cancel_not_active", "conversation_already_has_active_response"}
 COMPARED = ("message", "function_call", "function_call_output")
+CALL_AND_OUTPUT = ("function_call", "function_call_output")
 FILLER = "so it goes on and on "
 
 
@@ -228,6 +230,10 @@ class World:
         self.calls: dict[str, Call] = {}
         self.started_tools: set[str] = set()
         self.running_tools: list[str] = []
+        self.finished_tools: set[str] = set()
+        """Tools that ended by themselves: the model must be told of them on every connection."""
+        self.is_losing = False
+        """A connection is reported as lost."""
         self.approval_checks: list[str] = []
         self.requested: dict[str, float] = {}
         """Call id → time at which the user was asked."""
@@ -267,6 +273,9 @@ class World:
                 self.played = 0
             case RunTool():
                 self._run(command)
+            case CancelTool():
+                is_lost = self.is_losing and command.call_id in self.running_tools
+                assert not is_lost, f"{command.call_id} is cancelled with its connection"
             case CheckApproval():
                 self.approval_checks.append(command.call_id)
             case CheckText():
@@ -284,6 +293,8 @@ class World:
                 self.outcomes.append(notice.outcome)
             case Connected():
                 self.main_link = notice.link
+            case ToolEnd(is_error=False) if notice.call_id in self.started_tools:
+                self.finished_tools.add(notice.call_id)
             case ToolApproval():
                 self.requested[notice.call_id] = self.now
             case Guardrail():
@@ -381,6 +392,9 @@ class World:
         theirs = [item["id"] for item in server.model.items if item["type"] in COMPARED]
         ours = [item.id for item in self.conversation.history if item.type in COMPARED]
         assert ours == theirs, f"the history is {ours}, but the server has {theirs}"
+        told = Counter(item.call_id for item in self.conversation.history if item.type in CALL_AND_OUTPUT)
+        for call_id in self.finished_tools:
+            assert told[call_id] == 2, f"{call_id} has ended, and the model does not know its call and output"
 
     @property
     def main(self) -> Server | None:
@@ -482,7 +496,9 @@ class World:
             del self.servers[link]
             if link == self.main_link:
                 self.main_link = None
+            self.is_losing = True
             self.do(LinkDown(link, "lost", 1006, ""))
+            self.is_losing = False
 
     def leave(self) -> None:
         """Deliver the remaining frames of a connection that the client has closed, then its end."""

@@ -437,14 +437,6 @@ def test_a_complete_call_arriving_after_the_barge_in_is_answered_but_not_run() -
     assert len(scene.outputs().get("call_1", [])) == 1
 
 
-def test_a_tool_of_a_lost_link_is_not_answered_on_the_next() -> None:
-    scene = _running()
-    scene.lose()
-    scene.advance(1.0)
-    scene.link_ready()
-    assert scene.finished("call_1", "done") == []
-
-
 # --- slow tools --------------------------------------------------------------------------------------------------
 
 

@@ -995,7 +995,7 @@ def test_a_replayed_message_is_not_duplicated() -> None:
     assert stage.sent_types()[-1] == "response.create"
 
 
-def test_a_call_of_a_lost_link_is_removed_on_both_sides() -> None:
+def test_a_call_of_a_lost_link_is_told_with_its_output_once_that_is_known() -> None:
     stage = Stage().ready()
     stage.say()
     stage.committed("item_u")
@@ -1003,9 +1003,10 @@ def test_a_call_of_a_lost_link_is_removed_on_both_sides() -> None:
     stage.created()
     stage.called("get_time", "call_1")
     next_link(stage)
-    stage.do(ToolFinished("call_1", "noon"))
-    assert [one["item"]["id"] for one in created_items(stage)] == ["item_u"]
     assert known(stage) == ["item_u"]
+    stage.do(ToolFinished("call_1", "noon"))
+    assert [one["item"]["id"] for one in created_items(stage)] == ["item_u", "local_1", "local_2"]
+    assert known(stage) == ["item_u", "local_1", "local_2"]
 
 
 def test_an_answered_call_is_replayed_with_its_output() -> None:

@@ -181,6 +181,7 @@ class Answer:
         """Note that a response was requested."""
         asked = self.asked
         asked.is_open, asked.is_done, asked.is_free = True, False, is_free
+        asked.link_deadline, self.received.is_begun = None, False
         self._set_speaker(spec)
         if is_taken and not asked.is_retry:
             self.prolong(now)
@@ -207,6 +208,7 @@ class Answer:
     def close(self) -> None:
         """Handle the end of the response."""
         self.speaker.first_sentence = ""
+        self.received.is_begun = False
         self.asked.is_open = False
 
     def retry(self) -> None:
@@ -232,7 +234,7 @@ class Answer:
 
     def hear(self, event: wire.OutputAudioDelta, link: int, now: float) -> None:
         """Handle a piece of audio."""
-        self.received.has_output = self.received.has_audio = True
+        self.received.has_output = self.received.has_audio = self.received.is_begun = True
         self.received.is_audio_whole = False
         pcm = self._whole_samples(event)
         self.received.frames += len(pcm) // 2
@@ -252,7 +254,7 @@ class Answer:
     def read(self, event: OutputText, text: str, turn: str, now: float, *, is_final: bool) -> None:
         """Handle a piece of text, or (`is_final`) the whole text."""
         if text:
-            self.received.has_output = self.received.has_text = True
+            self.received.has_output = self.received.has_text = self.received.is_begun = True
             if self.is_written:
                 self.playback.note_played(event.item_id)
             if is_final:

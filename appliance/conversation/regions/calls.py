@@ -1,7 +1,7 @@
 """The open calls of the model: tools, handoffs and MCP calls. Pure.
 
-Theory of operation. A call goes through at most these stages, and the model gets exactly one output for it, unless its
-connection is lost::
+Theory of operation. A call goes through at most these stages, and the model gets exactly one output for it. A lost
+connection ends every call but a tool of ours that runs: its output is told to the next connection::
 
     CHECKING ──(the predicate asks for approval)──► APPROVAL ──(tap, `approve`)──► RUNNING ──► closed
         └────────────────── no approval needed ───────────────────────────────────────▲
@@ -296,7 +296,7 @@ class Calls:
         return None
 
     def drop(self, why: str) -> None:
-        """Drop the calls of the running turn: their connection is gone.
+        """Drop the calls of the running turn that are not detached.
 
         Args:
             why: Their output, for observers.
@@ -305,10 +305,14 @@ class Calls:
             self._lose(call_id, why)
 
     def drop_others(self, running_turn: str | None, why: str) -> None:
-        """Drop the calls of other turns: their connection is gone."""
+        """Drop the calls of other turns that end with their connection."""
         for call in self.open:
-            if call.turn != running_turn:
+            if call.turn != running_turn and not call.outlives_link:
                 self._lose(call.call_id, why)
+
+    def drop_all(self, why: str) -> None:
+        for call in self.open:
+            self._lose(call.call_id, why)
 
     def _lose(self, call_id: str, why: str) -> None:
         call = self.open.pop(call_id)

@@ -8,6 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from appliance.conversation.policy import Policy
+from appliance.conversation.support.call import Call
 from appliance.conversation.support.item_list import ItemList, wire_item
 from appliance.conversation.support.outbox import ItemOf, Outbox
 from appliance.realtime import protocol as wire
@@ -112,6 +113,15 @@ class History:
     def add_system_message(self, text: str) -> None:
         content = [{"type": "input_text", "text": text}]
         self.add_message({"id": self._list.new_id(), "type": "message", "role": "system", "content": content}, text)
+
+    def add_call(self, call: Call) -> None:
+        """Add a function call that a lost connection made, unless it is here: its output is about to follow."""
+        if not any(one.type == "function_call" and one.call_id == call.call_id for one in self._list.items):
+            item_id = self._list.new_id()
+            added = HistoryItem(
+                id=item_id, type="function_call", call_id=call.call_id, name=call.name, arguments=call.arguments
+            )
+            self._add(added, wire_item(added) or {})
 
     def add_output(self, call_id: str, output: str) -> None:
         """Add the output of a function call."""

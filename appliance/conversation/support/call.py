@@ -58,6 +58,11 @@ class Call:
         return self.card if isinstance(self.card, HandoffCard) else None
 
     @property
+    def outlives_link(self) -> bool:
+        """It is a tool of ours that runs: a lost connection does not end it."""
+        return self.kind == "tool" and self.stage is Stage.RUNNING
+
+    @property
     def awaits_approval(self) -> bool:
         return self.stage is Stage.APPROVAL
 
@@ -85,6 +90,8 @@ class Round:
     """Those of `seen` that are MCP calls, which the server runs."""
     background: set[str] = field(default_factory=set)
     """Those of `seen` whose output the model must not speak about."""
+    used_mcp: bool = False
+    """The turn has made MCP calls, which no other connection can be told of."""
     is_background: bool = False
     """All calls of the last round were background calls."""
 

@@ -18,6 +18,8 @@ class OpenCalls:
     def __init__(self) -> None:
         self._open: dict[str, Call] = {}
         self._known: deque[str] = deque(maxlen=_REMEMBERED)
+        self._detached: deque[str] = deque(maxlen=_REMEMBERED)
+        """Tools that run on without their turn: it does not wait for them, and its end does not cancel them."""
         self.round = Round()
         """The calls of the running turn."""
 
@@ -39,7 +41,24 @@ class OpenCalls:
         return call if call is not None and call.kind == "mcp" and not call.awaits_approval else None
 
     def of(self, turn: str) -> list[Call]:
-        return [one for one in self._open.values() if one.turn == turn]
+        return [one for one in self._open.values() if one.turn == turn and one.call_id not in self._detached]
+
+    @property
+    def can_be_retold(self) -> bool:
+        """The turn has made calls, and another connection can be told all of them with their outputs."""
+        waited_for = [self._open[one] for one in self.round.open]
+        has_called = self.round.number > 0 or bool(self.round.seen)
+        return has_called and not self.round.used_mcp and all(one.outlives_link for one in waited_for)
+
+    def is_detached(self, call_id: str) -> bool:
+        return call_id in self._detached
+
+    def detach(self) -> None:
+        """Let the tools of the running turn run on without it."""
+        for call in self:
+            if call.call_id in self.round.open and call.outlives_link:
+                self._detached.append(call.call_id)
+                self.round.open.discard(call.call_id)
 
     def end_turn(self, turn: str) -> list[Call]:
         """End the running turn; returns its open calls."""
@@ -64,6 +83,7 @@ class OpenCalls:
         """Add a call of the running turn."""
         self.round.seen.add(call.call_id)
         self.round.open.add(call.call_id)
+        self.round.used_mcp = self.round.used_mcp or call.kind == "mcp"
         self._open[call.call_id] = call
         self._known.append(call.call_id)
 

@@ -36,6 +36,8 @@ class Received:
     """Item, content index and first byte of a sample whose second byte is in the next delta."""
     has_output: bool = False
     """Audio, text or a call has arrived. After this, replaying the turn would repeat side effects."""
+    is_begun: bool = False
+    """Audio or text of the open response has arrived."""
     has_audio: bool = False
     is_audio_whole: bool = False
     """The server has ended the audio of the newest item."""
@@ -61,8 +63,17 @@ class Asked:
     """A busy server refused the request: its repetition keeps the deadline."""
     is_free: bool = False
     """The offline brain answers. A snapshot: the connection may be lost before the turn ends."""
+    link_deadline: float | None = None
+    """When to stop waiting for a connection that is asked to go on with the answer; None if none is awaited."""
+    losses: int = 0
+    """Connections lost since the answer has begun with calls."""
     trips: int = 0
     """Responses that a guardrail stopped."""
+
+    def await_link(self, deadline: float) -> None:
+        """Wait for another connection, which goes on with the answer."""
+        self.link_deadline = deadline
+        self.losses += 1
 
     def response(self, turn: str, spec: AgentSpec, *, rounds: int, first_sentence: str) -> dict[str, Any]:
         """Return the ``response`` object of the next request.

@@ -368,11 +368,33 @@ def test_started_calls_of_a_lost_link_end_in_the_order_of_their_ids() -> None:
 def test_a_lost_link_ends_the_calls_of_other_turns_but_not_of_the_running_one() -> None:
     out = linked()
     region = calls(out)
+    begin(region, "door", "old", by=Made("turn_0", 1, "ann"))
+    begin(region, "light", "running", by=Made("turn_0", 1, "ann"))
+    begin(region, "door", "new")
+    out.take()
+    region.drop_others("turn_1", "lost")
+    assert out.take() == [CancelTool("old")]
+    assert [one.call_id for one in region.open] == ["running", "new"], "a tool that runs outlives its link"
+
+
+def test_the_end_of_the_program_drops_every_call() -> None:
+    out = linked()
+    region = calls(out)
     begin(region, "light", "old", by=Made("turn_0", 1, "ann"))
     begin(region, "light", "new")
     out.take()
-    region.drop_others("turn_1", "lost")
-    assert (edges(out), [one.call_id for one in region.open]) == ([(ToolEnd, "old")], ["new"])
+    region.drop_all("over")
+    assert (edges(out), list(region.open)) == ([(ToolEnd, "old"), (ToolEnd, "new")], [])
+
+
+def test_a_detached_tool_is_no_longer_of_its_turn() -> None:
+    region = calls(linked())
+    begin(region, "search", "running")
+    begin(region, "door", "waits")
+    region.open.detach()
+    assert [one.call_id for one in region.open.of("turn_1")] == ["waits"]
+    assert region.open.round.open == {"waits"}
+    assert [one.call_id for one in region.open] == ["running", "waits"]
 
 
 def test_a_complete_call_of_an_interrupted_response_is_dismissed_once() -> None:

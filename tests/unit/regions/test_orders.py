@@ -123,7 +123,7 @@ def test_deadlines_are_checked_in_this_order() -> None:
         "out_of_band.advance",
         "device.end_error_light",
         "_late_alarms",
-        "_late_main",
+        "late_main",
         "link.advance",
         "late_calls",
         "late_check",
