@@ -265,6 +265,8 @@ class ToolFinished(Record, frozen=True):
     is_error: bool = False
     is_background: bool = False
     """The output is sent to the model, but no response is requested for it."""
+    is_truncated: bool = False
+    """The output is too long for the model: it is the start, marked as such."""
 
 
 class ApprovalChecked(Record, frozen=True):

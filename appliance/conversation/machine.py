@@ -126,7 +126,7 @@ class Conversation:
                 do.account.budget.begin_day(event.day, event.spent_usd, event.spent_s)
                 do.link.restrict(do.account.only_endpoint, now)
             case ev.ToolFinished():
-                do.close_call(do.calls.finish(event, do.turn_id), now)
+                do.close_call(do.calls.finish(event, do.turn_id, now), now)
             case ev.ApprovalChecked():
                 do.close_call(do.calls.checked(event, now), now)
             case ev.ApprovalAnswered():

@@ -14,7 +14,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from msgspec import to_builtins
+import msgspec
+from msgspec.structs import replace
 
 from appliance.agents.agent import RealtimeAgent
 from appliance.agents.context import AskAgent, AskAside, ToolContext
@@ -78,7 +79,8 @@ class ToolRunner:
 
     def run_tool(self, command: RunTool) -> None:
         """Run a tool; always answered by one ``ToolFinished``. Called before `run`, it waits for it."""
-        otherwise = _failed(command.call_id, self._wording.say("output.cancelled", name=command.name))
+        cancelled = self._wording.say("output.cancelled", name=command.name)
+        otherwise = _failed(command.call_id, cancelled, self._wording)
         self._tasks.start(
             functools.partial(self._finished, command),
             otherwise=otherwise,
@@ -113,10 +115,10 @@ class ToolRunner:
         try:
             return await called(*self._call_of(command), self._wording)
         except ToolError as exc:
-            return _failed(command.call_id, words(exc))
+            return _failed(command.call_id, words(exc), self._wording)
         except Exception as exc:  # from `history`, `extra_tools`, or an application's `parse`
             log.exception("the tool %s could not be called", command.name)
-            return _failed(command.call_id, _failure(self._wording, command.name, exc))
+            return _failed(command.call_id, _failure(self._wording, command.name, exc), self._wording)
 
     async def _checked(self, command: CheckApproval) -> ApprovalChecked:
         try:
@@ -125,7 +127,9 @@ class ToolRunner:
                 raise ToolError(self._wording.say("output.unavailable", name=tool.name))
             arguments = tool.validate(command.arguments)
         except ToolError as exc:
-            return ApprovalChecked(command.call_id, needed=True, problem=_sendable(words(exc)))
+            return ApprovalChecked(
+                command.call_id, needed=True, problem=_sent(command.call_id, words(exc), self._wording).output
+            )
         needed = tool.needs_approval
         if callable(needed):
             needed = await asked(tool.timeout_s, needed, context, arguments, context.call_id)
@@ -181,11 +185,11 @@ async def called(tool: Tool, context: ToolContext[Any], wording: Wording | None 
     """
     wording = wording or english()
     if not await is_enabled(tool, context, tool.timeout_s):
-        return _failed(context.call_id, wording.say("output.unavailable", name=tool.name))
+        return _failed(context.call_id, wording.say("output.unavailable", name=tool.name), wording)
     try:
         arguments = tool.validate(context.arguments)
     except ToolError as exc:
-        return _failed(context.call_id, words(exc))  # the model can correct them; error_function is not called
+        return _failed(context.call_id, words(exc), wording)  # the model can correct them; error_function is not called
     if tool.context_parameter:
         arguments[tool.context_parameter] = context
     call = functools.partial(tool.function if tool.is_async else in_thread(tool.function), **arguments)
@@ -193,11 +197,11 @@ async def called(tool: Tool, context: ToolContext[Any], wording: Wording | None 
         result = await within(tool.timeout_s, f"The tool {tool.name}", call)
         is_background = isinstance(result, Background)
         text = _text(tool.name, result.result if isinstance(result, Background) else result)
-        return ToolFinished(context.call_id, _sendable(text), is_background=is_background)
+        return replace(_sent(context.call_id, text, wording), is_background=is_background)
     except (asyncio.CancelledError, KeyboardInterrupt):
         raise
     except BaseException as exc:  # noqa: BLE001 - a bug in a tool, even `sys.exit`, must not end the session
-        return _failed(context.call_id, await _excuse(tool, context, exc, wording))
+        return _failed(context.call_id, await _excuse(tool, context, exc, wording), wording)
 
 
 async def _excuse(tool: Tool, context: ToolContext[Any], error: BaseException, wording: Wording) -> str:
@@ -227,13 +231,35 @@ def _failure(wording: Wording, name: str, error: BaseException) -> str:
 # --- outputs -----------------------------------------------------------------------------------------------------
 
 
-def _failed(call_id: str, text: str) -> ToolFinished:
-    return ToolFinished(call_id, _sendable(text), is_error=True)
+def _failed(call_id: str, text: str, wording: Wording) -> ToolFinished:
+    return replace(_sent(call_id, text, wording), is_error=True)
 
 
-def _sendable(text: str) -> str:
-    """Truncate to `_LONGEST_OUTPUT` and replace lone surrogates, which UTF-8 cannot encode."""
-    return text[:_LONGEST_OUTPUT].encode("utf-8", "replace").decode("utf-8")
+def _sent(call_id: str, text: str, wording: Wording) -> ToolFinished:
+    """Return an output, shortened if necessary: text ends with a marker, JSON is put into a JSON object."""
+    text = _encodable(text)
+    if len(text) <= _LONGEST_OUTPUT:
+        return ToolFinished(call_id, text)
+    log.warning("the output of call %s is too long: sending the start of its %d characters", call_id, len(text))
+    if _is_json(text):
+        start = text[: _LONGEST_OUTPUT // 2]  # each quotation mark becomes two characters
+        short = json.dumps({"truncated": True, "output": start}, ensure_ascii=False)
+    else:
+        short = text[:_LONGEST_OUTPUT] + wording.say("output.truncated", characters=len(text))
+    return ToolFinished(call_id, short, is_truncated=True)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
+def _encodable(text: str) -> str:
+    """Replace lone surrogates, which UTF-8 cannot encode."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _text(name: str, result: Any) -> str:
@@ -246,7 +272,7 @@ def _text(name: str, result: Any) -> str:
     try:
         if isinstance(result, BaseModel):
             return result.model_dump_json()
-        plain = to_jsonable_python(result, fallback=to_builtins)  # msgspec's: a `HistoryItem` is a Struct
+        plain = to_jsonable_python(result, fallback=msgspec.to_builtins)  # a `HistoryItem` is a Struct
         return json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (ValueError, TypeError, RecursionError) as exc:
         log.warning("the result of the tool %s is sent as str(), as JSON cannot express it: %s", name, exc)

@@ -375,8 +375,29 @@ async def test_end_of_the_session_cancels_running_tools() -> None:
     runner.run_tool(RunTool("call_2", "hang", "{}"))  # after run has ended: no error, no answer
 
 
-async def test_long_output_is_truncated() -> None:
-    assert len((await answer(tool(name="flood")(lambda: "x" * 1_000_000))).output) == 100_000
+async def test_long_text_ends_with_a_marker() -> None:
+    finished = await answer(tool(name="flood")(lambda: "x" * 1_000_000))
+    assert finished.output == "x" * 100_000 + " [truncated: this is the start of 1000000 characters]"
+    assert (finished.is_truncated, finished.is_error) == (True, False)
+
+
+@pytest.mark.parametrize("result", [["a"] * 40_000, json.dumps(["a"] * 40_000)])
+async def test_long_json_is_still_json(result: Any) -> None:
+    finished = await answer(tool(name="flood")(lambda: background(result)))
+    found = json.loads(finished.output)
+    assert (found["truncated"], len(found["output"]), found["output"][:4]) == (True, 50_000, '["a"')
+    assert len(finished.output) < 101_000
+    assert (finished.is_truncated, finished.is_background) == (True, True)
+
+
+async def test_long_error_ends_with_a_marker() -> None:
+    finished = await answer(tool(name="bad")(raises(ToolError("x" * 100_001))))
+    assert finished.output.endswith("x [truncated: this is the start of 100001 characters]")
+    assert (finished.is_truncated, finished.is_error) == (True, True)
+
+
+async def test_output_at_the_limit_is_sent_unchanged() -> None:
+    assert await answer(tool(name="fit")(lambda: "x" * 100_000)) == ToolFinished("call_1", "x" * 100_000)
 
 
 async def test_output_can_be_encoded_as_utf8() -> None:

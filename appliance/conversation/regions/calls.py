@@ -130,13 +130,15 @@ class Calls:
         call.is_started = True
         self._out.emit(ToolStart(call.turn, call.call_id, call.name, call.arguments, call.agent))
 
-    def finish(self, event: ToolFinished, running_turn: str | None) -> Closed | None:
+    def finish(self, event: ToolFinished, running_turn: str | None, now: float) -> Closed | None:
         """Handle the end of a tool."""
         call = self.open.get(event.call_id)
         if call is None or call.kind != "tool" or call.stage is not Stage.RUNNING:
             return None
         if event.is_background and running_turn == call.turn:
             self.open.round.background.add(call.call_id)
+        if event.is_truncated:
+            self._report("output_truncated", now, detail=call.name, flash=False)
         return self.close(call, event.output, is_error=event.is_error)
 
     def close(self, call: Call, output: str, *, is_error: bool) -> Closed:

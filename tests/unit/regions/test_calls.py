@@ -85,9 +85,22 @@ def test_a_tool_runs_at_once_and_its_call_is_answered_once() -> None:
     assert notices(commands) == [ToolStart("turn_1", "c", "light", "", "ann")]
     assert commands[-1] == RunTool("c", "light", "", "ann")
     call = the_call(region)
-    assert region.finish(ToolFinished("c", "on"), "turn_1") == Closed(call, "on", "output")
+    assert region.finish(ToolFinished("c", "on"), "turn_1", 105.0) == Closed(call, "on", "output")
     assert notices(out.take()) == [ToolEnd("turn_1", "c", "light", "on", False, "ann")]
-    assert (region.finish(ToolFinished("c", "on"), "turn_1"), out.take(), bool(region.open)) == (None, [], False)
+    assert (region.finish(ToolFinished("c", "on"), "turn_1", 105.0), out.take(), bool(region.open)) == (None, [], False)
+
+
+def test_a_truncated_output_is_reported() -> None:
+    out = linked()
+    region = calls(out)
+    begin(region, "light")
+    out.take()
+    assert region.finish(ToolFinished("c", "on", is_truncated=True), "turn_1", 105.0) is not None
+    assert [type(one) for one in notices(out.take())] == [Error, ToolEnd]
+    begin(region, "light", "d")
+    out.take()
+    region.finish(ToolFinished("d", "on"), "turn_1", 105.0)
+    assert [type(one) for one in notices(out.take())] == [ToolEnd]
 
 
 def test_a_call_is_taken_once_and_only_when_complete() -> None:
@@ -97,7 +110,7 @@ def test_a_call_is_taken_once_and_only_when_complete() -> None:
         assert region.take(item, BY, 100.0) is None
     begin(region, "light")
     assert region.take(function_call("c", "light"), BY, 100.0) is None
-    region.finish(ToolFinished("c", "on"), "turn_1")
+    region.finish(ToolFinished("c", "on"), "turn_1", 105.0)
     assert region.take(function_call("c", "light"), BY, 100.0) is None  # response.done lists it again
 
 
@@ -127,7 +140,7 @@ def test_a_call_that_needs_approval_runs_once_approved() -> None:
     assert commands[-1] == Announce(0, Sentence("approval.ask", {"tool": "door"}), "approval")
     assert notices(commands) == [ToolApproval("turn_1", "c", "door", "", "ann")]
     assert (region.open.awaiting_approval, the_call(region).deadline) == (the_call(region), 130.0)
-    assert region.finish(ToolFinished("c", "open"), "turn_1") is None
+    assert region.finish(ToolFinished("c", "open"), "turn_1", 105.0) is None
     region.approve(the_call(region), 115.0)
     assert out.take()[-1] == RunTool("c", "door", "", "ann")
     assert (region.open.awaiting_approval, the_call(region).deadline) == (None, 135.0)
@@ -418,7 +431,7 @@ def test_the_model_speaks_after_a_round_unless_all_its_tools_were_background_too
     region = calls(linked())
     for call_id in ("a", "b"):
         begin(region, "light", call_id)
-        region.finish(ToolFinished(call_id, "", is_background=call_id in background), "turn_1")
+        region.finish(ToolFinished(call_id, "", is_background=call_id in background), "turn_1", 105.0)
     round_ = region.open.round
     assert (round_.end(), round_.number, round_.is_background) == (speaks, 1, not speaks)
     assert (round_.seen, round_.background, round_.mcp) == (set(), set(), set())
@@ -438,6 +451,6 @@ def test_a_background_tool_of_an_ended_turn_does_not_count_in_the_next() -> None
     region = calls(linked())
     begin(region, "light")
     assert region.open.end_turn("turn_1") == [the_call(region)]
-    closed = region.finish(ToolFinished("c", "", is_background=True), "turn_2")
+    closed = region.finish(ToolFinished("c", "", is_background=True), "turn_2", 105.0)
     assert closed is not None
     assert region.open.round.background == set()
