@@ -48,7 +48,11 @@ _LAWS: dict[str, Law] = {"g711_ulaw": "audio/pcmu", "g711_alaw": "audio/pcma"}
 
 
 class RealtimeTurn:
-    """The turn of a session whose program signals when the user speaks (push to talk)."""
+    """The turn of a session whose program signals when the user speaks (push to talk).
+
+    Args:
+        post: Posts an event to the conversation, which ignores what has no effect; raises `SessionNotOpen`.
+    """
 
     def __init__(self, post: Callable[[Event], None]) -> None:
         self._post = post
@@ -57,10 +61,9 @@ class RealtimeTurn:
 
     def begin(self) -> None:
         """Start the user's turn; an answer in progress is interrupted. A no-op in an open turn."""
+        self._post(BeginAsked())
         if not self.is_open:
-            self.is_open = True
-            self._id = ""
-            self._post(BeginAsked())
+            self.is_open, self._id = True, ""
 
     def take(self, notice: TurnStart | TurnEnd) -> None:
         """Track the conversation's turn: it may end the turn itself, for its length or for silence."""
@@ -72,16 +75,13 @@ class RealtimeTurn:
 
     def commit(self) -> None:
         """End the user's turn and ask for an answer. A no-op without an open turn."""
-        self._close(CommitAsked())
+        self._post(CommitAsked())
+        self.is_open = False
 
     def abort(self) -> None:
         """Discard the user's turn: it is not answered. A no-op without an open turn."""
-        self._close(AbortAsked())
-
-    def _close(self, event: Event) -> None:
-        if self.is_open:
-            self.is_open = False
-            self._post(event)
+        self._post(AbortAsked())
+        self.is_open = False
 
 
 class ProgramAudio:

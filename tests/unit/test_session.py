@@ -1315,20 +1315,6 @@ async def test_close_during_an_answer_truncates_it_where_it_was_heard() -> None:
         assert server.connections[0].last("conversation.item.truncate")["audio_end_ms"] == 100
 
 
-async def test_input_to_a_closed_session_is_dropped() -> None:
-    async with ScriptedServer([*READY, hold()]) as server:
-        async with talking(server.base_url) as (session, _):
-            await session.close()
-            session.send_audio(pcm(), commit=True)
-            session.send_message("Hi!")
-            session.interrupt()
-            session.approve("call_1")
-            session.update_history([])
-            session.played(5)
-        await asyncio.wait_for(server.connections[0].ended.wait(), 10)
-        assert server.connections[0].types == ["session.update"]
-
-
 async def test_exception_in_the_async_with_block_closes_the_session_and_propagates() -> None:
     async with ScriptedServer([*READY, hold()]) as server:
         with pytest.raises(ZeroDivisionError):
