@@ -138,20 +138,15 @@ class Conversation:
             case ev.BeginAsked():
                 user_events.begin(do, now)
             case ev.CommitAsked():
-                if user_events.is_speaking(do):
-                    do.end_capture("captured", now)
+                user_events.commit(do, now)
             case ev.AbortAsked():
-                if user_events.is_speaking(do):
-                    do.discard("cancelled", now)
+                user_events.abort(do, now)
             case ev.InterruptAsked():
                 user_events.interrupt(do, now)
             case ev.MessageGiven():
                 user_events.message(do, event, now)
             case ev.OutOfBandAsked():
-                if do.may_ask:
-                    do.out_of_band.ask(event, now)
-                else:
-                    do.out_of_band.reject(event.key, "the budget of today is spent")
+                user_events.ask(do, event, now)
             case ev.FrameGiven():
                 user_events.send_frame(do, event, now)
             case ev.HistoryReplaced():
@@ -232,6 +227,11 @@ class Conversation:
     def agent(self) -> str:
         """Name of the agent in force."""
         return self._do.session.spec.agent
+
+    @property
+    def has_turn_detection(self) -> bool:
+        """The server detects the turns of the user, with the agent in force."""
+        return self._do.session.spec.turn_detection is not None
 
     def _deadlines(self) -> Iterator[float | None]:
         do = self._do

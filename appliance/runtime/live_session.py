@@ -164,6 +164,10 @@ class ProgramInput:
         self.live.check()
         return self.live
 
+    def has_turn_detection(self) -> bool:
+        """Return whether the server detects the turns, with the agent in force."""
+        return self.opened().conversation.has_turn_detection
+
     def give(self, event: Event) -> None:
         """Post input of the program.
 

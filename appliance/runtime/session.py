@@ -26,7 +26,6 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 from appliance.agents.agent import RealtimeAgent
@@ -104,7 +103,7 @@ class RealtimeSession:
     ) -> None:
         self.settings = settings or RealtimeSessionSettings()
         self._input = ProgramInput()
-        self.turn = RealtimeTurn(self._input.give)
+        self.turn = RealtimeTurn(self._input.give, has_turn_detection=self._input.has_turn_detection)
         self.context = context
         self._servers = SessionServers(url, api_key=api_key, headers=headers)
         self._start_history = tuple(history)
@@ -177,9 +176,7 @@ class RealtimeSession:
             self._stack = stack.pop_all()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -195,19 +192,19 @@ class RealtimeSession:
     def send_audio(self, audio: bytes, *, commit: bool = False) -> None:
         """Send audio of the user.
 
-        Without server-side turn detection it belongs to the turn started with `turn`; outside of a turn it is dropped.
+        Outside a turn it begins one, as `turn.begin` does, unless the server detects the turns.
 
         Args:
             audio: In the session's `input_audio_format`; any number of whole samples.
-            commit: Commit the turn after this audio; start one first if none is open.
+            commit: Commit the turn after this audio.
 
         Raises:
             SettingsError: The audio ends in half a sample.
         """
         self._input.opened()
         periods = self._audio.captured(audio)
-        if commit:
-            self.turn.begin()
+        if periods:
+            self.turn.hear()
         for period in periods:
             self._input.give(period)
         if commit:
@@ -276,13 +273,18 @@ class RealtimeSession:
     def send_event(self, frame: Mapping[str, Any]) -> None:
         """Send a frame unchanged; without a connection it is dropped, and an `error` event is yielded.
 
+        In an open turn ``input_audio_buffer.commit`` is `turn.commit`; a bare ``response.create`` is then redundant.
+
         Raises:
             SettingsError: The frame has no ``type``, or JSON cannot express it.
         """
         if not isinstance(frame.get("type"), str):
             raise SettingsError(f"send_event: a frame needs a 'type'; this one has the keys {sorted(frame)}")
         check_json(frame, "send_event")
-        self._input.give(FrameGiven(frame))
+        if frame["type"] == "input_audio_buffer.commit" and self.turn.is_open:
+            self.turn.commit()
+        else:
+            self._input.give(FrameGiven(frame))
 
     @property
     def ask(self) -> Asker:

@@ -52,18 +52,25 @@ class RealtimeTurn:
 
     Args:
         post: Posts an event to the conversation, which ignores what has no effect; raises `SessionNotOpen`.
+        has_turn_detection: Whether the server detects the turns now: then none is begun here.
     """
 
-    def __init__(self, post: Callable[[Event], None]) -> None:
+    def __init__(self, post: Callable[[Event], None], *, has_turn_detection: Callable[[], bool]) -> None:
         self._post = post
+        self._has_turn_detection = has_turn_detection
         self._id = ""
         self.is_open = False
 
     def begin(self) -> None:
         """Start the user's turn; an answer in progress is interrupted. A no-op in an open turn."""
         self._post(BeginAsked())
-        if not self.is_open:
+        if not self.is_open and not self._has_turn_detection():
             self.is_open, self._id = True, ""
+
+    def hear(self) -> None:
+        """Start the turn for audio, unless one is open or the server detects the turns."""
+        if not self.is_open and not self._has_turn_detection():
+            self.begin()
 
     def take(self, notice: TurnStart | TurnEnd) -> None:
         """Track the conversation's turn: it may end the turn itself, for its length or for silence."""

@@ -313,17 +313,6 @@ async def test_send_audio_with_commit_is_a_complete_turn() -> None:
     assert reader.types.count("turn_start") == 1
 
 
-async def test_audio_outside_of_a_turn_is_dropped() -> None:
-    async with ScriptedServer([*READY, expect("input_audio_buffer.commit"), *answering(*spoken()), hold()]) as server:
-        async with talking(server.base_url) as (session, reader):
-            session.send_audio(pcm(9600, 7))
-            session.send_audio(pcm(4800, 9), commit=True)
-            await reader.until(TurnEnd)
-        connection = server.connections[0]
-    heard = b"".join(base64.b64decode(one["audio"]) for one in connection.of_type("input_audio_buffer.append"))
-    assert heard == pcm(4800, 9)
-
-
 async def test_aborted_turn_is_neither_committed_nor_answered() -> None:
     async with ScriptedServer([*READY, expect("conversation.item.create"), hold()]) as server:
         async with talking(server.base_url) as (session, reader):
