@@ -19,13 +19,13 @@ region, to a rule (`user_events`, `server_events`, `agent_events`), or to a proc
 Resting states have no deadline; all others do. `deadline` is the earliest. The driver posts ``DeadlinePassed`` behind
 everything else in the inbox, so an answer that has already arrived always wins against its own time-out.
 
-Pure: no clock, thread, socket, file, log or ``await``; the same events at the same times give the same commands,
-which is what `appliance replay` relies on. Randomness (the jitter of the backoff) comes from a seed.
+Pure: no clock, thread, socket, file, log or ``await``; `appliance replay` relies on it. The jitter has a seed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 from appliance.agents.spec import AgentSpec
 from appliance.conversation import agent_events, server_events, user_events
@@ -38,6 +38,8 @@ from appliance.conversation.support.retry import classify
 from appliance.realtime.items import HistoryItem
 
 __all__ = ["DEADLINES", "SETTLE", "Conversation"]
+
+_Step: TypeAlias = Callable[[Procedures, float], None]
 
 
 class Conversation:
@@ -205,8 +207,7 @@ class Conversation:
         return None if self._is_stopped else min((at for at in self._deadlines() if at is not None), default=None)
 
     @property
-    def turn_id(self) -> str | None:
-        """The running turn, for logs and tests."""
+    def turn_id(self) -> str | None:  # for logs and tests
         return self._do.turn_id
 
     @property
@@ -229,8 +230,7 @@ class Conversation:
         return self._do.session.spec.agent
 
     @property
-    def has_turn_detection(self) -> bool:
-        """The server detects the turns of the user, with the agent in force."""
+    def has_turn_detection(self) -> bool:  # of the server, with the agent in force
         return self._do.session.spec.turn_detection is not None
 
     def _deadlines(self) -> Iterator[float | None]:
@@ -319,7 +319,7 @@ def _late_turn(do: Procedures, now: float) -> None:
         do.fail_turn(do.answer.received.failure or "no_answer", now)
 
 
-DEADLINES: tuple[Callable[[Procedures, float], None], ...] = (
+DEADLINES: tuple[_Step, ...] = (
     _late_gestures,
     lambda do, now: do.answer.slot.advance(now),
     lambda do, now: do.session.expire(now),
@@ -396,5 +396,5 @@ def _rest(do: Procedures, now: float) -> None:
             do.link_ready(link, now)
 
 
-SETTLE: tuple[Callable[[Procedures, float], None], ...] = (_send, _ask, _finish, _rest)
-"""The steps after every event, in order."""
+SETTLE: tuple[_Step, ...] = (_send, _ask, _finish, user_events.next_message, _send, _ask, _rest)
+"""The steps after every event, in order; a message that waited for the end of the turn is sent in the same event."""

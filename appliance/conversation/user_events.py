@@ -204,12 +204,20 @@ def message(do: Procedures, event: MessageGiven, now: float) -> None:
         do.history.add_message(event.item, event.text)
         if is_spoken:  # the turn answers the message too, and its check covers it
             do.speech.add_message(str(event.item["id"]), event.text)
+    elif event.must_wait and do.turn is not None:
+        do.history.waiting.append(event)
     elif _is_out_of_budget(do):
         do.history.add_message(event.item, event.text)
         _refuse(do, "budget_spent", now, "error")
     else:
         do.begin_turn("message", now)
         do.speech.write(event.item, event.text, now)
+
+
+def next_message(do: Procedures, now: float) -> None:
+    """Handle the messages that waited for the end of the turn; the first that begins one lets the others wait."""
+    while do.turn is None and do.history.waiting:
+        message(do, do.history.waiting.popleft(), now)
 
 
 def ask(do: Procedures, event: OutOfBandAsked, now: float) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any, Literal
 
-from appliance.conversation.events import Event, OutOfBandAsked, ShutdownRequested, Started
+from appliance.conversation.events import Event, MessageGiven, OutOfBandAsked, ShutdownRequested, Started
 from appliance.conversation.machine import Conversation
 from appliance.conversation.support.feedback import State
-from appliance.errors import LinkError, SessionNotOpen, one_line
+from appliance.errors import LinkError, SessionNotOpen, SettingsError, one_line
+from appliance.realtime.messages import text_of
 from appliance.realtime.transports import RunningTransport
-from appliance.runtime.agent_runtime import AgentRuntime
+from appliance.runtime.agent_runtime import AgentRuntime, check_json
 from appliance.runtime.driver import Driver, Observer
 from appliance.runtime.session_body import NoDevice, PacedPlayback, SessionEvents
 
@@ -175,6 +177,18 @@ class ProgramInput:
             SessionNotOpen: It would not be handled; see `opened`.
         """
         self.opened().post(event)
+
+    def write(self, item: Mapping[str, Any], respond: bool, on_busy: Literal["interrupt", "wait"] = "interrupt") -> str:
+        """Post a message item; returns its id.
+
+        Raises:
+            SettingsError: `on_busy` is neither of the two, or JSON cannot express the item.
+        """
+        if on_busy not in ("interrupt", "wait"):
+            raise SettingsError(f"send_message: on_busy is {on_busy!r}, expected 'interrupt' or 'wait'")
+        check_json(item, "send_message")
+        self.give(MessageGiven(item, text_of(item), respond, must_wait=on_busy == "wait"))
+        return str(item["id"])
 
     def post(self, event: Event) -> None:
         """Post an event of the session's own parts; dropped if the session is not running."""

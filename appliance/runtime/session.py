@@ -19,7 +19,6 @@ session raises `SessionNotOpen`; reading is always allowed.
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -35,19 +34,19 @@ from appliance.conversation.events import (
     FrameGiven,
     HistoryReplaced,
     InterruptAsked,
-    MessageGiven,
 )
 from appliance.conversation.machine import Conversation
 from appliance.conversation.notices import SessionEvent, ToolApproval
 from appliance.conversation.policy import Policy
 from appliance.errors import SettingsError
 from appliance.realtime.items import HistoryItem
-from appliance.realtime.payload import RealtimeSessionSettings, image_part, message_item, session_object
+from appliance.realtime.messages import image_of, structured_item
+from appliance.realtime.payload import RealtimeSessionSettings, message_item, session_object
 from appliance.realtime.transports import open_transport
 from appliance.runtime.agent_runtime import AgentRuntime, Asker, check_guardrails, check_json
 from appliance.runtime.driver import Observer
 from appliance.runtime.live_session import LiveSession, ProgramInput
-from appliance.runtime.session_body import PacedPlayback, ProgramAudio, RealtimeTurn, SessionEvents
+from appliance.runtime.session_body import PacedPlayback, ProgramAudio, RealtimeTurn, SessionEvents, new_item_id
 from appliance.runtime.session_servers import SessionServers
 from appliance.wording import Wording
 
@@ -137,7 +136,6 @@ class RealtimeSession:
         self._open_transport = partial(
             open_transport, transport, post=self._input.post, tap=self._events.put_raw if raw_events else None
         )
-        self._message_numbers = itertools.count(1)
         self._stack: AsyncExitStack | None = None
 
     def __repr__(self) -> str:
@@ -210,16 +208,26 @@ class RealtimeSession:
         if commit:
             self.turn.commit()
 
-    def send_message(self, text: str, *, role: Literal["user", "system"] = "user", respond: bool = True) -> str:
-        """Send a text message.
+    def send_message(
+        self,
+        message: str | Mapping[str, Any],
+        *,
+        role: Literal["user", "system"] = "user",
+        respond: bool = True,
+        on_busy: Literal["interrupt", "wait"] = "interrupt",
+    ) -> str:
+        """Send a message; returns the id of its item.
 
         Args:
-            respond: Ask for an answer; an answer in progress is interrupted, as by a press.
+            message: A text, or a structured message; see `realtime.messages.structured_item`.
+            role: The author of a text.
+            respond: Ask for an answer.
+            on_busy: Interrupt a running answer, as a press does, or send the message once that has ended.
 
-        Returns:
-            The id of the new item.
+        Raises:
+            SettingsError: A structured message or `on_busy` is invalid.
         """
-        return self._write(role, text, [], respond)
+        return self._input.write(structured_item(new_item_id(), message, role), respond, on_busy)
 
     def send_image(
         self,
@@ -229,23 +237,19 @@ class RealtimeSession:
         detail: Literal["auto", "low", "high"] | None = None,
         respond: bool = True,
     ) -> str:
-        """Send an image.
+        """Send an image; returns the id of its item.
 
         Args:
-            image: The bytes of a PNG or JPEG file, or its path.
+            image: The bytes of a PNG or JPEG file, its path, or its ``https`` address, which the server fetches.
             text: A text to send with it.
             detail: How much detail the model sees; None uses the server's default.
             respond: Ask for an answer.
-
-        Returns:
-            The id of the new item.
 
         Raises:
             SettingsError: The image is neither PNG nor JPEG, or larger than `realtime.payload.MAX_IMAGE_BYTES`.
             OSError: The file cannot be read.
         """
-        content = image if isinstance(image, bytes) else Path(image).read_bytes()
-        return self._write("user", text, [image_part(content, detail=detail)], respond)
+        return self._input.write(message_item(new_item_id(), "user", text, [image_of(image, detail=detail)]), respond)
 
     def interrupt(self) -> None:
         """Stop the answer; an open turn of the user continues."""
@@ -340,11 +344,6 @@ class RealtimeSession:
         return aiter(self._events)
 
     # --- inside -------------------------------------------------------------------------------------------------
-
-    def _write(self, role: Literal["user", "system"], text: str, images: list[dict[str, Any]], respond: bool) -> str:
-        item_id = f"msg_{time.monotonic_ns():x}_{next(self._message_numbers)}"
-        self._input.give(MessageGiven(message_item(item_id, role, text, images), text, respond))
-        return item_id
 
     def _compose(self, agent: RealtimeAgent, instructions: str, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         session = session_object(self._settings_of(agent), instructions=instructions, tools=tools)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +39,7 @@ from appliance.wording import Wording
 if TYPE_CHECKING:
     from appliance.audio.g711 import Law, NarrowbandDecoder, NarrowbandEncoder
 
-__all__ = ["NoDevice", "PacedPlayback", "ProgramAudio", "RealtimeTurn", "SessionEvents"]
+__all__ = ["NoDevice", "PacedPlayback", "ProgramAudio", "RealtimeTurn", "SessionEvents", "new_item_id"]
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,14 @@ _PERIOD_BYTES = 2 * SAMPLE_RATE // 50  # send_audio is split into periods of 20 
 _TICK_S = 0.02
 _MOST_EVENTS = 10_000  # about a minute of answers; without a reader, the oldest are then dropped and this is logged
 _LAWS: dict[str, Law] = {"g711_ulaw": "audio/pcmu", "g711_alaw": "audio/pcma"}
+
+
+_ITEM_NUMBERS = itertools.count(1)
+
+
+def new_item_id() -> str:
+    """Return a new id for an item of the program."""
+    return f"msg_{time.monotonic_ns():x}_{next(_ITEM_NUMBERS)}"
 
 
 class RealtimeTurn:
