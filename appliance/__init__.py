@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from appliance.agents.mcp_servers import HostedMcp
     from appliance.agents.tools import Tool, background, tool
     from appliance.conversation.policy import Policy
-    from appliance.errors import ApplianceError
+    from appliance.errors import ApplianceError, SessionNotOpen
     from appliance.realtime.items import HistoryItem
     from appliance.realtime.payload import (
         NoiseReduction,
@@ -52,6 +52,7 @@ __all__ = [
     "RunContext",
     "SemanticVad",
     "ServerVad",
+    "SessionNotOpen",
     "Tool",
     "ToolContext",
     "Transcription",
@@ -72,7 +73,7 @@ _HOMES = {
     "appliance.agents.mcp_servers": ("HostedMcp",),
     "appliance.agents.tools": ("Tool", "background", "tool"),
     "appliance.conversation.policy": ("Policy",),
-    "appliance.errors": ("ApplianceError",),
+    "appliance.errors": ("ApplianceError", "SessionNotOpen"),
     "appliance.realtime.items": ("HistoryItem",),
     "appliance.realtime.payload": (
         "NoiseReduction",

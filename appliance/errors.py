@@ -8,6 +8,7 @@
      │   ├─ LocalProtocolError         we broke the protocol: our bug, crash
      │   └─ RemoteProtocolError        they broke it: report, and reconnect if it continues
      ├─ LinkError (ConnectionError)    the connection to the model could not be made or was lost
+     │   └─ SessionNotOpen             a call to a session that is not open, or from another thread
      ├─ AudioError (OSError)
      │   ├─ CardMissing                no such card, or it was unplugged
      │   ├─ CardBusy                   another process holds it
@@ -45,6 +46,7 @@ __all__ = [
     "ProtocolError",
     "RateUnsupported",
     "RemoteProtocolError",
+    "SessionNotOpen",
     "SettingsError",
     "SpeechError",
     "StorageError",
@@ -135,6 +137,10 @@ class RemoteProtocolError(ProtocolError):
 
 class LinkError(ApplianceError, ConnectionError):
     """The connection to the model could not be made or was lost."""
+
+
+class SessionNotOpen(LinkError):
+    """A program called a session that is not open, or from a thread other than that of its event loop."""
 
 
 class AudioError(ApplianceError, OSError):

@@ -334,6 +334,8 @@ class MessageGiven(Record, frozen=True):
     """Its text, for the guardrails."""
     wants_answer: bool = True
     """Whether it starts a turn, which is a barge-in; else it is only added to the conversation."""
+    must_wait: bool = False
+    """Whether its turn starts only after the running one."""
 
 
 class OutOfBandAsked(Record, frozen=True):

@@ -19,13 +19,13 @@ region, to a rule (`user_events`, `server_events`, `lost_links`, `agent_events`)
 Resting states have no deadline; all others do. `deadline` is the earliest. The driver posts ``DeadlinePassed`` behind
 everything else in the inbox, so an answer that has already arrived always wins against its own time-out.
 
-Pure: no clock, thread, socket, file, log or ``await``; the same events at the same times give the same commands,
-which is what `appliance replay` relies on. Randomness (the jitter of the backoff) comes from a seed.
+Pure: no clock, thread, socket, file, log or ``await``; `appliance replay` relies on it. The jitter has a seed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 from appliance.agents.spec import AgentSpec
 from appliance.conversation import agent_events, lost_links, server_events, user_events
@@ -38,6 +38,8 @@ from appliance.conversation.support.retry import classify
 from appliance.realtime.items import HistoryItem
 
 __all__ = ["DEADLINES", "SETTLE", "Conversation"]
+
+_Step: TypeAlias = Callable[[Procedures, float], None]
 
 
 class Conversation:
@@ -138,20 +140,15 @@ class Conversation:
             case ev.BeginAsked():
                 user_events.begin(do, now)
             case ev.CommitAsked():
-                if user_events.is_speaking(do):
-                    do.end_capture("captured", now)
+                user_events.commit(do, now)
             case ev.AbortAsked():
-                if user_events.is_speaking(do):
-                    do.discard("cancelled", now)
+                user_events.abort(do, now)
             case ev.InterruptAsked():
                 user_events.interrupt(do, now)
             case ev.MessageGiven():
                 user_events.message(do, event, now)
             case ev.OutOfBandAsked():
-                if do.may_ask:
-                    do.out_of_band.ask(event, now)
-                else:
-                    do.out_of_band.reject(event.key, "the budget of today is spent")
+                user_events.ask(do, event, now)
             case ev.FrameGiven():
                 user_events.send_frame(do, event, now)
             case ev.HistoryReplaced():
@@ -210,8 +207,7 @@ class Conversation:
         return None if self._is_stopped else min((at for at in self._deadlines() if at is not None), default=None)
 
     @property
-    def turn_id(self) -> str | None:
-        """The running turn, for logs and tests."""
+    def turn_id(self) -> str | None:  # for logs and tests
         return self._do.turn_id
 
     @property
@@ -232,6 +228,10 @@ class Conversation:
     def agent(self) -> str:
         """Name of the agent in force."""
         return self._do.session.spec.agent
+
+    @property
+    def has_turn_detection(self) -> bool:  # of the server, with the agent in force
+        return self._do.session.spec.turn_detection is not None
 
     def _deadlines(self) -> Iterator[float | None]:
         do = self._do
@@ -312,7 +312,7 @@ def _late_turn(do: Procedures, now: float) -> None:
         do.fail_turn(do.answer.received.failure or "no_answer", now)
 
 
-DEADLINES: tuple[Callable[[Procedures, float], None], ...] = (
+DEADLINES: tuple[_Step, ...] = (
     _late_gestures,
     lambda do, now: do.answer.slot.advance(now),
     lambda do, now: do.session.expire(now),
@@ -390,5 +390,5 @@ def _rest(do: Procedures, now: float) -> None:
             do.link_ready(link, now)
 
 
-SETTLE: tuple[Callable[[Procedures, float], None], ...] = (_send, _ask, _finish, _rest)
-"""The steps after every event, in order."""
+SETTLE: tuple[_Step, ...] = (_send, _ask, _finish, user_events.next_message, _send, _ask, _rest)
+"""The steps after every event, in order; a message that waited for the end of the turn is sent in the same event."""

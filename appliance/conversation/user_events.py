@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, assert_never
 
 from appliance.conversation.commands import Earcon
-from appliance.conversation.events import AudioCaptured, CardLost, FrameGiven, MessageGiven
+from appliance.conversation.events import AudioCaptured, CardLost, FrameGiven, MessageGiven, OutOfBandAsked
 from appliance.conversation.notices import TroubleKind
 from appliance.conversation.procedures import Procedures
 from appliance.conversation.support.call import Call
@@ -183,7 +183,17 @@ def begin(do: Procedures, now: float) -> None:
         do.begin_turn("program", now)
 
 
-def is_speaking(do: Procedures) -> bool:
+def commit(do: Procedures, now: float) -> None:
+    if _is_speaking(do):
+        do.end_capture("captured", now)
+
+
+def abort(do: Procedures, now: float) -> None:
+    if _is_speaking(do):
+        do.discard("cancelled", now)
+
+
+def _is_speaking(do: Procedures) -> bool:
     """Return whether the user speaks in a turn that the program started."""
     return do.speech.is_open and do.turn is not None and do.turn.kind == "program"
 
@@ -194,12 +204,27 @@ def message(do: Procedures, event: MessageGiven, now: float) -> None:
         do.history.add_message(event.item, event.text)
         if is_spoken:  # the turn answers the message too, and its check covers it
             do.speech.add_message(str(event.item["id"]), event.text)
+    elif event.must_wait and do.turn is not None:
+        do.history.waiting.append(event)
     elif _is_out_of_budget(do):
         do.history.add_message(event.item, event.text)
         _refuse(do, "budget_spent", now, "error")
     else:
         do.begin_turn("message", now)
         do.speech.write(event.item, event.text, now)
+
+
+def next_message(do: Procedures, now: float) -> None:
+    """Handle the messages that waited for the end of the turn; the first that begins one lets the others wait."""
+    while do.turn is None and do.history.waiting:
+        message(do, do.history.waiting.popleft(), now)
+
+
+def ask(do: Procedures, event: OutOfBandAsked, now: float) -> None:
+    if do.may_ask:
+        do.out_of_band.ask(event, now)
+    else:
+        do.out_of_band.reject(event.key, "the budget of today is spent")
 
 
 def send_frame(do: Procedures, event: FrameGiven, now: float) -> None:
@@ -223,7 +248,9 @@ def send_frame(do: Procedures, event: FrameGiven, now: float) -> None:
 
 
 def _request_response(do: Procedures, response: Mapping[str, Any], now: float) -> None:
-    """Start a turn for a response that the program requests with a raw frame."""
+    """Start a turn for a response that the program requests with a raw frame; once it is committed, speech has one."""
+    if _awaits_answer(do) and not response:
+        return
     if do.speech.is_open or do.speech.waits:
         do.answer.use(response)  # the answer to the open turn uses these options
         return
@@ -232,3 +259,9 @@ def _request_response(do: Procedures, response: Mapping[str, Any], now: float) -
     do.answer.use(response)
     do.answer.prolong(now)
     do.answer.slot.want(turn.id)
+
+
+def _awaits_answer(do: Procedures) -> bool:
+    """Return whether the answer to speech of the program is requested or will be, and nothing of it has arrived."""
+    is_committed = do.turn is not None and do.turn.kind == "program" and not do.speech.is_open
+    return is_committed and not do.speech.waits and do.answer.is_under_way and not do.answer.received.has_output

@@ -120,6 +120,7 @@ class Asker:
 
         Raises:
             LinkError: There is no connection, or the model did not answer in time.
+            SessionNotOpen: The session is not open, or this is another thread.
         """
         response: dict[str, Any] = {"output_modalities": ["text"], "tools": [dict(one) for one in tools]}
         if sees_history:
@@ -136,12 +137,13 @@ class Asker:
 
         Raises:
             LinkError: There is no connection, or the model did not answer in time.
+            SessionNotOpen: The session is not open, or this is another thread.
         """
         check_json(response, "ask")
         key = f"ask_{next(self._numbers)}"
         waiting = self._waiting[key] = asyncio.get_running_loop().create_future()
-        self._post(OutOfBandAsked(key, response, timeout_s))
         try:
+            self._post(OutOfBandAsked(key, response, timeout_s))
             ended: OutOfBandEnded = await waiting
         finally:
             del self._waiting[key]

@@ -11,138 +11,46 @@
                 play(event.audio)
 
 It is an asyncio interface to the `Conversation` and driver that also run the appliance; all decisions are made there.
-This module turns calls into events of the conversation, and yields its notices (`conversation.notices`). Everything
-here runs on the event loop's thread.
+This module turns calls into events of the conversation, and yields its notices (`conversation.notices`).
+
+Everything here runs on the event loop's thread. A call on another thread, before ``async with`` or after the end of the
+session raises `SessionNotOpen`; reading is always allowed.
 """
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 from appliance.agents.agent import RealtimeAgent
 from appliance.agents.hooks import RealtimeRunHooks
 from appliance.conversation.events import (
     ApprovalAnswered,
-    Event,
     FrameGiven,
     HistoryReplaced,
     InterruptAsked,
-    MessageGiven,
-    OutOfBandAsked,
-    ShutdownRequested,
-    Started,
 )
 from appliance.conversation.machine import Conversation
-from appliance.conversation.notices import OutOfBandEnded, SessionEvent, ToolApproval
+from appliance.conversation.notices import SessionEvent, ToolApproval
 from appliance.conversation.policy import Policy
-from appliance.conversation.support.feedback import State
-from appliance.errors import LinkError, SettingsError
+from appliance.errors import SettingsError
 from appliance.realtime.items import HistoryItem
-from appliance.realtime.payload import RealtimeSessionSettings, image_part, message_item, session_object
-from appliance.realtime.transports import RunningTransport, open_transport
+from appliance.realtime.messages import image_of, structured_item
+from appliance.realtime.payload import RealtimeSessionSettings, message_item, session_object
+from appliance.realtime.transports import open_transport
 from appliance.runtime.agent_runtime import AgentRuntime, Asker, check_guardrails, check_json
-from appliance.runtime.driver import Driver, Observer
-from appliance.runtime.session_body import NoDevice, PacedPlayback, ProgramAudio, RealtimeTurn, SessionEvents
+from appliance.runtime.driver import Observer
+from appliance.runtime.live_session import LiveSession, ProgramInput
+from appliance.runtime.session_body import PacedPlayback, ProgramAudio, RealtimeTurn, SessionEvents, new_item_id
 from appliance.runtime.session_servers import SessionServers
 from appliance.wording import Wording
 
 __all__ = ["RealtimeSession"]
-
-_HOOKS_S = 2.0  # longest wait for running hooks when the session ends
-
-
-class LiveSession:
-    """A session while it runs: its conversation, driver and transport, in one task that ends with the conversation.
-
-    Args:
-        conversation: Not started yet.
-        transport: Connects to the session's servers.
-        playback: Replaces the sound card.
-        runtime: Entered already; the session exits it.
-        events: Observes the driver, and ends with the task.
-        observers: Further observers, from the program.
-    """
-
-    def __init__(
-        self,
-        conversation: Conversation,
-        transport: RunningTransport,
-        *,
-        playback: PacedPlayback,
-        runtime: AgentRuntime,
-        events: SessionEvents,
-        observers: Sequence[Observer],
-    ) -> None:
-        self.conversation = conversation
-        self._transport = transport
-        self._playback = playback
-        self._runtime = runtime
-        self._events = events
-        self.driver = Driver(
-            conversation,
-            transport=transport,
-            audio=playback,
-            tools=runtime.tools,
-            agents=runtime.preparer,
-            light=NoDevice(),
-            announcer=NoDevice(),
-            alarms=NoDevice(),
-            observers=[events.observe, runtime.observe, *observers],
-        )
-        self.is_over = False
-        """True once posted events are no longer handled."""
-        self.driver.post(Started())
-        self._task = asyncio.create_task(self._run(), name="realtime session")
-        self._task.add_done_callback(self._ended)  # runs also if the task is cancelled before its first step
-
-    async def until_connected(self, timeout_s: float, endpoints: Sequence[str]) -> None:
-        """Wait for the first connection.
-
-        Raises:
-            LinkError: There is none within the time, or connecting failed for good; names the endpoints.
-        """
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._events.settled.wait()
-        if self._task.done():
-            await self._task
-            raise LinkError("the session was closed while it connected")
-        if self.conversation.state in (State.FAILED, State.OFFLINE, State.CONNECTING):
-            why = self._events.trouble or f"no connection within {timeout_s:g} s"
-            raise LinkError(f"{', '.join(endpoints)}: {why}")
-
-    async def stop(self) -> None:
-        """End the conversation and wait for the task; raise the exception that broke it, if any."""
-        self.driver.post(ShutdownRequested("closed"))
-        # Not awaited directly: a tool may close the session, and cancelling the tool would cancel the awaited task.
-        await asyncio.wait({self._task})
-        if not self._task.cancelled():
-            self._task.result()
-
-    async def _run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one.run()) for one in (self._transport, self._playback, self._runtime)]
-            await self.driver.run()
-            await self._transport.said_goodbye()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_HOOKS_S):
-                    await self._runtime.hooks_are_done()
-            for task in tasks:
-                task.cancel()
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self.is_over = True
-        self._runtime.ask.end("the session has ended")
-        self._events.end()
 
 
 class RealtimeSession:
@@ -193,7 +101,8 @@ class RealtimeSession:
         transport: str = "websocket",
     ) -> None:
         self.settings = settings or RealtimeSessionSettings()
-        self.turn = RealtimeTurn(self._post)
+        self._input = ProgramInput()
+        self.turn = RealtimeTurn(self._input.give, has_turn_detection=self._input.has_turn_detection)
         self.context = context
         self._servers = SessionServers(url, api_key=api_key, headers=headers)
         self._start_history = tuple(history)
@@ -205,7 +114,7 @@ class RealtimeSession:
         self._runtime = AgentRuntime(
             agent,
             compose=self._compose,
-            post=self._post,
+            post=self._input.post,
             context=context,
             hooks=hooks,
             wording=wording,
@@ -216,7 +125,7 @@ class RealtimeSession:
         for one in self._runtime.agents.values():
             check_guardrails(one, self._settings_of(one))
         self._audio = ProgramAudio(self.settings.input_audio_format, self.settings.output_audio_format)
-        self._playback = PacedPlayback(self._post, is_paced=playback == "paced")
+        self._playback = PacedPlayback(self._input.post, is_paced=playback == "paced")
         self._events = SessionEvents(
             self.agents,
             audio=self._audio,
@@ -225,14 +134,13 @@ class RealtimeSession:
             wording=wording,
         )
         self._open_transport = partial(
-            open_transport, transport, post=self._post, tap=self._events.put_raw if raw_events else None
+            open_transport, transport, post=self._input.post, tap=self._events.put_raw if raw_events else None
         )
-        self._message_numbers = itertools.count(1)
         self._stack: AsyncExitStack | None = None
-        self._live: LiveSession | None = None
 
     def __repr__(self) -> str:
-        return f"<RealtimeSession of {list(self.agents)}: {self._live.conversation if self._live else 'not started'}>"
+        live = self._input.live
+        return f"<RealtimeSession of {list(self.agents)}: {live.conversation if live else 'not started'}>"
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -242,7 +150,7 @@ class RealtimeSession:
         Raises:
             LinkError: No endpoint accepted the connection in time; the message says why.
         """
-        if self._live is not None:
+        if self._input.live is not None:
             raise SettingsError("a session can be used only once: create another RealtimeSession")
         async with AsyncExitStack() as stack:
             endpoints = await self._servers.open(stack, self.settings.model)
@@ -253,7 +161,7 @@ class RealtimeSession:
                 history=self._start_history,
                 seed=time.monotonic_ns() & 0xFFFF_FFFF,
             )
-            self._live = live = LiveSession(
+            self._input.live = live = LiveSession(
                 conversation,
                 self._open_transport(endpoints),
                 playback=self._playback,
@@ -266,9 +174,7 @@ class RealtimeSession:
             self._stack = stack.pop_all()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -276,41 +182,52 @@ class RealtimeSession:
         stack, self._stack = self._stack, None
         if stack is not None:
             await stack.aclose()
-        else:  # while it connects: `async with` raises then
-            self._post(ShutdownRequested("closed"))
+        elif self._input.live is not None:  # while it connects: `async with` raises then
+            self._input.live.close()
 
     # --- input of the program -----------------------------------------------------------------------------------
 
     def send_audio(self, audio: bytes, *, commit: bool = False) -> None:
         """Send audio of the user.
 
-        Without server-side turn detection it belongs to the turn started with `turn`; outside of a turn it is dropped.
+        Outside a turn it begins one, as `turn.begin` does, unless the server detects the turns.
 
         Args:
             audio: In the session's `input_audio_format`; any number of whole samples.
-            commit: Commit the turn after this audio; start one first if none is open.
+            commit: Commit the turn after this audio.
 
         Raises:
             SettingsError: The audio ends in half a sample.
         """
+        self._input.opened()
         periods = self._audio.captured(audio)
-        if commit:
-            self.turn.begin()
+        if periods:
+            self.turn.hear()
         for period in periods:
-            self._post(period)
+            self._input.give(period)
         if commit:
             self.turn.commit()
 
-    def send_message(self, text: str, *, role: Literal["user", "system"] = "user", respond: bool = True) -> str:
-        """Send a text message.
+    def send_message(
+        self,
+        message: str | Mapping[str, Any],
+        *,
+        role: Literal["user", "system"] = "user",
+        respond: bool = True,
+        on_busy: Literal["interrupt", "wait"] = "interrupt",
+    ) -> str:
+        """Send a message; returns the id of its item.
 
         Args:
-            respond: Ask for an answer; an answer in progress is interrupted, as by a press.
+            message: A text, or a structured message; see `realtime.messages.structured_item`.
+            role: The author of a text.
+            respond: Ask for an answer.
+            on_busy: Interrupt a running answer, as a press does, or send the message once that has ended.
 
-        Returns:
-            The id of the new item.
+        Raises:
+            SettingsError: A structured message or `on_busy` is invalid.
         """
-        return self._give(role, text, [], respond)
+        return self._input.write(structured_item(new_item_id(), message, role), respond, on_busy)
 
     def send_image(
         self,
@@ -320,27 +237,23 @@ class RealtimeSession:
         detail: Literal["auto", "low", "high"] | None = None,
         respond: bool = True,
     ) -> str:
-        """Send an image.
+        """Send an image; returns the id of its item.
 
         Args:
-            image: The bytes of a PNG or JPEG file, or its path.
+            image: The bytes of a PNG or JPEG file, its path, or its ``https`` address, which the server fetches.
             text: A text to send with it.
             detail: How much detail the model sees; None uses the server's default.
             respond: Ask for an answer.
-
-        Returns:
-            The id of the new item.
 
         Raises:
             SettingsError: The image is neither PNG nor JPEG, or larger than `realtime.payload.MAX_IMAGE_BYTES`.
             OSError: The file cannot be read.
         """
-        content = image if isinstance(image, bytes) else Path(image).read_bytes()
-        return self._give("user", text, [image_part(content, detail=detail)], respond)
+        return self._input.write(message_item(new_item_id(), "user", text, [image_of(image, detail=detail)]), respond)
 
     def interrupt(self) -> None:
         """Stop the answer; an open turn of the user continues."""
-        self._post(InterruptAsked())
+        self._input.give(InterruptAsked())
 
     def approve(self, call: ToolApproval | str, *, always: bool = False) -> None:
         """Approve a tool call that waits for approval.
@@ -349,7 +262,7 @@ class RealtimeSession:
             call: The event, or its call id; ignored if that call does not wait.
             always: Also approve every later call of this tool in this session.
         """
-        self._post(ApprovalAnswered(_call_id(call), True, always))
+        self._input.give(ApprovalAnswered(_call_id(call), True, always))
 
     def reject(self, call: ToolApproval | str, *, always: bool = False, message: str = "") -> None:
         """Reject a tool call that waits for approval.
@@ -359,10 +272,12 @@ class RealtimeSession:
             always: Also reject every later call of this tool in this session.
             message: The output of the rejected call, for the model.
         """
-        self._post(ApprovalAnswered(_call_id(call), False, always, message))
+        self._input.give(ApprovalAnswered(_call_id(call), False, always, message))
 
     def send_event(self, frame: Mapping[str, Any]) -> None:
         """Send a frame unchanged; without a connection it is dropped, and an `error` event is yielded.
+
+        In an open turn ``input_audio_buffer.commit`` is `turn.commit`; a bare ``response.create`` is then redundant.
 
         Raises:
             SettingsError: The frame has no ``type``, or JSON cannot express it.
@@ -370,7 +285,10 @@ class RealtimeSession:
         if not isinstance(frame.get("type"), str):
             raise SettingsError(f"send_event: a frame needs a 'type'; this one has the keys {sorted(frame)}")
         check_json(frame, "send_event")
-        self._post(FrameGiven(frame))
+        if frame["type"] == "input_audio_buffer.commit" and self.turn.is_open:
+            self.turn.commit()
+        else:
+            self._input.give(FrameGiven(frame))
 
     @property
     def ask(self) -> Asker:
@@ -380,7 +298,7 @@ class RealtimeSession:
     @property
     def history(self) -> tuple[HistoryItem, ...]:
         """The conversation so far."""
-        return self._live.conversation.history if self._live is not None else self._start_history
+        return self._input.live.conversation.history if self._input.live else self._start_history
 
     def update_history(
         self,
@@ -392,11 +310,9 @@ class RealtimeSession:
             history: The items in order, or a function from the current items to them. Items with an empty id are new.
         """
         if not callable(history):
-            self._post(HistoryReplaced(tuple(history)))
-        elif self._live is None or self._live.is_over or not self._live.driver.is_busy:
-            self._post(HistoryReplaced(tuple(history(self.history))))
-        else:  # earlier input is still in the inbox: wait until it is in the history
-            asyncio.get_running_loop().call_soon(self.update_history, history)
+            self._input.give(HistoryReplaced(tuple(history)))
+        else:  # earlier input may still be in the inbox: wait until it is in the history
+            self._input.opened().post_after_inbox(lambda: HistoryReplaced(tuple(history(self.history))))
 
     @property
     def agents(self) -> Mapping[str, RealtimeAgent]:
@@ -411,7 +327,8 @@ class RealtimeSession:
     @property
     def agent(self) -> RealtimeAgent:
         """The active agent."""
-        return self.agents[self._live.conversation.agent] if self._live else next(iter(self.agents.values()))
+        live = self._input.live
+        return self.agents[live.conversation.agent] if live else next(iter(self.agents.values()))
 
     def played(self, item_id: str, frames: int | None = None) -> None:
         """Report how many frames of an item were heard so far, at 24 kHz, with ``playback="reported"``.
@@ -419,23 +336,13 @@ class RealtimeSession:
         `frames` is required. The items before it count as heard; an item of an older answer is ignored.
         """
         self._playback.report(item_id, frames)
+        self._input.opened()
 
     def __aiter__(self) -> AsyncIterator[SessionEvent]:
         """Yield events until the session ends; for a single reader."""
         return aiter(self._events)
 
     # --- inside -------------------------------------------------------------------------------------------------
-
-    def _post(self, event: Event) -> None:
-        if self._live is not None and not self._live.is_over:
-            self._live.driver.post(event)
-        elif isinstance(event, OutOfBandAsked):
-            self._runtime.ask.take(OutOfBandEnded(event.key, (), "the session is not running"))
-
-    def _give(self, role: Literal["user", "system"], text: str, images: list[dict[str, Any]], respond: bool) -> str:
-        item_id = f"msg_{time.monotonic_ns():x}_{next(self._message_numbers)}"
-        self._post(MessageGiven(message_item(item_id, role, text, images), text, respond))
-        return item_id
 
     def _compose(self, agent: RealtimeAgent, instructions: str, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         session = session_object(self._settings_of(agent), instructions=instructions, tools=tools)

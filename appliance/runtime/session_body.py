@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +39,7 @@ from appliance.wording import Wording
 if TYPE_CHECKING:
     from appliance.audio.g711 import Law, NarrowbandDecoder, NarrowbandEncoder
 
-__all__ = ["NoDevice", "PacedPlayback", "ProgramAudio", "RealtimeTurn", "SessionEvents"]
+__all__ = ["NoDevice", "PacedPlayback", "ProgramAudio", "RealtimeTurn", "SessionEvents", "new_item_id"]
 
 log = logging.getLogger(__name__)
 
@@ -47,20 +49,38 @@ _MOST_EVENTS = 10_000  # about a minute of answers; without a reader, the oldest
 _LAWS: dict[str, Law] = {"g711_ulaw": "audio/pcmu", "g711_alaw": "audio/pcma"}
 
 
-class RealtimeTurn:
-    """The turn of a session whose program signals when the user speaks (push to talk)."""
+_ITEM_NUMBERS = itertools.count(1)
 
-    def __init__(self, post: Callable[[Event], None]) -> None:
+
+def new_item_id() -> str:
+    """Return a new id for an item of the program."""
+    return f"msg_{time.monotonic_ns():x}_{next(_ITEM_NUMBERS)}"
+
+
+class RealtimeTurn:
+    """The turn of a session whose program signals when the user speaks (push to talk).
+
+    Args:
+        post: Posts an event to the conversation, which ignores what has no effect; raises `SessionNotOpen`.
+        has_turn_detection: Whether the server detects the turns now: then none is begun here.
+    """
+
+    def __init__(self, post: Callable[[Event], None], *, has_turn_detection: Callable[[], bool]) -> None:
         self._post = post
+        self._has_turn_detection = has_turn_detection
         self._id = ""
         self.is_open = False
 
     def begin(self) -> None:
         """Start the user's turn; an answer in progress is interrupted. A no-op in an open turn."""
-        if not self.is_open:
-            self.is_open = True
-            self._id = ""
-            self._post(BeginAsked())
+        self._post(BeginAsked())
+        if not self.is_open and not self._has_turn_detection():
+            self.is_open, self._id = True, ""
+
+    def hear(self) -> None:
+        """Start the turn for audio, unless one is open or the server detects the turns."""
+        if not self.is_open and not self._has_turn_detection():
+            self.begin()
 
     def take(self, notice: TurnStart | TurnEnd) -> None:
         """Track the conversation's turn: it may end the turn itself, for its length or for silence."""
@@ -72,16 +92,13 @@ class RealtimeTurn:
 
     def commit(self) -> None:
         """End the user's turn and ask for an answer. A no-op without an open turn."""
-        self._close(CommitAsked())
+        self._post(CommitAsked())
+        self.is_open = False
 
     def abort(self) -> None:
         """Discard the user's turn: it is not answered. A no-op without an open turn."""
-        self._close(AbortAsked())
-
-    def _close(self, event: Event) -> None:
-        if self.is_open:
-            self.is_open = False
-            self._post(event)
+        self._post(AbortAsked())
+        self.is_open = False
 
 
 class ProgramAudio:

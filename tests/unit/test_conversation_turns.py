@@ -726,6 +726,31 @@ def test_a_raw_response_create_during_speech_applies_to_the_spoken_turn() -> Non
     assert [one["response"]["instructions"] for one in scene.asks()] == ["In French."], "one answer for both"
 
 
+def test_a_raw_response_create_behind_a_commit_is_the_answer_already_requested() -> None:
+    scene = Scene().ready()
+    scene.do(BeginAsked())
+    scene.hear(200)
+    scene.do(CommitAsked())
+    assert scene.do(FrameGiven({"type": "response.create"})) == [], "requested, not confirmed"
+    scene.committed()
+    scene.created()
+    assert scene.do(FrameGiven({"type": "response.create", "response": {}})) == [], "created"
+    scene.answered()
+    assert scene.outcomes() == ["answered"]
+    assert len(scene.asks()) == 1
+
+
+def test_a_raw_response_create_with_options_behind_a_commit_replaces_the_request() -> None:
+    scene = Scene().ready()
+    scene.do(BeginAsked())
+    scene.hear(200)
+    scene.do(CommitAsked())
+    scene.do(FrameGiven({"type": "response.create", "response": {"instructions": "In French."}}))
+    assert scene.sent_types(scene.created()) == ["response.cancel"]
+    scene.done("resp_1", status="cancelled")
+    assert [one["response"].get("instructions") for one in scene.asks()] == [None, "In French."]
+
+
 def test_a_raw_out_of_band_response_takes_no_slot_and_starts_no_turn() -> None:
     scene = Scene().ready()
     scene.answering()

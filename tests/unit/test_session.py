@@ -313,17 +313,6 @@ async def test_send_audio_with_commit_is_a_complete_turn() -> None:
     assert reader.types.count("turn_start") == 1
 
 
-async def test_audio_outside_of_a_turn_is_dropped() -> None:
-    async with ScriptedServer([*READY, expect("input_audio_buffer.commit"), *answering(*spoken()), hold()]) as server:
-        async with talking(server.base_url) as (session, reader):
-            session.send_audio(pcm(9600, 7))
-            session.send_audio(pcm(4800, 9), commit=True)
-            await reader.until(TurnEnd)
-        connection = server.connections[0]
-    heard = b"".join(base64.b64decode(one["audio"]) for one in connection.of_type("input_audio_buffer.append"))
-    assert heard == pcm(4800, 9)
-
-
 async def test_aborted_turn_is_neither_committed_nor_answered() -> None:
     async with ScriptedServer([*READY, expect("conversation.item.create"), hold()]) as server:
         async with talking(server.base_url) as (session, reader):
@@ -1358,20 +1347,6 @@ async def test_close_during_an_answer_truncates_it_where_it_was_heard() -> None:
             await session.close()
         await asyncio.wait_for(server.connections[0].ended.wait(), 10)
         assert server.connections[0].last("conversation.item.truncate")["audio_end_ms"] == 100
-
-
-async def test_input_to_a_closed_session_is_dropped() -> None:
-    async with ScriptedServer([*READY, hold()]) as server:
-        async with talking(server.base_url) as (session, _):
-            await session.close()
-            session.send_audio(pcm(), commit=True)
-            session.send_message("Hi!")
-            session.interrupt()
-            session.approve("call_1")
-            session.update_history([])
-            session.played("item_a", 5)
-        await asyncio.wait_for(server.connections[0].ended.wait(), 10)
-        assert server.connections[0].types == ["session.update"]
 
 
 async def test_exception_in_the_async_with_block_closes_the_session_and_propagates() -> None:

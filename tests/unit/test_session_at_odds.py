@@ -23,7 +23,7 @@ from appliance.conversation.commands import Emit, PrepareAgent
 from appliance.conversation.events import ServerEventReceived, Started, TimersChanged, TurnKey
 from appliance.conversation.notices import AnswerText, Audio, Connected, ToolEnd, TurnEnd, TurnStart, Usage
 from appliance.conversation.policy import Policy
-from appliance.errors import LinkError, SettingsError, StorageError
+from appliance.errors import LinkError, SessionNotOpen, SettingsError, StorageError
 from appliance.realtime import protocol as wire
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings
@@ -373,8 +373,8 @@ async def test_unchanged_history_does_not_delete_the_answer_that_is_streaming() 
         async with talking(server.base_url) as (session, reader):
             session.send_message("Hi!")
             await reader.until(AnswerText)
-            assert session._live is not None
-            session._live.driver.post(
+            assert session._input.live is not None
+            session._input.live.driver.post(
                 ServerEventReceived(1, wire.decode(json.dumps(words(" Ada."))))
             )  # waits in the inbox
             session.update_history(lambda items: items)
@@ -561,7 +561,7 @@ def test_key_function_that_does_not_return_a_string_is_refused() -> None:
         later.get_loop().close()
 
 
-async def test_update_history_function_on_an_ended_session_runs_once() -> None:
+async def test_update_history_function_on_an_ended_session_does_not_run() -> None:
     runs = 0
 
     def same(history: Any) -> Any:
@@ -573,9 +573,10 @@ async def test_update_history_function_on_an_ended_session_runs_once() -> None:
         session = RealtimeSession(RealtimeAgent(name="Ada"), url=server.base_url)
         async with session:
             pass
-    session.update_history(same)
+    with pytest.raises(SessionNotOpen):
+        session.update_history(same)
     await asyncio.sleep(0.05)
-    assert runs == 1
+    assert runs == 0
 
 
 async def test_every_reader_of_a_session_ends() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
 
+from appliance.conversation.events import MessageGiven
 from appliance.conversation.policy import Policy
 from appliance.conversation.support.call import Call
 from appliance.conversation.support.item_list import ItemList, wire_item
@@ -27,6 +29,8 @@ class History:
         self._policy = policy
         self._out = out
         self._list = ItemList(items, max_items=policy.max_history)
+        self.waiting: deque[MessageGiven] = deque()
+        """Messages that are sent after the running turn, in order."""
 
     @property
     def items(self) -> tuple[HistoryItem, ...]:

@@ -227,7 +227,7 @@ def test_a_late_check_trips_and_retries_before_the_turn_times_out() -> None:
 
 
 def test_the_steps_after_every_event_run_in_this_order() -> None:
-    assert [name(one) for one in SETTLE] == ["_send", "_ask", "_finish", "_rest"]
+    assert [name(one) for one in SETTLE] == ["_send", "_ask", "_finish", "next_message", "_send", "_ask", "_rest"]
 
 
 def test_speech_is_sent_before_its_response_is_requested_in_one_event() -> None:
