@@ -63,7 +63,7 @@ class NarrowbandEncoder:
         return self._table[np.rint(narrow).clip(-32768, 32767).astype(np.int16).view(np.uint16)].tobytes()
 
     def flush(self) -> bytes:
-        """Return the samples still inside the filter, encoded, and start anew."""
+        """Return the samples still inside the filter, encoded, and reset."""
         rest = self.encode(_SILENCE.tobytes())
         self._pending = _SILENCE
         return rest

@@ -75,7 +75,7 @@ def _unlink_turn(do: Procedures, turn: RunningTurn, now: float, *, was_usable: b
 
 
 def _go_on(do: Procedures, turn: RunningTurn) -> None:
-    """Let the next connection, which is told the calls and their outputs, go on with the answer."""
+    """Continue the answer on the next connection, which gets the calls and their outputs."""
     do.speech.abandon()
     if not do.answer.is_written:
         do.history.remove_unplayed(do.answer.playback.played_items)

@@ -239,7 +239,7 @@ class Procedures:
             self.ask_again(turn)
 
     def reply(self, closed: Closed | None) -> None:
-        """Send the output or verdict of a closed call; that of a lost connection is told only if a tool of ours ran."""
+        """Send the output or verdict of a closed call; that of a lost connection is sent only if a tool of ours ran."""
         if closed is None:
             return
         if closed.call.link != self.link.main_id:

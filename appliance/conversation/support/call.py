@@ -91,7 +91,7 @@ class Round:
     background: set[str] = field(default_factory=set)
     """Those of `seen` whose output the model must not speak about."""
     used_mcp: bool = False
-    """The turn has made MCP calls, which no other connection can be told of."""
+    """The turn has made MCP calls, which cannot be sent to another connection."""
     is_background: bool = False
     """All calls of the last round were background calls."""
 

@@ -71,7 +71,7 @@ class Asked:
     """Responses that a guardrail stopped."""
 
     def await_link(self, deadline: float) -> None:
-        """Wait for another connection, which goes on with the answer."""
+        """Wait for another connection, which continues the answer."""
         self.link_deadline = deadline
         self.losses += 1
 
