@@ -54,6 +54,7 @@ __all__ = [
     "bare_address",
     "did_you_mean",
     "first_error",
+    "first_of",
     "is_loopback",
     "one_line",
     "reason_of",
@@ -187,6 +188,13 @@ class StorageError(ApplianceError, OSError):
     """A file could not be written: the disk is full, or permission is missing."""
 
 
+def first_of(error: BaseException) -> BaseException:
+    """Return the first error of a group, however deep; any other error itself."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 @contextmanager
 def first_error() -> Iterator[None]:
     """Replace a group that holds only `ApplianceError`s by its first error: one line for the user instead of a tree.
@@ -199,7 +207,4 @@ def first_error() -> Iterator[None]:
         ours, others = group.split(ApplianceError)
         if ours is None or others is not None:
             raise
-        error: BaseException = ours
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from None
+        raise first_of(ours) from None

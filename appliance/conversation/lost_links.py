@@ -32,7 +32,7 @@ def lose_link(do: Procedures, verdict: Verdict, now: float) -> None:
     was_usable = do.link.is_usable
     is_awaited = do.turn is not None and not do.answer.asked.is_done
     is_trouble = do.link.lose(verdict, now, is_awaited=is_awaited)
-    is_reported_by_turn = do.link.fatal is not None and do.turn is not None and not do.answer.asked.is_done
+    is_reported_by_turn = is_awaited and do.link.fatal is not None
     if is_trouble and not is_reported_by_turn:
         do.device.report(verdict.kind, now, flash=False)
     do.calls.drop_others(do.turn_id, do.policy.output("disconnected"))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from appliance.conversation.events import Event, MessageGiven, OutOfBandAsked, ShutdownRequested, Started
 from appliance.conversation.machine import Conversation
 from appliance.conversation.support.feedback import State
-from appliance.errors import LinkError, SessionNotOpen, SettingsError, one_line
+from appliance.errors import LinkError, SessionNotOpen, SettingsError, first_of, one_line
 from appliance.realtime.messages import text_of
 from appliance.realtime.transports import RunningTransport
 from appliance.runtime.agent_runtime import AgentRuntime, check_json
@@ -139,9 +139,8 @@ class LiveSession:
 
     def _end(self, task: asyncio.Task[None]) -> None:
         self.is_over = True
-        error = None if task.cancelled() else task.exception()
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
+        failure = None if task.cancelled() else task.exception()
+        error = None if failure is None else first_of(failure)
         why = "its task was cancelled" if error is None else one_line(f"{type(error).__name__}: {error}")
         self._ended = self._ended or f"the session has ended: {why}"
         self._runtime.ask.end("the session has ended")

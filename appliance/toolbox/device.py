@@ -13,7 +13,7 @@ from appliance.agents.tools import Tool, tool
 from appliance.errors import ToolError
 from appliance.toolbox.status import DeviceStatus, StatusReader
 from appliance.toolbox.timers import MOST_TIMERS, Timer, Timers
-from appliance.wording import Wording
+from appliance.wording import Wording, english
 
 __all__ = ["DeviceParts", "device_tools"]
 
@@ -45,7 +45,7 @@ class DeviceParts:
     timers: Timers | None = None
     status: StatusReader | None = None
     now: Callable[[], datetime] = lambda: datetime.now().astimezone()
-    wording: Wording = field(default_factory=Wording)
+    wording: Wording = field(default_factory=english)
     """Source of the sentences that tools return."""
 
 

@@ -1367,13 +1367,19 @@ def test_an_unrelated_error_neither_frees_nor_wedges_the_slot(code: str | None, 
     assert len(scene.asks(scene.done("resp_1", status="cancelled"))) == 1
 
 
-def test_an_error_about_a_request_whose_response_has_started_is_reported_and_the_answer_plays_on() -> None:
+def _refused_while_answered() -> Scene:
+    """Let an error name the request of an answer that has started."""
     scene = Scene(pre_roll_ms=0).ready()
     scene.say()
     scene.committed()
     scene.created()
     scene.audio()
     scene.error("server_error", event_id=scene.asks()[0]["event_id"], message="Something else.")
+    return scene
+
+
+def test_an_error_about_a_request_whose_response_has_started_is_reported_and_the_answer_plays_on() -> None:
+    scene = _refused_while_answered()
     assert (scene.troubles(), scene.outcomes()) == (["server_error"], [])
     scene.audio(ms=100)
     assert len(scene.plays()) == 2
@@ -1383,12 +1389,7 @@ def test_an_error_about_a_request_whose_response_has_started_is_reported_and_the
 
 
 def test_after_such_an_error_a_barge_in_cancels_the_old_response_and_plays_the_new_answer() -> None:
-    scene = Scene(pre_roll_ms=0).ready()
-    scene.say()
-    scene.committed()
-    scene.created()
-    scene.audio()
-    scene.error("server_error", event_id=scene.asks()[0]["event_id"], message="Something else.")
+    scene = _refused_while_answered()
     assert {"type": "response.cancel", "response_id": "resp_1"} in scene.sent(scene.press())
     scene.hear(500)
     scene.release()

@@ -108,8 +108,11 @@ class ResponseSlot:
 
     def is_of_server(self, response: Response) -> bool:
         """Return whether a created response is one that the server started by itself."""
-        is_known = response.id in self._over or response.id in self._foreign
-        return not (self.request or self._owed or is_known or response.metadata)
+        return not (self.request or self._owed or self._is_known(response.id) or response.metadata)
+
+    def _is_known(self, response_id: str) -> bool:
+        """Return whether a response is over or foreign."""
+        return response_id in self._over or response_id in self._foreign
 
     def is_current(self, response_id: str) -> bool:
         """Return whether the output of this response is used.
@@ -117,7 +120,7 @@ class ResponseSlot:
         If the server never sends ``response.created``, the first id that arrives while a request has none is adopted.
         """
         request = self.request
-        if request is None or request.is_cancelled or response_id in self._over or response_id in self._foreign:
+        if request is None or request.is_cancelled or self._is_known(response_id):
             return False
         if request.response_id is None and response_id:
             request.response_id = response_id
