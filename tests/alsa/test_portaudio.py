@@ -186,7 +186,8 @@ def test_unplugged_card_is_reported_and_found_again(
         go(cables[index])
         row = _next(probe)
         assert row["lost"] == direction
-        assert "unplugged" in row["reason"]
+        # PortAudio ends the stream, or its thread hangs in the dead sound server: which comes first is the machine's choice.
+        assert "unplugged" in row["reason"] or "no audio for" in row["reason"]
         come(cables[index])
         while _next(probe).get("found") != direction:
             pass  # the other card may be reported too while PortAudio restarts
