@@ -17,7 +17,7 @@ from appliance.speech.stages import CallPart, ResponseRequest
 from appliance.speech.tts import open_tts
 from tests.support.sentences import IN_BOOK, OUT_OF_BOOK, VOICES
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.accuracy, pytest.mark.timeout(600)]
 
 ARGUMENTS = {
     "set_lamp": ["on"],

@@ -122,7 +122,7 @@ def test_no_file_contains_a_key() -> None:
     assert {name for name, text in texts().items() if shape.search(text)} == set()
 
 
-@pytest.mark.parametrize("name", ["run", "test", "setup", "install-service"])
+@pytest.mark.parametrize("name", ["run", "test", "test-accuracy", "setup", "install-service"])
 def test_scripts_are_strict_executable_and_valid(name: str) -> None:
     path = ROOT / "scripts" / name
     assert path.stat().st_mode & 0o111
@@ -131,11 +131,16 @@ def test_scripts_are_strict_executable_and_valid(name: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_continuous_integration_runs_the_same_test_script() -> None:
+def test_continuous_integration_runs_the_same_test_scripts() -> None:
     path = ROOT / ".ci" / "run"
     assert path.stat().st_mode & 0o111
     commands = [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
-    assert commands == ["set -euo pipefail", 'exec "$(dirname -- "${BASH_SOURCE[0]}")/../scripts/test"']
+    assert commands == [
+        "set -euo pipefail",
+        'scripts=$(dirname -- "${BASH_SOURCE[0]}")/../scripts',
+        '"$scripts/test"',
+        '"$scripts/test-accuracy"',
+    ]
 
 
 def test_installed_package_is_this_checkout() -> None:
