@@ -186,7 +186,7 @@ def test_unplugged_card_is_reported_and_found_again(
         go(cables[index])
         row = _next(probe)
         assert row["lost"] == direction
-        # PortAudio ends the stream, or its thread hangs in the dead sound server: which comes first is the machine's choice.
+        # PortAudio ends the stream, or its thread hangs in the dead sound server: the machine's load decides.
         assert "unplugged" in row["reason"] or "no audio for" in row["reason"]
         come(cables[index])
         while _next(probe).get("found") != direction:
