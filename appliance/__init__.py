@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from appliance.agents.agent import RealtimeAgent
     from appliance.agents.context import RunContext, ToolContext
-    from appliance.agents.guardrails import GuardrailFunctionOutput, input_guardrail, output_guardrail
+    from appliance.agents.guardrails import (
+        GuardrailFunctionOutput,
+        ToolGuardrailFunctionOutput,
+        ToolInputGuardrailData,
+        ToolOutputGuardrailData,
+        input_guardrail,
+        output_guardrail,
+        tool_input_guardrail,
+        tool_output_guardrail,
+    )
     from appliance.agents.handoffs import Handoff, handoff
     from appliance.agents.hooks import RealtimeAgentHooks, RealtimeRunHooks
     from appliance.agents.mcp_servers import HostedMcp
@@ -55,6 +64,9 @@ __all__ = [
     "SessionNotOpen",
     "Tool",
     "ToolContext",
+    "ToolGuardrailFunctionOutput",
+    "ToolInputGuardrailData",
+    "ToolOutputGuardrailData",
     "Transcription",
     "background",
     "handoff",
@@ -62,12 +74,23 @@ __all__ = [
     "load_agents",
     "output_guardrail",
     "tool",
+    "tool_input_guardrail",
+    "tool_output_guardrail",
 ]
 
 _HOMES = {
     "appliance.agents.agent": ("RealtimeAgent",),
     "appliance.agents.context": ("RunContext", "ToolContext"),
-    "appliance.agents.guardrails": ("GuardrailFunctionOutput", "input_guardrail", "output_guardrail"),
+    "appliance.agents.guardrails": (
+        "GuardrailFunctionOutput",
+        "ToolGuardrailFunctionOutput",
+        "ToolInputGuardrailData",
+        "ToolOutputGuardrailData",
+        "input_guardrail",
+        "output_guardrail",
+        "tool_input_guardrail",
+        "tool_output_guardrail",
+    ),
     "appliance.agents.handoffs": ("Handoff", "handoff"),
     "appliance.agents.hooks": ("RealtimeAgentHooks", "RealtimeRunHooks"),
     "appliance.agents.mcp_servers": ("HostedMcp",),

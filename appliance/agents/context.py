@@ -79,5 +79,15 @@ class ToolContext(RunContext[T]):
     ask_agent: AskAgent | None = None
     """Asks another agent outside the conversation, for `RealtimeAgent.as_tool`; None without a model."""
 
+    @property
+    def tool_call_id(self) -> str:
+        """The Agents SDK's name of `call_id`."""
+        return self.call_id
+
+    @property
+    def tool_arguments(self) -> str:
+        """The Agents SDK's name of `arguments`."""
+        return self.arguments
+
 
 InstructionsFunction = Callable[[RunContext[Any], "RealtimeAgent"], MaybeAwaitable[str]]
