@@ -68,7 +68,7 @@ class RunContext(Generic[T]):
 
 @dataclass(slots=True, kw_only=True)
 class ToolContext(RunContext[T]):
-    """Passed to a tool that has a parameter annotated ``ToolContext``."""
+    """Passed to a tool that has a parameter annotated ``ToolContext`` or ``RunContext``."""
 
     tool_name: str
     call_id: str

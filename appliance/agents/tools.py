@@ -65,7 +65,7 @@ def background(result: Any) -> Background:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One function that the model may call.
+    """One function that the model may call; a program calls it like the function.
 
     Raises:
         ToolError: The name, `timeout_s` or `working_after_ms` is invalid, or `filler` comes without `working_after_ms`.
@@ -110,6 +110,10 @@ class Tool:
             if wrong := [one for one in getattr(self, name) if not isinstance(one, kind)]:
                 mark = f"@tool_{name.removesuffix('s')}"
                 raise ToolError(f"tool {self.name!r}: {name} has {wrong[0]!r}; mark each function with {mark}")
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Call the function itself: no check of the arguments, no guardrail, approval or time limit."""
+        return self.function(*arguments, **named)
 
     @property
     def longest_s(self) -> float:
@@ -191,8 +195,8 @@ def tool(
     """Make a `Tool` from a function; use with or without arguments.
 
     Args:
-        function: Sync (runs in a thread) or async; bound methods work. A parameter annotated `ToolContext` gets the
-            context and is not shown to the model.
+        function: Sync (runs in a thread) or async; bound methods work. A parameter annotated `ToolContext` or
+            `RunContext` gets the `ToolContext` of the call, and is not shown to the model.
         name: Default: the function's name.
         description: Default: the docstring up to its first section.
         needs_approval: Whether the user must approve each call; or a predicate ``(context, arguments, call_id)``.
