@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from appliance.realtime.items import HistoryItem
     from appliance.realtime.payload import (
         NoiseReduction,
+        PromptTemplate,
         RealtimeSessionSettings,
         RetentionRatio,
         SemanticVad,
@@ -52,6 +53,7 @@ __all__ = [
     "McpServerStdio",
     "NoiseReduction",
     "Policy",
+    "PromptTemplate",
     "RealtimeAgent",
     "RealtimeAgentHooks",
     "RealtimeRunHooks",
@@ -100,6 +102,7 @@ _HOMES = {
     "appliance.realtime.items": ("HistoryItem",),
     "appliance.realtime.payload": (
         "NoiseReduction",
+        "PromptTemplate",
         "RealtimeSessionSettings",
         "RetentionRatio",
         "SemanticVad",
