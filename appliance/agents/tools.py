@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, overload
 from appliance.agents.context import MaybeAwaitable, RunContext, ToolContext
 from appliance.agents.guardrails import ToolInputGuardrail, ToolOutputGuardrail
 from appliance.errors import ToolError
+from appliance.sdk_names import explained
 
 if TYPE_CHECKING:
     from appliance.agents.agent import RealtimeAgent
@@ -176,6 +177,7 @@ def tool(
     input_guardrails: Sequence[ToolInputGuardrail] = (),
     output_guardrails: Sequence[ToolOutputGuardrail] = (),
 ) -> Callable[[Callable[..., Any]], Tool]: ...
+@explained
 def tool(
     function: Callable[..., Any] | None = None,
     /,

@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeAlias
 
 from appliance.errors import SettingsError, did_you_mean
 from appliance.realtime.protocol import SAMPLE_RATE, JsonObject
+from appliance.sdk_names import explained_class
 
 __all__ = [
     "MAX_IMAGE_BYTES",
@@ -152,6 +153,7 @@ _SERVER_DEFAULTS: Mapping[str, Any] = {
 """What a new session has, for each setting that an agent may override and a later update can set back."""
 
 
+@explained_class
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealtimeSessionSettings:
     """The settings of a session. A None is not sent, so the server's default applies.

@@ -48,11 +48,13 @@ from appliance.runtime.driver import Observer
 from appliance.runtime.live_session import LiveSession, ProgramInput
 from appliance.runtime.session_body import PacedPlayback, ProgramAudio, RealtimeTurn, SessionEvents, new_item_id
 from appliance.runtime.session_servers import SessionServers
+from appliance.sdk_names import explained_class
 from appliance.wording import Wording
 
 __all__ = ["RealtimeSession"]
 
 
+@explained_class
 class RealtimeSession:
     """A conversation with a speech-to-speech model.
 
