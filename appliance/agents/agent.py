@@ -13,6 +13,7 @@ from appliance.agents.handoffs import Handoff, handoff, transfer_name
 from appliance.agents.hooks import RealtimeAgentHooks
 from appliance.agents.tools import Tool, tool
 from appliance.errors import ToolError
+from appliance.sdk_names import explained_class
 
 if TYPE_CHECKING:
     from appliance.agents.mcp_servers import HostedMcp, McpServer
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["RealtimeAgent", "agents_of"]
 
 
+@explained_class
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RealtimeAgent:
     """An assistant for a speech-to-speech model.

@@ -68,7 +68,7 @@ class RunContext(Generic[T]):
 
 @dataclass(slots=True, kw_only=True)
 class ToolContext(RunContext[T]):
-    """Passed to a tool that has a parameter annotated ``ToolContext``."""
+    """Passed to a tool that has a parameter annotated ``ToolContext`` or ``RunContext``."""
 
     tool_name: str
     call_id: str
@@ -78,6 +78,16 @@ class ToolContext(RunContext[T]):
     """Asks the model outside the conversation; None without a model."""
     ask_agent: AskAgent | None = None
     """Asks another agent outside the conversation, for `RealtimeAgent.as_tool`; None without a model."""
+
+    @property
+    def tool_call_id(self) -> str:
+        """The Agents SDK's name of `call_id`."""
+        return self.call_id
+
+    @property
+    def tool_arguments(self) -> str:
+        """The Agents SDK's name of `arguments`."""
+        return self.arguments
 
 
 InstructionsFunction = Callable[[RunContext[Any], "RealtimeAgent"], MaybeAwaitable[str]]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from appliance.agents.context import MaybeAwaitable
 from appliance.agents.tools import TOOL_NAME, Enabled
 from appliance.errors import ToolError
+from appliance.sdk_names import explained
 
 if TYPE_CHECKING:
     from appliance.agents.agent import RealtimeAgent
@@ -58,6 +59,7 @@ def transfer_name(agent_name: str) -> str:
     return "transfer_to_" + re.sub(r"[^a-zA-Z0-9_-]+", "_", agent_name.strip()).lower()
 
 
+@explained
 def handoff(
     agent: RealtimeAgent,
     *,

@@ -33,7 +33,7 @@ def describe_parameters(
         notes: The description of each parameter, from the docstring.
 
     Returns:
-        The JSON schema, a function from JSON to keyword arguments, and the name of the `ToolContext` parameter.
+        The JSON schema, a function from JSON to keyword arguments, and the name of the parameter for the context.
 
     Raises:
         ToolError: A parameter has no annotation, or one that JSON cannot express.
@@ -90,7 +90,7 @@ def explained(error: ValidationError) -> str:
 
 
 def _model(name: str, function: Callable[..., Any], notes: Mapping[str, str]) -> tuple[type[BaseModel], str]:
-    """Return a model with one field per parameter, and the name of the `ToolContext` parameter.
+    """Return a model with one field per parameter, and the name of the parameter that gets the context.
 
     Fields are numbered, with the parameter names as aliases: pydantic reserves some names ("copy", "_x", "model_…").
     """
@@ -109,13 +109,13 @@ def _model(name: str, function: Callable[..., Any], notes: Mapping[str, str]) ->
         if parameter.name not in hints:
             raise ToolError(f"tool {name!r}: parameter {parameter.name!r} has no annotation")
         hint = hints[parameter.name]
-        if hint is ToolContext or get_origin(hint) is ToolContext:
+        if (get_origin(hint) or hint) in (ToolContext, RunContext):
             if context_parameter:
-                raise ToolError(f"tool {name!r}: two parameters are annotated ToolContext; only one may be")
+                raise ToolError(f"tool {name!r}: two parameters get the context, {context_parameter!r} too; one may")
             context_parameter = parameter.name
             continue
         if _mentions_context(hint):
-            raise ToolError(f"tool {name!r}: annotate {parameter.name!r} as plain ToolContext to get the context")
+            raise ToolError(f"tool {name!r}: annotate {parameter.name!r} as plain ToolContext or RunContext")
         field: dict[str, Any] = {"alias": parameter.name}
         if parameter.default is not parameter.empty:
             field["default"] = parameter.default

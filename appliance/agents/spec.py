@@ -27,7 +27,9 @@ class ToolCard:
     """A call that runs longer than this plays an earcon and `filler`."""
     filler: str = ""
     timeout_s: float | None = None
-    """How long it may run; None uses the policy's limit."""
+    """How long it may run, with its guardrails; None uses the policy's limit."""
+    has_input_guardrails: bool = False
+    """The call starts when ``ToolBegan`` says that its guardrails have passed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

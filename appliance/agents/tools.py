@@ -20,21 +20,25 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 from appliance.agents.context import MaybeAwaitable, RunContext, ToolContext
+from appliance.agents.guardrails import ToolInputGuardrail, ToolOutputGuardrail
 from appliance.errors import ToolError
+from appliance.sdk_names import explained
 
 if TYPE_CHECKING:
     from appliance.agents.agent import RealtimeAgent
 
-__all__ = ["TOOL_NAME", "Background", "Tool", "background", "tool", "tools_of"]
+__all__ = ["GUARDRAIL_TIMEOUT_S", "TOOL_NAME", "Background", "Tool", "background", "tool", "tools_of"]
 
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _SECTION = re.compile(r"\n(?:Args|Returns|Raises|Yields|Examples?|Notes?):[ ]*(?:\n|$)")
 _DEFAULT_TIMEOUT_S = 15.0
+GUARDRAIL_TIMEOUT_S = 5.0
+"""Longest run of one guardrail of a tool."""
 
 NeedsApproval = bool | Callable[[RunContext[Any], dict[str, Any], str], MaybeAwaitable[bool]]
 Enabled = bool | Callable[[RunContext[Any], "RealtimeAgent"], MaybeAwaitable[bool]]
@@ -62,7 +66,7 @@ def background(result: Any) -> Background:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One function that the model may call.
+    """One function that the model may call; a program calls it like the function.
 
     Raises:
         ToolError: The name, `timeout_s` or `working_after_ms` is invalid, or `filler` comes without `working_after_ms`.
@@ -89,6 +93,10 @@ class Tool:
     filler: str = ""
     context_parameter: str = ""
     """Name of the parameter that gets the `ToolContext`; "" for none."""
+    input_guardrails: Sequence[ToolInputGuardrail] = ()
+    """Run in order after the approval, before the tool; the first that rejects ends the call."""
+    output_guardrails: Sequence[ToolOutputGuardrail] = ()
+    """Run in order on the tool's output; the first that rejects replaces it."""
 
     def __post_init__(self) -> None:
         if not TOOL_NAME.fullmatch(self.name):
@@ -99,6 +107,19 @@ class Tool:
             raise ToolError(f"tool {self.name!r}: working_after_ms is {self.working_after_ms}; it must be more than 0")
         if self.filler and self.working_after_ms is None:
             raise ToolError(f"tool {self.name!r}: filler is spoken after working_after_ms; set both")
+        for name, kind in (("input_guardrails", ToolInputGuardrail), ("output_guardrails", ToolOutputGuardrail)):
+            if wrong := [one for one in getattr(self, name) if not isinstance(one, kind)]:
+                mark = f"@tool_{name.removesuffix('s')}"
+                raise ToolError(f"tool {self.name!r}: {name} has {wrong[0]!r}; mark each function with {mark}")
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Call the function itself: no check of the arguments, no guardrail, approval or time limit."""
+        return self.function(*arguments, **named)
+
+    @property
+    def longest_s(self) -> float:
+        """Longest time of a call, with its guardrails."""
+        return self.timeout_s + GUARDRAIL_TIMEOUT_S * (len(self.input_guardrails) + len(self.output_guardrails))
 
     @property
     def is_async(self) -> bool:
@@ -153,7 +174,10 @@ def tool(
     cancellable: bool = False,
     working_after_ms: int | None = None,
     filler: str = "",
+    input_guardrails: Sequence[ToolInputGuardrail] = (),
+    output_guardrails: Sequence[ToolOutputGuardrail] = (),
 ) -> Callable[[Callable[..., Any]], Tool]: ...
+@explained
 def tool(
     function: Callable[..., Any] | None = None,
     /,
@@ -167,12 +191,14 @@ def tool(
     cancellable: bool = False,
     working_after_ms: int | None = None,
     filler: str = "",
+    input_guardrails: Sequence[ToolInputGuardrail] = (),
+    output_guardrails: Sequence[ToolOutputGuardrail] = (),
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
     """Make a `Tool` from a function; use with or without arguments.
 
     Args:
-        function: Sync (runs in a thread) or async; bound methods work. A parameter annotated `ToolContext` gets the
-            context and is not shown to the model.
+        function: Sync (runs in a thread) or async; bound methods work. A parameter annotated `ToolContext` or
+            `RunContext` gets the `ToolContext` of the call, and is not shown to the model.
         name: Default: the function's name.
         description: Default: the docstring up to its first section.
         needs_approval: Whether the user must approve each call; or a predicate ``(context, arguments, call_id)``.
@@ -182,6 +208,8 @@ def tool(
         cancellable: Cancel it when the user barges in. A sync function keeps running; only its result is dropped.
         working_after_ms: Play an earcon if the call takes longer.
         filler: What to say after the earcon; "" for nothing.
+        input_guardrails: Check each call before the tool runs; see `tool_input_guardrail`.
+        output_guardrails: Check each output before the model gets it; see `tool_output_guardrail`.
 
     Raises:
         ToolError: The name or a limit is invalid, or a parameter has no annotation, cannot be passed by name, or has
@@ -208,6 +236,8 @@ def tool(
             working_after_ms=working_after_ms,
             filler=filler,
             context_parameter=context_parameter,
+            input_guardrails=tuple(input_guardrails),
+            output_guardrails=tuple(output_guardrails),
         )
 
     return make if function is None else make(function)

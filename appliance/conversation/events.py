@@ -56,6 +56,7 @@ __all__ = [
     "ShutdownRequested",
     "Started",
     "TimersChanged",
+    "ToolBegan",
     "ToolFinished",
     "TracingFailed",
     "TurnKey",
@@ -257,6 +258,12 @@ class FrameRefused(Record, frozen=True):
     problem: str
 
 
+class ToolBegan(Record, frozen=True):
+    """The input guardrails of a tool have passed: it runs now."""
+
+    call_id: str
+
+
 class ToolFinished(Record, frozen=True):
     """A tool ended with a result, or with an error text for the model."""
 
@@ -267,6 +274,8 @@ class ToolFinished(Record, frozen=True):
     """The output is sent to the model, but no response is requested for it."""
     is_truncated: bool = False
     """The output is too long for the model: it is the start, marked as such."""
+    stopped_by: str = ""
+    """The guardrail of the tool that ends the turn, with its reason."""
 
 
 class ApprovalChecked(Record, frozen=True):
@@ -411,6 +420,7 @@ Event: TypeAlias = (
     | LinkDown
     | ServerEventReceived
     | FrameRefused
+    | ToolBegan
     | ToolFinished
     | AlarmRang
     | TimersChanged

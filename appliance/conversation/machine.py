@@ -127,8 +127,10 @@ class Conversation:
             case ev.DayBegan():
                 do.account.budget.begin_day(event.day, event.spent_usd, event.spent_s)
                 do.link.restrict(do.account.only_endpoint, now)
+            case ev.ToolBegan():
+                do.calls.began(event.call_id)
             case ev.ToolFinished():
-                do.close_call(do.calls.finish(event, do.turn_id, now), now)
+                do.finish_call(event, now)
             case ev.ApprovalChecked():
                 do.close_call(do.calls.checked(event, now), now)
             case ev.ApprovalAnswered():

@@ -66,6 +66,7 @@ TroubleKind: TypeAlias = (
         "server_error",
         "settings_refused",
         "tool_late",
+        "tool_stopped",
         "output_truncated",
         "button_stuck",
         "playout_stalled",

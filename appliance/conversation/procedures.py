@@ -12,7 +12,7 @@ from typing import Any
 
 from appliance.agents.spec import AgentSpec
 from appliance.conversation.commands import Disconnect, PrepareAgent
-from appliance.conversation.events import ConnectKey, InputCheck, TurnKey
+from appliance.conversation.events import ConnectKey, InputCheck, ToolFinished, TurnKey
 from appliance.conversation.notices import Guardrail, Outcome, TroubleKind, TurnEnd, TurnStart
 from appliance.conversation.policy import Policy
 from appliance.conversation.regions.account import Account
@@ -226,6 +226,19 @@ class Procedures:
             self.history.delete(item_id)
 
     # --- calls --------------------------------------------------------------------------------------------------
+
+    def finish_call(self, event: ToolFinished, now: float) -> None:
+        """Close the call of a tool that has ended; a guardrail that stopped it ends the turn too."""
+        closed = self.calls.finish(event, self.turn_id, now)
+        if closed is None or not event.stopped_by:
+            self.close_call(closed, now)
+            return
+        self.reply(closed)
+        detail = f"{closed.call.name}: {event.stopped_by}"
+        if self.turn_id == closed.call.turn:
+            self.fail_turn("tool_stopped", now, detail=detail, outcome="refused")
+        else:
+            self.device.report("tool_stopped", now, detail=detail)
 
     def close_call(self, closed: Closed | None, now: float) -> None:
         """Send the output of a closed call, and continue its turn if it was the last; a no-op for None."""

@@ -18,21 +18,24 @@ Source: Realtime API, session.update, conversation.item.create.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from appliance.errors import SettingsError, did_you_mean
 from appliance.realtime.protocol import SAMPLE_RATE, JsonObject
+from appliance.sdk_names import explained_class
 
 __all__ = [
     "MAX_IMAGE_BYTES",
     "Modality",
     "NoiseReduction",
+    "PromptTemplate",
     "RealtimeSessionSettings",
     "RetentionRatio",
     "SemanticVad",
     "ServerVad",
+    "ToolChoice",
     "Transcription",
     "image_part",
     "message_item",
@@ -40,6 +43,8 @@ __all__ = [
 ]
 
 Modality: TypeAlias = Literal["audio", "text"]
+ToolChoice: TypeAlias = Literal["auto", "none", "required"] | Mapping[str, str]
+"""Or ``{"type": "function", "name": …}`` for one tool, ``{"type": "mcp", "server_label": …}`` for a hosted server."""
 
 MAX_IMAGE_BYTES = 10 * 1024 * 1024  # 13.4 MB as base64, below the 15 MiB of one frame (Realtime API, append)
 _IMAGE_TYPES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
@@ -122,6 +127,34 @@ class RetentionRatio:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PromptTemplate:
+    """A prompt that is stored on the server. OpenAI retires stored prompts on 2026-11-30: prefer instructions."""
+
+    id: str
+    version: str | None = None
+    """None takes the current one."""
+    variables: Mapping[str, Any] | None = None
+    """Values for the template's variables: texts, or content parts."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.id), "prompt.id", self.id, "the id of a stored prompt")
+        given = self.variables
+        _require(given is None or isinstance(given, Mapping), "prompt.variables", given, "a mapping of names to values")
+
+
+_PROMPT_KEYS = [one.name for one in fields(PromptTemplate)]
+_SERVER_DEFAULTS: Mapping[str, Any] = {
+    "tool_choice": "auto",
+    "prompt": {},
+    "speed": 1.0,
+    "max_output_tokens": "inf",
+    "truncation": "auto",
+}
+"""What a new session has, for each setting that an agent may override and a later update can set back."""
+
+
+@explained_class
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RealtimeSessionSettings:
     """The settings of a session. A None is not sent, so the server's default applies.
 
@@ -148,7 +181,10 @@ class RealtimeSessionSettings:
     """The settings, or the model's name. None turns it off; the history then lacks the user's words."""
     turn_detection: ServerVad | SemanticVad | Mapping[str, Any] | None = None
     """None is push to talk (an explicit ``null``)."""
-    tool_choice: str | Mapping[str, Any] | None = None
+    tool_choice: ToolChoice | None = None
+    """Applies to the first response of a turn: after a forced call, the model may answer."""
+    prompt: PromptTemplate | Mapping[str, Any] | None = None
+    """An agent's instructions, if it has some, replace those of the prompt. An empty mapping clears it."""
     max_output_tokens: int | Literal["inf"] | None = None
     """1 to 4096, or "inf"."""
     reasoning_effort: str | None = None
@@ -168,6 +204,32 @@ class RealtimeSessionSettings:
         _require(len(self.output_modalities) == 1, "output_modalities", list(self.output_modalities), "exactly one")
         tokens = self.max_output_tokens
         _require(not isinstance(tokens, int) or 1 <= tokens <= 4096, "max_output_tokens", tokens, '1 to 4096, or "inf"')
+        choice = self.tool_choice
+        _require(choice is None or _is_tool_choice(choice), "tool_choice", choice, _TOOL_CHOICES)
+        if isinstance(self.prompt, Mapping):
+            for key in self.prompt:
+                _require(key in _PROMPT_KEYS, "prompt", dict(self.prompt), f"no keys but {', '.join(_PROMPT_KEYS)}")
+            _require(not self.prompt or "id" in self.prompt, "prompt", dict(self.prompt), "the key id")
+            if self.prompt:
+                PromptTemplate(**self.prompt)
+        else:
+            _require(
+                self.prompt is None or isinstance(self.prompt, PromptTemplate),
+                "prompt",
+                self.prompt,
+                'a PromptTemplate or {"id": …, "version": …, "variables": {…}}',
+            )
+
+    def shared_by(self, agents: Iterable[Mapping[str, Any]]) -> RealtimeSessionSettings:
+        """Return these settings, with the server's default for what an agent overrides and they do not set.
+
+        The server keeps what an update omits: the next agent would inherit the setting.
+
+        Args:
+            agents: The settings of each agent.
+        """
+        overridden = {name for own in agents for name in own if getattr(self, name, "") is None}
+        return replace(self, **{name: value for name, value in _SERVER_DEFAULTS.items() if name in overridden})
 
     def of_agent(self, own: Mapping[str, Any], *, voice: str | Mapping[str, str] = "") -> RealtimeSessionSettings:
         """Return these settings, overridden by those of an agent.
@@ -190,8 +252,9 @@ def session_object(
 
     Args:
         settings: The effective settings, with the agent's own applied.
-        instructions: "" clears the server's default instructions; None keeps them.
-        tools: Flat function tools, or MCP tools.
+        instructions: "" clears the server's default instructions, unless there is a prompt; None keeps them.
+        tools: Flat function tools, or MCP tools. A `tool_choice` that names none of them is sent as "auto": the tool is
+            not offered now, and the server would refuse the whole update.
     """
     noise, transcription = settings.noise_reduction, settings.transcription
     session = {
@@ -214,9 +277,9 @@ def session_object(
             },
         },
         **_set_keys(
-            instructions=instructions,
+            instructions=None if settings.prompt and not instructions else instructions,
             tools=None if tools is None else [dict(tool) for tool in tools],
-            tool_choice=_plain(settings.tool_choice),
+            tool_choice=_offered(settings.tool_choice, tools),
             max_output_tokens=settings.max_output_tokens,
             reasoning=None if settings.reasoning_effort is None else {"effort": settings.reasoning_effort},
             parallel_tool_calls=settings.parallel_tool_calls,
@@ -224,6 +287,7 @@ def session_object(
             tracing=_plain(settings.tracing),
             include=_plain(settings.include),
         ),
+        **({} if settings.prompt is None else {"prompt": _plain(settings.prompt) or None}),
     }
     return _merged(session, settings.provider_data)
 
@@ -263,6 +327,28 @@ def image_part(image: bytes, *, detail: Literal["auto", "low", "high"] | None = 
         )
     url = f"data:{kind};base64,{base64.b64encode(image).decode('ascii')}"
     return {"type": "input_image", "image_url": url, **_set_keys(detail=detail)}
+
+
+_TOOL_CHOICES = '"auto", "none", "required", {"type": "function", "name": …} or {"type": "mcp", "server_label": …}'
+
+
+def _is_tool_choice(choice: object) -> bool:
+    if not isinstance(choice, Mapping):
+        return choice in ("auto", "none", "required")
+    is_known = (choice.get("type"), set(choice) - {"type"}) in (
+        ("function", {"name"}),
+        ("mcp", {"server_label"}),
+        ("mcp", {"server_label", "name"}),
+    )
+    return is_known and all(isinstance(one, str) and one for one in choice.values())
+
+
+def _offered(choice: ToolChoice | None, tools: Sequence[Mapping[str, Any]] | None) -> Any:
+    if isinstance(choice, Mapping) and tools is not None:
+        key = "name" if choice["type"] == "function" else "server_label"
+        if all(one.get(key) != choice[key] for one in tools):
+            return "auto"
+    return _plain(choice)
 
 
 def _plain(value: Any) -> Any:

@@ -212,7 +212,8 @@ def _card(tool: Tool) -> ToolCard:
         is_cancellable=tool.cancellable,
         working_after_s=None if tool.working_after_ms is None else tool.working_after_ms / 1000,
         filler=tool.filler,
-        timeout_s=tool.timeout_s,
+        timeout_s=tool.longest_s,
+        has_input_guardrails=bool(tool.input_guardrails),
     )
 
 

@@ -31,7 +31,7 @@ from appliance.conversation.notices import (
     ToolEnd,
     ToolStart,
 )
-from appliance.errors import LinkError, SettingsError, ToolError, first_error
+from appliance.errors import LinkError, SettingsError, ToolError, did_you_mean, first_error
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings
 from appliance.runtime.agent_preparer import AgentPreparer, Compose
@@ -39,7 +39,7 @@ from appliance.runtime.agent_tool import ask_agent
 from appliance.runtime.tool_runner import ToolRunner
 from appliance.wording import Wording
 
-__all__ = ["AgentRuntime", "Asker", "check_guardrails", "check_json"]
+__all__ = ["AgentRuntime", "Asker", "check_agent", "check_json"]
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +65,34 @@ def check_json(value: Mapping[str, Any], where: str) -> None:
         raise SettingsError(f"{where}: cannot be written as JSON: {exc}") from None
 
 
-def check_guardrails(agent: RealtimeAgent, settings: RealtimeSessionSettings) -> None:
-    """Refuse input guardrails that cannot work with these settings.
+def check_agent(agent: RealtimeAgent, settings: RealtimeSessionSettings) -> None:
+    """Refuse an agent that cannot work with these settings.
 
     Raises:
-        SettingsError: They need a transcription, and a server that does not answer by itself.
+        SettingsError: Its input guardrails need a transcription, and a server that does not answer by itself; or
+            `tool_choice` names a tool that it does not have.
     """
+    _check_guardrails(agent, settings)
+    choice = settings.tool_choice
+    if not isinstance(choice, Mapping):
+        return
+    if choice["type"] == "mcp":
+        wanted, what = choice["server_label"], "hosted MCP server"
+        known = [one.server_label for one in agent.mcp_servers if isinstance(one, HostedMcp)]
+    elif any(not isinstance(one, HostedMcp) for one in agent.mcp_servers):
+        return  # its tools are known after it is connected
+    else:
+        wanted, what = choice["name"], "tool"
+        known = [*(one.name for one in agent.tools), *(one.tool_name for one in agent.transfers())]
+    if wanted not in known:
+        meant = did_you_mean(wanted, known) or f"; there are: {', '.join(known) or 'none'}"
+        raise SettingsError(
+            f"tool_choice: the agent {agent.name!r} has no {what} {wanted!r}{meant}; "
+            "set tool_choice in the settings of the agents that have it"
+        )
+
+
+def _check_guardrails(agent: RealtimeAgent, settings: RealtimeSessionSettings) -> None:
     if not agent.input_guardrails:
         return
     if settings.transcription is None:

@@ -17,7 +17,7 @@ from appliance.agents.tools import Tool
 from appliance.errors import ApplianceError, ToolError
 from appliance.realtime.items import HistoryItem
 from appliance.runtime.functions import instructions_of, is_enabled, kind_of, words
-from appliance.runtime.tool_runner import called, find_tool
+from appliance.runtime.tool_runner import ToolStopped, called, find_tool
 
 __all__ = ["ask_agent"]
 
@@ -31,6 +31,7 @@ async def ask_agent(agent: RealtimeAgent, context: ToolContext[Any], question: s
 
     Raises:
         ToolError: There is no model to ask, or the agent gave no answer.
+        ToolStopped: A guardrail of one of its tools ends the turn.
     """
     own = replace(context, agent=agent)
     if own.ask is None:
@@ -69,9 +70,14 @@ async def _run(call: HistoryItem, tools: Sequence[Tool], context: ToolContext[An
     """Run one call of the asked agent; return the call and its output as wire items."""
     own = replace(context, tool_name=call.name, call_id=call.call_id, arguments=call.arguments)
     try:
-        output = (await called(find_tool(call.name, tools), own)).output
-    except ToolError as exc:  # there is no such tool
+        found = find_tool(call.name, tools)
+    except ToolError as exc:
         output = str(exc)
+    else:
+        finished = await called(found, own)
+        if finished.stopped_by:
+            raise ToolStopped(finished.stopped_by)  # it ends the turn of the agent that asks
+        output = finished.output
     return [
         {"type": "function_call", "name": call.name, "call_id": call.call_id, "arguments": call.arguments},
         {"type": "function_call_output", "call_id": call.call_id, "output": output},

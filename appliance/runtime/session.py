@@ -43,16 +43,18 @@ from appliance.realtime.items import HistoryItem
 from appliance.realtime.messages import image_of, structured_item
 from appliance.realtime.payload import RealtimeSessionSettings, message_item, session_object
 from appliance.realtime.transports import open_transport
-from appliance.runtime.agent_runtime import AgentRuntime, Asker, check_guardrails, check_json
+from appliance.runtime.agent_runtime import AgentRuntime, Asker, check_agent, check_json
 from appliance.runtime.driver import Observer
 from appliance.runtime.live_session import LiveSession, ProgramInput
 from appliance.runtime.session_body import PacedPlayback, ProgramAudio, RealtimeTurn, SessionEvents, new_item_id
 from appliance.runtime.session_servers import SessionServers
+from appliance.sdk_names import explained_class
 from appliance.wording import Wording
 
 __all__ = ["RealtimeSession"]
 
 
+@explained_class
 class RealtimeSession:
     """A conversation with a speech-to-speech model.
 
@@ -123,7 +125,7 @@ class RealtimeSession:
             guardrail_s=self._policy.guardrail_s,
         )
         for one in self._runtime.agents.values():
-            check_guardrails(one, self._settings_of(one))
+            check_agent(one, self._settings_of(one))
         self._audio = ProgramAudio(self.settings.input_audio_format, self.settings.output_audio_format)
         self._playback = PacedPlayback(self._input.post, is_paced=playback == "paced")
         self._events = SessionEvents(
@@ -350,7 +352,8 @@ class RealtimeSession:
         return session
 
     def _settings_of(self, agent: RealtimeAgent) -> RealtimeSessionSettings:
-        return self.settings.of_agent(agent.settings, voice=agent.voice)
+        shared = self.settings.shared_by(one.settings for one in self.agents.values())
+        return shared.of_agent(agent.settings, voice=agent.voice)
 
 
 def _call_id(call: ToolApproval | str) -> str:

@@ -19,16 +19,23 @@ from msgspec.structs import replace
 
 from appliance.agents.agent import RealtimeAgent
 from appliance.agents.context import AskAgent, AskAside, ToolContext
-from appliance.agents.tools import Background, Tool
+from appliance.agents.guardrails import (
+    ToolGuardrailFunctionOutput,
+    ToolInputGuardrail,
+    ToolInputGuardrailData,
+    ToolOutputGuardrail,
+    ToolOutputGuardrailData,
+)
+from appliance.agents.tools import GUARDRAIL_TIMEOUT_S, Background, Tool
 from appliance.conversation.commands import CheckApproval, RunTool
-from appliance.conversation.events import ApprovalChecked, Event, ToolFinished
+from appliance.conversation.events import ApprovalChecked, Event, ToolBegan, ToolFinished
 from appliance.errors import ToolError
 from appliance.realtime.items import HistoryItem
 from appliance.runtime.command_tasks import CommandTasks
 from appliance.runtime.functions import ToolTimeout, asked, described, in_thread, is_enabled, kind_of, within, words
 from appliance.wording import Wording, english
 
-__all__ = ["ToolRunner", "called", "find_tool"]
+__all__ = ["ToolRunner", "ToolStopped", "called", "find_tool"]
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +44,16 @@ _LONGEST_OUTPUT = 100_000  # characters; more would push the conversation out of
 _EXCUSE_S = 1.0  # longest run of an error function
 
 
+class ToolStopped(ToolError):
+    """A guardrail of a tool ends the turn; the message names the guardrail and its reason."""
+
+
 class ToolRunner:
     """Runs tools by agent and name.
 
     Args:
         agents: The agents by name; or only tools, for a single agent. A command without an agent uses the first.
-        post: Takes ``ToolFinished`` and ``ApprovalChecked``; called on the loop's thread.
+        post: Takes ``ToolBegan``, ``ToolFinished`` and ``ApprovalChecked``; called on the loop's thread.
         context: The application's context object.
         history: Returns the conversation at the time of a call.
         ask: Asks the model outside the conversation.
@@ -75,10 +86,14 @@ class ToolRunner:
         self._ask_agent = ask_agent
         self._extra_tools = extra_tools
         self._wording = wording or english()
+        self._post = post
         self._tasks = CommandTasks(post)
 
     def run_tool(self, command: RunTool) -> None:
-        """Run a tool; always answered by one ``ToolFinished``. Called before `run`, it waits for it."""
+        """Run a tool; always answered by one ``ToolFinished``. Called before `run`, it waits for it.
+
+        If the tool has input guardrails, ``ToolBegan`` is posted when they have passed.
+        """
         cancelled = self._wording.say("output.cancelled", name=command.name)
         otherwise = _failed(command.call_id, cancelled, self._wording)
         self._tasks.start(
@@ -113,7 +128,9 @@ class ToolRunner:
 
     async def _finished(self, command: RunTool) -> ToolFinished:
         try:
-            return await called(*self._call_of(command), self._wording)
+            tool, context = self._call_of(command)
+            began = functools.partial(self._post, ToolBegan(command.call_id)) if tool.input_guardrails else None
+            return await called(tool, context, self._wording, began=began)
         except ToolError as exc:
             return _failed(command.call_id, words(exc), self._wording)
         except Exception as exc:  # from `history`, `extra_tools`, or an application's `parse`
@@ -174,34 +191,94 @@ def find_tool(name: str, tools: Sequence[Tool], wording: Wording | None = None) 
     return found
 
 
-async def called(tool: Tool, context: ToolContext[Any], wording: Wording | None = None) -> ToolFinished:
+async def called(
+    tool: Tool,
+    context: ToolContext[Any],
+    wording: Wording | None = None,
+    *,
+    began: Callable[[], None] | None = None,
+) -> ToolFinished:
     """Call one tool with ``context.arguments``, if it is enabled; its failures are returned as outputs.
 
     Args:
+        tool: Its guardrails are run too.
+        context: Passed to the tool and to its functions.
         wording: Words the failures; None for English.
+        began: Called when the input guardrails have passed.
 
     Raises:
         asyncio.CancelledError: The caller, or the tool itself, was cancelled.
     """
     wording = wording or english()
+    try:
+        return await _called(tool, context, wording, began)
+    except ToolStopped as exc:
+        output = wording.say("output.stopped", name=tool.name)
+        return replace(_failed(context.call_id, output, wording), stopped_by=str(exc))
+
+
+async def _called(
+    tool: Tool, context: ToolContext[Any], wording: Wording, began: Callable[[], None] | None
+) -> ToolFinished:
     if not await is_enabled(tool, context, tool.timeout_s):
         return _failed(context.call_id, wording.say("output.unavailable", name=tool.name), wording)
     try:
         arguments = tool.validate(context.arguments)
     except ToolError as exc:
         return _failed(context.call_id, words(exc), wording)  # the model can correct them; error_function is not called
+    asked_of = ToolInputGuardrailData(context=context, agent=context.agent)
+    if (refused := await _guarded(tool, tool.input_guardrails, asked_of, wording)) is not None:
+        return refused
+    if began is not None:
+        began()
     if tool.context_parameter:
         arguments[tool.context_parameter] = context
     call = functools.partial(tool.function if tool.is_async else in_thread(tool.function), **arguments)
+    is_background = is_error = False
     try:
         result = await within(tool.timeout_s, f"The tool {tool.name}", call)
         is_background = isinstance(result, Background)
-        text = _text(tool.name, result.result if isinstance(result, Background) else result)
-        return replace(_sent(context.call_id, text, wording), is_background=is_background)
-    except (asyncio.CancelledError, KeyboardInterrupt):
+        output = result.result if isinstance(result, Background) else result
+        text = _text(tool.name, output)
+    except (asyncio.CancelledError, KeyboardInterrupt, ToolStopped):
         raise
     except BaseException as exc:  # noqa: BLE001 - a bug in a tool, even `sys.exit`, must not end the session
-        return _failed(context.call_id, await _excuse(tool, context, exc, wording), wording)
+        output = text = await _excuse(tool, context, exc, wording)
+        is_error = True
+    given = ToolOutputGuardrailData(context=context, agent=context.agent, output=output)
+    finished = await _guarded(tool, tool.output_guardrails, given, wording) or _sent(context.call_id, text, wording)
+    return replace(
+        finished, is_error=is_error or finished.is_error, is_background=is_background and not finished.is_error
+    )
+
+
+async def _guarded(
+    tool: Tool,
+    guardrails: Sequence[ToolInputGuardrail | ToolOutputGuardrail],
+    data: ToolInputGuardrailData,
+    wording: Wording,
+) -> ToolFinished | None:
+    """Run guardrails of a tool in order; return the output of the first that does not allow the call, else None.
+
+    Raises:
+        ToolStopped: A guardrail ends the turn.
+    """
+    call_id = data.context.call_id
+    for one in guardrails:
+        try:
+            verdict: ToolGuardrailFunctionOutput = await asked(GUARDRAIL_TIMEOUT_S, one.guardrail_function, data)
+            behavior = verdict.behavior["type"]
+            message = verdict.behavior["message"] if behavior == "reject_content" else ""
+            if behavior not in ("allow", "reject_content", "raise_exception"):
+                raise ToolError(f"{behavior!r} is no behavior of a tool guardrail")
+        except Exception as exc:  # its message may hold what the model must not know
+            log.exception("the guardrail %s of the tool %s failed", one.name, tool.name)
+            return _failed(call_id, wording.say("output.unchecked", name=tool.name, kind=kind_of(exc)), wording)
+        if behavior == "reject_content":
+            return _sent(call_id, str(message), wording)
+        if behavior == "raise_exception":
+            raise ToolStopped(one.name if verdict.output_info is None else f"{one.name}: {verdict.output_info}")
+    return None
 
 
 async def _excuse(tool: Tool, context: ToolContext[Any], error: BaseException, wording: Wording) -> str:

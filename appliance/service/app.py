@@ -39,7 +39,7 @@ from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings, Transcription, session_object
 from appliance.realtime.transports import RunningTransport, open_transport
 from appliance.realtime.transports.websocket import Endpoint, endpoint_url
-from appliance.runtime.agent_runtime import AgentRuntime, check_guardrails
+from appliance.runtime.agent_runtime import AgentRuntime, check_agent
 from appliance.runtime.driver import Driver, Observer
 from appliance.service.announcer import LocalAnnouncer
 from appliance.service.days import Days
@@ -178,8 +178,8 @@ class Appliance:
             status=StatusReader(),
             wording=self.wording,
         )
-        own = session_settings(settings)
         agent, hooks = open_assistant(settings, device_tools(device), self._environ)
+        own = session_settings(settings).shared_by(one.settings for one in agents_of(agent).values())
         runtime = AgentRuntime(
             agent,
             compose=lambda agent, instructions, tools: session_object(
@@ -402,7 +402,7 @@ def open_assistant(
         agent = RealtimeAgent(name=assistant.name, instructions=instructions, tools=every, voice=assistant.voice)
     own = session_settings(settings)
     for one in agents_of(agent).values():  # a wrong setting raises at the start, not at the handoff
-        check_guardrails(one, own.of_agent(one.settings, voice=one.voice))
+        check_agent(one, own.of_agent(one.settings, voice=one.voice))
     with settings.about("assistant.hooks"):
         return agent, hooks_named(assistant.hooks, resolve) if assistant.hooks else None
 

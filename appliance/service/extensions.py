@@ -110,7 +110,7 @@ def hooks_named(reference: str, resolve: Resolve) -> RealtimeRunHooks:
 
 
 def _agent_or_maker(value: Any) -> Any:
-    is_function = callable(value) and not isinstance(value, type)
+    is_function = callable(value) and not isinstance(value, (type, Tool))
     return value if isinstance(value, RealtimeAgent) or is_function else None
 
 

@@ -218,6 +218,7 @@ ONE_OF = "a RealtimeAgent, or a function that takes the device's tools by name a
     ("text", "expected"),
     [
         ("agent = 'Ada'", f"which is of type str; allowed: {ONE_OF}"),
+        ("from appliance import tool\nagent = tool(name='a')(lambda: 1)", f"which is of type Tool; allowed: {ONE_OF}"),
         ("from appliance import RealtimeAgent as agent", f"which is the class RealtimeAgent; allowed: {ONE_OF}"),
         ("def agent(tools): return 'Ada'", f"which returns str; allowed: {ONE_OF}"),
         (

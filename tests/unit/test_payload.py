@@ -11,6 +11,7 @@ from appliance.errors import SettingsError
 from appliance.realtime.payload import (
     MAX_IMAGE_BYTES,
     NoiseReduction,
+    PromptTemplate,
     RealtimeSessionSettings,
     RetentionRatio,
     SemanticVad,
@@ -46,6 +47,7 @@ EVERYTHING = RealtimeSessionSettings(
     truncation=RetentionRatio(retention_ratio=0.8, post_instructions=8000),
     tracing="auto",
     include=["item.input_audio_transcription.logprobs"],
+    prompt=PromptTemplate(id="pmpt_1", version="3", variables={"room": "hall"}),
 )
 
 
@@ -105,7 +107,52 @@ def test_every_setting_is_at_its_place_in_the_protocol() -> None:
         "truncation": {"type": "retention_ratio", "retention_ratio": 0.8, "token_limits": {"post_instructions": 8000}},
         "tracing": "auto",
         "include": ["item.input_audio_transcription.logprobs"],
+        "prompt": {"id": "pmpt_1", "version": "3", "variables": {"room": "hall"}},
     }
+
+
+def test_prompt_without_instructions_is_not_overridden_by_empty_ones() -> None:
+    session = session_object(RealtimeSessionSettings(prompt={"id": "pmpt_1"}), instructions="", tools=None)
+    assert "instructions" not in session
+    assert session["prompt"] == {"id": "pmpt_1"}
+    session = session_object(RealtimeSessionSettings(prompt={"id": "pmpt_1"}), instructions="Be brief.", tools=None)
+    assert session["instructions"] == "Be brief."
+
+
+def test_empty_prompt_clears_that_of_the_agent_before() -> None:
+    frame = update(RealtimeSessionSettings(prompt={}), instructions="")
+    assert (frame["session"]["prompt"], frame["session"]["instructions"]) == (None, "")
+    check_client_frame(frame)
+
+
+@pytest.mark.parametrize(
+    ("choice", "tools", "sent"),
+    [
+        ({"type": "function", "name": "set_lamp"}, [TOOL], {"type": "function", "name": "set_lamp"}),
+        ({"type": "function", "name": "set_fan"}, [TOOL], "auto"),
+        ({"type": "function", "name": "set_fan"}, None, {"type": "function", "name": "set_fan"}),
+        ({"type": "mcp", "server_label": "dice"}, [TOOL], "auto"),
+        (
+            {"type": "mcp", "server_label": "dice"},
+            [{"type": "mcp", "server_label": "dice"}],
+            {"type": "mcp", "server_label": "dice"},
+        ),
+    ],
+)
+def test_choice_of_a_tool_that_is_not_offered_now_is_sent_as_auto(choice: Any, tools: Any, sent: Any) -> None:
+    session = session_object(RealtimeSessionSettings(tool_choice=choice), instructions=None, tools=tools)
+    assert session["tool_choice"] == sent
+
+
+def test_what_one_agent_overrides_is_set_back_for_the_others() -> None:
+    settings = RealtimeSessionSettings(speed=1.25)
+    agents = [{"tool_choice": "required", "prompt": {"id": "pmpt_1"}, "speed": 0.75}, {}]
+    shared = settings.shared_by(agents)
+    first, second = (update(shared.of_agent(own), instructions="")["session"] for own in agents)
+    assert (first["tool_choice"], first["prompt"], "instructions" in first) == ("required", {"id": "pmpt_1"}, False)
+    assert (second["tool_choice"], second["prompt"], second["instructions"]) == ("auto", None, "")
+    assert [one["audio"]["output"]["speed"] for one in (first, second)] == [0.75, 1.25]
+    assert settings.shared_by([{}, {"voice": "cedar"}]) == settings
 
 
 SETTINGS = [
@@ -197,6 +244,17 @@ def test_agent_cannot_change_the_model() -> None:
         {"output_modalities": ["audio", "text"]},
         {"max_output_tokens": 0},
         {"max_output_tokens": 4097},
+        {"tool_choice": "requird"},
+        {"tool_choice": {"type": "function"}},
+        {"tool_choice": {"type": "function", "name": "a", "server_label": "b"}},
+        {"tool_choice": {"type": "tool", "name": "a"}},
+        {"tool_choice": {"name": "a"}},
+        {"tool_choice": ["auto"]},
+        {"prompt": "pmpt_1"},
+        {"prompt": {"version": "3"}},
+        {"prompt": {"id": ""}},
+        {"prompt": {"id": "pmpt_1", "variable": {}}},
+        {"prompt": {"id": "pmpt_1", "variables": ["hall"]}},
     ],
 )
 def test_settings_that_the_server_refuses_are_refused(bad: dict[str, Any]) -> None:

@@ -1061,7 +1061,7 @@ async def test_session_settings_apply_after_a_handoff_unless_the_new_agent_overr
         assert one["max_output_tokens"] == 500
         assert one["x_house"] == {"room": "kitchen"}
     assert (first["audio"]["output"]["speed"], second["audio"]["output"]["speed"]) == (1.25, 0.75)
-    assert ("tool_choice" in first, second["tool_choice"]) == (False, "none")
+    assert (first["tool_choice"], second["tool_choice"]) == ("auto", "none")
     assert (first["instructions"], second["instructions"]) == ("You are Ada.", "You are Bob.")
 
 
@@ -1085,6 +1085,29 @@ async def test_provider_data_wins_and_is_sent_unchanged() -> None:
 async def test_unknown_setting_of_an_agent_is_refused_before_connecting() -> None:
     with pytest.raises(SettingsError, match="did you mean 'speed'"):
         RealtimeSession(pair(settings={"sped": 1.0}), url="ws://127.0.0.1:9/v1")
+
+
+@pytest.mark.parametrize(
+    ("choice", "complaint"),
+    [
+        ({"type": "function", "name": "set_lmap"}, "'Bob' has no tool 'set_lmap'; there are: none; set tool_choice in"),
+        ({"type": "mcp", "server_label": "dice"}, "'Bob' has no hosted MCP server 'dice'; there are: none"),
+    ],
+)
+def test_choice_of_a_tool_that_does_not_exist_is_refused_before_connecting(choice: Any, complaint: str) -> None:
+    with pytest.raises(SettingsError, match=complaint):
+        RealtimeSession(pair(settings={"tool_choice": choice}))
+    agent = RealtimeAgent(name="Ada", tools=[Lamp().tool()], handoffs=[RealtimeAgent(name="Bob")])
+    with pytest.raises(SettingsError, match="'Ada' has no tool 'set_lmap'; did you mean 'set_lamp'"):
+        RealtimeSession(agent, RealtimeSessionSettings(tool_choice={"type": "function", "name": "set_lmap"}))
+
+
+def test_choice_of_a_tool_or_a_handoff_of_the_agent_is_accepted() -> None:
+    for name in ("set_lamp", "transfer_to_bob"):
+        own = {"tool_choice": {"type": "function", "name": name}}
+        RealtimeSession(
+            RealtimeAgent(name="Ada", tools=[Lamp().tool()], handoffs=[RealtimeAgent(name="Bob")], settings=own)
+        )
 
 
 # --- guardrails -------------------------------------------------------------------------------------------------

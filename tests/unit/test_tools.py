@@ -449,6 +449,22 @@ def test_validator_that_raises_is_reported_to_the_model() -> None:
         find.validate('{"key": "lost"}')
 
 
+# --- as a function --------------------------------------------------------------------------------------------------
+
+
+async def test_tool_is_callable_as_the_function_that_it_was_made_of() -> None:
+    @tool
+    def add(a: int, b: int = 1) -> int:
+        return a + b
+
+    @tool(name="switch")
+    async def set_lamp(on: bool) -> str:
+        return f"on: {on}"
+
+    assert (add(2), add(a=2, b=3)) == (3, 5)
+    assert await set_lamp(on=True) == "on: True"
+
+
 # --- the context ----------------------------------------------------------------------------------------------------
 
 
@@ -465,7 +481,10 @@ def test_context_parameter_is_not_shown_to_the_model() -> None:
     @tool
     def with_type(shelf: int, *, where: ToolContext[dict[str, int]]) -> None: ...
 
-    for made in (plain, with_type):
+    @tool
+    def run_context(where: RunContext[dict[str, int]], shelf: int) -> None: ...
+
+    for made in (plain, with_type, run_context):
         assert made.context_parameter == "where"
         assert list(made.parameters["properties"]) == made.parameters["required"] == ["shelf"]
         assert made.validate('{"shelf": 1}') == {"shelf": 1}
@@ -484,14 +503,14 @@ def test_context_annotation_may_be_unparameterized() -> None:
 
 
 def test_two_context_parameters_are_refused() -> None:
-    def look(here: ToolContext[Any], there: ToolContext[Any]) -> None: ...
+    def look(here: ToolContext[Any], there: RunContext[Any]) -> None: ...
 
-    with pytest.raises(ToolError, match="two parameters are annotated ToolContext"):
+    with pytest.raises(ToolError, match="two parameters get the context, 'here' too; one may"):
         tool(look)
 
 
 @pytest.mark.parametrize(
-    "hint", [ToolContext | None, Annotated[ToolContext[Any], "x"], list[ToolContext[Any]], RunContext]
+    "hint", [ToolContext | None, Annotated[ToolContext[Any], "x"], list[ToolContext[Any]], RunContext | None]
 )
 def test_wrong_context_annotation_is_refused_with_the_remedy(hint: Any) -> None:
     def look(where: Any) -> None: ...

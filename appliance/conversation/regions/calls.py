@@ -122,13 +122,20 @@ class Calls:
                 call.working_at = now + card.working_after_s
         call.stage = Stage.RUNNING
         call.deadline = now + limit_s
-        self._start(call)
+        if not (isinstance(card, ToolCard) and card.has_input_guardrails):
+            self._start(call)
         self._out.do(RunTool(call.call_id, call.name, call.arguments, call.agent))
         return None
 
     def _start(self, call: Call) -> None:
         call.is_started = True
         self._out.emit(ToolStart(call.turn, call.call_id, call.name, call.arguments, call.agent))
+
+    def began(self, call_id: str) -> None:
+        """Start a call whose input guardrails have passed."""
+        call = self.open.get(call_id)
+        if call is not None and not call.is_started:
+            self._start(call)
 
     def finish(self, event: ToolFinished, running_turn: str | None, now: float) -> Closed | None:
         """Handle the end of a tool."""
