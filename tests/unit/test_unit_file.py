@@ -95,6 +95,8 @@ def test_unit_sets_what_the_daemon_relies_on() -> None:
     assert unit["WorkingDirectory"] == ["%t/voice-appliance"]  # lgpio creates its pipes there
     assert unit["RuntimeDirectory"] == unit["StateDirectory"] == ["voice-appliance"]
     assert "LG_WD=%t/voice-appliance" in unit["Environment"][0].split()
+    assert unit["OOMPolicy"] == ["continue"]  # the kernel may kill the recogniser, which the daemon starts again
+    assert int(unit["OOMScoreAdjust"][0]) < 0
 
 
 def test_unit_and_run_script_set_one_heap_and_no_thread_pool() -> None:
