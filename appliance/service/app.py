@@ -30,11 +30,11 @@ from appliance.conversation.events import Event, ShutdownRequested, Started, Tra
 from appliance.conversation.machine import Conversation
 from appliance.conversation.policy import Policy
 from appliance.conversation.support.prices import PRICES
-from appliance.errors import SpeechError, StorageError, first_error
+from appliance.errors import PinLibraryMissing, SpeechError, StorageError, first_error
 from appliance.hardware.button import Button
 from appliance.hardware.light import Light
 from appliance.hardware.outputs import open_outputs
-from appliance.hardware.pins import open_pin_factory
+from appliance.hardware.pins import check_pin_library, open_pin_factory
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings, Transcription, session_object
 from appliance.realtime.transports import RunningTransport, open_transport
@@ -480,6 +480,15 @@ def open_pipeline(
         wording=wording,
         remark=remark,
     )
+
+
+def pin_remarks(settings: Settings) -> list[str]:
+    """Return why the service will not start for lack of a pin library, for ``config check``; opens no pin."""
+    try:
+        check_pin_library(settings.pins.factory)
+    except PinLibraryMissing as exc:
+        return [f"the service cannot start on this machine: pins.factory: {exc}"]
+    return []
 
 
 async def language_remarks(settings: Settings, environ: Mapping[str, str]) -> list[str]:

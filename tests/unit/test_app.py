@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from appliance.service.app import language_remarks, session_settings
+from appliance.service.app import language_remarks, pin_remarks, session_settings
 from appliance.settings import load_settings
 from appliance.speech.tts import programs
 
@@ -25,3 +27,10 @@ async def test_announcements_have_the_voice_of_the_settings(monkeypatch: pytest.
     monkeypatch.setattr(programs, "_speak", speak)
     await language_remarks(load_settings(None, {}, overrides={"brain.voice": "awb"}), {})
     assert voices == ["awb"]
+
+
+def test_config_check_names_a_missing_pin_library_and_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lgpio", None)
+    assert pin_remarks(load_settings(None, {}, overrides={"pins.factory": "mock"})) == []
+    (remark,) = pin_remarks(load_settings(None, {}))
+    assert remark.endswith("pins.factory: lgpio is not installed: apt-get install python3-lgpio")

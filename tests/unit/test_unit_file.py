@@ -184,6 +184,26 @@ def test_installer_refuses_unknown_options() -> None:
     assert "unknown option '--rooot'" in done.stderr
 
 
+def test_installer_prints_why_the_service_did_not_start() -> None:
+    """Runs the function of the installer, over commands that act like those of a machine where the start fails."""
+    fakes = """
+      systemctl() { [[ $1 != restart ]]; }
+      journalctl() { [[ "$*" == *"--priority err"* ]] && echo "lgpio is not installed: apt-get install python3-lgpio"; }
+      say() { echo "said: $*" >&2; }
+      die() { echo "error: $*" >&2; exit 1; }
+    """
+    script = (ROOT / "scripts" / "install-service").read_text(encoding="utf-8")
+    start = script[script.index("start_service() {") : script.index("\n}\n", script.index("start_service() {")) + 3]
+    done = subprocess.run(
+        ["bash", "-euc", f"{fakes}\n{start}\nstart_service"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "lgpio is not installed: apt-get install python3-lgpio",
+        "error: the service did not start, for the reason above",
+    ]
+
+
 @needs_systemd_analyze
 def test_every_protect_directive_is_set(tmp_path: Path) -> None:
     status, printed = analyze("security", "--no-pager", "--offline=true", "--json=short", str(runnable_copy(tmp_path)))
