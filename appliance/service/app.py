@@ -30,7 +30,7 @@ from appliance.conversation.events import Event, ShutdownRequested, Started, Tra
 from appliance.conversation.machine import Conversation
 from appliance.conversation.policy import Policy
 from appliance.conversation.support.prices import PRICES
-from appliance.errors import PinLibraryMissing, SpeechError, StorageError, first_error
+from appliance.errors import PinLibraryMissing, SpeechError, StorageError, bare_address, first_error
 from appliance.hardware.button import Button
 from appliance.hardware.light import Light
 from appliance.hardware.outputs import open_outputs
@@ -44,6 +44,7 @@ from appliance.runtime.driver import Driver, Observer
 from appliance.service.announcer import LocalAnnouncer
 from appliance.service.days import Days
 from appliance.service.extensions import agent_named, all_tools, hooks_named
+from appliance.service.status_line import StatusLine
 from appliance.service.systemd import Notifier, credentials_directory
 from appliance.service.trace import TraceRecorder
 from appliance.service.turnlog import TurnLog
@@ -101,6 +102,7 @@ class Appliance:
         self._driver: Driver | None = None
         self._conversation: Conversation | None = None
         self._trace_problem = ""
+        self._status: StatusLine
         self.audio: AudioStreams | None = None
         """The audio streams, after `run` has started; for level meters."""
 
@@ -127,8 +129,8 @@ class Appliance:
             ApplianceError: The settings do not work on this machine.
         """
         async with AsyncExitStack() as stack:
-            driver, transport, parts = await self._assemble(stack)
             notifier = Notifier(self._environ)
+            driver, transport, parts = await self._assemble(stack, notifier)
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self.stop, number.name)
@@ -142,7 +144,7 @@ class Appliance:
                         if self._trace_problem:
                             driver.post(TracingFailed(self._trace_problem))
                         _tune()
-                        notifier.ready("waiting for a press")
+                        notifier.ready(self._status.text)
                         reason = await driver.run()
                         notifier.stopping()
                         await transport.said_goodbye()
@@ -155,7 +157,9 @@ class Appliance:
 
     # --- assembly -----------------------------------------------------------------------------------------------
 
-    async def _assemble(self, stack: AsyncExitStack) -> tuple[Driver, RunningTransport, list[_Runs]]:
+    async def _assemble(
+        self, stack: AsyncExitStack, notifier: Notifier
+    ) -> tuple[Driver, RunningTransport, list[_Runs]]:
         settings = self._settings
         endpoints = await self._endpoints(stack)
         transport = open_transport(
@@ -203,7 +207,9 @@ class Appliance:
         offline = next((at for at, (_, is_offline) in enumerate(endpoints) if is_offline), None)
         policy = policy_from(settings, self.wording, endpoints=len(endpoints), offline_endpoint=offline)
         conversation, observers = self._open_conversation(stack, policy, await runtime.specs())
-        observers += [runtime.observe, TurnLog(lambda: audio.xruns.total, self.wording)]
+        servers = ["" if is_offline else bare_address(one.url) for one, is_offline in endpoints]
+        self._status = StatusLine(notifier, self.wording, servers)
+        observers += [runtime.observe, TurnLog(lambda: audio.xruns.total, self.wording), self._status]
         self._driver = driver = Driver(
             conversation,
             transport=transport,

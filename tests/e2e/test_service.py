@@ -61,7 +61,8 @@ def test_daemon_reports_ready_feeds_the_watchdog_and_ends_on_sigterm(tmp_path: P
         text=True,
     )
     try:
-        assert "STATUS=waiting for a press" in _until(manager, "READY=1")
+        _until(manager, "READY=1")
+        _until(manager, "STATUS=waiting for a press; offline, without a server; sound card ready; microphone on")
         _until(manager, "WATCHDOG=1")
         daemon.send_signal(signal.SIGTERM)
         _until(manager, "STOPPING=1")
