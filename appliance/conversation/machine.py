@@ -341,6 +341,7 @@ def _send(do: Procedures, now: float) -> None:
         do.begin_checks(now)
         do.speech_taken(now)
     elif do.speech.send(now):
+        do.announce_detour()
         do.begin_checks(now)
     else:
         return
