@@ -230,7 +230,7 @@ class Appliance:
         """
         settings = self._settings
         chosen = settings.endpoint()
-        urls = [chosen.url or "offline", *settings.link.fallbacks.split()]
+        urls = dict.fromkeys([chosen.url or "offline", *settings.link.fallbacks.split()])  # each once
         made = []
         for place, url in enumerate(urls):
             if url == "offline":

@@ -6,8 +6,10 @@ import sys
 
 import pytest
 
+from appliance.errors import SpeechError
 from appliance.service.app import language_remarks, pin_remarks, session_settings
 from appliance.settings import load_settings
+from appliance.speech.stt import sphinx
 from appliance.speech.tts import programs
 
 
@@ -15,6 +17,18 @@ def test_the_region_of_the_language_is_not_sent_to_the_transcription() -> None:
     sent = session_settings(load_settings(None, {}, overrides={"assistant.language": "de-AT"}))
     assert sent.transcription is not None
     assert sent.transcription.language == "de"
+
+
+async def test_device_with_a_server_and_no_recogniser_starts_and_the_check_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sphinx, "find_spec", lambda name: None)
+    settings = load_settings(None, {}, overrides={"link.base_url": "ws://house.local/v1"})
+    (remark,) = await language_remarks(settings, {})
+    assert remark.startswith("no offline fallback: ")
+    assert "pip install 'voice-appliance[offline]'" in remark
+    with pytest.raises(SpeechError, match="pocketsphinx"):
+        await language_remarks(load_settings(None, {}), {})  # the offline brain is all it has
 
 
 async def test_announcements_have_the_voice_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
