@@ -44,6 +44,7 @@ from appliance.runtime.driver import Driver, Observer
 from appliance.service.announcer import LocalAnnouncer
 from appliance.service.days import Days
 from appliance.service.extensions import agent_named, all_tools, hooks_named
+from appliance.service.restart import RestartAtRest
 from appliance.service.status_line import StatusLine
 from appliance.service.systemd import Notifier, credentials_directory
 from appliance.service.trace import TraceRecorder
@@ -103,6 +104,7 @@ class Appliance:
         self._conversation: Conversation | None = None
         self._trace_problem = ""
         self._status: StatusLine
+        self._restart = RestartAtRest(self.post)
         self.audio: AudioStreams | None = None
         """The audio streams, after `run` has started; for level meters."""
 
@@ -132,8 +134,9 @@ class Appliance:
             notifier = Notifier(self._environ)
             driver, transport, parts = await self._assemble(stack, notifier)
             loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self.stop, number.name)
+            stops = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self._restart.ask}
+            for number, stop in stops.items():
+                loop.add_signal_handler(number, stop, number.name)
                 stack.callback(loop.remove_signal_handler, number)
             try:
                 with first_error():
@@ -209,7 +212,7 @@ class Appliance:
         conversation, observers = self._open_conversation(stack, policy, await runtime.specs())
         servers = ["" if is_offline else bare_address(one.url) for one, is_offline in endpoints]
         self._status = StatusLine(notifier, self.wording, servers)
-        observers += [runtime.observe, TurnLog(lambda: audio.xruns.total, self.wording), self._status]
+        observers += [runtime.observe, TurnLog(lambda: audio.xruns.total, self.wording), self._status, self._restart]
         self._driver = driver = Driver(
             conversation,
             transport=transport,
@@ -253,7 +256,7 @@ class Appliance:
         return made
 
     def _headers(self) -> dict[str, str]:
-        """Return the headers of a connection; reads the key each time, so that a new key needs no restart."""
+        """Return the headers of a connection; reads the key each time, so that a new key in a file needs no restart."""
         link = self._settings.link
         headers: dict[str, str] = {}
         key = read_api_key(self._settings, self._environ, credentials_directory(self._environ))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +105,20 @@ async def test_sentence_after_the_recogniser_was_killed_is_recognised(monkeypatc
         assert rig.outcomes == ["answered", "answered"]
         assert "lamp off" in rig.device.lamp_line()
     assert len(children) == 2
+
+
+async def test_reload_lets_the_turn_end_and_then_stops() -> None:
+    async with ScriptedServer([*OPENED, *TOLD_TURN]) as server, asyncio.timeout(60), asyncio.TaskGroup() as group:
+        rig = Rig(server.base_url)
+        run = group.create_task(rig.device.run())
+        await rig.at_rest()
+        talk = group.create_task(rig.talk())
+        await rig.until(lambda: rig.light == "listening")
+        signal.raise_signal(signal.SIGHUP)
+        await talk
+        assert await run == "SIGHUP"
+        assert rig.outcomes == ["answered"]
+        assert rig.answer_ms >= 200
 
 
 async def test_next_connection_gets_the_history() -> None:

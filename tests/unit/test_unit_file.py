@@ -107,6 +107,26 @@ def test_unit_and_run_script_set_one_heap_and_no_thread_pool() -> None:
         assert f"{name}=${{{name}:-1}}" in script
 
 
+def test_changed_key_reloads_the_service_which_restarts_with_it() -> None:
+    watched = (UNIT.parent / "voice-appliance-key.path").read_text(encoding="utf-8")
+    started = (UNIT.parent / "voice-appliance-key.service").read_text(encoding="utf-8")
+    [credential] = directives()["LoadCredential"]
+    assert f"PathChanged={credential.partition(':')[2]}\n" in watched
+    assert f"ExecStart=systemctl try-reload-or-restart {UNIT.name}\n" in started
+    assert directives()["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
+    assert directives()["Restart"] == ["always"], "the end after a reload is followed by a start"
+
+
+@needs_systemd_analyze
+def test_verify_accepts_the_watch_of_the_key(tmp_path: Path) -> None:
+    runnable_copy(tmp_path)
+    copies = [shutil.copy(UNIT.parent / f"voice-appliance-key.{kind}", tmp_path) for kind in ("path", "service")]
+    assert analyze("verify", "--man=no", *map(str, copies)) == (0, "")
+    watch = Path(copies[0])
+    watch.write_text(watch.read_text(encoding="utf-8").replace("PathChanged", "PathChangd"), encoding="utf-8")
+    assert analyze("verify", "--man=no", *map(str, copies))[1] != ""
+
+
 def test_unit_starts_without_a_key() -> None:
     unit = directives()
     [name] = [value.partition(":")[0] for value in unit["LoadCredential"]]
@@ -159,6 +179,8 @@ def test_installer_copies_all_files_and_keeps_the_user_s_settings(tmp_path: Path
     assert install(tmp_path).returncode == 0
     unit = tmp_path / "etc/systemd/system/voice-appliance.service"
     assert unit.read_bytes() == UNIT.read_bytes()
+    for name in ("voice-appliance-key.path", "voice-appliance-key.service"):
+        assert (unit.parent / name).read_bytes() == (UNIT.parent / name).read_bytes()
     assert (tmp_path / "usr/lib/sysusers.d/voice-appliance.conf").is_file()
     assert (tmp_path / "opt/voice-appliance/appliance/settings.py").is_file()
     assert (tmp_path / "opt/voice-appliance/scripts/setup").stat().st_mode & stat.S_IXOTH
