@@ -45,6 +45,7 @@ __all__ = [
     "ServiceSettings",
     "Settings",
     "find_settings_file",
+    "key_place",
     "load_settings",
     "read_api_key",
     "read_instructions",
@@ -656,6 +657,14 @@ def read_api_key(settings: Settings, environ: Mapping[str, str], credentials_dir
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise SettingsError(f"{origin}: found several words or characters invalid in a header; allowed: only the key")
     return key or None
+
+
+def key_place(settings: Settings, credentials_dir: Path | None = None) -> tuple[str, str]:
+    """Return where a person puts the key, by the order of `read_api_key`: a file, "" for none, and a variable."""
+    link = settings.link
+    if credentials_dir is not None and link.credential:
+        return str(SYSTEM_FILE.parent / link.credential), link.key_env  # the unit's LoadCredential=
+    return link.key_file, link.key_env
 
 
 def read_instructions(settings: Settings) -> str:

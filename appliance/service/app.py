@@ -49,7 +49,7 @@ from appliance.service.status_line import StatusLine
 from appliance.service.systemd import Notifier, credentials_directory
 from appliance.service.trace import TraceRecorder
 from appliance.service.turnlog import TurnLog
-from appliance.settings import Settings, read_api_key, read_instructions
+from appliance.settings import Settings, key_place, read_api_key, read_instructions
 from appliance.toolbox import DeviceParts, device_tools
 from appliance.toolbox.status import StatusReader
 from appliance.toolbox.timers import Timers
@@ -99,6 +99,7 @@ class Appliance:
         self._state_dir = state_dir
         self.wording = open_wording(settings)
         """The sentences that the device says and shows."""
+        self.wording.key_file, self.wording.key_variable = key_place(settings, credentials_directory(environ))
         self._observers: list[Observer] = []
         self._driver: Driver | None = None
         self._conversation: Conversation | None = None

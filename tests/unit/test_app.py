@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
 from appliance.errors import SpeechError
-from appliance.service.app import language_remarks, pin_remarks, session_settings
+from appliance.service.app import Appliance, language_remarks, pin_remarks, session_settings
 from appliance.settings import load_settings
 from appliance.speech.stt import sphinx
 from appliance.speech.tts import programs
@@ -48,3 +49,22 @@ def test_config_check_names_a_missing_pin_library_and_its_remedy(monkeypatch: py
     assert pin_remarks(load_settings(None, {}, overrides={"pins.factory": "mock"})) == []
     (remark,) = pin_remarks(load_settings(None, {}))
     assert remark.endswith("pins.factory: lgpio is not installed: apt-get install python3-lgpio")
+
+
+@pytest.mark.parametrize(
+    ("more", "environ", "place"),
+    [
+        ({}, {"CREDENTIALS_DIRECTORY": "/run/x"}, "the file /etc/voice-appliance/openai_api_key"),
+        ({"link.key_file": "{folder}/key"}, {}, "the file {folder}/key"),
+        ({"link.key_env": "MY_KEY"}, {}, "the environment variable MY_KEY"),
+    ],
+)
+def test_remedy_for_a_wrong_key_names_the_place_where_the_device_looks_first(
+    more: dict[str, str], environ: dict[str, str], place: str, tmp_path: Path
+) -> None:
+    (tmp_path / "key").touch(mode=0o600)
+    overrides = {key: value.format(folder=tmp_path) for key, value in more.items()}
+    place = place.format(folder=tmp_path)
+    wording = Appliance(load_settings(None, {}, overrides=overrides), environ=environ).wording
+    assert wording.trouble("bad_key").endswith(f"Please put a valid one into {place}.")
+    assert wording.trouble("no_key").endswith(f"Please put one into {place}.")
