@@ -33,16 +33,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = arguments.command(arguments)
     except SettingsError as exc:
-        print(exc, file=sys.stderr)
+        _print_error(str(exc))
         return 2
     except ApplianceError as exc:
-        print(f"appliance: {exc}", file=sys.stderr)
+        _print_error(f"appliance: {exc}")
         return 1
     except KeyboardInterrupt:
         return 130
     finally:
         gc.collect()  # otherwise soxr's binding reports live objects as leaks at interpreter exit
     return status
+
+
+def _print_error(text: str) -> None:
+    from appliance.service.logging_setup import print_error
+
+    print_error(text, os.environ)
 
 
 def command_parser() -> argparse.ArgumentParser:
@@ -183,11 +189,12 @@ def _config(arguments: argparse.Namespace) -> int:
     if arguments.action == "show":
         print(json.dumps(settings.masked(), indent=2, ensure_ascii=False))
     else:
-        from appliance.service.app import check_assistant, language_remarks
+        from appliance.service.app import check_assistant, language_remarks, pin_remarks
 
         check_assistant(settings, os.environ)
         logging.getLogger().addHandler(logging.NullHandler())  # no log on the terminal: remarks are printed
-        for remark in (*settings.remarks(), *asyncio.run(language_remarks(settings, os.environ))):
+        languages = asyncio.run(language_remarks(settings, os.environ))
+        for remark in (*settings.remarks(), *pin_remarks(settings), *languages):
             print(f"note: {remark}")
         print("The settings are valid.")
     return 0

@@ -16,6 +16,7 @@
      ├─ HardwareError
      │   ├─ BadPin (ValueError)        no such pin, or the pin is taken
      │   └─ PinFactoryUnavailable      the named pin factory cannot work here
+     │       └─ PinLibraryMissing (SettingsError)   its Python package is missing or unusable; exit status 2
      ├─ ToolError                      a tool was declared or called wrongly
      ├─ SpeechError                    an engine of the offline brain is missing or failed
      │  └─ LanguageError               a phrase book, an engine or a voice does not have the language
@@ -43,6 +44,7 @@ __all__ = [
     "LinkError",
     "LocalProtocolError",
     "PinFactoryUnavailable",
+    "PinLibraryMissing",
     "ProtocolError",
     "RateUnsupported",
     "RemoteProtocolError",
@@ -170,6 +172,10 @@ class BadPin(HardwareError, ValueError):
 
 class PinFactoryUnavailable(HardwareError):
     """The named pin factory cannot work on this machine."""
+
+
+class PinLibraryMissing(PinFactoryUnavailable, SettingsError):
+    """The Python package of the named pin factory is missing or unusable: a restart does not help."""
 
 
 class ToolError(ApplianceError):

@@ -45,6 +45,7 @@ __all__ = [
     "ServiceSettings",
     "Settings",
     "find_settings_file",
+    "key_place",
     "load_settings",
     "read_api_key",
     "read_instructions",
@@ -139,9 +140,9 @@ class LinkSettings(_Section):
         default=_POLICY.backoff_max_s, ge=0.05, le=3600, description="Maximum seconds between two retries."
     )
     fallbacks: str = Field(
-        default="",
-        description="Servers to try in order if the endpoint cannot be reached, separated by spaces: addresses as in "
-        "base_url, or offline. They do not get the API key. Empty: none.",
+        default="offline",
+        description="Servers to try in order if the endpoint cannot be reached, separated by spaces or as a list: "
+        "addresses as in base_url, or offline. They do not get the API key. Empty: none.",
         json_schema_extra={"allowed": "addresses with ws://, wss://, http:// or https://, and offline"},
     )
     failback_s: float = Field(
@@ -153,6 +154,11 @@ class LinkSettings(_Section):
         le=1440,
         description="Minutes until the connection is replaced, between two turns; OpenAI closes it at 60.",
     )
+
+    @field_validator("fallbacks", mode="before")
+    @classmethod
+    def _list_is_words(cls, value: object) -> object:
+        return " ".join(value) if isinstance(value, list) and all(isinstance(one, str) for one in value) else value
 
 
 class AssistantSettings(_Section):
@@ -427,7 +433,7 @@ class HistorySettings(_Section):
 
 
 class BudgetSettings(_Section):
-    """The daily budget: a warning at 80 percent; at 100 percent the offline brain, if it is one of the fallbacks."""
+    """The daily budget: a warning at 80 percent; at 100 percent the offline brain, if it is a fallback."""
 
     daily_usd: float = Field(
         default=0.0, ge=0, le=100000, description="US dollars per day, for models with a known price. 0: no limit."
@@ -651,6 +657,14 @@ def read_api_key(settings: Settings, environ: Mapping[str, str], credentials_dir
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise SettingsError(f"{origin}: found several words or characters invalid in a header; allowed: only the key")
     return key or None
+
+
+def key_place(settings: Settings, credentials_dir: Path | None = None) -> tuple[str, str]:
+    """Return where a person puts the key, by the order of `read_api_key`: a file, "" for none, and a variable."""
+    link = settings.link
+    if credentials_dir is not None and link.credential:
+        return str(SYSTEM_FILE.parent / link.credential), link.key_env  # the unit's LoadCredential=
+    return link.key_file, link.key_env
 
 
 def read_instructions(settings: Settings) -> str:

@@ -50,6 +50,9 @@ class Wording(string.Formatter):
         self._english = _layered(folder, _ENGLISH)
         self.is_available = bool(self._own)
         """Whether the language has a file with sentences."""
+        self.key_file = ""
+        """The file where the API key belongs; "" if it belongs into `key_variable`."""
+        self.key_variable = "OPENAI_API_KEY"
         self._warned: set[str] = set()
         if not self.is_available:
             log.warning("no wording for language %r; using English", language)
@@ -105,6 +108,13 @@ class Wording(string.Formatter):
                 one, many = self.names(f"format.{unit}")
                 parts.append(f"{count} {one if count == 1 else many}")
         return str(self._entry("format.and")).join(parts[:most]) or str(self._entry("format.none"))
+
+    def get_value(self, key: int | str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Return the value of a placeholder; ``{key_place}`` needs none from the caller. See `string.Formatter`."""
+        if key == "key_place":
+            in_file, in_variable = self.key_file, self.key_variable
+            return self.say("key.file", path=in_file) if in_file else self.say("key.environment", name=in_variable)
+        return super().get_value(key, args, kwargs)
 
     def format_field(self, value: Any, format_spec: str) -> Any:
         """Format one value; see `string.Formatter`."""

@@ -1,4 +1,7 @@
-"""The offline brain inside this process: a `BrainServer` on loopback that loads its models in the background."""
+"""The offline brain inside this process: a `BrainServer` on loopback that loads its models at the first connection.
+
+A device whose server answers never loads them.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ async def offline_brain(
     """
     chain = build_pipeline() if pipeline is None else pipeline
     async with BrainServer(chain, host=host, port=port, token=token) as server:
-        warming = asyncio.create_task(_warm_up(chain))
+        warming = asyncio.create_task(_warm_up(chain, server))
         try:
             yield server
         finally:
@@ -41,8 +44,9 @@ async def offline_brain(
             chain.close()
 
 
-async def _warm_up(pipeline: ChainedPipeline) -> None:
-    """Load the models; a load error is logged here and raised again on first use."""
+async def _warm_up(pipeline: ChainedPipeline, server: BrainServer) -> None:
+    """Load the models once there is a client; a load error is logged here and raised again on first use."""
+    await server.was_used.wait()
     try:
         await pipeline.warm_up()
     except ApplianceError as exc:

@@ -106,6 +106,8 @@ class BrainServer:
         self._token = token or None
         self._max_sessions = max_sessions
         self._sessions: set[_BrainSession] = set()
+        self.was_used = asyncio.Event()
+        """Set at the first session."""
         self._server: Server | None = None
 
     async def __aenter__(self) -> BrainServer:
@@ -179,6 +181,7 @@ class BrainServer:
             return
         session = _BrainSession(connection, self._pipeline, model=query["model"][0])
         self._sessions.add(session)
+        self.was_used.set()
         try:
             await session.run()
         finally:

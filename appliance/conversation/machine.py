@@ -195,6 +195,7 @@ class Conversation:
             state=self.state,
             cards_lost=device.cards_lost,
             is_link_lost=device.is_started and link.failures > 0 and not link.is_ready,
+            endpoint=link.main.endpoint if link.main is not None and link.main.is_ready else None,
             is_button_stuck=device.is_stuck,
             is_ringing=bool(device.alarms.ringing),
             has_error=device.has_error,
@@ -342,6 +343,7 @@ def _send(do: Procedures, now: float) -> None:
         do.begin_checks(now)
         do.speech_taken(now)
     elif do.speech.send(now):
+        do.announce_detour()
         do.begin_checks(now)
     else:
         return

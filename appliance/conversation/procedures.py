@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.agents.spec import AgentSpec
-from appliance.conversation.commands import Disconnect, PrepareAgent
+from appliance.conversation.commands import Disconnect, PrepareAgent, Sentence
 from appliance.conversation.events import ConnectKey, InputCheck, ToolFinished, TurnKey
 from appliance.conversation.notices import Guardrail, Outcome, TroubleKind, TurnEnd, TurnStart
 from appliance.conversation.policy import Policy
@@ -285,6 +285,15 @@ class Procedures:
             self.out.do(Disconnect(main.id))
             self.link.connect(now)
             self.link_left()
+
+    def announce_detour(self) -> None:
+        """Say once that the offline brain answers, and what a person can do about it."""
+        detour = self.link.take_detour()
+        if detour is None:
+            return
+        if detour.action == "fatal":
+            self.out.announce(sentence(detour.kind), "offline")
+        self.out.announce(Sentence("link.offline"), "offline")
 
     def link_left(self) -> None:
         """Forget the state of the old connection: on a new one, the conversation is empty."""

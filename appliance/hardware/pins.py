@@ -10,14 +10,15 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import chdir, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from appliance.errors import BadPin, PinFactoryUnavailable
+from appliance.errors import BadPin, PinFactoryUnavailable, PinLibraryMissing
 
-__all__ = ["claimed", "given_back", "open_pin_factory"]
+__all__ = ["check_pin_library", "claimed", "given_back", "open_pin_factory"]
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +34,23 @@ def open_pin_factory(name: str) -> Any:
 
     Raises:
         PinFactoryUnavailable: The factory cannot work on this machine; the message says what to do.
+        PinLibraryMissing: See `check_pin_library`.
     """
     factories: dict[str, Callable[[], Any]] = {"lgpio": _lgpio, "rpigpio": _rpigpio, "mock": _mock}
     if name not in factories:
         raise PinFactoryUnavailable(f"pins.factory: {name!r} is not a pin factory; allowed: {', '.join(factories)}")
     return factories[name]()
+
+
+def check_pin_library(name: str) -> None:
+    """Import the Python package of a pin factory; opens no pin.
+
+    Raises:
+        PinLibraryMissing: The package is missing or cannot work here; the message says what to do.
+    """
+    if name in _LIBRARIES:
+        with TemporaryDirectory() as folder, chdir(folder):  # lgpio creates a pipe at import
+            _LIBRARIES[name]()
 
 
 def _mock() -> Any:
@@ -52,12 +65,7 @@ def _lgpio() -> Any:
             f"lgpio creates pipes in the working directory, and {Path.cwd()} is not writable: "
             "set WorkingDirectory= in the unit, or start from another folder"
         )
-    try:
-        import lgpio
-    except ImportError:
-        raise PinFactoryUnavailable("lgpio is not installed: apt-get install python3-lgpio") from None
-    if not hasattr(lgpio, "gpiochip_open"):
-        raise PinFactoryUnavailable("the installed lgpio package is empty: apt-get install python3-lgpio")
+    lgpio = _imported_lgpio()
     from gpiozero.pins.lgpio import LGPIOFactory
 
     try:
@@ -67,6 +75,16 @@ def _lgpio() -> Any:
             f"lgpio cannot open the pins ({exc}): is this a Raspberry Pi, and is the user in the group 'gpio'? "
             'Without hardware: pins.factory = "mock"'
         ) from None
+
+
+def _imported_lgpio() -> Any:
+    try:
+        import lgpio
+    except ImportError:
+        raise PinLibraryMissing("lgpio is not installed: apt-get install python3-lgpio") from None
+    if not hasattr(lgpio, "gpiochip_open"):
+        raise PinLibraryMissing("the installed lgpio package is empty: apt-get install python3-lgpio")
+    return lgpio
 
 
 def _chip(lgpio: Any) -> int:
@@ -84,21 +102,30 @@ def _chip(lgpio: Any) -> int:
 
 
 def _rpigpio() -> Any:
+    _imported_rpigpio()
+    from gpiozero.pins.rpigpio import RPiGPIOFactory
+
+    return RPiGPIOFactory()
+
+
+def _imported_rpigpio() -> Any:
     try:
         import RPi.GPIO as GPIO
     except (ImportError, RuntimeError) as exc:
-        raise PinFactoryUnavailable(
+        raise PinLibraryMissing(
             f"RPi.GPIO cannot be used here ({exc}): "
             'pip install "voice-appliance[rpigpio]" on a Pi 4 or older, or pins.factory = "lgpio"'
         ) from None
     if not _is_shim(GPIO) and _kernel() >= _RPIGPIO_BROKEN_FROM:
-        raise PinFactoryUnavailable(
+        raise PinLibraryMissing(
             f"RPi.GPIO misses button presses on kernel {os.uname().release} (6.6 and newer), on every model: "
             'pins.factory = "lgpio", or install rpi-lgpio instead'
         )
-    from gpiozero.pins.rpigpio import RPiGPIOFactory
+    return GPIO
 
-    return RPiGPIOFactory()
+
+_LIBRARIES: Mapping[str, Callable[[], Any]] = {"lgpio": _imported_lgpio, "rpigpio": _imported_rpigpio}
+"""Imports the package of each pin factory that needs one, or raises `PinLibraryMissing`."""
 
 
 def _is_shim(gpio: Any) -> bool:

@@ -30,11 +30,11 @@ from appliance.conversation.events import Event, ShutdownRequested, Started, Tra
 from appliance.conversation.machine import Conversation
 from appliance.conversation.policy import Policy
 from appliance.conversation.support.prices import PRICES
-from appliance.errors import SpeechError, StorageError, first_error
+from appliance.errors import PinLibraryMissing, SpeechError, StorageError, bare_address, first_error
 from appliance.hardware.button import Button
 from appliance.hardware.light import Light
 from appliance.hardware.outputs import open_outputs
-from appliance.hardware.pins import open_pin_factory
+from appliance.hardware.pins import check_pin_library, open_pin_factory
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings, Transcription, session_object
 from appliance.realtime.transports import RunningTransport, open_transport
@@ -44,10 +44,12 @@ from appliance.runtime.driver import Driver, Observer
 from appliance.service.announcer import LocalAnnouncer
 from appliance.service.days import Days
 from appliance.service.extensions import agent_named, all_tools, hooks_named
+from appliance.service.restart import RestartAtRest
+from appliance.service.status_line import StatusLine
 from appliance.service.systemd import Notifier, credentials_directory
 from appliance.service.trace import TraceRecorder
 from appliance.service.turnlog import TurnLog
-from appliance.settings import Settings, read_api_key, read_instructions
+from appliance.settings import Settings, key_place, read_api_key, read_instructions
 from appliance.toolbox import DeviceParts, device_tools
 from appliance.toolbox.status import StatusReader
 from appliance.toolbox.timers import Timers
@@ -97,10 +99,13 @@ class Appliance:
         self._state_dir = state_dir
         self.wording = open_wording(settings)
         """The sentences that the device says and shows."""
+        self.wording.key_file, self.wording.key_variable = key_place(settings, credentials_directory(environ))
         self._observers: list[Observer] = []
         self._driver: Driver | None = None
         self._conversation: Conversation | None = None
         self._trace_problem = ""
+        self._status: StatusLine
+        self._restart = RestartAtRest(self.post)
         self.audio: AudioStreams | None = None
         """The audio streams, after `run` has started; for level meters."""
 
@@ -127,11 +132,12 @@ class Appliance:
             ApplianceError: The settings do not work on this machine.
         """
         async with AsyncExitStack() as stack:
-            driver, transport, parts = await self._assemble(stack)
             notifier = Notifier(self._environ)
+            driver, transport, parts = await self._assemble(stack, notifier)
             loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self.stop, number.name)
+            stops = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self._restart.ask}
+            for number, stop in stops.items():
+                loop.add_signal_handler(number, stop, number.name)
                 stack.callback(loop.remove_signal_handler, number)
             try:
                 with first_error():
@@ -142,7 +148,7 @@ class Appliance:
                         if self._trace_problem:
                             driver.post(TracingFailed(self._trace_problem))
                         _tune()
-                        notifier.ready("waiting for a press")
+                        notifier.ready(self._status.text)
                         reason = await driver.run()
                         notifier.stopping()
                         await transport.said_goodbye()
@@ -155,7 +161,9 @@ class Appliance:
 
     # --- assembly -----------------------------------------------------------------------------------------------
 
-    async def _assemble(self, stack: AsyncExitStack) -> tuple[Driver, RunningTransport, list[_Runs]]:
+    async def _assemble(
+        self, stack: AsyncExitStack, notifier: Notifier
+    ) -> tuple[Driver, RunningTransport, list[_Runs]]:
         settings = self._settings
         endpoints = await self._endpoints(stack)
         transport = open_transport(
@@ -203,7 +211,9 @@ class Appliance:
         offline = next((at for at, (_, is_offline) in enumerate(endpoints) if is_offline), None)
         policy = policy_from(settings, self.wording, endpoints=len(endpoints), offline_endpoint=offline)
         conversation, observers = self._open_conversation(stack, policy, await runtime.specs())
-        observers += [runtime.observe, TurnLog(lambda: audio.xruns.total, self.wording)]
+        servers = ["" if is_offline else bare_address(one.url) for one, is_offline in endpoints]
+        self._status = StatusLine(notifier, self.wording, servers)
+        observers += [runtime.observe, TurnLog(lambda: audio.xruns.total, self.wording), self._status, self._restart]
         self._driver = driver = Driver(
             conversation,
             transport=transport,
@@ -224,7 +234,7 @@ class Appliance:
         """
         settings = self._settings
         chosen = settings.endpoint()
-        urls = [chosen.url or "offline", *settings.link.fallbacks.split()]
+        urls = dict.fromkeys([chosen.url or "offline", *settings.link.fallbacks.split()])  # each once
         made = []
         for place, url in enumerate(urls):
             if url == "offline":
@@ -247,7 +257,7 @@ class Appliance:
         return made
 
     def _headers(self) -> dict[str, str]:
-        """Return the headers of a connection; reads the key each time, so that a new key needs no restart."""
+        """Return the headers of a connection; reads the key each time, so that a new key in a file needs no restart."""
         link = self._settings.link
         headers: dict[str, str] = {}
         key = read_api_key(self._settings, self._environ, credentials_directory(self._environ))
@@ -480,6 +490,15 @@ def open_pipeline(
         wording=wording,
         remark=remark,
     )
+
+
+def pin_remarks(settings: Settings) -> list[str]:
+    """Return why the service will not start for lack of a pin library, for ``config check``; opens no pin."""
+    try:
+        check_pin_library(settings.pins.factory)
+    except PinLibraryMissing as exc:
+        return [f"the service cannot start on this machine: pins.factory: {exc}"]
+    return []
 
 
 async def language_remarks(settings: Settings, environ: Mapping[str, str]) -> list[str]:

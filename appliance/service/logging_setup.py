@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from collections.abc import Mapping
 from typing import Final, TextIO
 
 from appliance.errors import KEY_SHAPE
 
-__all__ = ["is_journal", "mask_secrets", "set_up_logging"]
+__all__ = ["is_journal", "mask_secrets", "print_error", "set_up_logging"]
 
 _PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _DEBUG_PRIORITY: Final = 7
@@ -49,9 +50,26 @@ class _Formatter(logging.Formatter):
 
 class _JournalFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        priority = next((number for least, number in _PRIORITIES if record.levelno >= least), _DEBUG_PRIORITY)
-        # The journal stores each line as an entry; a line without a prefix would get the unit's default priority.
-        return "\n".join(f"<{priority}>{line}" for line in super().format(record).split("\n"))
+        return _with_priority(record.levelno, super().format(record))
+
+
+def _with_priority(level: int, text: str) -> str:
+    """Prefix each line: the journal stores each as an entry; without a prefix it gets the unit's default priority."""
+    priority = next((number for least, number in _PRIORITIES if level >= least), _DEBUG_PRIORITY)
+    return "\n".join(f"<{priority}>{line}" for line in text.split("\n"))
+
+
+def print_error(text: str, environ: Mapping[str, str], *, stream: TextIO | None = None) -> None:
+    """Print the error that ends the process, with secrets masked; in the journal at priority ``err``.
+
+    Args:
+        text: One or several lines.
+        environ: Environment, for ``JOURNAL_STREAM``.
+        stream: Destination; None is standard error.
+    """
+    stream = stream or sys.stderr
+    masked = mask_secrets(text)
+    print(_with_priority(logging.ERROR, masked) if is_journal(environ, stream) else masked, file=stream)
 
 
 def set_up_logging(level: str, environ: Mapping[str, str], *, stream: TextIO | None = None) -> None:

@@ -46,7 +46,15 @@ class Notifier:
         Args:
             status: One line for ``systemctl status``; never user speech.
         """
-        self._send(f"READY=1\nSTATUS={' '.join(status.split())}")  # a line break would start another variable
+        self._send(f"READY=1\n{_status(status)}")
+
+    def status(self, status: str) -> None:
+        """Replace the line of ``systemctl status`` (``STATUS=``).
+
+        Args:
+            status: See `ready`.
+        """
+        self._send(_status(status))
 
     def stopping(self) -> None:
         """Report that shutdown has started (``STOPPING=1``)."""
@@ -69,6 +77,10 @@ class Notifier:
             self._is_failing = True
         else:
             self._is_failing = False
+
+
+def _status(text: str) -> str:
+    return f"STATUS={' '.join(text.split())}"  # a line break would start another variable
 
 
 def _address(name: str) -> str | None:

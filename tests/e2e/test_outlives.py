@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from appliance.settings import LinkSettings
+from appliance.speech.stt import worker
 from tests.support.rig import COMMITTED, SPOKEN_MS, Rig, answer, created, running, spoken_ms
 from tests.support.scripted_server import (
     SESSION_CREATED,
@@ -24,6 +28,7 @@ from tests.support.scripted_server import (
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
+KEY = {"OPENAI_API_KEY": "sk-test-abcdefghijklmnop"}
 OPENED: list[Step] = [send(SESSION_CREATED), expect("session.update")]
 HEARD: Frame = {
     "type": "conversation.item.input_audio_transcription.completed",
@@ -60,15 +65,60 @@ async def test_fallback_server_takes_over_in_mid_turn_without_repeated_speech() 
         assert "authorization" not in {name.lower() for name in house.connections[0].headers}
 
 
-async def test_offline_brain_answers_without_a_server() -> None:
-    rig = Rig("ws://127.0.0.1:9/v1", link__fallbacks="offline", deadlines__answer_s=20.0)
+async def test_offline_brain_answers_without_a_network_and_the_server_once_it_is_back() -> None:
+    by_default = {"link__fallbacks": LinkSettings().fallbacks, "link__failback_s": 1.0}
+    async with ScriptedServer() as elsewhere:
+        port = elsewhere.port
+    rig = Rig(f"http://127.0.0.1:{port}/v1", environ=KEY, deadlines__answer_s=20.0, **by_default)
     async with running(rig):
         await rig.at_rest()
         await rig.talk()
         await rig.until(lambda: bool(rig.outcomes))
         assert rig.outcomes == ["answered"]
         assert rig.troubles == ["refused"]
+        assert rig.announced == [rig.device.wording.say("link.offline")]
         assert "no_link" not in rig.lights, "the next endpoint was tried at once"
+        async with ScriptedServer(every_other=[*OPENED, *TOLD_TURN], port=port) as server:
+            await rig.until(lambda: bool(server.connections) and server.connections[-1].types[:1] == ["session.update"])
+            assert await rig.turn() == "answered"
+            assert server.connections[-1].headers["Authorization"] == "Bearer sk-test-abcdefghijklmnop"
+            assert len(rig.announced) == 1
+
+
+async def test_sentence_after_the_recogniser_was_killed_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
+    children: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        children.append(subprocess.Popen(*arguments, **options))
+        return children[-1]
+
+    monkeypatch.setattr(worker, "Popen", start)
+    rig = Rig("", deadlines__answer_s=30.0)
+    async with running(rig):
+        await rig.at_rest()
+        await rig.device.talk("turn on the lamp")
+        await rig.until(lambda: len(rig.outcomes) == 1)
+        assert "lamp on" in rig.device.lamp_line()
+        children[0].kill()
+        await rig.device.talk("turn off the lamp")
+        await rig.until(lambda: len(rig.outcomes) == 2)
+        assert rig.outcomes == ["answered", "answered"]
+        assert "lamp off" in rig.device.lamp_line()
+    assert len(children) == 2
+
+
+async def test_reload_lets_the_turn_end_and_then_stops() -> None:
+    async with ScriptedServer([*OPENED, *TOLD_TURN]) as server, asyncio.timeout(60), asyncio.TaskGroup() as group:
+        rig = Rig(server.base_url)
+        run = group.create_task(rig.device.run())
+        await rig.at_rest()
+        talk = group.create_task(rig.talk())
+        await rig.until(lambda: rig.light == "listening")
+        signal.raise_signal(signal.SIGHUP)
+        await talk
+        assert await run == "SIGHUP"
+        assert rig.outcomes == ["answered"]
+        assert rig.answer_ms >= 200
 
 
 async def test_next_connection_gets_the_history() -> None:

@@ -61,7 +61,8 @@ def test_daemon_reports_ready_feeds_the_watchdog_and_ends_on_sigterm(tmp_path: P
         text=True,
     )
     try:
-        assert "STATUS=waiting for a press" in _until(manager, "READY=1")
+        _until(manager, "READY=1")
+        _until(manager, "STATUS=waiting for a press; offline, without a server; sound card ready; microphone on")
         _until(manager, "WATCHDOG=1")
         daemon.send_signal(signal.SIGTERM)
         _until(manager, "STOPPING=1")
@@ -90,11 +91,20 @@ def test_wrong_setting_prints_one_line_and_exits_with_status_2(override: str, ex
     assert expected in done.stderr
 
 
-def test_missing_pins_are_reported_with_the_setting_to_change() -> None:
-    done = _appliance("run", "--set", "audio.backend=simulated", "--set", "pins.factory=rpigpio")
-    assert done.returncode == 1
-    assert "pins.factory" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_missing_pin_library_is_an_error_in_the_journal_that_no_restart_repairs(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "appliance.cli", "run", "--set", "audio.backend=simulated"]
+    with (tmp_path / "journal").open("w+", encoding="utf-8") as journal:
+        status = os.fstat(journal.fileno())
+        environ = _environ(JOURNAL_STREAM=f"{status.st_dev}:{status.st_ino}")
+        done = subprocess.run(
+            [*command, "--set", "pins.factory=rpigpio"], stderr=journal, env=environ, timeout=90, check=False
+        )
+        journal.seek(0)
+        errors = [line for line in journal if not line.startswith(("<6>", "<4>"))]
+    assert done.returncode == 2
+    assert len(errors) == 1
+    assert errors[0].startswith("<3>RPi.GPIO cannot be used here")
+    assert 'pins.factory = "lgpio"' in errors[0]
 
 
 def test_config_show_prints_origins_and_hides_the_key() -> None:

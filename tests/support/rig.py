@@ -194,6 +194,7 @@ class Rig:
             **SIMULATED,
             **DEFAULT_PINS,
             "link.base_url": base_url,
+            "link.fallbacks": "",
             "link.backoff_initial_s": 0.1,
             "link.backoff_max_s": 0.5,
             "button.mode": "hold",

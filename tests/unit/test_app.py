@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
-from appliance.service.app import language_remarks, session_settings
+from appliance.errors import SpeechError
+from appliance.service.app import Appliance, language_remarks, pin_remarks, session_settings
 from appliance.settings import load_settings
+from appliance.speech.stt import sphinx
 from appliance.speech.tts import programs
 
 
@@ -13,6 +18,18 @@ def test_the_region_of_the_language_is_not_sent_to_the_transcription() -> None:
     sent = session_settings(load_settings(None, {}, overrides={"assistant.language": "de-AT"}))
     assert sent.transcription is not None
     assert sent.transcription.language == "de"
+
+
+async def test_device_with_a_server_and_no_recogniser_starts_and_the_check_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sphinx, "find_spec", lambda name: None)
+    settings = load_settings(None, {}, overrides={"link.base_url": "ws://house.local/v1"})
+    (remark,) = await language_remarks(settings, {})
+    assert remark.startswith("no offline fallback: ")
+    assert "pip install 'voice-appliance[offline]'" in remark
+    with pytest.raises(SpeechError, match="pocketsphinx"):
+        await language_remarks(load_settings(None, {}), {})  # the offline brain is all it has
 
 
 async def test_announcements_have_the_voice_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,3 +42,29 @@ async def test_announcements_have_the_voice_of_the_settings(monkeypatch: pytest.
     monkeypatch.setattr(programs, "_speak", speak)
     await language_remarks(load_settings(None, {}, overrides={"brain.voice": "awb"}), {})
     assert voices == ["awb"]
+
+
+def test_config_check_names_a_missing_pin_library_and_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lgpio", None)
+    assert pin_remarks(load_settings(None, {}, overrides={"pins.factory": "mock"})) == []
+    (remark,) = pin_remarks(load_settings(None, {}))
+    assert remark.endswith("pins.factory: lgpio is not installed: apt-get install python3-lgpio")
+
+
+@pytest.mark.parametrize(
+    ("more", "environ", "place"),
+    [
+        ({}, {"CREDENTIALS_DIRECTORY": "/run/x"}, "the file /etc/voice-appliance/openai_api_key"),
+        ({"link.key_file": "{folder}/key"}, {}, "the file {folder}/key"),
+        ({"link.key_env": "MY_KEY"}, {}, "the environment variable MY_KEY"),
+    ],
+)
+def test_remedy_for_a_wrong_key_names_the_place_where_the_device_looks_first(
+    more: dict[str, str], environ: dict[str, str], place: str, tmp_path: Path
+) -> None:
+    (tmp_path / "key").touch(mode=0o600)
+    overrides = {key: value.format(folder=tmp_path) for key, value in more.items()}
+    place = place.format(folder=tmp_path)
+    wording = Appliance(load_settings(None, {}, overrides=overrides), environ=environ).wording
+    assert wording.trouble("bad_key").endswith(f"Please put a valid one into {place}.")
+    assert wording.trouble("no_key").endswith(f"Please put one into {place}.")

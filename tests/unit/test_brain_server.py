@@ -15,8 +15,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
 from appliance.brain import model as brain_model
+from appliance.brain.offline import offline_brain
 from appliance.brain.server import BrainServer
 from appliance.errors import ApplianceError, SpeechError
+from appliance.speech.pipeline import ChainedPipeline
 from appliance.speech.stages import Part, ResponseRequest, SpokenPart, Transcript
 from tests.support.oracle import check_server_frame
 from tests.support.scripted import ScriptedPipeline, sine
@@ -72,6 +74,31 @@ async def eventually(holds: Callable[[], bool]) -> None:
             return
         await asyncio.sleep(0.005)
     pytest.fail("the condition did not become true within 5 s")
+
+
+class Loading:
+    """A recogniser that counts how often it is loaded."""
+
+    loads = 0
+
+    async def warm_up(self) -> None:
+        self.loads += 1
+
+    async def transcribe(self, pcm: bytes, *, tools: Sequence[Mapping[str, Any]]) -> Transcript:
+        return Transcript("")
+
+
+async def test_models_are_loaded_at_the_first_connection() -> None:
+    recogniser, unused = Loading(), ScriptedPipeline()
+    pipeline: Any = ChainedPipeline(stt=recogniser, workflow=unused, tts=unused)  # type: ignore[arg-type]
+    async with offline_brain(pipeline) as server:
+        await asyncio.sleep(0.05)
+        assert recogniser.loads == 0, "a device whose server answers keeps its memory"
+        for _ in range(2):
+            async with calling(server) as caller:
+                await caller.next()
+                await eventually(lambda: recogniser.loads > 0)
+    assert recogniser.loads == 1
 
 
 async def test_push_to_talk_turn_over_a_socket() -> None:

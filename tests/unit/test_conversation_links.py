@@ -23,7 +23,7 @@ from appliance.conversation.events import (
 )
 from appliance.conversation.notices import BudgetWarning, Connected, InputText, Usage
 from appliance.realtime import protocol as wire
-from tests.support.stage import SESSION, Stage, period
+from tests.support.stage import SESSION, WORDING, Stage, period
 
 CLOUD, HOUSE, OFFLINE = 0, 1, 2
 BAD_KEY: tuple[LinkFailure, int] = ("bad_key", 3000)
@@ -93,6 +93,16 @@ class Scene(Stage):
         self.open()
         self.advance(2.0)
         assert self.using() == endpoint
+        self.commands.clear()
+        return self
+
+    def start_with(self, kind: LinkFailure) -> Scene:
+        """Start; the first endpoint fails for this reason, and the next one is used."""
+        self.start()
+        self.down(self.link, kind)
+        self.advance(0.0)
+        self.open()
+        self.advance(2.0)
         self.commands.clear()
         return self
 
@@ -827,6 +837,76 @@ def test_the_transcript_of_a_replayed_turn_belongs_to_it() -> None:
     scene.committed("item_again")
     scene.server(heard("item_again", "What time is it?"))
     assert scene.notices(InputText) == [InputText("What time is it?", is_final=True, turn="turn_1")]
+
+
+# --- what the device says about the offline brain -----------------------------------------------------------------
+
+SAYS_OFFLINE = WORDING.say("link.offline")
+
+
+def return_to_cloud(scene: Scene) -> None:
+    """Let the spare to the first endpoint take over."""
+    scene.until_connecting()
+    scene.open(scene.conversation.link_id)
+    scene.advance(1.0)
+    scene.speaks_on = 0
+    assert scene.using() == CLOUD
+
+
+def test_the_first_turn_on_the_offline_brain_says_so_and_no_other() -> None:
+    scene = Scene(endpoints=2, offline_endpoint=1).on(1)
+    scene.advance(30.0)
+    assert scene.announced() == [], "a device that lost its network at night is silent"
+    scene.whole_turn("resp_1")
+    scene.whole_turn("resp_2")
+    assert scene.announced() == [SAYS_OFFLINE]
+
+
+def test_a_wrong_key_is_announced_with_its_remedy_although_the_offline_brain_answers() -> None:
+    scene = Scene(endpoints=2, offline_endpoint=1).start_with("bad_key")
+    scene.whole_turn("resp_1")
+    scene.whole_turn("resp_2")
+    remedy, then = scene.announced()
+    assert "key" in remedy
+    assert then == SAYS_OFFLINE
+
+
+def test_a_wrong_key_found_when_the_network_is_back_is_announced_once() -> None:
+    scene = Scene(endpoints=2, offline_endpoint=1, failback_s=60.0, fatal_retry_s=60.0).on(1)
+    scene.whole_turn("resp_1")
+    for number in (2, 3):
+        scene.until_connecting()
+        scene.down(scene.conversation.link_id, "bad_key")
+        scene.speaks_on = scene.main
+        scene.whole_turn(f"resp_{number}")
+    assert [one for one in scene.announced() if one != SAYS_OFFLINE] == [WORDING.say("trouble.bad_key")]
+
+
+def test_the_next_outage_is_announced_again() -> None:
+    scene = Scene(endpoints=2, offline_endpoint=1, failback_s=60.0).on(1)
+    scene.whole_turn("resp_1")
+    return_to_cloud(scene)
+    scene.down(scene.main, "lost")
+    scene.until_connecting()
+    scene.down(scene.conversation.link_id, "unreachable")
+    scene.open()
+    scene.whole_turn("resp_2")
+    assert scene.announced() == [SAYS_OFFLINE, SAYS_OFFLINE]
+
+
+def test_another_server_is_no_detour() -> None:
+    scene = Scene(endpoints=3, offline_endpoint=2).on(1)
+    scene.whole_turn()
+    assert scene.announced() == []
+
+
+def test_a_device_without_a_server_does_not_speak_of_it() -> None:
+    scene = Scene(offline_endpoint=0).on(CLOUD)
+    scene.down(1, "lost")
+    scene.until_connecting()
+    scene.open()
+    scene.whole_turn()
+    assert scene.announced() == []
 
 
 # --- the daily budget --------------------------------------------------------------------------------------------

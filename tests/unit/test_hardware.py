@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 import types
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from gpiozero.pins.mock import MockFactory, MockPWMPin
 from appliance.conversation.events import ButtonEdge, Event
 from appliance.conversation.support.feedback import State, View, light_state
 from appliance.conversation.support.gestures import Gestures
-from appliance.errors import BadPin, PinFactoryUnavailable
+from appliance.errors import BadPin, PinFactoryUnavailable, PinLibraryMissing
 from appliance.hardware import pins
 from appliance.hardware.button import Button
 from appliance.hardware.light import KINDS, Light, brightness
@@ -317,14 +318,25 @@ def test_pin_factory_is_found_by_name_and_unknown_names_are_refused() -> None:
         open_pin_factory("native")
 
 
-def test_missing_or_empty_lgpio_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+@pytest.mark.parametrize("function", [open_pin_factory, pins.check_pin_library])
+def test_missing_or_empty_lgpio_is_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, function: Callable[[str], Any]
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "lgpio", None)
-    with pytest.raises(PinFactoryUnavailable, match="apt-get install python3-lgpio"):
-        open_pin_factory("lgpio")
+    with pytest.raises(PinLibraryMissing, match="apt-get install python3-lgpio"):
+        function("lgpio")
     monkeypatch.setitem(sys.modules, "lgpio", types.ModuleType("lgpio"))
-    with pytest.raises(PinFactoryUnavailable, match="package is empty"):
-        open_pin_factory("lgpio")
+    with pytest.raises(PinLibraryMissing, match="package is empty"):
+        function("lgpio")
+
+
+def test_check_of_the_library_opens_no_pin(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = types.ModuleType("lgpio")
+    library.gpiochip_open = lambda number: pytest.fail("opened a chip")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "lgpio", library)
+    pins.check_pin_library("lgpio")
+    pins.check_pin_library("mock")
 
 
 def test_lgpio_needs_a_writable_folder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import TextIO
 
 import pytest
 
-from appliance.service.logging_setup import is_journal, mask_secrets, set_up_logging
+from appliance.service.logging_setup import is_journal, mask_secrets, print_error, set_up_logging
 
 SECRET = "sk-proj-" + "Zz9_-x" * 6
 
@@ -70,6 +70,14 @@ def test_every_line_of_a_traceback_carries_the_priority(journal: TextIO) -> None
     assert len(lines) > 3
     assert all(line.startswith("<3>") for line in lines)
     assert SECRET not in "\n".join(lines)
+
+
+def test_the_error_that_ends_the_process_has_priority_err_in_the_journal_and_no_key(journal: TextIO) -> None:
+    print_error(f"first: {SECRET}\nsecond", journal_environ(journal), stream=journal)
+    assert written(journal) == "<3>first: ***\n<3>second\n"
+    terminal = io.StringIO()
+    print_error(f"first: {SECRET}\nsecond", journal_environ(journal), stream=terminal)
+    assert terminal.getvalue() == "first: ***\nsecond\n"
 
 
 def test_a_terminal_gets_time_and_level_and_no_prefix() -> None:

@@ -92,6 +92,21 @@ def test_environment_strings_are_converted_to_the_type_of_their_key(name: str, t
     assert isinstance(value, type(expected))
 
 
+@pytest.mark.parametrize(
+    ("text", "fallbacks"),
+    [
+        ("", "offline"),
+        ("fallbacks = []", ""),
+        ('fallbacks = ""', ""),
+        ('fallbacks = ["ws://house.local/v1", "offline"]', "ws://house.local/v1 offline"),
+    ],
+)
+def test_fallbacks_are_offline_by_default_words_or_a_list(tmp_path: Path, text: str, fallbacks: str) -> None:
+    path = tmp_path / "appliance.toml"
+    path.write_text(f"[link]\n{text}\n", encoding="utf-8")
+    assert load_settings(path, {}).link.fallbacks == fallbacks
+
+
 def test_relative_paths_in_the_file_are_relative_to_its_folder(tmp_path: Path) -> None:
     (tmp_path / "part.txt").write_text("Speak like a pirate.\n", encoding="utf-8")
     (tmp_path / "words").mkdir()

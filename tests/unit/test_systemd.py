@@ -39,6 +39,11 @@ def test_watchdog_and_stopping_follow_sd_notify(manager: socket.socket) -> None:
     assert [manager.recv(4096) for _ in range(2)] == [b"WATCHDOG=1", b"STOPPING=1"]
 
 
+def test_status_is_sent_alone_after_the_start(manager: socket.socket) -> None:
+    notifier_for(manager).status("listening\nWATCHDOG=1")
+    assert manager.recv(4096) == b"STATUS=listening WATCHDOG=1"
+
+
 def test_status_cannot_inject_a_variable(manager: socket.socket) -> None:
     notifier_for(manager).ready("fine\nMAINPID=1\r\nWATCHDOG=trigger")
     assert manager.recv(4096) == b"READY=1\nSTATUS=fine MAINPID=1 WATCHDOG=trigger"

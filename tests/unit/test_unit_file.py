@@ -95,6 +95,8 @@ def test_unit_sets_what_the_daemon_relies_on() -> None:
     assert unit["WorkingDirectory"] == ["%t/voice-appliance"]  # lgpio creates its pipes there
     assert unit["RuntimeDirectory"] == unit["StateDirectory"] == ["voice-appliance"]
     assert "LG_WD=%t/voice-appliance" in unit["Environment"][0].split()
+    assert unit["OOMPolicy"] == ["continue"]  # the kernel may kill the recogniser, which the daemon starts again
+    assert int(unit["OOMScoreAdjust"][0]) < 0
 
 
 def test_unit_and_run_script_set_one_heap_and_no_thread_pool() -> None:
@@ -103,6 +105,26 @@ def test_unit_and_run_script_set_one_heap_and_no_thread_pool() -> None:
     for name in ("MALLOC_ARENA_MAX", "OPENBLAS_NUM_THREADS"):
         assert [one for one in given if one.startswith(name)] == [f"{name}=1"]
         assert f"{name}=${{{name}:-1}}" in script
+
+
+def test_changed_key_reloads_the_service_which_restarts_with_it() -> None:
+    watched = (UNIT.parent / "voice-appliance-key.path").read_text(encoding="utf-8")
+    started = (UNIT.parent / "voice-appliance-key.service").read_text(encoding="utf-8")
+    [credential] = directives()["LoadCredential"]
+    assert f"PathChanged={credential.partition(':')[2]}\n" in watched
+    assert f"ExecStart=systemctl try-reload-or-restart {UNIT.name}\n" in started
+    assert directives()["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
+    assert directives()["Restart"] == ["always"], "the end after a reload is followed by a start"
+
+
+@needs_systemd_analyze
+def test_verify_accepts_the_watch_of_the_key(tmp_path: Path) -> None:
+    runnable_copy(tmp_path)
+    copies = [shutil.copy(UNIT.parent / f"voice-appliance-key.{kind}", tmp_path) for kind in ("path", "service")]
+    assert analyze("verify", "--man=no", *map(str, copies)) == (0, "")
+    watch = Path(copies[0])
+    watch.write_text(watch.read_text(encoding="utf-8").replace("PathChanged", "PathChangd"), encoding="utf-8")
+    assert analyze("verify", "--man=no", *map(str, copies))[1] != ""
 
 
 def test_unit_starts_without_a_key() -> None:
@@ -157,6 +179,8 @@ def test_installer_copies_all_files_and_keeps_the_user_s_settings(tmp_path: Path
     assert install(tmp_path).returncode == 0
     unit = tmp_path / "etc/systemd/system/voice-appliance.service"
     assert unit.read_bytes() == UNIT.read_bytes()
+    for name in ("voice-appliance-key.path", "voice-appliance-key.service"):
+        assert (unit.parent / name).read_bytes() == (UNIT.parent / name).read_bytes()
     assert (tmp_path / "usr/lib/sysusers.d/voice-appliance.conf").is_file()
     assert (tmp_path / "opt/voice-appliance/appliance/settings.py").is_file()
     assert (tmp_path / "opt/voice-appliance/scripts/setup").stat().st_mode & stat.S_IXOTH
@@ -180,6 +204,26 @@ def test_installer_refuses_unknown_options() -> None:
     )
     assert done.returncode == 1
     assert "unknown option '--rooot'" in done.stderr
+
+
+def test_installer_prints_why_the_service_did_not_start() -> None:
+    """Runs the function of the installer, over commands that act like those of a machine where the start fails."""
+    fakes = """
+      systemctl() { [[ $1 != restart ]]; }
+      journalctl() { [[ "$*" == *"--priority err"* ]] && echo "lgpio is not installed: apt-get install python3-lgpio"; }
+      say() { echo "said: $*" >&2; }
+      die() { echo "error: $*" >&2; exit 1; }
+    """
+    script = (ROOT / "scripts" / "install-service").read_text(encoding="utf-8")
+    start = script[script.index("start_service() {") : script.index("\n}\n", script.index("start_service() {")) + 3]
+    done = subprocess.run(
+        ["bash", "-euc", f"{fakes}\n{start}\nstart_service"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "lgpio is not installed: apt-get install python3-lgpio",
+        "error: the service did not start, for the reason above",
+    ]
 
 
 @needs_systemd_analyze

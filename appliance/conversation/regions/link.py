@@ -9,6 +9,7 @@ brain). The *main* link is None (until `retry_at`), connecting (until ``session.
 * **Failback and rotation.** On a worse endpoint, a better one is tried every `failback_s`. A session is replaced after
   `rotate_after_s`, before the server ends it. Both open a *spare* in an idle gap. Once the spare is ready, and in an
   idle gap again, it becomes the main link and the old one is closed. A spare that fails costs nothing.
+* **Detour.** While the main link goes to the offline brain, `take_detour` returns why the first endpoint is not used.
 * A link has a number; events with any other number than those of main and spare are late, and ignored.
 """
 
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from appliance.conversation.commands import Connect, Disconnect
 from appliance.conversation.notices import Connected
 from appliance.conversation.policy import Policy
+from appliance.conversation.support.detour import Detour
 from appliance.conversation.support.endpoints import Endpoints
 from appliance.conversation.support.outbox import Outbox
 from appliance.conversation.support.retry import Backoff, Verdict
@@ -71,6 +73,7 @@ class Links:
         self._replace_at: float | None = None
         self._held_until = 0.0
         """The server asked to wait until then."""
+        self._detour = Detour()
 
     def __repr__(self) -> str:
         return f"<Links main {self.main}, spare {self.spare}>"
@@ -157,6 +160,7 @@ class Links:
         self._replace_at = None
         if link is None:
             return False
+        self._note_detour(link, verdict)
         was_stable = link.ready_at is not None and now >= link.ready_at + self._policy.stable_s
         if was_stable:
             self.failures = 0
@@ -216,6 +220,7 @@ class Links:
     def lose_spare(self, now: float, verdict: Verdict | None = None) -> None:
         """Handle the loss of the spare: the main link stays, and failback is retried later."""
         if self.spare is not None and verdict is not None and verdict.action == "fatal":
+            self._note_detour(self.spare, verdict)
             self._endpoints.block(self.spare.endpoint, now + self._policy.fatal_retry_s)
         if self.spare is not None:
             self._endpoints.try_as_spare(self.spare.endpoint)
@@ -228,6 +233,17 @@ class Links:
         else:
             self._replace_at = now  # try the next better endpoint at once
 
+    # --- the detour ---------------------------------------------------------------------------------------------
+
+    def take_detour(self) -> Verdict | None:
+        """Return why the offline brain is used and not the first endpoint; None if it is not, or as `Detour.take`."""
+        is_offline = self.main is not None and self.main.endpoint == self._policy.offline_endpoint
+        return self._detour.take() if is_offline else None
+
+    def _note_detour(self, link: Link, verdict: Verdict) -> None:
+        if link.endpoint == 0 and self._policy.offline_endpoint:
+            self._detour.note(verdict)
+
     # --- internals ----------------------------------------------------------------------------------------------
 
     def _open(self, endpoint: int, now: float) -> Link:
@@ -237,6 +253,8 @@ class Links:
 
     def _activate(self, link: Link, now: float) -> None:
         self.fatal = None
+        if link.endpoint == 0:
+            self._detour.end()
         self._plan_replacement(link, now)
         self._out.emit(Connected(link.id, link.endpoint))
 

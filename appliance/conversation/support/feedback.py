@@ -41,6 +41,8 @@ class View:
     """"capture", "playback": the directions without a card."""
     is_link_lost: bool = False
     """No connection is ready, after a loss or a failed round of attempts; not during the first round."""
+    endpoint: int | None = None
+    """Index of the endpoint whose connection is ready; None without one."""
     is_button_stuck: bool = False
     is_ringing: bool = False
     has_error: bool = False

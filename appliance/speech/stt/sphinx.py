@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,11 @@ class SphinxSpeechToText:
     def __init__(self, book: PhraseBook, *, language: str = "en") -> None:
         if not language.lower().startswith("en"):
             raise LanguageError(f"pocketsphinx understands English only, not {language!r}; choose another brain.stt")
+        if find_spec("pocketsphinx") is None:
+            raise SpeechError(
+                "speech to text needs the Python package pocketsphinx; "
+                "install it: pip install 'voice-appliance[offline]'"
+            )
         self._book = book
         self._lock = threading.Lock()
         self._decoder: Any = None
@@ -123,12 +129,8 @@ class SphinxSpeechToText:
 
 
 def _open_decoder() -> Any:
-    try:
-        import pocketsphinx
-    except ImportError:
-        raise SpeechError(
-            "speech to text needs the Python package pocketsphinx; install it: pip install 'voice-appliance[offline]'"
-        ) from None
+    import pocketsphinx
+
     model = Path(pocketsphinx.get_model_path("en-us"))
     try:
         decoder = pocketsphinx.Decoder(

@@ -6,6 +6,9 @@ So it runs in a child process at lower priority, and its 90 MB are used only aft
 
 The child is this module, run with ``-m``; `multiprocessing` would import the user's script a second time. Requests
 and answers are pickles on its standard streams, because both ends are this program. The child exits at end of input.
+
+When memory runs out, the kernel kills the child before the daemon. It has no state, so the utterance that finds it dead
+is given to a new child.
 """
 
 from __future__ import annotations
@@ -14,12 +17,13 @@ import asyncio
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import IO, Any
 
 from appliance.errors import ApplianceError, SpeechError
@@ -30,6 +34,8 @@ from appliance.speech.stt.sphinx import SphinxSpeechToText
 __all__ = ["WorkerSpeechToText"]
 
 _NICENESS = 5  # a recogniser can wait; a sound card cannot
+_OOM_SCORE = 500  # oom_score_adj, proc(5); the unit gives the daemon -500
+_ATTEMPTS = 2  # an utterance that kills two children would kill a third
 
 
 class WorkerSpeechToText:
@@ -45,7 +51,7 @@ class WorkerSpeechToText:
         self._book = book
         self._language = language
         self._lock = threading.Lock()
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: Popen[bytes] | None = None
         self._end: Callable[[], Any] = lambda: None
 
     async def warm_up(self) -> None:
@@ -64,26 +70,28 @@ class WorkerSpeechToText:
 
     def _ask(self, request: tuple[bytes, list[Mapping[str, Any]]] | None) -> Any:
         with self._lock:
-            child = self._child or self._start()
-            assert child.stdin is not None
-            assert child.stdout is not None
-            try:
-                _put(child.stdin, request)
-                answer = pickle.load(child.stdout)
-            except (OSError, ValueError, EOFError, pickle.UnpicklingError):
-                self._child = None
-                self._end()
-                raise SpeechError(
-                    "the speech recogniser's process exited (out of memory?); please say it again"
-                ) from None
+            answer = self._exchange(request)
         if isinstance(answer, ApplianceError):
             raise answer
         return answer
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "appliance.speech.stt.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+    def _exchange(self, request: tuple[bytes, list[Mapping[str, Any]]] | None) -> Any:
+        for _ in range(_ATTEMPTS):
+            try:
+                child = self._child or self._start()
+                assert child.stdin is not None
+                assert child.stdout is not None
+                _put(child.stdin, request)
+                return pickle.load(child.stdout)
+            except (OSError, ValueError, EOFError, pickle.UnpicklingError):
+                if self._child is None:
+                    break  # by `close`
+                self._child = None
+                self._end()
+        raise SpeechError("the speech recogniser's process exited (out of memory?); please say it again")
+
+    def _start(self) -> Popen[bytes]:
+        child = Popen([sys.executable, "-m", "appliance.speech.stt.worker"], stdin=PIPE, stdout=PIPE)
         self._end = weakref.finalize(self, _end, child)
         self._child = child
         assert child.stdin is not None
@@ -96,7 +104,7 @@ def _put(pipe: IO[bytes], value: Any) -> None:
     pipe.flush()
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def _end(child: Popen[bytes]) -> None:
     """Kill the child: it has no state to save."""
     child.kill()
     for pipe in (child.stdin, child.stdout):
@@ -111,6 +119,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and kills this process
     with suppress(OSError):
         os.nice(_NICENESS)
+        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE), encoding="ascii")
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # only pickles may go to standard output
     try:

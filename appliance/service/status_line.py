@@ -1,0 +1,65 @@
+"""The state of the device as one line for ``systemctl status``: the turn, the connection, the sound card, the mute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from appliance.conversation.commands import Command
+from appliance.conversation.events import Event
+from appliance.conversation.support.feedback import State, View
+from appliance.service.systemd import Notifier
+from appliance.wording import Wording
+
+__all__ = ["StatusLine"]
+
+_TURN = {
+    State.BOOTING: "starting",
+    State.LISTENING: "listening",
+    State.COMMITTING: "thinking",
+    State.THINKING: "thinking",
+    State.SPEAKING: "speaking",
+    State.AWAITING_APPROVAL: "approval",
+}
+_CARDS = {(): "cards", ("capture",): "no_microphone", ("playback",): "no_speaker", ("capture", "playback"): "no_cards"}
+
+
+class StatusLine:
+    """An observer of the driver that sends each change of the line to the service manager.
+
+    Args:
+        notifier: Sends the line.
+        wording: Source of the words.
+        servers: Name of the server of each endpoint; "" is the offline brain.
+    """
+
+    def __init__(self, notifier: Notifier, wording: Wording, servers: Sequence[str]) -> None:
+        self._notifier = notifier
+        self._wording = wording
+        self._servers = servers
+        self._view = View()
+        self.text = self._line(self._view)
+        """The line as it was sent last."""
+
+    def __call__(self, now: float, event: Event, commands: Sequence[Command], view: View) -> None:
+        """Observe one step; called on the event loop's thread."""
+        if view == self._view:
+            return
+        self._view = view
+        line = self._line(view)
+        if line != self.text:
+            self.text = line
+            self._notifier.status(line)
+
+    def _line(self, view: View) -> str:
+        turn = _TURN.get(view.state, "waiting")
+        mute = "muted" if view.is_muted else "unmuted"
+        card = _CARDS[view.cards_lost]
+        words = [self._wording.say(f"status.{turn}"), self._link(view)]
+        return "; ".join([*words, *(self._wording.say(f"status.{key}") for key in (card, mute))])
+
+    def _link(self, view: View) -> str:
+        say = self._wording.say
+        if view.endpoint is not None:
+            server = self._servers[view.endpoint]
+            return say("status.connected", server=server) if server else say("status.offline")
+        return say("status.no_link") if view.is_link_lost or view.state is State.FAILED else say("status.connecting")
