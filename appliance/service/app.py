@@ -323,12 +323,11 @@ class Appliance:
         )
         stack.callback(store.close)
         observers += [store, Days(self.post, store.spent)]
+        store.open(is_needed=False)
         try:
-            store.open()
             return store.load()
         except StorageError as exc:  # run without history rather than not at all
             log.warning("%s; continuing without it", exc)
-            store.close()
             return ()
 
     # --- running ------------------------------------------------------------------------------------------------
