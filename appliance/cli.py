@@ -185,7 +185,7 @@ def _config(arguments: argparse.Namespace) -> int:
     else:
         from appliance.service.app import check_assistant, language_remarks
 
-        check_assistant(settings, os.environ)
+        asyncio.run(check_assistant(settings, os.environ))
         logging.getLogger().addHandler(logging.NullHandler())  # no log on the terminal: remarks are printed
         for remark in (*settings.remarks(), *asyncio.run(language_remarks(settings, os.environ))):
             print(f"note: {remark}")
