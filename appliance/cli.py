@@ -191,7 +191,7 @@ def _config(arguments: argparse.Namespace) -> int:
     else:
         from appliance.service.app import check_assistant, language_remarks, pin_remarks
 
-        check_assistant(settings, os.environ)
+        asyncio.run(check_assistant(settings, os.environ))
         logging.getLogger().addHandler(logging.NullHandler())  # no log on the terminal: remarks are printed
         languages = asyncio.run(language_remarks(settings, os.environ))
         for remark in (*settings.remarks(), *pin_remarks(settings), *languages):

@@ -29,7 +29,7 @@ from appliance.errors import SettingsError, did_you_mean, one_line
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["installed", "named", "resolve", "version"]
+__all__ = ["duplicates", "installed", "named", "resolve", "version"]
 
 T = TypeVar("T")
 
@@ -67,15 +67,41 @@ def installed(*, kind: str, group: str) -> dict[str, tuple[str, Callable[[], Any
     }
 
 
+def duplicates(groups: str = "voice_appliance.") -> list[str]:
+    """Return one line for each entry that another installed package hides, because both have the same name.
+
+    Args:
+        groups: The beginning of the names of the groups.
+    """
+    from importlib import metadata
+
+    lines = []
+    first: dict[tuple[str, str], EntryPoint] = {}
+    for one in (entry for distribution in metadata.distributions() for entry in distribution.entry_points):
+        used = first.setdefault((one.group, one.name), one)
+        if one.group.startswith(groups) and (one.value, _owner(one)) != (used.value, _owner(used)):
+            lines.append(
+                f"two packages add {one.name!r} to {one.group}: {used.value}{_owner(used)} is used, "
+                f"{one.value}{_owner(one)} is not; uninstall one of them"
+            )
+    return lines
+
+
 def _entries(group: str) -> dict[str, EntryPoint]:
     from importlib import metadata  # takes 15 ms, which built-in entries do not need
 
-    return {one.name: one for one in metadata.entry_points(group=group)}
+    entries: dict[str, EntryPoint] = {}
+    for one in metadata.entry_points(group=group):
+        entries.setdefault(one.name, one)
+    return entries
+
+
+def _owner(entry: EntryPoint) -> str:
+    return f" of {entry.dist.name} {entry.dist.version}" if entry.dist is not None else ""
 
 
 def _place(entry: EntryPoint, kind: str) -> str:
-    owner = f" of {entry.dist.name} {entry.dist.version}" if entry.dist is not None else ""
-    return f"{kind} {entry.name!r}: {entry.value}{owner}"
+    return f"{kind} {entry.name!r}: {entry.value}{_owner(entry)}"
 
 
 def _loaded(entry: EntryPoint, kind: str) -> Any:

@@ -17,8 +17,8 @@ import logging
 import re
 import stat
 import tomllib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, Val
 from pydantic.fields import FieldInfo
 
 from appliance.conversation.policy import Policy
-from appliance.errors import KEY_SHAPE, SettingsError, ToolError, did_you_mean, is_loopback, shown
+from appliance.errors import KEY_SHAPE, SettingsError, ToolError, did_you_mean, is_loopback, one_line, shown
 
 __all__ = [
     "OPENAI_URL",
@@ -713,8 +713,12 @@ def _from_file(path: Path, problems: list[str]) -> dict[str, _Found]:
         raise SettingsError(f"{path}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path}: is not UTF-8 text (byte {error.start})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{path}: is not TOML: {error}") from error
+    except RecursionError as error:
+        raise SettingsError(
+            f"{path}: is not TOML: nested too deeply; no setting is nested more than four deep"
+        ) from error
+    except ValueError as error:  # also a number of 5,000 digits
+        raise SettingsError(f"{path}: is not TOML: {one_line(str(error))}") from error
     lines = _line_numbers(text)
     found: dict[str, _Found] = {}
     for section, table in tables.items():
@@ -755,7 +759,9 @@ def _line_numbers(text: str) -> dict[str, int]:
 
 def _anchored(dotted: str, value: object, folder: Path) -> object:
     if dotted in _PATH_KEYS and isinstance(value, str) and value:
-        return str((folder / Path(value).expanduser()).absolute())
+        with suppress(RuntimeError):  # "~name" of an unknown user stays as it is
+            value = str(Path(value).expanduser())
+        return str((folder / value).absolute())
     return value
 
 
@@ -799,7 +805,7 @@ def _known(found: dict[str, _Found], problems: list[str]) -> dict[str, _Found]:
         else:
             hint = did_you_mean(key, _SECTIONS[section]) or _owner_of(key)
             text = f"unknown key; allowed: {', '.join(_SECTIONS[section])}{hint}"
-        problems.append(f"{item.origin}: {dotted}: {text}")
+        problems.append(f"{item.origin}: {one_line(dotted)}: {text}")
     return kept
 
 
@@ -888,12 +894,29 @@ def _mask(value: object) -> object:
 
 
 def _clashes(settings: Settings) -> Iterator[tuple[str, str]]:
-    for clashes in (_link_clashes, _assistant_clashes, _audio_clashes, _button_clashes, _pin_clashes, _brain_clashes):
+    for clashes in (
+        *(_path_clashes, _link_clashes, _assistant_clashes, _audio_clashes),
+        *(_button_clashes, _pin_clashes, _brain_clashes),
+    ):
         yield from clashes(settings)
     try:
         _POLICY.prices.with_prices(settings.price_rows())
     except SettingsError as error:
         yield "budget.prices", str(error)
+
+
+def _path_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
+    for dotted in sorted(_PATH_KEYS):
+        section, _, key = dotted.partition(".")
+        if "\0" in getattr(getattr(settings, section), key):
+            yield dotted, "found a path with a NUL character; allowed: a path without it"
+
+
+def _is(kind: Callable[[Path], bool], named: str) -> bool:
+    try:
+        return kind(Path(named))
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def _link_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -924,7 +947,7 @@ def _assistant_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "assistant.max_output_tokens", f'found {tokens}; allowed: "inf" or a whole number from 1 to 4096'
     for key, kind in (("instructions_file", "text"), ("agents_file", "TOML")):
         named = getattr(assistant, key)
-        if named and not Path(named).is_file():
+        if named and not _is(Path.is_file, named):
             yield f"assistant.{key}", f"found {shown(named)}, which is not a file; allowed: a {kind} file, or empty"
     own_words = "instructions_file" if assistant.instructions_file else "instructions"
     is_told = assistant.instructions_file or assistant.instructions != _INSTRUCTIONS
@@ -998,7 +1021,7 @@ def _brain_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
         ("brain.phrases_dir", brain.phrases_dir),
         ("assistant.wording_dir", settings.assistant.wording_dir),
     ):
-        if named and not Path(named).is_dir():
+        if named and not _is(Path.is_dir, named):
             yield key, f"found {shown(named)}, not a folder; allowed: a folder, or empty"
 
 

@@ -30,7 +30,16 @@ from appliance.conversation.events import Event, ShutdownRequested, Started, Tra
 from appliance.conversation.machine import Conversation
 from appliance.conversation.policy import Policy
 from appliance.conversation.support.prices import PRICES
-from appliance.errors import PinLibraryMissing, SpeechError, StorageError, bare_address, first_error
+from appliance.errors import (
+    ApplianceError,
+    PinLibraryMissing,
+    SettingsError,
+    SpeechError,
+    StorageError,
+    bare_address,
+    first_error,
+    one_line,
+)
 from appliance.hardware.button import Button
 from appliance.hardware.light import Light
 from appliance.hardware.outputs import open_outputs
@@ -53,7 +62,7 @@ from appliance.settings import Settings, key_place, read_api_key, read_instructi
 from appliance.toolbox import DeviceParts, device_tools
 from appliance.toolbox.status import StatusReader
 from appliance.toolbox.timers import Timers
-from appliance.wording import Wording
+from appliance.wording import Wording, english
 
 if TYPE_CHECKING:
     from appliance.speech.pipeline import ChainedPipeline
@@ -187,30 +196,24 @@ class Appliance:
             wording=self.wording,
         )
         agent, hooks = open_assistant(settings, device_tools(device), self._environ)
-        own = session_settings(settings).shared_by(one.settings for one in agents_of(agent).values())
-        runtime = AgentRuntime(
+        runtime = _agent_runtime(
+            settings,
             agent,
-            compose=lambda agent, instructions, tools: session_object(
-                own.of_agent(agent.settings, voice=agent.voice), instructions=instructions, tools=tools
-            ),
             post=self.post,
             hooks=hooks,
             wording=self.wording,
             history=lambda: self._conversation.history if self._conversation is not None else (),
-            are_guardrails_parallel=settings.guardrails.parallel,
-            guardrail_s=settings.guardrails.timeout_s,
-            are_servers_needed=False,
         )
         with settings.about(_agent_key(settings)):
             await stack.enter_async_context(runtime)
         button = self._open_button(stack, factory)
         light = stack.enter_context(closing(Light(**settings.light.wiring, factory=factory)))
         announcer = LocalAnnouncer(audio, _LazyVoice(settings) if settings.audio.announcements else None, self.wording)
-        if remark := settings.price_remark():
+        for remark in (*filter(None, [settings.price_remark()]), *plugins.duplicates()):
             log.warning("%s", remark)
         offline = next((at for at, (_, is_offline) in enumerate(endpoints) if is_offline), None)
         policy = policy_from(settings, self.wording, endpoints=len(endpoints), offline_endpoint=offline)
-        conversation, observers = self._open_conversation(stack, policy, await runtime.specs())
+        conversation, observers = self._open_conversation(stack, policy, await _first_specs(settings, runtime))
         servers = ["" if is_offline else bare_address(one.url) for one, is_offline in endpoints]
         self._status = StatusLine(notifier, self.wording, servers)
         observers += [runtime.observe, TurnLog(lambda: audio.xruns.total, self.wording), self._status, self._restart]
@@ -333,12 +336,11 @@ class Appliance:
         )
         stack.callback(store.close)
         observers += [store, Days(self.post, store.spent)]
+        store.open(is_needed=False)
         try:
-            store.open()
             return store.load()
         except StorageError as exc:  # run without history rather than not at all
             log.warning("%s; continuing without it", exc)
-            store.close()
             return ()
 
     # --- running ------------------------------------------------------------------------------------------------
@@ -417,11 +419,53 @@ def open_assistant(
         return agent, hooks_named(assistant.hooks, resolve) if assistant.hooks else None
 
 
-def check_assistant(settings: Settings, environ: Mapping[str, str]) -> None:
+def _agent_runtime(
+    settings: Settings,
+    agent: RealtimeAgent,
+    *,
+    post: Callable[[Event], None],
+    hooks: RealtimeRunHooks | None,
+    wording: Wording,
+    history: Callable[[], Sequence[HistoryItem]] = tuple,
+) -> AgentRuntime:
+    own = session_settings(settings).shared_by(one.settings for one in agents_of(agent).values())
+    return AgentRuntime(
+        agent,
+        compose=lambda agent, instructions, tools: session_object(
+            own.of_agent(agent.settings, voice=agent.voice), instructions=instructions, tools=tools
+        ),
+        post=post,
+        hooks=hooks,
+        wording=wording,
+        history=history,
+        are_guardrails_parallel=settings.guardrails.parallel,
+        guardrail_s=settings.guardrails.timeout_s,
+        are_servers_needed=False,
+    )
+
+
+async def _first_specs(settings: Settings, runtime: AgentRuntime) -> Sequence[AgentSpec]:
+    """Return what the conversation starts with; calls the first agent's functions.
+
+    Raises:
+        SettingsError: One of them raises, or returns what cannot be sent.
+    """
+    with settings.about(_agent_key(settings)):
+        try:
+            return await runtime.specs()
+        except ApplianceError:
+            raise
+        except Exception as exc:
+            said = one_line(f"{type(exc).__name__}: {exc}", 200)
+            raise SettingsError(f"the first agent cannot be prepared: a function of it raises {said}") from exc
+
+
+async def check_assistant(settings: Settings, environ: Mapping[str, str]) -> None:
     """Report before a start what `open_assistant` and `open_transport` would refuse; opens no pin, card or connection.
 
     Raises:
-        SettingsError: See `open_assistant` and `open_transport`; or an MCP server needs a package that is missing.
+        SettingsError: See `open_assistant` and `open_transport`; or the first agent's functions raise, or an MCP
+            server needs a package that is missing.
     """
     from appliance.runtime.mcp import McpServerHttp, McpServerStdio
 
@@ -434,7 +478,9 @@ def check_assistant(settings: Settings, environ: Mapping[str, str]) -> None:
         timers=Timers(post=lambda event: None, path=None),
         status=StatusReader(),
     )
-    agent, _ = open_assistant(settings, device_tools(parts), environ)
+    agent, hooks = open_assistant(settings, device_tools(parts), environ)
+    runtime = _agent_runtime(settings, agent, post=lambda event: None, hooks=hooks, wording=english())
+    await _first_specs(settings, runtime)
     with settings.about(_agent_key(settings)):
         for server in [server for one in agents_of(agent).values() for server in one.mcp_servers]:
             if isinstance(server, McpServerStdio | McpServerHttp):
@@ -508,7 +554,7 @@ async def language_remarks(settings: Settings, environ: Mapping[str, str]) -> li
         ApplianceError: The offline brain is the only endpoint and cannot start.
     """
     wording = open_wording(settings)
-    remarks = wording.unknown()
+    remarks = [*wording.unknown(), *plugins.duplicates()]
     if not wording.is_available:
         remarks.append(f"no wording for language {wording.language!r}; texts are in English and not spoken")
     is_only = settings.endpoint().kind == "offline"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from appliance.errors import StorageError, reason_of
 
-__all__ = ["delete_broken", "open_database", "transaction"]
+__all__ = ["delete_broken", "is_broken", "open_database", "transaction"]
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ _TABLES = (
     "CREATE INDEX items_by_position ON items (position)",
     "CREATE TABLE spend (day TEXT PRIMARY KEY, usd REAL NOT NULL, seconds REAL NOT NULL)",
 )
+_CLOCK = "CREATE TABLE clock (seconds REAL NOT NULL, wall REAL NOT NULL)"  # came later; older versions do not mind it
 _PROBES = ("SELECT id, position, added_at, item FROM items LIMIT 0", "SELECT day, usd, seconds FROM spend LIMIT 0")
 _BUSY_S = 0.1  # another process (a backup) may hold the file; the loop must not wait longer
 _BROKEN = ".broken"
@@ -72,6 +73,11 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+def is_broken(error: Exception) -> bool:
+    """Return whether an error says that the file is no database or damaged, so that opening it moves it aside."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _CODES_OF_BROKEN_FILES  # & 0xFF: the primary result code
+
+
 def delete_broken(path: Path) -> None:
     """Delete the file that was moved aside, with its ``-wal`` and ``-shm`` files."""
     for ending in ("", *_COMPANIONS):
@@ -94,8 +100,7 @@ def _connected(path: Path) -> sqlite3.Connection:
         _prepare(connection, path)
     except BaseException as exc:
         connection.close()
-        # & 0xFF: the primary result code of an extended one.
-        if isinstance(exc, sqlite3.Error) and getattr(exc, "sqlite_errorcode", 0) & 0xFF in _CODES_OF_BROKEN_FILES:
+        if isinstance(exc, sqlite3.Error) and is_broken(exc):
             raise _Broken(str(exc)) from None
         raise
     return connection
@@ -116,6 +121,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         with transaction(connection):
             for statement in (*_TABLES, f"PRAGMA user_version = {SCHEMA}"):
                 connection.execute(statement)
+    if not connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'clock'").fetchone()[0]:
+        connection.execute(_CLOCK)
     check = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if check != "ok":
         raise _Broken(check)

@@ -31,7 +31,7 @@ from appliance.conversation.machine import Conversation
 from appliance.conversation.policy import Policy
 from appliance.conversation.support import prices as price_types
 from appliance.conversation.support.feedback import View
-from appliance.errors import SettingsError, StorageError, bare_address
+from appliance.errors import SettingsError, StorageError, bare_address, one_line
 from appliance.realtime import protocol as wire
 from appliance.realtime.items import HistoryItem
 from appliance.service.logging_setup import mask_secrets
@@ -203,7 +203,7 @@ def read(path: Path) -> Iterator[Mapping[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             if number == len(lines) and number > 1:
                 return
             raise SettingsError(f"{path}, line {number}: not JSON: this is not a trace of the appliance") from None
@@ -251,7 +251,9 @@ def replay(path: Path) -> tuple[int, list[Divergence]]:
             event, now, recorded = decode(line["event"]), line["t"], line["commands"]
             if type(event) not in _TYPES.values():
                 raise ValueError("not an event")
-        replayed = json.loads(mask_secrets(json.dumps(encode(conversation.handle(event, now)))))
+            if not isinstance(now, (int, float)):
+                raise ValueError("its time is not a number")
+            replayed = json.loads(mask_secrets(json.dumps(encode(conversation.handle(event, now)))))
         if replayed != recorded:
             divergences.append(Divergence(count + 1, line["event"], recorded, replayed))
     return count, divergences
@@ -259,12 +261,14 @@ def replay(path: Path) -> tuple[int, list[Divergence]]:
 
 @contextmanager
 def _understood(path: Path, line: int) -> Iterator[None]:
-    """Turn errors of decoding a line into a `SettingsError` that names the line."""
+    """Turn errors of decoding or replaying a line into a `SettingsError` that names the line."""
     try:
         yield
-    except (KeyError, TypeError, ValueError) as exc:
-        if isinstance(exc, SettingsError):
+    except Exception as exc:  # a trace that was changed can fail anywhere in the conversation
+        if isinstance(exc, (SettingsError, StorageError)):
             raise
+        reason = one_line(f"{type(exc).__name__}: {exc}", 200)
         raise SettingsError(
-            f"{path}, line {line}: not written by this version of the appliance ({type(exc).__name__}: {exc})"
-        ) from None
+            f"{path}, line {line}: not written by this version of the appliance, or changed since ({reason}); "
+            "replay the trace as it was recorded, with the version that recorded it"
+        ) from exc

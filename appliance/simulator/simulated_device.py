@@ -35,6 +35,8 @@ DEFAULT_PINS = {"outputs.dimmer_pin": 6}
 _LEAD_IN_S = 0.25  # a person presses, then speaks
 _LEAD_OUT_S = 0.15  # and releases after the last word
 _POLL_S = 0.01
+_LONGEST_WAV_S = 600  # the highest audio.max_turn_s
+_WAV_RATES = range(4000, 384_001)  # a rate of 1 Hz would be resampled to gigabytes
 
 
 class SimulatedDevice:
@@ -157,15 +159,31 @@ async def read_speech(what: str, *, voice: str) -> bytes:
 
 
 def read_wav(path: Path) -> bytes:
-    """Read 16-bit PCM of any rate and channel count; return PCM16 mono at 24 kHz."""
+    """Read 16-bit PCM of any usual rate and channel count, as much as is there, whatever the header says of its length.
+
+    Returns:
+        PCM16 mono at 24 kHz.
+
+    Raises:
+        SettingsError: The file cannot be read, is not 16-bit PCM, is empty or too long.
+    """
     try:
         with wave.open(str(path), "rb") as source:
             width, channels, rate = source.getsampwidth(), source.getnchannels(), source.getframerate()
-            frames = source.readframes(source.getnframes())
-    except (OSError, EOFError, wave.Error) as exc:
+            frames = source.readframes(_LONGEST_WAV_S * rate + 1)
+    except EOFError:
+        raise SettingsError(f"{path}: ends within its WAV header; give a complete recording") from None
+    except (OSError, ValueError, wave.Error) as exc:
         raise SettingsError(f"{path}: cannot be read as a WAV file: {exc}") from None
     if width != 2:
         raise SettingsError(f"{path}: {8 * width}-bit samples, expected 16-bit PCM (sox IN.wav -b 16 OUT.wav)")
+    if rate not in _WAV_RATES:
+        low, high = _WAV_RATES[0], _WAV_RATES[-1]
+        raise SettingsError(f"{path}: {rate} Hz; allowed: {low} to {high} Hz (sox IN.wav -r 24000 OUT.wav)")
+    count = len(frames) // (2 * channels)
+    if not 0 < count <= _LONGEST_WAV_S * rate:
+        length = f"more than {_LONGEST_WAV_S} s" if count else "no sound"
+        raise SettingsError(f"{path}: {length}; allowed: a recording of up to {_LONGEST_WAV_S} s")
     resampler = Resampler(rate, WIRE_RATE)
-    mono = to_mono(np.frombuffer(frames, "<i2").astype(np.int16), channels)
+    mono = to_mono(np.frombuffer(frames[: 2 * channels * count], "<i2").astype(np.int16), channels)
     return np.concatenate([resampler.process(mono), resampler.finish()]).astype("<i2").tobytes()

@@ -31,7 +31,7 @@ from hassil.parse_expression import parse_sentence
 from hassil.parser import ParseError
 from hassil.recognize import recognize_all
 
-from appliance.errors import LanguageError, SettingsError, one_line
+from appliance.errors import LanguageError, SettingsError, one_line, shown
 from appliance.speech.stt.grammar import Automaton, compile_grammar, refuse_joins, words
 from appliance.wording import Wording
 
@@ -47,6 +47,10 @@ _LANGUAGE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{1,8})*")
 _MAX_TEXT_CHARS = 300  # far above the longest sentence of a book; longer text is not a command
 _MAX_SPOKEN_CHARS = 600  # forty seconds of speech
 _LIVE_SETS = 16  # an appliance offers only a few different sets of tools
+_LARGEST = 10**9  # far above any number that is spoken
+_MOST_NUMBERS = 1000  # of one list; a book's recogniser has a path for each
+_CONSTRUCTOR_ERRORS = (AttributeError, KeyError, TypeError, ValueError, RecursionError)
+"""What PyYAML raises beside its own errors: for ``2026-99-99``, ``!!int x``, a mapping as a key, deep nesting."""
 _CLAUSES = ("tool", "answer", "help", "repeat")
 
 
@@ -183,7 +187,9 @@ class PhraseBook:
             **self._wording.table("brain"),
             **{key: str(one) for key, one in _table(source, "texts", name).items()},
         }
-        self._numbers = {int(key): str(one) for key, one in _table(source, "numbers", name).items()}
+        self._numbers = {
+            _whole(key, f"{name}: numbers"): str(one) for key, one in _table(source, "numbers", name).items()
+        }
         self.lists = {key: self._list(key, one) for key, one in _table(source, "lists", name).items()}
         self.rules = _rules(source, name)
         self._parsed_rules = {key: _parse(one, f"{name}: rules.{key}") for key, one in self.rules.items()}
@@ -212,7 +218,7 @@ class PhraseBook:
             source = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
         except (OSError, UnicodeDecodeError) as exc:
             raise SettingsError(f"{path}: the phrase book cannot be read: {exc}") from None
-        except yaml.YAMLError as exc:
+        except (yaml.YAMLError, *_CONSTRUCTOR_ERRORS) as exc:
             raise SettingsError(f"{path}: the phrase book is not YAML: {one_line(str(exc))}") from None
         if not isinstance(source, dict):
             raise SettingsError(f"{path}: the phrase book is a {type(source).__name__}, expected a mapping")
@@ -300,8 +306,13 @@ class PhraseBook:
         if not isinstance(one, Mapping) or not ("values" in one or {"from", "to"} <= set(one)):
             raise SettingsError(f"{where}: give either 'values', or 'from' and 'to'")
         if "values" in one:
-            return tuple((str(template), value) for value, template in one["values"].items())
-        numbers = [*range(int(one["from"]), int(one["to"]) + 1), *(int(extra) for extra in one.get("also", ()))]
+            values = _mapping(one["values"], f"{where}.values").items()
+            return tuple((str(template), _plain(value, f"{where}.values")) for value, template in values)
+        first, last = _whole(one["from"], f"{where}.from"), _whole(one["to"], f"{where}.to")
+        if last - first >= _MOST_NUMBERS:
+            raise SettingsError(f"{where}: found {last - first + 1} numbers; allowed: at most {_MOST_NUMBERS}")
+        others = _sequence(one.get("also") or [], f"{where}.also")
+        numbers = [*range(first, last + 1), *(_whole(extra, f"{where}.also") for extra in others)]
         return tuple((self._number(n, where), n) for n in numbers)
 
     def _number(self, n: int, where: str) -> str:
@@ -316,7 +327,7 @@ class PhraseBook:
         clauses = [clause for clause in _CLAUSES if isinstance(one, Mapping) and clause in one]
         if len(clauses) != 1:
             raise SettingsError(f"{where}: give exactly one of {', '.join(_CLAUSES)}; found {len(clauses)}")
-        say = tuple(str(template) for template in one.get("say") or ())
+        say = tuple(str(template) for template in _sequence(one.get("say") or [], f"{where}.say"))
         if not say:
             raise SettingsError(f"{where}: 'say' is empty; write at least one template")
         slots = frozenset(slot for i, template in enumerate(say) for slot in self._slots(template, f"{where}.say[{i}]"))
@@ -417,7 +428,7 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|false"), list("tf"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(?:true|false)$"), list("tf"))
 
 
 def _path_of(folder: Path, language: str) -> Path:
@@ -452,22 +463,61 @@ def _rules(source: Mapping[str, Any], name: str) -> dict[str, str]:
 def _replies(ones: Any, where: str) -> tuple[Reply, ...]:
     if not isinstance(ones, list) or not all(isinstance(one, Mapping) and "say" in one for one in ones):
         raise SettingsError(f"{where}: expected a list of mappings with 'say'")
-    return tuple(Reply(say=str(one["say"]), when=one.get("when") or {}) for one in ones)
+    whens = [_mapping(one.get("when") or {}, f"{where}.when") for one in ones]
+    for when in whens:
+        for value in when.values():
+            _plain(value, f"{where}.when")
+    return tuple(Reply(say=str(one["say"]), when=when) for one, when in zip(ones, whens, strict=True))
 
 
-def _call(one: Mapping[str, Any], where: str) -> IntentCall:
+def _call(one: Any, where: str) -> IntentCall:
+    tool = _mapping(one, where).get("tool")
+    if not isinstance(tool, str) or not tool:
+        raise SettingsError(f"{where}.tool: found {shown(tool)}; allowed: the name of a tool")
     fixed: JsonObject = {}
     sums: dict[str, Sum] = {}
-    for name, value in (one.get("arguments") or {}).items():
+    for name, value in _mapping(one.get("arguments") or {}, f"{where}: arguments").items():
+        place = f"{where}: arguments.{name}"
         if not isinstance(value, Mapping):
-            fixed[name] = value
+            fixed[str(name)] = _plain(value, place)
         elif "sum" in value:
-            sums[name] = Sum(
-                weights=dict(value["sum"]), plus=value.get("plus", 0), least=value.get("from"), most=value.get("to")
+            weights = _mapping(value["sum"], f"{place}.sum").items()
+            limits = {key: _whole(value[key], f"{place}.{key}") for key in ("plus", "from", "to") if key in value}
+            sums[str(name)] = Sum(
+                weights={str(slot): _whole(weight, f"{place}.sum.{slot}") for slot, weight in weights},
+                plus=limits.get("plus", 0),
+                least=limits.get("from"),
+                most=limits.get("to"),
             )
         else:
-            raise SettingsError(f"{where}: arguments.{name}: a mapping must have 'sum'")
-    return IntentCall(tool=str(one["tool"]), fixed=fixed, sums=sums)
+            raise SettingsError(f"{place}: a mapping must have 'sum'")
+    return IntentCall(tool=tool, fixed=fixed, sums=sums)
+
+
+def _mapping(value: Any, where: str) -> Mapping[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise SettingsError(f"{where}: found {shown(value)}; allowed: a mapping, as name: value")
+    return value
+
+
+def _sequence(value: Any, where: str) -> Sequence[Any]:
+    if not isinstance(value, list):
+        raise SettingsError(f"{where}: found {shown(value)}; allowed: a list, with '- ' before each entry")
+    return value
+
+
+def _whole(value: Any, where: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > _LARGEST:
+        raise SettingsError(f"{where}: found {shown(value)}; allowed: a whole number from -{_LARGEST} to {_LARGEST}")
+    return value
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Return a value that a tool's arguments may have."""
+    is_number = isinstance(value, (int, float)) and abs(value) <= _LARGEST  # false for NaN
+    if not (is_number or isinstance(value, str)):
+        raise SettingsError(f"{where}: found {shown(value)}; allowed: a string, a number, true or false")
+    return value
 
 
 def _pronunciations(source: Mapping[Any, Any], name: str) -> dict[str, str]:
@@ -481,7 +531,7 @@ def _parse(template: str, where: str) -> Expression:
     try:
         expression = parse_sentence(template).expression
         refuse_joins(expression)
-    except (ParseError, AssertionError) as exc:
+    except (ParseError, AssertionError, RecursionError) as exc:
         raise SettingsError(f"{where}: {template!r} is not a valid template: {exc}") from None
     except SettingsError as exc:
         raise SettingsError(f"{where}: {template!r}: {exc}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def mistake(path: Path) -> str:
     said = str(caught.value)
     assert "\n" not in said
     with pytest.raises(SettingsError) as checked:
-        check_assistant(load_settings(path, {}), {})
+        asyncio.run(check_assistant(load_settings(path, {}), {}))
     assert str(checked.value).replace("set_volume", "set_lamp").startswith(said[:60])
     return said.replace(f"{path}:", "").replace(str(path.parent), "FOLDER")
 

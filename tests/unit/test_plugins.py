@@ -11,7 +11,7 @@ import pytest
 
 from appliance.audio.pcm import WIRE_RATE
 from appliance.errors import SettingsError, did_you_mean, is_loopback
-from appliance.plugins import installed, named, resolve, version
+from appliance.plugins import duplicates, installed, named, resolve, version
 from appliance.realtime.protocol import SAMPLE_RATE
 
 GROUP = "voice_appliance.test"
@@ -43,6 +43,23 @@ def test_a_built_in_entry_is_returned_or_imported() -> None:
 def test_a_package_adds_an_entry_but_cannot_replace_a_built_in_one(package: Path) -> None:
     assert find("parrot") is math.floor
     assert find("here") is len
+
+
+def test_two_packages_with_one_name_are_reported_and_the_first_on_the_path_is_used(
+    package: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path_factory.mktemp("other") / "macaw-2.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: macaw\nVersion: 2.0\n", encoding="utf-8")
+    (folder / "entry_points.txt").write_text(f"[{GROUP}]\nparrot = math:ceil\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(folder.parent))
+    assert find("parrot") is math.ceil
+    assert duplicates() == [
+        f"two packages add 'parrot' to {GROUP}: math:ceil of macaw 2.0 is used, math:floor of parrot 1.0 is not; "
+        "uninstall one of them"
+    ]
 
 
 def test_an_unknown_name_is_refused_with_the_known_names(package: Path) -> None:
