@@ -20,7 +20,7 @@ from appliance.runtime.session_body import NoDevice, PacedPlayback, SessionEvent
 
 __all__ = ["LiveSession", "ProgramInput"]
 
-_HOOKS_S = 2.0  # longest wait for running hooks when the session ends
+_HOOKS_S = 2.0  # longest wait for running hooks and callbacks when the session ends
 
 
 class LiveSession:
@@ -128,12 +128,14 @@ class LiveSession:
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one.run()) for one in (self._transport, self._playback, self._runtime)]
+            parts = (self._transport, self._playback, self._runtime, self._events.readers)
+            tasks = [group.create_task(one.run()) for one in parts]
             await self.driver.run()
             await self._transport.said_goodbye()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_HOOKS_S):
                     await self._runtime.hooks_are_done()
+                    await self._events.readers.callbacks_are_done()
             for task in tasks:
                 task.cancel()
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -24,7 +23,6 @@ from appliance.conversation.notices import (
     Notice,
     OutOfBandEnded,
     Raw,
-    SessionEvent,
     ToolApproval,
     ToolEnd,
     ToolStart,
@@ -34,6 +32,7 @@ from appliance.conversation.notices import (
 from appliance.conversation.support.feedback import State
 from appliance.errors import SettingsError
 from appliance.realtime.protocol import SAMPLE_RATE
+from appliance.runtime.event_readers import EventReaders
 from appliance.wording import Wording
 
 if TYPE_CHECKING:
@@ -41,11 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = ["NoDevice", "PacedPlayback", "ProgramAudio", "RealtimeTurn", "SessionEvents", "new_item_id"]
 
-log = logging.getLogger(__name__)
-
 _PERIOD_BYTES = 2 * SAMPLE_RATE // 50  # send_audio is split into periods of 20 ms, like a microphone's
 _TICK_S = 0.02
-_MOST_EVENTS = 10_000  # about a minute of answers; without a reader, the oldest are then dropped and this is logged
+_MOST_EVENTS = 10_000  # of a reader, about a minute of answers; then the oldest are dropped, and this is logged
 _LAWS: dict[str, Law] = {"g711_ulaw": "audio/pcmu", "g711_alaw": "audio/pcma"}
 
 
@@ -224,7 +221,7 @@ class PacedPlayback:
 
 
 class SessionEvents:
-    """The event queue of one session, filled as an observer of its driver; for one reader.
+    """Makes the events of one session, as an observer of its driver, for the readers.
 
     Args:
         agents: By name; the tool events of a handoff are not queued, only the handoff itself.
@@ -249,21 +246,15 @@ class SessionEvents:
         """The item of the last audio."""
         self._speaker = speaker
         self._take_turn = take_turn
-        self._queue: asyncio.Queue[SessionEvent | None] = asyncio.Queue()
-        self._has_dropped = False
+        self.readers = EventReaders(_MOST_EVENTS)
         self.settled = asyncio.Event()
         """Set once the session is connected, or connecting has failed for good."""
         self.trouble = ""
         """Message of the last error."""
 
-    async def __aiter__(self) -> AsyncIterator[SessionEvent]:
-        while (event := await self._queue.get()) is not None:
-            yield event
-        self._queue.put_nowait(None)  # so that any further iteration ends too
-
     def end(self) -> None:
-        """End the reader's iteration after the queued events."""
-        self._queue.put_nowait(None)
+        """End the readers after their unread events."""
+        self.readers.end()
         self.settled.set()
 
     def observe(self, now: float, event: Event, commands: Sequence[Command], view: Any) -> None:
@@ -274,13 +265,13 @@ class SessionEvents:
                     if command.item_id != self._item_id:
                         self._finish_audio()
                     self._item_id = command.item_id
-                    self._put(Audio(self._audio.encode(command.pcm), command.item_id, self._speaker()))
+                    self.readers.put(Audio(self._audio.encode(command.pcm), command.item_id, self._speaker()))
                 case FinishPlay():
                     self._finish_audio()
                 case FlushPlayback():
                     self._audio.finish()  # dropped
                 case Announce():
-                    self._put(Announcement(self._words(command.sentence)))
+                    self.readers.put(Announcement(self._words(command.sentence)))
                 case Emit():
                     self._take(command.notice)
         if view.state is State.FAILED:
@@ -293,11 +284,11 @@ class SessionEvents:
         except (ValueError, RecursionError):
             return  # the transport's reader reports it as an error
         if isinstance(data, dict):
-            self._put(Raw(data))
+            self.readers.put(Raw(data))
 
     def _finish_audio(self) -> None:
         if rest := self._audio.finish():
-            self._put(Audio(rest, self._item_id, self._speaker()))
+            self.readers.put(Audio(rest, self._item_id, self._speaker()))
 
     def _words(self, sentence: Sentence | str) -> str:
         return sentence if isinstance(sentence, str) else self._wording.say(sentence.key, **sentence.values)
@@ -319,15 +310,7 @@ class SessionEvents:
             case BudgetWarning():
                 message = self._wording.budget(notice.unit, notice.percent, notice.spent, notice.limit)
                 notice = replace(notice, message=message)
-        self._put(notice)
-
-    def _put(self, event: SessionEvent) -> None:
-        if self._queue.qsize() >= _MOST_EVENTS:
-            self._queue.get_nowait()
-            if not self._has_dropped:
-                log.warning("no reader for the events of this session: dropping the oldest of %d", _MOST_EVENTS)
-            self._has_dropped = True
-        self._queue.put_nowait(event)
+        self.readers.put(notice)
 
 
 class NoDevice:
