@@ -135,6 +135,8 @@ class Conversation:
                 agent_events.approval_answered(do, event, now)
             case ev.AgentPrepared():
                 agent_events.agent_prepared(do, event, now)
+            case ev.AgentReplaced():
+                agent_events.replace_agent(do, event, now)
             case ev.GuardrailsChecked():
                 agent_events.guardrails_checked(do, event, now)
             case ev.BeginAsked():

@@ -16,6 +16,7 @@ from appliance.records import Record
 __all__ = [
     "AgentEnd",
     "AgentStart",
+    "AgentUpdateEnded",
     "Announcement",
     "AnswerText",
     "Audio",
@@ -252,6 +253,15 @@ class OutOfBandEnded(Record, frozen=True):
     problem: str = ""
 
 
+class AgentUpdateEnded(Record, frozen=True):
+    """The end of a replacement of the active agent (``AgentReplaced``)."""
+
+    type: ClassVar[Literal["agent_update_ended"]] = "agent_update_ended"
+    key: str
+    problem: str = ""
+    """Why the previous agent stays active; "" if the new one is."""
+
+
 class Usage(Record, frozen=True):
     """The cost of a response, a transcription, or the audio of a turn."""
 
@@ -336,8 +346,8 @@ _Yielded: TypeAlias = (
     | Error
 )
 
-Notice: TypeAlias = _Yielded | OutOfBandEnded
-"""What the conversation emits; a session returns `OutOfBandEnded` to the caller that asked."""
+Notice: TypeAlias = _Yielded | OutOfBandEnded | AgentUpdateEnded
+"""What the conversation emits; a session returns `OutOfBandEnded` and `AgentUpdateEnded` to their callers."""
 
 SessionEvent: TypeAlias = _Yielded | Audio | Announcement | Raw
 """Every event of a session; `event.type` distinguishes them, also for a type checker."""

@@ -13,7 +13,7 @@ from typing import Any
 from appliance.agents.spec import AgentSpec
 from appliance.conversation.commands import Disconnect, PrepareAgent
 from appliance.conversation.events import ConnectKey, InputCheck, TurnKey
-from appliance.conversation.notices import Guardrail, Outcome, TroubleKind, TurnEnd, TurnStart
+from appliance.conversation.notices import AgentUpdateEnded, Guardrail, Outcome, TroubleKind, TurnEnd, TurnStart
 from appliance.conversation.policy import Policy
 from appliance.conversation.regions.account import Account
 from appliance.conversation.regions.answer import Answer
@@ -263,6 +263,11 @@ class Procedures:
         else:
             self.answer.slot.want(turn.id)
 
+    def replace_agent(self, key: str, spec: AgentSpec) -> None:
+        """Put the agent in force that the program wants; an open response is still that of the previous one."""
+        self.answer.hand_over(self.session.put_in_force(spec), spec.agent, is_answering=False)
+        self.out.emit(AgentUpdateEnded(key))
+
     # --- connections --------------------------------------------------------------------------------------------
 
     def go_offline(self, now: float) -> None:
@@ -277,7 +282,9 @@ class Procedures:
         """Forget the state of the old connection: on a new one, the conversation is empty."""
         self.answer.forget_link()
         self.out_of_band.lose()
-        self.session.forget()
+        for update in self.session.forget():
+            if update.spec is not None:  # the next connection starts with it
+                self.replace_agent(update.key, update.spec)
         self.speech.forget_commits()
         self.out.forget_causes()
         self.history.end_open()

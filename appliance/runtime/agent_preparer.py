@@ -47,7 +47,7 @@ class AgentPreparer:
         post: Takes the answers; called on the loop's thread.
         context: The application's context object.
         history: Returns the conversation at the time of the call.
-        extra_tools: Returns the tools of an agent, by its name, that are not in its list (those of its MCP servers).
+        extra_tools: Returns the tools of an agent that are not in its list (those of its MCP servers).
         is_incomplete: Whether an agent's MCP server is still missing: its spec is then asked for at each turn.
         is_parallel: Run an agent's guardrails concurrently; otherwise in order, up to the first that trips.
         timeout_s: Longest run of one request.
@@ -61,8 +61,8 @@ class AgentPreparer:
         post: Callable[[Event], None],
         context: Any = None,
         history: Callable[[], Sequence[HistoryItem]] = tuple,
-        extra_tools: Callable[[str], Sequence[Tool]] = lambda agent: (),
-        is_incomplete: Callable[[str], bool] = lambda agent: False,
+        extra_tools: Callable[[RealtimeAgent], Sequence[Tool]] = lambda agent: (),
+        is_incomplete: Callable[[RealtimeAgent], bool] = lambda agent: False,
         is_parallel: bool = True,
         timeout_s: float = 15.0,
         wording: Wording | None = None,
@@ -112,8 +112,8 @@ class AgentPreparer:
             Exception: Anything that its instructions raise.
         """
         context = self._run_context(agent)
-        is_incomplete = self._is_incomplete(agent.name)  # before the first await: a server may come meanwhile
-        tools = [*agent.tools, *self._extra_tools(agent.name)]
+        is_incomplete = self._is_incomplete(agent)  # before the first await: a server may come meanwhile
+        tools = [*agent.tools, *self._extra_tools(agent)]
         handoffs = agent.transfers()
         offers: list[Tool | Handoff] = [*tools, *handoffs]
         listed = [(one.definition(), await is_enabled(one, context, self._timeout_s)) for one in offers]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
-from appliance.conversation.events import Event, MessageGiven, OutOfBandAsked, ShutdownRequested, Started
+from appliance.conversation.events import AgentReplaced, Event, MessageGiven, OutOfBandAsked, ShutdownRequested, Started
 from appliance.conversation.machine import Conversation
 from appliance.conversation.support.feedback import State
 from appliance.errors import LinkError, SessionNotOpen, SettingsError, first_of, one_line
@@ -145,7 +145,7 @@ class LiveSession:
         error = None if failure is None else first_of(failure)
         why = "its task was cancelled" if error is None else one_line(f"{type(error).__name__}: {error}")
         self._ended = self._ended or f"the session has ended: {why}"
-        self._runtime.ask.end("the session has ended")
+        self._runtime.end("the session has ended")
         self._events.end()
 
 
@@ -193,7 +193,7 @@ class ProgramInput:
 
     def post(self, event: Event) -> None:
         """Post an event of the session's own parts; dropped if the session is not running."""
-        if isinstance(event, OutOfBandAsked):
+        if isinstance(event, (OutOfBandAsked, AgentReplaced)):
             self.give(event)  # somebody waits for the answer
         elif self.live is not None:
             self.live.post(event)

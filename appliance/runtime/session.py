@@ -26,7 +26,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
-from appliance.agents.agent import RealtimeAgent
+from appliance.agents.agent import RealtimeAgent, agents_of
 from appliance.agents.hooks import RealtimeRunHooks
 from appliance.conversation.events import HistoryReplaced
 from appliance.conversation.machine import Conversation
@@ -116,12 +116,10 @@ class RealtimeSession(SessionInput):
             are_guardrails_parallel=are_guardrails_parallel,
             guardrail_s=self._policy.guardrail_s,
         )
-        for one in self._runtime.agents.values():
-            check_guardrails(one, self._settings_of(one))
+        self._check(self.agents)
         self._events = SessionEvents(
             self.agents,
             audio=self._audio,
-            speaker=lambda: self.agent.name,
             take_turn=self.turn.take,
             wording=wording,
         )
@@ -219,6 +217,25 @@ class RealtimeSession(SessionInput):
         live = self._input.live
         return self.agents[live.conversation.agent] if live else next(iter(self.agents.values()))
 
+    async def update_agent(self, agent: RealtimeAgent) -> None:
+        """Make another agent the active one; returns once the server has accepted it, or at once without a connection.
+
+        Its tools, handoffs, guardrails and hooks apply from its first response on, which a `handoff` event precedes; a
+        response under way stays that of the previous agent. The history is kept. An agent with the name of a known
+        one replaces it.
+
+        Raises:
+            ToolError: Two of the agents that it can reach, or two tools of one of them, have the same name.
+            SettingsError: A setting of one of them is invalid.
+            LinkError: One of their MCP servers cannot be reached, or the server refuses the agent.
+            SessionNotOpen: The session is not open, or this is another thread.
+            Exception: Anything that its instructions raise.
+        """
+        self._input.opened()
+        agents = agents_of(agent)
+        self._check(agents)
+        await self._runtime.update_agent(agents)
+
     # --- events -------------------------------------------------------------------------------------------------
 
     def __aiter__(self) -> AsyncIterator[SessionEvent]:
@@ -257,6 +274,10 @@ class RealtimeSession(SessionInput):
         self._events.readers.off(event_type, callback)
 
     # --- inside -------------------------------------------------------------------------------------------------
+
+    def _check(self, agents: Mapping[str, RealtimeAgent]) -> None:
+        for one in agents.values():
+            check_guardrails(one, self._settings_of(one))
 
     def _compose(self, agent: RealtimeAgent, instructions: str, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         session = session_object(self._settings_of(agent), instructions=instructions, tools=tools)

@@ -15,6 +15,8 @@ from appliance.agents.agent import RealtimeAgent
 from appliance.conversation.commands import Announce, Command, Earcon, Emit, FinishPlay, FlushPlayback, Play, Sentence
 from appliance.conversation.events import AbortAsked, AudioCaptured, BeginAsked, CommitAsked, Event, PlayoutProgress
 from appliance.conversation.notices import (
+    AgentStart,
+    AgentUpdateEnded,
     Announcement,
     Audio,
     BudgetWarning,
@@ -226,7 +228,6 @@ class SessionEvents:
     Args:
         agents: By name; the tool events of a handoff are not queued, only the handoff itself.
         audio: Converts the answers from the wire's format to the program's.
-        speaker: Returns the name of the active agent.
         take_turn: Called at each start and end of a turn.
     """
 
@@ -235,7 +236,6 @@ class SessionEvents:
         agents: Mapping[str, RealtimeAgent],
         *,
         audio: ProgramAudio,
-        speaker: Callable[[], str],
         take_turn: Callable[[TurnStart | TurnEnd], None],
         wording: Wording,
     ) -> None:
@@ -244,7 +244,8 @@ class SessionEvents:
         self._audio = audio
         self._item_id = ""
         """The item of the last audio."""
-        self._speaker = speaker
+        self._agent = ""
+        """The agent that speaks."""
         self._take_turn = take_turn
         self.readers = EventReaders(_MOST_EVENTS)
         self.settled = asyncio.Event()
@@ -265,7 +266,7 @@ class SessionEvents:
                     if command.item_id != self._item_id:
                         self._finish_audio()
                     self._item_id = command.item_id
-                    self.readers.put(Audio(self._audio.encode(command.pcm), command.item_id, self._speaker()))
+                    self.readers.put(Audio(self._audio.encode(command.pcm), command.item_id, self._agent))
                 case FinishPlay():
                     self._finish_audio()
                 case FlushPlayback():
@@ -288,20 +289,22 @@ class SessionEvents:
 
     def _finish_audio(self) -> None:
         if rest := self._audio.finish():
-            self.readers.put(Audio(rest, self._item_id, self._speaker()))
+            self.readers.put(Audio(rest, self._item_id, self._agent))
 
     def _words(self, sentence: Sentence | str) -> str:
         return sentence if isinstance(sentence, str) else self._wording.say(sentence.key, **sentence.values)
 
     def _take(self, notice: Notice) -> None:
         match notice:
-            case OutOfBandEnded():
-                return  # returned by `ask`
+            case OutOfBandEnded() | AgentUpdateEnded():
+                return  # for the callers of `ask` and `update_agent`
             case ToolStart() | ToolEnd() | ToolApproval():
                 if any(one.tool_name == notice.name for one in self._agents[notice.agent].transfers()):
                     return
             case Connected():
                 self.settled.set()
+            case AgentStart():
+                self._agent = notice.agent
             case TurnStart() | TurnEnd():
                 self._take_turn(notice)
             case Error():
