@@ -35,6 +35,7 @@ from appliance.conversation.policy import Policy
 from appliance.conversation.procedures import Procedures
 from appliance.conversation.support.feedback import State, View
 from appliance.conversation.support.retry import classify
+from appliance.conversation.support.usage import SessionUsage
 from appliance.realtime.items import HistoryItem
 
 __all__ = ["DEADLINES", "SETTLE", "Conversation"]
@@ -217,8 +218,7 @@ class Conversation:
         return self._do.link.made  # the newest connection, for tests; 0 before the first
 
     @property
-    def epoch(self) -> int:
-        """The current flush generation of the playback."""
+    def epoch(self) -> int:  # the current flush generation of the playback
         return self._do.out.epoch
 
     @property
@@ -230,6 +230,10 @@ class Conversation:
     def agent(self) -> str:
         """Name of the agent in force."""
         return self._do.session.spec.agent
+
+    @property
+    def usage(self) -> SessionUsage:  # of all connections
+        return self._do.account.session
 
     @property
     def has_turn_detection(self) -> bool:  # of the server, with the agent in force

@@ -165,8 +165,10 @@ class Procedures:
             self.link.restrict(self.account.only_endpoint, now)
 
     def count_response(self, usage: Mapping[str, Any] | None, now: float) -> None:
+        usd = self.policy.prices.response_usd(self.link.model, usage) if usage else 0.0
+        self.account.add_to_session(usage or {}, 0.0 if self.is_free else usd, requests=1)
         if usage:
-            self.count(self.policy.prices.response_usd(self.link.model, usage), usage, 0.0, now)
+            self.count(usd, usage, 0.0, now)
 
     # --- the answer ---------------------------------------------------------------------------------------------
 

@@ -274,6 +274,7 @@ def _transcribed(do: Procedures, event: wire.InputTranscriptionCompleted, now: f
         do.out.emit(InputText(text, is_final=True, turn=turn_id))
     if event.usage is not None:
         usd = do.policy.prices.transcription_usd(do.session.transcriber, event.usage)
+        do.account.add_to_session(event.usage, 0.0 if do.is_free else usd, requests=0)
         do.count(usd, event.usage, 0.0, now)
     if do.turn is not None and do.speech.item_id == event.item_id:
         do.speech.hear(text)

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 from appliance.agents.agent import RealtimeAgent, agents_of
 from appliance.agents.context import ASK_TIMEOUT_S, RunContext
+from appliance.agents.guardrails import OutputGuardrail
 from appliance.agents.hooks import RealtimeAgentHooks, RealtimeRunHooks
 from appliance.agents.mcp_servers import HostedMcp, McpServer
 from appliance.agents.spec import AgentSpec
@@ -172,6 +173,7 @@ class AgentRuntime:
         post: Takes the events; called on the loop's thread.
         context: The application's object, passed to every function.
         hooks: Hooks of the whole session.
+        output_guardrails: See `AgentPreparer`.
         wording: Words the failures of calls; None for English.
         history: Returns the conversation at the time of the call.
         are_guardrails_parallel: See `AgentPreparer`.
@@ -191,6 +193,7 @@ class AgentRuntime:
         post: Callable[[Event], None],
         context: Any = None,
         hooks: RealtimeRunHooks | None = None,
+        output_guardrails: Sequence[OutputGuardrail] = (),
         wording: Wording | None = None,
         history: Callable[[], Sequence[HistoryItem]] = tuple,
         are_guardrails_parallel: bool = True,
@@ -230,6 +233,7 @@ class AgentRuntime:
             history=history,
             extra_tools=self._extra,
             is_incomplete=self._is_incomplete,
+            output_guardrails=output_guardrails,
             is_parallel=are_guardrails_parallel,
             timeout_s=max(15.0, guardrail_s),
             wording=wording,

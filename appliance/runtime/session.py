@@ -27,11 +27,13 @@ from functools import partial
 from typing import Any, Literal
 
 from appliance.agents.agent import RealtimeAgent, agents_of
+from appliance.agents.guardrails import OutputGuardrail
 from appliance.agents.hooks import RealtimeRunHooks
 from appliance.conversation.events import HistoryReplaced
 from appliance.conversation.machine import Conversation
 from appliance.conversation.notices import SessionEvent
 from appliance.conversation.policy import Policy
+from appliance.conversation.support.usage import SessionUsage
 from appliance.errors import SettingsError
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings, session_object
@@ -60,6 +62,7 @@ class RealtimeSession(SessionInput):
         headers: More headers for the opening handshake with the first server.
         context: Any object; passed to every tool, guardrail, predicate and hook.
         hooks: Hooks of the whole session.
+        output_guardrails: Check the answers of every agent, before the agent's own guardrails.
         history: Earlier items; sent to the model at connect.
         policy: Times and limits of the conversation, guardrails and budget; the defaults suit a streaming program.
         playback: ``paced`` assumes that audio is played on arrival, without pauses; ``reported`` relies on `played`.
@@ -85,6 +88,7 @@ class RealtimeSession(SessionInput):
         headers: Mapping[str, str] | None = None,
         context: Any = None,
         hooks: RealtimeRunHooks | None = None,
+        output_guardrails: Sequence[OutputGuardrail] = (),
         history: Sequence[HistoryItem] = (),
         policy: Policy | None = None,
         playback: Literal["paced", "reported"] = "paced",
@@ -111,6 +115,7 @@ class RealtimeSession(SessionInput):
             post=self._input.post,
             context=context,
             hooks=hooks,
+            output_guardrails=output_guardrails,
             wording=wording,
             history=lambda: self.history,
             are_guardrails_parallel=are_guardrails_parallel,
@@ -205,6 +210,11 @@ class RealtimeSession(SessionInput):
     def agents(self) -> Mapping[str, RealtimeAgent]:
         """Every agent by its name, as used in events."""
         return self._runtime.agents
+
+    @property
+    def usage(self) -> SessionUsage:
+        """The tokens and the cost of the session so far."""
+        return self._input.live.conversation.usage if self._input.live else SessionUsage()
 
     @property
     def endpoints(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from appliance.conversation.events import ApprovalAnswered, FrameGiven, InterruptAsked
+from appliance.conversation.events import ApprovalAnswered, FrameGiven, InterruptAsked, MuteSwitched
 from appliance.conversation.notices import ToolApproval
 from appliance.errors import SettingsError
 from appliance.realtime.messages import image_of, structured_item
@@ -33,11 +33,13 @@ class SessionInput:
         self.turn = RealtimeTurn(self._input.give, has_turn_detection=self._input.has_turn_detection)
         self._audio = ProgramAudio(settings.input_audio_format, settings.output_audio_format)
         self._playback = PacedPlayback(self._input.post, is_paced=is_paced)
+        self._is_muted = False
 
     def send_audio(self, audio: bytes, *, commit: bool = False) -> None:
         """Send audio of the user.
 
-        Outside a turn it begins one, as `turn.begin` does, unless the server detects the turns.
+        Outside a turn it begins one, as `turn.begin` does, unless the server detects the turns. While muted, audio
+        is dropped.
 
         Args:
             audio: In the session's `input_audio_format`; any number of whole samples.
@@ -47,13 +49,28 @@ class SessionInput:
             SettingsError: The audio ends in half a sample.
         """
         self._input.opened()
-        periods = self._audio.captured(audio)
+        periods = self._audio.captured(audio) if not self._is_muted else []
         if periods:
             self.turn.hear()
         for period in periods:
             self._input.give(period)
         if commit:
             self.turn.commit()
+
+    def mute(self, muted: bool = True) -> None:
+        """Mute or unmute the user: while muted, `send_audio` sends nothing; an open turn is discarded.
+
+        The running answer continues, and messages are sent as always.
+        """
+        self._input.give(MuteSwitched(muted))
+        if muted and not self._is_muted:
+            self.turn.is_open = False
+        self._is_muted = muted
+
+    @property
+    def muted(self) -> bool:
+        """Whether the user is muted."""
+        return self._is_muted
 
     def send_message(
         self,
