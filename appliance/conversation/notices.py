@@ -125,6 +125,10 @@ class AnswerText(Record, frozen=True):
     turn: str
     text: str
     is_final: bool
+    item_id: str = ""
+    """Of the answer; like `response_id` in this and other events, a session fills it in."""
+    response_id: str = ""
+    """"" if the server does not name the response."""
 
 
 class Audio(Record, frozen=True):
@@ -137,6 +141,7 @@ class Audio(Record, frozen=True):
     """In the session's `output_audio_format`; pcm16 is 24 kHz mono little-endian."""
     item_id: str
     agent: str
+    response_id: str = ""
 
 
 class AudioEnd(Record, frozen=True):
@@ -144,6 +149,7 @@ class AudioEnd(Record, frozen=True):
 
     type: ClassVar[Literal["audio_end"]] = "audio_end"
     item_id: str
+    response_id: str = ""
 
 
 class AudioInterrupted(Record, frozen=True):
@@ -152,6 +158,7 @@ class AudioInterrupted(Record, frozen=True):
     type: ClassVar[Literal["audio_interrupted"]] = "audio_interrupted"
     item_id: str
     heard_ms: int
+    response_id: str = ""
 
 
 class ToolStart(Record, frozen=True):
@@ -175,6 +182,7 @@ class ToolEnd(Record, frozen=True):
     output: str
     is_error: bool
     agent: str = ""
+    arguments: str = ""
 
 
 class ToolApproval(Record, frozen=True):

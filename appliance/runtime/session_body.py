@@ -13,12 +13,23 @@ from msgspec.structs import replace
 
 from appliance.agents.agent import RealtimeAgent
 from appliance.conversation.commands import Announce, Command, Earcon, Emit, FinishPlay, FlushPlayback, Play, Sentence
-from appliance.conversation.events import AbortAsked, AudioCaptured, BeginAsked, CommitAsked, Event, PlayoutProgress
+from appliance.conversation.events import (
+    AbortAsked,
+    AudioCaptured,
+    BeginAsked,
+    CommitAsked,
+    Event,
+    PlayoutProgress,
+    ServerEventReceived,
+)
 from appliance.conversation.notices import (
     AgentStart,
     AgentUpdateEnded,
     Announcement,
+    AnswerText,
     Audio,
+    AudioEnd,
+    AudioInterrupted,
     BudgetWarning,
     Connected,
     Error,
@@ -33,6 +44,7 @@ from appliance.conversation.notices import (
 )
 from appliance.conversation.support.feedback import State
 from appliance.errors import SettingsError
+from appliance.realtime import protocol as wire
 from appliance.realtime.protocol import SAMPLE_RATE
 from appliance.runtime.event_readers import EventReaders
 from appliance.wording import Wording
@@ -45,6 +57,14 @@ __all__ = ["NoDevice", "PacedPlayback", "ProgramAudio", "RealtimeTurn", "Session
 _PERIOD_BYTES = 2 * SAMPLE_RATE // 50  # send_audio is split into periods of 20 ms, like a microphone's
 _TICK_S = 0.02
 _MOST_EVENTS = 10_000  # of a reader, about a minute of answers; then the oldest are dropped, and this is logged
+_REMEMBERED = 64  # items of answers: audio of an item may be held back and released later
+_OUTPUT = (  # events with audio or text of an answer
+    wire.OutputAudioDelta,
+    wire.OutputAudioTranscriptDelta,
+    wire.OutputAudioTranscriptDone,
+    wire.OutputTextDelta,
+    wire.OutputTextDone,
+)
 _LAWS: dict[str, Law] = {"g711_ulaw": "audio/pcmu", "g711_alaw": "audio/pcma"}
 
 
@@ -244,6 +264,8 @@ class SessionEvents:
         self._audio = audio
         self._item_id = ""
         """The item of the last audio."""
+        self._response_of: dict[str, str] = {}
+        """The responses of the newest items of answers, by the items' ids."""
         self._agent = ""
         """The agent that speaks."""
         self._take_turn = take_turn
@@ -260,19 +282,24 @@ class SessionEvents:
 
     def observe(self, now: float, event: Event, commands: Sequence[Command], view: Any) -> None:
         """Queue the session events of one step; an `Observer` of the driver."""
+        output = event.event if isinstance(event, ServerEventReceived) and isinstance(event.event, _OUTPUT) else None
+        if output is not None:
+            self._note_response(output.item_id, output.response_id)
         for command in commands:
             match command:
                 case Play():
                     if command.item_id != self._item_id:
                         self._finish_audio()
                     self._item_id = command.item_id
-                    self.readers.put(Audio(self._audio.encode(command.pcm), command.item_id, self._agent))
+                    self._put_audio(self._audio.encode(command.pcm))
                 case FinishPlay():
                     self._finish_audio()
                 case FlushPlayback():
                     self._audio.finish()  # dropped
                 case Announce():
                     self.readers.put(Announcement(self._words(command.sentence)))
+                case Emit(notice=AnswerText() as text) if output is not None:
+                    self.readers.put(replace(text, item_id=output.item_id, response_id=output.response_id))
                 case Emit():
                     self._take(command.notice)
         if view.state is State.FAILED:
@@ -289,7 +316,15 @@ class SessionEvents:
 
     def _finish_audio(self) -> None:
         if rest := self._audio.finish():
-            self.readers.put(Audio(rest, self._item_id, self._agent))
+            self._put_audio(rest)
+
+    def _put_audio(self, audio: bytes) -> None:
+        self.readers.put(Audio(audio, self._item_id, self._agent, self._response_of.get(self._item_id, "")))
+
+    def _note_response(self, item_id: str, response_id: str) -> None:
+        self._response_of[item_id] = response_id
+        if len(self._response_of) > _REMEMBERED:
+            del self._response_of[next(iter(self._response_of))]
 
     def _words(self, sentence: Sentence | str) -> str:
         return sentence if isinstance(sentence, str) else self._wording.say(sentence.key, **sentence.values)
@@ -303,6 +338,8 @@ class SessionEvents:
                     return
             case Connected():
                 self.settled.set()
+            case AudioEnd() | AudioInterrupted():
+                notice = replace(notice, response_id=self._response_of.get(notice.item_id, ""))
             case AgentStart():
                 self._agent = notice.agent
             case TurnStart() | TurnEnd():

@@ -10,7 +10,17 @@ import pytest
 from appliance.agents.agent import RealtimeAgent
 from appliance.agents.context import RunContext
 from appliance.agents.guardrails import output_guardrail
-from appliance.conversation.notices import Guardrail, HandoffDone, HistoryGrew, InputText, TurnEnd
+from appliance.conversation.notices import (
+    AnswerText,
+    Audio,
+    AudioEnd,
+    Guardrail,
+    HandoffDone,
+    HistoryGrew,
+    InputText,
+    TurnEnd,
+)
+from appliance.conversation.policy import Policy
 from appliance.conversation.support.usage import SessionUsage
 from appliance.realtime.payload import RealtimeSessionSettings, ServerVad
 from appliance.runtime.session import RealtimeSession
@@ -172,3 +182,33 @@ async def test_output_guardrail_of_the_session_checks_every_agent_once() -> None
             await reader.until(HandoffDone)
             assert (await reader.until(Guardrail)).guardrail == "no_hello"
     assert checked[:2] == [("Ada", "Fine."), ("Bob", "Hello.")]
+
+
+# --- events -----------------------------------------------------------------------------------------------------------
+
+
+async def test_events_of_an_answer_name_its_item_and_response() -> None:
+    script = [*READY, *answering(*spoken()), *answering(*spoken("And?", "item_b", "resp_2")), hold()]
+    async with ScriptedServer(script) as server:
+        async with talking(server.base_url, ADA) as (session, reader):
+            for text in ("Hi!", "Yes?"):
+                session.send_message(text)
+                await reader.until(TurnEnd)
+    places = [("item_a", "resp_1"), ("item_b", "resp_2")]
+    for kind in (Audio, AudioEnd):
+        assert [(one.item_id, one.response_id) for one in reader.of(kind)] == places
+    assert [(one.item_id, one.response_id) for one in reader.of(AnswerText) if one.is_final] == places
+
+
+async def test_audio_that_was_held_for_its_check_names_its_response() -> None:
+    @output_guardrail
+    async def slow(context: RunContext[Any], agent: RealtimeAgent, text: str) -> bool:
+        return False
+
+    policy = Policy(pre_roll_ms=0, hold_audio=True)
+    async with ScriptedServer([*READY, *answering(*spoken()), hold()]) as server:
+        async with talking(server.base_url, ADA, policy=policy, output_guardrails=[slow]) as (session, reader):
+            session.send_message("Hi!")
+            await reader.until(TurnEnd)
+    assert [one.response_id for one in reader.of(Audio)] == ["resp_1"]
+    assert [one.response_id for one in reader.of(AudioEnd)] == ["resp_1"]
