@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 from appliance.conversation import events as ev
-from appliance.conversation.notices import Guardrail
+from appliance.conversation.notices import AgentUpdateEnded, Guardrail
 from appliance.conversation.procedures import Procedures, RunningTurn
 from appliance.conversation.regions.session import SessionUpdateSent
 from appliance.conversation.support.call import Made
@@ -61,6 +61,7 @@ def approval_answered(do: Procedures, event: ev.ApprovalAnswered, now: float) ->
 
 
 def late_calls(do: Procedures, now: float) -> None:
+    _late_agents(do, now)
     do.calls.work(now, do.turn_id, is_playing=do.answer.is_playing)
     for call in do.calls.open.late(now):
         if call.kind == "handoff":
@@ -123,10 +124,38 @@ def fail_handoff(do: Procedures, call_id: str, reason: str, now: float) -> None:
     if call is None:
         return
     do.device.report("handoff_failed", now, detail=f"{call.name}: {reason}")
-    spec = do.session.spec  # overwrites what the server may have applied
+    spec = do.session.wanted  # overwrites what the server may have applied
     do.session.roll_back(call_id, replace(spec, session=do.session_of(spec)).without_voice(), now)
     output = do.policy.output("handoff_refused", reason=reason.rstrip("."), agent=call.agent)
     do.close_call(do.calls.close(call, output, is_error=True), now)
+
+
+def replace_agent(do: Procedures, event: ev.AgentReplaced, now: float) -> None:
+    """Replace the active agent: now without a connection, else when the server accepts it."""
+    handoff = do.calls.open.handoff
+    if handoff is not None and handoff.spec is None:  # still being prepared: it would undo the program's choice
+        do.close_call(do.calls.close(handoff, do.policy.output("second_handoff"), is_error=True), now)
+    do.gate.prepared()  # the previous agent's instructions are not needed any more
+    link = do.link.main
+    if do.out.link is not None:
+        do.session.request_agent(event.key, event.spec, do.session_of(event.spec), now)
+        return
+    do.replace_agent(event.key, event.spec)
+    if link is not None and link.is_ready:  # it waits for the previous agent's instructions
+        do.configure(link, now)
+
+
+def refuse_agent(do: Procedures, update: SessionUpdateSent, reason: str) -> None:
+    """Report that the server has not accepted the agent that the program wants."""
+    do.out.emit(AgentUpdateEnded(update.key, reason))
+
+
+def _late_agents(do: Procedures, now: float) -> None:
+    for update in do.session.late_agents(now):
+        spec = do.session.wanted  # overwrites what the server may have applied
+        session = replace(spec, session=do.session_of(spec)).without_voice()
+        do.session.update(SessionUpdateSent(f"rollback_{update.key}", "rollback", session), now)
+        refuse_agent(do, update, "the server did not confirm it in time")
 
 
 # --- guardrails -------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ __all__ = [
     "AbortAsked",
     "AgentKey",
     "AgentPrepared",
+    "AgentReplaced",
     "AlarmRang",
     "ApprovalAnswered",
     "ApprovalChecked",
@@ -307,6 +308,13 @@ class AgentPrepared(Record, frozen=True):
     """Why there is no spec."""
 
 
+class AgentReplaced(Record, frozen=True):
+    """The program replaces the active agent; answered by the notice ``AgentUpdateEnded``."""
+
+    key: str
+    spec: AgentSpec
+
+
 class GuardrailsChecked(Record, frozen=True):
     """The result of ``CheckText``."""
 
@@ -427,6 +435,7 @@ Event: TypeAlias = (
     | MuteSwitched
     | TracingFailed
     | AgentPrepared
+    | AgentReplaced
     | ApprovalAnswered
     | ApprovalChecked
     | GuardrailsChecked

@@ -24,22 +24,20 @@ Pure: no clock, thread, socket, file, log or ``await``; `appliance replay` relie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias
+from collections.abc import Iterator, Sequence
 
 from appliance.agents.spec import AgentSpec
 from appliance.conversation import agent_events, lost_links, server_events, user_events
 from appliance.conversation import events as ev
 from appliance.conversation.commands import Command, Disconnect, Stop
+from appliance.conversation.deadlines import DEADLINES, Step, turn_deadline
 from appliance.conversation.policy import Policy
 from appliance.conversation.procedures import Procedures
 from appliance.conversation.support.feedback import State, View
-from appliance.conversation.support.retry import classify
+from appliance.conversation.support.usage import SessionUsage
 from appliance.realtime.items import HistoryItem
 
-__all__ = ["DEADLINES", "SETTLE", "Conversation"]
-
-_Step: TypeAlias = Callable[[Procedures, float], None]
+__all__ = ["SETTLE", "Conversation"]
 
 
 class Conversation:
@@ -137,6 +135,8 @@ class Conversation:
                 agent_events.approval_answered(do, event, now)
             case ev.AgentPrepared():
                 agent_events.agent_prepared(do, event, now)
+            case ev.AgentReplaced():
+                agent_events.replace_agent(do, event, now)
             case ev.GuardrailsChecked():
                 agent_events.guardrails_checked(do, event, now)
             case ev.BeginAsked():
@@ -218,8 +218,7 @@ class Conversation:
         return self._do.link.made  # the newest connection, for tests; 0 before the first
 
     @property
-    def epoch(self) -> int:
-        """The current flush generation of the playback."""
+    def epoch(self) -> int:  # the current flush generation of the playback
         return self._do.out.epoch
 
     @property
@@ -231,6 +230,10 @@ class Conversation:
     def agent(self) -> str:
         """Name of the agent in force."""
         return self._do.session.spec.agent
+
+    @property
+    def usage(self) -> SessionUsage:  # of all connections
+        return self._do.account.session
 
     @property
     def has_turn_detection(self) -> bool:  # of the server, with the agent in force
@@ -262,73 +265,6 @@ class Conversation:
                 do.out.do(Disconnect(link.id))
         self._is_stopped = True
         do.out.do(Stop(reason))
-
-
-def turn_deadline(do: Procedures) -> float | None:
-    """Return when the running turn is late; None while its answer waits for open calls, which have deadlines."""
-    if do.turn is not None and (awaited := lost_links.awaited_until(do)) is not None:
-        return awaited
-    if do.turn is None or (do.speech.is_taken and do.calls.open.round.open):
-        return None
-    if not do.speech.is_taken:
-        return do.speech.deadline
-    at = do.answer.due()
-    return min(at, do.gate.deadline(at))
-
-
-def _late_gestures(do: Procedures, now: float) -> None:
-    user_events.gestured(do, do.device.late_gestures(now), now)
-
-
-def _late_alarms(do: Procedures, now: float) -> None:
-    if do.device.is_alarm_due(now):
-        user_events.ring(do, now)
-
-
-def _late_turn(do: Procedures, now: float) -> None:
-    deadline = turn_deadline(do)
-    if deadline is None:
-        return
-    if do.speech.is_taken and now >= do.gate.deadline(now + 1.0):
-        if do.gate.are_instructions_late(now):
-            do.device.report("instructions_late", now)
-            do.gate.prepared()
-        if do.gate.is_check_late(now):
-            do.refuse_input("guardrail", "what you said could not be checked in time", now)
-    elif now < deadline:
-        return
-    elif do.speech.is_open:
-        do.end_capture("captured" if do.speech.is_in_post_roll else "too_long", now)
-    elif not do.speech.is_taken:
-        if do.speech.is_sent and do.link.main is not None:
-            lost_links.drop_link(do, classify("timeout", None), now)  # the server has the audio and does not confirm it
-        else:
-            do.fail_turn("no_link", now)
-    elif lost_links.awaited_until(do) is not None:
-        lost_links.give_up(do, now)
-    elif do.answer.is_playing:
-        do.fail_turn("playout_stalled" if do.device.has_speaker else "no_speaker", now)
-    elif do.answer.is_heard_whole:
-        do.stop_answer(now)  # the server never sent response.done
-        do.end_turn("answered", now)
-    else:
-        do.fail_turn(do.answer.received.failure or "no_answer", now)
-
-
-DEADLINES: tuple[_Step, ...] = (
-    _late_gestures,
-    lambda do, now: do.answer.slot.advance(now),
-    lambda do, now: do.session.expire(now),
-    lambda do, now: do.out_of_band.advance(now),
-    lambda do, now: do.device.end_error_light(now),
-    _late_alarms,
-    lost_links.late_main,
-    lambda do, now: do.link.advance(now),
-    agent_events.late_calls,
-    agent_events.late_check,
-    _late_turn,
-)
-"""The checks of every deadline, in order: each sees the effects of those before."""
 
 
 def _send(do: Procedures, now: float) -> None:
@@ -394,5 +330,5 @@ def _rest(do: Procedures, now: float) -> None:
             do.link_ready(link, now)
 
 
-SETTLE: tuple[_Step, ...] = (_send, _ask, _finish, user_events.next_message, _send, _ask, _rest)
+SETTLE: tuple[Step, ...] = (_send, _ask, _finish, user_events.next_message, _send, _ask, _rest)
 """The steps after every event, in order; a message that waited for the end of the turn is sent in the same event."""

@@ -16,6 +16,7 @@ from appliance.records import Record
 __all__ = [
     "AgentEnd",
     "AgentStart",
+    "AgentUpdateEnded",
     "Announcement",
     "AnswerText",
     "Audio",
@@ -125,6 +126,10 @@ class AnswerText(Record, frozen=True):
     turn: str
     text: str
     is_final: bool
+    item_id: str = ""
+    """Of the answer; like `response_id` in this and other events, a session fills it in."""
+    response_id: str = ""
+    """"" if the server does not name the response."""
 
 
 class Audio(Record, frozen=True):
@@ -137,6 +142,7 @@ class Audio(Record, frozen=True):
     """In the session's `output_audio_format`; pcm16 is 24 kHz mono little-endian."""
     item_id: str
     agent: str
+    response_id: str = ""
 
 
 class AudioEnd(Record, frozen=True):
@@ -144,6 +150,7 @@ class AudioEnd(Record, frozen=True):
 
     type: ClassVar[Literal["audio_end"]] = "audio_end"
     item_id: str
+    response_id: str = ""
 
 
 class AudioInterrupted(Record, frozen=True):
@@ -152,6 +159,7 @@ class AudioInterrupted(Record, frozen=True):
     type: ClassVar[Literal["audio_interrupted"]] = "audio_interrupted"
     item_id: str
     heard_ms: int
+    response_id: str = ""
 
 
 class ToolStart(Record, frozen=True):
@@ -175,6 +183,7 @@ class ToolEnd(Record, frozen=True):
     output: str
     is_error: bool
     agent: str = ""
+    arguments: str = ""
 
 
 class ToolApproval(Record, frozen=True):
@@ -251,6 +260,15 @@ class OutOfBandEnded(Record, frozen=True):
     key: str
     items: tuple[HistoryItem, ...]
     problem: str = ""
+
+
+class AgentUpdateEnded(Record, frozen=True):
+    """The end of a replacement of the active agent (``AgentReplaced``)."""
+
+    type: ClassVar[Literal["agent_update_ended"]] = "agent_update_ended"
+    key: str
+    problem: str = ""
+    """Why the previous agent stays active; "" if the new one is."""
 
 
 class Usage(Record, frozen=True):
@@ -337,8 +355,8 @@ _Yielded: TypeAlias = (
     | Error
 )
 
-Notice: TypeAlias = _Yielded | OutOfBandEnded
-"""What the conversation emits; a session returns `OutOfBandEnded` to the caller that asked."""
+Notice: TypeAlias = _Yielded | OutOfBandEnded | AgentUpdateEnded
+"""What the conversation emits; a session returns `OutOfBandEnded` and `AgentUpdateEnded` to their callers."""
 
 SessionEvent: TypeAlias = _Yielded | Audio | Announcement | Raw
 """Every event of a session; `event.type` distinguishes them, also for a type checker."""

@@ -13,7 +13,7 @@ from typing import Any
 from appliance.agents.spec import AgentSpec
 from appliance.conversation.commands import Disconnect, PrepareAgent, Sentence
 from appliance.conversation.events import ConnectKey, InputCheck, ToolFinished, TurnKey
-from appliance.conversation.notices import Guardrail, Outcome, TroubleKind, TurnEnd, TurnStart
+from appliance.conversation.notices import AgentUpdateEnded, Guardrail, Outcome, TroubleKind, TurnEnd, TurnStart
 from appliance.conversation.policy import Policy
 from appliance.conversation.regions.account import Account
 from appliance.conversation.regions.answer import Answer
@@ -165,8 +165,10 @@ class Procedures:
             self.link.restrict(self.account.only_endpoint, now)
 
     def count_response(self, usage: Mapping[str, Any] | None, now: float) -> None:
+        usd = self.policy.prices.response_usd(self.link.model, usage) if usage else 0.0
+        self.account.add_to_session(usage or {}, 0.0 if self.is_free else usd, requests=1)
         if usage:
-            self.count(self.policy.prices.response_usd(self.link.model, usage), usage, 0.0, now)
+            self.count(usd, usage, 0.0, now)
 
     # --- the answer ---------------------------------------------------------------------------------------------
 
@@ -276,6 +278,11 @@ class Procedures:
         else:
             self.answer.slot.want(turn.id)
 
+    def replace_agent(self, key: str, spec: AgentSpec) -> None:
+        """Put the agent in force that the program wants; an open response is still that of the previous one."""
+        self.answer.hand_over(self.session.put_in_force(spec), spec.agent, is_answering=False)
+        self.out.emit(AgentUpdateEnded(key))
+
     # --- connections --------------------------------------------------------------------------------------------
 
     def go_offline(self, now: float) -> None:
@@ -299,7 +306,9 @@ class Procedures:
         """Forget the state of the old connection: on a new one, the conversation is empty."""
         self.answer.forget_link()
         self.out_of_band.lose()
-        self.session.forget()
+        for update in self.session.forget():
+            if update.spec is not None:  # the next connection starts with it
+                self.replace_agent(update.key, update.spec)
         self.speech.forget_commits()
         self.out.forget_causes()
         self.history.end_open()

@@ -132,8 +132,12 @@ def _session_updated(do: Procedures, event: wire.SessionUpdated, now: float) -> 
         detail = f"the server sends audio at {rate} Hz, and only {wire.SAMPLE_RATE} Hz can be played"
         do.device.report("server_error", now, detail=detail)
         drop_link(do, Verdict("fatal", "bad_shape"), now)
-    elif (update := do.session.updated(event)) is not None and update.kind == "handoff":
+    elif (update := do.session.updated(event)) is None:
+        return
+    elif update.kind == "handoff":
         agent_events.hand_over(do, update, now)
+    elif update.kind == "agent" and update.spec is not None:
+        do.replace_agent(update.key, update.spec)
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -158,6 +162,8 @@ def _error_of_update(do: Procedures, link: Link, error: wire.ErrorDetail, now: f
         lose_link(do, Verdict("fatal", "settings_refused"), now)
     elif update.kind == "handoff":
         agent_events.fail_handoff(do, update.call_id, error.message, now)
+    elif update.kind == "agent":
+        agent_events.refuse_agent(do, update, error.message)
     else:
         if update.kind == "turn" and update.spec is not None:
             do.session.put_in_force(update.spec)
@@ -268,6 +274,7 @@ def _transcribed(do: Procedures, event: wire.InputTranscriptionCompleted, now: f
         do.out.emit(InputText(text, is_final=True, turn=turn_id))
     if event.usage is not None:
         usd = do.policy.prices.transcription_usd(do.session.transcriber, event.usage)
+        do.account.add_to_session(event.usage, 0.0 if do.is_free else usd, requests=0)
         do.count(usd, event.usage, 0.0, now)
     if do.turn is not None and do.speech.item_id == event.item_id:
         do.speech.hear(text)

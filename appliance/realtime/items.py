@@ -1,10 +1,28 @@
-"""`HistoryItem`: one item of the conversation, as kept in the history and shown to programs. Pure."""
+"""`HistoryItem`: one item of the conversation, as kept in the history and shown to programs. Pure.
+
+Source of the types of items and content parts: Realtime API, conversation items.
+"""
 
 from __future__ import annotations
 
+from typing import Literal
+
 from appliance.records import Record
 
-__all__ = ["HistoryItem"]
+__all__ = ["HistoryItem", "ItemContent"]
+
+
+class ItemContent(Record, frozen=True, kw_only=True):
+    """One part of a message's content; the field that goes with its `type` is set."""
+
+    unprinted = ("image_url",)
+
+    type: Literal["input_text", "input_audio", "input_image", "output_text", "output_audio"]
+    text: str | None = None
+    transcript: str | None = None
+    """Of audio; None if there is none, or none yet."""
+    image_url: str | None = None
+    """A ``data:`` or ``https:`` address."""
 
 
 class HistoryItem(Record, frozen=True, kw_only=True):
@@ -38,3 +56,20 @@ class HistoryItem(Record, frozen=True, kw_only=True):
     output: str = ""
     server_label: str = ""
     """The MCP server of an MCP item."""
+
+    @property
+    def content(self) -> tuple[ItemContent, ...]:
+        """The parts of a message, made from the fields above: its text or audio, then its images.
+
+        Texts that the server or the program gave in several parts are one part. Empty for items other than messages.
+        """
+        if self.type != "message":
+            return ()
+        is_answer = self.role == "assistant"
+        parts = [ItemContent(type="input_image", image_url=one) for one in self.images]
+        if self.is_spoken:
+            transcript = self.text if self.is_transcribed else None
+            parts.insert(0, ItemContent(type="output_audio" if is_answer else "input_audio", transcript=transcript))
+        elif self.text:
+            parts.insert(0, ItemContent(type="output_text" if is_answer else "input_text", text=self.text))
+        return tuple(parts)

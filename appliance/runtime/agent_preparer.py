@@ -47,8 +47,9 @@ class AgentPreparer:
         post: Takes the answers; called on the loop's thread.
         context: The application's context object.
         history: Returns the conversation at the time of the call.
-        extra_tools: Returns the tools of an agent, by its name, that are not in its list (those of its MCP servers).
+        extra_tools: Returns the tools of an agent that are not in its list (those of its MCP servers).
         is_incomplete: Whether an agent's MCP server is still missing: its spec is then asked for at each turn.
+        output_guardrails: Check the answers of every agent, before the agent's own guardrails.
         is_parallel: Run an agent's guardrails concurrently; otherwise in order, up to the first that trips.
         timeout_s: Longest run of one request.
     """
@@ -61,8 +62,9 @@ class AgentPreparer:
         post: Callable[[Event], None],
         context: Any = None,
         history: Callable[[], Sequence[HistoryItem]] = tuple,
-        extra_tools: Callable[[str], Sequence[Tool]] = lambda agent: (),
-        is_incomplete: Callable[[str], bool] = lambda agent: False,
+        extra_tools: Callable[[RealtimeAgent], Sequence[Tool]] = lambda agent: (),
+        is_incomplete: Callable[[RealtimeAgent], bool] = lambda agent: False,
+        output_guardrails: Sequence[OutputGuardrail] = (),
         is_parallel: bool = True,
         timeout_s: float = 15.0,
         wording: Wording | None = None,
@@ -74,6 +76,7 @@ class AgentPreparer:
         self._history = history
         self._extra_tools = extra_tools
         self._is_incomplete = is_incomplete
+        self._output_guardrails = tuple(output_guardrails)
         self._instructions: dict[str, str] = {}
         self._is_parallel = is_parallel
         self._timeout_s = timeout_s
@@ -112,8 +115,8 @@ class AgentPreparer:
             Exception: Anything that its instructions raise.
         """
         context = self._run_context(agent)
-        is_incomplete = self._is_incomplete(agent.name)  # before the first await: a server may come meanwhile
-        tools = [*agent.tools, *self._extra_tools(agent.name)]
+        is_incomplete = self._is_incomplete(agent)  # before the first await: a server may come meanwhile
+        tools = [*agent.tools, *self._extra_tools(agent)]
         handoffs = agent.transfers()
         offers: list[Tool | Handoff] = [*tools, *handoffs]
         listed = [(one.definition(), await is_enabled(one, context, self._timeout_s)) for one in offers]
@@ -130,7 +133,7 @@ class AgentPreparer:
                 HandoffCard(name=one.tool_name, agent=one.agent.name, first_sentence=one.first_sentence)
                 for one in handoffs
             ),
-            has_output_guardrails=bool(agent.output_guardrails),
+            has_output_guardrails=bool(self._output_guardrails or agent.output_guardrails),
             has_input_guardrails=bool(agent.input_guardrails),
             is_asked_at_connect=is_asked or is_incomplete,
             is_asked_at_turn=(is_asked and agent.refresh_instructions == "turn") or is_incomplete,
@@ -177,7 +180,9 @@ class AgentPreparer:
     async def _checked(self, command: CheckText) -> GuardrailsChecked:
         agent = self._agents[command.agent]
         guardrails: Sequence[InputGuardrail | OutputGuardrail]
-        guardrails = agent.input_guardrails if command.side == "input" else agent.output_guardrails
+        guardrails = agent.input_guardrails
+        if command.side == "output":
+            guardrails = list(dict.fromkeys((*self._output_guardrails, *agent.output_guardrails)))  # each once
         ask = functools.partial(self._verdict, agent, command.text)
         verdicts: list[tuple[str, str] | None] = []
         if self._is_parallel:

@@ -17,15 +17,17 @@ from typing import Any, TypeAlias
 
 from appliance.agents.agent import RealtimeAgent, agents_of
 from appliance.agents.context import ASK_TIMEOUT_S, RunContext
+from appliance.agents.guardrails import OutputGuardrail
 from appliance.agents.hooks import RealtimeAgentHooks, RealtimeRunHooks
 from appliance.agents.mcp_servers import HostedMcp, McpServer
 from appliance.agents.spec import AgentSpec
 from appliance.agents.tools import Tool
 from appliance.conversation.commands import Command, Emit
-from appliance.conversation.events import Event, OutOfBandAsked
+from appliance.conversation.events import AgentReplaced, Event, OutOfBandAsked
 from appliance.conversation.notices import (
     AgentEnd,
     AgentStart,
+    AgentUpdateEnded,
     HandoffDone,
     OutOfBandEnded,
     ToolEnd,
@@ -193,6 +195,7 @@ class AgentRuntime:
         post: Takes the events; called on the loop's thread.
         context: The application's object, passed to every function.
         hooks: Hooks of the whole session.
+        output_guardrails: See `AgentPreparer`.
         wording: Words the failures of calls; None for English.
         history: Returns the conversation at the time of the call.
         are_guardrails_parallel: See `AgentPreparer`.
@@ -212,6 +215,7 @@ class AgentRuntime:
         post: Callable[[Event], None],
         context: Any = None,
         hooks: RealtimeRunHooks | None = None,
+        output_guardrails: Sequence[OutputGuardrail] = (),
         wording: Wording | None = None,
         history: Callable[[], Sequence[HistoryItem]] = tuple,
         are_guardrails_parallel: bool = True,
@@ -226,6 +230,11 @@ class AgentRuntime:
         self._mcp_tools: dict[int, list[Tool]] = {}
         self._absent: dict[int, McpServer] = {}
         self._open = AsyncExitStack()
+        self._post = post
+        self._updating = asyncio.Lock()
+        self._update_numbers = itertools.count(1)
+        self._update: tuple[str, asyncio.Future[AgentUpdateEnded]] | None = None
+        """Key and answer of the update that `update_agent` waits for."""
         self._calls: asyncio.Queue[HookedNotice] = asyncio.Queue()
         self.ask = Asker(post)
         self.tools = ToolRunner(
@@ -235,7 +244,7 @@ class AgentRuntime:
             history=history,
             ask=self.ask,
             ask_agent=ask_agent,
-            extra_tools=self._extra,
+            extra_tools=lambda name: self._extra(self.agents[name]),
             wording=wording,
         )
         self.preparer = AgentPreparer(
@@ -246,6 +255,7 @@ class AgentRuntime:
             history=history,
             extra_tools=self._extra,
             is_incomplete=self._is_incomplete,
+            output_guardrails=output_guardrails,
             is_parallel=are_guardrails_parallel,
             timeout_s=max(15.0, guardrail_s),
             wording=wording,
@@ -258,18 +268,16 @@ class AgentRuntime:
             LinkError: A server that is needed cannot be reached.
             ToolError: The `mcp` extra is missing, or a server's tool has the same name as another tool of the agent.
         """
-        used = [one for agent in self.agents.values() for one in agent.mcp_servers]
-        servers = {id(one): one for one in used if not isinstance(one, HostedMcp)}
+        servers = _called_servers(self.agents)
         async with AsyncExitStack() as stack:
-            for one in servers.values():
-                _USES[id(one)] = _USES.get(id(one), 0) + 1
-                stack.push_async_callback(self._leave, one)
+            for one in servers:
+                self._use(one, stack)
                 if self._are_servers_needed:
-                    await self._join(one)
+                    await self._join(one, self.agents)
             if not self._are_servers_needed:
                 with first_error():
                     async with asyncio.TaskGroup() as group:
-                        for one in servers.values():
+                        for one in servers:
                             group.create_task(self._join_or_wait(one), name=f"MCP server {one.name}")
             self._open = stack.pop_all()
         return self
@@ -279,14 +287,63 @@ class AgentRuntime:
     ) -> None:
         await self._open.aclose()
 
+    async def update_agent(self, agents: Mapping[str, RealtimeAgent]) -> None:
+        """Make another agent the active one, once the server has accepted it; one caller after another.
+
+        Args:
+            agents: The agents that can be reached from the new one, by name, the new one first. Known agents with
+                the same names are replaced; the others stay known, for their open calls.
+
+        Raises:
+            LinkError: One of their MCP servers cannot be reached, or the server refuses the agent.
+            ToolError: An MCP server's tool has the same name as another tool of the agent.
+            SessionNotOpen: The session is not open.
+            Exception: Anything that the agent's instructions raise.
+        """
+        async with self._updating:
+            async with AsyncExitStack() as stack:
+                for one in _called_servers(agents):
+                    if id(one) in self._mcp_tools:
+                        self._check_names(one, self._mcp_tools[id(one)], agents)
+                    else:
+                        self._use(one, stack)
+                        await self._join(one, agents)
+                spec = await self.preparer.spec(next(iter(agents.values())))
+                key = str(next(self._update_numbers))
+                self._post(AgentReplaced(key, spec))
+                self._open.push_async_callback(stack.pop_all().aclose)
+            replaced = {name: self.agents[name] for name in agents if name in self.agents}
+            self.agents.update(agents)
+            waiting = asyncio.get_running_loop().create_future()
+            self._update = (key, waiting)
+            ended = await waiting
+            if ended.problem:
+                self.agents.update(replaced)
+                raise LinkError(f"the agent {spec.agent!r} was not made the active one: {ended.problem}")
+
+    def end(self, problem: str) -> None:
+        """Fail every open question, and the update that waits."""
+        self.ask.end(problem)
+        if self._update is not None:
+            self._end_update(AgentUpdateEnded(self._update[0], problem))
+
+    def _end_update(self, ended: AgentUpdateEnded) -> None:
+        if self._update is not None and self._update[0] == ended.key and not self._update[1].done():
+            self._update[1].set_result(ended)
+
+    def _use(self, server: McpServer, stack: AsyncExitStack) -> None:
+        _USES[id(server)] = _USES.get(id(server), 0) + 1
+        stack.push_async_callback(self._leave, server)
+
     async def _leave(self, server: McpServer) -> None:
+        self._mcp_tools.pop(id(server), None)
         _USES[id(server)] -= 1
         if _USES[id(server)] == 0:
             del _USES[id(server)]
             await server.close()
 
-    async def _join(self, server: McpServer) -> None:
-        """Connect a server, and add its tools to the agents that list it.
+    async def _join(self, server: McpServer, agents: Mapping[str, RealtimeAgent]) -> None:
+        """Connect a server, and add its tools to the `agents` that list it.
 
         Raises:
             LinkError: It cannot be reached.
@@ -294,21 +351,25 @@ class AgentRuntime:
         """
         await server.connect()
         tools = list(await server.list_tools())
-        for agent in self.agents.values():
+        self._check_names(server, tools, agents)
+        self._mcp_tools[id(server)] = tools
+
+    def _check_names(self, server: McpServer, tools: Sequence[Tool], agents: Mapping[str, RealtimeAgent]) -> None:
+        for agent in agents.values():
             if any(one is server for one in agent.mcp_servers):
-                names = [one.name for one in (*agent.tools, *self._extra(agent.name), *tools)]
+                others = [one for one in self._extra(agent) if one not in tools]
+                names = [one.name for one in (*agent.tools, *others, *tools)]
                 names += [one.tool_name for one in agent.transfers()]
                 if twice := next((one for one in names if names.count(one) > 1), ""):
                     raise ToolError(
                         f"agent {agent.name!r}: the MCP server {server.name!r} has a tool {twice!r}, and so has "
                         "another: leave it out by allowed_tools"
                     )
-        self._mcp_tools[id(server)] = tools
 
     async def _join_or_wait(self, server: McpServer) -> None:
         try:
             async with asyncio.timeout(_START_S):
-                await self._join(server)
+                await self._join(server, self.agents)
         except OSError as exc:  # a LinkError, or the error of a server of the user's own
             why = str(exc) or f"MCP server {server.name!r} has not answered in {_START_S:g} s"
             log.warning("%s; starting without its tools, and trying again", why)
@@ -321,7 +382,7 @@ class AgentRuntime:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_RETRY_S)
             try:
-                await self._join(server)
+                await self._join(server, self.agents)
                 del self._absent[id(server)]
                 log.info("MCP server %s: connected; its tools are offered from the next turn on", server.name)
             except OSError as exc:
@@ -330,12 +391,12 @@ class AgentRuntime:
                 del self._absent[id(server)]
                 log.error("%s; its tools are not offered", exc)
 
-    def _is_incomplete(self, agent: str) -> bool:
+    def _is_incomplete(self, agent: RealtimeAgent) -> bool:
         """Whether tools of an agent are still to come."""
-        return any(id(one) in self._absent for one in self.agents[agent].mcp_servers)
+        return any(id(one) in self._absent for one in agent.mcp_servers)
 
-    def _extra(self, agent: str) -> Sequence[Tool]:
-        return [tool for one in self.agents[agent].mcp_servers for tool in self._mcp_tools.get(id(one), ())]
+    def _extra(self, agent: RealtimeAgent) -> Sequence[Tool]:
+        return [tool for one in agent.mcp_servers for tool in self._mcp_tools.get(id(one), ())]
 
     async def specs(self) -> list[AgentSpec]:
         """Return the specs that the conversation starts with: the first agent's.
@@ -348,7 +409,7 @@ class AgentRuntime:
     def tool(self, agent: str, name: str) -> Tool | None:
         """Return a tool of an agent; None for handoffs, unknown tools and tools of hosted MCP servers."""
         found = self.agents.get(agent)
-        tools = (*found.tools, *self._extra(agent)) if found is not None else ()
+        tools = (*found.tools, *self._extra(found)) if found is not None else ()
         return next((one for one in tools if one.name == name), None)
 
     # --- hooks and answers --------------------------------------------------------------------------------------
@@ -360,6 +421,8 @@ class AgentRuntime:
                 continue
             if isinstance(command.notice, OutOfBandEnded):
                 self.ask.take(command.notice)
+            elif isinstance(command.notice, AgentUpdateEnded):
+                self._end_update(command.notice)
             elif isinstance(command.notice, (AgentStart, AgentEnd, HandoffDone, ToolStart, ToolEnd)):
                 self._calls.put_nowait(command.notice)
 
@@ -414,3 +477,9 @@ class AgentRuntime:
             case ToolEnd(output=output) if (tool := self.tool(name, notice.name)) is not None:
                 await self._hooks.on_tool_end(context, agent, tool, output)
                 await own.on_tool_end(context, agent, tool, output)
+
+
+def _called_servers(agents: Mapping[str, RealtimeAgent]) -> list[McpServer]:
+    """Return the MCP servers of some agents that the appliance calls itself, each once."""
+    used = (one for agent in agents.values() for one in agent.mcp_servers)
+    return list({id(one): one for one in used if not isinstance(one, HostedMcp)}.values())

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
-from appliance.conversation.events import Event, MessageGiven, OutOfBandAsked, ShutdownRequested, Started
+from appliance.conversation.events import AgentReplaced, Event, MessageGiven, OutOfBandAsked, ShutdownRequested, Started
 from appliance.conversation.machine import Conversation
 from appliance.conversation.support.feedback import State
 from appliance.errors import LinkError, SessionNotOpen, SettingsError, first_of, one_line
@@ -20,7 +20,7 @@ from appliance.runtime.session_body import NoDevice, PacedPlayback, SessionEvent
 
 __all__ = ["LiveSession", "ProgramInput"]
 
-_HOOKS_S = 2.0  # longest wait for running hooks when the session ends
+_HOOKS_S = 2.0  # longest wait for running hooks and callbacks when the session ends
 
 
 class LiveSession:
@@ -128,12 +128,14 @@ class LiveSession:
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one.run()) for one in (self._transport, self._playback, self._runtime)]
+            parts = (self._transport, self._playback, self._runtime, self._events.readers)
+            tasks = [group.create_task(one.run()) for one in parts]
             await self.driver.run()
             await self._transport.said_goodbye()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_HOOKS_S):
                     await self._runtime.hooks_are_done()
+                    await self._events.readers.callbacks_are_done()
             for task in tasks:
                 task.cancel()
 
@@ -143,7 +145,7 @@ class LiveSession:
         error = None if failure is None else first_of(failure)
         why = "its task was cancelled" if error is None else one_line(f"{type(error).__name__}: {error}")
         self._ended = self._ended or f"the session has ended: {why}"
-        self._runtime.ask.end("the session has ended")
+        self._runtime.end("the session has ended")
         self._events.end()
 
 
@@ -191,7 +193,7 @@ class ProgramInput:
 
     def post(self, event: Event) -> None:
         """Post an event of the session's own parts; dropped if the session is not running."""
-        if isinstance(event, OutOfBandAsked):
+        if isinstance(event, (OutOfBandAsked, AgentReplaced)):
             self.give(event)  # somebody waits for the answer
         elif self.live is not None:
             self.live.post(event)

@@ -24,29 +24,26 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
-from appliance.agents.agent import RealtimeAgent
+from appliance.agents.agent import RealtimeAgent, agents_of
+from appliance.agents.guardrails import OutputGuardrail
 from appliance.agents.hooks import RealtimeRunHooks
-from appliance.conversation.events import (
-    ApprovalAnswered,
-    FrameGiven,
-    HistoryReplaced,
-    InterruptAsked,
-)
+from appliance.conversation.events import HistoryReplaced
 from appliance.conversation.machine import Conversation
-from appliance.conversation.notices import SessionEvent, ToolApproval
+from appliance.conversation.notices import SessionEvent
 from appliance.conversation.policy import Policy
+from appliance.conversation.support.usage import SessionUsage
 from appliance.errors import SettingsError
 from appliance.realtime.items import HistoryItem
-from appliance.realtime.messages import image_of, structured_item
-from appliance.realtime.payload import RealtimeSessionSettings, message_item, session_object
+from appliance.realtime.payload import RealtimeSessionSettings, session_object
 from appliance.realtime.transports import open_transport
 from appliance.runtime.agent_runtime import AgentRuntime, Asker, check_agent, check_json
 from appliance.runtime.driver import Observer
-from appliance.runtime.live_session import LiveSession, ProgramInput
-from appliance.runtime.session_body import PacedPlayback, ProgramAudio, RealtimeTurn, SessionEvents, new_item_id
+from appliance.runtime.event_readers import Callback
+from appliance.runtime.live_session import LiveSession
+from appliance.runtime.session_body import SessionEvents
+from appliance.runtime.session_input import SessionInput
 from appliance.runtime.session_servers import SessionServers
 from appliance.sdk_names import explained_class
 from appliance.wording import Wording
@@ -55,7 +52,7 @@ __all__ = ["RealtimeSession"]
 
 
 @explained_class
-class RealtimeSession:
+class RealtimeSession(SessionInput):
     """A conversation with a speech-to-speech model.
 
     Args:
@@ -67,6 +64,7 @@ class RealtimeSession:
         headers: More headers for the opening handshake with the first server.
         context: Any object; passed to every tool, guardrail, predicate and hook.
         hooks: Hooks of the whole session.
+        output_guardrails: Check the answers of every agent, before the agent's own guardrails.
         history: Earlier items; sent to the model at connect.
         policy: Times and limits of the conversation, guardrails and budget; the defaults suit a streaming program.
         playback: ``paced`` assumes that audio is played on arrival, without pauses; ``reported`` relies on `played`.
@@ -92,6 +90,7 @@ class RealtimeSession:
         headers: Mapping[str, str] | None = None,
         context: Any = None,
         hooks: RealtimeRunHooks | None = None,
+        output_guardrails: Sequence[OutputGuardrail] = (),
         history: Sequence[HistoryItem] = (),
         policy: Policy | None = None,
         playback: Literal["paced", "reported"] = "paced",
@@ -103,8 +102,7 @@ class RealtimeSession:
         transport: str = "websocket",
     ) -> None:
         self.settings = settings or RealtimeSessionSettings()
-        self._input = ProgramInput()
-        self.turn = RealtimeTurn(self._input.give, has_turn_detection=self._input.has_turn_detection)
+        super().__init__(self.settings, is_paced=playback == "paced")
         self.context = context
         self._servers = SessionServers(url, api_key=api_key, headers=headers)
         self._start_history = tuple(history)
@@ -119,19 +117,16 @@ class RealtimeSession:
             post=self._input.post,
             context=context,
             hooks=hooks,
+            output_guardrails=output_guardrails,
             wording=wording,
             history=lambda: self.history,
             are_guardrails_parallel=are_guardrails_parallel,
             guardrail_s=self._policy.guardrail_s,
         )
-        for one in self._runtime.agents.values():
-            check_agent(one, self._settings_of(one))
-        self._audio = ProgramAudio(self.settings.input_audio_format, self.settings.output_audio_format)
-        self._playback = PacedPlayback(self._input.post, is_paced=playback == "paced")
+        self._check(self.agents)
         self._events = SessionEvents(
             self.agents,
             audio=self._audio,
-            speaker=lambda: self.agent.name,
             take_turn=self.turn.take,
             wording=wording,
         )
@@ -187,110 +182,7 @@ class RealtimeSession:
         elif self._input.live is not None:  # while it connects: `async with` raises then
             self._input.live.close()
 
-    # --- input of the program -----------------------------------------------------------------------------------
-
-    def send_audio(self, audio: bytes, *, commit: bool = False) -> None:
-        """Send audio of the user.
-
-        Outside a turn it begins one, as `turn.begin` does, unless the server detects the turns.
-
-        Args:
-            audio: In the session's `input_audio_format`; any number of whole samples.
-            commit: Commit the turn after this audio.
-
-        Raises:
-            SettingsError: The audio ends in half a sample.
-        """
-        self._input.opened()
-        periods = self._audio.captured(audio)
-        if periods:
-            self.turn.hear()
-        for period in periods:
-            self._input.give(period)
-        if commit:
-            self.turn.commit()
-
-    def send_message(
-        self,
-        message: str | Mapping[str, Any],
-        *,
-        role: Literal["user", "system"] = "user",
-        respond: bool = True,
-        on_busy: Literal["interrupt", "wait"] = "interrupt",
-    ) -> str:
-        """Send a message; returns the id of its item.
-
-        Args:
-            message: A text, or a structured message; see `realtime.messages.structured_item`.
-            role: The author of a text.
-            respond: Ask for an answer.
-            on_busy: Interrupt a running answer, as a press does, or send the message once that has ended.
-
-        Raises:
-            SettingsError: A structured message or `on_busy` is invalid.
-        """
-        return self._input.write(structured_item(new_item_id(), message, role), respond, on_busy)
-
-    def send_image(
-        self,
-        image: bytes | str | Path,
-        *,
-        text: str = "",
-        detail: Literal["auto", "low", "high"] | None = None,
-        respond: bool = True,
-    ) -> str:
-        """Send an image; returns the id of its item.
-
-        Args:
-            image: The bytes of a PNG or JPEG file, its path, or its ``https`` address, which the server fetches.
-            text: A text to send with it.
-            detail: How much detail the model sees; None uses the server's default.
-            respond: Ask for an answer.
-
-        Raises:
-            SettingsError: The image is neither PNG nor JPEG, or larger than `realtime.payload.MAX_IMAGE_BYTES`.
-            OSError: The file cannot be read.
-        """
-        return self._input.write(message_item(new_item_id(), "user", text, [image_of(image, detail=detail)]), respond)
-
-    def interrupt(self) -> None:
-        """Stop the answer; an open turn of the user continues."""
-        self._input.give(InterruptAsked())
-
-    def approve(self, call: ToolApproval | str, *, always: bool = False) -> None:
-        """Approve a tool call that waits for approval.
-
-        Args:
-            call: The event, or its call id; ignored if that call does not wait.
-            always: Also approve every later call of this tool in this session.
-        """
-        self._input.give(ApprovalAnswered(_call_id(call), True, always))
-
-    def reject(self, call: ToolApproval | str, *, always: bool = False, message: str = "") -> None:
-        """Reject a tool call that waits for approval.
-
-        Args:
-            call: The event, or its call id; ignored if that call does not wait.
-            always: Also reject every later call of this tool in this session.
-            message: The output of the rejected call, for the model.
-        """
-        self._input.give(ApprovalAnswered(_call_id(call), False, always, message))
-
-    def send_event(self, frame: Mapping[str, Any]) -> None:
-        """Send a frame unchanged; without a connection it is dropped, and an `error` event is yielded.
-
-        In an open turn ``input_audio_buffer.commit`` is `turn.commit`; a bare ``response.create`` is then redundant.
-
-        Raises:
-            SettingsError: The frame has no ``type``, or JSON cannot express it.
-        """
-        if not isinstance(frame.get("type"), str):
-            raise SettingsError(f"send_event: a frame needs a 'type'; this one has the keys {sorted(frame)}")
-        check_json(frame, "send_event")
-        if frame["type"] == "input_audio_buffer.commit" and self.turn.is_open:
-            self.turn.commit()
-        else:
-            self._input.give(FrameGiven(frame))
+    # --- the conversation ---------------------------------------------------------------------------------------
 
     @property
     def ask(self) -> Asker:
@@ -322,6 +214,11 @@ class RealtimeSession:
         return self._runtime.agents
 
     @property
+    def usage(self) -> SessionUsage:
+        """The tokens and the cost of the session so far."""
+        return self._input.live.conversation.usage if self._input.live else SessionUsage()
+
+    @property
     def endpoints(self) -> tuple[str, ...]:
         """The names of the servers, in order; a `Connected` event gives the index."""
         return self._servers.names
@@ -332,19 +229,67 @@ class RealtimeSession:
         live = self._input.live
         return self.agents[live.conversation.agent] if live else next(iter(self.agents.values()))
 
-    def played(self, item_id: str, frames: int | None = None) -> None:
-        """Report how many frames of an item were heard so far, at 24 kHz, with ``playback="reported"``.
+    async def update_agent(self, agent: RealtimeAgent) -> None:
+        """Make another agent the active one; returns once the server has accepted it, or at once without a connection.
 
-        `frames` is required. The items before it count as heard; an item of an older answer is ignored.
+        Its tools, handoffs, guardrails and hooks apply from its first response on, which a `handoff` event precedes; a
+        response under way stays that of the previous agent. The history is kept. An agent with the name of a known
+        one replaces it.
+
+        Raises:
+            ToolError: Two of the agents that it can reach, or two tools of one of them, have the same name.
+            SettingsError: A setting of one of them is invalid.
+            LinkError: One of their MCP servers cannot be reached, or the server refuses the agent.
+            SessionNotOpen: The session is not open, or this is another thread.
+            Exception: Anything that its instructions raise.
         """
-        self._playback.report(item_id, frames)
         self._input.opened()
+        agents = agents_of(agent)
+        self._check(agents)
+        await self._runtime.update_agent(agents)
+
+    # --- events -------------------------------------------------------------------------------------------------
 
     def __aiter__(self) -> AsyncIterator[SessionEvent]:
-        """Yield events until the session ends; for a single reader."""
-        return aiter(self._events)
+        """Start a reader: it yields every event from now on, until the session ends.
+
+        There may be several. The first one also yields the events before it. One that starts when the others have
+        stopped continues after the last event that the latest of them yielded.
+        """
+        return aiter(self._events.readers)
+
+    def on(self, event_type: str, callback: Callback) -> None:
+        """Call a function at every event of a type, from now on; allowed before ``async with`` too.
+
+        Callbacks run in the session's own task, one after another, in the order of the events and of their
+        registration. One that fails is logged, and the session continues.
+
+        Args:
+            event_type: As in ``event.type``; ``*`` for every event.
+            callback: Takes the event; sync or async. The next callback waits until an async one has returned.
+
+        Raises:
+            SettingsError: There is no such type of event.
+        """
+        self._events.readers.on(event_type, callback)
+
+    def once(self, event_type: str, callback: Callback) -> None:
+        """Call a function at the next event of a type only; see `on`."""
+        self._events.readers.on(event_type, callback, is_once=True)
+
+    def off(self, event_type: str, callback: Callback) -> None:
+        """Remove a callback, for the same type that it was registered for; a no-op if it is not registered.
+
+        Raises:
+            SettingsError: There is no such type of event.
+        """
+        self._events.readers.off(event_type, callback)
 
     # --- inside -------------------------------------------------------------------------------------------------
+
+    def _check(self, agents: Mapping[str, RealtimeAgent]) -> None:
+        for one in agents.values():
+            check_agent(one, self._settings_of(one))
 
     def _compose(self, agent: RealtimeAgent, instructions: str, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         session = session_object(self._settings_of(agent), instructions=instructions, tools=tools)
@@ -354,7 +299,3 @@ class RealtimeSession:
     def _settings_of(self, agent: RealtimeAgent) -> RealtimeSessionSettings:
         shared = self.settings.shared_by(one.settings for one in self.agents.values())
         return shared.of_agent(agent.settings, voice=agent.voice)
-
-
-def _call_id(call: ToolApproval | str) -> str:
-    return call if isinstance(call, str) else call.call_id

@@ -5,26 +5,37 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 from appliance.agents.agent import RealtimeAgent
 from appliance.conversation.commands import Announce, Command, Earcon, Emit, FinishPlay, FlushPlayback, Play, Sentence
-from appliance.conversation.events import AbortAsked, AudioCaptured, BeginAsked, CommitAsked, Event, PlayoutProgress
+from appliance.conversation.events import (
+    AbortAsked,
+    AudioCaptured,
+    BeginAsked,
+    CommitAsked,
+    Event,
+    PlayoutProgress,
+    ServerEventReceived,
+)
 from appliance.conversation.notices import (
+    AgentStart,
+    AgentUpdateEnded,
     Announcement,
+    AnswerText,
     Audio,
+    AudioEnd,
+    AudioInterrupted,
     BudgetWarning,
     Connected,
     Error,
     Notice,
     OutOfBandEnded,
     Raw,
-    SessionEvent,
     ToolApproval,
     ToolEnd,
     ToolStart,
@@ -33,7 +44,9 @@ from appliance.conversation.notices import (
 )
 from appliance.conversation.support.feedback import State
 from appliance.errors import SettingsError
+from appliance.realtime import protocol as wire
 from appliance.realtime.protocol import SAMPLE_RATE
+from appliance.runtime.event_readers import EventReaders
 from appliance.wording import Wording
 
 if TYPE_CHECKING:
@@ -41,11 +54,17 @@ if TYPE_CHECKING:
 
 __all__ = ["NoDevice", "PacedPlayback", "ProgramAudio", "RealtimeTurn", "SessionEvents", "new_item_id"]
 
-log = logging.getLogger(__name__)
-
 _PERIOD_BYTES = 2 * SAMPLE_RATE // 50  # send_audio is split into periods of 20 ms, like a microphone's
 _TICK_S = 0.02
-_MOST_EVENTS = 10_000  # about a minute of answers; without a reader, the oldest are then dropped and this is logged
+_MOST_EVENTS = 10_000  # of a reader, about a minute of answers; then the oldest are dropped, and this is logged
+_REMEMBERED = 64  # items of answers: audio of an item may be held back and released later
+_OUTPUT = (  # events with audio or text of an answer
+    wire.OutputAudioDelta,
+    wire.OutputAudioTranscriptDelta,
+    wire.OutputAudioTranscriptDone,
+    wire.OutputTextDelta,
+    wire.OutputTextDone,
+)
 _LAWS: dict[str, Law] = {"g711_ulaw": "audio/pcmu", "g711_alaw": "audio/pcma"}
 
 
@@ -224,12 +243,11 @@ class PacedPlayback:
 
 
 class SessionEvents:
-    """The event queue of one session, filled as an observer of its driver; for one reader.
+    """Makes the events of one session, as an observer of its driver, for the readers.
 
     Args:
         agents: By name; the tool events of a handoff are not queued, only the handoff itself.
         audio: Converts the answers from the wire's format to the program's.
-        speaker: Returns the name of the active agent.
         take_turn: Called at each start and end of a turn.
     """
 
@@ -238,7 +256,6 @@ class SessionEvents:
         agents: Mapping[str, RealtimeAgent],
         *,
         audio: ProgramAudio,
-        speaker: Callable[[], str],
         take_turn: Callable[[TurnStart | TurnEnd], None],
         wording: Wording,
     ) -> None:
@@ -247,40 +264,42 @@ class SessionEvents:
         self._audio = audio
         self._item_id = ""
         """The item of the last audio."""
-        self._speaker = speaker
+        self._response_of: dict[str, str] = {}
+        """The responses of the newest items of answers, by the items' ids."""
+        self._agent = ""
+        """The agent that speaks."""
         self._take_turn = take_turn
-        self._queue: asyncio.Queue[SessionEvent | None] = asyncio.Queue()
-        self._has_dropped = False
+        self.readers = EventReaders(_MOST_EVENTS)
         self.settled = asyncio.Event()
         """Set once the session is connected, or connecting has failed for good."""
         self.trouble = ""
         """Message of the last error."""
 
-    async def __aiter__(self) -> AsyncIterator[SessionEvent]:
-        while (event := await self._queue.get()) is not None:
-            yield event
-        self._queue.put_nowait(None)  # so that any further iteration ends too
-
     def end(self) -> None:
-        """End the reader's iteration after the queued events."""
-        self._queue.put_nowait(None)
+        """End the readers after their unread events."""
+        self.readers.end()
         self.settled.set()
 
     def observe(self, now: float, event: Event, commands: Sequence[Command], view: Any) -> None:
         """Queue the session events of one step; an `Observer` of the driver."""
+        output = event.event if isinstance(event, ServerEventReceived) and isinstance(event.event, _OUTPUT) else None
+        if output is not None:
+            self._note_response(output.item_id, output.response_id)
         for command in commands:
             match command:
                 case Play():
                     if command.item_id != self._item_id:
                         self._finish_audio()
                     self._item_id = command.item_id
-                    self._put(Audio(self._audio.encode(command.pcm), command.item_id, self._speaker()))
+                    self._put_audio(self._audio.encode(command.pcm))
                 case FinishPlay():
                     self._finish_audio()
                 case FlushPlayback():
                     self._audio.finish()  # dropped
                 case Announce():
-                    self._put(Announcement(self._words(command.sentence)))
+                    self.readers.put(Announcement(self._words(command.sentence)))
+                case Emit(notice=AnswerText() as text) if output is not None:
+                    self.readers.put(replace(text, item_id=output.item_id, response_id=output.response_id))
                 case Emit():
                     self._take(command.notice)
         if view.state is State.FAILED:
@@ -293,24 +312,36 @@ class SessionEvents:
         except (ValueError, RecursionError):
             return  # the transport's reader reports it as an error
         if isinstance(data, dict):
-            self._put(Raw(data))
+            self.readers.put(Raw(data))
 
     def _finish_audio(self) -> None:
         if rest := self._audio.finish():
-            self._put(Audio(rest, self._item_id, self._speaker()))
+            self._put_audio(rest)
+
+    def _put_audio(self, audio: bytes) -> None:
+        self.readers.put(Audio(audio, self._item_id, self._agent, self._response_of.get(self._item_id, "")))
+
+    def _note_response(self, item_id: str, response_id: str) -> None:
+        self._response_of[item_id] = response_id
+        if len(self._response_of) > _REMEMBERED:
+            del self._response_of[next(iter(self._response_of))]
 
     def _words(self, sentence: Sentence | str) -> str:
         return sentence if isinstance(sentence, str) else self._wording.say(sentence.key, **sentence.values)
 
     def _take(self, notice: Notice) -> None:
         match notice:
-            case OutOfBandEnded():
-                return  # returned by `ask`
+            case OutOfBandEnded() | AgentUpdateEnded():
+                return  # for the callers of `ask` and `update_agent`
             case ToolStart() | ToolEnd() | ToolApproval():
                 if any(one.tool_name == notice.name for one in self._agents[notice.agent].transfers()):
                     return
             case Connected():
                 self.settled.set()
+            case AudioEnd() | AudioInterrupted():
+                notice = replace(notice, response_id=self._response_of.get(notice.item_id, ""))
+            case AgentStart():
+                self._agent = notice.agent
             case TurnStart() | TurnEnd():
                 self._take_turn(notice)
             case Error():
@@ -319,15 +350,7 @@ class SessionEvents:
             case BudgetWarning():
                 message = self._wording.budget(notice.unit, notice.percent, notice.spent, notice.limit)
                 notice = replace(notice, message=message)
-        self._put(notice)
-
-    def _put(self, event: SessionEvent) -> None:
-        if self._queue.qsize() >= _MOST_EVENTS:
-            self._queue.get_nowait()
-            if not self._has_dropped:
-                log.warning("no reader for the events of this session: dropping the oldest of %d", _MOST_EVENTS)
-            self._has_dropped = True
-        self._queue.put_nowait(event)
+        self.readers.put(notice)
 
 
 class NoDevice:

@@ -1003,7 +1003,7 @@ def test_the_end_of_an_mcp_call_is_emitted_with_its_output() -> None:
     scene = Scene(specs=[GREETER]).ready().asked()
     _mcp_called(scene)
     _mcp_ended(scene, output="a.txt")
-    assert scene.notices(ToolEnd) == [ToolEnd("turn_1", "mcp_1", "files.list", "a.txt", False, "greeter")]
+    assert scene.notices(ToolEnd) == [ToolEnd("turn_1", "mcp_1", "files.list", "a.txt", False, "greeter", "{}")]
 
 
 def test_a_failed_mcp_call_is_emitted_as_an_error() -> None:

@@ -366,7 +366,8 @@ def test_tool_start_of_an_mcp_call_with_late_arguments_is_emitted_once() -> None
     mcp_arguments(stage, '{"path":"/b"}')
     output_item(stage, mcp_call(arguments='{"path":"/a"}', output="a.txt"))
     assert stage.notices(ToolStart) == [ToolStart("turn_1", "mcp_1", "files.list", '{"path":"/a"}', "assistant")]
-    assert stage.notices(ToolEnd) == [ToolEnd("turn_1", "mcp_1", "files.list", "a.txt", False, "assistant")]
+    expected = ToolEnd("turn_1", "mcp_1", "files.list", "a.txt", False, "assistant", '{"path":"/a"}')
+    assert stage.notices(ToolEnd) == [expected]
 
 
 def test_tool_start_of_an_mcp_call_without_an_arguments_event_uses_those_of_its_item() -> None:

@@ -282,7 +282,7 @@ async def test_message_is_answered_and_each_step_is_an_event() -> None:
         "usage",
         "turn_end",
     ]
-    assert reader.of(Audio) == [Audio(pcm(), "item_a", "Ada")]
+    assert reader.of(Audio) == [Audio(pcm(), "item_a", "Ada", "resp_1")]
     assert [(one.text, one.is_final) for one in reader.of(AnswerText)] == [("Hello.", False), ("Hello.", True)]
     assert reader.of(TurnEnd)[0].outcome == "answered"
     assert [one.item.id for one in reader.of(HistoryGrew)] == [item_id, "item_a"]
@@ -561,7 +561,7 @@ async def test_interruption_truncates_the_answer_where_it_was_heard(by: str) -> 
         "message": lambda session: session.send_message("Stop!"),
     }
     reader, connection = await _interrupted(ways[by])
-    assert reader.of(AudioInterrupted) == [AudioInterrupted("item_a", 100)]
+    assert reader.of(AudioInterrupted) == [AudioInterrupted("item_a", 100, "resp_1")]
     truncate = connection.last("conversation.item.truncate")
     assert (truncate["item_id"], truncate["content_index"], truncate["audio_end_ms"]) == ("item_a", 0, 100)
     assert connection.last("response.cancel")["response_id"] == "resp_1"
@@ -569,7 +569,7 @@ async def test_interruption_truncates_the_answer_where_it_was_heard(by: str) -> 
 
 async def test_late_frames_of_an_interrupted_answer_are_not_yielded() -> None:
     reader, _ = await _interrupted(RealtimeSession.interrupt)
-    assert reader.of(Audio) == [Audio(pcm(24_000), "item_a", "Ada")]
+    assert reader.of(Audio) == [Audio(pcm(24_000), "item_a", "Ada", "resp_1")]
     assert "late" not in [one.text for one in reader.of(AnswerText)]
 
 
@@ -621,7 +621,7 @@ async def test_reported_playback_is_counted_for_each_answer_by_itself() -> None:
             await reader.until(AudioInterrupted)
             session.played("item_b", 96_000)  # flushed
         server.assert_complete()
-    assert reader.of(AudioInterrupted) == [AudioInterrupted("item_b", 1000)]
+    assert reader.of(AudioInterrupted) == [AudioInterrupted("item_b", 1000, "resp_2")]
     assert server.connections[0].last("conversation.item.truncate")["audio_end_ms"] == 1000
 
 
@@ -637,7 +637,7 @@ async def test_reported_playback_of_a_later_item_counts_the_earlier_items_as_hea
             session.interrupt()
             await reader.until(AudioInterrupted)
         server.assert_complete()
-    assert reader.of(AudioInterrupted) == [AudioInterrupted("item_b", 100)]
+    assert reader.of(AudioInterrupted) == [AudioInterrupted("item_b", 100, "resp_1")]
 
 
 async def test_report_without_an_item_is_an_error_that_names_the_new_form() -> None:
@@ -696,7 +696,8 @@ async def test_tool_is_run_and_reported_as_events_and_its_output_is_answered() -
     assert ended.outcome == "answered"
     assert session.agents == {"Ada": agent}
     assert reader.of(ToolStart) == [ToolStart(ended.turn, "call_1", "set_lamp", '{"on":true}', "Ada")]
-    assert reader.of(ToolEnd) == [ToolEnd(ended.turn, "call_1", "set_lamp", "done", False, "Ada")]
+    expected = ToolEnd(ended.turn, "call_1", "set_lamp", "done", False, "Ada", '{"on":true}')
+    assert reader.of(ToolEnd) == [expected]
 
 
 async def test_call_of_an_unknown_tool_gets_an_error_output_and_never_starts() -> None:

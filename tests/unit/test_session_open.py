@@ -24,6 +24,7 @@ CALLS: dict[str, Callable[[RealtimeSession], object]] = {
     "send_message": lambda session: session.send_message("Hi!"),
     "send_image": lambda session: session.send_image(PNG),
     "send_event": lambda session: session.send_event({"type": "response.create"}),
+    "mute": lambda session: session.mute(),
     "interrupt": lambda session: session.interrupt(),
     "approve": lambda session: session.approve("call_1"),
     "reject": lambda session: session.reject("call_1"),

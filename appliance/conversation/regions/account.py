@@ -14,6 +14,7 @@ from appliance.conversation.commands import Sentence
 from appliance.conversation.notices import BudgetWarning, Usage
 from appliance.conversation.policy import Policy
 from appliance.conversation.support.outbox import Outbox
+from appliance.conversation.support.usage import SessionUsage, token_counts
 from appliance.errors import SettingsError
 
 __all__ = ["SHARES", "Account", "Budget"]
@@ -105,7 +106,7 @@ def _share(spent: float, limit: float | None) -> float:
 
 
 class Account:
-    """Counts US dollars and seconds of audio per day, for the budget, and tokens per turn, for its end.
+    """Counts US dollars and seconds of audio per day, for the budget, and tokens per turn and of the session.
 
     Emits `Usage` and `BudgetWarning`; `Procedures.count` restricts the links at 100 percent.
     """
@@ -115,6 +116,8 @@ class Account:
         self.budget = Budget(limit_usd=policy.budget_usd, limit_s=policy.budget_s)
         self._offline_endpoint = policy.offline_endpoint
         self._turn: Counter[str] = Counter()
+        self.session = SessionUsage()
+        """Of all responses and transcriptions, those of the offline brain too."""
 
     @property
     def only_endpoint(self) -> int | None:
@@ -144,6 +147,10 @@ class Account:
                 self._out.announce(Sentence(key, values), "offline")
         return percent
 
+    def add_to_session(self, usage: Mapping[str, Any], usd: float | None, *, requests: int) -> None:
+        """Add a response (one request) or a transcription (none)."""
+        self.session = self.session.plus(usage, usd, requests=requests)
+
     def add_to_turn(self, usage: Mapping[str, Any] | None) -> None:
         self._turn.update(token_counts(usage or {}))
 
@@ -151,19 +158,6 @@ class Account:
         """Return the token counts of the turn by name, and reset them."""
         counts, self._turn = self._turn, Counter()
         return _by_name(counts)
-
-
-def token_counts(usage: Mapping[str, Any], prefix: str = "") -> Counter[str]:
-    """Flatten a ``usage`` object: ``input_token_details.audio_tokens`` becomes "input_audio_tokens"."""
-    counts: Counter[str] = Counter()
-    for key, value in usage.items():
-        if isinstance(value, Mapping):
-            counts.update(
-                token_counts(value, prefix + key.removesuffix("token_details").removesuffix("tokens_details"))
-            )
-        elif isinstance(value, int) and not isinstance(value, bool):
-            counts[f"{prefix}{key}"] += value
-    return counts
 
 
 def _by_name(counts: Counter[str]) -> dict[str, int]:

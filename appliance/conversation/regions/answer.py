@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 from appliance.agents.spec import AgentSpec
 from appliance.conversation.notices import (
     AgentEnd,
-    AgentStart,
     AnswerText,
     HandoffDone,
     TroubleKind,
@@ -146,15 +145,15 @@ class Answer:
         return self.received.frames
 
     def hand_over(self, before: str, to: str, *, is_answering: bool) -> None:
-        """Change the agent: the server has accepted another, which continues the answer."""
-        speaker = self.speaker
-        has_spoken = is_answering and bool(speaker.agent)
-        if has_spoken:
-            self._out.emit(AgentEnd(before, speaker.said))
-        self._out.emit(HandoffDone(before, to))
-        if has_spoken:
-            speaker.agent, speaker.said = to, ""
-            self._out.emit(AgentStart(to))
+        """Change the agent: the server has accepted another.
+
+        Args:
+            before: Name of the previous agent.
+            to: Name of the new one.
+            is_answering: Whether it continues the answer of the previous one now; else it gives the next response.
+        """
+        change = self.speaker.change(to) if is_answering and self.speaker.agent else []
+        self._out.emit(*change[:1], HandoffDone(before, to), *change[1:])
 
     # --- the response -------------------------------------------------------------------------------------------
 
@@ -185,13 +184,11 @@ class Answer:
         self._set_speaker(spec)
         if is_taken and not asked.is_retry:
             self.prolong(now)
-        if not self.speaker.agent:
-            self.speaker.agent = spec.agent
-            self._out.emit(AgentStart(spec.agent))
 
     def _set_speaker(self, spec: AgentSpec) -> None:
         self.speaker.spec = spec
         self.playback.guards = spec.agent if spec.has_output_guardrails else ""
+        self._out.emit(*self.speaker.change(spec.agent))
 
     def created(self, response: wire.Response) -> bool:
         """Handle ``response.created``; returns whether it is the response that was requested."""

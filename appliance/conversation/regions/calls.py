@@ -159,7 +159,7 @@ class Calls:
     def _end(self, call: Call, output: str, *, is_error: bool) -> None:
         """Emit `ToolEnd` for a call whose `ToolStart` was emitted; a refused call has neither."""
         if call.is_started:
-            self._out.emit(ToolEnd(call.turn, call.call_id, call.name, output, is_error, call.agent))
+            self._out.emit(ToolEnd(call.turn, call.call_id, call.name, output, is_error, call.agent, call.arguments))
 
     def _refuse(self, call: Call, output: str) -> Closed:
         """Close a call without running it."""

@@ -21,11 +21,14 @@ class SessionUpdateSent:
     """A pending ``session.update``."""
 
     event_id: str
-    kind: Literal["connect", "turn", "handoff", "rollback", "raw"]
+    kind: Literal["connect", "turn", "handoff", "agent", "rollback", "raw"]
+    """``agent``: the program replaces the active agent."""
     session: Mapping[str, Any] = field(repr=False)
     spec: AgentSpec | None = None
     """The agent that it puts in force; for kind ``turn``, the one to restore if it is refused."""
     call_id: str = ""
+    key: str = ""
+    """For kind ``agent``: the key of the program's request."""
     deadline: float = 0.0
     """When to stop waiting for its answer; monotonic seconds."""
 
@@ -51,23 +54,37 @@ class Session:
 
     @property
     def has_handoff(self) -> bool:
-        return any(one.kind == "handoff" for one in self._updates)
+        """Another agent was sent to the server."""
+        return any(one.kind in ("handoff", "agent") for one in self._updates)
+
+    @property
+    def wanted(self) -> AgentSpec:
+        """The newest agent that the program wants and the server has not answered; without one, the agent in force."""
+        return next((one.spec for one in reversed(self._updates) if one.kind == "agent" and one.spec), self.spec)
 
     def deadlines(self) -> Iterator[float]:
         return (one.deadline for one in self._updates)
 
     def expire(self, now: float) -> None:
-        """Forget late updates: some servers never send ``session.updated``."""
-        self._updates = deque(one for one in self._updates if now < one.deadline)
+        """Forget late updates: some servers never send ``session.updated``; `late_agents` has those of the program."""
+        self._updates = deque(one for one in self._updates if now < one.deadline or one.kind == "agent")
+
+    def late_agents(self, now: float) -> list[SessionUpdateSent]:
+        """Remove and return the late updates of kind ``agent``, which the program waits for."""
+        late = [one for one in self._updates if one.kind == "agent" and now >= one.deadline]
+        self._updates = deque(one for one in self._updates if one not in late)
+        return late
 
     def put_in_force(self, spec: AgentSpec) -> str:
         """Change the agent; returns the name of the previous one."""
         before, self.spec = self.spec.agent, spec
         return before
 
-    def forget(self) -> None:
-        """Forget the pending updates: their connection is lost."""
+    def forget(self) -> list[SessionUpdateSent]:
+        """Forget the pending updates: their connection is lost; returns those of kind ``agent``."""
+        unanswered = [one for one in self._updates if one.kind == "agent"]
         self._updates.clear()
+        return unanswered
 
     def update(self, update: SessionUpdateSent, now: float) -> None:
         """Send an update; that of a handoff has a later deadline than its call, which must time out first."""
@@ -93,8 +110,10 @@ class Session:
         if not self._updates or (is_in_force and not matching):
             return None
         accepted = matching[0] if matching else self._updates[0]
-        while self._updates.popleft() is not accepted:
-            pass
+        skipped: list[SessionUpdateSent] = []
+        while (one := self._updates.popleft()) is not accepted:
+            skipped += [one] * (one.kind == "agent")  # the program waits for its answer
+        self._updates.extendleft(reversed(skipped))
         return accepted
 
     def refused(self, event_id: str | None) -> SessionUpdateSent | None:
@@ -112,6 +131,10 @@ class Session:
     def request_handoff(self, call_id: str, spec: AgentSpec, session: Mapping[str, Any], now: float) -> None:
         """Send the session of another agent; it comes into force when the server accepts it."""
         self.update(SessionUpdateSent(f"handoff_{call_id}", "handoff", session, spec, call_id), now)
+
+    def request_agent(self, key: str, spec: AgentSpec, session: Mapping[str, Any], now: float) -> None:
+        """Send the session of the agent that the program wants; it comes into force when the server accepts it."""
+        self.update(SessionUpdateSent(f"agent_{key}", "agent", session, spec, key=key), now)
 
     def roll_back(self, call_id: str, session: Mapping[str, Any], now: float) -> None:
         """Undo a failed handoff: overwrite what the server may have applied with the agent in force."""

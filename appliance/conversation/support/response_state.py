@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from appliance.agents.spec import AgentSpec
-from appliance.conversation.notices import TroubleKind
+from appliance.conversation.notices import AgentEnd, AgentStart, TroubleKind
 from appliance.conversation.support.values import mapping
 
 __all__ = ["Asked", "Received", "Speaker"]
@@ -25,6 +25,14 @@ class Speaker:
     """What it has said in this turn."""
     first_sentence: str = ""
     """What the next response must begin with; "" for anything."""
+
+    def change(self, agent: str) -> list[AgentEnd | AgentStart]:
+        """Let an agent answer; returns the notices: none if it answers already."""
+        if agent == self.agent:
+            return []
+        ended = [AgentEnd(self.agent, self.said)] if self.agent else []
+        self.agent, self.said = agent, ""
+        return [*ended, AgentStart(agent)]
 
 
 @dataclass(slots=True)

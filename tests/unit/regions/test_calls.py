@@ -265,7 +265,7 @@ def test_an_mcp_call_without_an_arguments_event_starts_at_its_end_with_the_argum
     region.close_mcp(mcp("mcp_call", status="in_progress", arguments="{}", output="soup"))
     assert notices(out.take()) == [
         ToolStart("turn_1", "m", "home.cook", "{}", "ann"),
-        ToolEnd("turn_1", "m", "home.cook", "soup", False, "ann"),
+        ToolEnd("turn_1", "m", "home.cook", "soup", False, "ann", "{}"),
     ]
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from appliance.agents.spec import AgentSpec, ToolCard
 from appliance.conversation.commands import Command, Connect, Disconnect, Emit, PlayEarcon, Send
+from appliance.conversation.deadlines import DEADLINES
 from appliance.conversation.events import AlarmRang, AudioCaptured, DeadlinePassed, FrameGiven, OutOfBandAsked
-from appliance.conversation.machine import DEADLINES, SETTLE
+from appliance.conversation.machine import SETTLE
 from appliance.conversation.notices import Error, Guardrail, HistoryGrew, OutOfBandEnded, ToolEnd, TurnEnd
 from appliance.conversation.server_events import LADDER
 from tests.support.stage import SESSION, Stage, period
