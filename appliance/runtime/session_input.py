@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +15,32 @@ from appliance.runtime.agent_runtime import check_json
 from appliance.runtime.live_session import ProgramInput
 from appliance.runtime.session_body import PacedPlayback, ProgramAudio, RealtimeTurn, new_item_id
 
-__all__ = ["SessionInput"]
+__all__ = ["ItemId", "Sent", "SessionInput"]
+
+
+class Sent:
+    """The result of a call that has sent something; ``await`` on it does nothing: the Agents SDK's calls need one."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield from ()
+
+
+class ItemId(str):
+    """The id of the item that a call has sent; ``await`` on it returns it at once."""
+
+    def __await__(self) -> Generator[None, None, ItemId]:
+        yield from ()
+        return self
+
+
+_SENT = Sent()
 
 
 class SessionInput:
     """The calls by which a program sends something; `RealtimeSession` has them all.
 
-    Each raises `SessionNotOpen` before ``async with``, after the end of the session and on another thread.
+    None of them blocks; each may be awaited, as in the Agents SDK. Each raises `SessionNotOpen` before ``async with``,
+    after the end of the session and on another thread.
 
     Args:
         settings: The session's audio formats.
@@ -35,7 +54,7 @@ class SessionInput:
         self._playback = PacedPlayback(self._input.post, is_paced=is_paced)
         self._is_muted = False
 
-    def send_audio(self, audio: bytes, *, commit: bool = False) -> None:
+    def send_audio(self, audio: bytes, *, commit: bool = False) -> Sent:
         """Send audio of the user.
 
         Outside a turn it begins one, as `turn.begin` does, unless the server detects the turns. While muted, audio
@@ -56,6 +75,7 @@ class SessionInput:
             self._input.give(period)
         if commit:
             self.turn.commit()
+        return _SENT
 
     def mute(self, muted: bool = True) -> None:
         """Mute or unmute the user: while muted, `send_audio` sends nothing; an open turn is discarded.
@@ -79,7 +99,7 @@ class SessionInput:
         role: Literal["user", "system"] = "user",
         respond: bool = True,
         on_busy: Literal["interrupt", "wait"] = "interrupt",
-    ) -> str:
+    ) -> ItemId:
         """Send a message; returns the id of its item.
 
         Args:
@@ -91,7 +111,7 @@ class SessionInput:
         Raises:
             SettingsError: A structured message or `on_busy` is invalid.
         """
-        return self._input.write(structured_item(new_item_id(), message, role), respond, on_busy)
+        return ItemId(self._input.write(structured_item(new_item_id(), message, role), respond, on_busy))
 
     def send_image(
         self,
@@ -100,7 +120,7 @@ class SessionInput:
         text: str = "",
         detail: Literal["auto", "low", "high"] | None = None,
         respond: bool = True,
-    ) -> str:
+    ) -> ItemId:
         """Send an image; returns the id of its item.
 
         Args:
@@ -113,13 +133,15 @@ class SessionInput:
             SettingsError: The image is neither PNG nor JPEG, or larger than `realtime.payload.MAX_IMAGE_BYTES`.
             OSError: The file cannot be read.
         """
-        return self._input.write(message_item(new_item_id(), "user", text, [image_of(image, detail=detail)]), respond)
+        item = message_item(new_item_id(), "user", text, [image_of(image, detail=detail)])
+        return ItemId(self._input.write(item, respond))
 
-    def interrupt(self) -> None:
+    def interrupt(self) -> Sent:
         """Stop the answer; an open turn of the user continues."""
         self._input.give(InterruptAsked())
+        return _SENT
 
-    def approve(self, call: ToolApproval | str, *, always: bool = False) -> None:
+    def approve(self, call: ToolApproval | str, *, always: bool = False) -> Sent:
         """Approve a tool call that waits for approval.
 
         Args:
@@ -127,8 +149,9 @@ class SessionInput:
             always: Also approve every later call of this tool in this session.
         """
         self._input.give(ApprovalAnswered(_call_id(call), True, always))
+        return _SENT
 
-    def reject(self, call: ToolApproval | str, *, always: bool = False, message: str = "") -> None:
+    def reject(self, call: ToolApproval | str, *, always: bool = False, message: str = "") -> Sent:
         """Reject a tool call that waits for approval.
 
         Args:
@@ -137,8 +160,9 @@ class SessionInput:
             message: The output of the rejected call, for the model.
         """
         self._input.give(ApprovalAnswered(_call_id(call), False, always, message))
+        return _SENT
 
-    def send_event(self, frame: Mapping[str, Any]) -> None:
+    def send_event(self, frame: Mapping[str, Any]) -> Sent:
         """Send a frame unchanged; without a connection it is dropped, and an `error` event is yielded.
 
         In an open turn ``input_audio_buffer.commit`` is `turn.commit`; a bare ``response.create`` is then redundant.
@@ -153,6 +177,7 @@ class SessionInput:
             self.turn.commit()
         else:
             self._input.give(FrameGiven(frame))
+        return _SENT
 
     def played(self, item_id: str, frames: int | None = None) -> None:
         """Report how many frames of an item were heard so far, at 24 kHz, with ``playback="reported"``.
