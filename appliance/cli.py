@@ -158,7 +158,8 @@ def _ask(arguments: argparse.Namespace) -> int:
 
 
 def _brain(arguments: argparse.Namespace) -> int:
-    from appliance.brain.offline import offline_brain
+    from appliance.brain.offline import serving
+    from appliance.brain.server import BrainServer
     from appliance.service.app import open_pipeline, open_wording
     from appliance.service.logging_setup import set_up_logging
 
@@ -170,7 +171,8 @@ def _brain(arguments: argparse.Namespace) -> int:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
         token = os.environ.get(arguments.token_env) or None
         pipeline = open_pipeline(settings, os.environ, open_wording(settings))
-        async with offline_brain(pipeline, host=arguments.host, port=arguments.port, token=token) as server:
+        server = BrainServer(pipeline, host=arguments.host, port=arguments.port, token=token)
+        async with serving(pipeline, server):
             print(server.url, flush=True)
             await stopped.wait()
 

@@ -21,6 +21,7 @@ one cannot hide a bug in the other.
   that it must answer has a result (`transcribed` or `transcription_failed`), because a workflow works on text. With
   ``wait_for_transcripts=False`` both are emitted together, and a transcript may arrive at any time.
 * **At most one response is active in the conversation**; out-of-band ones (``conversation: "none"``) run in parallel.
+  Beyond `MAX_RESPONSES` unfinished ones, a response is refused with ``rate_limit_exceeded``.
 * **A refused event has no effect** except one `EmitFrame` of an ``error`` that echoes its ``event_id``.
 * **Turn detection** follows the energy of the audio (`vad`). ``semantic_vad`` uses the same detector; its eagerness
   only selects the silence that ends a turn.
@@ -62,6 +63,7 @@ BYTES_PER_MS = SAMPLE_RATE * 2 // 1000
 MIN_COMMIT_MS = 100  # the live service refuses less
 MAX_SESSION_S = 3600.0  # the live service closes the session after this time
 MAX_BUFFER_S = 600  # 29 MB; bounds the memory of a client that never commits
+MAX_RESPONSES = 8  # unfinished ones of a session; out-of-band responses run in parallel
 MAX_QUIET_S = 60  # audio kept before speech starts, with turn detection
 
 DEFAULT_INSTRUCTIONS = "You are a helpful assistant. Answer briefly, in one or two spoken sentences."
@@ -320,6 +322,7 @@ class ServerModel:
         wall_s: Unix seconds at `now`, for ``session.expires_at``.
         ids: Returns a new id for a prefix ("item" → "item_…"), at most 32 characters; default: a counter.
         wait_for_transcripts: See the module docstring.
+        may_respond: Returns False while the server as a whole has as many unfinished responses as it takes.
     """
 
     def __init__(
@@ -331,11 +334,13 @@ class ServerModel:
         wall_s: int = 0,
         ids: Callable[[str], str] | None = None,
         wait_for_transcripts: bool = True,
+        may_respond: Callable[[], bool] = lambda: True,
     ) -> None:
         self._ids = ids or _counter()
         self._now = now
         self._expires_at = now + MAX_SESSION_S
         self._waits_for_transcripts = wait_for_transcripts
+        self._may_respond = may_respond
         self._session = _new_session(session_id, model, expires_at=wall_s + int(MAX_SESSION_S))
         self._conversation_id = self._ids("conv")
         self._items = _Conversation()
@@ -636,6 +641,7 @@ class ServerModel:
                 f"Conversation already has an active response in progress: {self._default.id}. "
                 "Wait until the response is finished before creating a new one.",
             )
+        self._check_rate()
         request = self._effective(asked, is_default)
         context = list(self._items) if "input" not in asked else self._own_input(asked["input"])
         response = _Response(
@@ -652,6 +658,19 @@ class ServerModel:
             self._default, self._idle_at = response, None
         self._emit("response.created", response=response.wire("in_progress", None))
         self._generate_if_heard(response)
+
+    def _check_rate(self) -> None:
+        if len(self._responses) >= MAX_RESPONSES:
+            raise Refused(
+                "rate_limit_exceeded",
+                f"This session already has {MAX_RESPONSES} responses in progress, its maximum: "
+                "wait until one is finished, or cancel one.",
+            )
+        if not self._may_respond():
+            raise Refused(
+                "rate_limit_exceeded",
+                "The server is busy: it already has its maximum of responses in progress. Try again in a moment.",
+            )
 
     def _effective(self, asked: JsonObject, is_default: bool) -> JsonObject:
         session, output = self._session, asked.get("audio", {}).get("output", {})

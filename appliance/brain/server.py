@@ -16,15 +16,17 @@ import hmac
 import json
 import logging
 import secrets
+import socket
 import string
 import time
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from http import HTTPStatus
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, assert_never
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
-from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.asyncio.server import Server, ServerConnection, serve, unix_serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
@@ -80,8 +82,11 @@ class BrainServer:
         pipeline: Transcribes and answers; shared by all sessions.
         host: Address to listen on. Any address except loopback needs a `token`.
         port: 0 picks a free port; see `url`.
+        socket_path: Listen on a Unix socket of mode 0600 at this path instead of on `host` and `port`.
         token: Key that clients must send as ``Authorization: Bearer …``; None accepts every client.
         max_sessions: Further connections are refused with close code 1013.
+        max_responses: Unfinished responses of all sessions together; a further one gets an ``error`` event with the
+            code ``rate_limit_exceeded``. Each session has its own maximum too, see `ServerModel`.
 
     Raises:
         ApplianceError: A network address without a token, or the server cannot listen on the address.
@@ -93,38 +98,45 @@ class BrainServer:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
+        socket_path: Path | None = None,
         token: str | None = None,
         max_sessions: int = 8,
+        max_responses: int = 32,
     ) -> None:
-        if not token and not is_loopback(host):
+        if not token and socket_path is None and not is_loopback(host):
             raise ApplianceError(
                 f"the offline brain on {host!r} would be open to the network: give it a token, or listen on 127.0.0.1"
             )
         self._pipeline = pipeline
         self._host = host
         self._port = port
+        self._socket_path = socket_path
         self._token = token or None
         self._max_sessions = max_sessions
+        self._max_responses = max_responses
         self._sessions: set[_BrainSession] = set()
         self._server: Server | None = None
 
     async def __aenter__(self) -> BrainServer:
+        options: dict[str, Any] = {
+            "process_request": self._check_request,
+            "select_subprotocol": _select_subprotocol,
+            "max_size": MAX_FRAME_BYTES,
+            "compression": None,  # base64 audio hardly compresses, and loopback has bandwidth to spare
+            "close_timeout": CLOSE_TIMEOUT_S,
+            "logger": _wire_logger(),
+        }
         try:
-            self._server = await serve(
-                self._serve,
-                self._host,
-                self._port,
-                process_request=self._check_request,
-                select_subprotocol=_select_subprotocol,
-                max_size=MAX_FRAME_BYTES,
-                compression=None,  # base64 audio hardly compresses, and loopback has bandwidth to spare
-                close_timeout=CLOSE_TIMEOUT_S,
-                logger=_wire_logger(),
-            )
+            if self._socket_path is None:
+                self._server = await serve(self._serve, self._host, self._port, **options)
+            else:
+                self._server = await unix_serve(self._serve, sock=_private_socket(self._socket_path), **options)
         except OSError as error:
+            where, remedy = f"{self._host}:{self._port}", "choose another port, or 0 for a free one"
+            if self._socket_path is not None:
+                where, remedy = str(self._socket_path), "choose another folder, as with TMPDIR"
             raise ApplianceError(
-                f"the offline brain cannot listen on {self._host}:{self._port} ({error.strerror or error}): "
-                "choose another port, or 0 for a free one"
+                f"the offline brain cannot listen on {where} ({error.strerror or error}): {remedy}"
             ) from error
         return self
 
@@ -142,16 +154,25 @@ class BrainServer:
 
     @property
     def url(self) -> str:
-        """The URL to connect to: ``ws://127.0.0.1:PORT/v1/realtime``, without the model."""
+        """The URL to connect to, without the model.
+
+        ``ws://127.0.0.1:PORT/v1/realtime``, or ``ws+unix:PATH:/v1/realtime`` on a Unix socket.
+        """
         if self._server is None:
             raise ApplianceError("the offline brain is not listening: enter it with 'async with' first")
+        if self._socket_path is not None:
+            return f"ws+unix:{quote(str(self._socket_path))}:{PATH}"
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"ws://{host}:{self.port}{PATH}"
 
+    def headers(self) -> dict[str, str]:
+        """Return the headers that let a client in; they contain the token."""
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+
     @property
     def port(self) -> int:
-        """The port in use; the port given if the server is not listening."""
-        if self._server is None:
+        """The port in use; the port given if the server is not listening on one."""
+        if self._server is None or self._socket_path is not None:
             return self._port
         return int(next(iter(self._server.sockets)).getsockname()[1])
 
@@ -159,6 +180,11 @@ class BrainServer:
     def sessions(self) -> int:
         """Number of open sessions."""
         return len(self._sessions)
+
+    @property
+    def responses(self) -> int:
+        """Number of unfinished responses of all sessions."""
+        return sum(session.responses for session in self._sessions)
 
     def _check_request(self, connection: ServerConnection, request: Request) -> Response | None:
         if urlsplit(request.path).path != PATH:
@@ -177,7 +203,12 @@ class BrainServer:
             logger.info("session refused: %s.%s", refusal.type, refusal.error_code)
             await _refuse(connection, refusal)
             return
-        session = _BrainSession(connection, self._pipeline, model=query["model"][0])
+        session = _BrainSession(
+            connection,
+            self._pipeline,
+            model=query["model"][0],
+            may_respond=lambda: self.responses < self._max_responses,
+        )
         self._sessions.add(session)
         try:
             await session.run()
@@ -211,12 +242,19 @@ class BrainServer:
 class _BrainSession:
     """One connection; carries out the effects of its `ServerModel`."""
 
-    def __init__(self, connection: ServerConnection, pipeline: VoicePipeline, *, model: str) -> None:
+    def __init__(
+        self, connection: ServerConnection, pipeline: VoicePipeline, *, model: str, may_respond: Callable[[], bool]
+    ) -> None:
         self._connection = connection
         self._pipeline = pipeline
         self._clock = asyncio.get_running_loop().time
         self._model = ServerModel(
-            session_id=_new_id("sess"), model=model, now=self._clock(), wall_s=int(time.time()), ids=_new_id
+            session_id=_new_id("sess"),
+            model=model,
+            now=self._clock(),
+            wall_s=int(time.time()),
+            ids=_new_id,
+            may_respond=may_respond,
         )
         self._outbox: asyncio.Queue[str | Close] = asyncio.Queue()
         self._has_room = asyncio.Event()
@@ -225,6 +263,11 @@ class _BrainSession:
         self._tasks = asyncio.TaskGroup()
         self._work: set[asyncio.Task[None]] = set()
         self._generators: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def responses(self) -> int:
+        """Number of unfinished responses."""
+        return len(self._model.running)
 
     async def run(self) -> None:
         """Serve until either side closes; return when every task of the session has ended."""
@@ -242,6 +285,7 @@ class _BrainSession:
         try:
             async for frame in self._connection:
                 self._apply(self._model.receive(frame, self._clock()))
+                await asyncio.sleep(0)  # the iteration does not yield while frames are waiting
         except ConnectionClosed as closed:
             logger.info("session lost: %s", closed)
 
@@ -351,6 +395,18 @@ class _BrainSession:
         """Let the reader process a cancel, and wait until a slow client has read."""
         await asyncio.sleep(0)
         await self._has_room.wait()
+
+
+def _private_socket(path: Path) -> socket.socket:
+    """Return a Unix socket that only this user can open; it does not listen yet."""
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        made.bind(str(path))
+        path.chmod(0o600)
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 async def _refuse(connection: ServerConnection, refusal: _Refusal) -> None:

@@ -44,7 +44,7 @@ from appliance.runtime.driver import Driver, Observer
 from appliance.service.announcer import LocalAnnouncer
 from appliance.service.days import Days
 from appliance.service.extensions import agent_named, all_tools, hooks_named
-from appliance.service.systemd import Notifier, credentials_directory
+from appliance.service.systemd import Notifier, credentials_directory, runtime_directory
 from appliance.service.trace import TraceRecorder
 from appliance.service.turnlog import TurnLog
 from appliance.settings import Settings, read_api_key, read_instructions
@@ -237,8 +237,9 @@ class Appliance:
                         raise
                     log.warning("no offline fallback: %s", exc)
                     continue
-                server = await stack.enter_async_context(offline_brain(pipeline))
-                endpoint = Endpoint(url=endpoint_url(server.url, "offline"), headers=dict, name="offline brain")
+                brain = offline_brain(pipeline, folder=runtime_directory(self._environ))
+                server = await stack.enter_async_context(brain)
+                endpoint = Endpoint(endpoint_url(server.url, "offline"), server.headers, "offline brain")
             elif place == 0:
                 endpoint = Endpoint(endpoint_url(url, settings.link.model), self._headers, chosen.kind)
             else:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from appliance.brain.client_schema import CLIENT_EVENTS
-from appliance.brain.model import Close, GenerationRequest
+from appliance.brain.model import MAX_RESPONSES, Close, GenerationRequest
 from tests.support.served import MS, Served, names, silence, the_error, tone
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
@@ -889,3 +889,27 @@ def test_session_expires_after_sixty_minutes(served: Served) -> None:
     assert served.model.deadline is None
     assert served.say("anyone?") == []
     assert served.finish(response_id) == []
+
+
+# --- limits ------------------------------------------------------------------------------------------------------
+
+
+def test_a_further_response_of_a_full_session_is_refused_and_the_next_is_accepted_after_one_is_done() -> None:
+    served = Served()
+    out_of_band: dict[str, Any] = {"conversation": "none"}
+    first, *_ = [served.ask(**out_of_band) for _ in range(MAX_RESPONSES)]
+    error = the_error(served.send("response.create", event_id="one more", response=out_of_band))
+    assert (error["code"], error["event_id"]) == ("rate_limit_exceeded", "one more")
+    assert f"{MAX_RESPONSES} responses in progress" in error["message"]
+    assert len(served.generating) == MAX_RESPONSES
+    served.finish(first)
+    served.ask(**out_of_band)
+
+
+def test_a_response_for_which_the_server_has_no_room_is_refused() -> None:
+    room = False
+    served = Served(may_respond=lambda: room)
+    assert the_error(served.send("response.create"))["code"] == "rate_limit_exceeded"
+    assert not served.generating
+    room = True
+    served.ask()

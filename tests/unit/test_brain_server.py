@@ -338,3 +338,66 @@ async def test_closing_the_server_ends_sessions_in_the_middle_of_an_answer() -> 
         assert (caller.socket.close_code, pipeline.closed, server.sessions) == (1001, 1, 0)
         await server.close()
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+# --- limits ------------------------------------------------------------------------------------------------------
+
+OUT_OF_BAND = {"conversation": "none", "input": []}
+
+
+async def test_responses_beyond_the_maximum_of_the_server_get_an_error() -> None:
+    async with (
+        BrainServer(Endless(), max_responses=3) as server,
+        calling(server) as first,
+        calling(server) as second,
+    ):
+        for _ in range(2):
+            await first.send("response.create", response=OUT_OF_BAND)
+            await first.until("response.output_audio.delta")
+        await second.send("response.create", response=OUT_OF_BAND)
+        await second.until("response.output_audio.delta")
+        assert server.responses == 3
+        await second.send("response.create", event_id="mine", response=OUT_OF_BAND)
+        error = (await second.until("error"))[-1]["error"]
+        assert (error["code"], error["event_id"]) == ("rate_limit_exceeded", "mine")
+        assert "busy" in error["message"]
+        await first.send("response.cancel", response_id=None)
+    await eventually(lambda: server.responses == 0)
+
+
+async def test_flood_of_out_of_band_responses_is_refused_one_by_one_and_does_not_delay_another_client() -> None:
+    pipeline = Endless()
+    refused: list[str] = []
+    created: list[str] = []
+    overtaken: list[int] = []
+
+    async def read(hostile: Caller) -> None:
+        async for text in hostile.socket:
+            frame = json.loads(text)
+            if frame["type"] == "response.created":
+                created.append(frame["response"]["metadata"]["number"])
+            elif frame["type"] == "error":
+                assert frame["error"]["code"] == "rate_limit_exceeded"
+                refused.append(frame["error"]["event_id"])
+
+    async with (
+        BrainServer(pipeline) as server,
+        calling(server, ping_interval=None) as hostile,
+        calling(server) as other,
+    ):
+        reading = asyncio.create_task(read(hostile))
+        for number in map(str, range(6000)):
+            asked = OUT_OF_BAND | {"metadata": {"number": number}}
+            await hostile.send("response.create", event_id=number, response=asked)
+            if number == "1000":
+                await other.ask("hello")
+                answered = asyncio.create_task(other.until("response.output_audio.delta"))
+                answered.add_done_callback(lambda _: overtaken.append(len(refused)))
+        await eventually(lambda: len(refused) == 6000 - brain_model.MAX_RESPONSES)
+        await answered
+        assert server.responses == brain_model.MAX_RESPONSES + 1
+    await reading
+    numbers = list(map(str, range(6000)))
+    assert created == numbers[: brain_model.MAX_RESPONSES]
+    assert refused == numbers[brain_model.MAX_RESPONSES :]
+    assert overtaken[0] < len(refused), "the other client did not wait for the end of the flood"
