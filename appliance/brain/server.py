@@ -5,6 +5,9 @@ each utterance and each response runs in a task over the `VoicePipeline`. Everyt
 pipeline moves blocking work off it. Audio is sent faster than real time, in chunks of 150 ms, but no faster than the
 client reads it.
 
+No client can stall another one. A long frame is encoded and sent in slices. While too many bytes wait for a client, its
+events are not read; if it then reads nothing for `SLOW_READER_S`, its connection is closed with 1008.
+
 Like the live service, the server refuses a wrong key or a missing model *after* the handshake: it sends one ``error``
 event, then closes with the reason ``<error.type>.<error.code>``.
 """
@@ -19,8 +22,10 @@ import secrets
 import socket
 import string
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from http import HTTPStatus
+from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, assert_never
@@ -34,6 +39,7 @@ from websockets.typing import Subprotocol
 from appliance.brain.model import (
     BYTES_PER_MS,
     Close,
+    CodedAudio,
     Effect,
     EmitFrame,
     Generate,
@@ -52,9 +58,13 @@ logger = logging.getLogger(__name__)
 PATH = "/v1/realtime"
 MAX_FRAME_BYTES = 16 * 2**20  # an append may carry 15 MiB of base64
 CHUNK_BYTES = 150 * BYTES_PER_MS
+OUTBOX_BYTES = 4 * 2**20  # unsent bytes above which a client's events are not read
+SLOW_READER_S = 10.0
+SLICE_CHARS = 128_000  # a longer frame is sent in fragments
 OUTBOX_FRAMES = 16  # 2.4 s of audio; the socket's own buffers hold more
 CLOSE_TIMEOUT_S = 2.0  # a client that does not answer our close is dropped
 _ID_ALPHABET = string.ascii_letters + string.digits
+_AUDIO = secrets.token_hex(16)  # stands for audio in the text of a frame; no client can guess it
 _KEY_ENTRY = "openai-insecure-api-key."
 
 
@@ -65,6 +75,36 @@ class _Refusal(NamedTuple):
     type: str
     error_code: str
     message: str
+
+
+class _Frame(NamedTuple):
+    """A frame for the client, with its audio not yet encoded."""
+
+    text: str
+    audio: list[CodedAudio]
+
+    @classmethod
+    def of(cls, frame: Mapping[str, Any]) -> _Frame:
+        audio: list[CodedAudio] = []
+
+        def keep(one: CodedAudio) -> str:
+            audio.append(one)
+            return _AUDIO
+
+        return cls(json.dumps(frame, separators=(",", ":"), default=keep), audio)
+
+    @property
+    def size(self) -> int:
+        """Bytes held until the frame is sent."""
+        return len(self.text) + sum(len(one.pcm) for one in self.audio)
+
+    def slices(self) -> Iterator[str]:
+        texts = self.text.split(_AUDIO) if self.audio else [self.text]
+        for text, audio in zip_longest(texts, self.audio):
+            for at in range(0, len(text), SLICE_CHARS):
+                yield text[at : at + SLICE_CHARS]
+            if audio is not None:
+                yield from audio.slices()
 
 
 def _wire_logger() -> logging.Logger:
@@ -150,7 +190,11 @@ class BrainServer:
         server, self._server = self._server, None
         if server is not None:
             server.close()
-            await server.wait_closed()
+            waiting = asyncio.ensure_future(server.wait_closed())
+            await asyncio.wait([waiting], timeout=2 * CLOSE_TIMEOUT_S)
+            for session in self._sessions:  # their clients do not read
+                session.abort()
+            await waiting
 
     @property
     def url(self) -> str:
@@ -180,6 +224,11 @@ class BrainServer:
     def sessions(self) -> int:
         """Number of open sessions."""
         return len(self._sessions)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that wait until clients have read."""
+        return sum(session.unsent_bytes for session in self._sessions)
 
     @property
     def responses(self) -> int:
@@ -256,7 +305,10 @@ class _BrainSession:
             ids=_new_id,
             may_respond=may_respond,
         )
-        self._outbox: asyncio.Queue[str | Close] = asyncio.Queue()
+        self._outbox: asyncio.Queue[_Frame | Close] = asyncio.Queue()
+        self.unsent_bytes = 0
+        """Bytes of the frames in the outbox, and of the frame that is being sent."""
+        self._has_sent = asyncio.Event()
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._deadline_moved = asyncio.Event()
@@ -286,8 +338,34 @@ class _BrainSession:
             async for frame in self._connection:
                 self._apply(self._model.receive(frame, self._clock()))
                 await asyncio.sleep(0)  # the iteration does not yield while frames are waiting
+                await self._wait_for_reader()
+        except TimeoutError:
+            logger.warning("session closed: the client read nothing for %g s", SLOW_READER_S)
+            await self._drop(1008, "invalid_request_error.slow_reader")
         except ConnectionClosed as closed:
             logger.info("session lost: %s", closed)
+
+    async def _wait_for_reader(self) -> None:
+        """Wait until the client has read enough.
+
+        Raises:
+            TimeoutError: It has read nothing for `SLOW_READER_S`.
+        """
+        while self.unsent_bytes > OUTBOX_BYTES:
+            self._has_sent.clear()
+            async with asyncio.timeout(SLOW_READER_S):
+                await self._has_sent.wait()
+
+    async def _drop(self, code: int, reason: str) -> None:
+        """Close in the middle of a frame, within `CLOSE_TIMEOUT_S`; the library's ``close`` waits for the reader."""
+        with suppress(TimeoutError, ConnectionClosed):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S), self._connection.send_context():
+                self._connection.protocol.fail(code, reason)
+        self.abort()
+
+    def abort(self) -> None:
+        """Close the socket without a closing handshake."""
+        self._connection.transport.abort()
 
     async def _write(self) -> None:
         try:
@@ -298,9 +376,21 @@ class _BrainSession:
                 if isinstance(mail, Close):
                     await self._connection.close(mail.code, mail.reason)
                     return
-                await self._connection.send(mail)
+                if mail.size <= SLICE_CHARS:
+                    await self._connection.send("".join(mail.slices()))
+                else:
+                    await self._connection.send(self._in_turn(mail))
+                self.unsent_bytes -= mail.size
+                self._has_sent.set()
         except ConnectionClosed:
             return  # `_read` sees it too, and ends the session
+
+    async def _in_turn(self, frame: _Frame) -> AsyncIterator[str]:
+        """Yield the frame in slices, and let the other sessions run between them."""
+        for part in frame.slices():
+            yield part
+            self._has_sent.set()
+            await asyncio.sleep(0)
 
     async def _keep_time(self) -> None:
         while (deadline := self._model.deadline) is not None:
@@ -315,7 +405,7 @@ class _BrainSession:
         for effect in effects:
             match effect:
                 case EmitFrame(frame):
-                    self._post(json.dumps(frame, separators=(",", ":")))
+                    self._post(_Frame.of(frame))
                 case Close():
                     self._post(effect)
                 case Transcribe(item_id, pcm, tools):
@@ -329,8 +419,9 @@ class _BrainSession:
                     assert_never(effect)
         self._deadline_moved.set()
 
-    def _post(self, mail: str | Close) -> None:
+    def _post(self, mail: _Frame | Close) -> None:
         self._outbox.put_nowait(mail)
+        self.unsent_bytes += mail.size if isinstance(mail, _Frame) else 0
         if self._outbox.qsize() >= OUTBOX_FRAMES:
             self._has_room.clear()
 

@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
 from appliance.brain import model as brain_model
+from appliance.brain import server as brain_server
 from appliance.brain.server import BrainServer
 from appliance.errors import ApplianceError, SpeechError
 from appliance.speech.stages import Part, ResponseRequest, SpokenPart, Transcript
@@ -401,3 +402,77 @@ async def test_flood_of_out_of_band_responses_is_refused_one_by_one_and_does_not
     assert created == numbers[: brain_model.MAX_RESPONSES]
     assert refused == numbers[brain_model.MAX_RESPONSES :]
     assert overtaken[0] < len(refused), "the other client did not wait for the end of the flood"
+
+
+def message(pcm: bytes) -> dict[str, Any]:
+    part = {"type": "input_audio", "audio": base64.b64encode(pcm).decode(), "transcript": "known"}
+    return {"id": "long", "type": "message", "role": "user", "content": [part]}
+
+
+async def test_short_item_is_retrieved_with_its_audio_in_one_frame() -> None:
+    async with BrainServer(ScriptedPipeline()) as server, calling(server) as caller:
+        await caller.send("conversation.item.create", item=message(sine(300)))
+        await caller.send("conversation.item.retrieve", item_id="long")
+        item = (await caller.until("conversation.item.retrieved"))[-1]["item"]
+        assert base64.b64decode(item["content"][0]["audio"]) == sine(300)
+
+
+async def test_many_long_items_are_sent_in_slices_while_another_client_is_answered() -> None:
+    pcm = bytes(range(256)) * 24_000  # 6 MB
+    longest = 0
+
+    async def watch() -> None:
+        nonlocal longest
+        while True:
+            longest = max(longest, server.unsent_bytes)
+            await asyncio.sleep(0)
+
+    async with BrainServer(ScriptedPipeline()) as server, calling(server, max_size=None) as greedy:
+        await greedy.send("conversation.item.create", item=message(pcm))
+        await greedy.until("conversation.item.done")
+        for _ in range(10):
+            await greedy.send("conversation.item.retrieve", item_id="long")
+        watching = asyncio.create_task(watch())
+        parts = [part async for part in greedy.socket.recv_streaming()]
+        assert len(parts) > len(pcm) // 96_000, "one fragment for each slice"
+        assert base64.b64decode(json.loads("".join(map(str, parts)))["item"]["content"][0]["audio"]) == pcm
+        async with calling(server) as other:
+            await other.ask("hello")
+            await other.until("response.done")
+        assert server.unsent_bytes, "the other client did not wait for the end of the long items"
+        for _ in range(9):
+            assert (await greedy.next())["type"] == "conversation.item.retrieved"
+        watching.cancel()
+    assert longest <= brain_server.OUTBOX_BYTES + len(pcm) + 10_000
+
+
+async def test_slow_reader_is_closed_with_1008_and_a_reason(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(brain_server, "SLOW_READER_S", 0.05)
+    async with (
+        BrainServer(ScriptedPipeline()) as server,
+        calling(server, max_queue=1, max_size=None, ping_interval=None) as caller,
+    ):
+        await caller.send("conversation.item.create", item=message(bytes(6_000_000)))
+        await caller.until("conversation.item.done")
+        for _ in range(40):
+            await caller.send("conversation.item.retrieve", item_id="long")
+        await eventually(lambda: "the client read nothing" in caplog.text)
+        code, reason = await caller.closed()
+        assert (code, reason) == (1008, "invalid_request_error.slow_reader")
+        await eventually(lambda: not server.sessions)
+
+
+async def test_closing_the_server_does_not_wait_for_a_client_that_does_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(brain_server, "CLOSE_TIMEOUT_S", 0.05)
+    server = BrainServer(ScriptedPipeline())
+    async with server, calling(server, max_queue=1, max_size=None, ping_interval=None) as caller:
+        await caller.send("conversation.item.create", item=message(bytes(6_000_000)))
+        await caller.until("conversation.item.done")
+        await caller.send("conversation.item.retrieve", item_id="long")
+        await eventually(lambda: server.unsent_bytes > 6_000_000)
+        await server.close()
+        assert server.sessions == 0
