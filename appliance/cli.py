@@ -93,6 +93,8 @@ def command_parser() -> argparse.ArgumentParser:
     brain.add_argument(
         "--token-env", default="APPLIANCE_BRAIN_TOKEN", metavar="NAME", help="variable with the token (%(default)s)"
     )
+    brain.add_argument("--tls-cert", type=Path, metavar="FILE", help="serve wss with this PEM certificate")
+    brain.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, if it is not in the same file")
     config = add("config", _config, "Show or check the settings.", settings)
     config.add_argument("action", choices=("show", "check"))
     replay = add("replay", _replay, "Replay a recorded trace and compare the commands.")
@@ -158,6 +160,7 @@ def _ask(arguments: argparse.Namespace) -> int:
 
 
 def _brain(arguments: argparse.Namespace) -> int:
+    from appliance.brain.admission import server_tls
     from appliance.brain.offline import serving
     from appliance.brain.server import BrainServer
     from appliance.service.app import open_pipeline, open_wording
@@ -165,13 +168,16 @@ def _brain(arguments: argparse.Namespace) -> int:
 
     settings = _settings(arguments)
     set_up_logging(settings.service.log_level, os.environ)
+    if arguments.tls_key and not arguments.tls_cert:
+        raise SettingsError("--tls-key: give --tls-cert too")
+    tls = server_tls(arguments.tls_cert, arguments.tls_key) if arguments.tls_cert else None
 
     async def serve() -> None:
         stopped = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
         token = os.environ.get(arguments.token_env) or None
         pipeline = open_pipeline(settings, os.environ, open_wording(settings))
-        server = BrainServer(pipeline, host=arguments.host, port=arguments.port, token=token)
+        server = BrainServer(pipeline, host=arguments.host, port=arguments.port, token=token, tls=tls)
         async with serving(pipeline, server):
             print(server.url, flush=True)
             await stopped.wait()

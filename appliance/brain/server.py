@@ -15,27 +15,34 @@ event, then closes with the reason ``<error.type>.<error.code>``.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import logging
 import secrets
 import socket
+import ssl
 import string
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from http import HTTPStatus
 from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, assert_never
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote
 
 from websockets.asyncio.server import Server, ServerConnection, serve, unix_serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
+from appliance.brain.admission import (
+    PATH,
+    Guesses,
+    HttpConnection,
+    has_key,
+    refused_request,
+    too_many_attempts,
+)
 from appliance.brain.model import (
     BYTES_PER_MS,
     Close,
@@ -55,7 +62,6 @@ __all__ = ["BrainServer"]
 
 logger = logging.getLogger(__name__)
 
-PATH = "/v1/realtime"
 MAX_FRAME_BYTES = 16 * 2**20  # an append may carry 15 MiB of base64
 CHUNK_BYTES = 150 * BYTES_PER_MS
 OUTBOX_BYTES = 4 * 2**20  # unsent bytes above which a client's events are not read
@@ -65,7 +71,6 @@ OUTBOX_FRAMES = 16  # 2.4 s of audio; the socket's own buffers hold more
 CLOSE_TIMEOUT_S = 2.0  # a client that does not answer our close is dropped
 _ID_ALPHABET = string.ascii_letters + string.digits
 _AUDIO = secrets.token_hex(16)  # stands for audio in the text of a frame; no client can guess it
-_KEY_ENTRY = "openai-insecure-api-key."
 
 
 class _Refusal(NamedTuple):
@@ -75,6 +80,9 @@ class _Refusal(NamedTuple):
     type: str
     error_code: str
     message: str
+
+
+_WRONG_KEY = _Refusal(3000, "invalid_request_error", "invalid_api_key", "Incorrect API key provided.")
 
 
 class _Frame(NamedTuple):
@@ -123,13 +131,15 @@ class BrainServer:
         host: Address to listen on. Any address except loopback needs a `token`.
         port: 0 picks a free port; see `url`.
         socket_path: Listen on a Unix socket of mode 0600 at this path instead of on `host` and `port`.
-        token: Key that clients must send as ``Authorization: Bearer …``; None accepts every client.
+        token: Key that clients must send as ``Authorization: Bearer …``, in ASCII; None accepts every client.
+        tls: Serve ``wss`` with this context; see `admission.server_tls`.
         max_sessions: Further connections are refused with close code 1013.
         max_responses: Unfinished responses of all sessions together; a further one gets an ``error`` event with the
             code ``rate_limit_exceeded``. Each session has its own maximum too, see `ServerModel`.
 
     Raises:
-        ApplianceError: A network address without a token, or the server cannot listen on the address.
+        ApplianceError: A network address without a token, a token that no header can carry, or the server cannot listen
+            on the address.
     """
 
     def __init__(
@@ -140,6 +150,7 @@ class BrainServer:
         port: int = 0,
         socket_path: Path | None = None,
         token: str | None = None,
+        tls: ssl.SSLContext | None = None,
         max_sessions: int = 8,
         max_responses: int = 32,
     ) -> None:
@@ -147,11 +158,18 @@ class BrainServer:
             raise ApplianceError(
                 f"the offline brain on {host!r} would be open to the network: give it a token, or listen on 127.0.0.1"
             )
+        if token and not (token.isascii() and token.isprintable() and " " not in token):
+            raise ApplianceError(
+                "the offline brain's token has a space or a character that is not ASCII: choose another"
+            )
         self._pipeline = pipeline
         self._host = host
         self._port = port
         self._socket_path = socket_path
         self._token = token or None
+        self._tls = tls
+        self._guesses = Guesses()
+        self._checking: set[asyncio.Task[Any]] = set()
         self._max_sessions = max_sessions
         self._max_responses = max_responses
         self._sessions: set[_BrainSession] = set()
@@ -159,7 +177,9 @@ class BrainServer:
 
     async def __aenter__(self) -> BrainServer:
         options: dict[str, Any] = {
+            "create_connection": HttpConnection,
             "process_request": self._check_request,
+            "ssl": self._tls,
             "select_subprotocol": _select_subprotocol,
             "max_size": MAX_FRAME_BYTES,
             "compression": None,  # base64 audio hardly compresses, and loopback has bandwidth to spare
@@ -189,6 +209,8 @@ class BrainServer:
         """Close all sessions with code 1001 and wait for their tasks to end."""
         server, self._server = self._server, None
         if server is not None:
+            for task in self._checking:
+                task.cancel()
             server.close()
             waiting = asyncio.ensure_future(server.wait_closed())
             await asyncio.wait([waiting], timeout=2 * CLOSE_TIMEOUT_S)
@@ -207,7 +229,7 @@ class BrainServer:
         if self._socket_path is not None:
             return f"ws+unix:{quote(str(self._socket_path))}:{PATH}"
         host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"ws://{host}:{self.port}{PATH}"
+        return f"{'wss' if self._tls else 'ws'}://{host}:{self.port}{PATH}"
 
     def headers(self) -> dict[str, str]:
         """Return the headers that let a client in; they contain the token."""
@@ -236,19 +258,32 @@ class BrainServer:
         return sum(session.responses for session in self._sessions)
 
     def _check_request(self, connection: ServerConnection, request: Request) -> Response | None:
-        if urlsplit(request.path).path != PATH:
-            return connection.respond(HTTPStatus.NOT_FOUND, f"The Realtime protocol is served at {PATH}\n")
-        origin = request.headers.get("Origin")
-        if self._token is None and origin is not None and not is_loopback(urlsplit(origin).hostname or ""):
-            # Any page in a browser on this machine can reach loopback; without a token, refuse it.
-            return connection.respond(HTTPStatus.FORBIDDEN, "Pages of other hosts need a token\n")
-        return None
+        if (refused := refused_request(request, token=self._token)) is not None:
+            return refused
+        return too_many_attempts(request) if self._guesses.is_full(_host_of(connection)) else None
+
+    async def _is_admitted(self, connection: ServerConnection, request: Request) -> bool:
+        if self._token is None:
+            return True
+        is_right = has_key(request, self._token)
+        if self._socket_path is not None:  # a random key: guessing is hopeless, and must not delay the right client
+            return is_right
+        task = asyncio.current_task()
+        assert task is not None
+        self._checking.add(task)
+        try:
+            return await self._guesses.check(_host_of(connection), is_right=is_right)
+        finally:
+            self._checking.discard(task)
 
     async def _serve(self, connection: ServerConnection) -> None:
         request = connection.request
         assert request is not None  # set before the handler runs
-        query = parse_qs(urlsplit(request.path).query)
-        if (refusal := self._refusal(request, query)) is not None:
+        target = request.path.encode("ascii", "surrogateescape").decode("utf-8", "replace")
+        query = parse_qs(target.partition("?")[2])
+        is_admitted = await self._is_admitted(connection, request)
+        refusal = self._refusal(request, query) if is_admitted else _WRONG_KEY
+        if refusal is not None:
             logger.info("session refused: %s.%s", refusal.type, refusal.error_code)
             await _refuse(connection, refusal)
             return
@@ -266,10 +301,6 @@ class BrainServer:
 
     def _refusal(self, request: Request, query: Mapping[str, list[str]]) -> _Refusal | None:
         invalid = "invalid_request_error"
-        if self._token is not None and not any(
-            hmac.compare_digest(key.encode(), self._token.encode()) for key in _keys(request)
-        ):
-            return _Refusal(3000, invalid, "invalid_api_key", "Incorrect API key provided.")
         if "realtime=v1" in ",".join(request.headers.get_all("OpenAI-Beta")):
             text = "The Realtime Beta API is no longer supported. Please use /v1/realtime for the GA API."
             return _Refusal(4000, invalid, "beta_api_shape_disabled", text)
@@ -520,14 +551,10 @@ def _select_subprotocol(_: ServerConnection, offered: Sequence[Subprotocol]) -> 
     return Subprotocol("realtime") if "realtime" in offered else None
 
 
-def _keys(request: Request) -> list[str]:
-    """Return the keys that a client sent: bearer tokens, and the subprotocol entries of browsers."""
-    bearers = [value.partition(" ") for value in request.headers.get_all("Authorization")]
-    keys = [key.strip() for scheme, _, key in bearers if scheme.lower() == "bearer"]
-    for header in request.headers.get_all("Sec-WebSocket-Protocol"):
-        entries = (entry.strip() for entry in header.split(","))
-        keys += [entry.removeprefix(_KEY_ENTRY) for entry in entries if entry.startswith(_KEY_ENTRY)]
-    return keys
+def _host_of(connection: ServerConnection) -> str:
+    """Return the address of a client, without its port; "" on a Unix socket."""
+    address = connection.remote_address
+    return str(address[0]) if address else ""
 
 
 def _new_id(prefix: str) -> str:
