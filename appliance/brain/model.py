@@ -465,12 +465,14 @@ class ServerModel:
         return self._effects()
 
     def transcription_failed(self, item_id: str, message: str, *, code: str = "transcription_failed") -> list[Effect]:
-        """Report that the recogniser failed on an utterance."""
+        """Report that the recogniser failed on an utterance; an ``error`` event if the client wants no transcripts."""
         item = self._unheard.pop(item_id, None)
         if item is None:
             return []
-        if self._transcribes:
-            error = {"type": "server_error", "code": code, "message": message, "param": None}
+        error = {"type": "server_error", "code": code, "message": message, "param": None}
+        if not self._transcribes:
+            self._emit("error", error=error | {"event_id": None})
+        else:
             self._emit(_TRANSCRIPTION + "failed", item_id=item_id, content_index=next(iter(item.audio)), error=error)
         self._heard(item_id)
         return self._effects()

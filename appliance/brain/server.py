@@ -55,7 +55,7 @@ from appliance.brain.model import (
     StopGenerating,
     Transcribe,
 )
-from appliance.errors import ApplianceError, SpeechError, is_loopback
+from appliance.errors import ApplianceError, SpeechBusy, SpeechError, is_loopback
 from appliance.speech.stages import CallPart, Part, ResponseRequest, SpokenPart, TextPart, VoicePipeline, closed_after
 
 __all__ = ["BrainServer"]
@@ -134,8 +134,9 @@ class BrainServer:
         token: Key that clients must send as ``Authorization: Bearer …``, in ASCII; None accepts every client.
         tls: Serve ``wss`` with this context; see `admission.server_tls`.
         max_sessions: Further connections are refused with close code 1013.
-        max_responses: Unfinished responses of all sessions together; a further one gets an ``error`` event with the
-            code ``rate_limit_exceeded``. Each session has its own maximum too, see `ServerModel`.
+        max_responses: Unfinished responses of all sessions together, by default two for each of `max_sessions`; a
+            further one gets an ``error`` event with the code ``rate_limit_exceeded``. Each session has its own maximum
+            too, see `ServerModel`.
 
     Raises:
         ApplianceError: A network address without a token, a token that no header can carry, or the server cannot listen
@@ -152,7 +153,7 @@ class BrainServer:
         token: str | None = None,
         tls: ssl.SSLContext | None = None,
         max_sessions: int = 8,
-        max_responses: int = 32,
+        max_responses: int | None = None,
     ) -> None:
         if not token and socket_path is None and not is_loopback(host):
             raise ApplianceError(
@@ -171,7 +172,7 @@ class BrainServer:
         self._guesses = Guesses()
         self._checking: set[asyncio.Task[Any]] = set()
         self._max_sessions = max_sessions
-        self._max_responses = max_responses
+        self._max_responses = max(32, 2 * max_sessions) if max_responses is None else max_responses
         self._sessions: set[_BrainSession] = set()
         self._server: Server | None = None
 
@@ -468,7 +469,8 @@ class _BrainSession:
             heard = await self._pipeline.transcribe(pcm, tools=tools)
         except SpeechError as error:
             logger.warning("transcription of %d ms failed: %s", len(pcm) // BYTES_PER_MS, error)
-            self._apply(self._model.transcription_failed(item_id, str(error)))
+            code = "rate_limit_exceeded" if isinstance(error, SpeechBusy) else "transcription_failed"
+            self._apply(self._model.transcription_failed(item_id, str(error), code=code))
             return
         logger.info("transcribed %d ms in %.0f ms", len(pcm) // BYTES_PER_MS, 1000 * (self._clock() - started))
         self._apply(self._model.transcribed(item_id, heard.text))

@@ -454,11 +454,17 @@ def open_wording(settings: Settings) -> Wording:
 
 
 def open_pipeline(
-    settings: Settings, environ: Mapping[str, str], wording: Wording, *, remark: Callable[[str], None] = log.warning
+    settings: Settings,
+    environ: Mapping[str, str],
+    wording: Wording,
+    *,
+    recognisers: int = 1,
+    remark: Callable[[str], None] = log.warning,
 ) -> ChainedPipeline:
     """Build the offline brain's pipeline from the settings.
 
     Args:
+        recognisers: See `build_pipeline`; a Raspberry Pi with 512 MB has room for one.
         remark: See `build_pipeline`.
 
     Raises:
@@ -478,6 +484,7 @@ def open_pipeline(
         chat_model=brain.chat_model,
         chat_key=environ.get(brain.chat_key_env, "") if brain.chat_key_env else "",
         voice=brain.voice,
+        recognisers=recognisers,
         wording=wording,
         remark=remark,
     )

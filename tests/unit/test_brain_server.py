@@ -22,7 +22,7 @@ from appliance.brain import admission
 from appliance.brain import model as brain_model
 from appliance.brain import server as brain_server
 from appliance.brain.server import BrainServer
-from appliance.errors import ApplianceError, SettingsError, SpeechError
+from appliance.errors import ApplianceError, SettingsError, SpeechBusy, SpeechError
 from appliance.speech.stages import Part, ResponseRequest, SpokenPart, Transcript
 from tests.support.oracle import check_server_frame
 from tests.support.scripted import ScriptedPipeline, sine
@@ -625,3 +625,20 @@ async def test_wss_with_a_certificate(tmp_path: Path) -> None:
             assert (await caller.next())["type"] == "session.created"
         status, _ = await http(server, "POST / HTTP/1.1", tls=trust)
         assert status == 405
+
+
+class Busy(ScriptedPipeline):
+    async def transcribe(self, pcm: bytes, *, tools: Sequence[Mapping[str, Any]]) -> Transcript:
+        raise SpeechBusy("the speech recogniser is busy")
+
+
+@pytest.mark.parametrize("transcription", [{"model": "m"}, None])
+async def test_busy_recogniser_is_an_error_with_or_without_transcripts(transcription: Any) -> None:
+    session = {"type": "realtime", "audio": {"input": {"turn_detection": None, "transcription": transcription}}}
+    async with BrainServer(Busy()) as server, calling(server) as caller:
+        await caller.send("session.update", session=session)
+        await caller.send("input_audio_buffer.append", audio=base64.b64encode(sine(200)).decode())
+        await caller.send("input_audio_buffer.commit")
+        name = "conversation.item.input_audio_transcription.failed" if transcription else "error"
+        error = (await caller.until(name))[-1]["error"]
+        assert (error["code"], error["message"]) == ("rate_limit_exceeded", "the speech recogniser is busy")
