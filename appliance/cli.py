@@ -99,11 +99,31 @@ def command_parser() -> argparse.ArgumentParser:
     brain.add_argument(
         "--token-env", default="APPLIANCE_BRAIN_TOKEN", metavar="NAME", help="variable with the token (%(default)s)"
     )
+    brain.add_argument(
+        "--max-sessions", type=_count, default=8, metavar="N", help="sessions at once (default: %(default)s)"
+    )
+    brain.add_argument(
+        "--recognisers",
+        type=_count,
+        default=len(os.sched_getaffinity(0)),
+        metavar="N",
+        help="utterances recognised at once, each by a process of about 150 MB (default: the cores, %(default)s)",
+    )
+    brain.add_argument("--tls-cert", type=Path, metavar="FILE", help="serve wss with this PEM certificate")
+    brain.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, if it is not in the same file")
     config = add("config", _config, "Show or check the settings.", settings)
     config.add_argument("action", choices=("show", "check"))
     replay = add("replay", _replay, "Replay a recorded trace and compare the commands.")
     replay.add_argument("trace", type=Path, metavar="FILE")
     return parser
+
+
+def _count(text: str) -> int:
+    """Read a whole number of at least 1."""
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text}: at least 1")
+    return count
 
 
 # --- the commands ------------------------------------------------------------------------------------------------
@@ -164,19 +184,32 @@ def _ask(arguments: argparse.Namespace) -> int:
 
 
 def _brain(arguments: argparse.Namespace) -> int:
-    from appliance.brain.offline import offline_brain
+    from appliance.brain.admission import server_tls
+    from appliance.brain.offline import serving
+    from appliance.brain.server import BrainServer
     from appliance.service.app import open_pipeline, open_wording
     from appliance.service.logging_setup import set_up_logging
 
     settings = _settings(arguments)
     set_up_logging(settings.service.log_level, os.environ)
+    if arguments.tls_key and not arguments.tls_cert:
+        raise SettingsError("--tls-key: give --tls-cert too")
+    tls = server_tls(arguments.tls_cert, arguments.tls_key) if arguments.tls_cert else None
 
     async def serve() -> None:
         stopped = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
         token = os.environ.get(arguments.token_env) or None
-        pipeline = open_pipeline(settings, os.environ, open_wording(settings))
-        async with offline_brain(pipeline, host=arguments.host, port=arguments.port, token=token) as server:
+        pipeline = open_pipeline(settings, os.environ, open_wording(settings), recognisers=arguments.recognisers)
+        server = BrainServer(
+            pipeline,
+            host=arguments.host,
+            port=arguments.port,
+            token=token,
+            tls=tls,
+            max_sessions=arguments.max_sessions,
+        )
+        async with serving(pipeline, server):
             print(server.url, flush=True)
             await stopped.wait()
 

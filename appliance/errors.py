@@ -19,7 +19,8 @@
      │       └─ PinLibraryMissing (SettingsError)   its Python package is missing or unusable; exit status 2
      ├─ ToolError                      a tool was declared or called wrongly
      ├─ SpeechError                    an engine of the offline brain is missing or failed
-     │  └─ LanguageError               a phrase book, an engine or a voice does not have the language
+     │  ├─ LanguageError               a phrase book, an engine or a voice does not have the language
+     │  └─ SpeechBusy                  all recognisers are busy, and too many utterances wait
      └─ StorageError (OSError)         a file could not be written (disk full, no permission)
 
 Errors are raised where the cause is known, and reported once, where the program can act on them.
@@ -50,6 +51,7 @@ __all__ = [
     "RemoteProtocolError",
     "SessionNotOpen",
     "SettingsError",
+    "SpeechBusy",
     "SpeechError",
     "StorageError",
     "ToolError",
@@ -188,6 +190,10 @@ class SpeechError(ApplianceError):
 
 class LanguageError(SpeechError):
     """A phrase book, an engine or a voice does not have the language."""
+
+
+class SpeechBusy(SpeechError):
+    """All recognisers are busy, and too many utterances wait."""
 
 
 class StorageError(ApplianceError, OSError):

@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks import capacity
+
 CLIENTS = {"appliance": "ours", "openai-agents": "agents_sdk", "bare": "bare"}
 IMPORTS = 5
 
@@ -47,9 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures = {name: _client(module, port, arguments.seconds) for name, module in CLIENTS.items()}
         daemon = _least([_run("benchmarks.clients.ours", "daemon", "", "0") for _ in range(IMPORTS)])
         latency = _latency(port)
+    print("measuring the capacity of the offline brain …", file=sys.stderr, flush=True)
+    sessions = capacity.run()
     _print(figures, daemon, latency, arguments.seconds)
+    print("\nThe offline brain, with one recogniser for each core:\n")
+    capacity.print_rows(sessions)
     if arguments.json is not None:
-        everything = {"clients": figures, "daemon": daemon, "latency": latency}
+        everything = {"clients": figures, "daemon": daemon, "latency": latency, "capacity": sessions}
         arguments.json.write_text(json.dumps(everything, indent=2), encoding="utf-8")
     return 0
 

@@ -86,7 +86,7 @@ class Script:
             if isinstance(effect, EmitFrame):
                 if effect.frame["type"] == "response.output_audio.delta":
                     self._write("sent delta", time.monotonic())
-                await self._connection.send(json.dumps(effect.frame))
+                await self._connection.send(json.dumps(effect.frame, default=str))
             elif isinstance(effect, Generate):
                 self._speaking.append(asyncio.create_task(self._speak(effect.response_id)))
 

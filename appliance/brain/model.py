@@ -21,9 +21,13 @@ one cannot hide a bug in the other.
   that it must answer has a result (`transcribed` or `transcription_failed`), because a workflow works on text. With
   ``wait_for_transcripts=False`` both are emitted together, and a transcript may arrive at any time.
 * **At most one response is active in the conversation**; out-of-band ones (``conversation: "none"``) run in parallel.
+  Beyond `MAX_RESPONSES` unfinished ones, a response is refused with ``rate_limit_exceeded``.
 * **A refused event has no effect** except one `EmitFrame` of an ``error`` that echoes its ``event_id``.
 * **Turn detection** follows the energy of the audio (`vad`). ``semantic_vad`` uses the same detector; its eagerness
   only selects the silence that ends a turn.
+
+* **Memory is bounded.** An item is refused with ``conversation_full`` if the conversation has `MAX_ITEMS` items, or
+  `MAX_ITEM_BYTES` of text and images. For audio the same bytes are freed: the oldest items keep their transcripts only.
 
 Limits: MCP tools, transcription sessions and ``output_audio_buffer.clear`` are refused. ``rate_limits.updated`` is
 never sent, because nothing is limited. Context is never truncated. Audio token counts follow the live service (1 per
@@ -36,7 +40,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import count
@@ -49,6 +53,7 @@ from appliance.realtime.protocol import SAMPLE_RATE
 
 __all__ = [
     "Close",
+    "CodedAudio",
     "Effect",
     "EmitFrame",
     "Generate",
@@ -62,6 +67,9 @@ BYTES_PER_MS = SAMPLE_RATE * 2 // 1000
 MIN_COMMIT_MS = 100  # the live service refuses less
 MAX_SESSION_S = 3600.0  # the live service closes the session after this time
 MAX_BUFFER_S = 600  # 29 MB; bounds the memory of a client that never commits
+MAX_ITEMS = 2_000  # about 500 turns with calls
+MAX_ITEM_BYTES = 48 * 2**20  # 17 minutes of audio
+MAX_RESPONSES = 8  # unfinished ones of a session; out-of-band responses run in parallel
 MAX_QUIET_S = 60  # audio kept before speech starts, with turn detection
 
 DEFAULT_INSTRUCTIONS = "You are a helpful assistant. Answer briefly, in one or two spoken sentences."
@@ -87,6 +95,8 @@ _SEMANTIC_VAD: JsonObject = {
 }
 _SEMANTIC_SILENCE_MS = {"low": 1500, "medium": 800, "auto": 800, "high": 400}
 
+_SLICE_BYTES = 96_000  # 2 s
+
 Status: TypeAlias = Literal["completed", "cancelled", "failed", "incomplete"]
 
 
@@ -95,10 +105,35 @@ Status: TypeAlias = Literal["completed", "cancelled", "failed", "incomplete"]
 
 
 @dataclass(frozen=True, slots=True)
+class CodedAudio:
+    """A long base64 string in a frame, encoded slice by slice when the frame is sent."""
+
+    pcm: bytes = field(repr=False)
+    """PCM16 mono at 24 kHz."""
+    wire_format: JsonObject
+    """The session's format, which the text has."""
+
+    def __str__(self) -> str:
+        return "".join(self.slices())
+
+    def slices(self) -> Iterator[str]:
+        """Yield the base64 text in pieces of at most 128,004 characters."""
+        encoder, rest = _encoder(self.wire_format), b""
+        for at in range(0, len(self.pcm), _SLICE_BYTES):
+            part = self.pcm[at : at + _SLICE_BYTES]
+            coded = rest + (part if encoder is None else encoder.encode(part))
+            whole = len(coded) - len(coded) % 3  # base64 joins only after whole groups of three bytes
+            rest = coded[whole:]
+            yield _base64(coded[:whole])
+        yield _base64(rest if encoder is None else rest + encoder.flush())
+
+
+@dataclass(frozen=True, slots=True)
 class EmitFrame:
     """Send one frame to the client."""
 
     frame: JsonObject
+    """JSON, except that a string may be a `CodedAudio`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +216,14 @@ class _Item:
     @property
     def type(self) -> str:
         return str(self.wire["type"])
+
+    @property
+    def size(self) -> int:
+        """Bytes of audio, and characters of text and images."""
+        values = [*self.wire.values(), *(value for part in self.wire.get("content", ()) for value in part.values())]
+        return sum(len(one) for one in values if isinstance(one, str)) + sum(
+            len(one.pcm) for one in self.audio.values()
+        )
 
     def copy(self) -> JsonObject:
         return deepcopy(self.wire)
@@ -320,6 +363,7 @@ class ServerModel:
         wall_s: Unix seconds at `now`, for ``session.expires_at``.
         ids: Returns a new id for a prefix ("item" → "item_…"), at most 32 characters; default: a counter.
         wait_for_transcripts: See the module docstring.
+        may_respond: Returns False while the server as a whole has as many unfinished responses as it takes.
     """
 
     def __init__(
@@ -331,11 +375,13 @@ class ServerModel:
         wall_s: int = 0,
         ids: Callable[[str], str] | None = None,
         wait_for_transcripts: bool = True,
+        may_respond: Callable[[], bool] = lambda: True,
     ) -> None:
         self._ids = ids or _counter()
         self._now = now
         self._expires_at = now + MAX_SESSION_S
         self._waits_for_transcripts = wait_for_transcripts
+        self._may_respond = may_respond
         self._session = _new_session(session_id, model, expires_at=wall_s + int(MAX_SESSION_S))
         self._conversation_id = self._ids("conv")
         self._items = _Conversation()
@@ -419,12 +465,14 @@ class ServerModel:
         return self._effects()
 
     def transcription_failed(self, item_id: str, message: str, *, code: str = "transcription_failed") -> list[Effect]:
-        """Report that the recogniser failed on an utterance."""
+        """Report that the recogniser failed on an utterance; an ``error`` event if the client wants no transcripts."""
         item = self._unheard.pop(item_id, None)
         if item is None:
             return []
-        if self._transcribes:
-            error = {"type": "server_error", "code": code, "message": message, "param": None}
+        error = {"type": "server_error", "code": code, "message": message, "param": None}
+        if not self._transcribes:
+            self._emit("error", error=error | {"event_id": None})
+        else:
             self._emit(_TRANSCRIPTION + "failed", item_id=item_id, content_index=next(iter(item.audio)), error=error)
         self._heard(item_id)
         return self._effects()
@@ -566,6 +614,7 @@ class ServerModel:
                 f"Error committing input audio buffer: buffer too small. Expected at least {MIN_COMMIT_MS}ms of audio, "
                 f"but buffer only has {held_ms:.2f}ms of audio.",
             )
+        self._make_room(len(self._buffer.pcm))
         self._commit(self._speech_item_id or self._ids("item"), self._empty_buffer())
 
     def _empty_buffer(self) -> bytes:
@@ -580,6 +629,7 @@ class ServerModel:
         item = self._item_from(wire, "item")
         if item.type == "function_call_output":
             self._items.require_call(item.wire["call_id"])
+        self._make_room(item.size)
         self._items.insert(at, item)
         self._announce_item(item)
         self._transcribe(item)
@@ -588,12 +638,9 @@ class ServerModel:
         item = self._items.known(item_id, "item_retrieve_invalid_item_id", "retrieving")
         frame = item.copy()
         for i, audio in item.audio.items():
-            frame["content"][i]["audio"] = self._coded(audio, "output" if frame["role"] == "assistant" else "input")
+            side = "output" if frame["role"] == "assistant" else "input"
+            frame["content"][i]["audio"] = CodedAudio(bytes(audio.pcm), self._session["audio"][side]["format"])
         self._emit("conversation.item.retrieved", item=frame)
-
-    def _coded(self, audio: _Audio, side: Literal["input", "output"]) -> str:
-        encoder, pcm = _encoder(self._session["audio"][side]["format"]), bytes(audio.pcm)
-        return _base64(pcm if encoder is None else encoder.encode(pcm) + encoder.flush())
 
     def _truncate(self, item_id: str, content_index: int, audio_end_ms: int) -> None:
         item = self._items.known(item_id, "item_truncate_invalid_item_id", "truncating")
@@ -636,6 +683,9 @@ class ServerModel:
                 f"Conversation already has an active response in progress: {self._default.id}. "
                 "Wait until the response is finished before creating a new one.",
             )
+        self._check_rate()
+        if is_default:
+            self._make_room(0)
         request = self._effective(asked, is_default)
         context = list(self._items) if "input" not in asked else self._own_input(asked["input"])
         response = _Response(
@@ -652,6 +702,19 @@ class ServerModel:
             self._default, self._idle_at = response, None
         self._emit("response.created", response=response.wire("in_progress", None))
         self._generate_if_heard(response)
+
+    def _check_rate(self) -> None:
+        if len(self._responses) >= MAX_RESPONSES:
+            raise Refused(
+                "rate_limit_exceeded",
+                f"This session already has {MAX_RESPONSES} responses in progress, its maximum: "
+                "wait until one is finished, or cancel one.",
+            )
+        if not self._may_respond():
+            raise Refused(
+                "rate_limit_exceeded",
+                "The server is busy: it already has its maximum of responses in progress. Try again in a moment.",
+            )
 
     def _effective(self, asked: JsonObject, is_default: bool) -> JsonObject:
         session, output = self._session, asked.get("audio", {}).get("output", {})
@@ -672,6 +735,7 @@ class ServerModel:
     def _own_input(self, given: list[JsonObject]) -> list[_Item]:
         known = {i: self._referenced(one["id"], i) for i, one in enumerate(given) if one["type"] == "item_reference"}
         items = [known.get(i) or self._item_from(one, f"response.input[{i}]") for i, one in enumerate(given)]
+        self._make_room(sum(item.size for i, item in enumerate(items) if i not in known))
         for item in items:
             if self._items.find(item.id) is None:
                 self._transcribe(item)
@@ -832,6 +896,29 @@ class ServerModel:
         coded = audio_bytes(part["audio"], path, sample_bytes=2 if decoder is None else 1)
         return _Audio(bytearray(coded if decoder is None else decoder.decode(coded)), part.get("transcript"))
 
+    def _make_room(self, size: int) -> None:
+        """Drop the audio of the oldest items until one more item, of `size` bytes, fits.
+
+        Raises:
+            Refused: It does not fit.
+        """
+        if len(self._items) >= MAX_ITEMS:
+            text = f"The conversation has {MAX_ITEMS} items, its maximum: delete some, or open another session."
+            raise Refused("conversation_full", text)
+        used = {id(item): item for one in self._responses.values() for item in (*one.context, *one.output)}
+        items = {id(item): item for item in self._items} | used
+        excess = size + sum(item.size for item in items.values()) - MAX_ITEM_BYTES
+        for audio in [
+            audio for item in self._items for audio in item.audio.values() if item.wire["status"] == "completed"
+        ]:
+            if excess <= 0:
+                return
+            excess -= len(audio.pcm)
+            audio.pcm.clear()
+        if excess > 0:
+            text = f"The conversation holds {MAX_ITEM_BYTES >> 20} MiB, its maximum: delete some items first."
+            raise Refused("conversation_full", text)
+
     def _announce_item(self, item: _Item) -> None:
         previous = self._items.id_before(item)
         self._emit("conversation.item.added", previous_item_id=previous, item=item.copy())
@@ -892,15 +979,15 @@ class ServerModel:
         self._speech_item_id = None
         end_ms = frame * 1000 // SAMPLE_RATE
         self._emit("input_audio_buffer.speech_stopped", audio_end_ms=end_ms, item_id=item_id)
-        self._commit(item_id, self._buffer.take(frame))
-        self._respond_to_turn()
+        self._end_turn(item_id, self._buffer.take(frame))
 
-    def _respond_to_turn(self) -> None:
-        if not self._turn_detection["create_response"]:
-            return
+    def _end_turn(self, item_id: str, pcm: bytes, *, heard: str | None = None) -> None:
         try:
-            self._create_response({})
-        except Refused as refusal:  # interrupt_response is false and a response is still active
+            self._make_room(len(pcm))
+            self._commit(item_id, pcm, heard=heard)
+            if self._turn_detection["create_response"]:
+                self._create_response({})
+        except Refused as refusal:  # such as a response that is still active, if interrupt_response is false
             self._refuse(refusal, None)
 
     def _commit(self, item_id: str, pcm: bytes, *, heard: str | None = None) -> None:
@@ -929,8 +1016,7 @@ class ServerModel:
             audio_end_ms=end_ms,
             item_id=item_id,
         )
-        self._commit(item_id, self._empty_buffer(), heard="")  # silence by definition: nothing to transcribe
-        self._respond_to_turn()
+        self._end_turn(item_id, self._empty_buffer(), heard="")  # silence by definition: nothing to transcribe
 
     # --- the end ---------------------------------------------------------------------------------------------
 

@@ -1,47 +1,70 @@
-"""The offline brain inside this process: a `BrainServer` on loopback that loads its models at the first connection.
+"""The offline brain with its pipeline: private to this process, or open to other programs.
 
-A device whose server answers never loads them.
+Both load their models at the first connection: a device whose server answers never loads them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from appliance.brain.server import BrainServer
 from appliance.errors import ApplianceError
 from appliance.speech.pipeline import ChainedPipeline, build_pipeline
 
-__all__ = ["offline_brain"]
+__all__ = ["offline_brain", "serving"]
 
 log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
 async def offline_brain(
-    pipeline: ChainedPipeline | None = None, *, host: str = "127.0.0.1", port: int = 0, token: str | None = None
+    pipeline: ChainedPipeline | None = None, *, folder: Path | None = None
 ) -> AsyncIterator[BrainServer]:
-    """Serve a pipeline until the context exits; yields the server, and clients connect to its `url`.
+    """Serve a pipeline to this process only, until the context exits.
+
+    The server listens on a Unix socket of mode 0600 in a folder of mode 0700, and needs a random token: connect to its
+    `url` with its `headers`. The folder is removed on exit.
 
     Args:
         pipeline: Closed on exit; None builds one with `build_pipeline()`.
-        host: See `BrainServer`.
-        port: See `BrainServer`.
-        token: See `BrainServer`.
+        folder: Where the folder of the socket is made; None uses the system's folder for temporary files.
 
     Raises:
-        ApplianceError: The pipeline cannot be built, or the server cannot listen on the address.
+        ApplianceError: The pipeline cannot be built, or the socket cannot be made.
     """
     chain = build_pipeline() if pipeline is None else pipeline
-    async with BrainServer(chain, host=host, port=port, token=token) as server:
-        warming = asyncio.create_task(_warm_up(chain, server))
-        try:
+    try:
+        private = TemporaryDirectory(prefix="appliance-brain-", dir=folder, ignore_cleanup_errors=True)
+    except OSError as exc:
+        raise ApplianceError(
+            f"the offline brain cannot make a folder for its socket ({exc}): choose another one, as with TMPDIR"
+        ) from exc
+    with private as path:
+        server = BrainServer(chain, socket_path=Path(path, "socket"), token=secrets.token_urlsafe(32))
+        async with serving(chain, server):
             yield server
+
+
+@asynccontextmanager
+async def serving(pipeline: ChainedPipeline, server: BrainServer) -> AsyncIterator[None]:
+    """Run a server, and load the models of its pipeline once there is a client; close both on exit.
+
+    Raises:
+        ApplianceError: The server cannot listen on its address.
+    """
+    async with server:
+        warming = asyncio.create_task(_warm_up(pipeline, server))
+        try:
+            yield
         finally:
             warming.cancel()
-            chain.close()
+            pipeline.close()
 
 
 async def _warm_up(pipeline: ChainedPipeline, server: BrainServer) -> None:

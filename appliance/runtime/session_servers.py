@@ -54,7 +54,7 @@ class SessionServers:
                 from appliance.brain.offline import offline_brain
 
                 server = await stack.enter_async_context(offline_brain())
-                endpoints.append(Endpoint(endpoint_url(server.url, "offline"), dict, name))
+                endpoints.append(Endpoint(endpoint_url(server.url, "offline"), server.headers, name))
             else:
                 headers = self.handshake if place == first else dict
                 endpoints.append(Endpoint(endpoint_url(url, model), headers, name))

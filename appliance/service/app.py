@@ -55,7 +55,7 @@ from appliance.service.days import Days
 from appliance.service.extensions import agent_named, all_tools, hooks_named
 from appliance.service.restart import RestartAtRest
 from appliance.service.status_line import StatusLine
-from appliance.service.systemd import Notifier, credentials_directory
+from appliance.service.systemd import Notifier, credentials_directory, runtime_directory
 from appliance.service.trace import TraceRecorder
 from appliance.service.turnlog import TurnLog
 from appliance.settings import Settings, key_place, read_api_key, read_instructions
@@ -250,8 +250,9 @@ class Appliance:
                         raise
                     log.warning("no offline fallback: %s", exc)
                     continue
-                server = await stack.enter_async_context(offline_brain(pipeline))
-                endpoint = Endpoint(url=endpoint_url(server.url, "offline"), headers=dict, name="offline brain")
+                brain = offline_brain(pipeline, folder=runtime_directory(self._environ))
+                server = await stack.enter_async_context(brain)
+                endpoint = Endpoint(endpoint_url(server.url, "offline"), server.headers, "offline brain")
             elif place == 0:
                 endpoint = Endpoint(endpoint_url(url, settings.link.model), self._headers, chosen.kind)
             else:
@@ -509,11 +510,17 @@ def open_wording(settings: Settings) -> Wording:
 
 
 def open_pipeline(
-    settings: Settings, environ: Mapping[str, str], wording: Wording, *, remark: Callable[[str], None] = log.warning
+    settings: Settings,
+    environ: Mapping[str, str],
+    wording: Wording,
+    *,
+    recognisers: int = 1,
+    remark: Callable[[str], None] = log.warning,
 ) -> ChainedPipeline:
     """Build the offline brain's pipeline from the settings.
 
     Args:
+        recognisers: See `build_pipeline`; a Raspberry Pi with 512 MB has room for one.
         remark: See `build_pipeline`.
 
     Raises:
@@ -533,6 +540,7 @@ def open_pipeline(
         chat_model=brain.chat_model,
         chat_key=environ.get(brain.chat_key_env, "") if brain.chat_key_env else "",
         voice=brain.voice,
+        recognisers=recognisers,
         wording=wording,
         remark=remark,
     )

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Notifier", "credentials_directory"]
+__all__ = ["Notifier", "credentials_directory", "runtime_directory"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +23,12 @@ _SEND_TIMEOUT_S: Final = 0.2  # at most ten periods: the event loop waits while 
 def credentials_directory(environ: Mapping[str, str]) -> Path | None:
     """Return the folder of the unit's credentials; None if the unit has none."""
     folder = environ.get("CREDENTIALS_DIRECTORY", "")
+    return Path(folder) if folder else None
+
+
+def runtime_directory(environ: Mapping[str, str]) -> Path | None:
+    """Return the unit's first ``RuntimeDirectory=``, which ends with the service; None if the unit has none."""
+    folder = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     return Path(folder) if folder else None
 
 

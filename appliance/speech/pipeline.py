@@ -162,6 +162,7 @@ def build_pipeline(
     chat_model: str = "",
     chat_key: str = "",
     voice: str = "",
+    recognisers: int = 1,
     wording: Wording | None = None,
     remark: Callable[[str], None] = log.warning,
 ) -> ChainedPipeline:
@@ -173,6 +174,7 @@ def build_pipeline(
         phrases_dir: Folder of ``<language>.yaml``; None uses the installed phrase books.
         chat_url: Base URL of the endpoint of the ``chat`` workflow.
         voice: Default voice for text to speech; "" uses the engine's default.
+        recognisers: Utterances that are recognised at once, each in a process of its own.
         wording: The sentences of the language; None reads the installed ones.
         remark: Called with one line for each part that the language lacks.
 
@@ -187,10 +189,10 @@ def build_pipeline(
     wording = wording or Wording(language)
     book = _load_book(phrases_dir or config_folder("phrases"), language, wording, remark)
     try:
-        recogniser = open_stt(stt, book, language=language)
+        ears: SpeechToText = open_stt(stt, book, language=language, recognisers=recognisers)
     except LanguageError as exc:
         remark(f"the offline brain does not understand speech: {exc}")
-        recogniser, workflow, book = _Deaf(), "phrases", _empty_book(language, wording)
+        ears, workflow, book = _Deaf(), "phrases", _empty_book(language, wording)
     try:
         speaker = open_tts(tts, language=language, voice=voice)
     except LanguageError as exc:
@@ -199,7 +201,7 @@ def build_pipeline(
     if workflow == "phrases" and not wording.has("brain.no_commands"):
         speaker = _Mute(f"no wording for language {language!r}, and its voice does not speak English")
     answers = open_workflow(workflow, book, ChatEndpoint(url=chat_url, model=chat_model, key=chat_key))
-    return ChainedPipeline(stt=recogniser, workflow=answers, tts=speaker)
+    return ChainedPipeline(stt=ears, workflow=answers, tts=speaker)
 
 
 class _Deaf:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,6 +145,42 @@ def test_brain_prints_its_address_serves_clients_and_ends_on_sigterm() -> None:
     assert brain.returncode == 0, log
     assert "Traceback" not in log
     assert "brain-token" not in log
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--max-sessions", "0"], "at least 1"),
+        (["--recognisers", "many"], "--recognisers"),
+        (["--tls-key", "key.pem"], "--tls-key: give --tls-cert too"),
+        (["--tls-cert", "missing.pem"], "missing.pem"),
+    ],
+)
+def test_wrong_option_of_the_brain_exits_with_status_2(options: list[str], expected: str) -> None:
+    done = _appliance("brain", *options)
+    assert done.returncode == 2
+    assert expected in done.stderr.splitlines()[-1]
+
+
+def test_brain_has_the_given_number_of_sessions_and_recognisers() -> None:
+    brain = subprocess.Popen(
+        [sys.executable, "-m", "appliance.cli", "brain", "--max-sessions", "1", "--recognisers", "3"],
+        env=_environ(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert brain.stdout is not None
+        url = brain.stdout.readline().strip()
+        with connect(f"{url}?model=x"), connect(f"{url}?model=x") as second:
+            assert json.loads(second.recv(timeout=30))["error"]["code"] == "too_many_sessions"
+        tasks = list(Path(f"/proc/{brain.pid}/task").iterdir())
+        while len([one for task in tasks for one in (task / "children").read_text().split()]) < 3:
+            time.sleep(0.1)
+            tasks = [one for one in Path(f"/proc/{brain.pid}/task").iterdir() if (one / "children").exists()]
+    finally:
+        brain.terminate()
+        brain.communicate(timeout=30)
 
 
 def test_simulator_speaks_a_script_line_by_line() -> None:

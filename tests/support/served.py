@@ -44,8 +44,8 @@ class Served:
         for effect in effects:
             match effect:
                 case EmitFrame(frame):
-                    check_server_frame(frame)
-                    frames.append(json.loads(json.dumps(frame)))
+                    frames.append(json.loads(json.dumps(frame, default=str)))
+                    check_server_frame(frames[-1])
                 case Generate():
                     self.generating[effect.response_id] = effect
                 case StopGenerating(response_id):

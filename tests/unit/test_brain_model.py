@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from appliance.audio.g711 import NarrowbandEncoder
+from appliance.brain import model as brain_model
 from appliance.brain.client_schema import CLIENT_EVENTS
-from appliance.brain.model import Close, GenerationRequest
+from appliance.brain.model import MAX_RESPONSES, Close, CodedAudio, GenerationRequest
 from tests.support.served import MS, Served, names, silence, the_error, tone
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
@@ -889,3 +891,90 @@ def test_session_expires_after_sixty_minutes(served: Served) -> None:
     assert served.model.deadline is None
     assert served.say("anyone?") == []
     assert served.finish(response_id) == []
+
+
+# --- limits ------------------------------------------------------------------------------------------------------
+
+
+def test_a_further_response_of_a_full_session_is_refused_and_the_next_is_accepted_after_one_is_done() -> None:
+    served = Served()
+    out_of_band: dict[str, Any] = {"conversation": "none"}
+    first, *_ = [served.ask(**out_of_band) for _ in range(MAX_RESPONSES)]
+    error = the_error(served.send("response.create", event_id="one more", response=out_of_band))
+    assert (error["code"], error["event_id"]) == ("rate_limit_exceeded", "one more")
+    assert f"{MAX_RESPONSES} responses in progress" in error["message"]
+    assert len(served.generating) == MAX_RESPONSES
+    served.finish(first)
+    served.ask(**out_of_band)
+
+
+def test_a_response_for_which_the_server_has_no_room_is_refused() -> None:
+    room = False
+    served = Served(may_respond=lambda: room)
+    assert the_error(served.send("response.create"))["code"] == "rate_limit_exceeded"
+    assert not served.generating
+    room = True
+    served.ask()
+
+
+def test_items_beyond_the_maximum_are_refused_until_some_are_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(brain_model, "MAX_ITEMS", 3)
+    served = Served()
+    first = served.say("one")[0]["item"]["id"]
+    served.say("two")
+    served.say("three")
+    assert the_error(served.say("four"))["code"] == "conversation_full"
+    assert the_error(served.send("response.create"))["code"] == "conversation_full"
+    served.append(tone(200))
+    assert the_error(served.send("input_audio_buffer.commit"))["code"] == "conversation_full"
+    served.send("conversation.item.delete", item_id=first)
+    assert names(served.send("input_audio_buffer.commit"))[0] == "input_audio_buffer.committed"
+
+
+def test_images_beyond_the_maximum_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(brain_model, "MAX_ITEM_BYTES", 10_000)
+    served = Served()
+    item = {"type": "message", "role": "user", "content": [{"type": "input_image", "image_url": PIXEL + "A" * 4000}]}
+    for _ in range(2):
+        assert "conversation.item.added" in names(served.send("conversation.item.create", item=item))
+    assert the_error(served.send("conversation.item.create", item=item))["code"] == "conversation_full"
+    own = {"conversation": "none", "input": [item]}
+    assert the_error(served.send("response.create", response=own))["code"] == "conversation_full"
+    assert len(served.model.items) == 2
+
+
+def test_oldest_audio_makes_room_for_new_speech_and_keeps_its_transcript(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(brain_model, "MAX_ITEM_BYTES", 2500 * MS)
+    served = Served()
+    served.update(audio={"input": {"transcription": {"model": "m"}}})
+    spoken = []
+    for text in ("one", "two", "three"):
+        served.append(tone(1000))
+        spoken.append(served.send("input_audio_buffer.commit")[0]["item_id"])
+        served.hear(spoken[-1], text)
+    retrieved = [served.send("conversation.item.retrieve", item_id=one)[0]["item"]["content"][0] for one in spoken]
+    assert [len(base64.b64decode(one["audio"])) // MS for one in retrieved] == [0, 1000, 1000]
+    assert [one["transcript"] for one in retrieved] == ["one", "two", "three"]
+
+
+def test_turn_that_does_not_fit_is_an_error_and_the_session_continues(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(brain_model, "MAX_ITEMS", 1)
+    served = Served(push_to_talk=False)
+    item_id = served.say("one")[0]["item"]["id"]
+    frames = served.append(tone(500) + silence(800))
+    assert names(frames)[-1] == "error"
+    assert frames[-1]["error"]["code"] == "conversation_full"
+    served.send("conversation.item.delete", item_id=item_id)
+    assert "input_audio_buffer.committed" in names(served.append(tone(500) + silence(800)))
+
+
+@pytest.mark.parametrize("wire_format", ["audio/pcm", "audio/pcmu", "audio/pcma"])
+@pytest.mark.parametrize("size", [0, 2, 95_998, 96_000, 96_002, 300_000])
+def test_slices_of_coded_audio_join_to_its_base64(wire_format: str, size: int) -> None:
+    pcm = tone(10_000)[:size]
+    text = str(CodedAudio(pcm, {"type": wire_format}))
+    if wire_format == "audio/pcm":
+        assert text == base64.b64encode(pcm).decode()
+    else:
+        encoder = NarrowbandEncoder(wire_format)
+        assert base64.b64decode(text, validate=True) == encoder.encode(pcm) + encoder.flush()

@@ -81,7 +81,8 @@ def test_each_sentence_can_be_spoken_and_names_no_internals(kind: LinkFailure) -
 
     assert sentence.endswith(".")
     assert 20 < len(sentence) < 160
-    assert not re.search(r"[_{}<>]|errno|\b\d{3,}\b", sentence, re.IGNORECASE), sentence
+    rest = sentence.replace("OPENAI_API_KEY", "")  # the place that a program must know
+    assert not re.search(r"[_{}<>]|errno|\b\d{3,}\b", rest, re.IGNORECASE), sentence
 
 
 @pytest.mark.parametrize("kind", sorted(FATAL - {"region"}))

@@ -41,7 +41,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import zip_longest
 from typing import Any, TypeAlias
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass  # websockets imports it too
 
 from websockets.asyncio.client import ClientConnection
@@ -67,6 +67,7 @@ log = logging.getLogger(__name__)
 
 USER_AGENT = "voice-appliance/0.1.0"  # a literal, as reading the version costs an import; a test compares the two
 
+_UNIX = "ws+unix"
 _BYTES_PER_S = 2 * SAMPLE_RATE
 _UNSENT_BYTES = 64 * 1024  # one second of audio as base64: the kernel's limit for unsent data
 _STAGGER_S = 0.25  # RFC 8305, section 5: delay before the next address is tried in parallel
@@ -80,7 +81,7 @@ class Endpoint:
     """The address of a model, and the headers that authenticate the client."""
 
     url: str
-    """``ws://`` or ``wss://``, with its query."""
+    """``ws://`` or ``wss://``, with its query; or ``ws+unix:SOCKET:PATH`` for a Unix socket."""
     headers: Callable[[], Mapping[str, str]] = field(repr=False)
     """Called at each connect, to pick up a renewed key; MAY raise `ApplianceError`."""
     name: str = ""
@@ -94,8 +95,9 @@ def endpoint_url(base_url: str, model: str) -> str:
     """Return the WebSocket address of a model.
 
     Args:
-        base_url: ``https://…/v1``, with or without ``/realtime``; ``http``, ``ws`` and ``wss`` are accepted too. Its
-            query is kept, and a ``model`` (or ``call_id``, ``intent``, ``deployment``) in it wins over `model`.
+        base_url: ``https://…/v1``, with or without ``/realtime``; ``http``, ``ws``, ``wss`` and ``ws+unix`` (see
+            `Endpoint`) are accepted too. Its query is kept, and a ``model`` (or ``call_id``, ``intent``,
+            ``deployment``) in it wins over `model`.
         model: Any string; "" adds none.
 
     Raises:
@@ -106,8 +108,8 @@ def endpoint_url(base_url: str, model: str) -> str:
         _ = parts.port  # raises if the port is invalid
     except ValueError as exc:
         raise SettingsError(f"base URL {bare_address(base_url)!r}: {exc}") from None
-    scheme = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}.get(parts.scheme)
-    if scheme is None or not parts.hostname:
+    scheme = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss", _UNIX: _UNIX}.get(parts.scheme)
+    if scheme is None or not (parts.path if scheme == _UNIX else parts.hostname):
         raise SettingsError(
             f"base URL {bare_address(base_url)!r}: expected http(s):// or ws(s):// and a host, "
             "as in https://api.openai.com/v1"
@@ -119,7 +121,8 @@ def endpoint_url(base_url: str, model: str) -> str:
     names = {key for key, _ in parse_qsl(query, keep_blank_values=True)}
     if model and not names & {"model", "call_id", "intent", "deployment"}:
         query += ("&" if query else "") + "model=" + quote(model, safe="")
-    return f"{scheme}://{parts.netloc}{path}" + (f"?{query}" if query else "")
+    place = f"{scheme}:{path}" if scheme == _UNIX else f"{scheme}://{parts.netloc}{path}"
+    return place + (f"?{query}" if query else "")
 
 
 _system_trust = cache(ssl.create_default_context)  # reading the trust store takes tens of milliseconds on a Pi
@@ -403,7 +406,8 @@ class WebSocketTransport:
         return headers
 
     async def _open(self, endpoint: Endpoint, headers: Mapping[str, str]) -> ClientConnection:
-        parts = urlsplit(endpoint.url)
+        address, unix_socket = _split_unix(endpoint.url)
+        parts = urlsplit(address)
         host, port = parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
         if parts.scheme not in {"ws", "wss"} or not host:
             raise _Refused(Failure("bad_address", f"{bare_address(endpoint.url)!r} is not a WebSocket address"))
@@ -411,10 +415,12 @@ class WebSocketTransport:
         proxy = None if is_loopback(host) else _proxy_of_the_environment(parts.scheme == "wss", host, port)
         if proxy is not None:
             options["happy_eyeballs_delay"] = _STAGGER_S
+        elif unix_socket:
+            options["sock"] = await _open_unix_socket(unix_socket)
         else:  # asyncio takes over the socket and closes it in any case
             options["sock"] = await _open_socket(host, port, unacknowledged_s=self._ping_timeout_s)
         connection = await _Connect(
-            endpoint.url,
+            address,
             additional_headers=headers,
             user_agent_header=self._user_agent,
             compression=None,  # base64 of PCM compresses poorly and costs CPU time on the Pi
@@ -442,6 +448,15 @@ class _Refused(LinkError):
 
 def _audio_bytes(event: ClientEvent) -> int:
     return len(event.audio) if isinstance(event, InputAudioBufferAppend) else 0
+
+
+def _split_unix(url: str) -> tuple[str, str]:
+    """Return the address for the handshake, and the path of the Unix socket; "" for an address of TCP."""
+    parts = urlsplit(url)
+    if parts.scheme != _UNIX:
+        return url, ""
+    path, _, target = parts.path.rpartition(":")
+    return f"ws://localhost{target}?{parts.query}", unquote(path)
 
 
 def _proxy_of_the_environment(secure: bool, host: str, port: int) -> str | None:
@@ -482,6 +497,17 @@ async def _open_socket(host: str, port: int, *, unacknowledged_s: float) -> sock
     if not won:
         raise (problems[-1] if problems else None) or OSError(errno.EHOSTUNREACH, "no address")
     return won[0]
+
+
+async def _open_unix_socket(path: str) -> socket.socket:
+    opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        opened.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(opened, path)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
 
 
 async def _connect_socket(address: _Address, *, unacknowledged_s: float) -> socket.socket:

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,7 @@ __all__ = ["ProgramSpeech", "SpeechProgram", "espeak", "flite", "read_wav"]
 
 MAX_TEXT_CHARS = 2_000  # two minutes of speech: far more than a sentence
 _TIMEOUT_S = 20.0  # a sentence takes milliseconds; a Pi Zero is thirty times slower
+_PROCESSES = 2  # at once; on threads of their own, because the loop's other work waits for its shared ones
 _KEPT_BYTES = 4_000_000  # about 80 s of speech
 _MIN_SPEED, _MAX_SPEED = 0.25, 4.0
 _ESPEAK_WORDS_PER_MINUTE = 175  # espeak-ng(1), -s
@@ -53,6 +55,7 @@ class ProgramSpeech:
     def __init__(self, program: SpeechProgram, *, voice: str = "") -> None:
         self._program = program
         self._voice = voice if voice and program.has_voice(voice) else program.default_voice
+        self._threads = ThreadPoolExecutor(_PROCESSES, thread_name_prefix=program.name)
         self._recent: OrderedDict[tuple[str, str, float], bytes] = OrderedDict()
         self._recent_bytes = 0
 
@@ -81,7 +84,7 @@ class ProgramSpeech:
         if key in self._recent:
             self._recent.move_to_end(key)
             return self._recent[key]
-        pcm = await asyncio.to_thread(_speak, self._program, *key)
+        pcm = await asyncio.get_running_loop().run_in_executor(self._threads, _speak, self._program, *key)
         self._keep(key, pcm)
         return pcm
 
