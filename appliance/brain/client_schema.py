@@ -160,8 +160,8 @@ def array(rule: Rule, *, least: int = 0) -> Rule:
     return check
 
 
-def shape(fields: Mapping[str, Rule], *, required: tuple[str, ...] = ()) -> Rule:
-    """Accept an object with these keys and no others."""
+def shape(fields: Mapping[str, Rule], *, required: tuple[str, ...] = (), null_is_absent: bool = False) -> Rule:
+    """Accept an object with these keys and no others; with `null_is_absent`, a key with null counts as missing."""
 
     def check(value: Any, path: str) -> Any:
         free_object(value, path)
@@ -173,7 +173,8 @@ def shape(fields: Mapping[str, Rule], *, required: tuple[str, ...] = ()) -> Rule
             if key not in value:
                 where = f"{inside}{key}"
                 raise Refused("missing_required_parameter", f"Missing required parameter: '{where}'.", where)
-        return {key: fields[key](one, f"{inside}{key}") for key, one in value.items()}
+        given = {key: one for key, one in value.items() if not (null_is_absent and one is None)}
+        return {key: fields[key](one, f"{inside}{key}") for key, one in given.items()}
 
     return check
 
@@ -426,11 +427,12 @@ _response = shape(
         "tools": _tools,
         "tool_choice": _tool_choice,
         "max_output_tokens": _max_output_tokens,
-        "metadata": nullable(_metadata),
+        "metadata": _metadata,
         "parallel_tool_calls": boolean,
-        "prompt": nullable(_prompt),
+        "prompt": _prompt,
         "reasoning": _reasoning,
-    }
+    },
+    null_is_absent=True,  # the live service then takes the session's value; LiveKit sends `instructions: null`
 )
 
 # ---------------------------------------------------------------------------------------------------------------

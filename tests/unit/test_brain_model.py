@@ -289,6 +289,39 @@ def test_null_event_id_is_accepted(served: Served) -> None:
     assert names(served.send("input_audio_buffer.clear", event_id=None)) == ["input_audio_buffer.cleared"]
 
 
+def test_null_in_a_response_is_the_value_of_the_session(served: Served) -> None:
+    served.update(instructions="Be brief.", tools=[LAMP], max_output_tokens=40)
+    served.say("hello")
+    keys = "conversation input instructions output_modalities audio tools tool_choice max_output_tokens metadata"
+    absent = dict.fromkeys((*keys.split(), "parallel_tool_calls", "prompt", "reasoning"))
+    request = request_of(served, served.ask(**absent))
+    assert (request.instructions, request.tools, len(request.items)) == ("Be brief.", (LAMP,), 1)
+    assert (request.spoken, request.metadata) == (True, {})
+
+
+@pytest.mark.parametrize(
+    "session",
+    [
+        {"tracing": None},
+        {"prompt": None},
+        {"include": None},
+        {"audio": {"input": {"transcription": None}}},
+        {"audio": {"input": {"transcription": {"model": "m", "language": None, "prompt": None}}}},
+        {"audio": {"input": {"noise_reduction": None}}},
+        {"audio": {"input": {"turn_detection": None}}},
+        {"audio": {"input": {"turn_detection": {"type": "server_vad", "idle_timeout_ms": None}}}},
+    ],
+)
+def test_null_clears_what_a_session_may_be_without(served: Served, session: dict[str, Any]) -> None:
+    assert names(served.update(**session)) == ["session.updated"]
+
+
+def test_session_as_the_server_shows_it_can_be_sent_back(served: Served) -> None:
+    session = served.created[0]["session"]
+    own = {key: one for key, one in session.items() if key not in ("id", "object", "expires_at")}
+    assert names(served.update(**own)) == ["session.updated"]
+
+
 # --- push to talk ------------------------------------------------------------------------------------------------
 
 
