@@ -2,6 +2,7 @@
 
 Pure. A `Rule` takes a JSON value and its path, and returns the value normalised or raises `Refused` with the code,
 the message and the ``param`` of the live service. As on the live service, one unknown key refuses the whole event.
+A tool of an unknown type is refused alone: in the normalised ``tools`` a `Refused` stands in its place.
 
 Source: the OpenAI Realtime API reference (GA), client events; error texts as recorded from the live service.
 """
@@ -267,8 +268,18 @@ _function_tool = shape(
     {"type": _type, "name": string(longest=64), "description": _text, "parameters": free_object},
     required=("name",),
 )
-# MCP tools are refused, not ignored: MCP servers need a network, which the offline brain does not have.
-_tools = array(by_key("type", {"function": _function_tool}))
+
+
+def _tool(value: Any, path: str) -> Any:
+    """Check one tool; of a type other than ``function`` (MCP needs a network), return its refusal instead."""
+    free_object(value, path)
+    name = value.get("type", "")
+    if not isinstance(name, str) or name in ("", "function"):
+        return by_key("type", {"function": _function_tool})(value, path)
+    return bad_value(name, f"{path}.type", ("function",))
+
+
+_tools = array(_tool)
 _tool_choice = text_or(
     ("auto", "none", "required"),
     by_key("type", {"function": shape({"type": _type, "name": _text}, required=("name",))}),

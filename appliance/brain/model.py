@@ -25,6 +25,9 @@ one cannot hide a bug in the other.
 * **Turn detection** follows the energy of the audio (`vad`). ``semantic_vad`` uses the same detector; its eagerness
   only selects the silence that ends a turn.
 
+* **A tool of an unknown type is left out**: the rest of its event takes effect, and one ``error`` a tool names it in
+  ``param``. Its ``event_id`` is null, because a client takes an error with the id of its event for a refusal of all.
+
 Limits: MCP tools, transcription sessions and ``output_audio_buffer.clear`` are refused. ``rate_limits.updated`` is
 never sent, because nothing is limited. Context is never truncated. Audio token counts follow the live service (1 per
 100 ms in, 1 per 50 ms out), text token counts are an estimate (1 per 4 characters), and images count as 0.
@@ -523,6 +526,7 @@ class ServerModel:
 
     def _update(self, update: JsonObject) -> None:
         update.pop("model", None)  # fixed at connect; some clients always send it
+        refused = _take_refused_tools(update)
         merged = _merged(self._session, update)
         old, new = self._session["audio"], merged["audio"]
         if self._has_spoken and old["output"]["voice"] != new["output"]["voice"]:
@@ -537,6 +541,7 @@ class ServerModel:
         if old["input"]["turn_detection"] != new["input"]["turn_detection"]:
             self._vad, self._speech_item_id, self._idle_at = self._new_vad(), None, None
         self._emit("session.updated", session=deepcopy(merged))
+        self._refuse_all(refused)
 
     def _append(self, audio: str) -> None:
         coded = audio_bytes(audio, "audio", sample_bytes=2 if self._decoder is None else 1)
@@ -636,6 +641,7 @@ class ServerModel:
                 f"Conversation already has an active response in progress: {self._default.id}. "
                 "Wait until the response is finished before creating a new one.",
             )
+        refused = _take_refused_tools(asked)
         request = self._effective(asked, is_default)
         context = list(self._items) if "input" not in asked else self._own_input(asked["input"])
         response = _Response(
@@ -651,6 +657,7 @@ class ServerModel:
         if is_default:
             self._default, self._idle_at = response, None
         self._emit("response.created", response=response.wire("in_progress", None))
+        self._refuse_all(refused)
         self._generate_if_heard(response)
 
     def _effective(self, asked: JsonObject, is_default: bool) -> JsonObject:
@@ -963,6 +970,10 @@ class ServerModel:
             },
         )
 
+    def _refuse_all(self, refusals: Iterable[Refused]) -> None:
+        for refusal in refusals:
+            self._refuse(refusal, None)
+
     def _effects(self) -> list[Effect]:
         effects, self._out = self._out, []
         return effects
@@ -1008,6 +1019,15 @@ def _checked(event: JsonObject) -> JsonObject:
         del event["event_id"]
     checked: JsonObject = CLIENT_EVENTS[name](event, "")
     return checked
+
+
+def _take_refused_tools(asked: JsonObject) -> list[Refused]:
+    """Remove the tools of an unknown type from a session or a response; return their refusals."""
+    tools = asked.get("tools", [])
+    refused = [one for one in tools if isinstance(one, Refused)]
+    if refused:
+        asked["tools"] = [one for one in tools if not isinstance(one, Refused)]
+    return refused
 
 
 def _counter() -> Callable[[str], str]:
