@@ -20,11 +20,12 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 from appliance.agents.context import MaybeAwaitable, RunContext, ToolContext
+from appliance.agents.phrases import spoken
 from appliance.errors import ToolError
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ class Tool:
     """One function that the model may call.
 
     Raises:
-        ToolError: The name, `timeout_s` or `working_after_ms` is invalid, or `filler` comes without `working_after_ms`.
+        ToolError: The name, `timeout_s`, `working_after_ms` or a phrase is invalid, or `filler` comes without
+            `working_after_ms`.
     """
 
     name: str
@@ -89,6 +91,8 @@ class Tool:
     filler: str = ""
     context_parameter: str = ""
     """Name of the parameter that gets the `ToolContext`; "" for none."""
+    phrases: Sequence[str] = ()
+    """Sentences by which the offline brain calls it; see `agents.phrases`. No other server gets them."""
 
     def __post_init__(self) -> None:
         if not TOOL_NAME.fullmatch(self.name):
@@ -99,6 +103,12 @@ class Tool:
             raise ToolError(f"tool {self.name!r}: working_after_ms is {self.working_after_ms}; it must be more than 0")
         if self.filler and self.working_after_ms is None:
             raise ToolError(f"tool {self.name!r}: filler is spoken after working_after_ms; set both")
+        _ = self.spoken  # raises for an invalid phrase
+
+    @property
+    def spoken(self) -> dict[str, Any]:
+        """Its phrases as the offline brain reads them; empty without any."""
+        return spoken(self.name, self.phrases, self.parameters) if self.phrases else {}
 
     @property
     def is_async(self) -> bool:
@@ -153,6 +163,7 @@ def tool(
     cancellable: bool = False,
     working_after_ms: int | None = None,
     filler: str = "",
+    phrases: Sequence[str] = (),
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 def tool(
     function: Callable[..., Any] | None = None,
@@ -167,6 +178,7 @@ def tool(
     cancellable: bool = False,
     working_after_ms: int | None = None,
     filler: str = "",
+    phrases: Sequence[str] = (),
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
     """Make a `Tool` from a function; use with or without arguments.
 
@@ -182,10 +194,11 @@ def tool(
         cancellable: Cancel it when the user barges in. A sync function keeps running; only its result is dropped.
         working_after_ms: Play an earcon if the call takes longer.
         filler: What to say after the earcon; "" for nothing.
+        phrases: Sentences by which the offline brain calls it: "dim the lamp to {level} percent"; see `agents.phrases`.
 
     Raises:
-        ToolError: The name or a limit is invalid, or a parameter has no annotation, cannot be passed by name, or has
-            a type that JSON cannot express.
+        ToolError: The name, a limit or a phrase is invalid, or a parameter has no annotation, cannot be passed by name,
+            or has a type that JSON cannot express.
     """
 
     def make(function: Callable[..., Any]) -> Tool:
@@ -208,6 +221,7 @@ def tool(
             working_after_ms=working_after_ms,
             filler=filler,
             context_parameter=context_parameter,
+            phrases=phrases,
         )
 
     return make if function is None else make(function)

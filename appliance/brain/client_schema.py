@@ -161,6 +161,15 @@ def array(rule: Rule, *, least: int = 0) -> Rule:
     return check
 
 
+def dictionary(rule: Rule) -> Rule:
+    """Accept an object with any keys."""
+
+    def check(value: Any, path: str) -> Any:
+        return {key: rule(one, f"{path}.{key[:64]}") for key, one in free_object(value, path).items()}
+
+    return check
+
+
 def shape(fields: Mapping[str, Rule], *, required: tuple[str, ...] = (), null_is_absent: bool = False) -> Rule:
     """Accept an object with these keys and no others; with `null_is_absent`, a key with null counts as missing."""
 
@@ -264,8 +273,23 @@ def _voice(value: Any, path: str) -> Any:
     return value if isinstance(value, str) else shape({"id": _text}, required=("id",))(value, path)
 
 
+_slot = shape(
+    {
+        "type": one_of("integer", "boolean"),
+        "minimum": integer(0),
+        "maximum": integer(0),
+        "enum": array(lambda value, path: string(longest=64)(str(value), path) and value),
+    }
+)
+_phrases = shape({"say": array(string(longest=200)), "slots": dictionary(_slot), "agent": string(longest=64)})
 _function_tool = shape(
-    {"type": _type, "name": string(longest=64), "description": _text, "parameters": free_object},
+    {
+        "type": _type,
+        "name": string(longest=64),
+        "description": _text,
+        "parameters": free_object,
+        "phrases": _phrases,  # of our own client only: the live service has no such key
+    },
     required=("name",),
 )
 

@@ -540,7 +540,7 @@ class ServerModel:
             self._decoder = _decoder(new["input"]["format"])
         if old["input"]["turn_detection"] != new["input"]["turn_detection"]:
             self._vad, self._speech_item_id, self._idle_at = self._new_vad(), None, None
-        self._emit("session.updated", session=deepcopy(merged))
+        self._emit("session.updated", session=_without_phrases(merged))
         self._refuse_all(refused)
 
     def _append(self, audio: str) -> None:
@@ -1091,6 +1091,12 @@ def _merged(old: JsonObject, update: JsonObject) -> JsonObject:
         else:
             merged[key] = _merged(before, value)
     return merged
+
+
+def _without_phrases(session: JsonObject) -> JsonObject:
+    """Return a copy of the session as the protocol knows it: the phrases of tools are our own addition."""
+    tools = [{key: one for key, one in tool.items() if key != "phrases"} for tool in session["tools"]]
+    return deepcopy({**session, "tools": tools})
 
 
 def _turns(before: JsonObject | None, value: JsonObject) -> JsonObject:

@@ -43,7 +43,7 @@ class PhrasesWorkflow:
             yield part
 
     def _answer(self, turn: _Turn, choice: _Choice) -> Iterator[TextPart | CallPart]:
-        if not self._book.phrases:
+        if not (self._book.phrases or self._book.live(choice.tools).own):
             yield TextPart(self._book.text("no_commands"))
         elif turn.outputs:
             yield from self._tell(turn, choice)
