@@ -70,6 +70,7 @@ _NEVER_A_SESSION_SETTING: Final = (
     "output_guardrails",
     "input_guardrails",
     "hooks",
+    "phrases",
 )
 
 
@@ -97,7 +98,7 @@ class AgentParts:
     """The objects that a file may name."""
 
     tools: Mapping[str, Tool]
-    """Never changed: an agent that sets ``needs_approval`` gets a copy."""
+    """Never changed: an agent that sets ``needs_approval`` or ``phrases`` gets a copy."""
     resolve: Resolve
     mcp_server: Callable[..., McpServer]
     """Creates a server from ``name``, ``command`` or ``url``, and the options of its class; see `runtime.mcp`."""
@@ -366,7 +367,22 @@ def _tools(source: _Source, parts: AgentParts) -> list[Tool]:
                 f"found {shown(name)}, which is not a tool of this agent; allowed: {listed(known)}"
                 f"{did_you_mean(name, known)}",
             )
+    for name in file.phrases:
+        if name not in known:
+            raise wrong(
+                source.path,
+                f"phrases.{name}",
+                f"{shown(name)} is not a tool of this agent; allowed: {listed(known)}{did_you_mean(name, known)}",
+            )
+    found = [_with_phrases(source, one) if one.name in file.phrases else one for one in found]
     return [replace(one, needs_approval=True) if one.name in file.needs_approval else one for one in found]
+
+
+def _with_phrases(source: _Source, one: Tool) -> Tool:
+    try:
+        return replace(one, phrases=(*one.phrases, *source.file.phrases[one.name]))
+    except ToolError as exc:
+        raise wrong(source.path, f"phrases.{one.name}", str(exc)) from None
 
 
 def _server(source: _Source, place: int, table: McpTable, parts: AgentParts) -> McpServer | HostedMcp:

@@ -162,6 +162,7 @@ class AgentTable(_Table):
     output_guardrails: _References = []
     input_guardrails: _References = []
     hooks: Annotated[str, _allows('"module:attribute", such as "my_hooks:hooks"')] = ""
+    phrases: Annotated[dict[str, list[str]], _allows("a table of lists of sentences under [phrases]")] = {}
     settings: Annotated[dict[str, Any], _allows("a table under [settings]")] = {}
     prompt: Annotated[Prompt | None, _allows("a table under [prompt]")] = None
     handoffs: Annotated[list[HandoffTable], _allows("tables under [[handoffs]]")] = []

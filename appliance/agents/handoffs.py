@@ -36,6 +36,11 @@ class Handoff:
     """What the new agent says first; "" leaves it to the model."""
     parameters: Mapping[str, Any] = field(default_factory=lambda: _NO_INPUT)
 
+    @property
+    def spoken(self) -> dict[str, Any]:
+        """What the offline brain reads of it: the name of the agent, for "transfer me to …"."""
+        return {"agent": self.agent.name}
+
     def definition(self) -> dict[str, Any]:
         """Return the handoff's entry in ``session.tools``."""
         return {

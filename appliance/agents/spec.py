@@ -59,6 +59,8 @@ class AgentSpec:
     """Built by functions whose result may change; prepare the agent again at each turn."""
     disabled: tuple[str, ...] = ()
     """Tools and handoffs that exist but are not offered now."""
+    phrases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By the name of a tool or handoff: what the offline brain gets of it besides its definition."""
     approvals: tuple[str, ...] = ()
     """If `tools` is None: names of the tools that need the user's approval."""
 
@@ -89,6 +91,18 @@ class AgentSpec:
             return self.session
         kept = [one for one in tools if not (one.get("type") == "mcp" and {"authorization", "headers"} & set(one))]
         return {**self.session, "tools": kept}
+
+    def for_offline_brain(self) -> Mapping[str, Any]:
+        """Return the session for the offline brain: without MCP servers, and with the phrases of its tools.
+
+        Any other server would refuse the key ``phrases``.
+        """
+        tools = self.session.get("tools")
+        if not isinstance(tools, list):
+            return self.session
+        kept = [one for one in tools if one.get("type") == "function"]
+        told = [{**one, "phrases": self.phrases[one["name"]]} if one["name"] in self.phrases else one for one in kept]
+        return {**self.session, "tools": told}
 
     def without_voice(self) -> Mapping[str, Any]:
         """Return the session for a connection that has produced audio: the server would refuse a voice."""

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from appliance.agents.context import MaybeAwaitable, RunContext, ToolContext
 from appliance.agents.guardrails import ToolInputGuardrail, ToolOutputGuardrail
+from appliance.agents.phrases import spoken
 from appliance.errors import ToolError
 from appliance.sdk_names import explained
 
@@ -69,7 +70,8 @@ class Tool:
     """One function that the model may call; a program calls it like the function.
 
     Raises:
-        ToolError: The name, `timeout_s` or `working_after_ms` is invalid, or `filler` comes without `working_after_ms`.
+        ToolError: The name, `timeout_s`, `working_after_ms` or a phrase is invalid, or `filler` comes without
+            `working_after_ms`.
     """
 
     name: str
@@ -97,6 +99,8 @@ class Tool:
     """Run in order after the approval, before the tool; the first that rejects ends the call."""
     output_guardrails: Sequence[ToolOutputGuardrail] = ()
     """Run in order on the tool's output; the first that rejects replaces it."""
+    phrases: Sequence[str] = ()
+    """Sentences by which the offline brain calls it; see `agents.phrases`. No other server gets them."""
 
     def __post_init__(self) -> None:
         if not TOOL_NAME.fullmatch(self.name):
@@ -111,6 +115,7 @@ class Tool:
             if wrong := [one for one in getattr(self, name) if not isinstance(one, kind)]:
                 mark = f"@tool_{name.removesuffix('s')}"
                 raise ToolError(f"tool {self.name!r}: {name} has {wrong[0]!r}; mark each function with {mark}")
+        _ = self.spoken  # raises for an invalid phrase
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Call the function itself: no check of the arguments, no guardrail, approval or time limit."""
@@ -120,6 +125,11 @@ class Tool:
     def longest_s(self) -> float:
         """Longest time of a call, with its guardrails."""
         return self.timeout_s + GUARDRAIL_TIMEOUT_S * (len(self.input_guardrails) + len(self.output_guardrails))
+
+    @property
+    def spoken(self) -> dict[str, Any]:
+        """Its phrases as the offline brain reads them; empty without any."""
+        return spoken(self.name, self.phrases, self.parameters) if self.phrases else {}
 
     @property
     def is_async(self) -> bool:
@@ -176,6 +186,7 @@ def tool(
     filler: str = "",
     input_guardrails: Sequence[ToolInputGuardrail] = (),
     output_guardrails: Sequence[ToolOutputGuardrail] = (),
+    phrases: Sequence[str] = (),
 ) -> Callable[[Callable[..., Any]], Tool]: ...
 @explained
 def tool(
@@ -193,6 +204,7 @@ def tool(
     filler: str = "",
     input_guardrails: Sequence[ToolInputGuardrail] = (),
     output_guardrails: Sequence[ToolOutputGuardrail] = (),
+    phrases: Sequence[str] = (),
 ) -> Tool | Callable[[Callable[..., Any]], Tool]:
     """Make a `Tool` from a function; use with or without arguments.
 
@@ -210,10 +222,11 @@ def tool(
         filler: What to say after the earcon; "" for nothing.
         input_guardrails: Check each call before the tool runs; see `tool_input_guardrail`.
         output_guardrails: Check each output before the model gets it; see `tool_output_guardrail`.
+        phrases: Sentences by which the offline brain calls it: "dim the lamp to {level} percent"; see `agents.phrases`.
 
     Raises:
-        ToolError: The name or a limit is invalid, or a parameter has no annotation, cannot be passed by name, or has
-            a type that JSON cannot express.
+        ToolError: The name, a limit or a phrase is invalid, or a parameter has no annotation, cannot be passed by name,
+            or has a type that JSON cannot express.
     """
 
     def make(function: Callable[..., Any]) -> Tool:
@@ -238,6 +251,7 @@ def tool(
             context_parameter=context_parameter,
             input_guardrails=tuple(input_guardrails),
             output_guardrails=tuple(output_guardrails),
+            phrases=phrases,
         )
 
     return make if function is None else make(function)

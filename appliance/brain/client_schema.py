@@ -2,6 +2,7 @@
 
 Pure. A `Rule` takes a JSON value and its path, and returns the value normalised or raises `Refused` with the code,
 the message and the ``param`` of the live service. As on the live service, one unknown key refuses the whole event.
+A tool of an unknown type is refused alone: in the normalised ``tools`` a `Refused` stands in its place.
 
 Source: the OpenAI Realtime API reference (GA), client events; error texts as recorded from the live service.
 """
@@ -160,8 +161,17 @@ def array(rule: Rule, *, least: int = 0) -> Rule:
     return check
 
 
-def shape(fields: Mapping[str, Rule], *, required: tuple[str, ...] = ()) -> Rule:
-    """Accept an object with these keys and no others."""
+def dictionary(rule: Rule) -> Rule:
+    """Accept an object with any keys."""
+
+    def check(value: Any, path: str) -> Any:
+        return {key: rule(one, f"{path}.{key[:64]}") for key, one in free_object(value, path).items()}
+
+    return check
+
+
+def shape(fields: Mapping[str, Rule], *, required: tuple[str, ...] = (), null_is_absent: bool = False) -> Rule:
+    """Accept an object with these keys and no others; with `null_is_absent`, a key with null counts as missing."""
 
     def check(value: Any, path: str) -> Any:
         free_object(value, path)
@@ -173,7 +183,8 @@ def shape(fields: Mapping[str, Rule], *, required: tuple[str, ...] = ()) -> Rule
             if key not in value:
                 where = f"{inside}{key}"
                 raise Refused("missing_required_parameter", f"Missing required parameter: '{where}'.", where)
-        return {key: fields[key](one, f"{inside}{key}") for key, one in value.items()}
+        given = {key: one for key, one in value.items() if not (null_is_absent and one is None)}
+        return {key: fields[key](one, f"{inside}{key}") for key, one in given.items()}
 
     return check
 
@@ -262,12 +273,37 @@ def _voice(value: Any, path: str) -> Any:
     return value if isinstance(value, str) else shape({"id": _text}, required=("id",))(value, path)
 
 
+_slot = shape(
+    {
+        "type": one_of("integer", "boolean"),
+        "minimum": integer(0),
+        "maximum": integer(0),
+        "enum": array(lambda value, path: string(longest=64)(str(value), path) and value),
+    }
+)
+_phrases = shape({"say": array(string(longest=200)), "slots": dictionary(_slot), "agent": string(longest=64)})
 _function_tool = shape(
-    {"type": _type, "name": string(longest=64), "description": _text, "parameters": free_object},
+    {
+        "type": _type,
+        "name": string(longest=64),
+        "description": _text,
+        "parameters": free_object,
+        "phrases": _phrases,  # of our own client only: the live service has no such key
+    },
     required=("name",),
 )
-# MCP tools are refused, not ignored: MCP servers need a network, which the offline brain does not have.
-_tools = array(by_key("type", {"function": _function_tool}))
+
+
+def _tool(value: Any, path: str) -> Any:
+    """Check one tool; of a type other than ``function`` (MCP needs a network), return its refusal instead."""
+    free_object(value, path)
+    name = value.get("type", "")
+    if not isinstance(name, str) or name in ("", "function"):
+        return by_key("type", {"function": _function_tool})(value, path)
+    return bad_value(name, f"{path}.type", ("function",))
+
+
+_tools = array(_tool)
 _tool_choice = text_or(
     ("auto", "none", "required"),
     by_key("type", {"function": shape({"type": _type, "name": _text}, required=("name",))}),
@@ -426,11 +462,12 @@ _response = shape(
         "tools": _tools,
         "tool_choice": _tool_choice,
         "max_output_tokens": _max_output_tokens,
-        "metadata": nullable(_metadata),
+        "metadata": _metadata,
         "parallel_tool_calls": boolean,
-        "prompt": nullable(_prompt),
+        "prompt": _prompt,
         "reasoning": _reasoning,
-    }
+    },
+    null_is_absent=True,  # the live service then takes the session's value; LiveKit sends `instructions: null`
 )
 
 # ---------------------------------------------------------------------------------------------------------------

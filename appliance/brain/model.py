@@ -28,6 +28,8 @@ one cannot hide a bug in the other.
 
 * **Memory is bounded.** An item is refused with ``conversation_full`` if the conversation has `MAX_ITEMS` items, or
   `MAX_ITEM_BYTES` of text and images. For audio the same bytes are freed: the oldest items keep their transcripts only.
+* **A tool of an unknown type is left out**: the rest of its event takes effect, and one ``error`` a tool names it in
+  ``param``. Its ``event_id`` is null, because a client takes an error with the id of its event for a refusal of all.
 
 Limits: MCP tools, transcription sessions and ``output_audio_buffer.clear`` are refused. ``rate_limits.updated`` is
 never sent, because nothing is limited. Context is never truncated. Audio token counts follow the live service (1 per
@@ -571,6 +573,7 @@ class ServerModel:
 
     def _update(self, update: JsonObject) -> None:
         update.pop("model", None)  # fixed at connect; some clients always send it
+        refused = _take_refused_tools(update)
         merged = _merged(self._session, update)
         old, new = self._session["audio"], merged["audio"]
         if self._has_spoken and old["output"]["voice"] != new["output"]["voice"]:
@@ -584,7 +587,8 @@ class ServerModel:
             self._decoder = _decoder(new["input"]["format"])
         if old["input"]["turn_detection"] != new["input"]["turn_detection"]:
             self._vad, self._speech_item_id, self._idle_at = self._new_vad(), None, None
-        self._emit("session.updated", session=deepcopy(merged))
+        self._emit("session.updated", session=_without_phrases(merged))
+        self._refuse_all(refused)
 
     def _append(self, audio: str) -> None:
         coded = audio_bytes(audio, "audio", sample_bytes=2 if self._decoder is None else 1)
@@ -686,6 +690,7 @@ class ServerModel:
         self._check_rate()
         if is_default:
             self._make_room(0)
+        refused = _take_refused_tools(asked)
         request = self._effective(asked, is_default)
         context = list(self._items) if "input" not in asked else self._own_input(asked["input"])
         response = _Response(
@@ -701,6 +706,7 @@ class ServerModel:
         if is_default:
             self._default, self._idle_at = response, None
         self._emit("response.created", response=response.wire("in_progress", None))
+        self._refuse_all(refused)
         self._generate_if_heard(response)
 
     def _check_rate(self) -> None:
@@ -1049,6 +1055,10 @@ class ServerModel:
             },
         )
 
+    def _refuse_all(self, refusals: Iterable[Refused]) -> None:
+        for refusal in refusals:
+            self._refuse(refusal, None)
+
     def _effects(self) -> list[Effect]:
         effects, self._out = self._out, []
         return effects
@@ -1094,6 +1104,15 @@ def _checked(event: JsonObject) -> JsonObject:
         del event["event_id"]
     checked: JsonObject = CLIENT_EVENTS[name](event, "")
     return checked
+
+
+def _take_refused_tools(asked: JsonObject) -> list[Refused]:
+    """Remove the tools of an unknown type from a session or a response; return their refusals."""
+    tools = asked.get("tools", [])
+    refused = [one for one in tools if isinstance(one, Refused)]
+    if refused:
+        asked["tools"] = [one for one in tools if not isinstance(one, Refused)]
+    return refused
 
 
 def _counter() -> Callable[[str], str]:
@@ -1157,6 +1176,12 @@ def _merged(old: JsonObject, update: JsonObject) -> JsonObject:
         else:
             merged[key] = _merged(before, value)
     return merged
+
+
+def _without_phrases(session: JsonObject) -> JsonObject:
+    """Return a copy of the session as the protocol knows it: the phrases of tools are our own addition."""
+    tools = [{key: one for key, one in tool.items() if key != "phrases"} for tool in session["tools"]]
+    return deepcopy({**session, "tools": tools})
 
 
 def _turns(before: JsonObject | None, value: JsonObject) -> JsonObject:

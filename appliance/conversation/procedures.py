@@ -331,4 +331,5 @@ class Procedures:
     def session_of(self, spec: AgentSpec) -> Mapping[str, Any]:
         main = self.link.main
         is_trusted = main is None or main.endpoint == 0
-        return session_for(spec, is_trusted=is_trusted, has_spoken=main is not None and main.has_spoken)
+        has_spoken = main is not None and main.has_spoken
+        return session_for(spec, is_offline=self.is_free, is_trusted=is_trusted, has_spoken=has_spoken)

@@ -137,6 +137,7 @@ class AgentPreparer:
             has_input_guardrails=bool(agent.input_guardrails),
             is_asked_at_connect=is_asked or is_incomplete,
             is_asked_at_turn=(is_asked and agent.refresh_instructions == "turn") or is_incomplete,
+            phrases={one.definition()["name"]: one.spoken for one in offers if one.spoken},
             disabled=tuple(definition["name"] for definition, enabled in listed if not enabled),
         )
 

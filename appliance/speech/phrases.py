@@ -6,8 +6,9 @@ syntax. The templates match sentences (`LivePhrases.match`, with hassil) and def
 output (`PhraseBook.reply`).
 
 The tools that a session offers determine which phrases are *live*. A phrase whose tool is not offered, or lacks an
-argument that the phrase passes, is neither in the grammar nor matched. Answers are always live. A tool that no phrase
-calls cannot be reached through the phrase book.
+argument that the phrase passes, is neither in the grammar nor matched. Answers are always live. A tool may bring
+phrases of its own (`agents.phrases`), and a handoff is called by the sentences under ``handoff`` with the agent's name.
+Any other tool that no phrase calls cannot be reached through the phrase book.
 
 Pure, except for `PhraseBook.load`, which reads the file.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from graphlib import CycleError, TopologicalSorter
@@ -27,12 +28,11 @@ import yaml
 from hassil.expression import Expression, ListReference, RuleReference
 from hassil.expression import Group as ExpressionGroup
 from hassil.intents import Intents
-from hassil.parse_expression import parse_sentence
-from hassil.parser import ParseError
 from hassil.recognize import recognize_all
 
 from appliance.errors import LanguageError, SettingsError, one_line, shown
-from appliance.speech.stt.grammar import Automaton, compile_grammar, refuse_joins, words
+from appliance.speech.stt.grammar import Automaton, compile_grammar, parse_template, words
+from appliance.speech.tool_phrases import OwnPhrases, Values, normalize, own_phrases
 from appliance.wording import Wording
 
 __all__ = ["IntentCall", "LivePhrases", "Match", "Phrase", "PhraseBook", "Reply", "Sum", "normalize"]
@@ -41,7 +41,6 @@ JsonObject: TypeAlias = dict[str, Any]
 Offered: TypeAlias = Mapping[str, frozenset[str] | None]
 """The arguments that each offered tool takes; None if its schema does not list them."""
 
-_NOT_IN_WORDS = re.compile(r"[^\w'% ]+")
 _FIELD = re.compile(r"\{(\w+)(?:\|(\w+))?\}")
 _LANGUAGE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{1,8})*")
 _MAX_TEXT_CHARS = 300  # far above the longest sentence of a book; longer text is not a command
@@ -52,12 +51,6 @@ _MOST_NUMBERS = 1000  # of one list; a book's recogniser has a path for each
 _CONSTRUCTOR_ERRORS = (AttributeError, KeyError, TypeError, ValueError, RecursionError)
 """What PyYAML raises beside its own errors: for ``2026-99-99``, ``!!int x``, a mapping as a key, deep nesting."""
 _CLAUSES = ("tool", "answer", "help", "repeat")
-
-
-def normalize(text: str) -> str:
-    """Return lower-case words with single spaces: no punctuation, "%" as a word."""
-    plain = text.lower().replace("’", "'").replace("_", " ")
-    return " ".join(_NOT_IN_WORDS.sub(" ", plain).replace("%", " percent ").split())
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -192,8 +185,9 @@ class PhraseBook:
         }
         self.lists = {key: self._list(key, one) for key, one in _table(source, "lists", name).items()}
         self.rules = _rules(source, name)
-        self._parsed_rules = {key: _parse(one, f"{name}: rules.{key}") for key, one in self.rules.items()}
+        self._parsed_rules = {key: parse_template(one, f"{name}: rules.{key}") for key, one in self.rules.items()}
         self._check_names()
+        self._handoff = _table(source, "handoff", name)
         self.phrases = tuple(self._phrase(one, f"{name}: phrases[{i}]") for i, one in enumerate(_items(source, name)))
         self._replies = {
             tool: _replies(ones, f"{name}: replies.{tool}") for tool, ones in _table(source, "replies", name).items()
@@ -228,10 +222,16 @@ class PhraseBook:
         """Return the phrases that these tools make live; the same phrases give the same object (cached).
 
         Args:
-            tools: Function tools in the flat wire shape (``name``, ``parameters``); other types are ignored.
+            tools: Function tools in the flat wire shape (``name``, ``parameters``, perhaps ``phrases``); other types
+                are ignored.
+
+        Raises:
+            SpeechError: A tool's own phrase is not a template.
         """
+        tools = list(tools)
         offered = dict(_offered(tools))
-        return self._live(frozenset(i for i, phrase in enumerate(self.phrases) if phrase.is_live(offered)))
+        own = tuple(one for tool in tools if tool.get("name") in offered for one in self._own(tool))
+        return self._live(frozenset(i for i, phrase in enumerate(self.phrases) if phrase.is_live(offered)), own)
 
     @cached_property
     def words(self) -> frozenset[str]:
@@ -239,16 +239,18 @@ class PhraseBook:
         everything = [
             *self._parsed_rules.values(),
             *(one for values in self.list_expressions.values() for one in values),
-            *(_parse(one, self.name) for phrase in self.phrases for one in phrase.say),
+            *(parse_template(one, self.name) for phrase in self.phrases for one in phrase.say),
         ]
         return frozenset(word for one in everything for word in words(one))
 
     @cached_property
     def list_expressions(self) -> Mapping[str, Sequence[Expression]]:
         """The spoken values of each list."""
-        return {
-            key: [_parse(one, f"{self.name}: lists.{key}") for one, _ in pairs] for key, pairs in self.lists.items()
-        }
+        return {key: self._parsed_values(key, pairs) for key, pairs in self.lists.items()}
+
+    def _parsed_values(self, key: str, pairs: Values) -> list[Expression]:
+        """Parse the values of a list, without numbers in digits, which are typed and never spoken."""
+        return [parse_template(one, f"{self.name}: lists.{key}") for one, _ in pairs if not one.isdigit()]
 
     def reply(self, tool: str, arguments: Mapping[str, Any], output: str) -> str:
         """Return what to say about a tool's output: the book's sentence if one fits.
@@ -258,6 +260,8 @@ class PhraseBook:
             output: The client's text: a JSON object, or plain text.
         """
         found = _json(output)
+        if isinstance(found, dict) and set(found) == {"assistant"}:  # a handoff, here and in the Agents SDKs
+            return self.text("handed_over", agent=str(found["assistant"]))
         if (reason := _error_in(found)) is not None:
             return self.text("failed", reason=_sentence(reason))
         if isinstance(found, str) and found.strip():
@@ -280,9 +284,11 @@ class PhraseBook:
         return _FIELD.sub(lambda found: fields.get(found[1], ""), self.texts[key]).strip()
 
     def examples(self, tools: Iterable[Mapping[str, Any]]) -> list[str]:
-        """Return the example of each offered tool that a live phrase calls, in the book's order."""
-        reached = {phrase.call.tool for phrase in self.live(tools).phrases if phrase.call}
-        return [example for tool, example in self._examples.items() if tool in reached]
+        """Return an example for each offered tool that a live phrase calls: first those with phrases of their own."""
+        live = self.live(tools)
+        reached = {phrase.call.tool for phrase in live.phrases if phrase.call}
+        of_book = [example for tool, example in self._examples.items() if tool in reached]
+        return list(dict.fromkeys([*(one.example for one in live.own), *of_book]))
 
     def templates(self, phrase: Phrase) -> tuple[str, ...]:
         """Return a phrase's templates, with the optional ``before`` and ``after`` if it is wrapped."""
@@ -292,15 +298,20 @@ class PhraseBook:
         after = " [<after>]" if "after" in self.rules else ""
         return tuple(f"{before}({one}){after}" for one in phrase.say)
 
-    def grammar(self, phrases: Iterable[Phrase]) -> Automaton:
-        """Return the grammar of these phrases."""
-        templates = [_parse(one, self.name) for phrase in phrases for one in self.templates(phrase)]
-        return compile_grammar(templates, rules=self._parsed_rules, lists=self.list_expressions)
+    def grammar(self, phrases: Iterable[Phrase], own_lists: Mapping[str, Values]) -> Automaton:
+        """Return the grammar of these phrases; `own_lists` are those that the book does not have."""
+        templates = [parse_template(one, self.name) for phrase in phrases for one in self.templates(phrase)]
+        lists = {**self.list_expressions, **{key: self._parsed_values(key, one) for key, one in own_lists.items()}}
+        return compile_grammar(templates, rules=self._parsed_rules, lists=lists)
 
-    def _make_live(self, indices: frozenset[int]) -> LivePhrases:
-        return LivePhrases(self, tuple(self.phrases[i] for i in sorted(indices)))
+    def _make_live(self, indices: frozenset[int], own: tuple[OwnPhrases, ...]) -> LivePhrases:
+        return LivePhrases(self, tuple(self.phrases[i] for i in sorted(indices)), own)
 
-    def _list(self, key: str, one: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    def _own(self, tool: Mapping[str, Any]) -> Iterator[OwnPhrases]:
+        on_off = self.lists.get("on_off", ())
+        return own_phrases(tool, number=self._words_of_number, on_off=on_off, handoff=self._handoff)
+
+    def _list(self, key: str, one: Mapping[str, Any]) -> Values:
         """Return the (template, value) pairs of a list."""
         where = f"{self.name}: lists.{key}"
         if not isinstance(one, Mapping) or not ("values" in one or {"from", "to"} <= set(one)):
@@ -315,12 +326,18 @@ class PhraseBook:
         numbers = [*range(first, last + 1), *(_whole(extra, f"{where}.also") for extra in others)]
         return tuple((self._number(n, where), n) for n in numbers)
 
-    def _number(self, n: int, where: str) -> str:
+    def _words_of_number(self, n: int) -> str:
+        """Return the words of a number; "" if the book has none."""
         if n in self._numbers:
             return self._numbers[n]
         tens, ones = n - n % 10, n % 10
         if n < 100 and tens in self._numbers and ones in self._numbers:
             return f"{self._numbers[tens]} {self._numbers[ones]}"
+        return ""
+
+    def _number(self, n: int, where: str) -> str:
+        if found := self._words_of_number(n):
+            return found
         raise SettingsError(f"{where}: no words for {n}; add them to 'numbers'")
 
     def _phrase(self, one: Any, where: str) -> Phrase:
@@ -344,7 +361,7 @@ class PhraseBook:
 
     def _slots(self, template: str, where: str) -> Iterator[str]:
         """Yield the slots of a template; refuse unknown lists and rules."""
-        pending: list[Expression] = [_parse(template, where)]
+        pending: list[Expression] = [parse_template(template, where)]
         while pending:
             match pending.pop():
                 case ListReference() as one:
@@ -373,12 +390,21 @@ class PhraseBook:
             list(self._slots(one, f"{self.name}: rules.{key}"))
 
 
+def _phrase_of(own: OwnPhrases, place: int) -> Phrase:
+    slots = frozenset(slot for slot, _ in own.slots)
+    return Phrase(say=own.templates(place), call=IntentCall(tool=own.tool), slots=slots, is_wrapped=True)
+
+
 class LivePhrases:
     """The live phrases of a book for a set of tools. One object per set of phrases, hashed by identity."""
 
-    def __init__(self, book: PhraseBook, phrases: tuple[Phrase, ...]) -> None:
+    def __init__(self, book: PhraseBook, of_book: tuple[Phrase, ...], own: tuple[OwnPhrases, ...] = ()) -> None:
         self._book = book
-        self.phrases = phrases
+        self._of_book = of_book
+        self.own = own
+        self.phrases = (*(_phrase_of(one, i) for i, one in enumerate(own)), *of_book)
+        """Those that tools bring come first: they win over a sentence of the book."""
+        self._own_lists = {key: values for i, one in enumerate(own) for key, values in one.lists(i).items()}
 
     def match(self, text: str) -> Match | None:
         """Return the phrase that matches a whole sentence, or None."""
@@ -394,7 +420,22 @@ class LivePhrases:
     @cached_property
     def grammar(self) -> Automaton:
         """The grammar of these phrases."""
-        return self._book.grammar(self.phrases)
+        return self._book.grammar(self.phrases, self._own_lists)
+
+    def heard_by(self, knows: Callable[[str], bool]) -> tuple[LivePhrases, dict[str, list[str]]]:
+        """Return the phrases whose words a recogniser knows; the unknown words of the others, by tool.
+
+        Only the phrases that tools bring can have unknown words: the book's were checked at the start.
+        """
+        unknown: dict[str, list[str]] = {}
+        kept = []
+        for one in self.own:
+            arcs = LivePhrases(self._book, (), (one,)).grammar.arcs
+            if missing := sorted({word for _, _, word in arcs if not knows(word)}):
+                unknown[one.tool] = missing
+            else:
+                kept.append(one)
+        return (LivePhrases(self._book, self._of_book, tuple(kept)) if unknown else self), unknown
 
     @cached_property
     def _intents(self) -> Intents:
@@ -404,7 +445,7 @@ class LivePhrases:
         }
         lists = {
             key: {"values": [{"in": _typed(template, value), "out": value} for template, value in pairs]}
-            for key, pairs in self._book.lists.items()
+            for key, pairs in {**self._book.lists, **self._own_lists}.items()
         }
         return Intents.from_dict(
             {
@@ -527,20 +568,10 @@ def _pronunciations(source: Mapping[Any, Any], name: str) -> dict[str, str]:
     return {str(word): phones for word, phones in source.items()}
 
 
-def _parse(template: str, where: str) -> Expression:
-    try:
-        expression = parse_sentence(template).expression
-        refuse_joins(expression)
-    except (ParseError, AssertionError, RecursionError) as exc:
-        raise SettingsError(f"{where}: {template!r} is not a valid template: {exc}") from None
-    except SettingsError as exc:
-        raise SettingsError(f"{where}: {template!r}: {exc}") from None
-    return expression
-
-
 def _typed(template: str, value: Any) -> str:
     """Accept typed digits for a number in a list; the grammar omits them, because digits are never spoken."""
-    return f"({template}|{value})" if isinstance(value, int) else template
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return f"({template}|{value})" if is_number else template
 
 
 # ---------------------------------------------------------------------------------------------------------------

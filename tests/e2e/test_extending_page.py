@@ -59,6 +59,7 @@ def test_every_file_on_the_page_belongs_to_an_example_of_these_tests() -> None:
     assert {heading: list(files) for heading, files in sections().items()} == {
         "Try an example": [],
         "A tool in a file": ["my_fan.py", "appliance.toml"],
+        "A tool with sentences of its own": ["my_blinds.py", "appliance.toml"],
         "A sentence for the offline brain": ["en.yaml", "appliance.toml"],
         "A tool in a package": ["pyproject.toml", "moon_tools.py"],
         "An MCP server": ["notes_server.py", "house.toml", "appliance.toml"],
@@ -79,6 +80,16 @@ async def test_a_tool_in_a_file(folder: Path) -> None:
             assert sys.modules["my_fan"].fan == {"is_on": True}
             assert outputs(server.connections[0]) == ["The fan is on."]
             assert offered(server.connections[0])[-1] == "set_fan"
+
+
+@pytest.mark.e2e  # real speech: needs the machine for itself
+async def test_a_tool_with_sentences_of_its_own(folder: Path) -> None:
+    path = paste(folder, "A tool with sentences of its own")
+    settings = load_settings(path, {}, overrides=SIMULATED)
+    async with partner(settings=settings, environ={}) as talk:
+        said = await talk(await speak("move the blinds in the kitchen to fifty percent", voice="rms"))
+        assert said.report.reply == "The blinds in the kitchen are at 50 percent."
+        assert sys.modules["my_blinds"].blinds == {"kitchen": 50, "bedroom": 0}
 
 
 @pytest.mark.e2e  # real speech: needs the machine for itself
@@ -155,3 +166,14 @@ async def test_an_agent_in_python(folder: Path) -> None:
             assert offered(server.connections[0]) == ["set_volume", "get_time", "transfer_to_cook"]
             assert await rig.turn() == "answered"
             assert outputs(server.connections[0])[-1] == '["soup","bread"]'
+
+
+@pytest.mark.e2e  # real speech: needs the machine for itself
+async def test_a_handoff_by_a_sentence(folder: Path) -> None:
+    path = paste(folder, "An agent in Python")
+    settings = load_settings(path, {}, overrides=SIMULATED)
+    async with partner(settings=settings, environ={}) as talk:
+        said = await talk(await speak("transfer me to the cook agent", voice="rms"))
+        assert said.report.reply == "You are talking to Cook now."
+        said = await talk(await speak("set the volume to fifty percent", voice="rms"))
+        assert said.report.reply.startswith("I did not catch that"), "the cook has no volume"

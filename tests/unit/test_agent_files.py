@@ -61,7 +61,7 @@ BOB = 'name = "Bob"\ninstructions = "You are Bob."\n'
 TO_BOB = '[[handoffs]]\nagent = "bob"\n'
 ALL_KEYS = (
     "name, handoff_description, voice, instructions, instructions_file, tools, needs_approval, first_sentence, "
-    "blocked_words, output_guardrails, input_guardrails, hooks, settings, prompt, handoffs, mcp"
+    "blocked_words, output_guardrails, input_guardrails, hooks, phrases, settings, prompt, handoffs, mcp"
 )
 TO_ANN = '[[handoffs]]\nagent = "ann"\n'
 
@@ -220,6 +220,12 @@ def test_a_tool_that_needs_approval_is_a_copy_and_the_original_is_unchanged(tmp_
     agent = load(tmp_path, ann=ANN + 'tools = ["*"]\nneeds_approval = ["run_output"]\n')
     assert {one.name: one.needs_approval for one in agent.tools} == {"set_lamp": False, "run_output": True}
     assert run_output.needs_approval is False
+
+
+def test_phrases_of_a_tool_are_added_in_a_copy(tmp_path: Path) -> None:
+    agent = load(tmp_path, ann=ANN + 'tools = ["*"]\n[phrases]\nset_lamp = ["lamp {on}", "switch the lamp {on}"]\n')
+    assert [list(one.phrases) for one in agent.tools] == [["lamp {on}", "switch the lamp {on}"], []]
+    assert list(set_lamp.phrases) == []
 
 
 def test_two_agents_may_hand_over_to_each_other(tmp_path: Path) -> None:
@@ -571,7 +577,10 @@ def test_the_error_message_in_the_documentation_is_current(tmp_path: Path) -> No
             ANN + TO_BOB + 'xyzzy = "sk-abcdefghijkl"\n',
             "ann.toml: handoffs[1].xyzzy: unknown key; allowed: agent, description, tool_name, first_sentence",
         ),
-        (ANN + '"a\\nb\\u001b" = 1\n', "ann.toml: a b: unknown key; allowed: " + ALL_KEYS),
+        (
+            ANN + '"a\\nb\\u001b" = 1\n',
+            "ann.toml: a b: unknown key; allowed: " + ALL_KEYS.replace(", mcp", " and more"),
+        ),
         (
             STATES + "[[prompt.states.transitions]]\nnext = '2_ask'\nif = 'x'\n",
             "ann.toml: prompt.states[2].transitions[1].if: unknown key; allowed: next, when",
@@ -650,6 +659,19 @@ def test_a_wrong_value_error_says_what_is_allowed(tmp_path: Path, text: str, sai
             'tools = ["*"]\nneeds_approval = ["run_outputs"]\n',
             'needs_approval[1]: found "run_outputs", which is not a tool of this agent; allowed: set_lamp, run_output; '
             "did you mean 'run_output'?",
+        ),
+        (
+            'tools = ["set_lamp"]\n[phrases]\nset_lmap = ["lamp {on}"]\n',
+            "phrases.set_lmap: \"set_lmap\" is not a tool of this agent; allowed: set_lamp; did you mean 'set_lamp'?",
+        ),
+        (
+            'tools = ["set_lamp"]\n[phrases]\nset_lamp = ["light the lamp"]\n',
+            "phrases.set_lamp: tool 'set_lamp': the phrase 'light the lamp' lacks the required parameter 'on': "
+            "write {on} where its value is said",
+        ),
+        (
+            '[phrases]\nset_lamp = "lamp {on}"\n',
+            'phrases: found "lamp {on}"; allowed: a table of lists of sentences under [phrases]',
         ),
         (
             'needs_approval = ["set_lamp"]\n',

@@ -156,7 +156,8 @@ def test_unknown_key_refuses_the_whole_update(served: Served) -> None:
         ({"instructions": None}, "invalid_type", "session.instructions"),
         ({"tools": [{"type": "function"}]}, "missing_required_parameter", "session.tools[0].name"),
         ({"tools": [{"type": "function", "function": {}}]}, "unknown_parameter", "session.tools[0].function"),
-        ({"tools": [{"type": "mcp", "server_label": "x"}]}, "invalid_value", "session.tools[0].type"),
+        ({"tools": [{"name": "x"}]}, "missing_required_parameter", "session.tools[0].type"),
+        ({"tools": [{"type": 3}]}, "invalid_type", "session.tools[0].type"),
         ({"tools": LAMP}, "invalid_type", "session.tools"),
         ({"tool_choice": "maybe"}, "invalid_value", "session.tool_choice"),
         ({"tool_choice": {"type": "function"}}, "missing_required_parameter", "session.tool_choice.name"),
@@ -174,6 +175,29 @@ def test_invalid_update_gets_code_and_param(served: Served, session: dict[str, A
     assert (error["code"], error["event_id"]) == (code, "mine")
     assert error["param"] == param or param is None
     assert served.update()[0]["session"] == before
+
+
+MCP = {"type": "mcp", "server_label": "notes", "server_url": "https://notes.example/mcp"}
+
+
+def test_tool_of_an_unknown_type_is_refused_and_the_rest_of_the_update_applies(served: Served) -> None:
+    tools = [MCP, LAMP, {"type": "web_search"}]
+    frames = served.send(
+        "session.update", event_id="e1", session={"type": "realtime", "instructions": "Be brief.", "tools": tools}
+    )
+    assert names(frames) == ["session.updated", "error", "error"]
+    assert (frames[0]["session"]["instructions"], frames[0]["session"]["tools"]) == ("Be brief.", [LAMP])
+    errors = [frame["error"] for frame in frames[1:]]
+    assert [one["param"] for one in errors] == ["session.tools[0].type", "session.tools[2].type"]
+    assert errors[0]["message"] == "Invalid value: 'mcp'. Supported values are: 'function'."
+    assert [one["event_id"] for one in errors] == [None, None], "the update itself was not refused"
+
+
+def test_tool_of_an_unknown_type_is_left_out_of_a_response(served: Served) -> None:
+    frames = served.send("response.create", response={"tools": [MCP, LAMP]})
+    assert names(frames) == ["response.created", "error"]
+    assert frames[1]["error"]["param"] == "response.tools[0].type"
+    assert request_of(served, frames[0]["response"]["id"]).tools == (LAMP,)
 
 
 def test_sample_rate_error_has_the_text_of_the_live_service(served: Served) -> None:
@@ -289,6 +313,39 @@ def test_invalid_and_empty_audio_errors_have_the_text_of_the_live_service(served
 
 def test_null_event_id_is_accepted(served: Served) -> None:
     assert names(served.send("input_audio_buffer.clear", event_id=None)) == ["input_audio_buffer.cleared"]
+
+
+def test_null_in_a_response_is_the_value_of_the_session(served: Served) -> None:
+    served.update(instructions="Be brief.", tools=[LAMP], max_output_tokens=40)
+    served.say("hello")
+    keys = "conversation input instructions output_modalities audio tools tool_choice max_output_tokens metadata"
+    absent = dict.fromkeys((*keys.split(), "parallel_tool_calls", "prompt", "reasoning"))
+    request = request_of(served, served.ask(**absent))
+    assert (request.instructions, request.tools, len(request.items)) == ("Be brief.", (LAMP,), 1)
+    assert (request.spoken, request.metadata) == (True, {})
+
+
+@pytest.mark.parametrize(
+    "session",
+    [
+        {"tracing": None},
+        {"prompt": None},
+        {"include": None},
+        {"audio": {"input": {"transcription": None}}},
+        {"audio": {"input": {"transcription": {"model": "m", "language": None, "prompt": None}}}},
+        {"audio": {"input": {"noise_reduction": None}}},
+        {"audio": {"input": {"turn_detection": None}}},
+        {"audio": {"input": {"turn_detection": {"type": "server_vad", "idle_timeout_ms": None}}}},
+    ],
+)
+def test_null_clears_what_a_session_may_be_without(served: Served, session: dict[str, Any]) -> None:
+    assert names(served.update(**session)) == ["session.updated"]
+
+
+def test_session_as_the_server_shows_it_can_be_sent_back(served: Served) -> None:
+    session = served.created[0]["session"]
+    own = {key: one for key, one in session.items() if key not in ("id", "object", "expires_at")}
+    assert names(served.update(**own)) == ["session.updated"]
 
 
 # --- push to talk ------------------------------------------------------------------------------------------------

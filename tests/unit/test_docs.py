@@ -147,6 +147,8 @@ def check(words: list[str]) -> None:
         case "./scripts/test" | "./scripts/test-accuracy" | "./scripts/install-service":
             assert (ROOT / program).is_file()
             assert arguments == []
+        case "./scripts/setup":
+            assert f"  {arguments[0]}) " in (ROOT / program).read_text(encoding="utf-8")
         case ".venv/bin/python":
             file = f"{arguments[1].replace('.', '/')}.py" if arguments[0] == "-m" else arguments[0]
             assert (ROOT / file).is_file()

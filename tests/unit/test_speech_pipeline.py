@@ -274,16 +274,98 @@ async def test_tool_choice_none_calls_nothing_and_says_so() -> None:
     assert await answer(user("thanks"), tool_choice="none") == "You are welcome."
 
 
-async def test_tool_choice_required_never_guesses_and_still_speaks_an_output() -> None:
-    assert (await answer(user("tell me a joke"), tool_choice="required")).startswith("I did not catch that.")
+def function(name: str, *required: str, **kinds: Any) -> dict[str, Any]:
+    properties = {key: {"type": kind} if isinstance(kind, str) else kind for key, kind in kinds.items()}
+    parameters = {"type": "object", "properties": properties, "required": list(required)}
+    return {"type": "function", "name": name, "parameters": parameters}
+
+
+NAMED = {"type": "function", "name": "set_lamp"}
+NOTE = function("add_note", "text", text="string", colour="string")
+
+
+async def test_tool_choice_required_calls_the_tool_whose_phrase_was_said_and_speaks_its_output() -> None:
+    assert await answer(user("turn on the lamp"), tool_choice="required") == ("set_lamp", {"on": True})
     items = (user("turn on the lamp"), call("set_lamp", on=True), output({"on": True}))
     assert await answer(*items, tool_choice="required") == "The lamp is on."
 
 
-async def test_named_tool_choice_makes_only_its_phrases_live() -> None:
-    choice = {"type": "function", "name": "set_lamp"}
-    assert await answer(user("turn on the lamp"), tool_choice=choice) == ("set_lamp", {"on": True})
-    assert (await answer(user("what time is it"), tool_choice=choice)).startswith("I did not catch that.")
+async def test_named_tool_choice_calls_that_tool_and_no_other() -> None:
+    assert await answer(user("turn on the lamp"), tool_choice=NAMED) == ("set_lamp", {"on": True})
+    tools = [*TOOLS, function("open_door", gently="boolean")]
+    choice = {"type": "function", "name": "open_door"}
+    for words in ("what time is it", "hello", "let me in"):
+        assert await answer(user(words), tools=tools, tool_choice=choice) == ("open_door", {})
+
+
+async def test_demanded_tool_with_one_text_gets_the_words_of_the_user() -> None:
+    expected = ("add_note", {"text": "buy milk"})
+    assert await answer(user("buy milk"), tools=[NOTE], tool_choice="required") == expected
+    choice = {"type": "function", "name": "add_note"}
+    assert await answer(user("buy milk"), tools=[*TOOLS, NOTE], tool_choice=choice) == expected
+
+
+@pytest.mark.parametrize(
+    ("tools", "choice"),
+    [
+        (TOOLS, "required"),
+        ([function("dim", "level", level="integer")], "required"),
+        ([function("move", "room", room={"type": "string", "enum": ["hall", "attic"]})], "required"),
+        ([function("send", "to", "text", to="string", text="string")], {"type": "function", "name": "send"}),
+        ([], "required"),
+    ],
+)
+async def test_demanded_call_without_known_arguments_fails_instead_of_being_guessed(tools: Any, choice: Any) -> None:
+    for words in ("tell me a joke", "hello"):
+        with pytest.raises(SpeechError, match="tool_choice demands a call"):
+            await answer(user(words), tools=tools, tool_choice=choice)
+
+
+async def test_call_is_demanded_without_any_words() -> None:
+    choice = {"type": "function", "name": "open_door"}
+    assert await answer(tools=[function("open_door")], tool_choice=choice) == ("open_door", {})
+    with pytest.raises(SpeechError):
+        await answer(tools=[NOTE], tool_choice="required")
+
+
+async def test_silence_is_reported_whatever_the_tool_choice() -> None:
+    assert await answer(user("", "input_audio"), tool_choice=NAMED) == "I did not hear anything."
+
+
+async def test_tools_without_a_sentence_are_not_denied() -> None:
+    assert await answer(user("tell me a joke"), tools=[NOTE]) == "I did not catch that."
+    assert await answer(user("help"), tools=[NOTE]) == "I have tools here, but I know no sentence for them."
+    assert await answer(user("tell me a joke"), tool_choice="none") == "I did not catch that."
+    assert await answer(user("help"), tools=[]) == "I have no tools here."
+
+
+def picture(text: str = "") -> dict[str, Any]:
+    image = {"type": "input_image", "image_url": "data:image/png;base64,iVBORw0KGgo="}
+    words = [{"type": "input_text", "text": text}] if text else []
+    return {"type": "message", "role": "user", "content": [*words, image]}
+
+
+UNSEEN = "I can't see pictures while I am offline."
+
+
+async def test_image_is_acknowledged_as_not_seen() -> None:
+    assert await answer(picture()) == UNSEEN
+    assert await answer(picture("what is this")) == UNSEEN
+    assert await answer(picture(), user("what is this")) == UNSEEN
+    assert await answer(picture("hello")) == f"{UNSEEN} Hello. Hold the button and tell me what to do."
+
+
+async def test_image_does_not_stop_a_command() -> None:
+    request = ResponseRequest(items=[picture("turn on the lamp")], tools=TOOLS)
+    text, called = [part async for part in PhrasesWorkflow(BOOK).respond(request)]
+    assert text == TextPart(f"{UNSEEN} ")
+    assert isinstance(called, CallPart) and called.name == "set_lamp"
+    items = (picture("turn on the lamp"), said(UNSEEN), call("set_lamp", on=True), output({"on": True}))
+    assert await answer(*items) == "The lamp is on."
+
+
+async def test_image_of_an_earlier_turn_is_not_mentioned_again() -> None:
+    assert await answer(picture(), said(UNSEEN), user("tell me a joke"), tools=[NOTE]) == "I did not catch that."
 
 
 async def test_empty_conversation_gets_the_help() -> None:

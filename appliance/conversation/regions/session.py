@@ -144,14 +144,17 @@ class Session:
         self.update(SessionUpdateSent(f"rollback_{call_id}", "rollback", session), now)
 
 
-def session_for(spec: AgentSpec, *, is_trusted: bool, has_spoken: bool) -> Mapping[str, Any]:
+def session_for(spec: AgentSpec, *, is_offline: bool, is_trusted: bool, has_spoken: bool) -> Mapping[str, Any]:
     """Return the ``session`` object of an agent for a connection.
 
     Args:
         spec: The agent.
+        is_offline: Whether it goes to the offline brain, which alone gets the phrases of the tools.
         is_trusted: Whether the server may get the secrets of MCP servers.
         has_spoken: Whether the server has sent audio: it then refuses a change of voice.
     """
-    if not is_trusted:
+    if is_offline:
+        spec = replace(spec, session=spec.for_offline_brain())
+    elif not is_trusted:
         spec = replace(spec, session=spec.without_secrets())
     return spec.without_voice() if has_spoken else spec.session

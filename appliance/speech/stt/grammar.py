@@ -25,10 +25,12 @@ from hassil.expression import (
     RuleReference,
     TextChunk,
 )
+from hassil.parse_expression import parse_sentence
+from hassil.parser import ParseError
 
 from appliance.errors import SettingsError
 
-__all__ = ["Automaton", "compile_grammar", "refuse_joins", "words"]
+__all__ = ["Automaton", "compile_grammar", "parse_template", "words"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,26 @@ def words(expression: Expression) -> set[str]:
             return set()
 
 
-def refuse_joins(expression: Expression) -> None:
+def parse_template(template: str, where: str) -> Expression:
+    """Parse a template.
+
+    Args:
+        where: Its place, for errors.
+
+    Raises:
+        SettingsError: It is not a template of whole words.
+    """
+    try:
+        expression = parse_sentence(template).expression
+        _refuse_joins(expression)
+    except (ParseError, AssertionError, RecursionError) as exc:
+        raise SettingsError(f"{where}: {template!r} is not a valid template: {exc}") from None
+    except SettingsError as exc:
+        raise SettingsError(f"{where}: {template!r}: {exc}") from None
+    return expression
+
+
+def _refuse_joins(expression: Expression) -> None:
     """Check that the pieces of a template join at word boundaries.
 
     Raises:
@@ -83,7 +104,7 @@ def refuse_joins(expression: Expression) -> None:
     if not isinstance(expression, Group):
         return
     for one in expression.items:
-        refuse_joins(one)
+        _refuse_joins(one)
     if isinstance(expression, (Alternative, Permutation)):
         return
     for left, right in pairwise(one for one in expression.items if not _is_empty(one)):

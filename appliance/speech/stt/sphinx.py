@@ -22,6 +22,7 @@ from appliance.errors import LanguageError, SettingsError, SpeechError
 from appliance.speech.phrases import LivePhrases, PhraseBook
 from appliance.speech.stages import Transcript
 from appliance.speech.stt.agreement import Hypothesis, Pronouncer, Segment, agree
+from appliance.speech.stt.grammar import Automaton
 
 __all__ = ["SphinxSpeechToText"]
 
@@ -63,7 +64,7 @@ class SphinxSpeechToText:
         self._lock = threading.Lock()
         self._decoder: Any = None
         self._pronounce: Pronouncer | None = None
-        self._grammars: OrderedDict[LivePhrases, str] = OrderedDict()
+        self._grammars: OrderedDict[LivePhrases, tuple[str, Automaton]] = OrderedDict()
         self._count = 0
 
     def __repr__(self) -> str:
@@ -97,7 +98,8 @@ class SphinxSpeechToText:
         with self._lock:
             decoder = self._loaded()
             started = time.monotonic()
-            command = _decode(decoder, self._grammar(live), speech) if live.grammar.arcs else Hypothesis()
+            name, grammar = self._grammar(live)
+            command = _decode(decoder, name, speech) if grammar.arcs else Hypothesis()
             half = time.monotonic()
             heard = _decode(decoder, _OPEN, speech, best=_BEST)
             logger.debug(
@@ -108,24 +110,35 @@ class SphinxSpeechToText:
             )
             assert self._pronounce is not None
             # A search that does not reach the end of the grammar still returns its best partial sentence.
-            is_whole = live.grammar.accepts(command.text.split())
+            is_whole = grammar.accepts(command.text.split())
             is_command = is_whole and agree(command, heard, self._pronounce)
         return Transcript(command.text, is_command=True) if is_command else Transcript(heard.text)
 
-    def _grammar(self, live: LivePhrases) -> str:
-        """Return the name of the decoder's search for these phrases; evicts the least recently used search."""
+    def _grammar(self, live: LivePhrases) -> tuple[str, Automaton]:
+        """Return the decoder's search for these phrases and its grammar; evicts the least recently used search.
+
+        A tool's own phrase with a word that the dictionary does not have is left out, with a warning.
+        """
         if live in self._grammars:
             self._grammars.move_to_end(live)
             return self._grammars[live]
+        assert self._pronounce is not None
+        known, unknown = live.heard_by(self._pronounce.knows)
+        for tool, missing in unknown.items():
+            words = ", ".join(map(repr, missing))
+            logger.warning("the phrases of the tool %r cannot be heard: unknown to the recogniser: %s", tool, words)
         self._count += 1
-        name, grammar = f"phrases-{self._count}", live.grammar
+        name, grammar = f"phrases-{self._count}", known.grammar
         arcs = [(start, to, _PROBABILITY, word) for start, to, word in grammar.arcs]
-        self._decoder.add_fsg(name, self._decoder.create_fsg(name, 0, grammar.final, arcs))
-        self._grammars[live] = name
+        if arcs:
+            self._decoder.add_fsg(name, self._decoder.create_fsg(name, 0, grammar.final, arcs))
+        self._grammars[live] = name, grammar
         if len(self._grammars) > _GRAMMARS:
-            self._decoder.activate_search(_OPEN)
-            self._decoder.remove_search(self._grammars.popitem(last=False)[1])
-        return name
+            old, forgotten = self._grammars.popitem(last=False)[1]
+            if forgotten.arcs:
+                self._decoder.activate_search(_OPEN)
+                self._decoder.remove_search(old)
+        return name, grammar
 
 
 def _open_decoder() -> Any:

@@ -161,6 +161,6 @@ def test_untrusted_servers_get_no_secrets_and_sessions_that_have_spoken_get_no_v
         "audio": {"output": {"voice": "ash", "speed": 1.0}},
         "tools": [{"type": "function", "name": "own"}, {"type": "mcp", "name": "secret", "authorization": "token"}],
     }
-    sent = session_for(spec(session=whole), is_trusted=is_trusted, has_spoken=has_spoken)
+    sent = session_for(spec(session=whole), is_offline=False, is_trusted=is_trusted, has_spoken=has_spoken)
     assert [one["name"] for one in sent["tools"]] == tools
     assert sent["audio"]["output"] == output
