@@ -153,7 +153,7 @@ async def test_guardrail_example_trips_on_the_door_code(monkeypatch: pytest.Monk
 
 async def test_image_example_gets_a_text_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = await example("text_and_image", monkeypatch).main("offline", question="who are you")
-    assert answer.startswith("I am the voice of this box.")
+    assert answer.startswith("I can't see pictures while I am offline. I am the voice of this box.")
 
 
 # --- against a scripted server ----------------------------------------------------------------------------------
