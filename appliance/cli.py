@@ -184,7 +184,10 @@ def _config(arguments: argparse.Namespace) -> int:
         print(json.dumps(settings.masked(), indent=2, ensure_ascii=False))
     else:
         from appliance.service.app import check_assistant, language_remarks
+        from appliance.service.systemd import credentials_directory
+        from appliance.settings import read_api_key
 
+        read_api_key(settings, os.environ, credentials_directory(os.environ))
         check_assistant(settings, os.environ)
         logging.getLogger().addHandler(logging.NullHandler())  # no log on the terminal: remarks are printed
         for remark in (*settings.remarks(), *asyncio.run(language_remarks(settings, os.environ))):

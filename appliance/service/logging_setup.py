@@ -1,20 +1,19 @@
-"""Log output for the journal or a terminal, with secrets masked.
+"""Log output for the journal or a terminal, with secrets redacted and control characters escaped.
 
 Under systemd each line starts with ``<N>``, its syslog priority (sd-daemon(3)); elsewhere with time and level. The
-mask is the last line of defence: no module logs a key on purpose.
+redaction is the last line of defence: no module logs a key on purpose. Only a traceback has several lines.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Mapping
 from typing import Final, TextIO
 
-from appliance.errors import KEY_SHAPE
+from appliance.safe_text import printable
 
-__all__ = ["is_journal", "mask_secrets", "set_up_logging"]
+__all__ = ["is_journal", "set_up_logging"]
 
 _PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _DEBUG_PRIORITY: Final = 7
@@ -22,36 +21,30 @@ _DEBUG_PRIORITY: Final = 7
 # At DEBUG the client libraries log headers and whole frames: keys, audio and speech.
 _TOO_TALKATIVE: Final = ("websockets", "openai", "httpx", "httpx2", "httpcore2", "mcp")
 
-_SECRETS: Final = (
-    re.compile(rf"(?P<keep>){KEY_SHAPE.pattern}"),
-    re.compile(r"(?P<keep>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE),
-    re.compile(
-        r"(?P<keep>\b(?:authorization|(?:x-)?api[-_]?key|client[-_]secret|access[-_]token|token)[\"']?\s*[:=]\s*[\"']?)"
-        r"(?!(?:bearer|basic)\s)[^\s\"',;&]{6,}",
-        re.IGNORECASE,
-    ),
-)
-
-
-def mask_secrets(text: str) -> str:
-    """Replace everything that looks like a key, a token or the value of a secret header by ``***``."""
-    for pattern in _SECRETS:
-        text = pattern.sub(r"\g<keep>***", text)
-    return text
-
 
 class _Formatter(logging.Formatter):
-    """Masks the whole text, including tracebacks."""
+    """One line for the message, and one for each line of a traceback; all of them printable."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return mask_secrets(super().format(record))
+        return "\n".join(self.lines(record))
+
+    def lines(self, record: logging.LogRecord) -> list[str]:
+        record.message = record.getMessage().rstrip("\n")  # a warning of Python ends with a line feed
+        if self.usesTime():
+            record.asctime = self.formatTime(record, self.datefmt)
+        parts = [self.formatMessage(record)]
+        if record.exc_info:
+            parts += self.formatException(record.exc_info).split("\n")
+        if record.stack_info:
+            parts += self.formatStack(record.stack_info).split("\n")
+        return [printable(part) for part in parts]
 
 
 class _JournalFormatter(_Formatter):
-    def format(self, record: logging.LogRecord) -> str:
+    def lines(self, record: logging.LogRecord) -> list[str]:
         priority = next((number for least, number in _PRIORITIES if record.levelno >= least), _DEBUG_PRIORITY)
         # The journal stores each line as an entry; a line without a prefix would get the unit's default priority.
-        return "\n".join(f"<{priority}>{line}" for line in super().format(record).split("\n"))
+        return [f"<{priority}>{line}" for line in super().lines(record)]
 
 
 def set_up_logging(level: str, environ: Mapping[str, str], *, stream: TextIO | None = None) -> None:

@@ -11,7 +11,7 @@ from typing import TextIO
 
 import pytest
 
-from appliance.service.logging_setup import is_journal, mask_secrets, set_up_logging
+from appliance.service.logging_setup import is_journal, set_up_logging
 
 SECRET = "sk-proj-" + "Zz9_-x" * 6
 
@@ -97,29 +97,31 @@ def test_setting_up_twice_leaves_one_handler() -> None:
     assert second.getvalue().count("once") == 1
 
 
-@pytest.mark.parametrize(
-    ("text", "masked"),
-    [
-        (f"key {SECRET} was refused", "key *** was refused"),
-        ("ek_68af296e8e408191a1120ab6383263c2", "***"),
-        ("openai-insecure-api-key.ek_68af296e8e40", "openai-insecure-api-key.***"),
-        ("> Authorization: Bearer abc.DEF-123456", "> Authorization: Bearer ***"),
-        ("authorization=Bearer abcdef123456", "authorization=Bearer ***"),
-        ("{'api-key': '0123456789abcdef'}", "{'api-key': '***'}"),
-        ("{'Authorization': 'Basic dXNlcjpwYXNz'}", "{'Authorization': 'Basic ***'}"),
-        ("ws://h/v1?api_key=0123456789&model=m", "ws://h/v1?api_key=***&model=m"),
-        ("client_secret: abcdef123456", "client_secret: ***"),
-    ],
-)
-def test_text_that_looks_like_a_key_is_masked(text: str, masked: str) -> None:
-    assert mask_secrets(text) == masked
+@pytest.mark.parametrize("said", ["a\x00<0>forged", "a\n<0>forged", "a\r\x1b[2J", "a\x9b31m", "a\u202eb"])
+def test_text_from_outside_is_one_journal_line_of_its_own_priority(journal: TextIO, said: str) -> None:
+    set_up_logging("info", journal_environ(journal), stream=journal)
+    logging.getLogger("appliance.test").warning("the server says: %s", said)
+    text = written(journal)
+    assert text.removesuffix("\n").isprintable()
+    assert text.startswith("<4>appliance.test: the server says: a\\u")
 
 
-@pytest.mark.parametrize(
-    "text", ["task-force-10 is ready", "the desk-lamp-on tool", "tokens: 1234567", "bearer of news"]
-)
-def test_text_that_only_resembles_a_key_is_kept(text: str) -> None:
-    assert mask_secrets(text) == text
+def test_control_characters_in_a_traceback_are_escaped_and_its_lines_stay(journal: TextIO) -> None:
+    set_up_logging("info", journal_environ(journal), stream=journal)
+    try:
+        raise ValueError("bad\x00<0>\x1b[2J")
+    except ValueError:
+        logging.getLogger("appliance.test").exception("it broke")
+    *lines, last = written(journal).removesuffix("\n").split("\n")
+    assert last == "<3>ValueError: bad\\u0000<0>\\u001b[2J"
+    assert lines[:2] == ["<3>appliance.test: it broke", "<3>Traceback (most recent call last):"]
+
+
+def test_a_warning_of_python_is_logged_without_its_last_line_feed() -> None:
+    stream = io.StringIO()
+    set_up_logging("info", {}, stream=stream)
+    logging.getLogger("py.warnings").warning("%s", "file.py:1: UserWarning: odd\n")
+    assert stream.getvalue().endswith("UserWarning: odd\n")
 
 
 def test_a_key_in_the_arguments_of_a_record_never_reaches_the_stream() -> None:
