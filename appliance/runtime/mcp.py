@@ -18,22 +18,21 @@ import importlib
 import json
 import logging
 import math
-import os
 import re
-import sys
 from abc import ABC, abstractmethod
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TextIO
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qsl, unquote
 
 from appliance.agents.mcp_servers import check_names, public_address, split_address
 from appliance.agents.tools import TOOL_NAME, Tool
 from appliance.errors import LinkError, ToolError
 from appliance.plugins import version
-from appliance.safe_text import Secrets
+from appliance.runtime.line_pipe import line_pipe
+from appliance.safe_text import Secrets, mapped, redact
 
 if TYPE_CHECKING:
     import anyio
@@ -266,8 +265,8 @@ class _Server(ABC):
 
         return Tool(
             name=name,
-            description=listed.description or listed.title or "",
-            parameters=listed.input_schema,
+            description=redact(listed.description or listed.title or "", shapes=False),
+            parameters=mapped(listed.input_schema, redact),
             function=call,
             needs_approval=self._all_need_approval or listed.name in self._needing_approval,
             timeout_s=self.timeout_s,
@@ -293,7 +292,7 @@ class _Server(ABC):
         text = _text(result)
         if result.is_error:
             raise ToolError(self._secrets.redact(text) or f"{name} of the MCP server {self.name!r} failed")
-        return text or "(no output)"
+        return redact(text, shapes=False) or "(no output)"
 
     def _heard(self, client: Client, exc: Exception) -> str:
         """Return why a request failed; if the connection is gone, make the owner exit, which logs the cause."""
@@ -324,7 +323,7 @@ class _Server(ABC):
 class McpServerStdio(_Server):
     """A program that speaks MCP over its standard input and output; started by `connect`, ended by `close`.
 
-    It inherits only HOME, LOGNAME, PATH, SHELL, TERM and USER; its standard error goes to ours.
+    It inherits only HOME, LOGNAME, PATH, SHELL, TERM and USER. The lines of its standard error are logged as INFO.
 
     Args:
         name: For errors and logs.
@@ -376,7 +375,10 @@ class McpServerStdio(_Server):
         from mcp.client.stdio import StdioServerParameters, stdio_client
 
         program = StdioServerParameters(command=self._command, args=self._args, env=self._env, cwd=self._cwd)
-        return stdio_client(program, errlog=_standard_error(stack))
+        return stdio_client(program, errlog=stack.enter_context(line_pipe(self._log_line)))
+
+    def _log_line(self, line: str) -> None:
+        log.info("MCP server %s: %s", self.name, self._secrets.redact(line))
 
 
 class McpServerHttp(_Server):
@@ -555,8 +557,3 @@ def _is_closed(exc: BaseException) -> bool:
 def _settle(future: asyncio.Future[str], value: str) -> None:
     if not future.done():
         future.set_result(value)
-
-
-def _standard_error(stack: AsyncExitStack) -> TextIO:
-    """Return the process's standard error, or the null device: a program needs a file descriptor."""
-    return sys.__stderr__ if sys.__stderr__ is not None else stack.enter_context(Path(os.devnull).open("w"))

@@ -23,6 +23,7 @@ from contextlib import suppress
 from typing import IO, Any
 
 from appliance.errors import ApplianceError, SpeechError
+from appliance.speech.children import child_environment
 from appliance.speech.phrases import PhraseBook
 from appliance.speech.stages import Transcript
 from appliance.speech.stt.sphinx import SphinxSpeechToText
@@ -82,7 +83,10 @@ class WorkerSpeechToText:
 
     def _start(self) -> subprocess.Popen[bytes]:
         child = subprocess.Popen(
-            [sys.executable, "-m", "appliance.speech.stt.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-m", "appliance.speech.stt.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=child_environment(),
         )
         self._end = weakref.finalize(self, _end, child)
         self._child = child
