@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Final, TextIO
 
 from appliance.safe_text import printable
@@ -48,7 +50,7 @@ class _JournalFormatter(_Formatter):
 
 
 def set_up_logging(level: str, environ: Mapping[str, str], *, stream: TextIO | None = None) -> None:
-    """Log to one stream, replacing all other handlers.
+    """Log to one stream, replacing all other handlers; the error that ends the process is logged there, too.
 
     Args:
         level: ``debug``, ``info``, ``warning`` or ``error``.
@@ -65,6 +67,12 @@ def set_up_logging(level: str, environ: Mapping[str, str], *, stream: TextIO | N
     for name in _TOO_TALKATIVE:
         logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
     logging.captureWarnings(True)
+    sys.excepthook = _log_crash
+
+
+def _log_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Log an unexpected error, so that its traceback is redacted and escaped; see `sys.excepthook`."""
+    logging.getLogger(__name__).critical("unexpected error", exc_info=(kind, error, trace))
 
 
 def is_journal(environ: Mapping[str, str], stream: TextIO) -> bool:

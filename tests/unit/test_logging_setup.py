@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -19,8 +20,9 @@ SECRET = "sk-proj-" + "Zz9_-x" * 6
 @pytest.fixture(autouse=True)
 def restored_logging() -> Iterator[None]:
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers, level, hook = root.handlers[:], root.level, sys.excepthook
     yield
+    sys.excepthook = hook
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.captureWarnings(False)
@@ -115,6 +117,24 @@ def test_control_characters_in_a_traceback_are_escaped_and_its_lines_stay(journa
     *lines, last = written(journal).removesuffix("\n").split("\n")
     assert last == "<3>ValueError: bad\\u0000<0>\\u001b[2J"
     assert lines[:2] == ["<3>appliance.test: it broke", "<3>Traceback (most recent call last):"]
+
+
+def test_the_error_that_ends_the_process_is_redacted_and_escaped_too(journal: TextIO) -> None:
+    set_up_logging("info", journal_environ(journal), stream=journal)
+    try:
+        try:
+            raise OSError(f"no such key: {SECRET}\x00")
+        except OSError as exc:
+            raise ValueError("bad\x1b[2J\n<0>forged") from exc
+    except ValueError as exc:
+        sys.excepthook(ValueError, exc, exc.__traceback__)
+    text = written(journal)
+    assert SECRET not in text
+    assert "\x00" not in text and "\x1b" not in text
+    lines = text.removesuffix("\n").split("\n")
+    assert lines[0] == "<2>appliance.service.logging_setup: unexpected error"
+    assert lines[-2:] == ["<2>ValueError: bad\\u001b[2J", "<2><0>forged"]
+    assert "<2>OSError: no such key: sk-***\\u0000" in lines
 
 
 def test_a_warning_of_python_is_logged_without_its_last_line_feed() -> None:

@@ -617,7 +617,8 @@ async def test_program_does_not_inherit_the_environment(monkeypatch: pytest.Monk
 
 NOISY = """
 import os, runpy, sys
-sys.stderr.buffer.write(b"token " + os.environ["HOUSE_TOKEN"].encode() + b"\\n\\x00<0>forged \\x1b[2J\\n\\n" + b"x" * 9000)
+token = os.environ["HOUSE_TOKEN"].encode()
+sys.stderr.buffer.write(b"token " + token + b"\\n\\x00<0>forged \\x1b[2J\\n\\n" + b"x" * 9000)
 sys.stderr.flush()
 runpy.run_path(sys.argv[1], run_name="__main__")
 """
