@@ -16,10 +16,11 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from appliance.errors import ApplianceError, SettingsError
 from appliance.plugins import version
+from appliance.safe_text import escape, printable
 
 if TYPE_CHECKING:
     from appliance.settings import Settings
@@ -126,6 +127,11 @@ def _count(text: str) -> int:
     return count
 
 
+def _print(text: str, *, file: TextIO | None = None) -> None:
+    """Print lines that may hold text from outside."""
+    print(printable(text, keeps_lines=True), file=file)
+
+
 # --- the commands ------------------------------------------------------------------------------------------------
 
 
@@ -179,7 +185,7 @@ def _ask(arguments: argparse.Namespace) -> int:
     report = asyncio.run(
         ask(arguments.what, settings=settings, environ=os.environ, voice=arguments.voice, save=arguments.save)
     )
-    print(json.dumps(report.as_json(), ensure_ascii=False) if arguments.json else describe(report))
+    print(escape(json.dumps(report.as_json(), ensure_ascii=False)) if arguments.json else describe(report))
     return 0 if report.was_answered else 1
 
 
@@ -220,15 +226,18 @@ def _brain(arguments: argparse.Namespace) -> int:
 def _config(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
     if arguments.action == "show":
-        print(json.dumps(settings.masked(), indent=2, ensure_ascii=False))
+        print(escape(json.dumps(settings.masked(), indent=2, ensure_ascii=False), keeps_lines=True))
     else:
         from appliance.service.app import check_assistant, language_remarks, pin_remarks
+        from appliance.service.systemd import credentials_directory
+        from appliance.settings import read_api_key
 
+        read_api_key(settings, os.environ, credentials_directory(os.environ))
         asyncio.run(check_assistant(settings, os.environ))
         logging.getLogger().addHandler(logging.NullHandler())  # no log on the terminal: remarks are printed
         languages = asyncio.run(language_remarks(settings, os.environ))
         for remark in (*settings.remarks(), *pin_remarks(settings), *languages):
-            print(f"note: {remark}")
+            _print(f"note: {remark}")
         print("The settings are valid.")
     return 0
 
@@ -238,7 +247,7 @@ def _replay(arguments: argparse.Namespace) -> int:
 
     count, divergences = replay(arguments.trace)
     for one in divergences[:10]:
-        print(f"line {one.line}: {one.event}\n  recorded {one.recorded}\n  replayed {one.replayed}")
+        _print(f"line {one.line}: {one.event}\n  recorded {one.recorded}\n  replayed {one.replayed}")
     print(f"{count} events, {len(divergences)} of them with different commands.")
     return 1 if divergences else 0
 

@@ -28,13 +28,13 @@ Errors are raised where the cause is known, and reported once, where the program
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
+from appliance.safe_text import escape, redact
+
 __all__ = [
-    "KEY_SHAPE",
     "ApplianceError",
     "AudioError",
     "BadPin",
@@ -55,7 +55,6 @@ __all__ = [
     "SpeechError",
     "StorageError",
     "ToolError",
-    "bare_address",
     "did_you_mean",
     "first_error",
     "first_of",
@@ -66,15 +65,7 @@ __all__ = [
 ]
 
 
-KEY_SHAPE: Final = re.compile(r"\b(sk|ek|rk)[-_][\w*.-]{6,}")
-"""Matches API keys of OpenAI and similar services; mask it in all foreign text before printing."""
-
 _LONGEST_SHOWN: Final = 60  # characters of a value in a message
-
-
-def bare_address(url: str) -> str:
-    """Return an address without its query and user part, which may contain a key."""
-    return re.sub(r"//[^/@]*@", "//", url.partition("?")[0])
 
 
 def is_loopback(host: str) -> bool:
@@ -88,14 +79,13 @@ def is_loopback(host: str) -> bool:
 
 
 def one_line(text: str, most: int | None = None) -> str:
-    """Return printable text on one line, of at most `most` characters, with everything that looks like a key masked."""
-    plain = "".join(one if one.isprintable() else " " for one in KEY_SHAPE.sub("***", text))
-    line = " ".join(plain.split())
+    """Return printable text on one line, of at most `most` characters, with secrets redacted."""
+    line = escape(" ".join(redact(text).split()))
     return line if most is None or len(line) <= most else line[: most - 1] + "…"
 
 
 def shown(value: object) -> str:
-    """Return a value as in TOML, shortened, on one line, and with everything that looks like a key masked."""
+    """Return a value as in TOML, shortened, on one line, and with secrets redacted."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Mapping):

@@ -12,7 +12,6 @@ Only ``service.app`` uses `Settings`: the components receive plain values.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import stat
@@ -28,7 +27,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, Val
 from pydantic.fields import FieldInfo
 
 from appliance.conversation.policy import Policy
-from appliance.errors import KEY_SHAPE, SettingsError, ToolError, did_you_mean, is_loopback, one_line, shown
+from appliance.errors import SettingsError, ToolError, did_you_mean, is_loopback, one_line, shown
+from appliance.safe_text import KEY_SHAPE, Secrets, redact_json
 
 __all__ = [
     "OPENAI_URL",
@@ -569,10 +569,11 @@ class Settings(BaseModel):
         return EndpointSettings("compatible", _websocket_url(link.base_url), needs_key=False)
 
     def masked(self) -> dict[str, dict[str, dict[str, object]]]:
-        """Return section → key → ``{"value": …, "origin": …}``, with everything that looks like a key masked."""
+        """Return section → key → ``{"value": …, "origin": …}``, with secrets redacted."""
         dump: dict[str, dict[str, dict[str, object]]] = {
             section: {
-                key: {"value": _mask(value), "origin": self.origin(f"{section}.{key}")} for key, value in values.items()
+                key: {"value": redact_json(value), "origin": self.origin(f"{section}.{key}")}
+                for key, value in values.items()
             }
             for section, values in self.model_dump().items()
         }
@@ -651,9 +652,13 @@ def read_api_key(settings: Settings, environ: Mapping[str, str], credentials_dir
         The key without surrounding white space, or None. Do not keep it.
 
     Raises:
-        SettingsError: ``link.key_file`` cannot be read, or the key is not a single word of printable ASCII.
+        SettingsError: ``link.key_file`` cannot be read, or the key is not a single word of printable ASCII, or it is
+            written as ``NAME=key``.
     """
     key, origin = _find_key(settings, environ, credentials_dir)
+    if assignment := _ASSIGNMENT.fullmatch(key):
+        _KEYS.add(assignment["key"].strip("\"'"))
+        raise SettingsError(f"{origin}: found a name and an equals sign before the key; allowed: only the key")
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise SettingsError(f"{origin}: found several words or characters invalid in a header; allowed: only the key")
     return key or None
@@ -884,12 +889,6 @@ def _line(item: _Found | None, key: str, text: str) -> str:
     return f"{item.origin if item is not None else 'default'}: {key}: {text}"
 
 
-def _mask(value: object) -> object:
-    if isinstance(value, (list, Mapping)):
-        return json.loads(KEY_SHAPE.sub("***", json.dumps(value, default=str)))
-    return KEY_SHAPE.sub("***", value) if isinstance(value, str) else value
-
-
 # Checks across keys. Each yields the dotted key to change and the message.
 
 
@@ -1046,9 +1045,18 @@ def _websocket_url(url: str) -> str:
 
 # The key.
 
+_KEYS: Final = Secrets()  # redacted wherever they might be printed
+_ASSIGNMENT: Final = re.compile(r"(?:export\s+)?[A-Za-z_]\w*\s*=\s*(?P<key>[^\s=].*)", re.DOTALL)
+
 
 def _find_key(settings: Settings, environ: Mapping[str, str], credentials_dir: Path | None) -> tuple[str, str]:
-    """Return the key, "" if there is none, and where it was found."""
+    """Return the key, "" if there is none, and where it was found; from here on it is redacted."""
+    key, origin = _look_up_key(settings, environ, credentials_dir)
+    _KEYS.add(key)
+    return key, origin
+
+
+def _look_up_key(settings: Settings, environ: Mapping[str, str], credentials_dir: Path | None) -> tuple[str, str]:
     link = settings.link
     if credentials_dir is not None and link.credential:
         try:

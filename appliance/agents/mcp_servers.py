@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from appliance.agents.tools import Tool
 from appliance.errors import ToolError
+from appliance.safe_text import Secrets
 
 __all__ = ["HostedMcp", "McpServer", "RequireApproval", "check_names", "public_address", "split_address"]
 
@@ -42,6 +43,7 @@ class HostedMcp:
     """Or ``{"always": {"tool_names": […], "read_only": bool}, "never": {…}}``."""
     defer_loading: bool | None = None
     """Whether the model finds the tools only by searching."""
+    _secrets: Secrets = field(default_factory=Secrets, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.server_label.strip():
@@ -59,6 +61,8 @@ class HostedMcp:
                 f"hosted MCP server {self.server_label!r}: require_approval is {wanted!r}; "
                 'it is "always", "never", or filters under the keys "always" and "never"'
             )
+        self._secrets.add(self.authorization)
+        self._secrets.add_named(self.headers.items())
 
     def __repr__(self) -> str:
         place = public_address(self.server_url) or self.connector_id or self.tunnel_id

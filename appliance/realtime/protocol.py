@@ -27,8 +27,9 @@ from typing import Any, ClassVar, TypeAlias, TypeVar, get_args
 
 import msgspec
 
-from appliance.errors import KEY_SHAPE, LocalProtocolError, RemoteProtocolError
+from appliance.errors import LocalProtocolError, RemoteProtocolError
 from appliance.records import Record
+from appliance.safe_text import redact
 
 __all__ = [
     "SAMPLE_RATE",
@@ -439,7 +440,7 @@ def _error(value: Any, where: str) -> ErrorDetail:
         key: str(one) if isinstance(one, (int, float)) else one for key, one in _object(value, where).items()
     }
     if isinstance(raw.get("message"), str):
-        raw["message"] = KEY_SHAPE.sub(r"\1-…", raw["message"])
+        raw["message"] = redact(raw["message"])
     return _build(ErrorDetail, raw, where)
 
 

@@ -18,21 +18,21 @@ import importlib
 import json
 import logging
 import math
-import os
 import re
-import sys
 from abc import ABC, abstractmethod
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TextIO
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qsl, unquote
 
 from appliance.agents.mcp_servers import check_names, public_address, split_address
 from appliance.agents.tools import TOOL_NAME, Tool
 from appliance.errors import LinkError, ToolError
 from appliance.plugins import version
+from appliance.runtime.line_pipe import line_pipe
+from appliance.safe_text import Secrets, mapped, redact
 
 if TYPE_CHECKING:
     import anyio
@@ -47,7 +47,6 @@ __all__ = ["McpServerHttp", "McpServerStdio", "mcp_server"]
 log = logging.getLogger(__name__)
 
 _LONGEST_NAME = 64  # characters; Realtime API, a function's name
-_SHORTEST_SECRET = 4  # characters; redacting every "1" or "no" would make messages unreadable
 _SSE_READ_S = 300.0  # as in the mcp package: a server may be silent on an open stream for this long
 _LONGEST_LEAVE_S = 10.0  # more than a hanging program takes: 0.5 s to close its input, 2 s to exit, 2 s to be killed
 _GONE = "the server closed the connection"
@@ -70,7 +69,7 @@ class _Server(ABC):
         name: str,
         *,
         place: str,
-        secrets: Iterable[str],
+        secrets: Secrets,
         allowed_tools: Sequence[str],
         needs_approval: NeedsApproval,
         timeout_s: float,
@@ -85,7 +84,7 @@ class _Server(ABC):
         self.name = name
         self.timeout_s = timeout_s
         self._place = place
-        self._secrets = sorted(_with_parts(secrets), key=len, reverse=True)
+        self._secrets = secrets
         self._allowed = tuple(allowed_tools)
         self._all_need_approval = needs_approval is True
         self._needing_approval = () if isinstance(needs_approval, bool) else tuple(needs_approval)
@@ -237,12 +236,14 @@ class _Server(ABC):
         """
         client = await self._reached()
         limit = asyncio.timeout(self.timeout_s)
+        problem = ""
         try:
             async with limit:
                 listed = await _all_pages(client)
         except Exception as exc:  # noqa: BLE001 - any error means that there is no list
             problem = f"no answer in {self.timeout_s:g} s" if limit.expired() else self._heard(client, exc)
-            raise LinkError(f"MCP server {self.name!r} ({self._place}) did not list its tools: {problem}") from None
+        if problem:
+            raise LinkError(f"MCP server {self.name!r} ({self._place}) did not list its tools: {problem}")
         self._check_listed([one.name for one in listed])
         wanted = [one for one in listed if not self._allowed or one.name in self._allowed]
         names = _legal_names([one.name for one in wanted])
@@ -264,8 +265,8 @@ class _Server(ABC):
 
         return Tool(
             name=name,
-            description=listed.description or listed.title or "",
-            parameters=listed.input_schema,
+            description=redact(listed.description or listed.title or "", shapes=False),
+            parameters=mapped(listed.input_schema, redact),
             function=call,
             needs_approval=self._all_need_approval or listed.name in self._needing_approval,
             timeout_s=self.timeout_s,
@@ -281,14 +282,17 @@ class _Server(ABC):
             client = await self._reached()
         except LinkError as exc:
             raise ToolError(f"{name} cannot be called now: {exc}") from None
+        problem = ""
         try:
             result = await client.call_tool(name, arguments)
         except Exception as exc:  # noqa: BLE001 - no error of a server may end the session
-            raise ToolError(f"{name} of the MCP server {self.name!r} failed: {self._heard(client, exc)}") from None
+            problem = self._heard(client, exc)
+        if problem:  # outside of `except`, so that no context holds the server's text
+            raise ToolError(f"{name} of the MCP server {self.name!r} failed: {problem}")
         text = _text(result)
         if result.is_error:
-            raise ToolError(self._without_secrets(text) or f"{name} of the MCP server {self.name!r} failed")
-        return text or "(no output)"
+            raise ToolError(self._secrets.redact(text) or f"{name} of the MCP server {self.name!r} failed")
+        return redact(text, shapes=False) or "(no output)"
 
     def _heard(self, client: Client, exc: Exception) -> str:
         """Return why a request failed; if the connection is gone, make the owner exit, which logs the cause."""
@@ -313,18 +317,13 @@ class _Server(ABC):
         if line == _REFUSED and self._status:
             line = self._status
         is_for_people = isinstance(cause, (MCPError, LinkError))  # the server's message, or ours
-        return self._without_secrets(line if is_for_people else f"{type(cause).__name__}: {line}")
-
-    def _without_secrets(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
+        return self._secrets.redact(line if is_for_people else f"{type(cause).__name__}: {line}")
 
 
 class McpServerStdio(_Server):
     """A program that speaks MCP over its standard input and output; started by `connect`, ended by `close`.
 
-    It inherits only HOME, LOGNAME, PATH, SHELL, TERM and USER; its standard error goes to ours.
+    It inherits only HOME, LOGNAME, PATH, SHELL, TERM and USER. The lines of its standard error are logged as INFO.
 
     Args:
         name: For errors and logs.
@@ -357,10 +356,12 @@ class McpServerStdio(_Server):
         if not command.strip():
             raise ToolError(f"MCP server {name!r} has no command: name the program to start")
         check_names(f"MCP server {name!r}", "args", args)
+        secrets = Secrets()
+        secrets.add_named((env or {}).items())
         super().__init__(
             name,
             place=command,
-            secrets=(env or {}).values(),
+            secrets=secrets,
             allowed_tools=allowed_tools,
             needs_approval=needs_approval,
             timeout_s=timeout_s,
@@ -374,7 +375,10 @@ class McpServerStdio(_Server):
         from mcp.client.stdio import StdioServerParameters, stdio_client
 
         program = StdioServerParameters(command=self._command, args=self._args, env=self._env, cwd=self._cwd)
-        return stdio_client(program, errlog=_standard_error(stack))
+        return stdio_client(program, errlog=stack.enter_context(line_pipe(self._log_line)))
+
+    def _log_line(self, line: str) -> None:
+        log.info("MCP server %s: %s", self.name, self._secrets.redact(line))
 
 
 class McpServerHttp(_Server):
@@ -413,14 +417,15 @@ class McpServerHttp(_Server):
             if not (key + value).isascii() or not (key + value).isprintable():
                 raise ToolError(f"MCP server {name!r}: header {key!r} has a character that HTTP does not allow")
         user, password = unquote(parts.username or ""), unquote(parts.password or "")
-        values = [part.partition("=")[2] for part in parts.query.split("&")] + [
-            one for _, one in parse_qsl(parts.query)
-        ]
         basic = b64encode(f"{user}:{password}".encode()).decode()
+        encoded = [(name, value) for name, _, value in (part.partition("=") for part in parts.query.split("&"))]
+        of_url = [("user", user), ("password", password), ("authorization", basic), ("query", parts.query)]
+        secrets = Secrets()
+        secrets.add_named([*(headers or {}).items(), *of_url, *encoded, *parse_qsl(parts.query)])
         super().__init__(
             name,
             place=public_address(url),
-            secrets=[*(headers or {}).values(), user, password, basic, parts.query, *values],
+            secrets=secrets,
             allowed_tools=allowed_tools,
             needs_approval=needs_approval,
             timeout_s=timeout_s,
@@ -552,13 +557,3 @@ def _is_closed(exc: BaseException) -> bool:
 def _settle(future: asyncio.Future[str], value: str) -> None:
     if not future.done():
         future.set_result(value)
-
-
-def _standard_error(stack: AsyncExitStack) -> TextIO:
-    """Return the process's standard error, or the null device: a program needs a file descriptor."""
-    return sys.__stderr__ if sys.__stderr__ is not None else stack.enter_context(Path(os.devnull).open("w"))
-
-
-def _with_parts(secrets: Iterable[str]) -> set[str]:
-    """Return the secrets and their words: a server may quote only the token of ``Bearer token``."""
-    return {word for one in secrets for word in (one, *one.split()) if len(word) >= _SHORTEST_SECRET}

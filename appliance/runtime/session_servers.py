@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 
-from appliance.errors import LinkError, SettingsError, bare_address
+from appliance.errors import LinkError, SettingsError
 from appliance.realtime.transports.websocket import Endpoint, endpoint_url
+from appliance.safe_text import bare_address
 
 __all__ = ["SessionServers"]
 
@@ -67,10 +68,13 @@ class SessionServers:
             LinkError: The function that fetches the key failed.
             SettingsError: It did not return a string.
         """
+        key, problem = None, ""
         try:
             key = self._api_key() if callable(self._api_key) else self._api_key or os.environ.get("OPENAI_API_KEY")
         except Exception as exc:  # noqa: BLE001 - application code; drop its message, which may quote a secret
-            raise LinkError(f"the key could not be fetched: {type(exc).__name__}") from None
+            problem = type(exc).__name__
+        if problem:  # outside of `except`, so that no context holds the message
+            raise LinkError(f"the key could not be fetched: {problem}")
         if key is not None and not isinstance(key, str):
             raise SettingsError(f"api_key returned {type(key).__name__}, expected a string")
         return {**({"Authorization": f"Bearer {key}"} if key else {}), **self._headers}

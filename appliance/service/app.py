@@ -36,7 +36,6 @@ from appliance.errors import (
     SettingsError,
     SpeechError,
     StorageError,
-    bare_address,
     first_error,
     one_line,
 )
@@ -50,6 +49,7 @@ from appliance.realtime.transports import RunningTransport, open_transport
 from appliance.realtime.transports.websocket import Endpoint, endpoint_url
 from appliance.runtime.agent_runtime import AgentRuntime, check_agent
 from appliance.runtime.driver import Driver, Observer
+from appliance.safe_text import bare_address
 from appliance.service.announcer import LocalAnnouncer
 from appliance.service.days import Days
 from appliance.service.extensions import agent_named, all_tools, hooks_named

@@ -3,7 +3,8 @@
 A trace is a text file with one JSON object per line. The first line describes the conversation (policy, agents,
 history, seed); each other line holds an event, its time and the commands. Because the conversation is a pure function
 of these, `replay` runs it again on any machine and compares the commands. The trace contains audio, because turns
-depend on it; the settings warn about that. Anything that looks like a key is masked before it is written.
+depend on it; the settings warn about that. Secrets are redacted in the values, not in the text of a line, which stays
+valid JSON. A redacted text keeps its length, because decisions depend on it.
 """
 
 from __future__ import annotations
@@ -31,17 +32,16 @@ from appliance.conversation.machine import Conversation
 from appliance.conversation.policy import Policy
 from appliance.conversation.support import prices as price_types
 from appliance.conversation.support.feedback import View
-from appliance.errors import SettingsError, StorageError, bare_address, one_line
+from appliance.errors import SettingsError, StorageError, one_line
 from appliance.realtime import protocol as wire
 from appliance.realtime.items import HistoryItem
-from appliance.service.logging_setup import mask_secrets
+from appliance.safe_text import redact_json
 
 __all__ = ["Divergence", "TraceRecorder", "replay"]
 
 log = logging.getLogger(__name__)
 
 FORMAT = 4  # incremented when a recorded class or field changes its name or meaning
-_SECRETS_OF_MCP = ("authorization", "headers")  # fields of a hosted MCP server
 _FLUSH_EVERY = 50  # lines, about one second of microphone audio: the most that a crash loses
 
 
@@ -73,21 +73,10 @@ def encode(value: Any) -> Any:
     if (names := _field_names(type(value))) is not None:
         return {"@": type(value).__name__} | {name: encode(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
-        if value.get("type") == "mcp":
-            return {str(key): _without_secrets(key, one) for key, one in value.items()}
         return {str(key): encode(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [encode(one) for one in value]
     return value
-
-
-def _without_secrets(key: str, value: Any) -> Any:
-    """Encode one key of a hosted MCP server, with credentials removed."""
-    if key in _SECRETS_OF_MCP:
-        return "***"
-    if key == "server_url" and isinstance(value, str):
-        return bare_address(value)
-    return encode(value)
 
 
 def decode(value: Any, *, inside_object: bool = False) -> Any:
@@ -175,7 +164,7 @@ class TraceRecorder:
     def _write(self, line: Mapping[str, Any]) -> None:
         assert self._file is not None
         # ASCII: model text may contain a lone surrogate, which is not valid UTF-8, or a Unicode line separator.
-        self._file.write(mask_secrets(json.dumps(line, separators=(",", ":"))) + "\n")
+        self._file.write(json.dumps(redact_json(line, keeps_length=True), separators=(",", ":")) + "\n")
         self._lines += 1
 
 
@@ -253,7 +242,8 @@ def replay(path: Path) -> tuple[int, list[Divergence]]:
                 raise ValueError("not an event")
             if not isinstance(now, (int, float)):
                 raise ValueError("its time is not a number")
-            replayed = json.loads(mask_secrets(json.dumps(encode(conversation.handle(event, now)))))
+            commands = redact_json(encode(conversation.handle(event, now)), keeps_length=True)
+            replayed = json.loads(json.dumps(commands))
         if replayed != recorded:
             divergences.append(Divergence(count + 1, line["event"], recorded, replayed))
     return count, divergences

@@ -15,6 +15,7 @@ from appliance.conversation.commands import Command
 from appliance.conversation.events import AudioCaptured, Event
 from appliance.conversation.support.feedback import State, View
 from appliance.errors import first_error
+from appliance.safe_text import mapped, printable, redact
 from appliance.settings import Settings
 from appliance.simulator.report import TurnReport
 from appliance.simulator.simulated_device import SimulatedDevice, read_speech
@@ -41,8 +42,9 @@ class AskResult:
         return self.report.outcome == "answered" and self.has_sounded
 
     def as_json(self) -> dict[str, Any]:
+        """Return the result as JSON values, without secrets."""
         report = self.report
-        return {
+        values = {
             "heard": report.heard,
             "tools": [
                 {"name": tool["name"], "arguments": _parsed(tool["arguments"]), "output": _parsed(tool["output"])}
@@ -56,6 +58,7 @@ class AskResult:
             "outcome": report.outcome,
             "troubles": [kind for kind, _ in report.troubles],
         }
+        return mapped(values, partial(redact, shapes=False))
 
 
 def _parsed(text: str | None) -> Any:
@@ -165,7 +168,7 @@ async def _wait(milestone: asyncio.Event, seconds: float) -> None:
 
 
 def describe(answer: AskResult) -> str:
-    """Return the result as the lines that `ask` prints."""
+    """Return the result as the lines that `ask` prints; they are printable."""
     report = answer.report
     lines = [f"heard     {report.heard or '(nothing understood)'}"]
     for tool in report.tools:
@@ -176,4 +179,4 @@ def describe(answer: AskResult) -> str:
     lines.append(f"timeline  {timeline} (ms)")
     lines.append(f"light     {' → '.join(report.lights)}")
     lines.append(f"xruns     {answer.xruns}")
-    return "\n".join(lines)
+    return "\n".join(printable(line, shapes=False) for line in lines)

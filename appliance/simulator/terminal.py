@@ -31,6 +31,7 @@ from appliance.conversation.notices import (
 from appliance.conversation.support.feedback import View, light_state
 from appliance.errors import ApplianceError, first_error
 from appliance.hardware.patterns import PATTERNS, LightPattern
+from appliance.safe_text import escape, printable
 from appliance.settings import Settings
 from appliance.simulator.keyboard import ENABLE, Key, KeyParser, raw_terminal
 from appliance.simulator.simulated_device import SimulatedDevice
@@ -62,7 +63,8 @@ class Screen:
         self._status = ""
 
     def say(self, line: str) -> None:
-        """Print a line above the status line."""
+        """Print a line above the status line; what controls a terminal is escaped, and secrets are redacted."""
+        line = printable(line, shapes=False)
         text = f"{_ERASE}{line}\n{self._status}" if self._is_live else f"{line}\n"
         print(text, end="", file=self._out, flush=True)
 
@@ -182,7 +184,7 @@ class _Terminal:
         while True:
             shown = PATTERNS[light_state(self._view)]
             lamp = self._device.lamp_line()
-            typed = f" > {self._typed}" if self._typed else ""
+            typed = f" > {escape(self._typed)}" if self._typed else ""
             self._screen.draw(f"{dot(shown)} {shown.name:<12} {meter(self._level_db)} {lamp}{typed}")
             await asyncio.sleep(1 / _REDRAWS_PER_S)
 

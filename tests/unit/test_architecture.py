@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "appliance"
 SOUND = ("audio.pcm", "audio.ring", "audio.g711", "audio.resample")
 WIRE = ("realtime.protocol", "realtime.items")
 MESSAGES = ("conversation.events", "conversation.commands", "conversation.notices", "conversation.earcons")
-BELOW_ALL = ("errors", "records", "sdk_names")
+BELOW_ALL = ("errors", "records", "safe_text", "sdk_names")
 IMPURE = ("asyncio", "time", "logging", "threading", "socket", "subprocess")
 
 
@@ -37,6 +37,7 @@ class Row:
 
 # The first matching row applies to a module.
 TABLE = (
+    Row(("safe_text",), never=tuple(one for one in IMPURE if one != "threading"), only=("msgspec",)),
     Row(BELOW_ALL, never=IMPURE, only=("msgspec",)),
     Row(SOUND, never=IMPURE, only=("numpy", "soxr")),
     Row(("plugins",), never=IMPURE, only=()),

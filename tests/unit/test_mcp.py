@@ -613,3 +613,30 @@ async def test_program_does_not_inherit_the_environment(monkeypatch: pytest.Monk
     async with running(program()) as tools:
         with pytest.raises(ToolError, match=r"^Wrong token: $"):
             await call(tools["betray"])
+
+
+NOISY = """
+import os, runpy, sys
+token = os.environ["HOUSE_TOKEN"].encode()
+sys.stderr.buffer.write(b"token " + token + b"\\n\\x00<0>forged \\x1b[2J\\n\\n" + b"x" * 9000)
+sys.stderr.flush()
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
+
+async def test_standard_error_of_a_program_is_logged_by_line_without_its_secrets(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    server = McpServerStdio("house", sys.executable, ["-c", NOISY, str(PROGRAM)], env={"HOUSE_TOKEN": TOKEN})
+    async with running(server):
+        pass
+    lines = [one.getMessage().removeprefix("MCP server house: ") for one in caplog.records]
+    assert lines[:2] == ["token ***", "\x00<0>forged \x1b[2J"], "the formatter of the log escapes"
+    assert [len(line) for line in lines[2:]] == [4096, 4096, 808]
+
+
+async def test_secret_in_the_result_of_a_tool_is_redacted() -> None:
+    headers = {"Authorization": "Bearer house_lamp"}
+    async with over_loopback(House(token="Bearer house_lamp"), headers=headers) as tools:
+        assert await call(tools["house_lamp"]) == "called ***", "the server says the name of the tool"

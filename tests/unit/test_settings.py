@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from appliance.conversation.policy import Policy
 from appliance.errors import SettingsError, ToolError
+from appliance.safe_text import redact
 from appliance.service.app import open_wording, policy_from
 from appliance.settings import (
     OPENAI_URL,
@@ -396,13 +397,16 @@ def test_the_key_is_read_again_on_each_call(tmp_path: Path) -> None:
     assert read_api_key(settings, {}, tmp_path) == KEY
 
 
-def test_a_key_file_readable_by_others_causes_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o620, 0o604])
+def test_a_key_file_readable_by_others_causes_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int
+) -> None:
     path = tmp_path / "key"
     path.write_text(KEY, encoding="utf-8")
-    path.chmod(0o644)
+    path.chmod(mode)
     with caplog.at_level(logging.WARNING):
         load_settings(None, {}, overrides={"link.key_file": str(path)})
-    assert f"{path} contains a key that others can read (mode 644)" in caplog.text
+    assert f"{path} contains a key that others can read (mode {mode:o})" in caplog.text
     assert KEY not in caplog.text
     caplog.clear()
     path.chmod(0o600)
@@ -421,6 +425,25 @@ def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(text: str) -> N
         read_api_key(load_settings(None, {}), {"OPENAI_API_KEY": text})
     assert text not in str(caught.value)
     assert str(caught.value).startswith("environment OPENAI_API_KEY: ")
+
+
+@pytest.mark.parametrize(
+    "line", [f"OPENAI_API_KEY={KEY}", f"export KEY = '{KEY}'", "KEY=Zq8vN4xW7kR2tY", f"KEY={KEY}\nOTHER=1"]
+)
+def test_a_key_written_as_an_assignment_is_refused_with_the_remedy(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "key"
+    path.write_text(line + "\n", encoding="utf-8")
+    path.chmod(0o600)
+    settings = load_settings(None, {}, overrides={"link.key_file": str(path)})
+    with pytest.raises(SettingsError) as caught:
+        read_api_key(settings, {})
+    assert str(caught.value) == f"file {path}: found a name and an equals sign before the key; allowed: only the key"
+    assert "Zq8vN4xW7kR2tY" not in redact(line), "redacted from here on, although it was refused"
+
+
+@pytest.mark.parametrize("key", ["Zm9vYmFyYmF6cXV4==", "eyJhbGciOi.eyJzdWIiOi.c2lnbmF0dXJl", "a-key_1"])
+def test_a_key_that_only_resembles_an_assignment_is_accepted(key: str) -> None:
+    assert read_api_key(load_settings(None, {}), {"OPENAI_API_KEY": key}) == key
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
 from appliance.agents.spec import AgentSpec
-from appliance.conversation.commands import Command, Emit, PrepareAgent
+from appliance.conversation.commands import Command, Emit, PrepareAgent, Send
 from appliance.conversation.events import (
     AgentKey,
     CheckKey,
     Event,
+    FrameGiven,
     HistoryReplaced,
     ServerEventReceived,
     ToolFinished,
@@ -36,13 +38,13 @@ from tests.support.stage import SESSION, Stage
 class Recorded(Stage):
     """A stage whose every step is traced."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__()
+    def __init__(self, path: Path, spec: AgentSpec | None = None) -> None:
+        specs = [spec or AgentSpec(agent="assistant", session=SESSION)]
+        super().__init__(specs=specs, outputs={}, guardrail_debounce=10)
         self.posted: list[Event] = []
         self.recorder = TraceRecorder(path, post=self.posted.append)
-        self.recorder.open(
-            policy=Policy(button_mode="hold"), specs=[AgentSpec(agent="assistant", session=SESSION)], seed=0
-        )
+        policy = Policy(button_mode="hold", outputs={}, guardrail_debounce=10)
+        self.recorder.open(policy=policy, specs=specs, seed=0)
 
     def do(self, event: Event) -> Any:
         commands = super().do(event)
@@ -174,6 +176,65 @@ def test_no_key_is_written_to_the_trace(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
     _conversation(path).recorder.close()
     assert "0123456789abcdef" not in path.read_text(encoding="utf-8")
+
+
+SAYS = 'It is password=hunter22 or {"token":"abc"} or sk-proj-0123456789abcdef: ' + "one by one, " * 9
+
+
+@pytest.mark.parametrize("length", [7, 33, 200])
+def test_conversation_with_secrets_is_redacted_and_replays_bit_for_bit(tmp_path: Path, length: int) -> None:
+    """A barge-in cuts the text by its length, and the guardrails count its characters."""
+    path = tmp_path / "trace.jsonl"
+    stage = Recorded(path, AgentSpec(agent="assistant", session=SESSION, has_output_guardrails=True))
+    stage.ready()
+    stage.hear(300)
+    stage.say()
+    stage.committed()
+    stage.created()
+    arguments = json.dumps({"token": "hunter22", "inner": json.dumps({"password": "hunter22"}), "none": None})
+    stage.called("set_lamp", "call_1", arguments)
+    stage.done()
+    stage.tool_finished("call_1", '{"token":null,"password":"hunter22","tail":[{}]}')
+    stage.created("resp_2")
+    item = {"id": "item_a", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+    stage.server({"type": "conversation.item.added", "item": item})
+    for at in range(0, len(SAYS), length):
+        stage.audio("resp_2", ms=60 * length)
+        delta = {"response_id": "resp_2", "item_id": "item_a", "delta": SAYS[at : at + length]}
+        stage.server({"type": "response.output_audio_transcript.delta", **delta})
+    stage.play(24 * 4000)
+    stage.press()
+    stage.recorder.close()
+    text = path.read_text(encoding="ascii")
+    assert all(isinstance(json.loads(line), dict) for line in text.splitlines())
+    assert r"\"token\":null" in text
+    assert "hunter22" not in text
+    assert {"CheckText", "RunTool", "ConversationItemTruncate"} <= set(re.findall(r'"@":"(\w+)"', text))
+    assert replay(path)[1] == []
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        {
+            "type": "session.update",
+            "session": {"type": "realtime", "tools": [{"type": "mcp", "headers": {"X": "hush"}}]},
+        },
+        {"type": "session.update", "session": {"type": "realtime", "tools": [{"server_url": "https://x/?k=hush"}]}},
+        {"type": "odd", "json": json.dumps({"authorization": "hush"})},
+        {"type": "odd", "Authorization": "hush", "nested": [{"api_key": ["hush"]}]},
+    ],
+)
+def test_headers_and_credentials_of_a_raw_frame_are_not_in_the_trace(tmp_path: Path, frame: dict[str, Any]) -> None:
+    path = tmp_path / "trace.jsonl"
+    stage = Recorded(path)
+    stage.start()
+    stage.link_ready()
+    stage.recorder(stage.now, FrameGiven(frame), (Send(1, wire.RawClientEvent(frame=frame)),), stage.conversation.view)
+    stage.server({"type": "session.updated", "session": frame.get("session", frame)})
+    stage.recorder.close()
+    assert "hush" not in path.read_text(encoding="ascii")
+    assert replay(path)[0] == 5
 
 
 def test_every_command_round_trips(tmp_path: Path) -> None:

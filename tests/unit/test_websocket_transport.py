@@ -1041,7 +1041,7 @@ async def test_key_of_any_shape_is_redacted_because_it_was_sent() -> None:
     async with ScriptedServer([close(4999, "who is Zm9v-bar?")]) as server:
         down, _ = await end_of(server.url, headers=lambda: {"api-key": "Zm9v-bar"})
 
-    assert down.detail == "who is …?"
+    assert down.detail == "who is ***?"
 
 
 async def test_reason_is_one_printable_line_of_limited_length() -> None:
@@ -1051,7 +1051,7 @@ async def test_reason_is_one_printable_line_of_limited_length() -> None:
         first, _ = await end_of(server.url)
         second, _ = await end_of(server.url)
 
-    assert first.detail.startswith("a b [31mc")
+    assert first.detail.startswith("a b\\u001b[31mc")
     assert first.detail.isprintable()
     assert len(second.detail) == 200
 

@@ -8,11 +8,13 @@ websocket one WebSocket for each connection (`transports.websocket`)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from appliance.conversation.events import Event
+from appliance.conversation.events import Event, FrameRefused, LinkDown, ServerEventReceived
 from appliance.plugins import named
 from appliance.realtime.protocol import ClientEvent
+from appliance.safe_text import mapped, redact
 
 if TYPE_CHECKING:
     from appliance.realtime.transports.websocket import Endpoint
@@ -50,7 +52,7 @@ class RunningTransport(Protocol):
 def open_transport(
     name: str, endpoints: Sequence[Endpoint], *, post: Callable[[Event], None], **options: Any
 ) -> RunningTransport:
-    """Return the transport of a name; `Connect` commands make it connect.
+    """Return the transport of a name; `Connect` commands make it connect. Its events are redacted.
 
     Args:
         name: A key of `TRANSPORTS`, or an entry point of the group ``voice_appliance.transports``.
@@ -64,7 +66,21 @@ def open_transport(
     factory: Callable[..., RunningTransport] = named(
         TRANSPORTS, name, kind="transport", group="voice_appliance.transports"
     )
-    return factory(endpoints, post=post, **options)
+    return factory(endpoints, post=lambda event: post(_redacted(event)), **options)
+
+
+def _redacted(event: Event) -> Event:
+    """Return a transport's event without secrets; a server may quote the key in any text, also in an id."""
+    try:
+        match event:
+            case ServerEventReceived():
+                return mapped(event, partial(redact, shapes=False))
+            case LinkDown() | FrameRefused():
+                return mapped(event, redact)
+    except RecursionError:
+        assert isinstance(event, ServerEventReceived)
+        return FrameRefused(event.link, "a frame nests too deeply")
+    return event
 
 
 TRANSPORTS: Mapping[str, str] = {"websocket": "appliance.realtime.transports.websocket:WebSocketTransport"}

@@ -34,7 +34,7 @@ from websockets.exceptions import (
 )
 
 from appliance.conversation.events import FAILURE_OF_ERROR_CODE, LinkFailure
-from appliance.errors import bare_address
+from appliance.safe_text import bare_address
 
 __all__ = ["Failure", "kind_of_close", "kind_of_status", "of_close", "of_opening"]
 

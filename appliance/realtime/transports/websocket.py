@@ -18,8 +18,8 @@ socket may take a little longer. So a new link never waits for an old one.
   several failures into a message without an errno: a server that is down on both addresses of ``localhost`` would no
   longer be classified as ``refused``.
 * **Secrets** appear in no log, exception or repr: the library's own logger (which prints headers at DEBUG) is replaced
-  by a muted one, and details are scrubbed of header values. Redirects are not followed, because they would carry the
-  key to another host.
+  by a muted one, and details are scrubbed of header values. What the server says is scrubbed by `open_transport`.
+  Redirects are not followed, because they would carry the key to another host.
 
 `failures` classifies the failures.
 """
@@ -50,16 +50,16 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from appliance.conversation.events import Event, FrameRefused, LinkDown, LinkUp, ServerEventReceived
 from appliance.errors import (
-    KEY_SHAPE,
     ApplianceError,
     LinkError,
     RemoteProtocolError,
     SettingsError,
-    bare_address,
     is_loopback,
+    one_line,
 )
 from appliance.realtime.protocol import SAMPLE_RATE, ClientEvent, InputAudioBufferAppend, decode
 from appliance.realtime.transports.failures import Failure, of_close, of_opening
+from appliance.safe_text import Secrets, bare_address
 
 __all__ = ["USER_AGENT", "Endpoint", "WebSocketTransport", "endpoint_url"]
 
@@ -138,16 +138,16 @@ class _Connect(open_websocket):
 class _Link:
     """One connection, from ``Connect`` to ``LinkDown``; on the loop's thread only."""
 
-    def __init__(self, number: int, endpoint: Endpoint, post: Callable[[Event], None]) -> None:
+    def __init__(self, number: int, endpoint: Endpoint, secrets: Secrets, post: Callable[[Event], None]) -> None:
         self.number = number
         self.endpoint = endpoint
+        self.secrets = secrets
         self.outbox: deque[ClientEvent] = deque()
         self.audio_bytes = 0
         self.filled = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
         self.is_open = False
         self.is_over = False
-        self.secrets: tuple[str, ...] = ()
         self._post = post
 
     def post(self, event: Event) -> None:
@@ -166,10 +166,7 @@ class _Link:
 
     def clean(self, text: str) -> str:
         """Return `text` as one printable line, with secrets redacted."""
-        for secret in self.secrets:
-            text = text.replace(secret, "…")
-        text = KEY_SHAPE.sub(r"\1-…", text)
-        return "".join(ch if ch.isprintable() else " " for ch in text)[:_DETAIL_CHARACTERS]
+        return one_line(self.secrets.redact(text), _DETAIL_CHARACTERS)
 
 
 class WebSocketTransport:
@@ -216,6 +213,7 @@ class WebSocketTransport:
         self._user_agent = user_agent
         self._tls = tls
         self._tap = tap
+        self._secrets = Secrets()
         self._links: dict[int, _Link] = {}
         self._group: asyncio.TaskGroup | None = None
         self._serving: set[asyncio.Task[None]] = set()
@@ -234,7 +232,7 @@ class WebSocketTransport:
         """
         if link in self._links:
             self.disconnect(link)
-        self._links[link] = made = _Link(link, self._endpoints[endpoint], self._post)
+        self._links[link] = made = _Link(link, self._endpoints[endpoint], self._secrets, self._post)
         self._start(made)
 
     def disconnect(self, link: int) -> None:
@@ -397,9 +395,7 @@ class WebSocketTransport:
             raise _Refused(Failure("lost", str(exc))) from None
         except (ApplianceError, OSError) as exc:
             raise _Refused(Failure("no_key", str(exc))) from None
-        link.secrets = tuple(
-            word for value in headers.values() for word in (value, value.rpartition(" ")[2]) if len(word) >= 6
-        )
+        link.secrets.add_named(headers.items())
         for name, value in headers.items():
             if not (value.isascii() and value.isprintable()):
                 raise _Refused(Failure("no_key", f"the header {name} has characters that HTTP does not allow"))

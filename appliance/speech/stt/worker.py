@@ -27,6 +27,7 @@ from subprocess import PIPE, Popen
 from typing import IO, Any
 
 from appliance.errors import ApplianceError, SpeechError
+from appliance.speech.children import child_environment
 from appliance.speech.phrases import PhraseBook
 from appliance.speech.stages import Transcript
 from appliance.speech.stt.sphinx import SphinxSpeechToText
@@ -91,7 +92,8 @@ class WorkerSpeechToText:
         raise SpeechError("the speech recogniser's process exited (out of memory?); please say it again")
 
     def _start(self) -> Popen[bytes]:
-        child = Popen([sys.executable, "-m", "appliance.speech.stt.worker"], stdin=PIPE, stdout=PIPE)
+        command = [sys.executable, "-m", "appliance.speech.stt.worker"]
+        child = Popen(command, stdin=PIPE, stdout=PIPE, env=child_environment())
         self._end = weakref.finalize(self, _end, child)
         self._child = child
         assert child.stdin is not None

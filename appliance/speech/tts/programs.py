@@ -23,7 +23,8 @@ import soxr
 from numpy.typing import NDArray
 
 from appliance.audio.pcm import WIRE_RATE
-from appliance.errors import LanguageError, SpeechError
+from appliance.errors import LanguageError, SpeechError, one_line
+from appliance.speech.children import child_environment
 
 __all__ = ["ProgramSpeech", "SpeechProgram", "espeak", "flite", "read_wav"]
 
@@ -159,7 +160,13 @@ def _speak(program: SpeechProgram, text: str, voice: str, speed: float) -> bytes
 def _run(command: Sequence[str], text: str, wav: int, program: SpeechProgram) -> None:
     try:
         done = subprocess.run(
-            command, input=f"{text}\n".encode(), capture_output=True, pass_fds=(wav,), timeout=_TIMEOUT_S, check=False
+            command,
+            input=f"{text}\n".encode(),
+            capture_output=True,
+            env=child_environment(),
+            pass_fds=(wav,),
+            timeout=_TIMEOUT_S,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise SpeechError(f"{program.name} did not finish a sentence in {_TIMEOUT_S:.0f} s") from None
@@ -170,7 +177,7 @@ def _run(command: Sequence[str], text: str, wav: int, program: SpeechProgram) ->
         ) from None
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip().splitlines()
-        why = said[0][:200] if said else "no error message"
+        why = one_line(said[0], 200) if said else "no error message"
         raise SpeechError(f"{program.name} exited with status {done.returncode}: {why}")
 
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 
-from appliance.errors import SettingsError, SpeechError
+from appliance.errors import SettingsError, SpeechError, one_line
+from appliance.safe_text import Secrets
 from appliance.speech.stages import CallPart, ResponseRequest, TextPart
 from appliance.speech.workflows.http import BadAnswer, HttpAnswer, Timeouts, events, is_printable, post
 
@@ -64,6 +65,7 @@ class ChatWorkflow:
             )
         self._model = model
         self._key = key
+        self._secrets = Secrets(key)
         self._silence = silence
         self._timeouts = timeouts or Timeouts()
 
@@ -136,18 +138,19 @@ class ChatWorkflow:
         offered = {tool.get("name") for tool in request.tools}
         for call in completion.calls():
             if call.name not in offered:
-                raise SpeechError(f"the model {self._model!r} called {call.name[:64]!r}, which is not one of its tools")
+                raise SpeechError(
+                    f"the model {self._model!r} called {one_line(call.name, 64)!r}, which is not one of its tools"
+                )
             yield call
 
     async def _refusal(self, answer: HttpAnswer) -> str:
         said = _error_text(await answer.text(most_bytes=_MAX_ERROR_BYTES))
-        if self._key:
-            said = said.replace(self._key, "…")
         remedy = _REMEDIES.get(answer.status, "see the log of that server")
         if 300 <= answer.status < 400:
             remedy = "set the base URL to the redirect's target"
         detail = f": {said}" if said else ""
-        return f"{self._url} answered {answer.status} {answer.reason}".rstrip() + f"{detail} ({remedy})"
+        status = f"{answer.status} {answer.reason}".rstrip()
+        return self._secrets.redact(f"{self._url} answered {status}{detail} ({remedy})")
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -260,7 +263,9 @@ class _Completion:
             except (ValueError, RecursionError):
                 is_object = False
             if not is_object:
-                raise SpeechError(f"the model called {call.name[:64]!r} with arguments that are not a JSON object")
+                raise SpeechError(
+                    f"the model called {one_line(call.name, 64)!r} with arguments that are not a JSON object"
+                )
             yield CallPart(call.name, call.arguments or "{}")
 
     def _add(self, piece: Mapping[str, Any], position: int) -> None:
@@ -325,7 +330,7 @@ def _error_text(body: str) -> str:
     error = found.get("error", found.get("detail", found)) if isinstance(found, dict) else found
     if isinstance(error, dict):
         error = error.get("message") or error.get("type") or json.dumps(error)
-    return " ".join(str(error).split())[:_MAX_ERROR_CHARS]
+    return one_line(str(error), _MAX_ERROR_CHARS)
 
 
 def _endpoint(url: str) -> str:
