@@ -164,3 +164,41 @@ def test_without_announcements_an_agent_that_took_over_meanwhile_gives_the_answe
     stage.server({"type": "session.updated", "session": bob.session})
     stage.called("note", "call_2", response_id="resp_2")
     assert [one.agent for one in stage.tool_runs()] == ["bob"]
+
+
+# --- audio --------------------------------------------------------------------------------------------------------
+
+
+def test_audio_that_follows_the_end_of_the_second_response_is_played() -> None:
+    """The first response speaks and calls a tool; the audio of the second arrives after its ``response.done``."""
+    stage = Stage().ready()
+    ask(stage, 1)
+    stage.created("resp_1")
+    stage.audio("resp_1", "item_1")
+    stage.called("note", "call_1")
+    stage.done("resp_1")
+    stage.tool_finished("call_1", "{}")
+    stage.play(4800, drained=True)
+    stage.created("resp_2")
+    content = [{"type": "output_audio", "transcript": "Done."}]
+    item = {"id": "item_2", "type": "message", "role": "assistant", "status": "completed", "content": content}
+    stage.done("resp_2", output=[item])
+    stage.audio("resp_2", "item_2")
+    assert played(stage) == ["item_1", "item_2"]
+    stage.server({"type": "response.output_audio.done", "response_id": "resp_2", "item_id": "item_2"})
+    stage.play(4800, drained=True)
+    assert (stage.outcomes(), stage.troubles()) == (["answered"], [])
+
+
+def test_an_answer_that_ends_in_silence_is_not_counted_as_heard_because_it_spoke_before_a_call() -> None:
+    stage = Stage(answer_s=20.0).ready()
+    ask(stage, 1)
+    stage.created("resp_1")
+    stage.audio("resp_1", "item_1")
+    stage.server({"type": "response.output_audio.done", "response_id": "resp_1", "item_id": "item_1"})
+    stage.called("note", "call_1")
+    stage.done("resp_1")
+    stage.tool_finished("call_1", "{}")
+    stage.play(4800, drained=True)
+    stage.advance(20.1)
+    assert (stage.outcomes(), stage.troubles()) == (["failed"], ["no_answer"])
