@@ -286,13 +286,8 @@ def _transcribed(do: Procedures, event: wire.InputTranscriptionCompleted, now: f
 
 
 def _answers(do: Procedures, response_id: str) -> bool:
-    if do.turn is None or do.speech.is_open:
-        return False
-    was_begun = do.answer.slot.is_begun
-    is_ours = do.answer.answers(response_id, do.turn_id)
-    if do.answer.slot.is_begun and not was_begun:  # this server sends no response.created
-        do.answer.accept(do.session.spec)
-    return is_ours
+    is_awaited = do.turn is not None and not do.speech.is_open
+    return is_awaited and do.answer.answers(response_id, do.turn_id)
 
 
 def _response_created(do: Procedures, response: wire.Response, now: float) -> None:

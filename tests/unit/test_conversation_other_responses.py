@@ -149,8 +149,8 @@ def test_without_announcements_the_late_answer_to_a_request_that_was_given_up_is
     assert stage.outcomes() == ["interrupted", "answered"]
 
 
-def test_without_announcements_an_agent_that_took_over_meanwhile_gives_the_answer() -> None:
-    """The request is sent between the new agent's ``session.update`` and its confirmation."""
+def handing_over() -> tuple[Stage, AgentSpec]:
+    """Let Ann call the handoff to Bob; returns Bob, who is not prepared yet."""
     note = ToolCard(name="note")
     handoff = HandoffCard(name="transfer_to_bob", agent="bob")
     ann = AgentSpec(agent="ann", session=SESSION, handoffs=(handoff,), tools=(note,))
@@ -159,11 +159,31 @@ def test_without_announcements_an_agent_that_took_over_meanwhile_gives_the_answe
     ask(stage, 1)
     stage.called("transfer_to_bob", "call_1")
     stage.done("resp_1", None)
+    return stage, bob
+
+
+@pytest.mark.parametrize("is_accepted", [True, False])
+def test_without_announcements_an_agent_that_takes_over_meanwhile_gives_the_answer(is_accepted: bool) -> None:
+    """The request is sent between the new agent's ``session.update`` and the answer to that."""
+    stage, bob = handing_over()
     stage.do(AgentPrepared(HandoffKey("call_1"), bob))
     ask(stage, 2)
+    if is_accepted:
+        stage.server({"type": "session.updated", "session": bob.session})
+    else:
+        stage.error("cannot_update_voice", event_id="handoff_call_1", message="The voice is fixed.")
+    stage.called("note", "call_2", response_id="resp_2")
+    assert [one.agent for one in stage.tool_runs()] == ["bob" if is_accepted else "ann"]
+
+
+def test_without_announcements_an_agent_that_takes_over_later_does_not_give_the_answer() -> None:
+    """The request is sent before the new agent's ``session.update``."""
+    stage, bob = handing_over()
+    ask(stage, 2)
+    stage.do(AgentPrepared(HandoffKey("call_1"), bob))
     stage.server({"type": "session.updated", "session": bob.session})
     stage.called("note", "call_2", response_id="resp_2")
-    assert [one.agent for one in stage.tool_runs()] == ["bob"]
+    assert [one.agent for one in stage.tool_runs()] == ["ann"]
 
 
 # --- audio --------------------------------------------------------------------------------------------------------

@@ -183,14 +183,15 @@ class Answer:
         asked.is_open, asked.is_done, asked.is_free = True, False, is_free
         asked.link_deadline, self.received.is_begun = None, False
         self.received.response_has_audio = self.received.is_audio_whole = False
-        self._set_speaker(spec)
+        self.expect(spec)
         if is_taken and not asked.is_retry:
             self.prolong(now)
         if not self.speaker.agent:
             self.speaker.agent = spec.agent
             self._out.emit(AgentStart(spec.agent))
 
-    def _set_speaker(self, spec: AgentSpec) -> None:
+    def expect(self, spec: AgentSpec) -> None:
+        """Set the agent that gives the response."""
         self.speaker.spec = spec
         self.playback.guards = spec.agent if spec.has_output_guardrails else ""
 
@@ -204,7 +205,7 @@ class Answer:
     def accept(self, spec: AgentSpec) -> None:
         """Start the response; events are in order, so the agent now in force gives it."""
         self.speaker.first_sentence = ""
-        self._set_speaker(spec)
+        self.expect(spec)
 
     def close(self) -> None:
         """Handle the end of the response."""

@@ -53,6 +53,12 @@ class Session:
     def has_handoff(self) -> bool:
         return any(one.kind == "handoff" for one in self._updates)
 
+    @property
+    def upcoming(self) -> AgentSpec:
+        """The agent that answers a request sent now, unless the server refuses a handoff in flight."""
+        handoffs = (one.spec for one in reversed(self._updates) if one.kind == "handoff")
+        return next(handoffs, None) or self.spec
+
     def deadlines(self) -> Iterator[float]:
         return (one.deadline for one in self._updates)
 
