@@ -126,6 +126,8 @@ def fail_handoff(do: Procedures, call_id: str, reason: str, now: float) -> None:
     do.device.report("handoff_failed", now, detail=f"{call.name}: {reason}")
     spec = do.session.wanted  # overwrites what the server may have applied
     do.session.roll_back(call_id, replace(spec, session=do.session_of(spec)).without_voice(), now)
+    if not do.answer.slot.is_begun:
+        do.answer.expect(do.session.upcoming)
     output = do.policy.output("handoff_refused", reason=reason.rstrip("."), agent=call.agent)
     do.close_call(do.calls.close(call, output, is_error=True), now)
 

@@ -298,6 +298,7 @@ def _ask(do: Procedures, now: float) -> None:
     ):
         rounds, is_taken, is_free = do.calls.open.round.number, do.speech.is_taken, do.is_free
         do.answer.ask(do.turn.id, do.session.spec, rounds=rounds, is_taken=is_taken, is_free=is_free, now=now)
+        do.answer.expect(do.session.upcoming)  # without response.created, nothing else tells
 
 
 def _finish(do: Procedures, now: float) -> None:

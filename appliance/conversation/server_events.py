@@ -62,7 +62,7 @@ def frame_refused(do: Procedures, event: ev.FrameRefused, now: float) -> None:
 def _handle(do: Procedures, link: Link, event: wire.ServerEvent, now: float) -> None:
     if isinstance(event, wire.OutputAudioDelta):
         link.has_spoken = True  # from now on, the server refuses a change of voice
-    if do.out_of_band.owns(event):
+    if do.out_of_band.owns(event) or do.answer.slot.is_foreign(_response_id(event)):
         if isinstance(event, wire.ResponseDone):
             do.count_response(event.response.usage, now)
         return
@@ -113,6 +113,12 @@ def _handle(do: Procedures, link: Link, event: wire.ServerEvent, now: float) -> 
             _response_done(do, event.response, now)
 
 
+def _response_id(event: wire.ServerEvent) -> str:
+    """Return the id of the response that an event is about; "" for none."""
+    response = getattr(event, "response", None)
+    return response.id if response is not None else getattr(event, "response_id", "")
+
+
 # --- the session ------------------------------------------------------------------------------------------------------
 
 
@@ -146,6 +152,7 @@ def _session_updated(do: Procedures, event: wire.SessionUpdated, now: float) -> 
 def _error(do: Procedures, link: Link, error: wire.ErrorDetail, now: float) -> None:
     """Pass an error to the first rule in `LADDER` that owns it; report it if none does."""
     link.last_error = error.code or error.type
+    do.answer.slot.failed(error.event_id)
     if any(owns(do, link, error, now) for owns in LADDER):
         return
     if link.is_ready and error.code not in _BENIGN and not _is_truncate_race(error):

@@ -5,17 +5,20 @@ test delivers it. The server generates, and the user's functions (tools, predica
 only when the test calls for it. The loudspeaker plays only when time passes. There may be two connections at once: the
 main one and a standby.
 
+The server may be slow: it then takes requests for responses, and creates them later. It may speak another `Dialect`. On
+the same session somebody else may request responses, too: *foreign* ones. *Stray* frames are of responses that do not
+exist.
+
 Each response speaks 40 ms of audio per character of its text, the fastest speech that the guard assumes. The samples of
-such a block alternate between the number of the answered turn and the number of the block, so that played audio shows
-its turn and its character.
+such a block alternate between the number of the answered turn and the number of the block, so that no two are equal.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 from array import array
 from collections import Counter, deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -23,6 +26,7 @@ from typing import Any
 from appliance.agents.spec import AgentSpec, HandoffCard, ToolCard
 from appliance.brain import model as server_side
 from appliance.conversation.commands import (
+    Announce,
     CancelTool,
     CheckApproval,
     CheckText,
@@ -35,6 +39,8 @@ from appliance.conversation.commands import (
     PrepareAgent,
     RunTool,
     Send,
+    Sentence,
+    Stop,
 )
 from appliance.conversation.events import (
     AgentPrepared,
@@ -44,6 +50,7 @@ from appliance.conversation.events import (
     ButtonEdge,
     DeadlinePassed,
     Event,
+    FrameRefused,
     GuardrailsChecked,
     InterruptAsked,
     LinkDown,
@@ -51,14 +58,17 @@ from appliance.conversation.events import (
     MessageGiven,
     PlayoutProgress,
     ServerEventReceived,
+    ShutdownRequested,
     Started,
     ToolFinished,
 )
 from appliance.conversation.machine import Conversation
-from appliance.conversation.notices import Connected, Guardrail, Notice, ToolApproval, ToolEnd, TurnEnd
+from appliance.conversation.notices import Connected, Guardrail, Notice, ToolApproval, ToolEnd, TurnEnd, TurnStart
 from appliance.conversation.policy import Policy
 from appliance.conversation.support.feedback import State, light_state
+from appliance.errors import RemoteProtocolError
 from appliance.realtime import protocol as wire
+from tests.support.dialect import Dialect, Rewriter, stray_frames
 from tests.support.oracle import check_client_frame
 from tests.support.stage import RESTING
 
@@ -85,11 +95,20 @@ LIGHT_OF_STATE = {
 BENIGN_ERRORS = {"response_cancel_not_active", "conversation_already_has_active_response"}
 COMPARED = ("message", "function_call", "function_call_output")
 CALL_AND_OUTPUT = ("function_call", "function_call_output")
+ASK = '"type":"response.create"'
 FILLER = "so it goes on and on "
 
 
 def samples(value: int, frames: int = PERIOD) -> bytes:
-    return array("h", [value] * frames).tobytes()
+    return value.to_bytes(2, "little", signed=True) * frames
+
+
+def received(link: int, raw: str) -> Event:
+    """Return the event that a transport posts for a frame."""
+    try:
+        return ServerEventReceived(link, wire.decode(raw))
+    except RemoteProtocolError as problem:
+        return FrameRefused(link, str(problem))
 
 
 # --- the agents --------------------------------------------------------------------------------------------------
@@ -147,6 +166,12 @@ class Speech:
     plan: str
     texted: int = 0
     voiced: int = 0
+    audio: bytearray = field(default_factory=bytearray, repr=False)
+    """All audio so far."""
+    delivered: int = 0
+    """Bytes of it that the client has received."""
+    played: int = 0
+    """Bytes of it that the client has played."""
 
     @property
     def bad_at(self) -> int:
@@ -157,16 +182,25 @@ class Speech:
 
 @dataclass
 class Response:
-    """Test state of one response."""
+    """Test state of one response; a foreign one has turn 0."""
 
     id: str
     turn: int
+    event_id: str
+    """The request that it answers."""
     agent: str
     tools: list[str]
     open_speech: Speech | None = None
     calls: list[str] = field(default_factory=list)
     is_tripped: bool = False
+    is_cancelled: bool = False
+    """The client has cancelled it."""
+    is_in_band: bool = True
     status: str = ""
+
+    @property
+    def is_foreign(self) -> bool:
+        return self.turn == 0
 
 
 @dataclass
@@ -184,8 +218,16 @@ class Server:
 
     link: int
     model: server_side.ServerModel
+    rewriter: Rewriter
     up: deque[str] = field(default_factory=deque, repr=False)
     down: deque[str] = field(default_factory=deque, repr=False)
+    is_slow: bool = False
+    asked: deque[str] = field(default_factory=deque, repr=False)
+    """Requests for responses that the slow server has not handled yet."""
+    event_id: str = ""
+    """The request for a response that is being handled."""
+    is_in_band: bool = True
+    """The response that is being created is one of the conversation."""
     responses: dict[str, Response] = field(default_factory=dict)
     generating: dict[str, Response] = field(default_factory=dict)
     unheard: list[str] = field(default_factory=list)
@@ -196,12 +238,22 @@ class Server:
     agent: str = ""
     """The agent of the last ``session.updated`` that the client received."""
 
+    @property
+    def has_answered(self) -> bool:
+        """The client gets, or has got, one of its own responses from here."""
+        return any(not one.is_foreign for one in self.responses.values())
+
+    def has_begun(self, event_id: str | None) -> bool:
+        """Return whether the response that this event requested has been created."""
+        return any(one.event_id == event_id for one in self.responses.values())
+
 
 class World:
     """Drives a real `Conversation` against real `ServerModel`s and checks the invariants after every event."""
 
-    def __init__(self, **policy: Any) -> None:
-        waits = {"link_wait_s": 600.0, "commit_s": 60.0, "answer_s": 600.0, "connect_s": 60.0}
+    def __init__(self, dialect: Dialect | None = None, **policy: Any) -> None:
+        self.dialect = dialect or Dialect()
+        waits = {"link_wait_s": 600.0, "commit_s": 60.0, "answer_s": 600.0, "connect_s": 60.0, "replay_items": 500}
         self.policy = Policy(**{"button_mode": "hold"} | waits | policy)
         self.conversation = Conversation(policy=self.policy, specs=[spec("ann"), spec("bob")])
         self.now = 50.0
@@ -223,9 +275,9 @@ class World:
         self.may_be_sent: set[int] = set()
         """Numbers of the periods captured while listening, or just before a press."""
         self.recent: deque[int] = deque(maxlen=16)
-        self.blocks: dict[int, tuple[Speech, int]] = {}
-        """Speech and character index of each block of audio, by block number."""
+        self.block_count = 0
         self.speeches: list[Speech] = []
+        self.speech_of_item: dict[str, Speech] = {}
         self.response_of_item: dict[str, Response] = {}
         self.calls: dict[str, Call] = {}
         self.started_tools: set[str] = set()
@@ -242,7 +294,15 @@ class World:
         self.text_checks: list[CheckText] = []
         self.preparations: list[PrepareAgent] = []
         self.trips: Counter[str] = Counter()
+        self.turn = ""
+        """The turn that has started and not ended."""
         self.outcomes: list[str] = []
+        self.refused_turns: set[str] = set()
+        """Turns whose request for a response the server has refused with an error."""
+        self.ended_turns: set[str] = set()
+        """Turns of which a response has ended."""
+        self.cut_turns: set[str] = set()
+        """Turns during which a connection was lost."""
         self.do(Started())
         self.advance(2.0)
 
@@ -253,6 +313,8 @@ class World:
         commands = self.conversation.handle(event, self.now)
         if before is not State.LISTENING and self.conversation.state is State.LISTENING:
             self.may_be_sent.update(self.recent)
+        if commands:
+            self._check_announcements(commands)
         for command in commands:
             self._take(command)
         self.check()
@@ -289,7 +351,14 @@ class World:
 
     def _note(self, notice: Notice) -> None:
         match notice:
+            case TurnStart():
+                assert not self.turn, f"{notice.turn} starts before {self.turn} has ended"
+                self.turn = notice.turn
             case TurnEnd():
+                assert notice.turn == self.turn, f"{notice.turn} ends, but {self.turn or 'no turn'} runs"
+                if notice.outcome == "answered":
+                    self._check_answered(notice.turn)
+                self.turn = ""
                 self.outcomes.append(notice.outcome)
             case Connected():
                 self.main_link = notice.link
@@ -317,6 +386,10 @@ class World:
             case wire.ConversationItemCreate(item={"type": "function_call_output", "call_id": call_id}):
                 server.outputs[call_id] += 1
                 assert server.outputs[call_id] == 1, f"{call_id} has two outputs"
+            case wire.ResponseCancel(response_id=response_id) if response_id in server.responses:
+                response = server.responses[response_id]
+                assert response.is_in_band, "an out-of-band response of somebody else is cancelled"
+                response.is_cancelled = True
             case _:
                 pass
         server.up.append(command.event.encode())
@@ -324,15 +397,20 @@ class World:
     def _play(self, command: Play) -> None:
         if command.epoch != self.epoch:
             return
-        heard = array("h", command.pcm)
-        assert len(heard) % BLOCK == 0
-        for at in range(0, len(heard), BLOCK):
-            turn, (speech, index) = f"turn_{heard[at]}", self.blocks[heard[at + 1]]
-            assert turn == self.conversation.turn_id, f"audio of {turn} is played in {self.conversation.turn_id}"
-            self._check_heard(speech.response)
-            if self.policy.hold_audio and speech.response.agent in GUARDED:
-                assert index < speech.bad_at, f"{speech.plan[index:]!r} is played before the guardrail passed it"
-            self.queue.append((BLOCK, speech.response))
+        speech = self.speech_of_item.get(command.item_id)
+        assert speech is not None, f"audio of {command.item_id} is played, which no response has"
+        response, turn = speech.response, f"turn_{speech.response.turn}"
+        assert not response.is_foreign, f"{response.id} is played, which somebody else requested"
+        assert turn == self.conversation.turn_id, f"audio of {turn} is played in {self.conversation.turn_id}"
+        assert not response.is_cancelled, f"{response.id} is played after it was cancelled"
+        self._check_heard(response)
+        end = speech.played + len(command.pcm)
+        assert command.pcm == speech.audio[speech.played : end], "the samples played are not the next of the answer"
+        speech.played = end
+        if self.policy.hold_audio and response.agent in GUARDED and self.dialect.announces:
+            index = (end - 1) // (2 * BLOCK)
+            assert index < speech.bad_at, f"{speech.plan[index:]!r} is played before the guardrail passed it"
+        self.queue.append((len(command.pcm) // 2, response))
 
     def _check_heard(self, response: Response) -> None:
         assert not response.is_tripped, f"{response.id} is still played after a guardrail has tripped"
@@ -340,7 +418,9 @@ class World:
     def _run(self, command: RunTool) -> None:
         call_id, call = command.call_id, self.calls[command.call_id]
         assert call_id not in self.started_tools, f"{call_id} is run twice"
-        assert command.agent == call.agent, f"{call.agent} called {call.name}, but it is run for {command.agent}"
+        assert not call.response.is_foreign, f"{call_id} is run, which a response of somebody else made"
+        is_by = command.agent == call.agent or not self.dialect.announces
+        assert is_by, f"{call.agent} called {call.name}, but it is run for {command.agent}"
         rule = APPROVALS[call.agent][call.name]
         if rule != "never":
             assert self._is_approved(call_id, call), f"{call.name} is run without approval"
@@ -361,8 +441,12 @@ class World:
         if link in self.asked_links:
             self.asked_links.remove(link)
         if link == self.main_link:
-            self.main_link = None
+            self._lose_main()
         self.leaving.append((link, server.down if server else deque()))
+
+    def _lose_main(self) -> None:
+        self.main_link = None
+        self.cut_turns.add(self.turn)
 
     # --- invariants ----------------------------------------------------------------------------------------------
 
@@ -380,12 +464,37 @@ class World:
             named = self.conversation.agent
             assert named == main.agent, f"the conversation has agent {named}, the server has {main.agent}"
 
+    def _check_announcements(self, commands: list[Command]) -> None:
+        """Each turn that fails is announced, once, with a reason that is true."""
+        notices = [one.notice for one in commands if isinstance(one, Emit)]
+        failed = [one for one in notices if isinstance(one, TurnEnd) and one.outcome in ("failed", "refused")]
+        said = [one.sentence for one in commands if isinstance(one, Announce)]
+        reasons = [one.key for one in said if isinstance(one, Sentence) and one.key.startswith("trouble.")]
+        assert len(reasons) == len(failed), f"{len(failed)} turns have failed, and {reasons} are announced"
+        for turn, reason in zip((one.turn for one in failed), reasons, strict=True):
+            match reason:
+                case "trouble.answer_failed":
+                    assert turn in self.refused_turns, f"{turn} failed by an error that no server sent"
+                case "trouble.answer_cut":
+                    assert turn in self.cut_turns, f"{turn} failed by a lost connection, and none was lost"
+                case "trouble.empty_answer":
+                    speeches = [one for one in self.speeches if f"turn_{one.response.turn}" == turn]
+                    assert not any(one.audio for one in speeches), f"{turn} failed for want of audio, which was sent"
+                    assert turn in self.ended_turns, f"{turn} failed for want of audio, and no answer has ended"
+
+    def _check_answered(self, turn: str) -> None:
+        """All audio of the answer that the client has received was played."""
+        for speech in self.speeches:
+            response = speech.response
+            if f"turn_{response.turn}" == turn and not (response.is_tripped or response.is_cancelled):
+                assert speech.played == speech.delivered, f"{speech} is not played to its end"
+
     def check_at_rest(self) -> None:
         """Check what must hold once everything is delivered and answered."""
         server = self.main
         assert server is not None
         for call_id, call in server.calls.items():
-            if call.response.status == "completed":
+            if call.response.status == "completed" and call.response.is_in_band:
                 assert server.outputs[call_id] == 1, f"{call_id} ({call.name}) was never answered"
         agent = agent_of(server.model._session["instructions"])
         assert self.conversation.agent == agent, f"agent {self.conversation.agent} here, {agent} on the server"
@@ -451,6 +560,8 @@ class World:
                 return
             else:
                 self.now = step
+                if step == end and not self.queue:
+                    return
         raise AssertionError("time does not advance")
 
     def _play_some(self, seconds: float) -> None:
@@ -477,7 +588,7 @@ class World:
         model = server_side.ServerModel(
             session_id=f"sess_{link}", model="any", now=self.now, ids=self._new_id, wait_for_transcripts=False
         )
-        self.servers[link] = server = Server(link, model)
+        self.servers[link] = server = Server(link, model, Rewriter(self.dialect))
         self.do(LinkUp(link))
         if link in self.servers:
             self._effects(server, model.connect(self.now))
@@ -495,7 +606,7 @@ class World:
             link = list(self.servers)[-1 if newest else 0]
             del self.servers[link]
             if link == self.main_link:
-                self.main_link = None
+                self._lose_main()
             self.is_losing = True
             self.do(LinkDown(link, "lost", 1006, ""))
             self.is_losing = False
@@ -505,13 +616,22 @@ class World:
         if self.leaving:
             link, frames = self.leaving.popleft()
             for frame in frames:
-                self.do(ServerEventReceived(link, wire.decode(frame)))
+                self.do(received(link, frame))
             self.do(LinkDown(link, "closed", 1000, ""))
 
     def deliver_up(self, count: int) -> None:
         for server in list(self.servers.values()):
             for _ in range(min(count, len(server.up))):
-                self._effects(server, server.model.receive(server.up.popleft(), self.now))
+                self._receive(server, server.up.popleft())
+
+    def _receive(self, server: Server, raw: str) -> None:
+        if ASK not in raw:
+            self._effects(server, server.model.receive(raw, self.now))
+        elif server.is_slow:
+            server.asked.append(raw)
+        else:
+            server.event_id = json.loads(raw)["event_id"]
+            self._effects(server, server.model.receive(raw, self.now))
 
     def deliver_down(self, count: int) -> None:
         for server in list(self.servers.values()):
@@ -527,14 +647,19 @@ class World:
             server.agent = agent_of(frame["session"]["instructions"])
         elif frame["type"] == "error" and frame["error"]["event_id"] in server.open_updates:
             server.open_updates.remove(frame["error"]["event_id"])
-        self.do(ServerEventReceived(server.link, wire.decode(raw)))
+        elif frame["type"] == "response.output_audio.delta" and frame["item_id"] in self.speech_of_item:
+            self.speech_of_item[frame["item_id"]].delivered += len(base64.b64decode(frame["delta"]))
+        is_objection = frame["type"] == "error" and server.has_begun(frame["error"]["event_id"])
+        before = self.turn, self.epoch
+        self.do(received(server.link, raw))
+        assert not is_objection or before == (self.turn, self.epoch), "an error stops an answer that has begun"
 
     def _effects(self, server: Server, effects: list[server_side.Effect]) -> None:
         for effect in effects:
             match effect:
                 case server_side.EmitFrame():
-                    self._emitted(server, effect.frame)
-                    server.down.append(json.dumps(effect.frame))
+                    if self._emitted(server, effect.frame):
+                        server.down.extend(json.dumps(one) for one in server.rewriter.rewrite(effect.frame))
                 case server_side.Generate():
                     self._begin(server, effect.response_id, effect.request)
                 case server_side.StopGenerating():
@@ -544,14 +669,21 @@ class World:
                 case server_side.Close():
                     raise AssertionError(f"the server closes: {effect}")
 
-    def _emitted(self, server: Server, frame: dict[str, Any]) -> None:
+    def _emitted(self, server: Server, frame: dict[str, Any]) -> bool:
+        """Check a frame of the server; returns whether it is for this client."""
         match frame:
+            case {"type": "error", "error": {"event_id": "foreign"}}:
+                return False
             case {"type": "error", "error": error}:
                 is_late_voice = error["code"] == "cannot_update_voice" and error["event_id"].startswith("handoff_")
                 is_benign = error["code"] in BENIGN_ERRORS or is_late_voice
                 assert is_benign, f"the client broke the protocol: {error}"
+            case {"type": "response.created", "response": response}:
+                server.is_in_band = response["conversation_id"] is not None
             case {"type": "response.output_item.added", "response_id": response_id, "item": item}:
-                self.response_of_item[item["id"]] = server.responses[response_id]
+                self.response_of_item[item["id"]] = response = server.responses[response_id]
+                if response.open_speech is not None:
+                    self.speech_of_item[item["id"]] = response.open_speech
             case {
                 "type": "response.output_item.done",
                 "response_id": response_id,
@@ -561,20 +693,24 @@ class World:
                 response.calls.append(call_id)
                 server.calls[call_id] = self.calls[call_id] = Call(item["name"], response.agent, response)
             case {"type": "response.done", "response": response} if response["id"] in server.responses:
-                server.responses[response["id"]].status = response["status"]
+                ended = server.responses[response["id"]]
+                ended.status = response["status"]
+                self.ended_turns.add(f"turn_{ended.turn}")
             case _:
                 pass
+        return True
 
     # --- the model: speech and calls -------------------------------------------------------------------------------
 
     def _begin(self, server: Server, response_id: str, request: server_side.GenerationRequest) -> None:
-        turn = request.metadata["turn"]
+        tools = [] if request.tool_choice == "none" else [tool["name"] for tool in request.tools]
+        turn = request.metadata.get("turn", "turn_0")
         number = int(turn.removeprefix("turn_"))
         before = [one for one in server.responses.values() if one.turn == number]
         reasons = sum(bool(one.calls) for one in before) + self.trips[turn]
-        assert len(before) <= reasons, f"too many responses are created for {turn} on one connection"
-        tools = [] if request.tool_choice == "none" else [tool["name"] for tool in request.tools]
-        response = Response(response_id, number, agent_of(request.instructions), tools)
+        assert not number or len(before) <= reasons, f"too many responses are created for {turn} on one connection"
+        response = Response(response_id, number, server.event_id, agent_of(request.instructions), tools)
+        response.is_in_band = server.is_in_band
         server.responses[response_id] = server.generating[response_id] = response
 
     @property
@@ -608,15 +744,17 @@ class World:
         if text:
             words, speech.texted = speech.plan[speech.texted :], len(speech.plan)
         if audio:
-            pcm = b"".join(self._voice(speech))
+            pcm = self._voice(speech)
         self._effects(server, server.model.response_audio(speech.response.id, words, pcm))
 
-    def _voice(self, speech: Speech) -> Iterator[bytes]:
-        for index in range(speech.voiced, len(speech.plan)):
-            number = len(self.blocks) + 1
-            self.blocks[number] = speech, index
-            yield array("h", [speech.response.turn, number] * (BLOCK // 2)).tobytes()
+    def _voice(self, speech: Speech) -> bytes:
+        pcm = b""
+        for _ in range(speech.voiced, len(speech.plan)):
+            self.block_count += 1
+            pcm += array("h", [speech.response.turn, self.block_count] * (BLOCK // 2)).tobytes()
         speech.voiced = len(speech.plan)
+        speech.audio += pcm
+        return pcm
 
     def _end_speech(self, server: Server, response: Response) -> None:
         if response.open_speech is not None:
@@ -639,6 +777,62 @@ class World:
             self._end_speech(server, response)
             del server.generating[response.id]
             self._effects(server, server.model.finish_response(response.id, now=self.now))
+
+    # --- the model: late, foreign, stray and refused responses ------------------------------------------------------
+
+    def slow_down(self) -> None:
+        """Let the servers take requests for responses without creating these, until `create`."""
+        for server in self.servers.values():
+            server.is_slow = True
+
+    def create(self) -> None:
+        """Let the slow servers create the responses that were requested."""
+        for server in self.servers.values():
+            server.is_slow = False
+            while server.asked:
+                self._receive(server, server.asked.popleft())
+
+    def ask_as_another(self, *, in_band: bool, metadata: dict[str, str] | None) -> None:
+        """Request a response as somebody else; the client can tell it by its metadata, or their absence."""
+        server = self.main
+        is_told_apart = metadata is not None or (server is not None and server.has_answered)
+        if server is not None and server.agent and self.dialect.tells_owner and is_told_apart:
+            response = {"conversation": "auto" if in_band else "none"} | ({"metadata": metadata} if metadata else {})
+            frame = {"type": "response.create", "event_id": "foreign", "response": response}
+            server.event_id = "foreign"
+            self._effects(server, server.model.receive(json.dumps(frame), self.now))
+
+    def go_astray(self, kind: str) -> None:
+        """Send frames of a response that does not exist; the client knows by now that the server announces its own."""
+        server = self.main
+        is_ambiguous = kind == "created" and not self.dialect.tells_owner
+        if server is not None and self.dialect.announces and server.has_answered and not is_ambiguous:
+            server.down.extend(json.dumps(one) for one in stray_frames(kind, next(self._numbers)))
+
+    @property
+    def is_asked(self) -> bool:
+        """A request for a response is on its way, or waits at a slow server."""
+        return any(ASK in one for server in self.servers.values() for one in (*server.asked, *server.up))
+
+    def refuse_response(self) -> None:
+        """Refuse the oldest request for a response that is not handled yet."""
+        for server in self.servers.values():
+            for queue in (server.asked, server.up):
+                if (raw := next((one for one in queue if ASK in one), None)) is not None:
+                    queue.remove(raw)
+                    frame = json.loads(raw)
+                    self.refused_turns.add(frame["response"]["metadata"]["turn"])
+                    self._object(server, frame["event_id"])
+                    return
+
+    def object_to_response(self) -> None:
+        """Send an error that names the request of a response which is being generated."""
+        if self.dialect.announces and (found := self._speaking()) is not None and not found[1].is_foreign:
+            self._object(found[0], found[1].event_id)
+
+    def _object(self, server: Server, event_id: str) -> None:
+        error = {"type": "server_error", "code": None, "message": "overloaded", "param": None, "event_id": event_id}
+        server.down.append(json.dumps({"type": "error", "event_id": self._new_id("event"), "error": error}))
 
     def transcribe(self) -> None:
         for server in self.servers.values():
@@ -682,6 +876,10 @@ class World:
                 self._response_that_said(check.text).is_tripped = True
             self.do(GuardrailsChecked(check.key, "politeness" if is_bad else ""))
 
+    def answer_all_checks(self) -> None:
+        while self.text_checks:
+            self.answer_check()
+
     def _response_that_said(self, text: str) -> Response:
         return next(one.response for one in self.speeches if one.plan.startswith(text))
 
@@ -716,10 +914,25 @@ class World:
                 return
         raise AssertionError(f"never became ready and idle: {self.conversation!r}, servers {self.servers}")
 
+    def shut_down(self) -> None:
+        """Close the session; nothing that arrives later has an effect."""
+        links = set(self.servers) | set(self.asked_links)
+        commands = self.conversation.handle(ShutdownRequested("the end"), self.now)
+        assert isinstance(commands[-1], Stop), "the conversation does not stop"
+        closed = {one.link for one in commands if isinstance(one, Disconnect)}
+        assert closed == links, f"connections {links} are open, and {closed} are closed"
+        late: list[Event] = [received(link, raw) for link, one in self.servers.items() for raw in one.down]
+        late += [ToolFinished(call_id, "{}") for call_id in self.running_tools]
+        late += [GuardrailsChecked(one.key, "politeness") for one in self.text_checks]
+        late += [ButtonEdge(True), AudioCaptured(samples(1), 4000, -20.0), DeadlinePassed()]
+        for event in late:
+            assert not self.conversation.handle(event, self.now + 100.0), f"{event} has an effect after the end"
+
     def _answer_all(self) -> None:
         self.accept()
         self.leave()
         self.deliver_up(10_000)
+        self.create()
         self.transcribe()
         self.prepare()
         self.speak(2)

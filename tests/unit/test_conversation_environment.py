@@ -1,11 +1,16 @@
-"""Property tests of the conversation against a model of the server, with random delays and losses.
+"""Property tests of the conversation against a model of the server, with random delays, losses and dialects.
 
 Purely random events do not find the races that matter, because the server events then never fit the conversation.
 Here the environment is `brain.model`, an independent state machine that shares no code with the client. The invariants
-are in `tests/support/world.py`:
+are in `tests/support/world.py`; `test_conversation_environment_mutants` shows that each can fail:
 
 * a response is started once for each turn on a link, and again only after calls or a trip in the previous one;
-* no audio of another turn is played;
+* no audio is played of another turn, of somebody else's response, of one that was cancelled, or of none at all;
+* the samples that are played are the next of their answer, and an answered turn has played all that it received;
+* each turn ends once; one that fails is announced once, with a reason that is true;
+* an error about a response that has begun changes nothing;
+* a running tool is not cancelled with its connection;
+* after the end, every connection is closed, and no event has an effect;
 * only periods captured while listening (or in the pre-roll of a press) are sent;
 * every state except resting ones has a deadline;
 * the light matches the state;
@@ -22,30 +27,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
-from unittest.mock import patch
+from typing import Any, ClassVar
 
-import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from appliance.conversation import agent_events, server_events, user_events
-from appliance.conversation.events import AudioCaptured
-from appliance.conversation.procedures import Procedures, RunningTurn
-from appliance.conversation.regions.calls import Calls
-from appliance.conversation.regions.history import History
-from appliance.conversation.support.call import Call, Closed
-from appliance.conversation.support.playback import Heard
-from appliance.conversation.support.response_slot import Arrival, ResponseSlot
-from appliance.conversation.support.text_gate import Check
-from appliance.realtime import protocol as wire
+from tests.support.dialect import STRAYS, Dialect
 from tests.support.world import World
 
 SOME = st.integers(1, 6)
 ORDERS = st.sampled_from(["both", "both", "text", "audio"])
 WISHES = st.sampled_from(["note", "unlock", "pay", "search", "handoff"])
 ALL = 10_000
+SPOKEN = st.builds(Dialect, cuts_samples=st.booleans(), audio_is_late=st.sampled_from([False, False, True]))
+DIALECTS = st.one_of(
+    SPOKEN,
+    SPOKEN,
+    st.just(Dialect(echoes_metadata=False)),
+    st.just(Dialect(echoes_metadata=False, announces=False, cuts_samples=True)),
+)
 
 
 def when(holds: Callable[[World], object]) -> Callable[[Any], Any]:
@@ -56,16 +57,33 @@ def when(holds: Callable[[World], object]) -> Callable[[Any], Any]:
 class Environment(RuleBasedStateMachine):
     """Random talk, release, barge-in, calls, approvals, handoffs, guardrails, delays and losses."""
 
+    only: ClassVar[Dialect | None] = None
+    """The dialect of every run; None for any."""
+
     world: World
+    is_closed: bool
+    """The session is closed at the end, in the middle of everything."""
 
     @initialize(
         is_connected=st.sampled_from([True, True, True, False]),
         hold_audio=st.booleans(),
         debounce=st.sampled_from([-1, 5, 20]),
         rotate_after_s=st.sampled_from([3300.0, 3.0]),
+        dialect=DIALECTS,
+        is_closed=st.sampled_from([False, False, False, True]),
     )
-    def begin(self, is_connected: bool, hold_audio: bool, debounce: int, rotate_after_s: float) -> None:
-        self.world = World(hold_audio=hold_audio, guardrail_debounce=debounce, rotate_after_s=rotate_after_s)
+    def begin(
+        self,
+        is_connected: bool,
+        hold_audio: bool,
+        debounce: int,
+        rotate_after_s: float,
+        dialect: Dialect,
+        is_closed: bool,
+    ) -> None:
+        dialect = self.only or dialect
+        self.world = World(dialect, hold_audio=hold_audio, guardrail_debounce=debounce, rotate_after_s=rotate_after_s)
+        self.is_closed = is_closed
         if is_connected:
             self.connect_whole()
 
@@ -101,12 +119,16 @@ class Environment(RuleBasedStateMachine):
         self.world.deliver_up(ALL)
         self.world.speak(generated)
 
-    @rule(periods=st.integers(6, 20), characters=st.sampled_from([5, 25]), is_bad=st.booleans())
-    def converse(self, periods: int, characters: int, is_bad: bool) -> None:
-        """Speak a turn and deliver the start of its answer."""
+    @rule(
+        periods=st.integers(6, 20), characters=st.sampled_from([5, 25]), is_bad=st.booleans(), is_checked=st.booleans()
+    )
+    def converse(self, periods: int, characters: int, is_bad: bool, is_checked: bool) -> None:
+        """Speak a turn and deliver the start of its answer; the guardrail may check it at once."""
         self.talk(periods)
         self.answer(2, False)
         self.answer(characters, is_bad)
+        if is_checked:
+            self.world.answer_all_checks()
 
     @rule(wishes=st.lists(WISHES, min_size=1, max_size=3), is_done=st.booleans())
     def ask_for_something(self, wishes: list[str], is_done: bool) -> None:
@@ -121,6 +143,38 @@ class Environment(RuleBasedStateMachine):
         self.ask_for_something(["handoff"], is_done)
         self.world.prepare()
         self.exchange()
+
+    @rule(is_done=st.booleans(), is_held=st.booleans())
+    def be_handed_over_unchecked(self, is_done: bool, is_held: bool) -> None:
+        """Speak a turn answered by a sentence and a handoff, while the guardrail still checks the sentence."""
+        self.talk(8)
+        self.answer(25, False)
+        self.answer_with_calls(["handoff"], is_done)
+        self.world.prepare()
+        if not is_held:
+            self.exchange()
+
+    @when(lambda world: world.servers)
+    @rule(
+        seconds=st.sampled_from([0.1, 4.0, 21.0]),
+        is_said=st.booleans(),
+        then=st.sampled_from(["", "create", "create", "refuse"]),
+    )
+    def barge_in_before_created(self, seconds: float, is_said: bool, then: str) -> None:
+        """Speak a turn and another before the first response is created, or stop the first; time passes between."""
+        self.world.slow_down()
+        self.talk(8)
+        self.world.deliver_up(ALL)
+        self.world.interrupt()
+        self.world.wait(seconds)
+        if is_said:
+            self.talk(8)
+            self.world.deliver_up(ALL)
+        if then == "refuse":
+            self.world.refuse_response()
+        if then:
+            self.world.create()
+            self.answer(5, False)
 
     @when(lambda world: world.conversation.state == "awaiting_approval")
     @rule(seconds=st.sampled_from([0.1, 0.2, 1.1]))
@@ -157,6 +211,15 @@ class Environment(RuleBasedStateMachine):
     @rule(newest=st.booleans())
     def lose(self, newest: bool) -> None:
         self.world.lose(newest)
+
+    @when(lambda world: world.servers)
+    @rule(wish=st.sampled_from(["note", "search"]), is_done=st.booleans())
+    def lose_while_a_tool_runs(self, wish: str, is_done: bool) -> None:
+        """Speak a turn answered by speech and a call; the connection is lost before the tool ends."""
+        self.talk(8)
+        self.answer(5, False)
+        self.answer_with_calls([wish], is_done)
+        self.world.lose()
 
     @when(lambda world: world.leaving)
     @rule()
@@ -211,6 +274,48 @@ class Environment(RuleBasedStateMachine):
     def finish_generation(self) -> None:
         self.world.finish_generation()
 
+    @when(lambda world: any(one.is_slow for one in world.servers.values()))
+    @rule()
+    def create(self) -> None:
+        self.world.create()
+
+    @when(lambda world: world.dialect.tells_owner and world.main is not None)
+    @rule(
+        in_band=st.booleans(),
+        metadata=st.sampled_from([None, {"topic": "x"}]),
+        is_asked=st.booleans(),
+        is_answered=st.booleans(),
+    )
+    def ask_as_another(self, in_band: bool, metadata: dict[str, str] | None, is_asked: bool, is_answered: bool) -> None:
+        """Let somebody else request a response, possibly while our own request is on its way."""
+        if is_asked:
+            self.talk(8)
+        self.world.ask_as_another(in_band=in_band, metadata=metadata)
+        if is_answered:
+            self.world.speak(5)
+            self.world.call("note")
+            self.world.deliver_down(ALL)
+
+    @when(lambda world: world.dialect.announces and world.main is not None)
+    @rule(kind=st.sampled_from(STRAYS), is_asked=st.booleans())
+    def go_astray(self, kind: str, is_asked: bool) -> None:
+        """Receive frames of a response that does not exist, possibly while an answer is awaited."""
+        if is_asked:
+            self.talk(8)
+        self.world.go_astray(kind)
+        if is_asked:
+            self.world.deliver_down(ALL)
+
+    @when(lambda world: world.is_asked)
+    @rule()
+    def refuse_response(self) -> None:
+        self.world.refuse_response()
+
+    @when(lambda world: world.dialect.announces and world.is_generating)
+    @rule()
+    def object_to_response(self) -> None:
+        self.world.object_to_response()
+
     @when(lambda world: any(one.unheard for one in world.servers.values()))
     @rule()
     def transcribe(self) -> None:
@@ -236,8 +341,7 @@ class Environment(RuleBasedStateMachine):
     @when(lambda world: world.text_checks)
     @rule()
     def answer_all_checks(self) -> None:
-        while self.world.text_checks:
-            self.world.answer_check()
+        self.world.answer_all_checks()
 
     @when(lambda world: world.text_checks)
     @rule(which=SOME)
@@ -259,7 +363,10 @@ class Environment(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "world") and sys.exc_info()[0] is None:  # otherwise a failure is already being reported
-            self.world.quiesce()
+            if self.is_closed:
+                self.world.shut_down()
+            else:
+                self.world.quiesce()
 
 
 THOROUGH = settings(
@@ -272,121 +379,14 @@ THOROUGH = settings(
     database=None,
     phases=[Phase.generate],  # no shrinking: it takes five minutes, a replay is instant
 )
-HUNT = THOROUGH
+
+
+def run(environment: type[Environment] = Environment) -> None:
+    run_state_machine_as_test(environment, settings=THOROUGH)
 
 
 def test_the_conversation_keeps_its_invariants_in_any_environment() -> None:
-    run_state_machine_as_test(Environment, settings=THOROUGH)
-
-
-def _accept_any_response(self: ResponseSlot, response_id: str) -> bool:
-    return self.request is not None
-
-
-def _accept_any_created(self: ResponseSlot, response: wire.Response) -> Arrival:
-    if self.request is not None:
-        self.request.response_id = response.id
-    return Arrival.ACCEPT
-
-
-def test_the_environment_catches_a_client_that_accepts_any_response() -> None:
-    """A naive client plays any audio it receives, so turn 1's answer plays in turn 2."""
-    with (
-        patch.object(ResponseSlot, "is_current", _accept_any_response),
-        patch.object(ResponseSlot, "created", _accept_any_created),
-        pytest.raises(AssertionError, match=r"is played in|one response too many"),
-    ):
-        run_state_machine_as_test(Environment, settings=HUNT)
-
-
-def test_the_environment_catches_a_client_that_requests_two_responses() -> None:
-    """A client that requests a response at every ``committed`` gets two answers to one turn."""
-    real = server_events._committed
-
-    def wish_again(do: Procedures, item_id: str, now: float) -> None:
-        real(do, item_id, now)
-        if do.turn is not None:
-            do.answer.slot.want(do.turn.id)
-
-    with (
-        patch.object(server_events, "_committed", wish_again),
-        pytest.raises(AssertionError, match="too many responses are created"),
-    ):
-        run_state_machine_as_test(Environment, settings=HUNT)
-
-
-def test_the_environment_catches_a_client_that_sends_audio_outside_turns() -> None:
-    real = user_events.audio
-
-    def keep_nothing_back(do: Procedures, event: AudioCaptured, now: float) -> None:
-        real(do, event, now)
-        if do.turn is None:
-            do.out.send(wire.InputAudioBufferAppend(audio=event.pcm))
-
-    with (
-        patch.object(user_events, "audio", keep_nothing_back),
-        pytest.raises(AssertionError, match="not captured in a turn"),
-    ):
-        run_state_machine_as_test(Environment, settings=HUNT)
-
-
-def test_the_environment_catches_a_truncation_beyond_the_received_audio() -> None:
-    def exaggerate(self: Heard) -> int:
-        return (self.received_frames + 24_000) * 1000 // wire.SAMPLE_RATE
-
-    with (
-        patch.object(Heard, "heard_ms", property(exaggerate)),
-        pytest.raises(AssertionError, match="broke the protocol"),
-    ):
-        run_state_machine_as_test(Environment, settings=HUNT)
-
-
-def test_the_environment_catches_a_client_that_runs_a_tool_without_approval() -> None:
-    def run_at_once(self: Calls, call: Call, now: float) -> Closed | None:
-        return self._run(call, now)
-
-    with (
-        patch.object(Calls, "_request_approval", run_at_once),
-        pytest.raises(AssertionError, match="run without approval"),
-    ):
-        run_state_machine_as_test(Environment, settings=HUNT)
-
-
-def test_the_environment_catches_a_client_that_answers_a_call_twice() -> None:
-    real = Procedures.reply
-
-    def answer_twice(self: Procedures, closed: Closed | None) -> None:
-        real(self, closed)
-        real(self, closed)
-
-    with (
-        patch.object(Procedures, "reply", answer_twice),
-        pytest.raises(AssertionError, match="has two outputs"),
-    ):
-        run_state_machine_as_test(Environment, settings=HUNT)
-
-
-def test_the_environment_catches_a_client_that_keeps_playing_after_a_trip() -> None:
-    def play_on(do: Procedures, turn: RunningTurn, check: Check, name: str, reason: str, now: float) -> None:
-        do.answer.playback.gate.passed(check.number)
-        do.answer.release(do.link.main_id or 0, now)
-
-    with (
-        patch.object(agent_events, "trip", play_on),
-        pytest.raises(AssertionError, match=r"still played after a guardrail|must be held back"),
-    ):
-        run_state_machine_as_test(Environment, settings=HUNT)
-
-
-def test_the_environment_catches_a_client_that_does_not_replay_the_history() -> None:
-    def tell_nothing(self: History) -> None:
-        pass
-
-    with (
-        patch.object(History, "replay", tell_nothing),
-        pytest.raises(AssertionError, match="the history is"),
-    ):
-        run_state_machine_as_test(Environment, settings=HUNT)
+    run()
 
 
 # --- failures it has found, as hand-written tests ------------------------------------------------------------------

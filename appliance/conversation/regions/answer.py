@@ -82,7 +82,7 @@ class Answer:
     def is_heard_whole(self) -> bool:
         """The server has ended the audio of the answer, and all of it was heard."""
         received = self.received
-        is_whole = received.is_audio_whole or (received.has_audio and received.late_response != "")
+        is_whole = received.is_audio_whole or (received.response_has_audio and received.late_response != "")
         return is_whole and not (received.failure or self.is_playing)
 
     def answers(self, response_id: str, turn: str | None) -> bool:
@@ -181,11 +181,13 @@ class Answer:
         asked = self.asked
         asked.is_open, asked.is_done, asked.is_free = True, False, is_free
         asked.link_deadline, self.received.is_begun = None, False
-        self._set_speaker(spec)
+        self.received.response_has_audio = self.received.is_audio_whole = False
+        self.expect(spec)
         if is_taken and not asked.is_retry:
             self.prolong(now)
 
-    def _set_speaker(self, spec: AgentSpec) -> None:
+    def expect(self, spec: AgentSpec) -> None:
+        """Set the agent that gives the response."""
         self.speaker.spec = spec
         self.playback.guards = spec.agent if spec.has_output_guardrails else ""
         self._out.emit(*self.speaker.change(spec.agent))
@@ -200,7 +202,7 @@ class Answer:
     def accept(self, spec: AgentSpec) -> None:
         """Start the response; events are in order, so the agent now in force gives it."""
         self.speaker.first_sentence = ""
-        self._set_speaker(spec)
+        self.expect(spec)
 
     def close(self) -> None:
         """Handle the end of the response."""
@@ -232,7 +234,7 @@ class Answer:
     def hear(self, event: wire.OutputAudioDelta, link: int, now: float) -> None:
         """Handle a piece of audio."""
         self.received.has_output = self.received.has_audio = self.received.is_begun = True
-        self.received.is_audio_whole = False
+        self.received.response_has_audio, self.received.is_audio_whole = True, False
         pcm = self._whole_samples(event)
         self.received.frames += len(pcm) // 2
         if pcm:
@@ -265,8 +267,8 @@ class Answer:
 
     def end_audio(self, link: int, now: float) -> None:
         """Note that the server has ended the audio of an item; late audio ends the answer."""
-        self.received.is_audio_whole = self.received.has_audio
-        if self.received.late_response and self.received.has_audio:
+        self.received.is_audio_whole = self.received.response_has_audio
+        if self.received.late_response and self.received.response_has_audio:
             self.received.late_response = ""
             self.release(link, now)
             self.finish()
@@ -275,7 +277,7 @@ class Answer:
         """Return whether a response lists audio of which nothing has arrived."""
         parts = (part for item in response.output if item.type == "message" for part in item.content)
         is_spoken = any(part.type in ("audio", "output_audio") for part in parts)
-        return response.status == "completed" and is_spoken and not self.received.has_audio
+        return response.status == "completed" and is_spoken and not self.received.response_has_audio
 
     def await_audio(self, response: wire.Response) -> None:
         """Keep the answer open for audio that arrives after its response is done."""

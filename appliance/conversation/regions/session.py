@@ -62,6 +62,12 @@ class Session:
         """The newest agent that the program wants and the server has not answered; without one, the agent in force."""
         return next((one.spec for one in reversed(self._updates) if one.kind == "agent" and one.spec), self.spec)
 
+    @property
+    def upcoming(self) -> AgentSpec:
+        """The agent that answers a request sent now, unless the server refuses a handoff in flight."""
+        handoffs = (one.spec for one in reversed(self._updates) if one.kind == "handoff")
+        return next(handoffs, None) or self.spec
+
     def deadlines(self) -> Iterator[float]:
         return (one.deadline for one in self._updates)
 

@@ -6,9 +6,14 @@ until its ``response.done``, also if it is cancelled meanwhile, because until th
 request that is cancelled before it is created is cancelled on arrival; without that, the answer of turn 1 would play
 in turn 2.
 
-A response is matched to its turn by the ``metadata`` that the server echoes. Servers that drop metadata work too: their
-responses answer requests in order. There is one request at a time, but a cancelled one that was given up before it was
-created is still owed a response, which is cancelled on arrival.
+A response is matched to its turn by the ``metadata`` that the server echoes. On such a server, a response without our
+turn is *foreign*: somebody else requested it on the same session. In the conversation it is cancelled, out of band it
+is ignored.
+
+Servers that drop metadata work too: their responses answer requests in order. There is one request at a time, but a
+cancelled one that was given up before it was created is still owed a response, which is cancelled on arrival, or an
+error. Servers without ``response.created`` are matched in the same way, by the first event that names a response.
+Once a server has sent ``response.created``, responses without one are ignored.
 """
 
 from __future__ import annotations
@@ -52,8 +57,12 @@ class ResponseSlot:
         self.wish: str | None = None
         """The turn that wants an answer; set by `want`."""
         self._blocked_until: float | None = None
-        self._owed = 0
-        """Requests that were given up before ``response.created``."""
+        self._echoes = False
+        """This server echoes the metadata of requests."""
+        self._announces = False
+        """This server sends ``response.created``."""
+        self._owed: deque[str] = deque()
+        """Event ids of requests that were given up before ``response.created``, in order."""
         self._over: deque[str] = deque(maxlen=_REMEMBERED)
         self._foreign: deque[str] = deque(maxlen=_REMEMBERED_FOREIGN)
 
@@ -65,6 +74,11 @@ class ResponseSlot:
         """When to give up a cancelled response, or to retry a refused request."""
         times = (self._blocked_until, self.request.give_up_at if self.request else None)
         return min((at for at in times if at is not None), default=None)
+
+    @property
+    def is_begun(self) -> bool:
+        """The response that was requested has begun."""
+        return self.request is not None and self.request.response_id is not None
 
     def want(self, turn: str) -> None:
         """Wish for an answer to `turn`; replaces an older wish."""
@@ -87,28 +101,42 @@ class ResponseSlot:
 
     def created(self, response: Response) -> Arrival:
         """Decide on a ``response.created``."""
-        request = self.request
-        if response.conversation_id is None and response.metadata and "turn" not in response.metadata:
-            self._foreign.append(response.id)
-            return Arrival.IGNORE  # out of band, and not ours
+        self._announces = True
         if response.id in self._over:
             return Arrival.CANCEL
         turn = (response.metadata or {}).get("turn")
+        request, is_foreign = self.request, self._is_of_another(response)
+        if is_foreign and response.conversation_id is None:
+            self._foreign.append(response.id)
+            return Arrival.IGNORE  # out of band
         if turn:
-            self._owed = 0  # this server echoes metadata
+            self._echoes = True
+            self._owed.clear()
         elif self._owed:
-            self._owed -= 1
+            self._owed.popleft()
             self._over.append(response.id)
             return Arrival.CANCEL
-        if request is None or request.response_id not in (None, response.id) or (turn or request.turn) != request.turn:
+        is_ours = not is_foreign and request is not None and (turn or request.turn) == request.turn
+        if request is None or not is_ours or request.response_id not in (None, response.id):
             self._over.append(response.id)
             return Arrival.CANCEL
         request.response_id = response.id
         return Arrival.CANCEL if request.is_cancelled else Arrival.ACCEPT
 
+    def _is_of_another(self, response: Response) -> bool:
+        """Return whether somebody else requested a response: it lacks the turn, which this server echoes."""
+        if response.metadata:
+            return "turn" not in response.metadata
+        is_of_server = self.request is not None and not self.request.event_id
+        return self._echoes and not is_of_server
+
     def is_of_server(self, response: Response) -> bool:
         """Return whether a created response is one that the server started by itself."""
         return not (self.request or self._owed or self._is_known(response.id) or response.metadata)
+
+    def is_foreign(self, response_id: str) -> bool:
+        """Return whether a response is one that somebody else requested out of band."""
+        return response_id in self._foreign
 
     def _is_known(self, response_id: str) -> bool:
         """Return whether a response is over or foreign."""
@@ -117,14 +145,23 @@ class ResponseSlot:
     def is_current(self, response_id: str) -> bool:
         """Return whether the output of this response is used.
 
-        If the server never sends ``response.created``, the first id that arrives while a request has none is adopted.
+        If the server never sends ``response.created``, an unknown id is matched here to the oldest request.
         """
         request = self.request
         if request is None or request.is_cancelled or self._is_known(response_id):
             return False
-        if request.response_id is None and response_id:
-            request.response_id = response_id
+        self._match(response_id)
         return response_id in (request.response_id, "")
+
+    def _match(self, response_id: str) -> None:
+        """Match an unknown response of a server without ``response.created`` to the oldest request."""
+        if self._announces or not response_id or self._is_known(response_id):
+            return
+        if self._owed:
+            self._owed.popleft()
+            self._over.append(response_id)
+        elif self.request is not None and self.request.response_id is None:
+            self.request.response_id = response_id
 
     def cancel(self, give_up_at: float) -> str | None:
         """Cancel the request in the slot, and drop the wish.
@@ -148,15 +185,15 @@ class ResponseSlot:
 
     def done(self, response: Response) -> Request | None:
         """Free the slot at ``response.done``; returns its request, None if the response is not that of the slot."""
-        if response.id in self._foreign:
-            return None
-        is_late = response.id in self._over
+        turn = (response.metadata or {}).get("turn")
+        if not turn:
+            self._match(response.id)
+        request, is_late = self.request, response.id in self._over
         self._blocked_until = None
         self._over.append(response.id)
-        request = self.request
-        if is_late or request is None or request.response_id not in (None, response.id):
+        if request is None or is_late:
             return None
-        if ((response.metadata or {}).get("turn") or request.turn) != request.turn:
+        if response.id != request.response_id and (request.response_id is not None or turn != request.turn):
             return None
         self.request = None
         return request
@@ -171,6 +208,11 @@ class ResponseSlot:
             self.wish = self.wish or request.turn
         self._blocked_until = retry_at
         return True
+
+    def failed(self, event_id: str | None) -> None:
+        """Handle an error: if it names a request that was given up, no response follows."""
+        if event_id is not None and event_id in self._owed:
+            self._owed.remove(event_id)
 
     def names_request(self, event_id: str | None) -> bool:
         """Return whether an error names the request in the slot."""
@@ -191,7 +233,7 @@ class ResponseSlot:
         request = self.request
         if request is not None and request.give_up_at is not None and now >= request.give_up_at:
             if request.response_id is None:
-                self._owed += 1
+                self._owed.append(request.event_id)
             else:
                 self._over.append(request.response_id)
             self.request = None
@@ -201,6 +243,7 @@ class ResponseSlot:
         self.request = None
         self.wish = None
         self._blocked_until = None
-        self._owed = 0
+        self._echoes = self._announces = False
+        self._owed.clear()
         self._over.clear()
         self._foreign.clear()

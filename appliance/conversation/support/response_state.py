@@ -47,6 +47,8 @@ class Received:
     is_begun: bool = False
     """Audio or text of the open response has arrived."""
     has_audio: bool = False
+    response_has_audio: bool = False
+    """Audio of the newest response has arrived; an earlier one of the turn may have spoken before its calls."""
     is_audio_whole: bool = False
     """The server has ended the audio of the newest item."""
     late_response: str = ""
