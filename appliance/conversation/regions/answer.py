@@ -182,15 +182,18 @@ class Answer:
         asked.is_open, asked.is_done, asked.is_free = True, False, is_free
         asked.link_deadline, self.received.is_begun = None, False
         self.received.response_has_audio = self.received.is_audio_whole = False
-        self.expect(spec)
+        self._give_floor(spec)
         if is_taken and not asked.is_retry:
             self.prolong(now)
 
+    def _give_floor(self, spec: AgentSpec) -> None:
+        self.expect(spec)
+        self._out.emit(*self.speaker.change(spec.agent))
+
     def expect(self, spec: AgentSpec) -> None:
-        """Set the agent that gives the response."""
+        """Set the agent that gives the response; it starts once the server has accepted it."""
         self.speaker.spec = spec
         self.playback.guards = spec.agent if spec.has_output_guardrails else ""
-        self._out.emit(*self.speaker.change(spec.agent))
 
     def created(self, response: wire.Response) -> bool:
         """Handle ``response.created``; returns whether it is the response that was requested."""
@@ -202,7 +205,7 @@ class Answer:
     def accept(self, spec: AgentSpec) -> None:
         """Start the response; events are in order, so the agent now in force gives it."""
         self.speaker.first_sentence = ""
-        self.expect(spec)
+        self._give_floor(spec)
 
     def close(self) -> None:
         """Handle the end of the response."""
