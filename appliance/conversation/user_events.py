@@ -229,6 +229,10 @@ def ask(do: Procedures, event: OutOfBandAsked, now: float) -> None:
 
 def send_frame(do: Procedures, event: FrameGiven, now: float) -> None:
     frame = dict(event.frame)
+    if frame.get("type") == "input_audio_buffer.clear" and _is_speaking(do):
+        do.speech.start_over(now)
+        if do.out.link is None:
+            return  # nothing was sent yet
     if do.out.link is None:
         do.device.report("not_connected", now, detail=f"{frame.get('type')}: there is no connection to send it on")
         return
@@ -249,7 +253,11 @@ def send_frame(do: Procedures, event: FrameGiven, now: float) -> None:
 
 def _request_response(do: Procedures, response: Mapping[str, Any], now: float) -> None:
     """Start a turn for a response that the program requests with a raw frame; once it is committed, speech has one."""
-    if _awaits_answer(do) and not response:
+    if do.turn is not None and _awaits_answer(do):
+        if response:  # nothing of the answer has arrived: request it again, with these options
+            do.answer.use(response)
+            do.answer.cancel(now)
+            do.answer.slot.want(do.turn.id)
         return
     if do.speech.is_open or do.speech.waits:
         do.answer.use(response)  # the answer to the open turn uses these options

@@ -165,7 +165,9 @@ class SessionInput:
     def send_event(self, frame: Mapping[str, Any]) -> Sent:
         """Send a frame unchanged; without a connection it is dropped, and an `error` event is yielded.
 
-        In an open turn ``input_audio_buffer.commit`` is `turn.commit`; a bare ``response.create`` is then redundant.
+        In an open turn ``input_audio_buffer.commit`` is `turn.commit`, and ``input_audio_buffer.clear`` discards the
+        audio of the turn so far. A ``response.create`` behind the commit requests no second answer; its options apply
+        to the one that the commit requests.
 
         Raises:
             SettingsError: The frame has no ``type``, or JSON cannot express it.

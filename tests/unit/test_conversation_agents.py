@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -1107,6 +1108,34 @@ def test_the_new_agent_starts_with_its_first_sentence_and_says_it_once() -> None
     scene.done("resp_2")
     scene.finished("call_2")
     assert "instructions" not in scene.asks()[1]
+
+
+def test_a_first_sentence_is_kept_when_the_connection_is_lost_before_the_answer_begins() -> None:
+    scene = _handing()
+    _prepared(scene)
+    _accepted(scene)
+    scene.created("resp_2")
+    scene.lose()
+    scene.advance(1.0)
+    scene.link_ready()
+    first, second = [ask.get("instructions") for ask in scene.asks()]
+    assert first == second == "Bill.\n\nBegin your answer with exactly this sentence: Billing here."
+
+
+def test_a_first_sentence_that_was_begun_is_not_requested_again() -> None:
+    guarded = replace(BILLING, has_output_guardrails=True)
+    scene = Scene(specs=(GREETER, guarded), guardrail_debounce=1).ready()
+    scene.session_updated()
+    scene.asked()
+    scene.called("transfer_to_billing", "call_1")
+    scene.done()
+    scene.do(AgentPrepared(HandoffKey("call_1"), guarded))
+    scene.session_updated({"type": "realtime", "instructions": "Bill."})
+    scene.created("resp_2")
+    scene.wrote("Billing here. You owe 4711.", response_id="resp_2", item_id="item_b")
+    scene.tripped(scene.checks()[-1])
+    scene.done("resp_2", status="cancelled")
+    assert ["instructions" in ask for ask in scene.asks()[-2:]] == [True, False]
 
 
 def test_a_first_sentence_is_kept_when_a_busy_server_refuses_the_request() -> None:

@@ -749,6 +749,47 @@ def test_a_raw_response_create_with_options_behind_a_commit_replaces_the_request
     assert scene.sent_types(scene.created()) == ["response.cancel"]
     scene.done("resp_1", status="cancelled")
     assert [one["response"].get("instructions") for one in scene.asks()] == [None, "In French."]
+    scene.answered("resp_2")
+    assert scene.outcomes() == ["answered"], "one turn, and one answer with these options"
+
+
+def test_a_raw_clear_discards_the_audio_of_the_open_turn_so_far() -> None:
+    scene = Scene(pre_roll_ms=0).ready()
+    clear = {"type": "input_audio_buffer.clear", "event_id": "mine"}
+    scene.do(BeginAsked())
+    scene.hear(200, sample=1111)
+    assert scene.sent(scene.do(FrameGiven(clear))) == [clear]
+    assert scene.state == "listening"
+    scene.hear(200, sample=2222)
+    scene.do(CommitAsked())
+    scene.committed()
+    scene.lose()
+    scene.advance(1.0)
+    scene.commands.clear()
+    scene.link_ready()
+    assert scene.sent_audio() == period(2222, frames=4800), "the next connection gets no more than that"
+
+
+def test_a_turn_that_is_committed_behind_a_raw_clear_is_too_short() -> None:
+    scene = Scene(pre_roll_ms=0).ready()
+    scene.do(BeginAsked())
+    scene.hear(200)
+    scene.do(FrameGiven({"type": "input_audio_buffer.clear"}))
+    scene.hear(40)
+    scene.do(CommitAsked())
+    assert scene.outcomes() == ["too_short"]
+
+
+def test_a_raw_clear_without_a_connection_discards_the_audio_and_is_no_error() -> None:
+    scene = Scene(pre_roll_ms=0)
+    scene.start()
+    scene.do(BeginAsked())
+    scene.hear(200, sample=1111)
+    scene.do(FrameGiven({"type": "input_audio_buffer.clear"}))
+    scene.hear(200, sample=2222)
+    scene.do(CommitAsked())
+    scene.link_ready()
+    assert (scene.sent_audio(), scene.troubles()) == (period(2222, frames=4800), [])
 
 
 def test_a_raw_out_of_band_response_takes_no_slot_and_starts_no_turn() -> None:

@@ -204,7 +204,6 @@ class Answer:
 
     def accept(self, spec: AgentSpec) -> None:
         """Start the response; events are in order, so the agent now in force gives it."""
-        self.speaker.first_sentence = ""
         self._give_floor(spec)
 
     def close(self) -> None:
@@ -236,6 +235,7 @@ class Answer:
 
     def hear(self, event: wire.OutputAudioDelta, link: int, now: float) -> None:
         """Handle a piece of audio."""
+        self.speaker.first_sentence = ""
         self.received.has_output = self.received.has_audio = self.received.is_begun = True
         self.received.response_has_audio, self.received.is_audio_whole = True, False
         pcm = self._whole_samples(event)
@@ -256,6 +256,7 @@ class Answer:
     def read(self, event: OutputText, text: str, turn: str, now: float, *, is_final: bool) -> None:
         """Handle a piece of text, or (`is_final`) the whole text."""
         if text:
+            self.speaker.first_sentence = ""
             self.received.has_output = self.received.has_text = self.received.is_begun = True
             if self.is_written:
                 self.playback.note_played(event.item_id)

@@ -186,18 +186,14 @@ class Speech:
     def go_on(self, now: float) -> None:
         """Continue after a press in the post-roll."""
         self._recording.reopen()
-        self.deadline = max(self.deadline, now + self._policy.max_turn_s - self._captured_s)
-
-    @property
-    def _captured_s(self) -> float:
-        return self._recording.frames / wire.SAMPLE_RATE
+        self.deadline = max(self.deadline, now + self._policy.max_turn_s - self._recording.seconds)
 
     def resume(self, pre_roll: Iterable[AudioCaptured], now: float) -> None:
         """Continue captured speech that waits for a connection."""
         self._phase = _Phase.LISTENING
         self._recording.add(*pre_roll)
         self._recording.reopen()
-        self.deadline = now + max(1.0, self._policy.max_turn_s - self._captured_s)
+        self.deadline = now + max(1.0, self._policy.max_turn_s - self._recording.seconds)
 
     def add(self, period: AudioCaptured) -> Ended | None:
         """Add a microphone period; returns how it ended the capture, None while that continues."""
@@ -231,6 +227,11 @@ class Speech:
             self._out.earcon("end")
         return None
 
+    def start_over(self, now: float) -> None:
+        """Discard the audio so far; the caller clears the server's buffer."""
+        self._recording = Recording(now)
+        self._delivery.sent_bytes = 0
+
     # --- delivery -----------------------------------------------------------------------------------------------
 
     def send(self, now: float) -> bool:
@@ -247,7 +248,7 @@ class Speech:
             return False
         delivery.is_commit_sent = delivery.was_spoken = True
         # The upload of a turn may take as long as its speech.
-        self.deadline = now + self._policy.commit_s + self._recording.frames / wire.SAMPLE_RATE
+        self.deadline = now + self._policy.commit_s + self._recording.seconds
         self._commits.append(self._turn)
         event_id = f"commit_{self._turn}_{delivery.replays}"
         self._out.send(wire.InputAudioBufferCommit(event_id=event_id), about=CommitOf(self._turn, delivery.replays))

@@ -40,6 +40,10 @@ class Recording:
     post_roll_left: int | None = None
     """Frames of the post-roll still to capture; None outside the post-roll."""
 
+    @property
+    def seconds(self) -> float:
+        return self.frames / SAMPLE_RATE
+
     def add(self, *periods: AudioCaptured) -> None:
         for period in periods:
             self.audio += period.pcm

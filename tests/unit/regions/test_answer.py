@@ -168,6 +168,7 @@ def test_a_first_sentence_applies_to_the_next_response_only() -> None:
     assert frame["response"]["instructions"].endswith("Bob here.")
     region.created(response("r"))
     region.accept(ANN)
+    region.close()
     region.slot.done(response("r", status="completed"))
     ask(region, rounds=1)
     (frame,) = frames(out.take())
