@@ -234,7 +234,7 @@ ONE_OF = "a RealtimeAgent, or a function that takes the device's tools by name a
             "agent 'Bob': two tools are named transfer_to_ada; give each its own name",
         ),
         (AGENT.replace("agent =", "house ="), "and the module has no 'agent'"),
-        ("def agent(tools): raise ValueError('bad sk-abcdef123456')", "which raises ValueError: bad ***; correct it"),
+        ("def agent(tools): raise ValueError('bad sk-abcdef123456')", "which raises ValueError: bad sk-***; correct it"),
         ("def agent(tools): raise SystemExit(0)", "which raises SystemExit: 0; correct it"),
     ],
 )
