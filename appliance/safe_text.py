@@ -35,7 +35,7 @@ _MASK: Final = "***"
 _SHORTEST: Final = 4  # characters; redacting every "1" or "no" would make messages unreadable
 _SHORTEST_EVERYWHERE: Final = 8
 _LONGEST_WORD: Final = 15  # letters only: "administrator" may be said
-_SHORTEST_RANDOM: Final = 20  # letters and digits without a space: a token, whatever its name
+_SHORTEST_RANDOM: Final = 12  # letters and digits without a space: a token, whatever its name
 _MOST_WORDS: Final = 256  # per owner: a renewed key replaces the oldest
 
 _NAMES: Final = (

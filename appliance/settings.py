@@ -635,6 +635,7 @@ def load_settings(
     settings._origins.update({key: item.origin for key, item in found.items()})
     settings._folder = path.absolute().parent if path is not None else None
     _, settings._key_origin = _find_key(settings, environ, credentials_dir)
+    _KEYS.add(environ.get(settings.link.key_env, ""), environ.get(settings.brain.chat_key_env, ""))
     return settings
 
 

@@ -8,10 +8,14 @@ from pathlib import Path
 __all__ = ["children"]
 
 
-def children() -> dict[str, str]:
-    """Return the command line of each child, as words, with its environment, as lines."""
+def children(parent: int | None = None) -> dict[str, str]:
+    """Return the command line of each child, as words, with its environment, as lines.
+
+    Args:
+        parent: Its number; None is this process.
+    """
     found = {}
-    for listed in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
+    for listed in Path(f"/proc/{parent or os.getpid()}/task").glob("*/children"):
         for pid in listed.read_text().split():
             place = Path("/proc", pid)
             found[_words(place / "cmdline", " ")] = _words(place / "environ", "\n")

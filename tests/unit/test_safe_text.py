@@ -55,8 +55,8 @@ def test_value_that_could_be_a_word_is_redacted_only_in_messages_of_its_owner(wo
 
 def test_harmless_header_or_variable_does_not_censor_the_conversation() -> None:
     owner = Secrets()
-    owner.add_named({"X-City": "Berlin-Mitte", "API_TOKEN": "a-b-c-d-e", "X-Odd": "q1w2e3r4t5z6u7i8o9p0"}.items())
-    assert redact("Berlin-Mitte a-b-c-d-e q1w2e3r4t5z6u7i8o9p0") == "Berlin-Mitte *** ***"
+    owner.add_named({"X-City": "Berlin-Mitte", "API_TOKEN": "a-b-c-d-e", "X-Odd": "q1w2e3r4t5z6"}.items())
+    assert redact("Berlin-Mitte a-b-c-d-e q1w2e3r4t5z6") == "Berlin-Mitte *** ***"
     assert owner.redact("in Berlin-Mitte") == "in ***"
 
 
