@@ -145,11 +145,9 @@ class Answer:
         return self.received.frames
 
     def hand_over(self, before: str, to: str, *, is_answering: bool) -> None:
-        """Change the agent: the server has accepted another.
+        """Change the agent from `before` to `to`, which the server has accepted.
 
         Args:
-            before: Name of the previous agent.
-            to: Name of the new one.
             is_answering: Whether it continues the answer of the previous one now; else it gives the next response.
         """
         change = self.speaker.change(to) if is_answering and self.speaker.agent else []
