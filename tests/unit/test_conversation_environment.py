@@ -381,12 +381,12 @@ THOROUGH = settings(
 )
 
 
-def run(environment: type[Environment] = Environment) -> None:
-    run_state_machine_as_test(environment, settings=THOROUGH)
+def run(environment: type[Environment] = Environment, *, examples: int = THOROUGH.max_examples) -> None:
+    run_state_machine_as_test(environment, settings=settings(THOROUGH, max_examples=examples))
 
 
 def test_the_conversation_keeps_its_invariants_in_any_environment() -> None:
-    run()
+    run(examples=300)
 
 
 # --- failures it has found, as hand-written tests ------------------------------------------------------------------
