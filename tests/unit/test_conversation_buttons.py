@@ -375,6 +375,20 @@ def test_two_taps_are_one_while_approval_is_asked() -> None:
     assert (stage.state, stage.conversation.view.is_muted) == ("awaiting_approval", False)
 
 
+def test_hold_rejects() -> None:
+    stage = Stage(approvals=("unlock",), min_press_ms=15, hold_ms=700).ready()
+    stage.say()
+    stage.committed()
+    stage.created()
+    stage.called("unlock", "call_1")
+    stage.done()
+    stage.do(ButtonEdge(True))
+    stage.advance(0.69)
+    assert stage.state == "awaiting_approval"
+    stage.advance(0.02)
+    assert (stage.state, stage.tool_runs()) == ("thinking", [])
+
+
 def test_two_taps_on_an_alarm_only_silence_it() -> None:
     stage = ready("auto", double_tap="mute")
     stage.do(AlarmRang("timer_1", "tea"))

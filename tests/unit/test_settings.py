@@ -483,7 +483,8 @@ def test_state_directory_comes_from_the_setting_then_systemd_then_xdg(tmp_path: 
 
 def test_the_default_settings_give_the_default_policy() -> None:
     wording = open_wording(Settings())
-    assert policy_from(Settings(), wording) == Policy(outputs=wording.table("output"))
+    of_a_button = {"min_press_ms": 15, "mute_hold_s": 4.0}  # a program has none
+    assert policy_from(Settings(), wording) == Policy(outputs=wording.table("output"), **of_a_button)
 
 
 def test_a_setting_sets_the_policy_field_of_the_same_name() -> None:

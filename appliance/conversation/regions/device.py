@@ -100,7 +100,8 @@ class Device:
             double_tap_s=policy.double_tap_ms / 1000 if policy.double_tap else 0.0,
         )
         self._second = _button(policy, {"power_off_hold": policy.power_off_hold_s})
-        self._was_released = False
+        self._released: set[Gestures] = set()
+        """The buttons that were seen released since the start."""
         self._pre_roll = PreRoll(policy.pre_roll_ms * SAMPLE_RATE // 1000)
         self.captured_at = 0.0
         """When the newest microphone period arrived, monotonic seconds."""
@@ -177,12 +178,13 @@ class Device:
 
     def edge(self, event: ButtonEdge, now: float) -> list[Gesture]:
         """Handle one reading of a button; a button held since the start is not a press until it was released."""
-        is_starting = self._started_at is None or now < self._started_at + self._policy.start_guard_s
-        if event.is_second:
-            return self._second.feed(event.pressed, now, is_guarded=is_starting)
-        self._was_released = self._was_released or not event.pressed
-        is_guarded = self._started_at is None or (not self._was_released and is_starting)
-        return self._gestures.feed(event.pressed, now, is_guarded=is_guarded)
+        button = self._second if event.is_second else self._gestures
+        if not event.pressed:
+            self._released.add(button)
+        is_guarded = self._started_at is None or (
+            button not in self._released and now < self._started_at + self._policy.start_guard_s
+        )
+        return button.feed(event.pressed, now, is_guarded=is_guarded)
 
     def late_gestures(self, now: float) -> list[Gesture]:
         return self._gestures.advance(now)
