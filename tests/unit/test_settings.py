@@ -232,6 +232,10 @@ def test_a_missing_file_a_binary_file_and_a_folder_raise_one_line_errors(tmp_pat
     [
         ("[light]\npin = 17", "light.pin", "button.pin already uses"),
         ("[light]\nkind = 'rgb'\n[outputs]\nlamp_pin = 24", "outputs.lamp_pin", "light.green_pin already uses"),
+        ("[button]\nmute_pin = 25", "light.pin", "button.mute_pin already uses"),
+        ("[button]\nsecond_pin = 17", "button.second_pin", 'button.pin already uses; allowed: an unused pin or "none"'),
+        ("[button]\nmute_hold_s = 10", "button.power_off_hold_s", "more than button.mute_hold_s (10)"),
+        ('[button]\npower_off_command = "say \'so"', "button.power_off_command", "allowed: a command line"),
         ("[button]\npin = 26", "outputs.lamp_pin", 'button.pin already uses; allowed: an unused pin or "none"'),
         ("[light]\npin = 18", "light.pin", "carries the sound of a HAT"),
         ("[button]\npin = 21", "button.pin", "carries the sound of a HAT"),
