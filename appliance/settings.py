@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 import stat
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -59,6 +60,7 @@ OPENAI_URL: Final = "wss://api.openai.com/v1"
 SYSTEM_FILE: Final = Path("/etc/voice-appliance/appliance.toml")
 
 _I2S_PINS: Final = frozenset({18, 19, 20, 21})  # bit clock, frame clock, input, output on every model
+_NEEDED_PINS: Final = frozenset({"button.pin", "light.pin", "light.red_pin", "light.green_pin", "light.blue_pin"})
 _HAT_ID_PINS: Final = frozenset({0, 1})  # the firmware reads the HAT's EEPROM on these pins
 _SECRET_NAME: Final = re.compile(r"key|token|secret|password|sig", re.IGNORECASE)
 _PATH_KEYS: Final = frozenset(
@@ -240,6 +242,12 @@ class AudioSettings(_Section):
         default=_POLICY.post_roll_ms, ge=0, le=2000, description="Audio kept from after a release, in ms."
     )
     volume: int = Field(default=70, ge=0, le=100, description="Volume at start, in percent.")
+    earcon_volume: int = Field(
+        default=100,
+        ge=0,
+        le=100,
+        description="Loudness of the cues, in percent of the volume; alarms always have the full volume.",
+    )
     prebuffer_ms: int = Field(
         default=60, ge=0, le=1000, description="Audio buffered before an answer starts to play, in ms."
     )
@@ -262,7 +270,14 @@ class ButtonSettings(_Section):
     active_low: bool = Field(default=True, description="true if a press pulls the pin to ground.")
     mode: Literal["auto", "hold", "tap"] = Field(
         default="auto",
-        description="hold: talk while held. tap: tap to start, tap to end. auto: both, by duration of the press.",
+        description="hold: talk while held. tap (a toggle): tap to start, tap to end. auto: both, by duration of the "
+        "press.",
+    )
+    min_press_ms: int = Field(
+        default=15,
+        ge=0,
+        le=200,
+        description="Minimum duration of a press, in ms; a shorter pulse is ignored. Sound is sent after this time.",
     )
     tap_max_ms: int = Field(
         default=_POLICY.tap_max_ms, ge=50, le=2000, description="Maximum duration of a tap, in ms (mode = auto)."
@@ -285,6 +300,58 @@ class ButtonSettings(_Section):
         le=60,
         description="Seconds after which a tapped turn without speech ends.",
     )
+    double_tap: Literal["", "mute", "new_conversation", "next_agent"] = Field(
+        default="",
+        description="What a double tap does. Empty: nothing. Else a sentence that a tap ends waits for the second one.",
+    )
+    double_tap_ms: int = Field(
+        default=_POLICY.double_tap_ms,
+        ge=100,
+        le=2000,
+        description="Maximum time from the end of the first tap to the start of the second, in ms.",
+    )
+    hold_ms: int = Field(
+        default=_POLICY.hold_ms, ge=300, le=2000, description="Duration of a hold that rejects a request, in ms."
+    )
+    mute_hold_s: float = Field(
+        default=4.0,
+        ge=2.5,
+        le=30,
+        description="Seconds of a hold that unmutes; with mode = tap it also mutes.",
+    )
+    mute_pin: int | None = Field(
+        default=None,
+        ge=0,
+        le=27,
+        examples=[22],
+        description="BCM number of the pin of a mute switch: muted while it reads pressed, wired as the button.",
+    )
+    second_pin: int | None = Field(
+        default=None,
+        ge=0,
+        le=27,
+        examples=[27],
+        description="BCM number of the pin of a second button, which mutes and unmutes; wired as the button.",
+    )
+    power_off_command: str = Field(
+        default="",
+        examples=["systemctl poweroff"],
+        description="Program and arguments that switch the device off, after a long hold of the second button, or of "
+        "the button with mode = tap. Empty: no such hold.",
+    )
+    power_off_hold_s: float = Field(
+        default=10.0, ge=5, le=60, description="Seconds of the hold that announces the power-off."
+    )
+
+    @property
+    def wiring(self) -> dict[str, Any]:
+        """The arguments of `hardware.button.open_buttons`."""
+        return {key: getattr(self, key) for key in ("pin", "second_pin", "mute_pin", "pull", "active_low")}
+
+    @field_validator("mute_pin", "second_pin", mode="before")
+    @classmethod
+    def _none_is_no_pin(cls, value: object) -> object:
+        return None if value == "none" else value  # TOML has no null
 
 
 class LightSettings(_Section):
@@ -987,13 +1054,22 @@ def _button_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
         wanted = '"down" or "none"' if button.pull == "up" else '"up" or "none"'
         active = "true" if button.active_low else "false"
         yield "button.pull", f'found "{button.pull}"; allowed: {wanted}, because button.active_low = {active}'
+    if button.power_off_hold_s <= button.mute_hold_s:
+        yield (
+            "button.power_off_hold_s",
+            f"found {button.power_off_hold_s:g}; allowed: more than button.mute_hold_s ({button.mute_hold_s:g})",
+        )
+    try:
+        shlex.split(button.power_off_command)
+    except ValueError as error:
+        yield "button.power_off_command", f"found {shown(button.power_off_command)}: {error}; allowed: a command line"
 
 
 def _pin_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
     owner: dict[int, str] = {}
     for key, pin in _used_pins(settings):
         if pin in owner:
-            or_none = ' or "none"' if key.startswith("outputs.") else ""
+            or_none = ' or "none"' if key not in _NEEDED_PINS else ""
             yield key, f"found {pin}, which {owner[pin]} already uses; allowed: an unused pin{or_none}"
         elif pin in _HAT_ID_PINS:
             yield key, f"found {pin}, which belongs to the HAT's EEPROM; allowed: 2 to 27"
@@ -1004,6 +1080,9 @@ def _pin_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _used_pins(settings: Settings) -> Iterator[tuple[str, int]]:
     yield "button.pin", settings.button.pin
+    for key in ("mute_pin", "second_pin"):
+        if (pin := getattr(settings.button, key)) is not None:
+            yield f"button.{key}", pin
     for key, pin in settings.light.pins.items():
         yield f"light.{key}", pin
     for key in ("lamp_pin", "dimmer_pin"):

@@ -340,6 +340,8 @@ class AudioStreams:
         self._changed = asyncio.Event()
         self._late = 0
         self._volume = 100
+        self.earcon_volume = 100
+        """Loudness of the cues, 0 to 100 percent of the volume."""
         self._was_tried = asyncio.Event()
 
     # --- the driver's commands ----------------------------------------------------------------------------------
@@ -357,8 +359,9 @@ class AudioStreams:
         self._playback.flush(epoch)
 
     def earcon(self, epoch: int, name: Earcon) -> None:
-        """Queue a cue."""
-        self._playback.queue(epoch, pcm.from_bytes(earcon(name)), is_answer=False)
+        """Queue a cue, as loud as `earcon_volume` says; an alarm has the full volume."""
+        gain = 1.0 if name == "alarm" else pcm.volume_gain(self.earcon_volume)
+        self._playback.queue(epoch, pcm.gain(pcm.from_bytes(earcon(name)), gain), is_answer=False)
 
     def say(self, epoch: int, pcm16: bytes) -> None:
         """Queue an announcement (PCM16 mono, 24 kHz); it does not count as answer audio."""

@@ -6,12 +6,16 @@ import json
 from dataclasses import replace
 
 from appliance.conversation import events as ev
+from appliance.conversation.commands import Sentence
 from appliance.conversation.notices import AgentUpdateEnded, Guardrail
 from appliance.conversation.procedures import Procedures, RunningTurn
 from appliance.conversation.regions.session import SessionUpdateSent
 from appliance.conversation.support.call import Made
 from appliance.conversation.support.text_gate import Check
+from appliance.conversation.support.troubles import sentence
 from appliance.realtime import protocol as wire
+
+_NEXT = "next"  # key of the replacement that a double tap asks for; those of programs are numbers
 
 # --- calls ------------------------------------------------------------------------------------------------------------
 
@@ -75,6 +79,10 @@ def late_calls(do: Procedures, now: float) -> None:
 
 def agent_prepared(do: Procedures, event: ev.AgentPrepared, now: float) -> None:
     key, spec = event.key, event.spec
+    if isinstance(key, ev.NextKey):
+        if do.session.is_next(key.number):
+            _next_prepared(do, event, now)
+        return
     if isinstance(key, ev.HandoffKey):
         _handoff_prepared(do, key.call_id, event, now)
         return
@@ -103,6 +111,20 @@ def _handoff_prepared(do: Procedures, call_id: str, event: ev.AgentPrepared, now
     else:
         call.spec = event.spec
         do.session.request_handoff(call_id, event.spec, do.session_of(event.spec), now)
+
+
+def _next_prepared(do: Procedures, event: ev.AgentPrepared, now: float) -> None:
+    """Hand over to the agent that the user asked for with a double tap, and say its name."""
+    if event.spec is None:
+        _next_failed(do, event.problem, now)
+    else:
+        replace_agent(do, ev.AgentReplaced(_NEXT, event.spec), now)
+        do.out.announce(Sentence("device.agent", {"agent": event.spec.agent}), "start")
+
+
+def _next_failed(do: Procedures, reason: str, now: float) -> None:
+    do.device.report("handoff_failed", now, detail=reason)
+    do.out.announce(sentence("handoff_failed"))
 
 
 def hand_over(do: Procedures, update: SessionUpdateSent, now: float) -> None:
@@ -147,9 +169,11 @@ def replace_agent(do: Procedures, event: ev.AgentReplaced, now: float) -> None:
         do.configure(link, now)
 
 
-def refuse_agent(do: Procedures, update: SessionUpdateSent, reason: str) -> None:
-    """Report that the server has not accepted the agent that the program wants."""
+def refuse_agent(do: Procedures, update: SessionUpdateSent, reason: str, now: float) -> None:
+    """Report that the server has not accepted the agent that the program, or a double tap, wants."""
     do.out.emit(AgentUpdateEnded(update.key, reason))
+    if update.key == _NEXT:
+        _next_failed(do, reason, now)
 
 
 def _late_agents(do: Procedures, now: float) -> None:
@@ -157,7 +181,7 @@ def _late_agents(do: Procedures, now: float) -> None:
         spec = do.session.wanted  # overwrites what the server may have applied
         session = replace(spec, session=do.session_of(spec)).without_voice()
         do.session.update(SessionUpdateSent(f"rollback_{update.key}", "rollback", session), now)
-        refuse_agent(do, update, "the server did not confirm it in time")
+        refuse_agent(do, update, "the server did not confirm it in time", now)
 
 
 # --- guardrails -------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ __all__ = [
     "OpenCapture",
     "Play",
     "PlayEarcon",
+    "PowerOff",
     "PrepareAgent",
     "RunTool",
     "Send",
@@ -177,6 +178,10 @@ class SilenceAlarm(Record, frozen=True):
     alarm_id: str
 
 
+class PowerOff(Record, frozen=True):
+    """Switch the whole device off: the user held the button until it was announced, and then released it."""
+
+
 class Stop(Record, frozen=True):
     """End the process; the driver returns after the commands before this one."""
 
@@ -206,6 +211,7 @@ Command: TypeAlias = (
     | OpenCapture
     | CloseCapture
     | SilenceAlarm
+    | PowerOff
     | Stop
     | Emit
 )

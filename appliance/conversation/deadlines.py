@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from appliance.conversation import agent_events, lost_links, user_events
+from appliance.conversation import agent_events, gesture_events, lost_links, user_events
 from appliance.conversation.procedures import Procedures
 from appliance.conversation.support.retry import classify
 
@@ -27,7 +27,9 @@ def turn_deadline(do: Procedures) -> float | None:
 
 
 def _late_gestures(do: Procedures, now: float) -> None:
-    user_events.gestured(do, do.device.late_gestures(now), now)
+    gesture_events.gestured(do, do.device.late_gestures(now), now)
+    gesture_events.second_gestured(do, do.device.late_second_gestures(now), now)
+    do.device.end_power_off(now)
 
 
 def _late_alarms(do: Procedures, now: float) -> None:

@@ -50,6 +50,7 @@ __all__ = [
     "LinkUp",
     "MessageGiven",
     "MuteSwitched",
+    "NextKey",
     "OutOfBandAsked",
     "OutputCheck",
     "PlayoutProgress",
@@ -97,7 +98,13 @@ class OutputCheck(Record, frozen=True):
     number: int
 
 
-AgentKey: TypeAlias = ConnectKey | TurnKey | HandoffKey
+class NextKey(Record, frozen=True):
+    """An agent is prepared because the user asked for the next one."""
+
+    number: int
+
+
+AgentKey: TypeAlias = ConnectKey | TurnKey | HandoffKey | NextKey
 CheckKey: TypeAlias = InputCheck | OutputCheck
 
 
@@ -119,6 +126,8 @@ class ButtonEdge(Record, frozen=True):
     """The level of the button, at an edge or re-read while it is held; not debounced."""
 
     pressed: bool
+    is_second: bool = False
+    """It is the second button, which mutes."""
 
 
 class AudioCaptured(Record, frozen=True):
@@ -403,9 +412,11 @@ class TimersChanged(Record, frozen=True):
 
 
 class MuteSwitched(Record, frozen=True):
-    """The microphone was muted or unmuted, by a switch, a gesture or a tool."""
+    """The microphone was muted or unmuted: by the program, a signal or a tool, or by the switch on the device."""
 
     muted: bool
+    is_by_switch: bool = False
+    """It is the position of the hardware switch: while that mutes, nothing else unmutes."""
 
 
 class TracingFailed(Record, frozen=True):

@@ -8,6 +8,7 @@ region, to a rule (`user_events`, `server_events`, `lost_links`, `agent_events`)
 
 * **link**: none, connecting, ready (``session.created``), configured (the agent and the history were sent). While
   rotating or failing back, a spare takes over in an idle gap.
+* **device**: a press counts after ``min_press_ms``; until then only the light shows it.
 * **speech**: the user's speech in the running turn, captured with or without a link. After every event, the settle
   steps send what the server lacks, then request a response. So a press before the link is up, a link lost in the
   middle of a sentence, and the ordinary case take the same path.
@@ -27,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from appliance.agents.spec import AgentSpec
-from appliance.conversation import agent_events, lost_links, server_events, user_events
+from appliance.conversation import agent_events, gesture_events, lost_links, server_events, user_events
 from appliance.conversation import events as ev
 from appliance.conversation.commands import Command, Disconnect, Stop
 from appliance.conversation.deadlines import DEADLINES, Step, turn_deadline
@@ -100,7 +101,8 @@ class Conversation:
                 for late in DEADLINES:
                     late(do, now)
             case ev.ButtonEdge():
-                user_events.gestured(do, do.device.edge(event, now), now)
+                rule = gesture_events.second_gestured if event.is_second else gesture_events.gestured
+                rule(do, do.device.edge(event, now), now)
             case ev.LinkUp():
                 pass  # an open socket proves nothing: the link is ready after session.created
             case ev.LinkDown():
@@ -119,7 +121,7 @@ class Conversation:
             case ev.TimersChanged():
                 do.device.timers_running = event.running
             case ev.MuteSwitched():
-                user_events.mute(do, event.muted, now)
+                user_events.mute(do, event.muted, now, is_by_switch=event.is_by_switch)
             case ev.TracingFailed():
                 do.device.report("trace_failed", now, detail=event.problem)
             case ev.DayBegan():
@@ -171,9 +173,9 @@ class Conversation:
         do = self._do
         if not do.device.is_started:
             return State.BOOTING
+        if do.speech.is_capturing or gesture_events.will_listen(do):
+            return State.LISTENING
         if do.turn is not None:
-            if do.speech.is_capturing:
-                return State.LISTENING
             if not do.speech.is_taken:
                 return State.COMMITTING
             if do.calls.open.awaiting_approval is not None:
@@ -200,6 +202,7 @@ class Conversation:
             is_ringing=bool(device.alarms.ringing),
             has_error=device.has_error,
             is_muted=device.is_muted,
+            is_mute_kept=device.mute.is_asked,
             timers_running=device.timers_running,
             trouble=device.trouble,
         )
@@ -278,7 +281,7 @@ def _send(do: Procedures, now: float) -> None:
             do.history.add_message(message, text)
         do.begin_checks(now)
         do.speech_taken(now)
-    elif do.speech.send(now):
+    elif do.speech.send(now, may_commit=not do.device.holds_commit):
         do.announce_detour()
         do.begin_checks(now)
     else:

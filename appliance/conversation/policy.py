@@ -16,7 +16,23 @@ class Policy:
 
     button_mode: str = "auto"
     """"hold": talk while pressed; "tap": each press toggles; "auto": a short press toggles, a long one holds."""
+    min_press_ms: int = 0
+    """A shorter pulse of the button is no press; the settings have the default of a real button."""
     tap_max_ms: int = 300
+    double_tap: str = ""
+    """What a double tap does: "mute", "new_conversation" or "next_agent"; "" for no double taps."""
+    double_tap_ms: int = 400
+    """From the first release to the second press."""
+    hold_ms: int = 1000
+    """A hold of this length rejects a call."""
+    mute_hold_s: float = 0.0
+    """A hold of this length mutes and unmutes; 0 for none."""
+    power_off_hold_s: float = 0.0
+    """A hold of this length announces the power-off; 0 for none."""
+    power_off_s: float = 5.0
+    """How long after that announcement a release switches off; a later one does not."""
+    next_agents: Mapping[str, str] = field(default_factory=dict)
+    """The agent that follows each one, by name; for `double_tap` = "next_agent"."""
     release_debounce_ms: int = 20
     pre_roll_ms: int = 300
     post_roll_ms: int = 250

@@ -85,7 +85,8 @@ class Procedures:
 
     # --- a turn -------------------------------------------------------------------------------------------------
 
-    def begin_turn(self, kind: Kind, now: float) -> RunningTurn:
+    def begin_turn(self, kind: Kind, now: float, *, at: float | None = None) -> RunningTurn:
+        """Stop the answer and start a turn; `at` is the edge of the button that asked for it, a moment before `now`."""
         if self.link.main is None:
             self.link.hurry(now)  # from here on, nothing is sent
         self.stop_answer(now)
@@ -98,7 +99,8 @@ class Procedures:
         self._turns += 1
         self.turn = turn = RunningTurn(f"turn_{self._turns}", kind)
         self.answer.begin()
-        self.speech.begin(turn.id, kind, () if kind == "message" else self.device.take_pre_roll(), now)
+        pre_roll = () if kind == "message" else self.device.take_pre_roll()
+        self.speech.begin(turn.id, kind, pre_roll, now if at is None else at)
         self.out.emit(TurnStart(turn.id, kind))
         if kind == "button":
             self.out.earcon("start")

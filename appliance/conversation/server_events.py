@@ -170,7 +170,7 @@ def _error_of_update(do: Procedures, link: Link, error: wire.ErrorDetail, now: f
     elif update.kind == "handoff":
         agent_events.fail_handoff(do, update.call_id, error.message, now)
     elif update.kind == "agent":
-        agent_events.refuse_agent(do, update, error.message)
+        agent_events.refuse_agent(do, update, error.message, now)
     else:
         if update.kind == "turn" and update.spec is not None:
             do.session.put_in_force(update.spec)

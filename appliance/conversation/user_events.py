@@ -3,97 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, assert_never
+from typing import Any
 
-from appliance.conversation.commands import Earcon
+from appliance.conversation.commands import Earcon, Sentence
 from appliance.conversation.events import AudioCaptured, CardLost, FrameGiven, MessageGiven, OutOfBandAsked
 from appliance.conversation.notices import TroubleKind
 from appliance.conversation.procedures import Procedures
-from appliance.conversation.support.call import Call
-from appliance.conversation.support.gestures import Gesture
 from appliance.conversation.support.troubles import sentence
 from appliance.conversation.support.values import mapping
 from appliance.realtime import protocol as wire
 
 
-def _is_out_of_budget(do: Procedures) -> bool:
+def is_out_of_budget(do: Procedures) -> bool:
     """Return whether the budget is spent and no offline brain can take over."""
     return do.account.budget.is_spent and do.policy.offline_endpoint is None
 
 
-# --- the button -------------------------------------------------------------------------------------------------------
+# --- refusals ---------------------------------------------------------------------------------------------------------
 
 
-def gestured(do: Procedures, gestures: list[Gesture], now: float) -> None:
-    for gesture in gestures:
-        match gesture.kind:
-            case "press":
-                _press(do, now)
-            case "release":
-                _release(do, gesture, now)
-            case "tap" | "hold":
-                if (call := do.calls.pressed_for(gesture.at - gesture.held_s)) is not None:
-                    _decide(do, call, now, approves=gesture.kind == "tap")
-            case "stuck":
-                do.device.report("button_stuck", now)
-                if do.speech.is_open:
-                    do.discard("cancelled", now)
-            case "double_tap" | "freed":
-                pass
-            case _:
-                assert_never(gesture.kind)
-
-
-def _decide(do: Procedures, call: Call, now: float, *, approves: bool) -> None:
-    """Approve or reject a call, and stop the spoken question; the next call that waits is asked about again."""
-    is_question_stopped = not do.answer.is_playing
-    if is_question_stopped:
-        do.answer.playback.silence()
-    reply = do.calls.approve(call, now) if approves else do.calls.reject(call, do.policy.output("rejected"))
-    do.close_call(reply, now)
-    if is_question_stopped and (waiting := do.calls.open.awaiting_approval) is not None:
-        do.calls.ask(waiting)
-
-
-def _press(do: Procedures, now: float) -> None:
-    """Handle a press; the first that applies: alarm, approval, open turn, refusal, waiting speech, new turn."""
-    speech = do.speech
-    if do.device.alarms.ringing:
-        silence_alarms(do)
-    elif do.calls.open.awaiting_approval is not None:
-        pass  # a tap approves, a hold rejects: both gestures follow later
-    elif speech.is_in_post_roll:
-        speech.go_on(now)
-    elif speech.is_open:
-        _end_speech(do, now, now)
-    elif (refusal := do.device.refusal) is not None:
-        _refuse(do, refusal, now, "muted" if refusal == "muted" else "error")
-    elif _is_out_of_budget(do):
-        _refuse(do, "budget_spent", now, "error")
-    elif do.session.spec.turn_detection is not None:
-        interrupt(do, now)  # the server listens by itself
-    elif speech.waits:
-        _resume(do, now)
-    else:
-        do.begin_turn("button", now)
-
-
-def _release(do: Procedures, gesture: Gesture, now: float) -> None:
-    match do.speech.release(gesture):
-        case "too_short":
-            do.discard("too_short", now)
-        case "ended":
-            _end_speech(do, gesture.at, now)
-
-
-def _end_speech(do: Procedures, at: float, now: float) -> None:
-    """Start the post-roll of speech that ended `at`, a debounce before `now`."""
-    ended = do.speech.keep_post_roll(at, do.device.captured_at, now)
-    if ended is not None:
-        do.end_capture(ended, now)
-
-
-def _resume(do: Procedures, now: float) -> None:
+def resume(do: Procedures, now: float) -> None:
     """Continue the speech that waits for a connection."""
     do.speech.resume(do.device.take_pre_roll(), now)
     if do.link.main is None:
@@ -102,7 +31,7 @@ def _resume(do: Procedures, now: float) -> None:
         do.out.earcon("start")
 
 
-def _refuse(do: Procedures, kind: TroubleKind, now: float, fallback: Earcon) -> None:
+def refuse(do: Procedures, kind: TroubleKind, now: float, fallback: Earcon) -> None:
     """Stop the answer, start no turn, and report and announce why."""
     do.stop_answer(now)
     do.end_turn("interrupted", now)
@@ -127,7 +56,7 @@ def audio(do: Procedures, event: AudioCaptured, now: float) -> None:
             do.end_capture(ended, now)
         return
     do.device.keep(event)
-    if do.session.spec.turn_detection is not None and not _is_out_of_budget(do):
+    if do.session.spec.turn_detection is not None and not is_out_of_budget(do):
         do.out.send(wire.InputAudioBufferAppend(audio=event.pcm))
 
 
@@ -146,9 +75,12 @@ def lose_card(do: Procedures, event: CardLost, now: float) -> None:
         do.fail_turn("no_speaker", now, detail=event.reason)
 
 
-def mute(do: Procedures, is_muted: bool, now: float) -> None:
-    if do.device.switch_mute(is_muted):
-        if is_muted and do.speech.is_open:
+def mute(do: Procedures, is_muted: bool, now: float, *, is_by_switch: bool = False) -> None:
+    """Close or open the microphone; while the switch on the device mutes, say so instead of opening it."""
+    if not is_muted and do.device.mute.is_switched and not is_by_switch:
+        do.out.announce(Sentence("device.mute_switch"), "muted")
+    if do.device.switch_mute(is_muted, is_by_switch=is_by_switch):
+        if do.device.is_muted and do.speech.is_open:
             do.discard("cancelled", now)
         do.device.follow_mute()
 
@@ -175,10 +107,10 @@ def silence_alarms(do: Procedures) -> None:
 def begin(do: Procedures, now: float) -> None:
     if do.session.spec.turn_detection is not None:
         return  # the server detects the turns
-    if _is_out_of_budget(do):
-        _refuse(do, "budget_spent", now, "error")
+    if is_out_of_budget(do):
+        refuse(do, "budget_spent", now, "error")
     elif do.speech.waits:
-        _resume(do, now)
+        resume(do, now)
     elif not do.speech.is_open:
         do.begin_turn("program", now)
 
@@ -206,9 +138,9 @@ def message(do: Procedures, event: MessageGiven, now: float) -> None:
             do.speech.add_message(str(event.item["id"]), event.text)
     elif event.must_wait and do.turn is not None:
         do.history.waiting.append(event)
-    elif _is_out_of_budget(do):
+    elif is_out_of_budget(do):
         do.history.add_message(event.item, event.text)
-        _refuse(do, "budget_spent", now, "error")
+        refuse(do, "budget_spent", now, "error")
     else:
         do.begin_turn("message", now)
         do.speech.write(event.item, event.text, now)

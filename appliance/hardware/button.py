@@ -1,4 +1,4 @@
-"""A push button: levels in, `ButtonEdge` events out.
+"""A push button and a mute switch: levels in, `ButtonEdge` and `MuteSwitched` events out.
 
 It does not debounce, because gpiozero's debounce drops edges; `conversation.support.gestures` does. Edges arrive on the
 pin's own thread. While the button is held, its level is read again every quarter of a second, which makes up for a lost
@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
-from appliance.conversation.events import ButtonEdge, Event
+from appliance.conversation.events import ButtonEdge, Event, MuteSwitched
 from appliance.hardware.pins import claimed, given_back
 
-__all__ = ["Button"]
+__all__ = ["Button", "MuteSwitch", "open_buttons"]
 
+_SETTLE_S = 0.05  # longer than the contacts of a slide switch bounce
 _PULL: dict[str, bool | None] = {"up": True, "down": False, "none": None}
 
 
@@ -31,6 +32,8 @@ class Button:
         post: Takes events; called on the loop's thread.
         loop: The loop that `post` runs on.
         reread_s: Seconds between two reads of the level while the button is held.
+        is_second: It is the second button.
+        purpose: What the pin is for, in error messages.
 
     Raises:
         BadPin: The pin does not exist, is in use, or is unsuitable.
@@ -46,18 +49,21 @@ class Button:
         post: Callable[[Event], None],
         loop: asyncio.AbstractEventLoop,
         reread_s: float = 0.25,
+        is_second: bool = False,
+        purpose: str = "button",
     ) -> None:
         from gpiozero import DigitalInputDevice
 
         self._post = post
         self._loop = loop
         self._reread_s = reread_s
+        self._is_second = is_second
         self._edge = asyncio.Event()
         self._is_closed = False
         pull_up = _PULL[pull]
         # gpiozero infers the active level from the pull resistor, and accepts active_state only without one.
         self._is_inverted = pull_up is not None and pull_up != active_low
-        with claimed(pin, "button"):
+        with claimed(pin, purpose):
             self._device = DigitalInputDevice(
                 pin, pull_up=pull_up, active_state=None if pull_up is not None else not active_low, pin_factory=factory
             )
@@ -71,15 +77,15 @@ class Button:
 
     async def run(self) -> None:
         """Post the level at the start, and repeatedly while the button is held, until cancelled."""
-        self._post(ButtonEdge(self.is_pressed))
+        self._report(self.is_pressed)
         while True:
             self._edge.clear()
             if not self.is_pressed:
                 await self._edge.wait()
                 continue
-            self._post(ButtonEdge(True))
+            self._report(True)
             await asyncio.sleep(self._reread_s)
-            self._post(ButtonEdge(self.is_pressed))
+            self._report(self.is_pressed)
 
     def close(self) -> None:
         """Release the pin; idempotent."""
@@ -95,5 +101,74 @@ class Button:
             self._loop.call_soon_threadsafe(self._take, self.is_pressed)
 
     def _take(self, pressed: bool) -> None:
-        self._post(ButtonEdge(pressed))
+        self._report(pressed)
         self._edge.set()
+
+    def _report(self, pressed: bool) -> None:
+        self._post(ButtonEdge(pressed, self._is_second))
+
+
+class MuteSwitch:
+    """A switch on one pin that mutes the microphone while it is closed; the arguments are those of `Button`.
+
+    At the start only a closed switch posts its position: an open one does not undo a mute from before the restart.
+
+    Raises:
+        BadPin: The pin does not exist, is in use, or is unsuitable.
+    """
+
+    def __init__(
+        self,
+        pin: int,
+        *,
+        factory: Any,
+        pull: Literal["up", "down", "none"] = "up",
+        active_low: bool = True,
+        post: Callable[[Event], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._moved = asyncio.Event()
+        self._post = post
+        self._contact = Button(
+            pin,
+            factory=factory,
+            pull=pull,
+            active_low=active_low,
+            post=lambda edge: self._moved.set(),
+            loop=loop,
+            purpose="mute switch",
+        )
+
+    async def run(self) -> None:
+        """Post each position of the switch once its contacts are at rest, until cancelled."""
+        is_closed = False
+        while True:
+            self._moved.clear()
+            if self._contact.is_pressed != is_closed:
+                is_closed = not is_closed
+                self._post(MuteSwitched(is_closed, is_by_switch=True))
+            await self._moved.wait()
+            await asyncio.sleep(_SETTLE_S)
+
+    def close(self) -> None:
+        """Release the pin; idempotent."""
+        self._contact.close()
+
+
+@contextlib.contextmanager
+def open_buttons(
+    pin: int, *, second_pin: int | None, mute_pin: int | None, **wiring: Any
+) -> Iterator[list[Button | MuteSwitch]]:
+    """Open the button, and the second one and the mute switch if they have a pin; the other arguments are `Button`'s.
+
+    Raises:
+        BadPin: A pin does not exist, is in use, or is unsuitable.
+    """
+    with contextlib.ExitStack() as stack:
+        opened: list[Button | MuteSwitch] = [stack.enter_context(contextlib.closing(Button(pin, **wiring)))]
+        if second_pin is not None:
+            second = Button(second_pin, is_second=True, purpose="second button", **wiring)
+            opened.append(stack.enter_context(contextlib.closing(second)))
+        if mute_pin is not None:
+            opened.append(stack.enter_context(contextlib.closing(MuteSwitch(mute_pin, **wiring))))
+        yield opened

@@ -29,6 +29,7 @@ from appliance.conversation.commands import (
     OpenCapture,
     Play,
     PlayEarcon,
+    PowerOff,
     PrepareAgent,
     RunTool,
     Send,
@@ -247,7 +248,7 @@ class Driver:
                 self._audio.close_capture()
             case SilenceAlarm():
                 self._alarms.silence(command.alarm_id)
-            case Emit():
+            case Emit() | PowerOff():
                 pass  # for the observers
             case Stop():
                 self._stop_reason = command.reason

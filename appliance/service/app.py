@@ -26,7 +26,7 @@ from appliance.agents.spec import AgentSpec
 from appliance.agents.tools import Tool
 from appliance.audio.backends import Backend, open_backend
 from appliance.audio.streams import AudioStreams
-from appliance.conversation.events import Event, ShutdownRequested, Started, TracingFailed
+from appliance.conversation.events import Event, MuteSwitched, ShutdownRequested, Started, TracingFailed
 from appliance.conversation.machine import Conversation
 from appliance.conversation.policy import Policy
 from appliance.conversation.support.prices import PRICES
@@ -39,7 +39,7 @@ from appliance.errors import (
     first_error,
     one_line,
 )
-from appliance.hardware.button import Button
+from appliance.hardware.button import open_buttons
 from appliance.hardware.light import Light
 from appliance.hardware.outputs import open_outputs
 from appliance.hardware.pins import check_pin_library, open_pin_factory
@@ -53,6 +53,8 @@ from appliance.safe_text import bare_address
 from appliance.service.announcer import LocalAnnouncer
 from appliance.service.days import Days
 from appliance.service.extensions import agent_named, all_tools, hooks_named
+from appliance.service.mute import MutedMicrophone, MuteFile
+from appliance.service.power import PowerSwitch
 from appliance.service.restart import RestartAtRest
 from appliance.service.status_line import StatusLine
 from appliance.service.systemd import Notifier, credentials_directory, runtime_directory
@@ -115,6 +117,7 @@ class Appliance:
         self._trace_problem = ""
         self._status: StatusLine
         self._restart = RestartAtRest(self.post)
+        self._mute = MuteFile(state_dir / "muted" if state_dir else None)
         self.audio: AudioStreams | None = None
         """The audio streams, after `run` has started; for level meters."""
 
@@ -131,6 +134,12 @@ class Appliance:
         """Request a clean shutdown; called on the event loop's thread."""
         self.post(ShutdownRequested(reason))
 
+    def toggle_mute(self, reason: str) -> None:
+        """Mute or unmute the microphone; called on the event loop's thread."""
+        if self._conversation is not None:
+            log.info("%s switches the mute", reason)
+            self.post(MuteSwitched(not self._conversation.view.is_muted))
+
     async def run(self) -> str:
         """Run until stopped.
 
@@ -144,9 +153,10 @@ class Appliance:
             notifier = Notifier(self._environ)
             driver, transport, parts = await self._assemble(stack, notifier)
             loop = asyncio.get_running_loop()
-            stops = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self._restart.ask}
-            for number, stop in stops.items():
-                loop.add_signal_handler(number, stop, number.name)
+            handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self._restart.ask}
+            handlers[signal.SIGUSR1] = self.toggle_mute
+            for number, handler in handlers.items():
+                loop.add_signal_handler(number, handler, number.name)
                 stack.callback(loop.remove_signal_handler, number)
             try:
                 with first_error():
@@ -191,6 +201,7 @@ class Appliance:
             lamp=outputs.lamp,
             light=outputs.dimmer,
             volume=audio,
+            microphone=MutedMicrophone(self.post, settings.button.mute_hold_s),
             timers=timers,
             status=StatusReader(),
             wording=self.wording,
@@ -206,17 +217,28 @@ class Appliance:
         )
         with settings.about(_agent_key(settings)):
             await stack.enter_async_context(runtime)
-        button = self._open_button(stack, factory)
+        loop = asyncio.get_running_loop()
+        buttons = stack.enter_context(
+            open_buttons(**settings.button.wiring, factory=factory, post=self.post, loop=loop)
+        )
         light = stack.enter_context(closing(Light(**settings.light.wiring, factory=factory)))
         announcer = LocalAnnouncer(audio, _LazyVoice(settings) if settings.audio.announcements else None, self.wording)
         for remark in (*filter(None, [settings.price_remark()]), *plugins.duplicates()):
             log.warning("%s", remark)
         offline = next((at for at, (_, is_offline) in enumerate(endpoints) if is_offline), None)
-        policy = policy_from(settings, self.wording, endpoints=len(endpoints), offline_endpoint=offline)
+        policy = policy_from(
+            settings,
+            self.wording,
+            endpoints=len(endpoints),
+            offline_endpoint=offline,
+            agents=list(runtime.agents),
+        )
         conversation, observers = self._open_conversation(stack, policy, await _first_specs(settings, runtime))
         servers = ["" if is_offline else bare_address(one.url) for one, is_offline in endpoints]
         self._status = StatusLine(notifier, self.wording, servers)
+        power = PowerSwitch(settings.button.power_off_command)
         observers += [runtime.observe, TurnLog(lambda: audio.xruns.total, self.wording), self._status, self._restart]
+        observers += [self._mute, power]
         self._driver = driver = Driver(
             conversation,
             transport=transport,
@@ -228,7 +250,7 @@ class Appliance:
             alarms=timers,
             observers=observers,
         )
-        return driver, transport, [transport, audio, runtime, button, light, announcer, timers]
+        return driver, transport, [transport, audio, runtime, *buttons, light, announcer, timers, power]
 
     async def _endpoints(self, stack: AsyncExitStack) -> list[tuple[Endpoint, bool]]:
         """Return the endpoints in order of preference, each with whether it is the built-in offline brain.
@@ -291,35 +313,29 @@ class Appliance:
             prebuffer_ms=settings.prebuffer_ms,
         )
         audio.volume = settings.volume
+        audio.earcon_volume = settings.earcon_volume
+        if self._mute.is_muted:
+            audio.close_capture()
         return audio
-
-    def _open_button(self, stack: AsyncExitStack, factory: Any) -> Button:
-        settings = self._settings.button
-        button = Button(
-            settings.pin,
-            factory=factory,
-            pull=settings.pull,
-            active_low=settings.active_low,
-            post=self.post,
-            loop=asyncio.get_running_loop(),
-        )
-        return stack.enter_context(closing(button))
 
     def _open_conversation(
         self, stack: AsyncExitStack, policy: Policy, specs: Sequence[AgentSpec]
     ) -> tuple[Conversation, list[Observer]]:
         observers = list(self._observers)
         history = self._open_store(stack, observers)
+        is_muted = self._mute.is_muted
         seed = time.monotonic_ns() & 0xFFFF_FFFF  # for the reconnection jitter
         if self._settings.service.trace:
             recorder = TraceRecorder(Path(self._settings.service.trace), post=self.post)
             try:
-                recorder.open(policy=policy, specs=specs, history=history, seed=seed)
+                recorder.open(policy=policy, specs=specs, history=history, seed=seed, is_muted=is_muted)
             except StorageError as exc:  # run without a trace rather than not at all
                 self._trace_problem = str(exc)
             stack.callback(recorder.close)
             observers.append(recorder)
-        self._conversation = conversation = Conversation(policy=policy, specs=specs, history=history, seed=seed)
+        self._conversation = conversation = Conversation(
+            policy=policy, specs=specs, history=history, seed=seed, is_muted=is_muted
+        )
         return conversation, observers
 
     def _open_store(self, stack: AsyncExitStack, observers: list[Observer]) -> Sequence[HistoryItem]:
@@ -476,6 +492,7 @@ async def check_assistant(settings: Settings, environ: Mapping[str, str]) -> Non
         lamp=_NoPart() if outputs.lamp_pin is not None else None,
         light=_NoPart() if outputs.dimmer_pin is not None else None,
         volume=_NoPart(),
+        microphone=MutedMicrophone(lambda event: None, settings.button.mute_hold_s),
         timers=Timers(post=lambda event: None, path=None),
         status=StatusReader(),
     )
@@ -582,13 +599,20 @@ async def language_remarks(settings: Settings, environ: Mapping[str, str]) -> li
 
 
 def policy_from(
-    settings: Settings, wording: Wording, *, endpoints: int = 1, offline_endpoint: int | None = None
+    settings: Settings,
+    wording: Wording,
+    *,
+    endpoints: int = 1,
+    offline_endpoint: int | None = None,
+    agents: Sequence[str] = (),
 ) -> Policy:
     """Gather the conversation's figures: settings with the name of a figure by that name, the others one by one."""
     figures = {figure.name for figure in fields(Policy)}
     by_name = {key: value for _, section in settings for key, value in section if key in figures}
     others = {
         "button_mode": settings.button.mode,
+        "power_off_hold_s": settings.button.power_off_hold_s if settings.button.power_off_command else 0.0,
+        "next_agents": dict(zip(agents, [*agents[1:], *agents[:1]], strict=True)),
         "guardrail_debounce": settings.guardrails.debounce_characters,
         "guardrail_s": settings.guardrails.timeout_s,
         "endpoints": endpoints,

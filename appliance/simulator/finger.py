@@ -9,6 +9,8 @@ from typing import Any
 
 __all__ = ["Finger"]
 
+_SHORTEST_PRESS_S = 0.05  # no finger is faster; the device ignores a pulse of less than 15 ms
+
 
 class Finger:
     """Drives one mock pin from the thread "finger", never from the caller's thread."""
@@ -21,8 +23,8 @@ class Finger:
         self._thread.start()
 
     def press(self) -> None:
-        """Press the button and keep it pressed."""
-        self._orders.put((True, 0.0))
+        """Press the button and keep it pressed, for 50 ms at least."""
+        self._orders.put((True, _SHORTEST_PRESS_S))
 
     def release(self) -> None:
         """Release the button."""

@@ -34,6 +34,16 @@ class Volume(Protocol):
     volume: int
 
 
+class MicrophoneSwitch(Protocol):
+    """The microphone of the device."""
+
+    unmute_hold_s: float
+    """How long to hold the button to switch it on again."""
+
+    def mute(self) -> None:
+        """Switch it off."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceParts:
     """The parts of the device; None for a missing part."""
@@ -42,6 +52,7 @@ class DeviceParts:
     light: Output | None = None
     """A dimmable light."""
     volume: Volume | None = None
+    microphone: MicrophoneSwitch | None = None
     timers: Timers | None = None
     status: StatusReader | None = None
     now: Callable[[], datetime] = lambda: datetime.now().astimezone()
@@ -55,6 +66,7 @@ def device_tools(parts: DeviceParts) -> list[Tool]:
         *(_lamp_tools(parts.lamp) if parts.lamp is not None else ()),
         *(_light_tools(parts.light, parts.wording) if parts.light is not None else ()),
         *(_volume_tools(parts.volume) if parts.volume is not None else ()),
+        *(_microphone_tools(parts.microphone, parts.wording) if parts.microphone is not None else ()),
         *_clock_tools(parts.now, parts.wording),
         *(_timer_tools(parts.timers, parts.wording) if parts.timers is not None else ()),
         *(_status_tools(parts.status, parts.wording) if parts.status is not None else ()),
@@ -117,6 +129,20 @@ def _volume_tools(speaker: Volume) -> Iterator[Tool]:
 
     yield set_volume
     yield get_volume
+
+
+def _microphone_tools(microphone: MicrophoneSwitch, wording: Wording) -> Iterator[Tool]:
+    @tool
+    async def mute_microphone() -> str:
+        """Switch the microphone off, when the user says "stop listening" or "mute the microphone".
+
+        This is not the volume: the device still speaks, and no longer hears. Only a person at the device can switch the
+        microphone on again.
+        """
+        microphone.mute()
+        return wording.say("tool.muted", seconds=microphone.unmute_hold_s)
+
+    yield mute_microphone
 
 
 def _clock_tools(now: Callable[[], datetime], wording: Wording) -> Iterator[Tool]:

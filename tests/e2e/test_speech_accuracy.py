@@ -24,6 +24,7 @@ ARGUMENTS = {
     "set_light": ["on", "brightness", "color"],
     "set_volume": ["percent"],
     "get_volume": [],
+    "mute_microphone": [],
     "get_time": [],
     "start_timer": ["seconds", "label"],
     "list_timers": [],

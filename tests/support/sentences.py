@@ -21,6 +21,8 @@ IN_BOOK: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("set the volume to seventy", "set_volume", {"percent": 70}),
     ("set the volume to the maximum", "set_volume", {"percent": 100}),
     ("mute yourself", "set_volume", {"percent": 0}),
+    ("stop listening", "mute_microphone", {}),
+    ("please mute the microphone", "mute_microphone", {}),
     ("how loud are you", "get_volume", {}),
     ("what is the volume", "get_volume", {}),
     ("what time is it", "get_time", {}),

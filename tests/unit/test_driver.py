@@ -24,6 +24,7 @@ from appliance.conversation.commands import (
     OpenCapture,
     Play,
     PlayEarcon,
+    PowerOff,
     PrepareAgent,
     RunTool,
     Send,
@@ -209,7 +210,7 @@ async def test_each_command_is_one_call_of_one_adapter(command: Command, asked: 
 
 
 def test_every_command_is_covered() -> None:
-    assert {type(command) for command, _ in EVERY_COMMAND} | {Emit} == set(get_args(Command))
+    assert {type(command) for command, _ in EVERY_COMMAND} | {Emit, PowerOff} == set(get_args(Command))
 
 
 async def test_commands_of_one_event_are_dispatched_in_order_before_the_next_event() -> None:

@@ -233,6 +233,10 @@ def test_a_missing_file_a_binary_file_and_a_folder_raise_one_line_errors(tmp_pat
     [
         ("[light]\npin = 17", "light.pin", "button.pin already uses"),
         ("[light]\nkind = 'rgb'\n[outputs]\nlamp_pin = 24", "outputs.lamp_pin", "light.green_pin already uses"),
+        ("[button]\nmute_pin = 25", "light.pin", "button.mute_pin already uses"),
+        ("[button]\nsecond_pin = 17", "button.second_pin", 'button.pin already uses; allowed: an unused pin or "none"'),
+        ("[button]\nmute_hold_s = 10", "button.power_off_hold_s", "more than button.mute_hold_s (10)"),
+        ('[button]\npower_off_command = "say \'so"', "button.power_off_command", "allowed: a command line"),
         ("[button]\npin = 26", "outputs.lamp_pin", 'button.pin already uses; allowed: an unused pin or "none"'),
         ("[light]\npin = 18", "light.pin", "carries the sound of a HAT"),
         ("[button]\npin = 21", "button.pin", "carries the sound of a HAT"),
@@ -506,7 +510,8 @@ def test_state_directory_comes_from_the_setting_then_systemd_then_xdg(tmp_path: 
 
 def test_the_default_settings_give_the_default_policy() -> None:
     wording = open_wording(Settings())
-    assert policy_from(Settings(), wording) == Policy(outputs=wording.table("output"))
+    of_a_button = {"min_press_ms": 15, "mute_hold_s": 4.0}  # a program has none
+    assert policy_from(Settings(), wording) == Policy(outputs=wording.table("output"), **of_a_button)
 
 
 def test_a_setting_sets_the_policy_field_of_the_same_name() -> None:

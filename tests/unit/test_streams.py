@@ -123,6 +123,18 @@ def _pcm(value: int, frames: int) -> bytes:
     return np.full(frames, value, "<i2").tobytes()
 
 
+async def test_loudness_of_the_cues_is_set_apart_from_the_volume_and_alarms_ignore_it() -> None:
+    peaks = {}
+    for percent in (100, 50, 0):
+        for name in ("start", "alarm"):
+            async with hand() as one:
+                one.audio.earcon_volume = percent
+                one.audio.earcon(0, name)
+                peaks[name, percent] = max(await one.play_periods(10))
+    assert peaks["start", 100] > 5 * peaks["start", 50] > 0 == peaks["start", 0]
+    assert peaks["alarm", 100] == peaks["alarm", 50] == peaks["alarm", 0]
+
+
 async def test_answer_is_played_and_reported_to_the_frame() -> None:
     async with hand() as one:
         one.audio.flush(1)

@@ -49,6 +49,17 @@ class Speaker:
 
 
 @dataclass
+class Microphone:
+    """Counts how often it was muted."""
+
+    unmute_hold_s: float = 4.0
+    muted: int = 0
+
+    def mute(self) -> None:
+        self.muted += 1
+
+
+@dataclass
 class Device:
     """The timers and the events they posted."""
 
@@ -114,6 +125,7 @@ def names(parts: DeviceParts) -> list[str]:
 def test_a_missing_part_has_no_tools() -> None:
     assert names(DeviceParts()) == ["get_time"]
     assert names(DeviceParts(volume=Speaker())) == ["set_volume", "get_volume", "get_time"]
+    assert names(DeviceParts(microphone=Microphone())) == ["mute_microphone", "get_time"]
     assert names(DeviceParts(timers=Device().timers)) == ["get_time", "start_timer", "list_timers", "cancel_timer"]
     assert names(DeviceParts(status=StatusReader())) == ["get_time", "device_status"]
     with opened(dimmer_pin=None) as (outputs, _):
@@ -128,6 +140,7 @@ def whole_device(outputs: Outputs) -> list[Tool]:
             lamp=outputs.lamp,
             light=outputs.dimmer,
             volume=Speaker(),
+            microphone=Microphone(),
             timers=Device().timers,
             status=StatusReader(),
             now=lambda: NOON,
@@ -143,6 +156,7 @@ def test_the_parameters_match_the_phrase_book() -> None:
         "set_light": ["on", "brightness", "color"],
         "set_volume": ["percent"],
         "get_volume": [],
+        "mute_microphone": [],
         "get_time": [],
         "start_timer": ["seconds", "label"],
         "list_timers": [],
@@ -291,6 +305,14 @@ async def test_the_volume_is_set_and_reported() -> None:
     assert await call(tools, "get_volume") == {"percent": 40}
     assert await call(tools, "set_volume", percent=75) == {"percent": 75}
     assert speaker.volume == 75
+
+
+async def test_muting_the_microphone_leaves_the_volume_and_says_how_to_undo_it() -> None:
+    speaker, microphone = Speaker(), Microphone()
+    tools = device_tools(DeviceParts(volume=speaker, microphone=microphone))
+    told = await call(tools, "mute_microphone")
+    assert told == "The microphone is off. Hold the button for 4 seconds to switch it on again."
+    assert (speaker.volume, microphone.muted) == (40, 1)
 
 
 async def test_the_time_is_reported_with_the_date() -> None:

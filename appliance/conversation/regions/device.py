@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
-from appliance.conversation.commands import CloseCapture, OpenCapture
+from appliance.conversation.commands import CloseCapture, OpenCapture, PowerOff, Sentence
 from appliance.conversation.events import AlarmRang, AudioCaptured, ButtonEdge, Direction
 from appliance.conversation.notices import Error, TroubleKind
 from appliance.conversation.policy import Policy
 from appliance.conversation.support.alarms import Alarms
-from appliance.conversation.support.gestures import Gesture, Gestures
+from appliance.conversation.support.gestures import Gesture, Gestures, HoldKind
 from appliance.conversation.support.outbox import Outbox
 from appliance.realtime.protocol import SAMPLE_RATE
 
@@ -26,10 +27,11 @@ class PreRoll:
         self._periods: deque[AudioCaptured] = deque()
         self._frames = 0
 
-    def keep(self, period: AudioCaptured) -> None:
+    def keep(self, period: AudioCaptured, *, forgets: bool = True) -> None:
+        """Add a period; forget the oldest ones that are not wanted, unless the button has just gone down."""
         self._periods.append(period)
         self._frames += len(period.pcm) // 2
-        while self._periods and self._frames - len(self._periods[0].pcm) // 2 >= self._wanted:
+        while forgets and self._periods and self._frames - len(self._periods[0].pcm) // 2 >= self._wanted:
             self._frames -= len(self._periods.popleft().pcm) // 2
 
     def take(self) -> list[AudioCaptured]:
@@ -42,33 +44,80 @@ class PreRoll:
         self._frames = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Mute:
+    """Who mutes the microphone: the switch on the device, and everything else."""
+
+    is_asked: bool
+    """By a gesture, a tool, a signal or the program; kept over a restart."""
+    is_switched: bool = False
+    """By the position of the switch: nothing else unmutes."""
+
+    @property
+    def is_on(self) -> bool:
+        return self.is_asked or self.is_switched
+
+    def set(self, is_muted: bool) -> Mute:
+        return Mute(is_muted, self.is_switched)
+
+    def moved(self, is_muted: bool) -> Mute:
+        """Return the state after the switch was moved: the last one to act decides."""
+        return Mute(self.is_asked and is_muted, is_muted)
+
+
+def _button(policy: Policy, holds: Mapping[HoldKind, float], *, double_tap_s: float = 0.0) -> Gestures:
+    """Return the recogniser of a button; `holds` has the seconds of each hold, 0 for none."""
+    return Gestures(
+        min_press_s=policy.min_press_ms / 1000,
+        release_debounce_s=policy.release_debounce_ms / 1000,
+        tap_max_s=policy.tap_max_ms / 1000,
+        double_tap_s=double_tap_s,
+        holds={kind: seconds for kind, seconds in holds.items() if seconds > 0},
+        stuck_s=policy.stuck_s,
+        longest_press_s=policy.max_turn_s + policy.stuck_s,
+    )
+
+
 class Device:
     """The state of the hardware, independent of turns.
 
-    Owns button gestures, lost cards, mute, alarms, the pre-roll, the number of running timers and the last trouble.
+    Owns the gestures of both buttons, lost cards, mute, alarms, the pre-roll, the number of running timers and the last
+    trouble.
     """
 
     def __init__(self, policy: Policy, out: Outbox, *, is_muted: bool) -> None:
         self._policy = policy
         self._out = out
         self._started_at: float | None = None
-        self._gestures = Gestures(
-            release_debounce_s=policy.release_debounce_ms / 1000,
-            tap_max_s=policy.tap_max_ms / 1000,
-            stuck_s=policy.stuck_s,
-            longest_press_s=policy.max_turn_s + policy.stuck_s,
+        is_toggle = policy.button_mode == "tap"
+        self._gestures = _button(
+            policy,
+            {
+                "hold": policy.hold_ms / 1000,
+                "mute_hold": policy.mute_hold_s,
+                "power_off_hold": policy.power_off_hold_s if is_toggle else 0.0,
+            },
+            double_tap_s=policy.double_tap_ms / 1000 if policy.double_tap else 0.0,
         )
-        self._was_released = False
+        self._second = _button(policy, {"power_off_hold": policy.power_off_hold_s})
+        self._released: set[Gestures] = set()
+        """The buttons that were seen released since the start."""
         self._pre_roll = PreRoll(policy.pre_roll_ms * SAMPLE_RATE // 1000)
         self.captured_at = 0.0
         """When the newest microphone period arrived, monotonic seconds."""
-        self.is_muted = is_muted
+        self.mute = Mute(is_muted)
         self._lost_cards: dict[Direction, str] = {}
         self.alarms = Alarms(out, length_s=policy.alarm_s, every_s=policy.alarm_every_s)
         self.timers_running = 0
         self.trouble: TroubleKind | Literal[""] = ""
         """The kind of the last trouble; "" once a new connection is ready."""
         self._error_until: float | None = None
+        self._power_off_until: float | None = None
+        """When a release no longer switches off; None while no power-off is announced."""
+
+    @property
+    def is_muted(self) -> bool:
+        return self.mute.is_on
 
     @property
     def is_started(self) -> bool:
@@ -80,8 +129,18 @@ class Device:
         return self._gestures.is_held and not self._gestures.is_stuck
 
     @property
+    def is_press_pending(self) -> bool:
+        """The button went down a moment ago: a press, or a pulse that is withdrawn."""
+        return self._gestures.is_pending
+
+    @property
+    def holds_commit(self) -> bool:
+        """What is said must not be committed yet: the button may continue or discard it."""
+        return self._gestures.is_pending or self._gestures.awaits_second_tap
+
+    @property
     def is_stuck(self) -> bool:
-        return self._gestures.is_stuck
+        return self._gestures.is_stuck or self._second.is_stuck
 
     @property
     def has_error(self) -> bool:
@@ -105,7 +164,9 @@ class Device:
 
     def deadlines(self) -> Iterator[float | None]:
         yield self._gestures.deadline
+        yield self._second.deadline
         yield self.alarms.deadline
+        yield self._power_off_until
         yield self._error_until
 
     def start(self, now: float) -> None:
@@ -116,21 +177,51 @@ class Device:
     # --- the button ---------------------------------------------------------------------------------------------
 
     def edge(self, event: ButtonEdge, now: float) -> list[Gesture]:
-        """Handle one reading of the button; a button held since the start is not a press until it was released."""
-        self._was_released = self._was_released or not event.pressed
+        """Handle one reading of a button; a button held since the start is not a press until it was released."""
+        button = self._second if event.is_second else self._gestures
+        if not event.pressed:
+            self._released.add(button)
         is_guarded = self._started_at is None or (
-            not self._was_released and now < self._started_at + self._policy.start_guard_s
+            button not in self._released and now < self._started_at + self._policy.start_guard_s
         )
-        return self._gestures.feed(event.pressed, now, is_guarded=is_guarded)
+        return button.feed(event.pressed, now, is_guarded=is_guarded)
 
     def late_gestures(self, now: float) -> list[Gesture]:
         return self._gestures.advance(now)
+
+    def late_second_gestures(self, now: float) -> list[Gesture]:
+        return self._second.advance(now)
+
+    def use_up_press(self) -> None:
+        """Let the press make no more taps and holds: it has answered something."""
+        self._gestures.use_up()
+
+    # --- power-off ----------------------------------------------------------------------------------------------
+
+    def announce_power_off(self, now: float) -> None:
+        """Say that a release switches the device off."""
+        self._power_off_until = now + self._policy.power_off_s
+        self._out.announce(Sentence("device.power_off", {"seconds": self._policy.power_off_s}), "offline")
+
+    def release_power_off(self, held_s: float) -> bool:
+        """Switch off if that was announced and not withdrawn; returns whether the press was so long."""
+        is_long = 0 < self._policy.power_off_hold_s <= held_s
+        if is_long and self._power_off_until is not None:
+            self._power_off_until = None
+            self._out.do(PowerOff())
+        return is_long
+
+    def end_power_off(self, now: float) -> None:
+        """Keep the device on: the button was not released in time."""
+        if self._power_off_until is not None and now >= self._power_off_until:
+            self._power_off_until = None
+            self._out.announce(Sentence("device.power_kept"), "cancel")
 
     # --- microphone, cards and mute -----------------------------------------------------------------------------
 
     def keep(self, period: AudioCaptured) -> None:
         """Add a period to the pre-roll, for a press that comes after the first word."""
-        self._pre_roll.keep(period)
+        self._pre_roll.keep(period, forgets=not self._gestures.is_pending)
 
     def take_pre_roll(self) -> list[AudioCaptured]:
         return self._pre_roll.take()
@@ -146,17 +237,18 @@ class Device:
     def find_card(self, direction: Direction) -> None:
         self._lost_cards.pop(direction, None)
 
-    def switch_mute(self, is_muted: bool) -> bool:
+    def switch_mute(self, is_muted: bool, *, is_by_switch: bool = False) -> bool:
         """Set the mute state; returns whether it changed."""
-        if is_muted == self.is_muted:
+        before = self.is_muted
+        self.mute = self.mute.moved(is_muted) if is_by_switch else self.mute.set(is_muted)
+        if self.is_muted == before:
             return False
-        self.is_muted = is_muted
         self._pre_roll.forget()
         return True
 
     def follow_mute(self) -> None:
         self._out.do(CloseCapture() if self.is_muted else OpenCapture())
-        self._out.earcon("muted")
+        self._out.earcon("muted" if self.is_muted else "unmuted")
 
     # --- alarms -------------------------------------------------------------------------------------------------
 

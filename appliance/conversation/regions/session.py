@@ -47,6 +47,7 @@ class Session:
         self.transcriber = ""
         """The transcription model, as the server names it."""
         self._updates: deque[SessionUpdateSent] = deque()
+        self._asked_next = 0
 
     @property
     def is_waiting(self) -> bool:
@@ -128,6 +129,15 @@ class Session:
         if update is not None:
             self._updates.remove(update)
         return update
+
+    def ask_next(self) -> int:
+        """Return the number of a new wish for the next agent; the earlier ones are void."""
+        self._asked_next += 1
+        return self._asked_next
+
+    def is_next(self, number: int) -> bool:
+        """Return whether no later agent was asked for."""
+        return number == self._asked_next
 
     def change_for_turn(self, turn: str, spec: AgentSpec, session: Mapping[str, Any], now: float) -> None:
         """Put new instructions of the same agent in force; the update keeps the old ones, in case of a refusal."""

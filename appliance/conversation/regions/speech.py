@@ -234,8 +234,8 @@ class Speech:
 
     # --- delivery -----------------------------------------------------------------------------------------------
 
-    def send(self, now: float) -> bool:
-        """Send the audio that the server lacks, then the commit; returns whether the commit was sent."""
+    def send(self, now: float, *, may_commit: bool = True) -> bool:
+        """Send the audio that the server lacks, then the commit if it `may_commit`; returns whether that was sent."""
         delivery, audio = self._delivery, self._recording.audio
         if not delivery.is_cleared:
             delivery.is_cleared = True
@@ -244,7 +244,7 @@ class Speech:
             for start in range(delivery.sent_bytes, len(view), _APPEND_BYTES):
                 self._out.send(wire.InputAudioBufferAppend(audio=bytes(view[start : start + _APPEND_BYTES])))
         delivery.sent_bytes = len(audio)
-        if not self.is_committing or delivery.is_commit_sent:
+        if not (self.is_committing and may_commit) or delivery.is_commit_sent:
             return False
         delivery.is_commit_sent = delivery.was_spoken = True
         # The upload of a turn may take as long as its speech.

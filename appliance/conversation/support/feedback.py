@@ -48,6 +48,8 @@ class View:
     has_error: bool = False
     """An error was reported a moment ago."""
     is_muted: bool = False
+    is_mute_kept: bool = False
+    """The mute outlives a restart: it is not only the position of the switch."""
     timers_running: int = 0
     trouble: TroubleKind | Literal[""] = ""
     """The kind of the last trouble; "" once a new connection is ready."""

@@ -92,8 +92,7 @@ def test_the_microphone_follows_the_mute_switch_and_the_cue_plays_after_it() -> 
     region.follow_mute()
     region.switch_mute(False)
     region.follow_mute()
-    cue = PlayEarcon(0, "muted")
-    assert out.take() == [CloseCapture(), cue, OpenCapture(), cue]
+    assert out.take() == [CloseCapture(), PlayEarcon(0, "muted"), OpenCapture(), PlayEarcon(0, "unmuted")]
 
 
 def test_the_pre_roll_keeps_the_newest_audio_and_is_taken_once() -> None:
