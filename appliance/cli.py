@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import gc
 import json
 import logging
@@ -99,6 +100,7 @@ def command_parser() -> argparse.ArgumentParser:
     brain.add_argument(
         "--token-env", default="APPLIANCE_BRAIN_TOKEN", metavar="NAME", help="variable with the token (%(default)s)"
     )
+    add("devices", _devices, "List the sound cards, and say which ones the settings choose.", settings)
     config = add("config", _config, "Show or check the settings.", settings)
     config.add_argument("action", choices=("show", "check"))
     replay = add("replay", _replay, "Replay a recorded trace and compare the commands.")
@@ -140,6 +142,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     settings = _settings(arguments)
     set_up_logging(settings.service.log_level, os.environ)
+    faulthandler.enable()  # a crash in C code is reported by Python, for the C library's own report is dropped
     appliance = Appliance(settings, environ=os.environ, state_dir=state_directory(settings, os.environ))
     asyncio.run(appliance.run())
     return 0
@@ -197,6 +200,14 @@ def _config(arguments: argparse.Namespace) -> int:
         for remark in (*settings.remarks(), *pin_remarks(settings), *languages):
             print(f"note: {remark}")
         print("The settings are valid.")
+    return 0
+
+
+def _devices(arguments: argparse.Namespace) -> int:
+    from appliance.audio.devices import describe
+
+    audio = _settings(arguments).audio
+    print(describe(capture_card=audio.capture_card, playback_card=audio.playback_card))
     return 0
 
 

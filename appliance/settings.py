@@ -226,10 +226,14 @@ class AudioSettings(_Section):
         default="portaudio", description="portaudio for a real sound card, simulated for none."
     )
     capture_card: str = Field(
-        default="default", min_length=1, description="Microphone: id, USB path or name of the card, not its index."
+        default="default",
+        min_length=1,
+        description="Microphone: id, USB path or name of the card, not its index. `appliance devices` lists them.",
     )
     playback_card: str = Field(
-        default="default", min_length=1, description="Loudspeaker: id, USB path or name of the card, not its index."
+        default="default",
+        min_length=1,
+        description="Loudspeaker: id, USB path or name of the card, not its index. `appliance devices` lists them.",
     )
     rate: int = Field(default=48000, ge=8000, le=192000, description="Sampling rate of the card in Hz.")
     period_ms: int = Field(default=20, ge=5, le=100, description="Length of one period in ms.")
