@@ -25,6 +25,7 @@ from appliance.agents.hooks import RealtimeRunHooks
 from appliance.agents.spec import AgentSpec
 from appliance.agents.tools import Tool
 from appliance.audio.backends import Backend, open_backend
+from appliance.audio.card_events import CardEvents
 from appliance.audio.streams import AudioStreams
 from appliance.conversation.events import Event, ShutdownRequested, Started, TracingFailed
 from appliance.conversation.machine import Conversation
@@ -288,6 +289,7 @@ class Appliance:
             capture_ring_s=settings.max_turn_s,
             playback_ring_ms=settings.playback_ring_ms,
             prebuffer_ms=settings.prebuffer_ms,
+            card_events=CardEvents() if settings.backend == "portaudio" else None,
         )
         audio.volume = settings.volume
         return audio
