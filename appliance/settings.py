@@ -237,6 +237,12 @@ class AudioSettings(_Section):
     )
     rate: int = Field(default=48000, ge=8000, le=192000, description="Sampling rate of the card in Hz.")
     period_ms: int = Field(default=20, ge=5, le=100, description="Length of one period in ms.")
+    buffer_ms: int = Field(
+        default=60,
+        ge=20,
+        le=500,
+        description="Audio that the card holds, in ms. A program that is late by less causes no gap.",
+    )
     pre_roll_ms: int = Field(
         default=_POLICY.pre_roll_ms, ge=0, le=2000, description="Audio kept from before a press, in ms."
     )

@@ -281,6 +281,7 @@ class Appliance:
             playback_card=settings.playback_card,
             rate=settings.rate,
             period_ms=settings.period_ms,
+            buffer_ms=settings.buffer_ms,
         )
         audio = AudioStreams(
             backend,

@@ -32,7 +32,7 @@ def say(**row: Any) -> None:
 
 def unpaced_playback() -> None:
     """Play the ramp into a file, as fast as ALSA's null card takes it."""
-    backend = PortAudioBackend(playback_card="filespk", rate=24_000)
+    backend = PortAudioBackend(playback_card="filespk", rate=24_000, buffer_ms=int(sys.argv[2]))
     signal, at = ramp(), 0
 
     def fill(block: Int16) -> None:
@@ -47,7 +47,7 @@ def unpaced_playback() -> None:
         time.sleep(0.01)
     stream.close()
     backend.close()
-    say(rate=stream.rate, callbacks=at // PERIOD)
+    say(rate=stream.rate, callbacks=at // PERIOD, latency=stream.latency)
 
 
 def unpaced_capture() -> None:

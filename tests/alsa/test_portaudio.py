@@ -100,9 +100,19 @@ def cables() -> Iterator[tuple[Cable, Cable]]:
 
 def test_played_signal_reaches_alsa_bit_exact(tmp_path: Path) -> None:
     (tmp_path / "mic.raw").write_bytes(bytes(4800))
-    with probing("unpaced_playback", tmp_path, _FILES.format(folder=tmp_path)) as probe:
+    with probing("unpaced_playback", tmp_path, _FILES.format(folder=tmp_path), "60") as probe:
         assert _next(probe)["rate"] == 24_000
     assert ramp().astype("<i2").tobytes() in (tmp_path / "spk.raw").read_bytes()
+
+
+def test_card_gets_the_buffer_that_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "mic.raw").write_bytes(bytes(4800))
+    latencies = []
+    for buffer_ms in ("60", "200"):
+        with probing("unpaced_playback", tmp_path, _FILES.format(folder=tmp_path), buffer_ms) as probe:
+            latencies.append(_next(probe)["latency"] * 1000 / 24_000)
+    assert 60 <= latencies[0] <= 80, "with the default of PortAudio it is two periods"
+    assert 180 <= latencies[1] <= 220, "PortAudio reports the buffer less one period"
 
 
 def test_captured_signal_comes_from_alsa_bit_exact(tmp_path: Path) -> None:

@@ -184,6 +184,23 @@ def test_plug_conversion_is_kept_for_the_named_pcm(machine: Machine, monkeypatch
     backend.close()
 
 
+@pytest.mark.parametrize("direction", ["capture", "playback"])
+def test_card_is_asked_for_a_buffer_of_60_ms_before_it_is_opened(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, direction: Direction
+) -> None:
+    asked: list[tuple[str, float, int]] = []
+    monkeypatch.setattr(
+        portaudio,
+        "ask_for_buffer",
+        lambda index, s: asked.append((machine.instances[-1].entries[index][0], s, len(machine.opened))),
+    )
+    machine.has(USB)
+    backend = machine.backend()
+    open_it(backend, direction)
+    assert asked == [(f"appliance_{direction}", 0.06, 0)]
+    backend.close()
+
+
 @pytest.mark.parametrize(
     ("problem", "kind", "words"),
     [

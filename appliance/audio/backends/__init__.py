@@ -78,7 +78,7 @@ def open_backend(name: str, **options: Any) -> Backend:
 
     Args:
         name: "portaudio" or "simulated".
-        options: ``capture_card``, ``playback_card``, ``rate``, ``period_ms``.
+        options: ``capture_card``, ``playback_card``, ``rate``, ``period_ms``, ``buffer_ms``.
 
     Raises:
         SettingsError: No backend has this name.

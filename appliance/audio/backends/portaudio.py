@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from appliance.audio import pcm
 from appliance.audio.alsa import possible_parameters, quiet_libraries
 from appliance.audio.backends import Consume, Fill, Presence
-from appliance.audio.backends.portaudio_library import last_host_error
+from appliance.audio.backends.portaudio_library import ask_for_buffer, last_host_error
 from appliance.audio.cards import CardTree, Choice, choose
 from appliance.conversation.events import Direction
 from appliance.errors import AudioError, CardBusy, CardMissing, RateUnsupported
@@ -91,6 +91,7 @@ class PortAudioBackend:
         playback_card: As `capture_card`.
         rate: Tried first; then the card's own default and the usual rates.
         period_ms: Milliseconds per callback.
+        buffer_ms: Milliseconds of audio that the card holds: how late a callback may come without an xrun.
         tree: Lists the kernel's cards.
     """
 
@@ -101,11 +102,13 @@ class PortAudioBackend:
         playback_card: str = "default",
         rate: int = 48_000,
         period_ms: int = 20,
+        buffer_ms: int = 60,
         tree: CardTree | None = None,
     ) -> None:
         self._wanted: dict[Direction, str] = {"capture": capture_card, "playback": playback_card}
         self._rate = rate
         self._period_ms = period_ms
+        self._buffer_s = buffer_ms / 1000
         self._tree = tree or CardTree()
         self._audio: pyaudio.PyAudio | None = None
         self._resources = ExitStack()
@@ -228,6 +231,7 @@ class PortAudioBackend:
         period = rate * self._period_ms // 1000
         stream = _PortAudioStream(rate, period)
         is_capture = direction == "capture"
+        ask_for_buffer(card["index"], self._buffer_s)
         opened = audio.open(
             rate=rate,
             channels=channels,
