@@ -68,6 +68,11 @@ class Xruns:
     """Periods that the card itself reports as late or lost."""
 
     @property
+    def causes(self) -> dict[str, int]:
+        """Late periods by cause: the network paused an answer, this program was late, the card reports it."""
+        return {"network": self.answer_gaps, "program": self.playback_underruns, "card": self.late_periods}
+
+    @property
     def total(self) -> int:
         return self.capture_overruns + self.playback_underruns + self.late_periods
 

@@ -210,6 +210,7 @@ async def test_network_pause_counts_as_a_gap_and_not_as_an_underrun() -> None:
         one.audio.finish(0)
         await one.play_periods(3)
         assert one.audio.xruns.answer_gaps == 1
+        assert one.audio.xruns.causes == {"network": 1, "program": 0, "card": 0}
         assert one.audio.xruns.playback_underruns == 0
         assert one.posted(PlayoutProgress)[-1] == PlayoutProgress(0, 2 * PERIOD, True)
 
