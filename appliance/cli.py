@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import gc
 import json
 import logging
@@ -112,6 +113,7 @@ def command_parser() -> argparse.ArgumentParser:
     )
     brain.add_argument("--tls-cert", type=Path, metavar="FILE", help="serve wss with this PEM certificate")
     brain.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, if it is not in the same file")
+    add("devices", _devices, "List the sound cards, and say which ones the settings choose.", settings)
     config = add("config", _config, "Show or check the settings.", settings)
     config.add_argument("action", choices=("show", "check"))
     replay = add("replay", _replay, "Replay a recorded trace and compare the commands.")
@@ -166,6 +168,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     settings = _settings(arguments)
     set_up_logging(settings.service.log_level, os.environ)
+    faulthandler.enable()  # a crash in C code is reported by Python, for the C library's own report is dropped
     appliance = Appliance(settings, environ=os.environ, state_dir=state_directory(settings, os.environ))
     asyncio.run(appliance.run())
     return 0
@@ -239,6 +242,14 @@ def _config(arguments: argparse.Namespace) -> int:
         for remark in (*settings.remarks(), *pin_remarks(settings), *languages):
             _print(f"note: {remark}")
         print("The settings are valid.")
+    return 0
+
+
+def _devices(arguments: argparse.Namespace) -> int:
+    from appliance.audio.devices import describe
+
+    audio = _settings(arguments).audio
+    print(describe(capture_card=audio.capture_card, playback_card=audio.playback_card))
     return 0
 
 

@@ -228,13 +228,23 @@ class AudioSettings(_Section):
         default="portaudio", description="portaudio for a real sound card, simulated for none."
     )
     capture_card: str = Field(
-        default="default", min_length=1, description="Microphone: id, USB path or name of the card, not its index."
+        default="default",
+        min_length=1,
+        description="Microphone: id, USB path or name of the card, not its index. `appliance devices` lists them.",
     )
     playback_card: str = Field(
-        default="default", min_length=1, description="Loudspeaker: id, USB path or name of the card, not its index."
+        default="default",
+        min_length=1,
+        description="Loudspeaker: id, USB path or name of the card, not its index. `appliance devices` lists them.",
     )
     rate: int = Field(default=48000, ge=8000, le=192000, description="Sampling rate of the card in Hz.")
     period_ms: int = Field(default=20, ge=5, le=100, description="Length of one period in ms.")
+    buffer_ms: int = Field(
+        default=60,
+        ge=20,
+        le=500,
+        description="Audio that the card holds, in ms. A program that is late by less causes no gap.",
+    )
     pre_roll_ms: int = Field(
         default=_POLICY.pre_roll_ms, ge=0, le=2000, description="Audio kept from before a press, in ms."
     )

@@ -25,6 +25,7 @@ from appliance.agents.hooks import RealtimeRunHooks
 from appliance.agents.spec import AgentSpec
 from appliance.agents.tools import Tool
 from appliance.audio.backends import Backend, open_backend
+from appliance.audio.card_events import CardEvents
 from appliance.audio.streams import AudioStreams
 from appliance.conversation.events import Event, MuteSwitched, ShutdownRequested, Started, TracingFailed
 from appliance.conversation.machine import Conversation
@@ -237,7 +238,7 @@ class Appliance:
         servers = ["" if is_offline else bare_address(one.url) for one, is_offline in endpoints]
         self._status = StatusLine(notifier, self.wording, servers)
         power = PowerSwitch(settings.button.power_off_command)
-        observers += [runtime.observe, TurnLog(lambda: audio.xruns.total, self.wording), self._status, self._restart]
+        observers += [runtime.observe, TurnLog(lambda: audio.xruns.causes, self.wording), self._status, self._restart]
         observers += [self._mute, power]
         self._driver = driver = Driver(
             conversation,
@@ -303,6 +304,7 @@ class Appliance:
             playback_card=settings.playback_card,
             rate=settings.rate,
             period_ms=settings.period_ms,
+            buffer_ms=settings.buffer_ms,
         )
         audio = AudioStreams(
             backend,
@@ -311,6 +313,7 @@ class Appliance:
             capture_ring_s=settings.max_turn_s,
             playback_ring_ms=settings.playback_ring_ms,
             prebuffer_ms=settings.prebuffer_ms,
+            card_events=CardEvents() if settings.backend == "portaudio" else None,
         )
         audio.volume = settings.volume
         audio.earcon_volume = settings.earcon_volume

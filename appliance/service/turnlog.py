@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from appliance.conversation.commands import Command, Emit, Play, Send
 from appliance.conversation.events import Event
@@ -31,14 +31,14 @@ class TurnLog:
     """An observer of the driver.
 
     Args:
-        xruns: Returns the number of xruns since the start.
+        xruns: Returns the number of xruns since the start, by cause.
         wording: Source of the sentences for troubles and the budget.
     """
 
-    def __init__(self, xruns: Callable[[], int], wording: Wording) -> None:
+    def __init__(self, xruns: Callable[[], Mapping[str, int]], wording: Wording) -> None:
         self._xruns = xruns
         self._wording = wording
-        self._xruns_before = 0
+        self._xruns_before: Mapping[str, int] = {}
         self._marks: dict[str, float] = {}
         self._usd: float | None = None
 
@@ -77,14 +77,17 @@ class TurnLog:
     def _log_turn(self, ended: TurnEnd, now: float) -> None:
         start = self._marks.get("press", now)
         waited = self._marks["answer"] - self._marks["commit"] if {"answer", "commit"} <= set(self._marks) else 0.0
+        since = {cause: count - self._xruns_before.get(cause, 0) for cause, count in self._xruns().items()}
+        xruns = {cause: count for cause, count in since.items() if count}
         log.info(
-            "%s %s: spoke %.1f s, waited %.2f s, took %.1f s, %d xruns, %d tokens%s",
+            "%s %s: spoke %.1f s, waited %.2f s, took %.1f s, %d xruns%s, %d tokens%s",
             ended.turn,
             ended.outcome,
             self._marks.get("commit", now) - start,
             waited,
             now - start,
-            self._xruns() - self._xruns_before,
+            sum(xruns.values()),
+            f" ({', '.join(f'{count} {cause}' for cause, count in xruns.items())})" if xruns else "",
             ended.usage.get("total_tokens", 0),
             "" if self._usd is None else f", {self._usd:.4f} US dollars",
         )

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from appliance.audio.backends import portaudio
 from appliance.audio.backends.portaudio import PortAudioBackend
 from appliance.audio.streams import AudioStreams
 from appliance.conversation.events import AudioCaptured, CardFound, CardLost, Event, PlayoutProgress
@@ -31,7 +32,7 @@ def say(**row: Any) -> None:
 
 def unpaced_playback() -> None:
     """Play the ramp into a file, as fast as ALSA's null card takes it."""
-    backend = PortAudioBackend(playback_card="filespk", rate=24_000)
+    backend = PortAudioBackend(playback_card="filespk", rate=24_000, buffer_ms=int(sys.argv[2]))
     signal, at = ramp(), 0
 
     def fill(block: Int16) -> None:
@@ -46,7 +47,7 @@ def unpaced_playback() -> None:
         time.sleep(0.01)
     stream.close()
     backend.close()
-    say(rate=stream.rate, callbacks=at // PERIOD)
+    say(rate=stream.rate, callbacks=at // PERIOD, latency=stream.latency)
 
 
 def unpaced_capture() -> None:
@@ -136,7 +137,21 @@ async def _loop_back(signal: Int16, *, rate: int) -> tuple[Int16, dict[str, Any]
 
 async def losses() -> None:
     """Print every lost and every found card until standard input ends."""
-    rig = Rig(PortAudioBackend(capture_card="mic", playback_card="spk", rate=48_000))
+    listings = 0
+
+    class CountingPyAudio(portaudio.pyaudio.PyAudio):  # type: ignore[misc]
+        def __init__(self) -> None:
+            nonlocal listings
+            listings += 1
+            super().__init__()
+
+    portaudio.pyaudio.PyAudio = CountingPyAudio
+    backend = PortAudioBackend(capture_card="mic", playback_card="spk", rate=48_000)
+    opened: list[str] = []
+    open_capture, open_playback = backend.open_capture, backend.open_playback
+    backend.open_capture = lambda consume: (opened.append("capture"), open_capture(consume))[1]  # type: ignore[method-assign]
+    backend.open_playback = lambda fill: (opened.append("playback"), open_playback(fill))[1]  # type: ignore[method-assign]
+    rig = Rig(backend)
     seen = 0
     running = asyncio.create_task(rig.audio.run())
     await rig.audio.opened()
@@ -150,7 +165,8 @@ async def losses() -> None:
             if isinstance(event, CardLost):
                 say(lost=event.direction, reason=event.reason)
             elif isinstance(event, CardFound):
-                say(found=event.direction)
+                other = "playback" if event.direction == "capture" else "capture"
+                say(found=event.direction, listings=listings, is_other_kept=opened.count(other) == 1)
         await asyncio.sleep(0.05)
     running.cancel()
 

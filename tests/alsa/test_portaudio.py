@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -34,17 +35,20 @@ pcm.!default {{ type plug slave.pcm "both" }}
 
 @contextmanager
 def probing(name: str, folder: Path, configuration: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Run one probe with this ALSA configuration; pytest shows its standard error if the test fails."""
+    """Run one probe with this ALSA configuration; libasound and JACK MUST print nothing."""
     path = folder / "asound.conf"
     path.write_text(configuration, encoding="ascii")
     environ = {key: value for key, value in os.environ.items() if not key.startswith(("APPLIANCE_", "OPENAI_"))}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.alsa.probe", name, *arguments],
-        env=environ | {"ALSA_CONFIG_PATH": str(path)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    printed = folder / "stderr"
+    with printed.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.alsa.probe", name, *arguments],
+            env=environ | {"ALSA_CONFIG_PATH": str(path)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
     try:
         yield process
     finally:
@@ -56,6 +60,9 @@ def probing(name: str, folder: Path, configuration: str, *arguments: str) -> Ite
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        chatter = printed.read_text(encoding="utf-8", errors="replace")
+        sys.stderr.write(chatter)  # pytest shows it if the test fails
+    assert not re.search("ALSA lib|[Jj]ack|Expression '|Cannot connect", chatter)
 
 
 def _next(process: subprocess.Popen[str]) -> dict[str, Any]:
@@ -93,9 +100,19 @@ def cables() -> Iterator[tuple[Cable, Cable]]:
 
 def test_played_signal_reaches_alsa_bit_exact(tmp_path: Path) -> None:
     (tmp_path / "mic.raw").write_bytes(bytes(4800))
-    with probing("unpaced_playback", tmp_path, _FILES.format(folder=tmp_path)) as probe:
+    with probing("unpaced_playback", tmp_path, _FILES.format(folder=tmp_path), "60") as probe:
         assert _next(probe)["rate"] == 24_000
     assert ramp().astype("<i2").tobytes() in (tmp_path / "spk.raw").read_bytes()
+
+
+def test_card_gets_the_buffer_that_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "mic.raw").write_bytes(bytes(4800))
+    latencies = []
+    for buffer_ms in ("60", "200"):
+        with probing("unpaced_playback", tmp_path, _FILES.format(folder=tmp_path), buffer_ms) as probe:
+            latencies.append(_next(probe)["latency"] * 1000 / 24_000)
+    assert 60 <= latencies[0] <= 80, "with the default of PortAudio it is two periods"
+    assert 180 <= latencies[1] <= 220, "PortAudio reports the buffer less one period"
 
 
 def test_captured_signal_comes_from_alsa_bit_exact(tmp_path: Path) -> None:
@@ -189,8 +206,10 @@ def test_unplugged_card_is_reported_and_found_again(
         # PortAudio ends the stream, or its thread hangs in the dead sound server: the machine's load decides.
         assert "unplugged" in row["reason"] or "no audio for" in row["reason"]
         come(cables[index])
-        while _next(probe).get("found") != direction:
-            pass  # the other card may be reported too while PortAudio restarts
+        row = _next(probe)
+    assert row["found"] == direction, "the other direction was not lost meanwhile"
+    assert row["listings"] == 1, "the cards were not listed again"
+    assert row["is_other_kept"]
 
 
 def test_stalled_card_is_reported_although_it_claims_to_run(tmp_path: Path, cables: tuple[Cable, Cable]) -> None:

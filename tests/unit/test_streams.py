@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,11 +13,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.audio.backends import Consume, Fill
+from appliance.audio.backends import Consume, Fill, Presence
+from appliance.audio.card_events import CardEvents
 from appliance.audio.resample import Resampler
 from appliance.audio.ring import Int16
 from appliance.audio.streams import AudioStreams
-from appliance.conversation.events import AudioCaptured, CaptureOverrun, CardFound, CardLost, Event, PlayoutProgress
+from appliance.conversation.events import (
+    AudioCaptured,
+    CaptureOverrun,
+    CardFound,
+    CardLost,
+    Direction,
+    Event,
+    PlayoutProgress,
+)
 from appliance.errors import CardMissing
 
 PERIOD = 480
@@ -52,6 +62,9 @@ class HandCard:
         self.capture: HandStream | None = None
         self.playback: HandStream | None = None
         self.missing: set[str] = set()
+        """Directions whose card is not there."""
+        self.unlisted: set[str] = {"capture", "playback"}
+        """Directions whose card was absent when the cards were listed."""
         self.resets = 0
         self.is_closed = False
 
@@ -67,8 +80,12 @@ class HandCard:
         self.playback = HandStream(self, fill, latency=self.latency)
         return self.playback
 
+    def look(self, direction: Direction) -> Presence:
+        return "absent" if direction in self.missing else "unlisted" if direction in self.unlisted else "listed"
+
     def reset(self) -> None:
         self.resets += 1
+        self.unlisted = set(self.missing)
 
     def close(self) -> None:
         self.is_closed = True
@@ -205,6 +222,7 @@ async def test_network_pause_counts_as_a_gap_and_not_as_an_underrun() -> None:
         one.audio.finish(0)
         await one.play_periods(3)
         assert one.audio.xruns.answer_gaps == 1
+        assert one.audio.xruns.causes == {"network": 1, "program": 0, "card": 0}
         assert one.audio.xruns.playback_underruns == 0
         assert one.posted(PlayoutProgress)[-1] == PlayoutProgress(0, 2 * PERIOD, True)
 
@@ -283,16 +301,100 @@ async def test_stopped_card_is_reported_once_and_found_again() -> None:
         assert one.posted(CardFound) == [CardFound("capture")]
 
 
+async def _pass_time(one: Hand, seconds: float, *running: str) -> None:
+    """Let the fake clock advance in steps of 20 ms; the streams named in `running` have their callbacks."""
+    for _ in range(round(seconds / 0.02)):
+        one.card.now += 0.02
+        for name in running:
+            stream = getattr(one.card, name)
+            stream.turn(np.zeros(PERIOD, np.int16))
+        one.audio._suspect_stalls()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
+
+
 async def test_stalled_card_is_lost_although_it_reports_active() -> None:
     async with hand(stall_s=2.0) as one:
-        assert one.card.capture is not None
-        one.card.missing.add("playback")
-        one.card.now += 1.9
-        one.card.capture.turn(np.zeros(PERIOD, np.int16))
+        await _pass_time(one, 1.9, "capture")
         assert round(one.audio.heartbeat_age_s, 3) == 1.9
-        one.card.now += 0.2
+        assert one.posted(CardLost) == []
+        stalled = one.card.playback
+        await _pass_time(one, 0.3, "capture")
         await _until(lambda: one.posted(CardLost))
         assert [event.direction for event in one.posted(CardLost)] == ["playback"]
+        assert stalled is not None and stalled.is_closed
+
+
+async def test_card_that_the_kernel_no_longer_lists_is_lost_after_100_ms_without_its_event() -> None:
+    async with hand() as one:
+        one.card.missing.add("capture")
+        await _pass_time(one, 0.1, "playback")
+        assert one.posted(CardLost) == []
+        await _pass_time(one, 0.06, "playback")
+        await _until(lambda: one.posted(CardLost))
+        assert one.posted(CardLost) == [CardLost("capture", "the card was unplugged")]
+        assert one.card.now < 1000.2, "in the time of the card"
+
+
+async def test_loop_that_stood_still_does_not_take_the_cards_for_lost() -> None:
+    async with hand() as one:
+        one.card.now += 60.0
+        await _pass_time(one, 0.1)
+        await _pass_time(one, 0.4, "capture", "playback")
+        assert one.posted(CardLost) == []
+
+
+async def test_late_callback_long_ago_is_no_loss_later() -> None:
+    async with hand() as one:
+        await _pass_time(one, 0.24, "playback")
+        await _pass_time(one, 0.5, "playback", "capture")
+        await _pass_time(one, 0.24, "playback")
+        assert one.posted(CardLost) == []
+
+
+async def test_event_of_the_kernel_finds_a_loss_at_once_and_the_other_direction_keeps_its_stream() -> None:
+    ours, kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with kernel:
+        async with hand(card_events=CardEvents(lambda: ours)) as one:
+            microphone, speaker = one.card.capture, one.card.playback
+            assert microphone is not None
+            resets = one.card.resets
+            await one.hear(1)
+            one.card.missing.add("playback")
+            kernel.send(b"remove@/devices/usb/sound/card1\0ACTION=remove\0SUBSYSTEM=sound\0")
+            await _until(lambda: one.posted(CardLost))
+            assert one.posted(CardLost) == [CardLost("playback", "the card was unplugged")]
+            assert one.card.now == 1000.0, "no time passed in the card's clock"
+            one.card.missing.clear()
+            kernel.send(b"add@/devices/usb/sound/card2\0ACTION=add\0SUBSYSTEM=sound\0")
+            await _until(lambda: one.posted(CardFound))
+            await one.hear(2)
+            assert one.card.capture is microphone and not microphone.is_closed
+            assert one.card.playback is not speaker
+            assert one.card.resets == resets
+            assert [event.peak for event in one.posted(AudioCaptured)] == [1, 2], "no period of the microphone is lost"
+
+
+async def test_card_absent_at_the_start_is_listed_again_only_while_nothing_plays() -> None:
+    one = Hand()
+    one.card.missing.add("capture")
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        running = group.create_task(one.audio.run())
+        await one.audio.opened()
+        resets, speaker = one.card.resets, one.card.playback
+        one.audio.play(0, "a", _pcm(5, 24_000))
+        one.card.missing.clear()
+        one.audio._take_news()
+        await asyncio.sleep(0.1)
+        assert one.card.playback is speaker, "the answer is not interrupted"
+        one.audio.flush(1)
+        await one.play_periods(3)
+        one.audio._take_news()
+        await _until(lambda: one.posted(CardFound))
+        assert one.posted(CardFound) == [CardFound("capture")]
+        assert one.card.resets == resets + 1
+        running.cancel()
 
 
 async def test_missing_cards_are_reported_and_opened_when_they_appear() -> None:

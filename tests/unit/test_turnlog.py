@@ -28,7 +28,7 @@ from appliance.wording import Wording
 
 
 def test_a_turn_is_logged_as_one_line_with_its_durations_and_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
-    xruns = 3
+    xruns = {"network": 1, "program": 0, "card": 2}
     turnlog = TurnLog(lambda: xruns, Wording())
     steps: list[tuple[float, list[Command]]] = [
         (10.0, [Emit(TurnStart("turn_1"))]),
@@ -38,21 +38,23 @@ def test_a_turn_is_logged_as_one_line_with_its_durations_and_without_its_text(ca
     with caplog.at_level(logging.INFO):
         for now, commands in steps:
             turnlog(now, DeadlinePassed(), commands, View())
-        xruns = 5
+        xruns = {"network": 2, "program": 0, "card": 4}
         turnlog(14.0, DeadlinePassed(), [Emit(TurnEnd("turn_1", "answered", {"total_tokens": 42}))], View())
     (record,) = caplog.records
-    assert record.getMessage() == ("turn_1 answered: spoke 2.0 s, waited 0.50 s, took 4.0 s, 2 xruns, 42 tokens")
+    assert record.getMessage() == (
+        "turn_1 answered: spoke 2.0 s, waited 0.50 s, took 4.0 s, 3 xruns (1 network, 2 card), 42 tokens"
+    )
 
 
 def test_an_error_is_logged_as_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    TurnLog(lambda: 0, Wording())(1.0, DeadlinePassed(), [Emit(Error("no_speaker", "unplugged"))], View())
+    TurnLog(dict, Wording())(1.0, DeadlinePassed(), [Emit(Error("no_speaker", "unplugged"))], View())
     assert [(one.levelname, one.getMessage()) for one in caplog.records] == [
         ("WARNING", "no_speaker: I have no loudspeaker. Please check that it is plugged in. (unplugged)")
     ]
 
 
 def test_the_line_of_a_turn_has_its_cost_if_the_price_is_known(caplog: pytest.LogCaptureFixture) -> None:
-    turnlog = TurnLog(lambda: 0, Wording())
+    turnlog = TurnLog(dict, Wording())
     notices: list[Notice] = [
         TurnStart("turn_1"),
         Usage({}, 0.01),
@@ -79,7 +81,7 @@ def test_handoffs_tripwires_links_and_the_budget_are_logged_without_text(
         BudgetWarning(80, "minutes", 24.0, 30.0),
     ]
     with caplog.at_level(logging.INFO):
-        TurnLog(lambda: 0, Wording())(1.0, DeadlinePassed(), [Emit(one) for one in notices], View())
+        TurnLog(dict, Wording())(1.0, DeadlinePassed(), [Emit(one) for one in notices], View())
     assert [one.getMessage() for one in caplog.records] == [
         "handoff: House to Kitchen",
         "turn_1: guardrail no_prices tripped on the output",

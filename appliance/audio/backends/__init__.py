@@ -7,17 +7,21 @@ be total: no lock, no log, no exception, always exactly the requested frames.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from appliance.audio.ring import Int16
+from appliance.conversation.events import Direction
 from appliance.errors import SettingsError
 
-__all__ = ["Backend", "Consume", "Fill", "Stream", "open_backend"]
+__all__ = ["Backend", "Consume", "Fill", "Presence", "Stream", "open_backend"]
 
 Consume: TypeAlias = Callable[[Int16], None]
 """Takes one captured period, mono, at the stream's rate; the array is valid during the call only."""
 Fill: TypeAlias = Callable[[Int16], None]
 """Overwrites the array with the next period to play, mono, at the stream's rate."""
+
+Presence: TypeAlias = Literal["listed", "unlisted", "absent"]
+"""State of a card: it can be opened; it can be opened after `Backend.reset`; it is not there."""
 
 
 class Stream(Protocol):
@@ -59,6 +63,9 @@ class Backend(Protocol):
     def open_playback(self, fill: Fill) -> Stream:
         """Start the loudspeaker; raises as `open_capture`."""
 
+    def look(self, direction: Direction) -> Presence:
+        """Return the state of the card of a direction, without opening it."""
+
     def reset(self) -> None:
         """Drop the list of cards, so that the next opening lists them again; all streams MUST be closed."""
 
@@ -71,7 +78,7 @@ def open_backend(name: str, **options: Any) -> Backend:
 
     Args:
         name: "portaudio" or "simulated".
-        options: ``capture_card``, ``playback_card``, ``rate``, ``period_ms``.
+        options: ``capture_card``, ``playback_card``, ``rate``, ``period_ms``, ``buffer_ms``.
 
     Raises:
         SettingsError: No backend has this name.

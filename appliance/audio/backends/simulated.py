@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from appliance.audio.backends import Consume, Fill
+from appliance.audio.backends import Consume, Fill, Presence
 from appliance.audio.pcm import WIRE_RATE, from_bytes, peak
 from appliance.audio.resample import Resampler
 from appliance.audio.ring import Int16
+from appliance.conversation.events import Direction
 from appliance.errors import CardMissing, StorageError
 
 __all__ = ["Loudspeaker", "Microphone", "SimulatedBackend"]
@@ -199,6 +200,10 @@ class SimulatedBackend:
             self.loudspeaker.take(now, block)
 
         return _SimulatedStream(self.loudspeaker, self.rate, self.period, work, name="simulated loudspeaker")
+
+    def look(self, direction: Direction) -> Presence:
+        device = self.microphone if direction == "capture" else self.loudspeaker
+        return "listed" if device.is_plugged else "absent"
 
     def reset(self) -> None:
         """Do nothing: no list of cards is cached, so the next opening finds a card that was plugged in."""

@@ -1,0 +1,179 @@
+"""The loudspeaker: deque → pump → ring → callback; and the count of the frames that were heard."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from appliance.audio import pcm
+from appliance.audio.backends import Backend, Stream
+from appliance.audio.pcm import WIRE_RATE
+from appliance.audio.resample import Resampler
+from appliance.audio.ring import Int16, Ring
+from appliance.conversation.events import Event, PlayoutProgress
+
+__all__ = ["PlaybackPump"]
+
+_PERIOD = WIRE_RATE // 50  # frames written at once: 20 ms
+
+
+class _Heard:
+    """Counts the answer frames (24 kHz) heard so far, from the ring position read one output latency ago."""
+
+    def __init__(self) -> None:
+        self.positions = deque([0], maxlen=1)
+        """Ring positions read at the last callbacks, the oldest one latency ago; the card's thread appends."""
+        self._marks = deque([(0, 0)])
+        """(ring position, answer frames of this epoch before it), from the last one heard to the last one written."""
+
+    @property
+    def written(self) -> int:
+        return self._marks[-1][1]
+
+    @property
+    def is_all(self) -> bool:
+        return len(self._marks) == 1
+
+    def begin(self, position: int, answer_frames: int) -> None:
+        """Restart the count at a ring position, with `answer_frames` already heard."""
+        self._marks = deque([(position, answer_frames)])
+
+    def wrote(self, position: int, answer_frames: int) -> None:
+        """Record that the ring was filled up to a position with `answer_frames`; 0 for cues and announcements."""
+        self._marks.append((position, self.written + answer_frames))
+
+    def frames(self) -> int:
+        position = self.positions[0]
+        while len(self._marks) > 1 and self._marks[1][0] <= position:
+            self._marks.popleft()
+        start, heard = self._marks[0]
+        if self.is_all or position <= start:
+            return heard
+        end, then = self._marks[1]
+        return heard + int((position - start) / (end - start) * (then - heard))
+
+
+class PlaybackPump:
+    """Plays what is queued, and posts how much was heard."""
+
+    def __init__(self, ring_ms: int, prebuffer_ms: int, post: Callable[[Event], None]) -> None:
+        self._ring_ms = ring_ms
+        self._prebuffer = prebuffer_ms * WIRE_RATE // 1000
+        self._post = post
+        self.stream: Stream | None = None
+        self.gain = 1.0
+        self.epoch = 0
+        self.underruns = 0
+        self.gaps = 0
+        self.ring = Ring(1)
+        self._resampler = Resampler(WIRE_RATE, WIRE_RATE)
+        self._heard = _Heard()
+        self._is_expecting = False
+        self._queue: deque[tuple[bool, Int16]] = deque()
+        """(is an answer, samples at 24 kHz), at most a period each."""
+        self._waiting_answer = 0
+        """Answer frames in the queue."""
+        self._held_back = 0
+        """Answer frames that the resampler took without output so far."""
+        self._posted: tuple[int, bool] | None = None
+        self._is_primed = False
+        self._is_finished = True
+        self.has_work = asyncio.Event()
+
+    def open(self, backend: Backend) -> None:
+        """Start the stream. Blocks. Audio in the ring of a lost stream is dropped."""
+        ring: Ring | None = None
+
+        def fill(block: Int16) -> None:
+            if ring is None:
+                block[:] = 0
+                return
+            got = ring.read_into(block)
+            if got < len(block) and self._is_expecting:
+                self.underruns += 1
+            positions.append(ring.read)
+
+        stream = backend.open_playback(fill)
+        delay = -(-stream.latency // stream.period)
+        self._heard.positions = positions = deque([0] * (delay + 1), maxlen=delay + 1)
+        self._heard.begin(0, self._heard.written + self._held_back)
+        self._held_back = 0
+        self._resampler = Resampler(WIRE_RATE, stream.rate)
+        self.ring = ring = Ring(self._ring_ms * stream.rate // 1000)
+        self.stream = stream
+
+    # --- commands -----------------------------------------------------------------------------------------------
+
+    def queue(self, epoch: int, samples: Int16, *, is_answer: bool) -> None:
+        if epoch != self.epoch or not len(samples):
+            return
+        for start in range(0, len(samples), _PERIOD):
+            self._queue.append((is_answer, samples[start : start + _PERIOD]))
+        if is_answer:
+            self._waiting_answer += len(samples)
+            self._is_finished = False
+            self._posted = None
+        self.has_work.set()
+        self.pump()
+
+    def finish(self, epoch: int) -> None:
+        if epoch == self.epoch:
+            self._is_finished = True
+            self.has_work.set()
+            self.pump()
+
+    def flush(self, epoch: int) -> None:
+        self._queue.clear()
+        self._is_expecting = False
+        self.ring.flush()
+        self._resampler.reset()
+        self._heard.begin(self.ring.written, 0)
+        self._waiting_answer = self._held_back = 0
+        self._is_primed = False
+        self._is_finished = True
+        self._posted = None
+        self.epoch = epoch
+
+    # --- the pump -----------------------------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Fill the ring and post the progress."""
+        if self.stream is None:
+            return
+        self._fill_ring(self.stream)
+        self._post_progress()
+
+    def _fill_ring(self, stream: Stream) -> None:
+        is_enough = self._is_primed or self._is_finished or self._waiting_answer >= self._prebuffer
+        if self._waiting_answer and not is_enough:
+            return  # prebuffer first: an answer started now would stutter
+        self._is_primed = bool(self._queue)
+        longest = _PERIOD * stream.rate // WIRE_RATE + stream.period  # a period plus the resampler's delayed output
+        while self._queue and self.ring.room >= 2 * longest:
+            is_answer, samples = self._queue.popleft()
+            self._write(self._resampler.process(samples), len(samples) if is_answer else 0)
+        if self._is_finished and not self._queue and self._resampler.is_holding and self.ring.room >= longest:
+            self._write(self._resampler.finish(), 0, is_end=True)  # else the tail would play before the next answer
+        self._is_primed = bool(self._queue) or (self._is_primed and not self._is_finished)
+        self._is_expecting = bool(self._queue)
+
+    def _write(self, samples: Int16, answer_frames: int, *, is_end: bool = False) -> None:
+        self._waiting_answer -= answer_frames
+        self._held_back += answer_frames
+        if not len(samples) and not is_end:
+            return  # still inside the resampler: it is output with the next block
+        self.ring.write(pcm.gain(samples, self.gain))
+        self._heard.wrote(self.ring.written, self._held_back)
+        self._held_back = 0
+
+    def _post_progress(self) -> None:
+        heard = self._heard.frames()
+        is_drained = not (self._waiting_answer or self._held_back) and heard >= self._heard.written
+        progress = (heard, is_drained)
+        if self._heard.written and progress != self._posted:
+            self._posted = progress
+            self.gaps += is_drained and not self._is_finished
+            self._post(PlayoutProgress(self.epoch, heard, is_drained))
+        if not self._queue and self._heard.is_all:
+            self.has_work.clear()
