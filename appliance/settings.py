@@ -337,9 +337,9 @@ class OutputSettings(_Section):
 class PinSettings(_Section):
     """Access to the GPIO pins."""
 
-    factory: Literal["lgpio", "rpigpio", "mock"] = Field(
-        default="lgpio",
-        description="lgpio for every model; rpigpio only for kernels before 6.6; mock without hardware.",
+    factory: Literal["gpiod", "lgpio", "rpigpio", "mock"] = Field(
+        default="gpiod",
+        description="gpiod: every model; lgpio: too, but it polls; rpigpio: kernels before 6.6; mock: no hardware.",
     )
 
 

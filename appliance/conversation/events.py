@@ -119,6 +119,8 @@ class ButtonEdge(Record, frozen=True):
     """The level of the button, at an edge or re-read while it is held; not debounced."""
 
     pressed: bool
+    at: float | None = None
+    """When the kernel saw the edge, monotonic seconds; None for a level that was read, and without such a time."""
 
 
 class AudioCaptured(Record, frozen=True):

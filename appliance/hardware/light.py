@@ -55,7 +55,7 @@ class _PinLeds:
 
         self._leds: list[Any] = []
         for pin in pins:
-            with claimed(pin, "light"):
+            with claimed(pin, "light", factory):
                 self._leds.append(PWMLED(pin, active_high=active_high, pin_factory=factory))
 
     def write(self, color: tuple[float, float, float], level: float) -> None:

@@ -36,7 +36,7 @@ def open_outputs(*, lamp_pin: int | None, dimmer_pin: int | None, active_high: b
         def opened(device_type: Callable[..., Any], pin: int | None) -> Any:
             if pin is None:
                 return None
-            with claimed(pin, "output"):
+            with claimed(pin, "output", factory):
                 device = device_type(pin, active_high=active_high, pin_factory=factory)
             stack.callback(given_back, device)
             return device

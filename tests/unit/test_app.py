@@ -45,10 +45,10 @@ async def test_announcements_have_the_voice_of_the_settings(monkeypatch: pytest.
 
 
 def test_config_check_names_a_missing_pin_library_and_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lgpio", None)
+    monkeypatch.setitem(sys.modules, "gpiod", None)
     assert pin_remarks(load_settings(None, {}, overrides={"pins.factory": "mock"})) == []
     (remark,) = pin_remarks(load_settings(None, {}))
-    assert remark.endswith("pins.factory: lgpio is not installed: apt-get install python3-lgpio")
+    assert remark.endswith('pins.factory: gpiod is not installed: pip install "voice-appliance[gpio]"')
 
 
 @pytest.mark.parametrize(

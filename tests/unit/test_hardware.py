@@ -314,7 +314,7 @@ async def test_light_of_kind_none_accepts_every_call(factory: Any) -> None:
 
 def test_pin_factory_is_found_by_name_and_unknown_names_are_refused() -> None:
     assert isinstance(open_pin_factory("mock"), MockFactory)
-    with pytest.raises(PinFactoryUnavailable, match="lgpio, rpigpio, mock"):
+    with pytest.raises(PinFactoryUnavailable, match="gpiod, lgpio, rpigpio, mock"):
         open_pin_factory("native")
 
 

@@ -116,12 +116,16 @@ class Device:
     # --- the button ---------------------------------------------------------------------------------------------
 
     def edge(self, event: ButtonEdge, now: float) -> list[Gesture]:
-        """Handle one reading of the button; a button held since the start is not a press until it was released."""
-        self._was_released = self._was_released or not event.pressed
+        """Handle one reading of the button; a button held since the start is not a press until it was released.
+
+        An edge that the kernel saw proves that the button was released before it.
+        """
+        self._was_released = self._was_released or not event.pressed or event.at is not None
         is_guarded = self._started_at is None or (
             not self._was_released and now < self._started_at + self._policy.start_guard_s
         )
-        return self._gestures.feed(event.pressed, now, is_guarded=is_guarded)
+        at = now if event.at is None else min(event.at, now)
+        return self._gestures.feed(event.pressed, at, is_guarded=is_guarded)
 
     def late_gestures(self, now: float) -> list[Gesture]:
         return self._gestures.advance(now)
