@@ -1,7 +1,8 @@
 """The ``appliance`` command.
 
-Exit status: 0 success (``ask``: an answer was played), 1 failure, 2 invalid command line or configuration, 130
-interrupted. Expected errors are printed to standard error without a traceback; a traceback is a bug.
+Exit status: 0 success (``ask``: an answer was played), 1 failure, 2 invalid command line, configuration or machine (a
+restart does not help), 130 interrupted. Expected errors are printed to standard error without a traceback; a traceback
+is a bug.
 """
 
 from __future__ import annotations
@@ -32,12 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = command_parser().parse_args(argv)
     try:
         status: int = arguments.command(arguments)
-    except SettingsError as exc:
-        _print_error(str(exc))
-        return 2
     except ApplianceError as exc:
-        _print_error(f"appliance: {exc}")
-        return 1
+        _print_error(str(exc) if isinstance(exc, SettingsError) else f"appliance: {exc}")
+        return exc.exit_status
     except KeyboardInterrupt:
         return 130
     finally:

@@ -337,6 +337,20 @@ class OutputSettings(_Section):
 class PinSettings(_Section):
     """Access to the GPIO pins."""
 
+    reserved: str = Field(
+        default="",
+        description="BCM numbers of pins that a HAT uses itself, separated by spaces or as a list; no other key may "
+        "name them. Empty: none.",
+        json_schema_extra={"allowed": "whole numbers from 0 to 27"},
+    )
+
+    @field_validator("reserved", mode="before")
+    @classmethod
+    def _list_is_numbers(cls, value: object) -> object:
+        return (
+            " ".join(map(str, value)) if isinstance(value, list) and all(type(one) is int for one in value) else value
+        )
+
     factory: Literal["gpiod", "lgpio", "rpigpio", "mock"] = Field(
         default="gpiod",
         description="gpiod: every model; lgpio: too, but it polls; rpigpio: kernels before 6.6; mock: no hardware.",
@@ -991,12 +1005,17 @@ def _button_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _pin_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
     owner: dict[int, str] = {}
+    reserved = settings.pins.reserved.split()
+    if wrong := [one for one in reserved if not re.fullmatch(r"1?\d|2[0-7]", one, re.ASCII)]:
+        yield "pins.reserved", f"found {shown(wrong[0])}; allowed: whole numbers from 0 to 27"
     for key, pin in _used_pins(settings):
         if pin in owner:
             or_none = ' or "none"' if key.startswith("outputs.") else ""
             yield key, f"found {pin}, which {owner[pin]} already uses; allowed: an unused pin{or_none}"
         elif pin in _HAT_ID_PINS:
             yield key, f"found {pin}, which belongs to the HAT's EEPROM; allowed: 2 to 27"
+        elif str(pin) in reserved:
+            yield key, f"found {pin}, which the HAT uses itself (pins.reserved); allowed: an unused pin"
         elif settings.light.i2s and pin in _I2S_PINS:
             yield key, f"found {pin}, which carries the sound of a HAT; allowed: not 18 to 21 while light.i2s = true"
         owner.setdefault(pin, key)

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from appliance.errors import BadPin
 from appliance.hardware.patterns import OFF, PATTERNS, LightPattern
 from appliance.hardware.pins import claimed, given_back
 
@@ -54,9 +55,13 @@ class _PinLeds:
         from gpiozero import PWMLED
 
         self._leds: list[Any] = []
-        for pin in pins:
-            with claimed(pin, "light", factory):
-                self._leds.append(PWMLED(pin, active_high=active_high, pin_factory=factory))
+        try:
+            for pin in pins:
+                with claimed(pin, "light", factory):
+                    self._leds.append(PWMLED(pin, active_high=active_high, pin_factory=factory))
+        except BadPin:
+            self.close()
+            raise
 
     def write(self, color: tuple[float, float, float], level: float) -> None:
         shares = color if len(self._leds) == 3 else (1.0,)  # a single LED shows the brightness only
@@ -82,8 +87,7 @@ class Light:
         patterns: How each light state looks; a state without a pattern is dark.
         options: Passed to the kind's function: ``active_high`` (default: a high pin lights the LED).
 
-    Raises:
-        BadPin: A pin cannot be claimed.
+    A light that cannot be opened is logged and left dark: the conversation goes on without it.
     """
 
     def __init__(
@@ -100,7 +104,11 @@ class Light:
         self._changed = asyncio.Event()
         self._has_failed = False
         opened = KINDS[kind]
-        self._emitter = opened(pins, factory=factory, **{"active_high": True, **options}) if opened else None
+        self._emitter: Emitter | None = None
+        try:
+            self._emitter = opened(pins, factory=factory, **{"active_high": True, **options}) if opened else None
+        except BadPin as exc:
+            log.warning("%s; going on without the light", exc)
 
     def show(self, state: str) -> None:
         """Show a light state, from the start of its pattern; no-op if that pattern is already shown."""

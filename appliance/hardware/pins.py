@@ -49,7 +49,8 @@ def check_pin_library(name: str) -> None:
     """Import the Python package of a pin factory; opens no pin.
 
     Raises:
-        PinLibraryMissing: The package is missing or cannot work here; the message says what to do.
+        PinFactoryUnavailable: The package does not work with this kernel.
+        PinLibraryMissing: The package is missing or cannot be loaded; the message says what to do.
     """
     if name in _LIBRARIES:
         with TemporaryDirectory() as folder, chdir(folder):  # lgpio creates a pipe at import
@@ -163,7 +164,7 @@ def _imported_rpigpio() -> Any:
             'pip install "voice-appliance[rpigpio]" on a Pi 4 or older, or pins.factory = "gpiod"'
         ) from None
     if not _is_shim(GPIO) and _kernel() >= _RPIGPIO_BROKEN_FROM:
-        raise PinLibraryMissing(
+        raise PinFactoryUnavailable(
             f"RPi.GPIO misses button presses on kernel {os.uname().release} (6.6 and newer), on every model: "
             'pins.factory = "gpiod", or install rpi-lgpio instead'
         )
@@ -175,7 +176,7 @@ _LIBRARIES: Mapping[str, Callable[[], Any]] = {
     "lgpio": _imported_lgpio,
     "rpigpio": _imported_rpigpio,
 }
-"""Imports the package of each pin factory that needs one, or raises `PinLibraryMissing`."""
+"""Imports the package of each pin factory that needs one; raises as `check_pin_library`."""
 
 
 def _is_shim(gpio: Any) -> bool:

@@ -539,7 +539,11 @@ def open_pipeline(
 
 
 def pin_remarks(settings: Settings) -> list[str]:
-    """Return why the service will not start for lack of a pin library, for ``config check``; opens no pin."""
+    """Return why the service will not start for lack of a pin library, for ``config check``; opens no pin.
+
+    Raises:
+        PinFactoryUnavailable: The library is there and does not work with this kernel.
+    """
     try:
         check_pin_library(settings.pins.factory)
     except PinLibraryMissing as exc:

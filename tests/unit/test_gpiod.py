@@ -18,7 +18,6 @@ from appliance.conversation.events import ButtonEdge, Event
 from appliance.errors import BadPin, PinFactoryUnavailable, PinLibraryMissing
 from appliance.hardware import pins
 from appliance.hardware.button import Button
-from appliance.hardware.outputs import open_outputs
 from appliance.hardware.pins import open_pin_factory
 from tests.support.fake_gpiod import Bias, Direction, Edge, FakeBoard, installed
 
@@ -129,11 +128,10 @@ def test_first_version_of_the_library_is_refused(monkeypatch: pytest.MonkeyPatch
         pins.check_pin_library("gpiod")
 
 
-def test_busy_line_names_its_consumer(board: FakeBoard, factory: Any) -> None:
-    board.line(6).held_by = "relayd"
-    with pytest.raises(BadPin, match=r"output: GPIO 6 is used by 'relayd'; stop that program"):
-        with open_outputs(lamp_pin=6, dimmer_pin=None, active_high=True, factory=factory):
-            pass
+async def test_busy_line_names_its_consumer(board: FakeBoard, factory: Any) -> None:
+    board.line(17).held_by = "relayd"
+    with pytest.raises(BadPin, match=r"button: GPIO 17 is used by 'relayd'; stop that program"):
+        _button(factory, Posted())
 
 
 def test_output_is_a_level_of_the_line_and_is_released(board: FakeBoard, factory: Any) -> None:

@@ -166,8 +166,8 @@ def test_edge_after_the_loop_has_closed_is_ignored(factory: Any) -> None:
 async def test_error_names_the_pin_that_is_in_use(factory: Any) -> None:
     posted = Posted()
     button = _button(factory, posted)
-    with pytest.raises(BadPin, match="GPIO 17"):
-        Light("led", [17], factory=factory)
+    with pytest.raises(BadPin, match="GPIO 17 is used twice"):
+        _button(factory, posted)
     button.close()
 
 

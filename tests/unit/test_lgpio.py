@@ -149,13 +149,24 @@ def test_outputs_can_be_closed_when_the_chip_is_gone(
     del outputs
 
 
-def test_error_names_the_line_that_another_program_uses(chip: FakeChip, factory: Any) -> None:
-    chip.held = {5, 6}
-    with pytest.raises(BadPin, match=r"light: GPIO 5 is used by 'relayd'; stop that program"):
-        Light("led", [5], factory=factory)
-    with pytest.raises(BadPin, match=r"output: GPIO 6 is used by 'relayd'"):
-        with open_outputs(lamp_pin=6, dimmer_pin=None, active_high=True, factory=factory):
-            pass
+async def test_busy_line_names_its_program_and_only_the_button_cannot_do_without(
+    chip: FakeChip, factory: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    chip.held = {5, 6, 17}
+    light = Light("rgb", [12, 13, 5], factory=factory)
+    light.show("listening")
+    assert [chip.line(pin).duty for pin in (12, 13)] == [0, 0], "pins that were open are given back"
+    with open_outputs(lamp_pin=6, dimmer_pin=16, active_high=True, factory=factory) as outputs:
+        assert outputs.lamp is None
+        assert outputs.dimmer is not None
+    assert [record.getMessage() for record in caplog.records] == [
+        "light: GPIO 5 is used by 'relayd'; stop that program or use another pin; going on without the light",
+        "output: GPIO 6 is used by 'relayd'; stop that program or use another pin; going on without this output",
+    ]
+    with pytest.raises(BadPin, match="button: GPIO 17 is used by 'relayd'") as failure:
+        Button(17, factory=factory, post=lambda event: None, loop=asyncio.get_running_loop())
+    assert failure.value.exit_status == 2
+    light.close()
 
 
 def test_error_of_a_chip_that_cannot_be_opened_says_what_to_do(chip: FakeChip) -> None:

@@ -231,6 +231,8 @@ def test_a_missing_file_a_binary_file_and_a_folder_raise_one_line_errors(tmp_pat
     ("text", "key", "said"),
     [
         ("[light]\npin = 17", "light.pin", "button.pin already uses"),
+        ("[pins]\nreserved = [2, 25]", "light.pin", "which the HAT uses itself (pins.reserved)"),
+        ("[pins]\nreserved = '2 28'", "pins.reserved", "allowed: whole numbers from 0 to 27"),
         ("[light]\nkind = 'rgb'\n[outputs]\nlamp_pin = 24", "outputs.lamp_pin", "light.green_pin already uses"),
         ("[button]\npin = 26", "outputs.lamp_pin", 'button.pin already uses; allowed: an unused pin or "none"'),
         ("[light]\npin = 18", "light.pin", "carries the sound of a HAT"),
