@@ -29,6 +29,8 @@ from pydantic.fields import FieldInfo
 
 from appliance.conversation.policy import Policy
 from appliance.errors import KEY_SHAPE, SettingsError, ToolError, did_you_mean, is_loopback, one_line, shown
+from appliance.hardware.wiring import WIRING
+from appliance.places import SYSTEM_FILE
 
 __all__ = [
     "OPENAI_URL",
@@ -44,7 +46,6 @@ __all__ = [
     "PinSettings",
     "ServiceSettings",
     "Settings",
-    "find_settings_file",
     "key_place",
     "load_settings",
     "read_api_key",
@@ -56,7 +57,6 @@ logger = logging.getLogger(__name__)
 
 ENV_PREFIX: Final = "APPLIANCE_"
 OPENAI_URL: Final = "wss://api.openai.com/v1"
-SYSTEM_FILE: Final = Path("/etc/voice-appliance/appliance.toml")
 
 _I2S_PINS: Final = frozenset({18, 19, 20, 21})  # bit clock, frame clock, input, output on every model
 _HAT_ID_PINS: Final = frozenset({0, 1})  # the firmware reads the HAT's EEPROM on these pins
@@ -257,8 +257,13 @@ class AudioSettings(_Section):
 class ButtonSettings(_Section):
     """The push-to-talk button."""
 
-    pin: int = Field(default=17, ge=0, le=27, description="BCM number of the pin (17: ReSpeaker, Adafruit; 23: AIY).")
-    pull: Literal["up", "down", "none"] = Field(default="up", description="Internal pull resistor.")
+    pin: int = Field(
+        default=WIRING["button.pin"],
+        ge=0,
+        le=27,
+        description="BCM number of the pin (17: ReSpeaker, Adafruit; 23: AIY).",
+    )
+    pull: Literal["up", "down", "none"] = Field(default=WIRING["button.pull"], description="Internal pull resistor.")
     active_low: bool = Field(default=True, description="true if a press pulls the pin to ground.")
     mode: Literal["auto", "hold", "tap"] = Field(
         default="auto",
@@ -291,13 +296,13 @@ class LightSettings(_Section):
     """The light that shows the state of the device."""
 
     kind: Literal["led", "rgb", "none"] = Field(
-        default="led", description="led: one LED. rgb: three colours on three pins. none: no light."
+        default=WIRING["light.kind"], description="led: one LED. rgb: three colours on three pins. none: no light."
     )
-    pin: int = Field(default=25, ge=0, le=27, description="BCM number of the LED's pin (kind = led).")
+    pin: int = Field(default=WIRING["light.pin"], ge=0, le=27, description="BCM number of the LED's pin (kind = led).")
     red_pin: int = Field(default=25, ge=0, le=27, description="BCM number of red (kind = rgb).")
     green_pin: int = Field(default=24, ge=0, le=27, description="BCM number of green (kind = rgb).")
-    blue_pin: int = Field(default=23, ge=0, le=27, description="BCM number of blue (kind = rgb).")
-    active_high: bool = Field(default=True, description="true if a high pin lights the LED.")
+    blue_pin: int = Field(default=WIRING["light.blue_pin"], ge=0, le=27, description="BCM number of blue (kind = rgb).")
+    active_high: bool = Field(default=WIRING["light.active_high"], description="true if a high pin lights the LED.")
     i2s: bool = Field(
         default=True,
         description="true if the sound card is on the pin header (HAT), which then uses pins 18 to 21.",
@@ -352,7 +357,7 @@ class PinSettings(_Section):
         )
 
     factory: Literal["gpiod", "lgpio", "rpigpio", "mock"] = Field(
-        default="gpiod",
+        default=WIRING["pins.factory"],
         description="gpiod: every model; lgpio: too, but it polls; rpigpio: kernels before 6.6; mock: no hardware.",
     )
 
@@ -649,13 +654,6 @@ def load_settings(
     settings._folder = path.absolute().parent if path is not None else None
     _, settings._key_origin = _find_key(settings, environ, credentials_dir)
     return settings
-
-
-def find_settings_file(environ: Mapping[str, str]) -> Path | None:
-    """Return the default settings file: ``$APPLIANCE_CONFIG``, else the one in /etc if it exists."""
-    if named := environ.get("APPLIANCE_CONFIG", ""):
-        return Path(named)
-    return SYSTEM_FILE if SYSTEM_FILE.is_file() else None
 
 
 def read_api_key(settings: Settings, environ: Mapping[str, str], credentials_dir: Path | None = None) -> str | None:

@@ -14,7 +14,6 @@ import errno
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import gpiod
@@ -22,14 +21,12 @@ from gpiod.line import Bias, Direction, Edge, Value
 from gpiozero.exc import PinFixedPull, PinInvalidFunction, PinPWMFixedValue, PinSetInput, PinUnknownPi
 from gpiozero.pins.local import LocalPiFactory, LocalPiPin
 
-__all__ = ["GpiodFactory", "GpiodPin", "PwmChannel"]
+from appliance.hardware.pins import CONSUMER, EDGES
+from appliance.hardware.pwm import PwmChannel
 
-CONSUMER = "voice-appliance"
-EDGES = 1024
+__all__ = ["GpiodFactory", "GpiodPin"]
+
 _UNKNOWN_BOARD = 0xA020D3  # a Pi 3B+: gpiozero needs the header of some board, and all since 2014 have the same pins
-_PWM = Path("/sys/class/pwm")
-_PWM_CHANNELS: Mapping[int, int] = {12: 0, 13: 1}  # 18 and 19 carry the sound of a HAT
-_PWM_DEVICES = ("1f00098000.pwm", "fe20c000.pwm", "3f20c000.pwm", "2020c000.pwm")  # of the Pi 5, 4, 2 and 3, 1 and Zero
 _BIAS = {"up": Bias.PULL_UP, "down": Bias.PULL_DOWN, "floating": Bias.DISABLED}
 _EDGES = {"both": Edge.BOTH, "rising": Edge.RISING, "falling": Edge.FALLING, "none": Edge.NONE}
 
@@ -291,34 +288,3 @@ class SoftwarePwm:
                     self._lines[number][0](on)
                 except OSError:  # the chip is gone; the light's next write says so
                     del self._lines[number]
-
-
-class PwmChannel:
-    """One channel of the PWM hardware, through ``/sys/class/pwm`` (kernel, ABI/testing/sysfs-class-pwm)."""
-
-    _PERIOD_NS = 1_000_000  # 1 kHz
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        (folder / "period").write_text(str(self._PERIOD_NS))
-        self.write(0.0)
-        (folder / "enable").write_text("1")
-
-    @classmethod
-    def of_pin(cls, number: int) -> PwmChannel | None:
-        """Return the channel of a pin; None if the pin has none, or the overlay or the permission is missing."""
-        channel = _PWM_CHANNELS.get(number)
-        chips = [one for one in sorted(_PWM.glob("pwmchip*")) if (one / "device").resolve().name in _PWM_DEVICES]
-        if channel is None or not chips:
-            return None
-        folder = chips[0] / f"pwm{channel}"
-        try:
-            if not folder.exists():
-                (chips[0] / "export").write_text(str(channel))
-            return cls(folder)
-        except OSError:
-            return None
-
-    def write(self, duty: float) -> None:
-        """Set the share of the time that the pin is high, 0.0 to 1.0."""
-        (self._folder / "duty_cycle").write_text(str(round(duty * self._PERIOD_NS)))

@@ -14,32 +14,42 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir, contextmanager
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from appliance.errors import BadPin, PinFactoryUnavailable, PinLibraryMissing, one_line, reason_of
 
-__all__ = ["LABELS", "check_pin_library", "claimed", "given_back", "open_pin_factory"]
+__all__ = ["CONSUMER", "EDGES", "check_pin_library", "claimed", "given_back", "labelled_chip", "open_pin_factory"]
 
 log = logging.getLogger(__name__)
 
-LABELS = ("pinctrl-rp1", "pinctrl-bcm2711", "pinctrl-bcm2835")
-"""Labels of the chips with the pin header."""
+_LABELS = ("pinctrl-rp1", "pinctrl-bcm2711", "pinctrl-bcm2835")
+CONSUMER = "voice-appliance"
+"""The name under which the kernel lists lines that gpiod holds for us."""
+EDGES = 1024
+"""Edges of one line that the kernel keeps until they are read."""
 _RPIGPIO_BROKEN_FROM = (6, 6)
 
 
-def open_pin_factory(name: str) -> Any:
+def open_pin_factory(name: str, *, chip: Any = None, requests: Mapping[int, tuple[Any, bool]] | None = None) -> Any:
     """Return the gpiozero pin factory with this name.
 
     Args:
         name: "gpiod", "lgpio", "rpigpio" or "mock".
+        chip: An open ``gpiod.Chip`` that gpiod's factory takes over.
+        requests: See `GpiodFactory`.
 
     Raises:
         PinFactoryUnavailable: The factory cannot work on this machine; the message says what to do.
         PinLibraryMissing: See `check_pin_library`.
     """
-    factories: dict[str, Callable[[], Any]] = {"gpiod": _gpiod, "lgpio": _lgpio, "rpigpio": _rpigpio, "mock": _mock}
+    factories: dict[str, Callable[[], Any]] = {
+        "gpiod": partial(_gpiod, chip, requests),
+        "lgpio": _lgpio,
+        "rpigpio": _rpigpio,
+        "mock": _mock,
+    }
     if name not in factories:
         raise PinFactoryUnavailable(f"pins.factory: {name!r} is not a pin factory; allowed: {', '.join(factories)}")
     return factories[name]()
@@ -53,6 +63,8 @@ def check_pin_library(name: str) -> None:
         PinLibraryMissing: The package is missing or cannot be loaded; the message says what to do.
     """
     if name in _LIBRARIES:
+        from tempfile import TemporaryDirectory  # takes 10 ms, which `first_light` does not have
+
         with TemporaryDirectory() as folder, chdir(folder):  # lgpio creates a pipe at import
             _LIBRARIES[name]()
 
@@ -63,11 +75,11 @@ def _mock() -> Any:
     return MockFactory(pin_class=MockPWMPin)
 
 
-def _gpiod() -> Any:
+def _gpiod(chip: Any, requests: Mapping[int, tuple[Any, bool]] | None) -> Any:
     gpiod = _imported_gpiod()
     from appliance.hardware.gpiod_pins import GpiodFactory
 
-    return GpiodFactory(_labelled_chip(gpiod))
+    return GpiodFactory(chip or labelled_chip(gpiod), requests)
 
 
 def _imported_gpiod() -> Any:
@@ -80,7 +92,7 @@ def _imported_gpiod() -> Any:
     return gpiod
 
 
-def _labelled_chip(gpiod: Any) -> Any:
+def labelled_chip(gpiod: Any) -> Any:
     """Return the open chip with the pin header.
 
     Raises:
@@ -95,7 +107,7 @@ def _labelled_chip(gpiod: Any) -> Any:
             problem = f"{path}: {exc.strerror}"
             continue
         label = chip.get_info().label
-        if label in LABELS:
+        if label in _LABELS:
             return chip
         chip.close()
         found.append(label)
@@ -143,7 +155,7 @@ def _chip(lgpio: Any) -> int:
             label = lgpio.gpio_get_chip_info(handle)[3]
         finally:
             lgpio.gpiochip_close(handle)
-        if label in LABELS:
+        if label in _LABELS:
             return number
     return 0
 

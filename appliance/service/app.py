@@ -53,6 +53,7 @@ from appliance.runtime.driver import Driver, Observer
 from appliance.service.announcer import LocalAnnouncer
 from appliance.service.days import Days
 from appliance.service.extensions import agent_named, all_tools, hooks_named
+from appliance.service.first_light import FirstLight
 from appliance.service.restart import RestartAtRest
 from appliance.service.status_line import StatusLine
 from appliance.service.systemd import Notifier, credentials_directory
@@ -90,6 +91,7 @@ class Appliance:
         backend: Audio backend that replaces the one of the settings (used by the simulator).
         pin_factory: gpiozero factory that replaces the one of the settings.
         state_dir: Folder for files that survive a restart; None stores nothing.
+        first_light: The light and the button that were opened before the imports; taken over.
     """
 
     def __init__(
@@ -100,12 +102,16 @@ class Appliance:
         backend: Backend | None = None,
         pin_factory: Any = None,
         state_dir: Path | None = None,
+        first_light: FirstLight | None = None,
     ) -> None:
         self._settings = settings
         self._environ = environ
         self._backend = backend
         self._pin_factory = pin_factory
         self._state_dir = state_dir
+        self._first_light = first_light
+        self._waiting: list[Event] | None = None
+        """What happened while the parts were opened; the conversation hears of it after `Started`."""
         self.wording = open_wording(settings)
         """The sentences that the device says and shows."""
         self.wording.key_file, self.wording.key_variable = key_place(settings, credentials_directory(environ))
@@ -119,9 +125,11 @@ class Appliance:
         """The audio streams, after `run` has started; for level meters."""
 
     def post(self, event: Event) -> None:
-        """Post an event; called on the event loop's thread. Dropped while `run` is not active."""
+        """Post an event; called on the event loop's thread. Kept while `run` starts, dropped while it is not active."""
         if self._driver is not None:
             self._driver.post(event)
+        elif self._waiting is not None:
+            self._waiting.append(event)
 
     def observe(self, observer: Observer) -> None:
         """Add an observer; call it before `run`."""
@@ -140,6 +148,7 @@ class Appliance:
         Raises:
             ApplianceError: The settings do not work on this machine.
         """
+        self._waiting = []
         async with AsyncExitStack() as stack:
             notifier = Notifier(self._environ)
             driver, transport, parts = await self._assemble(stack, notifier)
@@ -154,6 +163,9 @@ class Appliance:
                         tasks = [group.create_task(part.run(), name=type(part).__name__) for part in parts]
                         tasks.append(group.create_task(self._watch(driver, notifier), name="watchdog"))
                         driver.post(Started())
+                        for event in self._waiting:
+                            driver.post(event)
+                        self._driver, self._waiting = driver, None
                         if self._trace_problem:
                             driver.post(TracingFailed(self._trace_problem))
                         _tune()
@@ -164,7 +176,7 @@ class Appliance:
                         for task in tasks:
                             task.cancel()
             finally:
-                self._driver = None
+                self._driver = self._waiting = None
                 gc.unfreeze()
         return reason
 
@@ -184,7 +196,7 @@ class Appliance:
             ping_timeout_s=settings.link.ping_timeout_s,
         )
         self.audio = audio = self._open_audio(transport)
-        factory = self._pin_factory or open_pin_factory(settings.pins.factory)
+        factory = self._pin_factory or stack.enter_context(closing(_open_pins(settings, self._first_light)))
         timers = Timers(post=self.post, path=self._state_dir / "timers.json" if self._state_dir else None)
         outputs = stack.enter_context(open_outputs(**settings.outputs.model_dump(), factory=factory))
         device = DeviceParts(
@@ -208,6 +220,7 @@ class Appliance:
             await stack.enter_async_context(runtime)
         button = self._open_button(stack, factory)
         light = stack.enter_context(closing(Light(**settings.light.wiring, factory=factory)))
+        light.show("booting")
         announcer = LocalAnnouncer(audio, _LazyVoice(settings) if settings.audio.announcements else None, self.wording)
         for remark in (*filter(None, [settings.price_remark()]), *plugins.duplicates()):
             log.warning("%s", remark)
@@ -217,7 +230,7 @@ class Appliance:
         servers = ["" if is_offline else bare_address(one.url) for one, is_offline in endpoints]
         self._status = StatusLine(notifier, self.wording, servers)
         observers += [runtime.observe, TurnLog(lambda: audio.xruns.total, self.wording), self._status, self._restart]
-        self._driver = driver = Driver(
+        driver = Driver(
             conversation,
             transport=transport,
             audio=audio,
@@ -363,6 +376,14 @@ class Appliance:
             else:
                 log.error("not healthy: inbox lags %.1f s, card silent for %.1f s", driver.lag_s, silent_s)
             await asyncio.sleep(interval_s)
+
+
+def _open_pins(settings: Settings, first_light: FirstLight | None) -> Any:
+    name = settings.pins.factory
+    if first_light is None or name != "gpiod":
+        return open_pin_factory(name)
+    chip, requests = first_light.hand_over()
+    return open_pin_factory(name, chip=chip, requests=requests)
 
 
 class _LazyVoice:

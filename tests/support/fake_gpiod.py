@@ -15,14 +15,15 @@ import threading
 import time
 import types
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
+if TYPE_CHECKING:
+    import pytest
 
 __all__ = ["FakeBoard", "installed"]
 
@@ -106,6 +107,7 @@ class FakeBoard:
         self.read_on: set[str] = set()
         """Names of the threads that read edges."""
         self.problem: OSError | None = None
+        self.on_write: Callable[[int, int], None] = lambda number, level: None
         self.at_s: float | None = None
         """Time of the next edges; None for now."""
 
@@ -193,7 +195,7 @@ class Request:
             line = self._board.line(number)
             line.settings = replace(settings)
             if settings.direction is Direction.OUTPUT:
-                self._set(line, settings.output_value)
+                self._set(number, settings.output_value)
             elif settings.bias in (Bias.PULL_UP, Bias.PULL_DOWN):
                 line.level = int(settings.bias is Bias.PULL_UP)
 
@@ -202,7 +204,7 @@ class Request:
 
     def set_value(self, number: int, value: Value) -> None:
         assert self.fd >= 0, "released"
-        self._set(self._board.line(number), value)
+        self._set(number, value)
 
     def wait_edge_events(self, timeout: float | None = None) -> bool:
         assert timeout == 0, "waits on the event loop"
@@ -236,10 +238,11 @@ class Request:
         self.edges.append(EdgeEvent(kind, int(at_s * 1e9), number, seqno, seqno))
         os.eventfd_write(self.fd, 1)
 
-    @staticmethod
-    def _set(line: Line, value: Value) -> None:
+    def _set(self, number: int, value: Value) -> None:
+        line = self._board.line(number)
         line.level = value.value
         line.written.append(line.level)
+        self._board.on_write(number, line.level)
 
 
 @contextmanager

@@ -175,7 +175,7 @@ def pwm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     other = tmp_path / "pwmchip0"
     other.mkdir()
     (other / "device").symlink_to(tmp_path)
-    monkeypatch.setattr("appliance.hardware.gpiod_pins._PWM", tmp_path)
+    monkeypatch.setattr("appliance.hardware.pwm._PWM", tmp_path)
     return chip / "pwm0"
 
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from appliance.conversation.policy import Policy
 from appliance.errors import SettingsError, ToolError
+from appliance.places import find_settings_file
 from appliance.service.app import open_wording, policy_from
 from appliance.settings import (
     OPENAI_URL,
     EndpointSettings,
     Settings,
-    find_settings_file,
     load_settings,
     read_api_key,
     read_instructions,
@@ -464,7 +464,7 @@ def test_settings_file_is_the_named_one_or_the_installed_one_or_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed = tmp_path / "installed.toml"
-    monkeypatch.setattr("appliance.settings.SYSTEM_FILE", installed)
+    monkeypatch.setattr("appliance.places.SYSTEM_FILE", installed)
     assert find_settings_file({}) is None
     installed.write_text("", encoding="utf-8")
     assert find_settings_file({}) == installed
