@@ -242,6 +242,11 @@ class SoftwarePwm:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread is not None
+
     def dim(self, number: int, write: Callable[[bool], None], duty: float) -> None:
         """Switch a line on for a share of each period.
 

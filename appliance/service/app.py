@@ -41,7 +41,7 @@ from appliance.errors import (
     one_line,
 )
 from appliance.hardware.button import Button
-from appliance.hardware.light import Light
+from appliance.hardware.lights import Light, Quiet, openers
 from appliance.hardware.outputs import open_outputs
 from appliance.hardware.pins import check_pin_library, open_pin_factory
 from appliance.realtime.items import HistoryItem
@@ -219,7 +219,7 @@ class Appliance:
         with settings.about(_agent_key(settings)):
             await stack.enter_async_context(runtime)
         button = self._open_button(stack, factory)
-        light = stack.enter_context(closing(Light(**settings.light.wiring, factory=factory)))
+        light = stack.enter_context(closing(_open_light(settings, factory)))
         light.show("booting")
         announcer = LocalAnnouncer(audio, _LazyVoice(settings) if settings.audio.announcements else None, self.wording)
         for remark in (*filter(None, [settings.price_remark()]), *plugins.duplicates()):
@@ -386,6 +386,12 @@ def _open_pins(settings: Settings, first_light: FirstLight | None) -> Any:
     return open_pin_factory(name, chip=chip, requests=requests)
 
 
+def _open_light(settings: Settings, factory: Any) -> Light:
+    own = settings.light
+    with settings.about("light.kind"):
+        return Light(**own.wiring, quiet=Quiet(own.quiet_hours, own.quiet_level / 100), factory=factory)
+
+
 class _LazyVoice:
     """The voice for announcements: the offline brain's text to speech, loaded at the first sentence."""
 
@@ -491,6 +497,8 @@ async def check_assistant(settings: Settings, environ: Mapping[str, str]) -> Non
     from appliance.runtime.mcp import McpServerHttp, McpServerStdio
 
     open_transport(settings.link.transport, [], post=lambda event: None)
+    with settings.about("light.kind"):
+        openers(settings.light.kind)
     outputs = settings.outputs
     parts = DeviceParts(
         lamp=_NoPart() if outputs.lamp_pin is not None else None,

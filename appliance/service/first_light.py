@@ -94,9 +94,10 @@ class FirstLight:
     def _open_light(self, wiring: Mapping[str, Any]) -> None:
         from gpiod.line import Direction, Value
 
-        if wiring["light.kind"] not in ("led", "rgb"):
+        kinds = [one.strip() for one in wiring["light.kind"].split("+")]
+        if not {"led", "rgb"} & set(kinds):
             return
-        pin = wiring["light.pin" if wiring["light.kind"] == "led" else "light.blue_pin"]
+        pin = wiring["light.pin" if "led" in kinds else "light.blue_pin"]
         levels = (Value.INACTIVE, Value.ACTIVE) if wiring["light.active_high"] else (Value.ACTIVE, Value.INACTIVE)
         if (channel := PwmChannel.of_pin(pin)) is not None:
             self._blink(lambda on: channel.write(float(bool(levels[on]))))

@@ -173,8 +173,8 @@ def test_an_unknown_section_error_suggests_the_nearest_section(tmp_path: Path) -
         ("[link]\nmodel = ''", 'link.model: found ""; allowed: a non-empty string'),
         ("[link]\nmodel = ['x']", "link.model: found a list; allowed: a non-empty string"),
         (
-            "[light]\nkind = 'LEDs'",
-            'light.kind: found "LEDs"; allowed: "led", "rgb" or "none"; did you mean \'led\'?',
+            "[pins]\nfactory = 'gpoid'",
+            'pins.factory: found "gpoid"; allowed: "gpiod", "lgpio", "rpigpio" or "mock"; did you mean \'gpiod\'?',
         ),
         (
             "[assistant]\nmax_output_tokens = 5000",
