@@ -1,26 +1,21 @@
 """The ``appliance`` command.
 
-Exit status: 0 success (``ask``: an answer was played), 1 failure, 2 invalid command line or configuration, 130
-interrupted. Expected errors are printed to standard error without a traceback; a traceback is a bug.
+Exit status: 0 success (``ask``: an answer was played), 1 failure, 2 invalid command line, configuration or machine (a
+restart does not help), 130 interrupted. Expected errors are printed to standard error without a traceback; a traceback
+is a bug.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import faulthandler
 import gc
-import json
-import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from appliance.errors import ApplianceError, SettingsError
-from appliance.plugins import version
 from appliance.safe_text import escape, printable
 
 if TYPE_CHECKING:
@@ -34,12 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = command_parser().parse_args(argv)
     try:
         status: int = arguments.command(arguments)
-    except SettingsError as exc:
-        _print_error(str(exc))
-        return 2
     except ApplianceError as exc:
-        _print_error(f"appliance: {exc}")
-        return 1
+        _print_error(str(exc) if isinstance(exc, SettingsError) else f"appliance: {exc}")
+        return exc.exit_status
     except KeyboardInterrupt:
         return 130
     finally:
@@ -76,7 +68,7 @@ def command_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="appliance", description="A press-to-talk voice assistant for a small device.", allow_abbrev=False
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
+    parser.add_argument("--version", action=_PrintVersion, help="show program's version number and exit")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(
@@ -134,11 +126,26 @@ def _print(text: str, *, file: TextIO | None = None) -> None:
     print(printable(text, keeps_lines=True), file=file)
 
 
+class _PrintVersion(argparse.Action):
+    """Looks the version up only when asked: that loads as much as half a second of a slow board's start."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **more: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **more)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from appliance.plugins import version
+
+        print(f"{parser.prog} {version()}")
+        parser.exit()
+
+
 # --- the commands ------------------------------------------------------------------------------------------------
 
 
 def _simulated(arguments: argparse.Namespace, changes: dict[str, Any]) -> Settings:
     """Return the settings with simulated hardware, with default pins for outputs that the settings do not set."""
+    import logging
+
     from appliance.simulator.simulated_device import DEFAULT_PINS, SIMULATED
 
     logging.getLogger().addHandler(logging.NullHandler())  # no log on the terminal: the command prints what matters
@@ -148,8 +155,9 @@ def _simulated(arguments: argparse.Namespace, changes: dict[str, Any]) -> Settin
 
 
 def _settings(arguments: argparse.Namespace, changes: Mapping[str, Any] | None = None) -> Settings:
+    from appliance.places import find_settings_file
     from appliance.service.systemd import credentials_directory
-    from appliance.settings import find_settings_file, load_settings
+    from appliance.settings import load_settings
 
     overrides = dict(changes or {})
     for one in arguments.overrides:
@@ -162,6 +170,15 @@ def _settings(arguments: argparse.Namespace, changes: Mapping[str, Any] | None =
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from appliance.places import find_settings_file
+    from appliance.service.first_light import FirstLight
+
+    path = arguments.config or find_settings_file(os.environ)
+    first_light = FirstLight.shown(path, os.environ, arguments.overrides)  # before the imports that take long
+
+    import asyncio
+    import faulthandler
+
     from appliance.service.app import Appliance
     from appliance.service.logging_setup import set_up_logging
     from appliance.settings import state_directory
@@ -169,7 +186,8 @@ def _run(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
     set_up_logging(settings.service.log_level, os.environ)
     faulthandler.enable()  # a crash in C code is reported by Python, for the C library's own report is dropped
-    appliance = Appliance(settings, environ=os.environ, state_dir=state_directory(settings, os.environ))
+    state_dir = state_directory(settings, os.environ)
+    appliance = Appliance(settings, environ=os.environ, state_dir=state_dir, first_light=first_light)
     asyncio.run(appliance.run())
     return 0
 
@@ -182,6 +200,9 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
 
 def _ask(arguments: argparse.Namespace) -> int:
+    import asyncio
+    import json
+
     from appliance.simulator.ask import ask, describe
 
     settings = _simulated(arguments, {})
@@ -193,6 +214,9 @@ def _ask(arguments: argparse.Namespace) -> int:
 
 
 def _brain(arguments: argparse.Namespace) -> int:
+    import asyncio
+    import signal
+
     from appliance.brain.admission import server_tls
     from appliance.brain.offline import serving
     from appliance.brain.server import BrainServer
@@ -227,6 +251,10 @@ def _brain(arguments: argparse.Namespace) -> int:
 
 
 def _config(arguments: argparse.Namespace) -> int:
+    import asyncio
+    import json
+    import logging
+
     settings = _settings(arguments)
     if arguments.action == "show":
         print(escape(json.dumps(settings.masked(), indent=2, ensure_ascii=False), keeps_lines=True))

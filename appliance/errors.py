@@ -13,12 +13,12 @@
      │   ├─ CardMissing                no such card, or it was unplugged
      │   ├─ CardBusy                   another process holds it
      │   └─ RateUnsupported            the card refuses the requested sampling rate
-     ├─ HardwareError
+     ├─ HardwareError                  exit status 2
      │   ├─ BadPin (ValueError)        no such pin, or the pin is taken
      │   └─ PinFactoryUnavailable      the named pin factory cannot work here
-     │       └─ PinLibraryMissing (SettingsError)   its Python package is missing or unusable; exit status 2
+     │       └─ PinLibraryMissing (SettingsError)   its Python package is missing or unusable
      ├─ ToolError                      a tool was declared or called wrongly
-     ├─ SpeechError                    an engine of the offline brain is missing or failed
+     ├─ SpeechError                    an engine of the offline brain is missing or failed; exit status 2
      │  ├─ LanguageError               a phrase book, an engine or a voice does not have the language
      │  └─ SpeechBusy                  all recognisers are busy, and too many utterances wait
      └─ StorageError (OSError)         a file could not be written (disk full, no permission)
@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import ClassVar, Final
 
 from appliance.safe_text import escape, redact
 
@@ -113,9 +113,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 class ApplianceError(Exception):
     """Base class of every error that the appliance raises on purpose."""
 
+    exit_status: ClassVar[int] = 1
+    """Of a command that this error ends. 2: a restart does not help, and systemd does not repeat it."""
+
 
 class SettingsError(ApplianceError, ValueError):
     """The configuration names an unknown key, a wrong type or an impossible value."""
+
+    exit_status = 2
 
 
 class ProtocolError(ApplianceError):
@@ -157,6 +162,8 @@ class RateUnsupported(AudioError):
 class HardwareError(ApplianceError):
     """A button, a light or a pin could not be used."""
 
+    exit_status = 2
+
 
 class BadPin(HardwareError, ValueError):
     """The pin does not exist, or is in use."""
@@ -176,6 +183,8 @@ class ToolError(ApplianceError):
 
 class SpeechError(ApplianceError):
     """An engine of the offline brain (speech to text, text to speech) is missing or failed."""
+
+    exit_status = 2
 
 
 class LanguageError(SpeechError):

@@ -20,8 +20,6 @@ from typing import Any, ClassVar, Final, TypeVar
 from urllib.parse import quote
 from weakref import WeakSet
 
-import msgspec
-
 __all__ = ["KEY_SHAPE", "Secrets", "bare_address", "escape", "mapped", "printable", "redact", "redact_json"]
 
 _T = TypeVar("_T")
@@ -202,10 +200,12 @@ def mapped(value: _T, change: Callable[[str], str]) -> _T:
     changed: Any = value
     if isinstance(value, str):
         changed = change(value)
-    elif isinstance(value, msgspec.Struct):
-        fields = {name: (getattr(value, name)) for name in value.__struct_fields__}
+    elif names := getattr(value, "__struct_fields__", ()):
+        from msgspec.structs import replace  # here: errors and the first light load this module
+
+        fields = {name: getattr(value, name) for name in names}
         news = {name: new for name, old in fields.items() if (new := mapped(old, change)) is not old}
-        changed = msgspec.structs.replace(value, **news) if news else value
+        changed = replace(value, **news) if news else value  # type: ignore[type-var]
     elif isinstance(value, Mapping):
         pairs = [(mapped(key, change), mapped(one, change)) for key, one in value.items()]
         is_same = all(key is old and one is value[old] for (key, one), old in zip(pairs, value, strict=True))

@@ -29,6 +29,8 @@ from pydantic.fields import FieldInfo
 
 from appliance.conversation.policy import Policy
 from appliance.errors import SettingsError, ToolError, did_you_mean, is_loopback, one_line, shown
+from appliance.hardware.wiring import WIRING
+from appliance.places import SYSTEM_FILE
 from appliance.safe_text import KEY_SHAPE, Secrets, redact_json
 
 __all__ = [
@@ -45,7 +47,6 @@ __all__ = [
     "PinSettings",
     "ServiceSettings",
     "Settings",
-    "find_settings_file",
     "key_place",
     "load_settings",
     "read_api_key",
@@ -57,11 +58,13 @@ logger = logging.getLogger(__name__)
 
 ENV_PREFIX: Final = "APPLIANCE_"
 OPENAI_URL: Final = "wss://api.openai.com/v1"
-SYSTEM_FILE: Final = Path("/etc/voice-appliance/appliance.toml")
 
 _I2S_PINS: Final = frozenset({18, 19, 20, 21})  # bit clock, frame clock, input, output on every model
 _NEEDED_PINS: Final = frozenset({"button.pin", "light.pin", "light.red_pin", "light.green_pin", "light.blue_pin"})
 _HAT_ID_PINS: Final = frozenset({0, 1})  # the firmware reads the HAT's EEPROM on these pins
+_SPI_PINS: Final = (10, 11)  # data and clock of SPI 0
+_LIGHT_PINS: Final = {"led": ("pin",), "rgb": ("red_pin", "green_pin", "blue_pin")}
+"""Kind of light on pins → the keys of its pins, in order."""
 _SECRET_NAME: Final = re.compile(r"key|token|secret|password|sig", re.IGNORECASE)
 _PATH_KEYS: Final = frozenset(
     {
@@ -275,8 +278,13 @@ class AudioSettings(_Section):
 class ButtonSettings(_Section):
     """The push-to-talk button."""
 
-    pin: int = Field(default=17, ge=0, le=27, description="BCM number of the pin (17: ReSpeaker, Adafruit; 23: AIY).")
-    pull: Literal["up", "down", "none"] = Field(default="up", description="Internal pull resistor.")
+    pin: int = Field(
+        default=WIRING["button.pin"],
+        ge=0,
+        le=27,
+        description="BCM number of the pin (17: ReSpeaker, Adafruit; 23: AIY).",
+    )
+    pull: Literal["up", "down", "none"] = Field(default=WIRING["button.pull"], description="Internal pull resistor.")
     active_low: bool = Field(default=True, description="true if a press pulls the pin to ground.")
     mode: Literal["auto", "hold", "tap"] = Field(
         default="auto",
@@ -367,14 +375,27 @@ class ButtonSettings(_Section):
 class LightSettings(_Section):
     """The light that shows the state of the device."""
 
-    kind: Literal["led", "rgb", "none"] = Field(
-        default="led", description="led: one LED. rgb: three colours on three pins. none: no light."
+    kind: str = Field(
+        default=WIRING["light.kind"],
+        min_length=1,
+        description="led: one LED. rgb: three colours on three pins. apa102 (also SK9822) and ws2812: strips on SPI 0. "
+        "Several: led+apa102. none: no light.",
+        json_schema_extra={"allowed": '"led", "rgb", "apa102", "ws2812", "none" or the name of an installed light'},
     )
-    pin: int = Field(default=25, ge=0, le=27, description="BCM number of the LED's pin (kind = led).")
+    pin: int = Field(default=WIRING["light.pin"], ge=0, le=27, description="BCM number of the LED's pin (kind = led).")
     red_pin: int = Field(default=25, ge=0, le=27, description="BCM number of red (kind = rgb).")
     green_pin: int = Field(default=24, ge=0, le=27, description="BCM number of green (kind = rgb).")
-    blue_pin: int = Field(default=23, ge=0, le=27, description="BCM number of blue (kind = rgb).")
-    active_high: bool = Field(default=True, description="true if a high pin lights the LED.")
+    blue_pin: int = Field(default=WIRING["light.blue_pin"], ge=0, le=27, description="BCM number of blue (kind = rgb).")
+    active_high: bool = Field(default=WIRING["light.active_high"], description="true if a high pin lights the LED.")
+    count: int = Field(default=3, ge=1, le=144, description="Number of LEDs of a strip (kind = apa102, ws2812).")
+    quiet_hours: str = Field(
+        default="",
+        pattern=r"^(|always|([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d)$",
+        description="Local time in which the light is dimmed, except for problems and alarms. always: silent mode. "
+        "Empty: never.",
+        json_schema_extra={"allowed": 'hours such as "22:00-07:00", "always", or empty'},
+    )
+    quiet_level: int = Field(default=0, ge=0, le=100, description="Brightness in the quiet hours, in percent. 0: off.")
     i2s: bool = Field(
         default=True,
         description="true if the sound card is on the pin header (HAT), which then uses pins 18 to 21.",
@@ -382,14 +403,19 @@ class LightSettings(_Section):
 
     @property
     def pins(self) -> dict[str, int]:
-        """Key → BCM number of each pin that this kind of light uses, in the order that `hardware.light` expects."""
-        of_kind = {"led": ("pin",), "rgb": ("red_pin", "green_pin", "blue_pin"), "none": ()}
-        return {key: getattr(self, key) for key in of_kind[self.kind]}
+        """Key → BCM number of each pin that the light uses."""
+        return {key: getattr(self, key) for kind, keys in _LIGHT_PINS.items() if kind in self.kinds for key in keys}
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of light that are used at once."""
+        return [one.strip() for one in self.kind.split("+")]
 
     @property
     def wiring(self) -> dict[str, Any]:
-        """The arguments of `hardware.light.Light`."""
-        return {"kind": self.kind, "pins": list(self.pins.values()), "active_high": self.active_high}
+        """The arguments of `hardware.lights.Light`."""
+        pins = {kind: [getattr(self, key) for key in keys] for kind, keys in _LIGHT_PINS.items() if kind in self.kinds}
+        return {"kind": self.kind, "pins": pins, "active_high": self.active_high, "count": self.count}
 
 
 class OutputSettings(_Section):
@@ -414,9 +440,23 @@ class OutputSettings(_Section):
 class PinSettings(_Section):
     """Access to the GPIO pins."""
 
-    factory: Literal["lgpio", "rpigpio", "mock"] = Field(
-        default="lgpio",
-        description="lgpio for every model; rpigpio only for kernels before 6.6; mock without hardware.",
+    reserved: str = Field(
+        default="",
+        description="BCM numbers of pins that a HAT uses itself, separated by spaces or as a list; no other key may "
+        "name them. Empty: none.",
+        json_schema_extra={"allowed": "whole numbers from 0 to 27"},
+    )
+
+    @field_validator("reserved", mode="before")
+    @classmethod
+    def _list_is_numbers(cls, value: object) -> object:
+        return (
+            " ".join(map(str, value)) if isinstance(value, list) and all(type(one) is int for one in value) else value
+        )
+
+    factory: Literal["gpiod", "lgpio", "rpigpio", "mock"] = Field(
+        default=WIRING["pins.factory"],
+        description="gpiod: every model; lgpio: too, but it polls; rpigpio: kernels before 6.6; mock: no hardware.",
     )
 
 
@@ -714,13 +754,6 @@ def load_settings(
     _, settings._key_origin = _find_key(settings, environ, credentials_dir)
     _KEYS.add(environ.get(settings.link.key_env, ""), environ.get(settings.brain.chat_key_env, ""))
     return settings
-
-
-def find_settings_file(environ: Mapping[str, str]) -> Path | None:
-    """Return the default settings file: ``$APPLIANCE_CONFIG``, else the one in /etc if it exists."""
-    if named := environ.get("APPLIANCE_CONFIG", ""):
-        return Path(named)
-    return SYSTEM_FILE if SYSTEM_FILE.is_file() else None
 
 
 def read_api_key(settings: Settings, environ: Mapping[str, str], credentials_dir: Path | None = None) -> str | None:
@@ -1077,12 +1110,17 @@ def _button_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _pin_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
     owner: dict[int, str] = {}
+    reserved = settings.pins.reserved.split()
+    if wrong := [one for one in reserved if not re.fullmatch(r"1?\d|2[0-7]", one, re.ASCII)]:
+        yield "pins.reserved", f"found {shown(wrong[0])}; allowed: whole numbers from 0 to 27"
     for key, pin in _used_pins(settings):
         if pin in owner:
             or_none = ' or "none"' if key not in _NEEDED_PINS else ""
             yield key, f"found {pin}, which {owner[pin]} already uses; allowed: an unused pin{or_none}"
         elif pin in _HAT_ID_PINS:
             yield key, f"found {pin}, which belongs to the HAT's EEPROM; allowed: 2 to 27"
+        elif str(pin) in reserved and key != "light.kind":
+            yield key, f"found {pin}, which the HAT uses itself (pins.reserved); allowed: an unused pin"
         elif settings.light.i2s and pin in _I2S_PINS:
             yield key, f"found {pin}, which carries the sound of a HAT; allowed: not 18 to 21 while light.i2s = true"
         owner.setdefault(pin, key)
@@ -1095,6 +1133,8 @@ def _used_pins(settings: Settings) -> Iterator[tuple[str, int]]:
             yield f"button.{key}", pin
     for key, pin in settings.light.pins.items():
         yield f"light.{key}", pin
+    if {"apa102", "ws2812"} & set(settings.light.kinds):
+        yield from (("light.kind", pin) for pin in _SPI_PINS)
     for key in ("lamp_pin", "dimmer_pin"):
         if (pin := getattr(settings.outputs, key)) is not None:
             yield f"outputs.{key}", pin

@@ -128,6 +128,8 @@ class ButtonEdge(Record, frozen=True):
     pressed: bool
     is_second: bool = False
     """It is the second button, which mutes."""
+    at: float | None = None
+    """When the kernel saw the edge, monotonic seconds; None for a level that was read, and without such a time."""
 
 
 class AudioCaptured(Record, frozen=True):

@@ -1,8 +1,8 @@
 """A push button and a mute switch: levels in, `ButtonEdge` and `MuteSwitched` events out.
 
-It does not debounce, because gpiozero's debounce drops edges; `conversation.support.gestures` does. Edges arrive on the
-pin's own thread. While the button is held, its level is read again every quarter of a second, which makes up for a lost
-edge.
+It does not debounce, because gpiozero's debounce drops edges; `conversation.support.gestures` does. Edges arrive on
+the thread of the pin's library, or on the loop with the time of the kernel (`hardware.gpiod_pins`). While the button is
+held, its level is read again every quarter of a second, which makes up for a lost edge.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal
 
 from appliance.conversation.events import ButtonEdge, Event, MuteSwitched
@@ -63,12 +64,14 @@ class Button:
         pull_up = _PULL[pull]
         # gpiozero infers the active level from the pull resistor, and accepts active_state only without one.
         self._is_inverted = pull_up is not None and pull_up != active_low
-        with claimed(pin, purpose):
+        with claimed(pin, purpose, factory):
             self._device = DigitalInputDevice(
                 pin, pull_up=pull_up, active_state=None if pull_up is not None else not active_low, pin_factory=factory
             )
-        self._device.when_activated = self._on_edge
-        self._device.when_deactivated = self._on_edge
+        self._device.when_activated = partial(self._on_edge, not self._is_inverted)
+        self._device.when_deactivated = partial(self._on_edge, self._is_inverted)
+        if hasattr(self._device.pin, "read_edges"):
+            self._device.pin.read_edges()  # those that the kernel has queued since the process began
 
     @property
     def is_pressed(self) -> bool:
@@ -93,15 +96,16 @@ class Button:
             self._is_closed = True
             given_back(self._device)
 
-    def _on_edge(self) -> None:
+    def _on_edge(self, pressed: bool) -> None:
         """Runs on the pin's thread."""
         if self._is_closed:
             return
+        edge = ButtonEdge(pressed, self._is_second, getattr(self._device.pin, "changed_at", None))
         with contextlib.suppress(RuntimeError):  # the loop has closed: the process is ending
-            self._loop.call_soon_threadsafe(self._take, self.is_pressed)
+            self._loop.call_soon_threadsafe(self._take, edge)
 
-    def _take(self, pressed: bool) -> None:
-        self._report(pressed)
+    def _take(self, edge: ButtonEdge) -> None:
+        self._post(edge)
         self._edge.set()
 
     def _report(self, pressed: bool) -> None:

@@ -41,7 +41,7 @@ from appliance.errors import (
     one_line,
 )
 from appliance.hardware.button import open_buttons
-from appliance.hardware.light import Light
+from appliance.hardware.lights import Light, Quiet, openers
 from appliance.hardware.outputs import open_outputs
 from appliance.hardware.pins import check_pin_library, open_pin_factory
 from appliance.realtime.items import HistoryItem
@@ -54,6 +54,7 @@ from appliance.safe_text import bare_address
 from appliance.service.announcer import LocalAnnouncer
 from appliance.service.days import Days
 from appliance.service.extensions import agent_named, all_tools, hooks_named
+from appliance.service.first_light import FirstLight
 from appliance.service.mute import MutedMicrophone, MuteFile
 from appliance.service.power import PowerSwitch
 from appliance.service.restart import RestartAtRest
@@ -93,6 +94,7 @@ class Appliance:
         backend: Audio backend that replaces the one of the settings (used by the simulator).
         pin_factory: gpiozero factory that replaces the one of the settings.
         state_dir: Folder for files that survive a restart; None stores nothing.
+        first_light: The light and the button that were opened before the imports; taken over.
     """
 
     def __init__(
@@ -103,12 +105,16 @@ class Appliance:
         backend: Backend | None = None,
         pin_factory: Any = None,
         state_dir: Path | None = None,
+        first_light: FirstLight | None = None,
     ) -> None:
         self._settings = settings
         self._environ = environ
         self._backend = backend
         self._pin_factory = pin_factory
         self._state_dir = state_dir
+        self._first_light = first_light
+        self._waiting: list[Event] | None = None
+        """What happened while the parts were opened; the conversation hears of it after `Started`."""
         self.wording = open_wording(settings)
         """The sentences that the device says and shows."""
         self.wording.key_file, self.wording.key_variable = key_place(settings, credentials_directory(environ))
@@ -123,9 +129,11 @@ class Appliance:
         """The audio streams, after `run` has started; for level meters."""
 
     def post(self, event: Event) -> None:
-        """Post an event; called on the event loop's thread. Dropped while `run` is not active."""
+        """Post an event; called on the event loop's thread. Kept while `run` starts, dropped while it is not active."""
         if self._driver is not None:
             self._driver.post(event)
+        elif self._waiting is not None:
+            self._waiting.append(event)
 
     def observe(self, observer: Observer) -> None:
         """Add an observer; call it before `run`."""
@@ -150,6 +158,7 @@ class Appliance:
         Raises:
             ApplianceError: The settings do not work on this machine.
         """
+        self._waiting = []
         async with AsyncExitStack() as stack:
             notifier = Notifier(self._environ)
             driver, transport, parts = await self._assemble(stack, notifier)
@@ -165,6 +174,9 @@ class Appliance:
                         tasks = [group.create_task(part.run(), name=type(part).__name__) for part in parts]
                         tasks.append(group.create_task(self._watch(driver, notifier), name="watchdog"))
                         driver.post(Started())
+                        for event in self._waiting:
+                            driver.post(event)
+                        self._driver, self._waiting = driver, None
                         if self._trace_problem:
                             driver.post(TracingFailed(self._trace_problem))
                         _tune()
@@ -175,7 +187,7 @@ class Appliance:
                         for task in tasks:
                             task.cancel()
             finally:
-                self._driver = None
+                self._driver = self._waiting = None
                 gc.unfreeze()
         return reason
 
@@ -195,7 +207,7 @@ class Appliance:
             ping_timeout_s=settings.link.ping_timeout_s,
         )
         self.audio = audio = self._open_audio(transport)
-        factory = self._pin_factory or open_pin_factory(settings.pins.factory)
+        factory = self._pin_factory or stack.enter_context(closing(_open_pins(settings, self._first_light)))
         timers = Timers(post=self.post, path=self._state_dir / "timers.json" if self._state_dir else None)
         outputs = stack.enter_context(open_outputs(**settings.outputs.model_dump(), factory=factory))
         device = DeviceParts(
@@ -222,7 +234,8 @@ class Appliance:
         buttons = stack.enter_context(
             open_buttons(**settings.button.wiring, factory=factory, post=self.post, loop=loop)
         )
-        light = stack.enter_context(closing(Light(**settings.light.wiring, factory=factory)))
+        light = stack.enter_context(closing(_open_light(settings, factory)))
+        light.show("booting")
         announcer = LocalAnnouncer(audio, _LazyVoice(settings) if settings.audio.announcements else None, self.wording)
         for remark in (*filter(None, [settings.price_remark()]), *plugins.duplicates()):
             log.warning("%s", remark)
@@ -240,7 +253,7 @@ class Appliance:
         power = PowerSwitch(settings.button.power_off_command)
         observers += [runtime.observe, TurnLog(lambda: audio.xruns.causes, self.wording), self._status, self._restart]
         observers += [self._mute, power]
-        self._driver = driver = Driver(
+        driver = Driver(
             conversation,
             transport=transport,
             audio=audio,
@@ -260,6 +273,7 @@ class Appliance:
         """
         settings = self._settings
         chosen = settings.endpoint()
+        headers = partial(_headers, settings, self._environ)
         urls = dict.fromkeys([chosen.url or "offline", *settings.link.fallbacks.split()])  # each once
         made = []
         for place, url in enumerate(urls):
@@ -277,24 +291,11 @@ class Appliance:
                 server = await stack.enter_async_context(brain)
                 endpoint = Endpoint(endpoint_url(server.url, "offline"), server.headers, "offline brain")
             elif place == 0:
-                endpoint = Endpoint(endpoint_url(url, settings.link.model), self._headers, chosen.kind)
+                endpoint = Endpoint(endpoint_url(url, settings.link.model), headers, chosen.kind)
             else:
                 endpoint = Endpoint(endpoint_url(url, settings.link.model), dict, f"fallback {place}")
             made.append((endpoint, url == "offline"))
         return made
-
-    def _headers(self) -> dict[str, str]:
-        """Return the headers of a connection; reads the key each time, so that a new key in a file needs no restart."""
-        link = self._settings.link
-        headers: dict[str, str] = {}
-        key = read_api_key(self._settings, self._environ, credentials_directory(self._environ))
-        if key:
-            headers |= (
-                {"Authorization": f"Bearer {key}"} if link.api_key_header == "authorization" else {"api-key": key}
-            )
-        if link.safety_identifier:
-            headers["OpenAI-Safety-Identifier"] = link.safety_identifier
-        return headers
 
     def _open_audio(self, transport: RunningTransport) -> AudioStreams:
         settings = self._settings.audio
@@ -383,6 +384,32 @@ class Appliance:
             else:
                 log.error("not healthy: inbox lags %.1f s, card silent for %.1f s", driver.lag_s, silent_s)
             await asyncio.sleep(interval_s)
+
+
+def _headers(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers of a connection; reads the key each time, so that a new key in a file needs no restart."""
+    headers: dict[str, str] = {}
+    key = read_api_key(settings, environ, credentials_directory(environ))
+    if key:
+        as_bearer = settings.link.api_key_header == "authorization"
+        headers |= {"Authorization": f"Bearer {key}"} if as_bearer else {"api-key": key}
+    if settings.link.safety_identifier:
+        headers["OpenAI-Safety-Identifier"] = settings.link.safety_identifier
+    return headers
+
+
+def _open_pins(settings: Settings, first_light: FirstLight | None) -> Any:
+    name = settings.pins.factory
+    if first_light is None or name != "gpiod":
+        return open_pin_factory(name)
+    chip, requests = first_light.hand_over()
+    return open_pin_factory(name, chip=chip, requests=requests)
+
+
+def _open_light(settings: Settings, factory: Any) -> Light:
+    own = settings.light
+    with settings.about("light.kind"):
+        return Light(**own.wiring, quiet=Quiet(own.quiet_hours, own.quiet_level / 100), factory=factory)
 
 
 class _LazyVoice:
@@ -490,6 +517,8 @@ async def check_assistant(settings: Settings, environ: Mapping[str, str]) -> Non
     from appliance.runtime.mcp import McpServerHttp, McpServerStdio
 
     open_transport(settings.link.transport, [], post=lambda event: None)
+    with settings.about("light.kind"):
+        openers(settings.light.kind)
     outputs = settings.outputs
     parts = DeviceParts(
         lamp=_NoPart() if outputs.lamp_pin is not None else None,
@@ -567,7 +596,11 @@ def open_pipeline(
 
 
 def pin_remarks(settings: Settings) -> list[str]:
-    """Return why the service will not start for lack of a pin library, for ``config check``; opens no pin."""
+    """Return why the service will not start for lack of a pin library, for ``config check``; opens no pin.
+
+    Raises:
+        PinFactoryUnavailable: The library is there and does not work with this kernel.
+    """
     try:
         check_pin_library(settings.pins.factory)
     except PinLibraryMissing as exc:

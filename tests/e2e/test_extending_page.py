@@ -62,6 +62,7 @@ def test_every_file_on_the_page_belongs_to_an_example_of_these_tests() -> None:
         "A tool with sentences of its own": ["my_blinds.py", "appliance.toml"],
         "A sentence for the offline brain": ["en.yaml", "appliance.toml"],
         "A tool in a package": ["pyproject.toml", "moon_tools.py"],
+        "A light in a package": [],
         "An MCP server": ["notes_server.py", "house.toml", "appliance.toml"],
         "A guardrail": ["my_checks.py", "house.toml", "appliance.toml"],
         "A hook": ["my_hooks.py", "appliance.toml"],

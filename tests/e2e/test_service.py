@@ -105,7 +105,7 @@ def test_missing_pin_library_is_an_error_in_the_journal_that_no_restart_repairs(
     assert done.returncode == 2
     assert len(errors) == 1
     assert errors[0].startswith("<3>RPi.GPIO cannot be used here")
-    assert 'pins.factory = "lgpio"' in errors[0]
+    assert 'pins.factory = "gpiod"' in errors[0]
 
 
 def test_config_show_prints_origins_and_hides_the_key() -> None:

@@ -114,6 +114,10 @@ class FakeChip:
     def gpio_get_chip_info(self, handle: int) -> tuple[int, int, str, str]:
         return 0, 58, f"gpiochip{handle}", self.label
 
+    def gpio_get_line_info(self, handle: int, number: int) -> tuple[int, int, int, str, str]:
+        is_held = number in self.held
+        return 0, number, int(is_held), f"GPIO{number}", "relayd" if is_held else ""
+
     def gpio_claim_input(self, handle: int, number: int, flags: int = 0) -> int:
         self._check(number)
         line = self.line(number)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from appliance.cli import main
 from appliance.errors import SpeechError
 from appliance.service.app import Appliance, language_remarks, pin_remarks, session_settings
 from appliance.settings import load_settings
@@ -45,10 +47,22 @@ async def test_announcements_have_the_voice_of_the_settings(monkeypatch: pytest.
 
 
 def test_config_check_names_a_missing_pin_library_and_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lgpio", None)
+    monkeypatch.setitem(sys.modules, "gpiod", None)
     assert pin_remarks(load_settings(None, {}, overrides={"pins.factory": "mock"})) == []
     (remark,) = pin_remarks(load_settings(None, {}))
-    assert remark.endswith("pins.factory: lgpio is not installed: apt-get install python3-lgpio")
+    assert remark.endswith('pins.factory: gpiod is not installed: pip install "voice-appliance[gpio]"')
+
+
+def test_config_check_refuses_a_pin_library_that_misses_presses(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package, library = ModuleType("RPi"), ModuleType("RPi.GPIO")
+    package.GPIO = library  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "RPi", package)
+    monkeypatch.setitem(sys.modules, "RPi.GPIO", library)
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(release="6.12.1"))
+    assert main(["config", "check", "--set", "pins.factory=rpigpio", "--set", "audio.announcements=false"]) == 2
+    assert "misses button presses on kernel 6.12.1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

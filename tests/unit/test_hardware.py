@@ -19,7 +19,7 @@ from appliance.conversation.support.gestures import Gestures
 from appliance.errors import BadPin, PinFactoryUnavailable, PinLibraryMissing
 from appliance.hardware import pins
 from appliance.hardware.button import Button
-from appliance.hardware.light import KINDS, Light, brightness
+from appliance.hardware.lights import KINDS, Light, brightness
 from appliance.hardware.patterns import PATTERNS, LightPattern
 from appliance.hardware.pins import open_pin_factory
 from appliance.simulator.finger import Finger
@@ -166,8 +166,8 @@ def test_edge_after_the_loop_has_closed_is_ignored(factory: Any) -> None:
 async def test_error_names_the_pin_that_is_in_use(factory: Any) -> None:
     posted = Posted()
     button = _button(factory, posted)
-    with pytest.raises(BadPin, match="GPIO 17"):
-        Light("led", [17], factory=factory)
+    with pytest.raises(BadPin, match="GPIO 17 is used twice"):
+        _button(factory, posted)
     button.close()
 
 
@@ -210,8 +210,8 @@ def test_every_pattern_is_visible(name: str) -> None:
 
 async def test_single_led_shows_the_level_and_rgb_led_the_colour(factory: Any) -> None:
     half = {"half": _pattern("solid", level=0.5)}
-    led = Light("led", [25], factory=factory, patterns=half)
-    rgb = Light("rgb", [5, 6, 12], factory=factory, patterns=half)
+    led = Light("led", {"led": [25]}, factory=factory, patterns=half)
+    rgb = Light("rgb", {"rgb": [5, 6, 12]}, factory=factory, patterns=half)
     for light in (led, rgb):
         light.show("half")
     assert SimulatedLamp(factory, [25]).color == (0.5,)
@@ -222,7 +222,7 @@ async def test_single_led_shows_the_level_and_rgb_led_the_colour(factory: Any) -
 
 
 async def test_active_low_light_is_inverted(factory: Any) -> None:
-    light = Light("led", [25], factory=factory, active_high=False)
+    light = Light("led", {"led": [25]}, factory=factory, active_high=False)
     light.show("listening")
     assert SimulatedLamp(factory, [25], active_high=False).level == 1.0
     assert factory.pin(25).state == 0.0
@@ -230,7 +230,7 @@ async def test_active_low_light_is_inverted(factory: Any) -> None:
 
 
 async def test_blinking_alternates_and_showing_the_same_pattern_does_not_restart_it(factory: Any) -> None:
-    light = Light("led", [25], factory=factory, patterns={"quick": _pattern("blink", period_s=0.02)})
+    light = Light("led", {"led": [25]}, factory=factory, patterns={"quick": _pattern("blink", period_s=0.02)})
     running = asyncio.create_task(light.run())
     light.show("quick")
     pin = factory.pin(25)
@@ -246,7 +246,7 @@ async def test_blinking_alternates_and_showing_the_same_pattern_does_not_restart
 
 
 async def test_steady_light_is_written_once(factory: Any) -> None:
-    light = Light("led", [25], factory=factory)
+    light = Light("led", {"led": [25]}, factory=factory)
     running = asyncio.create_task(light.run())
     light.show("ready")
     await asyncio.sleep(0.02)
@@ -260,6 +260,8 @@ async def test_steady_light_is_written_once(factory: Any) -> None:
 
 async def test_failing_light_is_logged_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
+        holds_level = True
+
         def write(self, color: tuple[float, float, float], level: float) -> None:
             raise OSError("no such line")
 
@@ -267,7 +269,7 @@ async def test_failing_light_is_logged_once(monkeypatch: pytest.MonkeyPatch, cap
             pass
 
     monkeypatch.setitem(KINDS, "broken", lambda pins, **_: Broken())
-    light = Light("broken", [25], factory=None)
+    light = Light("broken", {"broken": [25]}, factory=None)
     light.show("listening")
     light.show("muted")
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
@@ -277,6 +279,8 @@ async def test_new_kind_of_light_is_one_entry_of_the_table(monkeypatch: pytest.M
     written: list[object] = []
 
     class Strip:
+        holds_level = True
+
         def write(self, color: tuple[float, float, float], level: float) -> None:
             written.append((color, level))
 
@@ -288,7 +292,7 @@ async def test_new_kind_of_light_is_one_entry_of_the_table(monkeypatch: pytest.M
         return Strip()
 
     monkeypatch.setitem(KINDS, "strip", strip)
-    light = Light("strip", [10, 11], factory=None, count=3)
+    light = Light("strip", {"strip": [10, 11]}, factory=None, count=3)
     light.show("listening")
     light.close()
     light.close()
@@ -296,7 +300,7 @@ async def test_new_kind_of_light_is_one_entry_of_the_table(monkeypatch: pytest.M
 
 
 async def test_light_is_off_in_a_state_without_a_pattern(factory: Any) -> None:
-    light = Light("led", [25], factory=factory)
+    light = Light("led", {"led": [25]}, factory=factory)
     light.show("listening")
     light.show("something new")
     assert factory.pin(25).state == 0.0
@@ -304,7 +308,7 @@ async def test_light_is_off_in_a_state_without_a_pattern(factory: Any) -> None:
 
 
 async def test_light_of_kind_none_accepts_every_call(factory: Any) -> None:
-    light = Light("none", [], factory=factory)
+    light = Light("none", {}, factory=factory)
     light.show("thinking")
     light.close()
 
@@ -314,7 +318,7 @@ async def test_light_of_kind_none_accepts_every_call(factory: Any) -> None:
 
 def test_pin_factory_is_found_by_name_and_unknown_names_are_refused() -> None:
     assert isinstance(open_pin_factory("mock"), MockFactory)
-    with pytest.raises(PinFactoryUnavailable, match="lgpio, rpigpio, mock"):
+    with pytest.raises(PinFactoryUnavailable, match="gpiod, lgpio, rpigpio, mock"):
         open_pin_factory("native")
 
 

@@ -13,7 +13,7 @@ import pytest
 from appliance.conversation.events import ButtonEdge, Event
 from appliance.errors import BadPin, PinFactoryUnavailable
 from appliance.hardware.button import Button
-from appliance.hardware.light import Light
+from appliance.hardware.lights import Light
 from appliance.hardware.outputs import open_outputs
 from appliance.hardware.patterns import LightPattern
 from appliance.hardware.pins import open_pin_factory
@@ -92,7 +92,7 @@ async def test_pull_resistor_is_set_and_the_level_at_rest_means_released(
 
 def test_light_is_dimmed_by_pwm_of_the_chip(chip: FakeChip, factory: Any) -> None:
     patterns = {"test": LightPattern("test", (1.0, 0.5, 0.0), "solid", level=0.8)}
-    light = Light("rgb", [5, 6, 12], factory=factory, patterns=patterns)
+    light = Light("rgb", {"rgb": [5, 6, 12]}, factory=factory, patterns=patterns)
     light.show("test")
     assert [chip.line(pin).duty for pin in (5, 6, 12)] == [80, 40, 0]
     assert chip.line(5).frequency >= 100, "no flicker"
@@ -105,14 +105,15 @@ def test_light_logs_once_when_the_chip_is_gone_and_can_be_closed(
     chip: FakeChip, factory: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     white = LightPattern("one", (1.0, 1.0, 1.0), "solid")
-    light = Light("rgb", [5, 6, 12], factory=factory, patterns={"one": white, "two": replace(white, level=0.5)})
+    patterns = {"one": white, "two": replace(white, level=0.5)}
+    light = Light("rgb", {"rgb": [5, 6, 12]}, factory=factory, patterns=patterns)
     chip.is_gone = True
     light.show("one")
     light.show("two")
     assert [record.getMessage() for record in caplog.records] == [
         'cannot set the light: invalid state "1.0" for pin GPIO5'
     ]
-    leds = light._emitter  # kept until the chip is back: gpiozero closes a device again when it is deleted
+    leds = light._emitters  # kept until the chip is back: gpiozero closes a device again when it is deleted
     light.close()
     assert [record.getMessage() for record in caplog.records[1:]] == ["cannot release a pin: bad handle"] * 3
     chip.is_gone = False
@@ -149,13 +150,24 @@ def test_outputs_can_be_closed_when_the_chip_is_gone(
     del outputs
 
 
-def test_error_names_the_line_that_another_program_uses(chip: FakeChip, factory: Any) -> None:
-    chip.held = {5, 6}
-    with pytest.raises(BadPin, match=r"light: GPIO 5: .*GPIO busy"):
-        Light("led", [5], factory=factory)
-    with pytest.raises(BadPin, match=r"output: GPIO 6: .*GPIO busy"):
-        with open_outputs(lamp_pin=6, dimmer_pin=None, active_high=True, factory=factory):
-            pass
+async def test_busy_line_names_its_program_and_only_the_button_cannot_do_without(
+    chip: FakeChip, factory: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    chip.held = {5, 6, 17}
+    light = Light("rgb", {"rgb": [12, 13, 5]}, factory=factory)
+    light.show("listening")
+    assert [chip.line(pin).duty for pin in (12, 13)] == [0, 0], "pins that were open are given back"
+    with open_outputs(lamp_pin=6, dimmer_pin=16, active_high=True, factory=factory) as outputs:
+        assert outputs.lamp is None
+        assert outputs.dimmer is not None
+    assert [record.getMessage() for record in caplog.records] == [
+        "light: GPIO 5 is used by 'relayd'; stop that program or use another pin; going on without this light",
+        "output: GPIO 6 is used by 'relayd'; stop that program or use another pin; going on without this output",
+    ]
+    with pytest.raises(BadPin, match="button: GPIO 17 is used by 'relayd'") as failure:
+        Button(17, factory=factory, post=lambda event: None, loop=asyncio.get_running_loop())
+    assert failure.value.exit_status == 2
+    light.close()
 
 
 def test_error_of_a_chip_that_cannot_be_opened_says_what_to_do(chip: FakeChip) -> None:

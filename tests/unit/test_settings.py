@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from appliance.conversation.policy import Policy
 from appliance.errors import SettingsError, ToolError
+from appliance.places import find_settings_file
 from appliance.safe_text import redact
 from appliance.service.app import open_wording, policy_from
 from appliance.settings import (
     OPENAI_URL,
     EndpointSettings,
     Settings,
-    find_settings_file,
     load_settings,
     read_api_key,
     read_instructions,
@@ -174,8 +174,8 @@ def test_an_unknown_section_error_suggests_the_nearest_section(tmp_path: Path) -
         ("[link]\nmodel = ''", 'link.model: found ""; allowed: a non-empty string'),
         ("[link]\nmodel = ['x']", "link.model: found a list; allowed: a non-empty string"),
         (
-            "[light]\nkind = 'LEDs'",
-            'light.kind: found "LEDs"; allowed: "led", "rgb" or "none"; did you mean \'led\'?',
+            "[pins]\nfactory = 'gpoid'",
+            'pins.factory: found "gpoid"; allowed: "gpiod", "lgpio", "rpigpio" or "mock"; did you mean \'gpiod\'?',
         ),
         (
             "[assistant]\nmax_output_tokens = 5000",
@@ -232,6 +232,8 @@ def test_a_missing_file_a_binary_file_and_a_folder_raise_one_line_errors(tmp_pat
     ("text", "key", "said"),
     [
         ("[light]\npin = 17", "light.pin", "button.pin already uses"),
+        ("[pins]\nreserved = [2, 25]", "light.pin", "which the HAT uses itself (pins.reserved)"),
+        ("[pins]\nreserved = '2 28'", "pins.reserved", "allowed: whole numbers from 0 to 27"),
         ("[light]\nkind = 'rgb'\n[outputs]\nlamp_pin = 24", "outputs.lamp_pin", "light.green_pin already uses"),
         ("[button]\nmute_pin = 25", "light.pin", "button.mute_pin already uses"),
         ("[button]\nsecond_pin = 17", "button.second_pin", 'button.pin already uses; allowed: an unused pin or "none"'),
@@ -489,7 +491,7 @@ def test_settings_file_is_the_named_one_or_the_installed_one_or_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed = tmp_path / "installed.toml"
-    monkeypatch.setattr("appliance.settings.SYSTEM_FILE", installed)
+    monkeypatch.setattr("appliance.places.SYSTEM_FILE", installed)
     assert find_settings_file({}) is None
     installed.write_text("", encoding="utf-8")
     assert find_settings_file({}) == installed

@@ -18,7 +18,7 @@ from gpiozero.pins.mock import MockFactory, MockPWMPin
 from appliance.agents.tools import Tool
 from appliance.conversation.commands import RunTool
 from appliance.conversation.events import AlarmRang, Event, TimersChanged, ToolFinished
-from appliance.errors import BadPin, ToolError
+from appliance.errors import ToolError
 from appliance.hardware.outputs import Outputs, open_outputs
 from appliance.runtime.tool_runner import ToolRunner
 from appliance.speech.phrases import PhraseBook
@@ -283,17 +283,15 @@ async def test_invalid_arguments_change_nothing(name: str, arguments: dict[str, 
         assert not factory.pin(6).state
 
 
-def test_a_bad_dimmer_pin_is_refused_and_the_lamp_pin_released() -> None:
+def test_a_bad_dimmer_pin_is_left_out_and_the_lamp_works(caplog: pytest.LogCaptureFixture) -> None:
     factory = MockFactory(pin_class=MockPWMPin)
     for dimmer_pin in (5, 99):
-        with pytest.raises(BadPin, match=f"GPIO {dimmer_pin}"):
-            with open_outputs(lamp_pin=5, dimmer_pin=dimmer_pin, active_high=True, factory=factory):
-                pass
-    with open_outputs(lamp_pin=5, dimmer_pin=6, active_high=True, factory=factory) as outputs:
-        assert outputs.lamp is not None
-    with open_outputs(lamp_pin=6, dimmer_pin=5, active_high=True, factory=factory):
-        pass
-    factory.close()
+        with open_outputs(lamp_pin=5, dimmer_pin=dimmer_pin, active_high=True, factory=factory) as outputs:
+            outputs.lamp.on()
+            assert (factory.pin(5).state, outputs.dimmer) == (1, None)
+    assert [f"GPIO {pin}" in record.getMessage() for pin, record in zip((5, 99), caplog.records, strict=True)] == [
+        True
+    ] * 2
 
 
 # --- volume and time --------------------------------------------------------------------------------------------

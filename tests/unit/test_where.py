@@ -12,9 +12,9 @@ import pytest
 
 from appliance.conversation.earcons import NOTES, Earcon
 from appliance.errors import SettingsError
-from appliance.hardware.light import KINDS
+from appliance.hardware.lights import KINDS, openers
 from appliance.service.app import open_pipeline, open_wording
-from appliance.settings import LightSettings, load_settings
+from appliance.settings import LightSettings, allowed_text, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "where.md"
@@ -121,11 +121,13 @@ def test_addition_needs_at_most_two_files(question: str) -> None:
 # --- the tables are the only places -------------------------------------------------------------------------------
 
 
-def test_table_has_every_kind_of_light_in_the_settings() -> None:
-    assert set(get_args(LightSettings.model_fields["kind"].annotation)) == set(KINDS)
-    for kind in KINDS:
-        settings = load_settings(None, {}, overrides={"light.kind": kind})
+def test_settings_accept_and_name_every_kind_of_light() -> None:
+    for kind in (*KINDS, "none", "+".join(KINDS)):
+        settings = load_settings(None, {}, overrides={"light.kind": kind, "light.pin": 5})
         assert settings.light.wiring["kind"] == kind
+        assert set(openers(kind)) == set(settings.light.kinds) - {"none"}
+    allowed = allowed_text(LightSettings.model_fields["kind"])
+    assert [kind for kind in KINDS if f'"{kind}"' not in allowed] == []
 
 
 def test_every_earcon_has_notes() -> None:
@@ -174,13 +176,13 @@ parrot = Opened()
 @pytest.mark.parametrize(
     ("name", "card", "button", "light"),
     [
-        ("respeaker-2mic", "seeed2micvoicec", (17, True), ("led", [25])),
-        ("aiy-voice-hat", "sndrpigooglevoi", (23, True), ("led", [25])),
-        ("whisplay", "wm8960soundcard", (17, False), ("rgb", [25, 24, 23])),
+        ("respeaker-2mic", "seeed2micvoicec", (17, True), ("apa102", {})),
+        ("aiy-voice-hat", "sndrpigooglevoi", (23, True), ("led", {"led": [25]})),
+        ("whisplay", "wm8960soundcard", (17, False), ("rgb", {"rgb": [25, 24, 23]})),
     ],
 )
 def test_settings_of_a_hat_are_valid(
-    name: str, card: str, button: tuple[int, bool], light: tuple[str, list[int]]
+    name: str, card: str, button: tuple[int, bool], light: tuple[str, dict[str, list[int]]]
 ) -> None:
     settings = load_settings(ROOT / "config" / "hats" / f"{name}.toml", {})
     assert settings.audio.capture_card == settings.audio.playback_card == card

@@ -177,14 +177,18 @@ class Device:
     # --- the button ---------------------------------------------------------------------------------------------
 
     def edge(self, event: ButtonEdge, now: float) -> list[Gesture]:
-        """Handle one reading of a button; a button held since the start is not a press until it was released."""
+        """Handle one reading of a button; a button held since the start is not a press until it was released.
+
+        An edge that the kernel saw proves that the button was released before it.
+        """
         button = self._second if event.is_second else self._gestures
-        if not event.pressed:
+        if not event.pressed or event.at is not None:
             self._released.add(button)
         is_guarded = self._started_at is None or (
             button not in self._released and now < self._started_at + self._policy.start_guard_s
         )
-        return button.feed(event.pressed, now, is_guarded=is_guarded)
+        at = now if event.at is None else min(event.at, now)
+        return button.feed(event.pressed, at, is_guarded=is_guarded)
 
     def late_gestures(self, now: float) -> list[Gesture]:
         return self._gestures.advance(now)

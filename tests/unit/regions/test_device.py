@@ -41,6 +41,15 @@ def test_a_button_held_down_at_the_start_is_not_a_press_but_becomes_stuck() -> N
     assert region.is_stuck
 
 
+def test_edges_seen_by_the_kernel_have_its_times_and_are_presses_also_during_the_start_guard() -> None:
+    region = device(start_guard_s=1.0)
+    region.start(10.0)
+    (press,) = region.edge(ButtonEdge(True, at=9.0), 10.1)
+    assert (press.kind, press.at) == ("press", 9.0)
+    assert region.edge(ButtonEdge(False, at=9.2), 10.1) == []
+    assert [(one.kind, round(one.held_s, 3)) for one in region.late_gestures(10.1)] == [("release", 0.2), ("tap", 0.2)]
+
+
 def test_presses_count_after_the_first_release_or_the_start_guard() -> None:
     released, waited = device(start_guard_s=1.0), device(start_guard_s=1.0)
     for region in (released, waited):
