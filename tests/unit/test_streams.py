@@ -281,7 +281,7 @@ async def test_muted_microphone_is_closed_and_posts_nothing() -> None:
         await _until(lambda: stream.is_closed)
         assert one.posted(AudioCaptured) == []
         one.audio.open_capture()
-        await _until(lambda: one.card.capture is not stream)
+        await _until(lambda: one.audio._capture.stream is not None)  # opened, not only asked for
         await one.hear(5)
         await _until(lambda: one.posted(AudioCaptured))
         assert len(one.posted(AudioCaptured)) == 1
