@@ -170,7 +170,7 @@ class Planted:
         (folder / "key").chmod(0o600)
         self.settings = [
             *("audio.backend=simulated", "pins.factory=mock", f"service.trace={self.trace}", "service.log_level=debug"),
-            *(f"link.base_url={base_url}", "link.backoff_initial_s=0.1", "link.backoff_max_s=0.2"),
+            *(f"link.base_url={base_url}", "link.backoff_initial_s=0.1", "link.backoff_max_s=0.2", "link.fallbacks="),
             *(f"assistant.agents_file={folder / 'house.toml'}", "brain.chat_key_env=CHAT_TOKEN"),
             *("history.persist=true", "audio.announcements=false"),
         ]
