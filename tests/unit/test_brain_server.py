@@ -502,7 +502,7 @@ async def test_closing_the_server_does_not_wait_for_a_client_that_does_not_read(
 ) -> None:
     monkeypatch.setattr(brain_server, "CLOSE_TIMEOUT_S", 0.05)
     server = BrainServer(ScriptedPipeline())
-    async with server, calling(server, max_queue=1, max_size=None, ping_interval=None) as caller:
+    async with server, calling(server, max_queue=1, max_size=None, ping_interval=None, close_timeout=0.1) as caller:
         await caller.send("conversation.item.create", item=message(bytes(6_000_000)))
         await caller.until("conversation.item.done")
         await caller.send("conversation.item.retrieve", item_id="long")

@@ -123,7 +123,7 @@ def recorded(folder: Path) -> list[str]:
     return (folder / "whole.jsonl").read_text(encoding="utf-8").splitlines()
 
 
-@BRIEFLY
+@settings(BRIEFLY, max_examples=25)  # a book takes a tenth of a second to load
 @given(EDITS)
 def test_a_mutated_phrase_book(folder: Path, edits: list[Edit]) -> None:
     (folder / "en.yaml").write_text(mutated(BOOK, edits), encoding="utf-8")
