@@ -12,7 +12,9 @@ from appliance.simulator.simulated_device import DEFAULT_PINS, SIMULATED, speak
 
 
 async def main() -> None:
-    settings = load_settings(None, {}, None, overrides={**SIMULATED, **DEFAULT_PINS, "audio.announcements": False, "deadlines.answer_s": 120})
+    settings = load_settings(
+        None, {}, None, overrides={**SIMULATED, **DEFAULT_PINS, "audio.announcements": False, "deadlines.answer_s": 120}
+    )
     async with partner(settings=settings, environ={}) as talk:
         for text, voice in json.loads(sys.stdin.read()):
             answer = await talk(await speak(text, voice=voice))
