@@ -70,8 +70,7 @@ class Button:
             )
         self._device.when_activated = partial(self._on_edge, not self._is_inverted)
         self._device.when_deactivated = partial(self._on_edge, self._is_inverted)
-        if hasattr(self._device.pin, "read_edges"):
-            self._device.pin.read_edges()  # those that the kernel has queued since the process began
+        self._read_edges: Callable[[], None] | None = getattr(self._device.pin, "read_edges", None)
 
     @property
     def is_pressed(self) -> bool:
@@ -80,6 +79,8 @@ class Button:
 
     async def run(self) -> None:
         """Post the level at the start, and repeatedly while the button is held, until cancelled."""
+        if self._read_edges is not None:
+            self._read_edges()  # what the kernel has queued so far comes before the level that it led to
         self._report(self.is_pressed)
         while True:
             self._edge.clear()
@@ -97,10 +98,13 @@ class Button:
             given_back(self._device)
 
     def _on_edge(self, pressed: bool) -> None:
-        """Runs on the pin's thread."""
+        """Runs on the pin's thread, or on the loop's: then at once, before a deadline that has passed since."""
         if self._is_closed:
             return
         edge = ButtonEdge(pressed, self._is_second, getattr(self._device.pin, "changed_at", None))
+        if self._read_edges is not None:
+            self._take(edge)
+            return
         with contextlib.suppress(RuntimeError):  # the loop has closed: the process is ending
             self._loop.call_soon_threadsafe(self._take, edge)
 

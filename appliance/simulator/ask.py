@@ -14,7 +14,7 @@ from typing import Any
 from appliance.conversation.commands import Command
 from appliance.conversation.events import AudioCaptured, Event
 from appliance.conversation.support.feedback import State, View
-from appliance.errors import first_error
+from appliance.errors import ApplianceError, first_error
 from appliance.safe_text import mapped, printable, redact
 from appliance.settings import Settings
 from appliance.simulator.report import TurnReport
@@ -26,6 +26,7 @@ __all__ = ["AskResult", "ask", "describe", "partner"]
 _READY_WAIT_S = 60.0  # then press anyway: the audio is kept until the link is up
 _TURN_WAIT_S = 180.0
 _SETTLE_S = 0.3  # the transcript may arrive after the answer
+_ASKED = "asked"  # reason of the stop after the last turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,19 +133,28 @@ async def partner(
 
     Yields:
         A function that takes speech (PCM16 mono at 24 kHz), runs one turn with it and returns the result.
+
+    Raises:
+        ApplianceError: A signal stopped the device.
     """
     device = SimulatedDevice(settings, environ=environ, save=save)
     milestones = _Milestones(device.wording)
     device.observe(milestones)
     with first_error():
         async with asyncio.TaskGroup() as group:
-            running = group.create_task(device.run())
+            running = group.create_task(_run(device))
             try:
                 await _wait(milestones.ready, _READY_WAIT_S)
                 yield partial(_hold_turn, device, milestones)
             finally:
-                device.stop("asked")
+                device.stop(_ASKED)
                 await running
+
+
+async def _run(device: SimulatedDevice) -> None:
+    """Run the device; a signal that stops it ends the turn too, whose speech nobody would hear."""
+    if (reason := await device.run()) != _ASKED:
+        raise ApplianceError(f"stopped by {reason}")
 
 
 async def _hold_turn(device: SimulatedDevice, milestones: _Milestones, speech: bytes) -> AskResult:

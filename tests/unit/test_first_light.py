@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from appliance.conversation.support.feedback import State, View
+from appliance.errors import SettingsError
 from appliance.service.app import Appliance
 from appliance.service.first_light import FirstLight, read_wiring
 from appliance.settings import load_settings
@@ -86,6 +87,19 @@ def test_what_is_wrong_is_left_to_the_settings(board: FakeBoard, wrong: str) -> 
     if first is not None:
         first.hand_over()
     assert FirstLight.shown(Path("/nowhere/appliance.toml"), {}) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["a = " + "[" * 20_000, "[light]\nkind = 5\n", "[button]\npin = -1\n", "[light]\nkind = 5\npin = -1\n"]
+)
+def test_malformed_file_is_left_to_the_settings(board: FakeBoard, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "appliance.toml"
+    path.write_text(text, encoding="utf-8")
+    first = FirstLight.shown(path, {})
+    if first is not None:
+        first.hand_over()
+    with pytest.raises(SettingsError):
+        load_settings(path, {})
 
 
 @pytest.mark.parametrize("is_released", [True, False])

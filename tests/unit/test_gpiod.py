@@ -14,7 +14,7 @@ import pytest
 from gpiozero import LED, PWMLED
 from gpiozero.exc import PinSetInput
 
-from appliance.conversation.events import ButtonEdge, Event
+from appliance.conversation.events import ButtonEdge, DeadlinePassed, Event
 from appliance.errors import BadPin, PinFactoryUnavailable, PinLibraryMissing
 from appliance.hardware import pins
 from appliance.hardware.button import Button
@@ -69,6 +69,34 @@ async def test_edges_are_read_on_the_loop_with_the_kernel_s_times_and_without_a_
     assert threading.active_count() == threads
     button.close()
     assert board.line(17).settings is None, "the line is released"
+
+
+async def test_an_edge_is_posted_before_a_deadline_that_passed_while_the_loop_was_blocked(
+    board: FakeBoard, factory: Any
+) -> None:
+    posted = Posted()
+    button = _button(factory, posted)
+    board.drive(17, 0)
+    await posted.until(1)
+    board.drive(17, 1)  # a spike ends, and the loop learns of it when its press would count
+    asyncio.get_running_loop().call_later(0, posted.events.append, DeadlinePassed())
+    await posted.until(3)
+    assert isinstance(posted.events[2], DeadlinePassed)
+    assert posted.levels == [True, False]
+    button.close()
+
+
+async def test_a_press_before_the_button_runs_is_posted_with_its_time_before_the_level(
+    board: FakeBoard, factory: Any
+) -> None:
+    posted = Posted()
+    button = _button(factory, posted)
+    board.at_s = 100.25
+    board.drive(17, 0)
+    running = asyncio.create_task(button.run())
+    assert (await posted.until(2))[:2] == [ButtonEdge(True, at=100.25), ButtonEdge(True)]
+    running.cancel()
+    button.close()
 
 
 async def test_none_of_500_edges_is_lost_while_the_loop_is_blocked(board: FakeBoard, factory: Any) -> None:
