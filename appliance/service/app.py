@@ -249,7 +249,7 @@ class Appliance:
         )
         conversation, observers = self._open_conversation(stack, policy, await _first_specs(settings, runtime))
         servers = ["" if is_offline else bare_address(one.url) for one, is_offline in endpoints]
-        self._status = StatusLine(notifier, self.wording, servers)
+        self._status = StatusLine(notifier, self.wording, servers, lambda: audio.xruns.causes)
         power = PowerSwitch(settings.button.power_off_command)
         observers += [runtime.observe, TurnLog(lambda: audio.xruns.causes, self.wording), self._status, self._restart]
         observers += [self._mute, power]
