@@ -264,6 +264,13 @@ class AudioSettings(_Section):
     prebuffer_ms: int = Field(
         default=60, ge=0, le=1000, description="Audio buffered before an answer starts to play, in ms."
     )
+    max_prebuffer_ms: int = Field(
+        default=600,
+        ge=0,
+        le=2000,
+        description="The most of prebuffer_ms: each pause of the network within an answer doubles it up to this, and "
+        "three answers without a pause halve it. 0: it stays as it is.",
+    )
     playback_ring_ms: int = Field(default=300, ge=40, le=2000, description="Size of the playback buffer, in ms.")
     max_turn_s: float = Field(
         default=_POLICY.max_turn_s,

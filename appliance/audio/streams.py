@@ -39,6 +39,7 @@ from appliance.audio.capture import CapturePump
 from appliance.audio.card_events import CardEvents
 from appliance.audio.earcons import earcon
 from appliance.audio.playback import PlaybackPump
+from appliance.audio.prebuffer import Prebuffer
 from appliance.conversation.commands import Earcon
 from appliance.conversation.events import CardFound, CardLost, Direction, Event
 from appliance.errors import AudioError
@@ -88,6 +89,7 @@ class AudioStreams:
         capture_ring_s: float,
         playback_ring_ms: int,
         prebuffer_ms: int,
+        max_prebuffer_ms: int = 0,
         has_room: Callable[[], bool] = lambda: True,
         stall_s: float = 0.3,
         card_events: CardEvents | None = None,
@@ -101,6 +103,7 @@ class AudioStreams:
             capture_ring_s: Size of the capture ring: the longest stall that loses no audio.
             playback_ring_ms: Size of the playback ring, between the loop and the card.
             prebuffer_ms: Answer audio queued before its first sample is played.
+            max_prebuffer_ms: The most of it, after pauses of the network; 0 to keep it as it is.
             has_room: Returns False while the network is stalled; captured audio then waits in the ring.
             stall_s: A stream without a callback for longer than this is lost.
             card_events: Reports that the kernel's cards changed; None to find losses without it.
@@ -111,7 +114,7 @@ class AudioStreams:
         self._stall_s = stall_s
         self._clock = clock
         self._capture = CapturePump(capture_ring_s, post, has_room)
-        self._playback = PlaybackPump(playback_ring_ms, prebuffer_ms, post)
+        self._playback = PlaybackPump(playback_ring_ms, Prebuffer(prebuffer_ms, max_prebuffer_ms), post)
         self._halves: dict[Direction, CapturePump | PlaybackPump] = {
             "playback": self._playback,
             "capture": self._capture,

@@ -314,6 +314,7 @@ class Appliance:
             capture_ring_s=settings.max_turn_s,
             playback_ring_ms=settings.playback_ring_ms,
             prebuffer_ms=settings.prebuffer_ms,
+            max_prebuffer_ms=settings.max_prebuffer_ms,
             card_events=CardEvents() if settings.backend == "portaudio" else None,
         )
         audio.volume = settings.volume
