@@ -65,17 +65,20 @@ class Xruns:
     """Periods that the ring could not fill although audio was queued: this machine was too slow."""
     answer_gaps: int = 0
     """Times that an answer paused because its audio had not arrived: the network was too slow."""
-    late_periods: int = 0
-    """Periods that the card itself reports as late or lost."""
+    late_callbacks: int = 0
+    """Periods lost because a callback of the card ran too late: this machine was too slow."""
+    lost_periods: int = 0
+    """Periods that the card itself lost, as far as it reports them."""
 
     @property
     def causes(self) -> dict[str, int]:
-        """Late periods by cause: the network paused an answer, this program was late, the card reports it."""
-        return {"network": self.answer_gaps, "program": self.playback_underruns, "card": self.late_periods}
+        """Xruns by cause: the network paused an answer, this program was late, the card lost a period."""
+        program = self.playback_underruns + self.late_callbacks
+        return {"network": self.answer_gaps, "program": program, "card": self.lost_periods}
 
     @property
     def total(self) -> int:
-        return self.capture_overruns + self.playback_underruns + self.late_periods
+        return self.capture_overruns + self.playback_underruns + self.late_callbacks + self.lost_periods
 
 
 class AudioStreams:
@@ -128,7 +131,8 @@ class AudioStreams:
         self._has_news = False
         self._changed = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cards")
-        self._late = 0
+        self._late = self._lost_periods = 0
+        """Xruns of the streams that are closed."""
         self._volume = 100
         self.earcon_volume = 100
         """Loudness of the cues, 0 to 100 percent of the volume."""
@@ -184,8 +188,9 @@ class AudioStreams:
     @property
     def xruns(self) -> Xruns:
         """Counts of late and lost audio so far."""
-        late = self._late + sum(stream.xruns for _, stream in self._open_streams())
-        return Xruns(self._capture.overruns, self._playback.underruns, self._playback.gaps, late)
+        late = self._late + sum(stream.late_callbacks for _, stream in self._open_streams())
+        lost = self._lost_periods + sum(stream.xruns for _, stream in self._open_streams())
+        return Xruns(self._capture.overruns, self._playback.underruns, self._playback.gaps, late, lost)
 
     @property
     def heartbeat_age_s(self) -> float:
@@ -340,5 +345,6 @@ class AudioStreams:
         """Close one direction if it is open. Blocks."""
         stream, half.stream = half.stream, None
         if stream is not None:
-            self._late += stream.xruns
+            self._late += stream.late_callbacks
+            self._lost_periods += stream.xruns
             stream.close()

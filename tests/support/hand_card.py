@@ -22,7 +22,8 @@ class HandStream:
     """One direction; `turn` runs one callback."""
 
     def __init__(self, card: HandCard, work: Any, *, latency: int) -> None:
-        self.rate, self.period, self.latency, self.xruns = card.rate, card.rate // 50, latency, 0
+        self.rate, self.period, self.latency = card.rate, card.rate // 50, latency
+        self.xruns = self.late_callbacks = 0
         self.is_active = True
         self.last_callback_at = card.now
         self.is_closed = False

@@ -110,6 +110,17 @@ async def test_network_pause_counts_as_a_gap_and_not_as_an_underrun() -> None:
         assert one.posted(PlayoutProgress)[-1] == PlayoutProgress(0, 2 * PERIOD, True)
 
 
+async def test_late_callbacks_are_the_program_s_and_count_on_when_the_card_is_opened_again() -> None:
+    async with hand() as one:
+        assert one.card.playback is not None
+        one.card.playback.late_callbacks, one.card.playback.xruns = 2, 1
+        one.card.playback.is_active = False
+        await _until(lambda: one.posted(CardFound))
+        one.card.playback.late_callbacks = 3
+        assert one.audio.xruns.causes == {"network": 0, "program": 5, "card": 1}
+        assert one.audio.xruns.total == 6
+
+
 async def test_volume_is_applied_and_zero_is_silence() -> None:
     async with hand() as one:
         one.audio.volume = 0
