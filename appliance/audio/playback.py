@@ -28,6 +28,8 @@ class _Heard:
         """Ring positions read at the last callbacks, the oldest one latency ago; the card's thread appends."""
         self._marks = deque([(0, 0)])
         """(ring position, answer frames of this epoch before it), from the last one heard to the last one written."""
+        self.tail = 0
+        """Ring position behind what the resampler gave out at the end of the last answer: its last frames."""
 
     @property
     def written(self) -> int:
@@ -40,10 +42,15 @@ class _Heard:
     def begin(self, position: int, answer_frames: int) -> None:
         """Restart the count at a ring position, with `answer_frames` already heard."""
         self._marks = deque([(position, answer_frames)])
+        self.tail = position
 
     def wrote(self, position: int, answer_frames: int) -> None:
         """Record that the ring was filled up to a position with `answer_frames`; 0 for cues and announcements."""
         self._marks.append((position, self.written + answer_frames))
+
+    @property
+    def is_tail_heard(self) -> bool:
+        return self.positions[0] >= self.tail
 
     def frames(self) -> int:
         position = self.positions[0]
@@ -186,10 +193,13 @@ class PlaybackPump:
         self.ring.write(pcm.gain(samples, self.gain))
         self._heard.wrote(self.ring.written, self._held_back)
         self._held_back = 0
+        if is_end:
+            self._heard.tail = self.ring.written
 
     def _post_progress(self) -> None:
         heard = self._heard.frames()
-        is_drained = not (self._waiting_answer or self._held_back) and heard >= self._heard.written
+        is_all = not (self._waiting_answer or self._held_back) and heard >= self._heard.written
+        is_drained = is_all and self._heard.is_tail_heard
         progress = (heard, is_drained)
         if self._heard.written and progress != self._posted:
             self._posted = progress

@@ -81,8 +81,8 @@ class HandCard:
 class Hand:
     """The streams, the card, and the posted events."""
 
-    def __init__(self, *, rate: int = 24_000, **options: Any) -> None:
-        self.card = HandCard(rate=rate)
+    def __init__(self, *, rate: int = 24_000, latency: int = PERIOD, **options: Any) -> None:
+        self.card = HandCard(rate=rate, latency=latency)
         self.events: list[Event] = []
         self.has_room = True
         self.audio = AudioStreams(

@@ -56,6 +56,28 @@ async def test_frames_inside_the_card_are_not_reported_as_heard() -> None:
         assert one.posted(PlayoutProgress)[-1].played_frames == 2 * PERIOD, "one period of latency"
 
 
+@pytest.mark.parametrize(("latency", "callbacks"), [(1, 1), (PERIOD, 1), (PERIOD + 1, 2), (3 * PERIOD, 3)])
+@pytest.mark.parametrize("rate", [24_000, 48_000])
+async def test_last_frames_of_an_answer_count_as_played_only_when_the_card_has_played_them(
+    rate: int, latency: int, callbacks: int
+) -> None:
+    async with hand(rate=rate, latency=latency * rate // 24_000) as one:
+        one.audio.play(0, "a", pcm_of(900, 2 * PERIOD + 100))
+        one.audio.finish(0)
+        taken = reported = 0  # callbacks until the card has taken all frames, and until all count as played
+        for callback in range(1, 12):
+            if one.audio._playback.ring.available:
+                taken = callback
+            await one.play_periods(1)
+            if not reported and one.posted(PlayoutProgress)[-1].drained:
+                reported = callback
+        assert taken >= 3
+        assert reported == taken + callbacks
+        reports = one.posted(PlayoutProgress)
+        assert [report.drained for report in reports[:-1]] == [False] * (len(reports) - 1)
+        assert reports[-1] == PlayoutProgress(0, 2 * PERIOD + 100, True)
+
+
 async def test_flush_drops_the_old_epoch_and_its_late_audio() -> None:
     async with hand() as one:
         one.audio.play(0, "a", pcm_of(5, 10 * PERIOD))
