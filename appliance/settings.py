@@ -271,6 +271,13 @@ class AudioSettings(_Section):
         description="The most of prebuffer_ms: each pause of the network within an answer doubles it up to this, and "
         "three answers without a pause halve it. 0: it stays as it is.",
     )
+    idle_after_s: float = Field(
+        default=0.0,
+        ge=0,
+        le=3600,
+        description="The loudspeaker is closed after so many seconds without sound, and opened before the next sound. "
+        "0: it stays open, so that no amplifier cuts off the first syllable.",
+    )
     playback_ring_ms: int = Field(default=300, ge=40, le=2000, description="Size of the playback buffer, in ms.")
     max_turn_s: float = Field(
         default=_POLICY.max_turn_s,

@@ -17,8 +17,10 @@ output latency ago. Each write records how many answer frames the ring has recei
 the kernel's list (read when the kernel reports a change, and when no callback came for 100 ms), or if no callback came
 for `stall_s`. It is closed, `CardLost` is posted, and it is opened again with a backoff, at once when the kernel
 reports a card. The other direction keeps running. Only a card that was absent when the cards were listed needs a new
-list, for which both directions are closed; this waits for the end of an answer. Everything here runs on the loop,
-except the callbacks, and what blocks: it runs on one thread, the only one for which PortAudio keeps ALSA's error texts.
+list, for which both directions are closed; this waits for the end of an answer. The output is also closed after
+`idle_after_s` without sound; what is queued meanwhile waits in the deque until it is open. Everything here runs on the
+loop, except the callbacks, and what blocks: it runs on one thread, the only one for which PortAudio keeps ALSA's error
+texts.
 """
 
 from __future__ import annotations
@@ -93,6 +95,7 @@ class AudioStreams:
         playback_ring_ms: int,
         prebuffer_ms: int,
         max_prebuffer_ms: int = 0,
+        idle_after_s: float = 0.0,
         has_room: Callable[[], bool] = lambda: True,
         stall_s: float = 0.3,
         card_events: CardEvents | None = None,
@@ -107,6 +110,7 @@ class AudioStreams:
             playback_ring_ms: Size of the playback ring, between the loop and the card.
             prebuffer_ms: Answer audio queued before its first sample is played.
             max_prebuffer_ms: The most of it, after pauses of the network; 0 to keep it as it is.
+            idle_after_s: The output is closed after so long without sound; 0 to keep it open.
             has_room: Returns False while the network is stalled; captured audio then waits in the ring.
             stall_s: A stream without a callback for longer than this is lost.
             card_events: Reports that the kernel's cards changed; None to find losses without it.
@@ -123,6 +127,8 @@ class AudioStreams:
             "capture": self._capture,
         }
         self._is_capture_wanted = True
+        self._idle_after_s = idle_after_s
+        self._is_output_idle = False
         self._lost: dict[Direction, str] = {}
         self._attempts = 0
         self._suspects: dict[Direction, tuple[float, float]] = {}
@@ -217,8 +223,8 @@ class AudioStreams:
             if self._card_events is not None:
                 self._card_events.close()
             self._thread.shutdown(cancel_futures=True)
-            for half in self._halves.values():
-                self._close(half)
+            for _, stream in self._open_streams():
+                self._close(stream)
             self._backend.close()
 
     def _take_news(self) -> None:
@@ -236,9 +242,23 @@ class AudioStreams:
 
     async def _pump_playback(self) -> None:
         while True:
-            await self._playback.has_work.wait()
+            await self._wait_for_sound()
             self._playback.pump()
             await asyncio.sleep(self._until_callback(self._playback.stream))
+
+    async def _wait_for_sound(self) -> None:
+        """Return once sound is queued; the output is closed if none comes for long, and then opened again."""
+        has_work = self._playback.has_work
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._idle_after_s or None):
+                await has_work.wait()
+        if has_work.is_set():
+            return
+        self._is_output_idle = True
+        self._changed.set()
+        await has_work.wait()
+        self._is_output_idle = False
+        self._changed.set()
 
     def _until_callback(self, stream: Stream | None) -> float:
         """Return the seconds until just after the next callback is due: one wake-up per period, little latency."""
@@ -265,17 +285,19 @@ class AudioStreams:
         """Bring one direction to the wanted state: closed, or open and running."""
         half = self._halves[direction]
         if not self._is_wanted(direction):
-            await self._blocking(self._close, half)
+            await self._shut(half)
         elif half.stream is None:
             await self._try_open(direction)
         elif reason := await self._loss(direction, half.stream):
             self._post_lost(direction, reason)
-            await self._blocking(self._close, half)
+            await self._shut(half)
             self._attempts = 0
             await self._try_open(direction)
 
     def _is_wanted(self, direction: Direction) -> bool:
-        return direction == "playback" or self._is_capture_wanted
+        if direction == "capture":
+            return self._is_capture_wanted
+        return not self._is_output_idle or direction in self._lost  # a lost card is reported until it is back
 
     def _open_streams(self) -> list[tuple[Direction, Stream]]:
         return [(direction, half.stream) for direction, half in self._halves.items() if half.stream is not None]
@@ -321,7 +343,7 @@ class AudioStreams:
             await self._open(direction)
         elif not (self._playback.stream is not None and self._playback.has_work.is_set()):
             for half in self._halves.values():
-                await self._blocking(self._close, half)
+                await self._shut(half)
             await self._blocking(self._backend.reset)
             for one in self._halves:
                 if self._is_wanted(one):
@@ -333,6 +355,8 @@ class AudioStreams:
         except AudioError as exc:
             self._post_lost(direction, str(exc))
             return
+        if direction == "playback":
+            self._playback.pump()  # what was queued while it was closed
         if self._lost.pop(direction, None) is not None:
             self._attempts = 0
             log.info("%s: the card is back", direction)
@@ -341,10 +365,17 @@ class AudioStreams:
     async def _blocking(self, work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *arguments))
 
-    def _close(self, half: CapturePump | PlaybackPump) -> None:
-        """Close one direction if it is open. Blocks."""
+    async def _shut(self, half: CapturePump | PlaybackPump) -> None:
+        """Close one direction if it is open. Its ring gets no sound from now on: that would be lost."""
         stream, half.stream = half.stream, None
         if stream is not None:
-            self._late += stream.late_callbacks
-            self._lost_periods += stream.xruns
-            stream.close()
+            try:
+                await self._blocking(self._close, stream)
+            finally:
+                stream.close()  # if this was cancelled before the thread began
+
+    def _close(self, stream: Stream) -> None:
+        """Close a stream and keep its counts. Blocks."""
+        self._late += stream.late_callbacks
+        self._lost_periods += stream.xruns
+        stream.close()

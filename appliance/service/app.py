@@ -62,7 +62,7 @@ from appliance.service.status_line import StatusLine
 from appliance.service.systemd import Notifier, credentials_directory, runtime_directory
 from appliance.service.trace import TraceRecorder
 from appliance.service.turnlog import TurnLog
-from appliance.settings import Settings, key_place, read_api_key, read_instructions
+from appliance.settings import AudioSettings, Settings, key_place, read_api_key, read_instructions
 from appliance.toolbox import DeviceParts, device_tools
 from appliance.toolbox.status import StatusReader
 from appliance.toolbox.timers import Timers
@@ -299,22 +299,15 @@ class Appliance:
 
     def _open_audio(self, transport: RunningTransport) -> AudioStreams:
         settings = self._settings.audio
-        backend = self._backend or open_backend(
-            settings.backend,
-            capture_card=settings.capture_card,
-            playback_card=settings.playback_card,
-            rate=settings.rate,
-            period_ms=settings.period_ms,
-            buffer_ms=settings.buffer_ms,
-        )
         audio = AudioStreams(
-            backend,
+            self._backend or _audio_backend(settings),
             post=self.post,
             has_room=lambda: transport.has_room,
             capture_ring_s=settings.max_turn_s,
             playback_ring_ms=settings.playback_ring_ms,
             prebuffer_ms=settings.prebuffer_ms,
             max_prebuffer_ms=settings.max_prebuffer_ms,
+            idle_after_s=settings.idle_after_s,
             card_events=CardEvents() if settings.backend == "portaudio" else None,
         )
         audio.volume = settings.volume
@@ -385,6 +378,17 @@ class Appliance:
             else:
                 log.error("not healthy: inbox lags %.1f s, card silent for %.1f s", driver.lag_s, silent_s)
             await asyncio.sleep(interval_s)
+
+
+def _audio_backend(settings: AudioSettings) -> Backend:
+    return open_backend(
+        settings.backend,
+        capture_card=settings.capture_card,
+        playback_card=settings.playback_card,
+        rate=settings.rate,
+        period_ms=settings.period_ms,
+        buffer_ms=settings.buffer_ms,
+    )
 
 
 def _headers(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:

@@ -320,6 +320,7 @@ CHOICES: dict[str, list[Any]] = {
     "audio.playback_ring_ms": [40, 2000],
     "audio.prebuffer_ms": [0, 1000],
     "audio.max_prebuffer_ms": [0, 2000],
+    "audio.idle_after_s": [0.0, 3600.0],
     "audio.pre_roll_ms": [0, 2000],
     "audio.max_turn_s": [1.0, 600.0],
     "button.pull": ["up", "down", "none"],
