@@ -72,6 +72,10 @@ class PlaybackPump:
         self._post = post
         self.stream: Stream | None = None
         self.gain = 1.0
+        self.loudest_gain: Callable[[], float] = lambda: 1.0
+        """Returns the most gain of capped sound."""
+        self._is_capped = True
+        """The sound that was written last is capped."""
         self.epoch = 0
         self.underruns = 0
         self.gaps = 0
@@ -79,8 +83,8 @@ class PlaybackPump:
         self._resampler = Resampler(WIRE_RATE, WIRE_RATE)
         self._heard = _Heard()
         self._is_expecting = False
-        self._queue: deque[tuple[bool, Int16]] = deque()
-        """(is an answer, samples at 24 kHz), at most a period each."""
+        self._queue: deque[tuple[bool, bool, Int16]] = deque()
+        """(is an answer, is capped, samples at 24 kHz), at most a period each."""
         self._waiting_answer = 0
         """Answer frames in the queue."""
         self._held_back = 0
@@ -117,12 +121,12 @@ class PlaybackPump:
 
     # --- commands -----------------------------------------------------------------------------------------------
 
-    def queue(self, epoch: int, samples: Int16, *, is_answer: bool) -> None:
+    def queue(self, epoch: int, samples: Int16, *, is_answer: bool, is_capped: bool = True) -> None:
         if epoch != self.epoch or not len(samples):
             return
         self._note_pause()
         for start in range(0, len(samples), _PERIOD):
-            self._queue.append((is_answer, samples[start : start + _PERIOD]))
+            self._queue.append((is_answer, is_capped, samples[start : start + _PERIOD]))
         if is_answer:
             if self._is_paused:
                 self._is_paused = False
@@ -178,7 +182,7 @@ class PlaybackPump:
         self._is_primed |= self._waiting_answer > 0
         longest = _PERIOD * stream.rate // WIRE_RATE + stream.period  # a period plus the resampler's delayed output
         while self._queue and self.ring.room >= 2 * longest:
-            is_answer, samples = self._queue.popleft()
+            is_answer, self._is_capped, samples = self._queue.popleft()
             self._write(self._resampler.process(samples), len(samples) if is_answer else 0)
         if self._is_finished and not self._queue and self._resampler.is_holding and self.ring.room >= longest:
             self._write(self._resampler.finish(), 0, is_end=True)  # else the tail would play before the next answer
@@ -190,7 +194,8 @@ class PlaybackPump:
         self._held_back += answer_frames
         if not len(samples) and not is_end:
             return  # still inside the resampler: it is output with the next block
-        self.ring.write(pcm.gain(samples, self.gain))
+        gain = min(self.gain, self.loudest_gain()) if self._is_capped else self.gain
+        self.ring.write(pcm.gain(samples, gain))
         self._heard.wrote(self.ring.written, self._held_back)
         self._held_back = 0
         if is_end:

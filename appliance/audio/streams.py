@@ -96,6 +96,8 @@ class AudioStreams:
         prebuffer_ms: int,
         max_prebuffer_ms: int = 0,
         idle_after_s: float = 0.0,
+        loudest: Callable[[], int] = lambda: 100,
+        are_alarms_capped: bool = True,
         has_room: Callable[[], bool] = lambda: True,
         stall_s: float = 0.3,
         card_events: CardEvents | None = None,
@@ -111,6 +113,8 @@ class AudioStreams:
             prebuffer_ms: Answer audio queued before its first sample is played.
             max_prebuffer_ms: The most of it, after pauses of the network; 0 to keep it as it is.
             idle_after_s: The output is closed after so long without sound; 0 to keep it open.
+            loudest: Returns the highest volume now, 0 to 100, whatever `volume` says.
+            are_alarms_capped: `loudest` is for alarms too.
             has_room: Returns False while the network is stalled; captured audio then waits in the ring.
             stall_s: A stream without a callback for longer than this is lost.
             card_events: Reports that the kernel's cards changed; None to find losses without it.
@@ -122,6 +126,9 @@ class AudioStreams:
         self._clock = clock
         self._capture = CapturePump(capture_ring_s, post, has_room)
         self._playback = PlaybackPump(playback_ring_ms, Prebuffer(prebuffer_ms, max_prebuffer_ms), post)
+        self._playback.loudest_gain = lambda: pcm.volume_gain(loudest())
+        self._loudest = loudest
+        self._are_alarms_capped = are_alarms_capped
         self._halves: dict[Direction, CapturePump | PlaybackPump] = {
             "playback": self._playback,
             "capture": self._capture,
@@ -160,8 +167,10 @@ class AudioStreams:
 
     def earcon(self, epoch: int, name: Earcon) -> None:
         """Queue a cue, as loud as `earcon_volume` says; an alarm has the full volume."""
-        gain = 1.0 if name == "alarm" else pcm.volume_gain(self.earcon_volume)
-        self._playback.queue(epoch, pcm.gain(pcm.from_bytes(earcon(name)), gain), is_answer=False)
+        is_alarm = name == "alarm"
+        samples = pcm.gain(pcm.from_bytes(earcon(name)), 1.0 if is_alarm else pcm.volume_gain(self.earcon_volume))
+        is_capped = self._are_alarms_capped or not is_alarm
+        self._playback.queue(epoch, samples, is_answer=False, is_capped=is_capped)
 
     def say(self, epoch: int, pcm16: bytes) -> None:
         """Queue an announcement (PCM16 mono, 24 kHz); it does not count as answer audio."""
@@ -183,8 +192,8 @@ class AudioStreams:
 
     @property
     def volume(self) -> int:
-        """0 (silence) to 100 (unchanged), in even steps of dB."""
-        return self._volume
+        """0 (silence) to 100 (unchanged), in even steps of dB; never above what `loudest` returns now."""
+        return min(self._volume, self._loudest())
 
     @volume.setter
     def volume(self, percent: int) -> None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, closing
 from dataclasses import fields
+from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -299,6 +300,7 @@ class Appliance:
 
     def _open_audio(self, transport: RunningTransport) -> AudioStreams:
         settings = self._settings.audio
+        night = Quiet(settings.night_hours, settings.night_volume / 100)
         audio = AudioStreams(
             self._backend or _audio_backend(settings),
             post=self.post,
@@ -308,6 +310,8 @@ class Appliance:
             prebuffer_ms=settings.prebuffer_ms,
             max_prebuffer_ms=settings.max_prebuffer_ms,
             idle_after_s=settings.idle_after_s,
+            loudest=lambda: round(100 * night.share(datetime.now().time())),
+            are_alarms_capped=not settings.night_alarms,
             card_events=CardEvents() if settings.backend == "portaudio" else None,
         )
         audio.volume = settings.volume

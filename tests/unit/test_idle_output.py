@@ -74,7 +74,7 @@ async def test_sound_after_an_idle_time_is_played_from_its_first_frame(sound: st
                 expected = RAMP.tolist()
             case _:
                 one.audio.earcon(0, "start")
-                expected = [value for _, block in one.audio._playback._queue for value in block.tolist() if value]
+                expected = [value for *_, block in one.audio._playback._queue for value in block.tolist() if value]
         assert await heard_after(one, stream) == expected
         assert one.posted(CardLost) == [] and one.posted(CardFound) == []
         if sound == "play":

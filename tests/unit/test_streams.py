@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.audio.card_events import CardEvents
+from appliance.audio.pcm import volume_gain
 from appliance.audio.resample import Resampler
 from appliance.conversation.events import (
     AudioCaptured,
@@ -151,6 +152,35 @@ async def test_volume_is_applied_and_zero_is_silence() -> None:
         one.audio.volume = 100
         one.audio.play(0, "a", pcm_of(9000, PERIOD))
         assert max(await one.play_periods(2)) == 9000
+
+
+async def test_cap_of_the_volume_holds_in_the_middle_of_an_answer_and_ends_with_its_hours() -> None:
+    caps = [100]
+    async with hand(loudest=lambda: caps[-1]) as one:
+        heard = []
+        for cap in (100, 40, 100):
+            caps.append(cap)
+            one.audio.play(0, "a", pcm_of(9000, PERIOD))
+            heard.append((max(await one.play_periods(2)), one.audio.volume))
+        assert heard == [(9000, 100), (round(9000 * volume_gain(40)), 40), (9000, 100)]
+        caps.append(40)
+        one.audio.volume = 20
+        one.audio.say(0, pcm_of(9000, PERIOD))
+        assert max(await one.play_periods(2)) == round(9000 * volume_gain(20)), "the cap makes nothing louder"
+        assert one.audio.volume == 20
+
+
+@pytest.mark.parametrize("are_alarms_capped", [True, False])
+async def test_alarms_are_capped_unless_they_are_exempt(are_alarms_capped: bool) -> None:
+    peaks = {}
+    for cap in (100, 40):
+        for name in ("alarm", "start"):
+            async with hand(loudest=lambda cap=cap: cap, are_alarms_capped=are_alarms_capped) as one:
+                one.audio.earcon(0, name)
+                peaks[name, cap] = max(await one.play_periods(10))
+    assert peaks["start", 100] > 5 * peaks["start", 40] > 0
+    assert (peaks["alarm", 100] > 5 * peaks["alarm", 40]) == are_alarms_capped
+    assert are_alarms_capped or peaks["alarm", 100] == peaks["alarm", 40]
 
 
 async def test_captured_audio_is_posted_in_periods_with_levels() -> None:
