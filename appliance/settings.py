@@ -224,6 +224,9 @@ class AssistantSettings(_Section):
     )
 
 
+_HOURS = r"^(|always|([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d)$"
+
+
 class AudioSettings(_Section):
     """The sound card."""
 
@@ -261,8 +264,32 @@ class AudioSettings(_Section):
         le=100,
         description="Loudness of the cues, in percent of the volume; alarms always have the full volume.",
     )
+    night_hours: str = Field(
+        default="",
+        pattern=_HOURS,
+        description="Local time in which nothing is louder than night_volume. Empty: never.",
+        json_schema_extra={"allowed": 'hours such as "22:00-07:00", "always", or empty'},
+    )
+    night_volume: int = Field(default=40, ge=0, le=100, description="Highest volume in the night hours, in percent.")
+    night_alarms: bool = Field(
+        default=False, description="true: in the night hours alarms sound at the full volume, not at night_volume."
+    )
     prebuffer_ms: int = Field(
         default=60, ge=0, le=1000, description="Audio buffered before an answer starts to play, in ms."
+    )
+    max_prebuffer_ms: int = Field(
+        default=600,
+        ge=0,
+        le=2000,
+        description="The most of prebuffer_ms: each pause of the network within an answer doubles it up to this, and "
+        "three answers without a pause halve it. 0: it stays as it is.",
+    )
+    idle_after_s: float = Field(
+        default=0.0,
+        ge=0,
+        le=3600,
+        description="The loudspeaker is closed after so many seconds without sound, and opened before the next sound. "
+        "0: it stays open, so that no amplifier cuts off the first syllable.",
     )
     playback_ring_ms: int = Field(default=300, ge=40, le=2000, description="Size of the playback buffer, in ms.")
     max_turn_s: float = Field(
@@ -390,7 +417,7 @@ class LightSettings(_Section):
     count: int = Field(default=3, ge=1, le=144, description="Number of LEDs of a strip (kind = apa102, ws2812).")
     quiet_hours: str = Field(
         default="",
-        pattern=r"^(|always|([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d)$",
+        pattern=_HOURS,
         description="Local time in which the light is dimmed, except for problems and alarms. always: silent mode. "
         "Empty: never.",
         json_schema_extra={"allowed": 'hours such as "22:00-07:00", "always", or empty'},

@@ -9,13 +9,15 @@ from collections.abc import Callable
 from appliance.audio import pcm
 from appliance.audio.backends import Backend, Stream
 from appliance.audio.pcm import WIRE_RATE
+from appliance.audio.prebuffer import Prebuffer
 from appliance.audio.resample import Resampler
 from appliance.audio.ring import Int16, Ring
 from appliance.conversation.events import Event, PlayoutProgress
 
 __all__ = ["PlaybackPump"]
 
-_PERIOD = WIRE_RATE // 50  # frames written at once: 20 ms
+_FRAMES_PER_MS = WIRE_RATE // 1000
+_PERIOD = 20 * _FRAMES_PER_MS  # written at once
 
 
 class _Heard:
@@ -26,6 +28,8 @@ class _Heard:
         """Ring positions read at the last callbacks, the oldest one latency ago; the card's thread appends."""
         self._marks = deque([(0, 0)])
         """(ring position, answer frames of this epoch before it), from the last one heard to the last one written."""
+        self.tail = 0
+        """Ring position behind what the resampler gave out at the end of the last answer: its last frames."""
 
     @property
     def written(self) -> int:
@@ -38,10 +42,15 @@ class _Heard:
     def begin(self, position: int, answer_frames: int) -> None:
         """Restart the count at a ring position, with `answer_frames` already heard."""
         self._marks = deque([(position, answer_frames)])
+        self.tail = position
 
     def wrote(self, position: int, answer_frames: int) -> None:
         """Record that the ring was filled up to a position with `answer_frames`; 0 for cues and announcements."""
         self._marks.append((position, self.written + answer_frames))
+
+    @property
+    def is_tail_heard(self) -> bool:
+        return self.positions[0] >= self.tail
 
     def frames(self) -> int:
         position = self.positions[0]
@@ -57,12 +66,16 @@ class _Heard:
 class PlaybackPump:
     """Plays what is queued, and posts how much was heard."""
 
-    def __init__(self, ring_ms: int, prebuffer_ms: int, post: Callable[[Event], None]) -> None:
+    def __init__(self, ring_ms: int, prebuffer: Prebuffer, post: Callable[[Event], None]) -> None:
         self._ring_ms = ring_ms
-        self._prebuffer = prebuffer_ms * WIRE_RATE // 1000
+        self._prebuffer = prebuffer
         self._post = post
         self.stream: Stream | None = None
         self.gain = 1.0
+        self.loudest_gain: Callable[[], float] = lambda: 1.0
+        """Returns the most gain of capped sound."""
+        self._is_capped = True
+        """The sound that was written last is capped."""
         self.epoch = 0
         self.underruns = 0
         self.gaps = 0
@@ -70,14 +83,17 @@ class PlaybackPump:
         self._resampler = Resampler(WIRE_RATE, WIRE_RATE)
         self._heard = _Heard()
         self._is_expecting = False
-        self._queue: deque[tuple[bool, Int16]] = deque()
-        """(is an answer, samples at 24 kHz), at most a period each."""
+        self._queue: deque[tuple[bool, bool, Int16]] = deque()
+        """(is an answer, is capped, samples at 24 kHz), at most a period each."""
         self._waiting_answer = 0
         """Answer frames in the queue."""
         self._held_back = 0
         """Answer frames that the resampler took without output so far."""
         self._posted: tuple[int, bool] | None = None
         self._is_primed = False
+        """The answer has begun to play, and goes on without a pre-buffer."""
+        self._is_paused = False
+        """The ring ran empty within the answer."""
         self._is_finished = True
         self.has_work = asyncio.Event()
 
@@ -105,12 +121,17 @@ class PlaybackPump:
 
     # --- commands -----------------------------------------------------------------------------------------------
 
-    def queue(self, epoch: int, samples: Int16, *, is_answer: bool) -> None:
+    def queue(self, epoch: int, samples: Int16, *, is_answer: bool, is_capped: bool = True) -> None:
         if epoch != self.epoch or not len(samples):
             return
+        self._note_pause()
         for start in range(0, len(samples), _PERIOD):
-            self._queue.append((is_answer, samples[start : start + _PERIOD]))
+            self._queue.append((is_answer, is_capped, samples[start : start + _PERIOD]))
         if is_answer:
+            if self._is_paused:
+                self._is_paused = False
+                self.gaps += 1
+                self._prebuffer.answer_paused()
             self._waiting_answer += len(samples)
             self._is_finished = False
             self._posted = None
@@ -119,7 +140,10 @@ class PlaybackPump:
 
     def finish(self, epoch: int) -> None:
         if epoch == self.epoch:
+            if not self._is_finished:
+                self._prebuffer.answer_ended()
             self._is_finished = True
+            self._is_paused = False
             self.has_work.set()
             self.pump()
 
@@ -130,7 +154,7 @@ class PlaybackPump:
         self._resampler.reset()
         self._heard.begin(self.ring.written, 0)
         self._waiting_answer = self._held_back = 0
-        self._is_primed = False
+        self._is_primed = self._is_paused = False
         self._is_finished = True
         self._posted = None
         self.epoch = epoch
@@ -141,21 +165,28 @@ class PlaybackPump:
         """Fill the ring and post the progress."""
         if self.stream is None:
             return
+        self._note_pause()
         self._fill_ring(self.stream)
         self._post_progress()
 
+    def _note_pause(self) -> None:
+        """Require a new pre-buffer if the ring ran empty within the answer."""
+        is_empty = not (self._queue or self._held_back or self.ring.available)
+        if self._is_primed and is_empty and not self._is_finished:
+            self._is_primed, self._is_paused = False, True
+
     def _fill_ring(self, stream: Stream) -> None:
-        is_enough = self._is_primed or self._is_finished or self._waiting_answer >= self._prebuffer
+        is_enough = self._is_primed or self._is_finished or self._waiting_answer >= self._prebuffer.ms * _FRAMES_PER_MS
         if self._waiting_answer and not is_enough:
             return  # prebuffer first: an answer started now would stutter
-        self._is_primed = bool(self._queue)
+        self._is_primed |= self._waiting_answer > 0
         longest = _PERIOD * stream.rate // WIRE_RATE + stream.period  # a period plus the resampler's delayed output
         while self._queue and self.ring.room >= 2 * longest:
-            is_answer, samples = self._queue.popleft()
+            is_answer, self._is_capped, samples = self._queue.popleft()
             self._write(self._resampler.process(samples), len(samples) if is_answer else 0)
         if self._is_finished and not self._queue and self._resampler.is_holding and self.ring.room >= longest:
             self._write(self._resampler.finish(), 0, is_end=True)  # else the tail would play before the next answer
-        self._is_primed = bool(self._queue) or (self._is_primed and not self._is_finished)
+        self._is_primed &= bool(self._queue) or not self._is_finished
         self._is_expecting = bool(self._queue)
 
     def _write(self, samples: Int16, answer_frames: int, *, is_end: bool = False) -> None:
@@ -163,17 +194,20 @@ class PlaybackPump:
         self._held_back += answer_frames
         if not len(samples) and not is_end:
             return  # still inside the resampler: it is output with the next block
-        self.ring.write(pcm.gain(samples, self.gain))
+        gain = min(self.gain, self.loudest_gain()) if self._is_capped else self.gain
+        self.ring.write(pcm.gain(samples, gain))
         self._heard.wrote(self.ring.written, self._held_back)
         self._held_back = 0
+        if is_end:
+            self._heard.tail = self.ring.written
 
     def _post_progress(self) -> None:
         heard = self._heard.frames()
-        is_drained = not (self._waiting_answer or self._held_back) and heard >= self._heard.written
+        is_all = not (self._waiting_answer or self._held_back) and heard >= self._heard.written
+        is_drained = is_all and self._heard.is_tail_heard
         progress = (heard, is_drained)
         if self._heard.written and progress != self._posted:
             self._posted = progress
-            self.gaps += is_drained and not self._is_finished
             self._post(PlayoutProgress(self.epoch, heard, is_drained))
         if not self._queue and self._heard.is_all:
             self.has_work.clear()

@@ -17,8 +17,10 @@ output latency ago. Each write records how many answer frames the ring has recei
 the kernel's list (read when the kernel reports a change, and when no callback came for 100 ms), or if no callback came
 for `stall_s`. It is closed, `CardLost` is posted, and it is opened again with a backoff, at once when the kernel
 reports a card. The other direction keeps running. Only a card that was absent when the cards were listed needs a new
-list, for which both directions are closed; this waits for the end of an answer. Everything here runs on the loop,
-except the callbacks, and what blocks: it runs on one thread, the only one for which PortAudio keeps ALSA's error texts.
+list, for which both directions are closed; this waits for the end of an answer. The output is also closed after
+`idle_after_s` without sound; what is queued meanwhile waits in the deque until it is open. Everything here runs on the
+loop, except the callbacks, and what blocks: it runs on one thread, the only one for which PortAudio keeps ALSA's error
+texts.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from appliance.audio.capture import CapturePump
 from appliance.audio.card_events import CardEvents
 from appliance.audio.earcons import earcon
 from appliance.audio.playback import PlaybackPump
+from appliance.audio.prebuffer import Prebuffer
 from appliance.conversation.commands import Earcon
 from appliance.conversation.events import CardFound, CardLost, Direction, Event
 from appliance.errors import AudioError
@@ -64,17 +67,20 @@ class Xruns:
     """Periods that the ring could not fill although audio was queued: this machine was too slow."""
     answer_gaps: int = 0
     """Times that an answer paused because its audio had not arrived: the network was too slow."""
-    late_periods: int = 0
-    """Periods that the card itself reports as late or lost."""
+    late_callbacks: int = 0
+    """Periods lost because a callback of the card ran too late: this machine was too slow."""
+    lost_periods: int = 0
+    """Periods that the card itself lost, as far as it reports them."""
 
     @property
     def causes(self) -> dict[str, int]:
-        """Late periods by cause: the network paused an answer, this program was late, the card reports it."""
-        return {"network": self.answer_gaps, "program": self.playback_underruns, "card": self.late_periods}
+        """Xruns by cause: the network paused an answer, this program was late, the card lost a period."""
+        program = self.playback_underruns + self.late_callbacks
+        return {"network": self.answer_gaps, "program": program, "card": self.lost_periods}
 
     @property
     def total(self) -> int:
-        return self.capture_overruns + self.playback_underruns + self.late_periods
+        return self.capture_overruns + self.playback_underruns + self.late_callbacks + self.lost_periods
 
 
 class AudioStreams:
@@ -88,6 +94,10 @@ class AudioStreams:
         capture_ring_s: float,
         playback_ring_ms: int,
         prebuffer_ms: int,
+        max_prebuffer_ms: int = 0,
+        idle_after_s: float = 0.0,
+        loudest: Callable[[], int] = lambda: 100,
+        are_alarms_capped: bool = True,
         has_room: Callable[[], bool] = lambda: True,
         stall_s: float = 0.3,
         card_events: CardEvents | None = None,
@@ -101,6 +111,10 @@ class AudioStreams:
             capture_ring_s: Size of the capture ring: the longest stall that loses no audio.
             playback_ring_ms: Size of the playback ring, between the loop and the card.
             prebuffer_ms: Answer audio queued before its first sample is played.
+            max_prebuffer_ms: The most of it, after pauses of the network; 0 to keep it as it is.
+            idle_after_s: The output is closed after so long without sound; 0 to keep it open.
+            loudest: Returns the highest volume now, 0 to 100, whatever `volume` says.
+            are_alarms_capped: `loudest` is for alarms too.
             has_room: Returns False while the network is stalled; captured audio then waits in the ring.
             stall_s: A stream without a callback for longer than this is lost.
             card_events: Reports that the kernel's cards changed; None to find losses without it.
@@ -111,12 +125,17 @@ class AudioStreams:
         self._stall_s = stall_s
         self._clock = clock
         self._capture = CapturePump(capture_ring_s, post, has_room)
-        self._playback = PlaybackPump(playback_ring_ms, prebuffer_ms, post)
+        self._playback = PlaybackPump(playback_ring_ms, Prebuffer(prebuffer_ms, max_prebuffer_ms), post)
+        self._playback.loudest_gain = lambda: pcm.volume_gain(loudest())
+        self._loudest = loudest
+        self._are_alarms_capped = are_alarms_capped
         self._halves: dict[Direction, CapturePump | PlaybackPump] = {
             "playback": self._playback,
             "capture": self._capture,
         }
         self._is_capture_wanted = True
+        self._idle_after_s = idle_after_s
+        self._is_output_idle = False
         self._lost: dict[Direction, str] = {}
         self._attempts = 0
         self._suspects: dict[Direction, tuple[float, float]] = {}
@@ -125,7 +144,8 @@ class AudioStreams:
         self._has_news = False
         self._changed = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cards")
-        self._late = 0
+        self._late = self._lost_periods = 0
+        """Xruns of the streams that are closed."""
         self._volume = 100
         self.earcon_volume = 100
         """Loudness of the cues, 0 to 100 percent of the volume."""
@@ -147,8 +167,10 @@ class AudioStreams:
 
     def earcon(self, epoch: int, name: Earcon) -> None:
         """Queue a cue, as loud as `earcon_volume` says; an alarm has the full volume."""
-        gain = 1.0 if name == "alarm" else pcm.volume_gain(self.earcon_volume)
-        self._playback.queue(epoch, pcm.gain(pcm.from_bytes(earcon(name)), gain), is_answer=False)
+        is_alarm = name == "alarm"
+        samples = pcm.gain(pcm.from_bytes(earcon(name)), 1.0 if is_alarm else pcm.volume_gain(self.earcon_volume))
+        is_capped = self._are_alarms_capped or not is_alarm
+        self._playback.queue(epoch, samples, is_answer=False, is_capped=is_capped)
 
     def say(self, epoch: int, pcm16: bytes) -> None:
         """Queue an announcement (PCM16 mono, 24 kHz); it does not count as answer audio."""
@@ -170,8 +192,8 @@ class AudioStreams:
 
     @property
     def volume(self) -> int:
-        """0 (silence) to 100 (unchanged), in even steps of dB."""
-        return self._volume
+        """0 (silence) to 100 (unchanged), in even steps of dB; never above what `loudest` returns now."""
+        return min(self._volume, self._loudest())
 
     @volume.setter
     def volume(self, percent: int) -> None:
@@ -181,8 +203,9 @@ class AudioStreams:
     @property
     def xruns(self) -> Xruns:
         """Counts of late and lost audio so far."""
-        late = self._late + sum(stream.xruns for _, stream in self._open_streams())
-        return Xruns(self._capture.overruns, self._playback.underruns, self._playback.gaps, late)
+        late = self._late + sum(stream.late_callbacks for _, stream in self._open_streams())
+        lost = self._lost_periods + sum(stream.xruns for _, stream in self._open_streams())
+        return Xruns(self._capture.overruns, self._playback.underruns, self._playback.gaps, late, lost)
 
     @property
     def heartbeat_age_s(self) -> float:
@@ -209,8 +232,8 @@ class AudioStreams:
             if self._card_events is not None:
                 self._card_events.close()
             self._thread.shutdown(cancel_futures=True)
-            for half in self._halves.values():
-                self._close(half)
+            for _, stream in self._open_streams():
+                self._close(stream)
             self._backend.close()
 
     def _take_news(self) -> None:
@@ -228,9 +251,23 @@ class AudioStreams:
 
     async def _pump_playback(self) -> None:
         while True:
-            await self._playback.has_work.wait()
+            await self._wait_for_sound()
             self._playback.pump()
             await asyncio.sleep(self._until_callback(self._playback.stream))
+
+    async def _wait_for_sound(self) -> None:
+        """Return once sound is queued; the output is closed if none comes for long, and then opened again."""
+        has_work = self._playback.has_work
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._idle_after_s or None):
+                await has_work.wait()
+        if has_work.is_set():
+            return
+        self._is_output_idle = True
+        self._changed.set()
+        await has_work.wait()
+        self._is_output_idle = False
+        self._changed.set()
 
     def _until_callback(self, stream: Stream | None) -> float:
         """Return the seconds until just after the next callback is due: one wake-up per period, little latency."""
@@ -257,17 +294,19 @@ class AudioStreams:
         """Bring one direction to the wanted state: closed, or open and running."""
         half = self._halves[direction]
         if not self._is_wanted(direction):
-            await self._blocking(self._close, half)
+            await self._shut(half)
         elif half.stream is None:
             await self._try_open(direction)
         elif reason := await self._loss(direction, half.stream):
             self._post_lost(direction, reason)
-            await self._blocking(self._close, half)
+            await self._shut(half)
             self._attempts = 0
             await self._try_open(direction)
 
     def _is_wanted(self, direction: Direction) -> bool:
-        return direction == "playback" or self._is_capture_wanted
+        if direction == "capture":
+            return self._is_capture_wanted
+        return not self._is_output_idle or direction in self._lost  # a lost card is reported until it is back
 
     def _open_streams(self) -> list[tuple[Direction, Stream]]:
         return [(direction, half.stream) for direction, half in self._halves.items() if half.stream is not None]
@@ -313,7 +352,7 @@ class AudioStreams:
             await self._open(direction)
         elif not (self._playback.stream is not None and self._playback.has_work.is_set()):
             for half in self._halves.values():
-                await self._blocking(self._close, half)
+                await self._shut(half)
             await self._blocking(self._backend.reset)
             for one in self._halves:
                 if self._is_wanted(one):
@@ -325,6 +364,8 @@ class AudioStreams:
         except AudioError as exc:
             self._post_lost(direction, str(exc))
             return
+        if direction == "playback":
+            self._playback.pump()  # what was queued while it was closed
         if self._lost.pop(direction, None) is not None:
             self._attempts = 0
             log.info("%s: the card is back", direction)
@@ -333,9 +374,17 @@ class AudioStreams:
     async def _blocking(self, work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *arguments))
 
-    def _close(self, half: CapturePump | PlaybackPump) -> None:
-        """Close one direction if it is open. Blocks."""
+    async def _shut(self, half: CapturePump | PlaybackPump) -> None:
+        """Close one direction if it is open. Its ring gets no sound from now on: that would be lost."""
         stream, half.stream = half.stream, None
         if stream is not None:
-            self._late += stream.xruns
-            stream.close()
+            try:
+                await self._blocking(self._close, stream)
+            finally:
+                stream.close()  # if this was cancelled before the thread began
+
+    def _close(self, stream: Stream) -> None:
+        """Close a stream and keep its counts. Blocks."""
+        self._late += stream.late_callbacks
+        self._lost_periods += stream.xruns
+        stream.close()

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, closing
 from dataclasses import fields
+from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -62,7 +63,7 @@ from appliance.service.status_line import StatusLine
 from appliance.service.systemd import Notifier, credentials_directory, runtime_directory
 from appliance.service.trace import TraceRecorder
 from appliance.service.turnlog import TurnLog
-from appliance.settings import Settings, key_place, read_api_key, read_instructions
+from appliance.settings import AudioSettings, Settings, key_place, read_api_key, read_instructions
 from appliance.toolbox import DeviceParts, device_tools
 from appliance.toolbox.status import StatusReader
 from appliance.toolbox.timers import Timers
@@ -249,7 +250,7 @@ class Appliance:
         )
         conversation, observers = self._open_conversation(stack, policy, await _first_specs(settings, runtime))
         servers = ["" if is_offline else bare_address(one.url) for one, is_offline in endpoints]
-        self._status = StatusLine(notifier, self.wording, servers)
+        self._status = StatusLine(notifier, self.wording, servers, lambda: audio.xruns.causes)
         power = PowerSwitch(settings.button.power_off_command)
         observers += [runtime.observe, TurnLog(lambda: audio.xruns.causes, self.wording), self._status, self._restart]
         observers += [self._mute, power]
@@ -299,21 +300,18 @@ class Appliance:
 
     def _open_audio(self, transport: RunningTransport) -> AudioStreams:
         settings = self._settings.audio
-        backend = self._backend or open_backend(
-            settings.backend,
-            capture_card=settings.capture_card,
-            playback_card=settings.playback_card,
-            rate=settings.rate,
-            period_ms=settings.period_ms,
-            buffer_ms=settings.buffer_ms,
-        )
+        night = Quiet(settings.night_hours, settings.night_volume / 100)
         audio = AudioStreams(
-            backend,
+            self._backend or _audio_backend(settings),
             post=self.post,
             has_room=lambda: transport.has_room,
             capture_ring_s=settings.max_turn_s,
             playback_ring_ms=settings.playback_ring_ms,
             prebuffer_ms=settings.prebuffer_ms,
+            max_prebuffer_ms=settings.max_prebuffer_ms,
+            idle_after_s=settings.idle_after_s,
+            loudest=lambda: round(100 * night.share(datetime.now().time())),
+            are_alarms_capped=not settings.night_alarms,
             card_events=CardEvents() if settings.backend == "portaudio" else None,
         )
         audio.volume = settings.volume
@@ -384,6 +382,17 @@ class Appliance:
             else:
                 log.error("not healthy: inbox lags %.1f s, card silent for %.1f s", driver.lag_s, silent_s)
             await asyncio.sleep(interval_s)
+
+
+def _audio_backend(settings: AudioSettings) -> Backend:
+    return open_backend(
+        settings.backend,
+        capture_card=settings.capture_card,
+        playback_card=settings.playback_card,
+        rate=settings.rate,
+        period_ms=settings.period_ms,
+        buffer_ms=settings.buffer_ms,
+    )
 
 
 def _headers(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""The state of the device as one line for ``systemctl status``: the turn, the connection, the sound card, the mute."""
+"""The state of the device as one line for ``systemctl status``: turn, connection, sound card, mute, xruns."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from appliance.conversation.commands import Command
 from appliance.conversation.events import Event
@@ -30,12 +30,16 @@ class StatusLine:
         notifier: Sends the line.
         wording: Source of the words.
         servers: Name of the server of each endpoint; "" is the offline brain.
+        xruns: Returns the number of xruns since the start, by cause; the line names them once there are any.
     """
 
-    def __init__(self, notifier: Notifier, wording: Wording, servers: Sequence[str]) -> None:
+    def __init__(
+        self, notifier: Notifier, wording: Wording, servers: Sequence[str], xruns: Callable[[], Mapping[str, int]]
+    ) -> None:
         self._notifier = notifier
         self._wording = wording
         self._servers = servers
+        self._xruns = xruns
         self._view = View()
         self.text = self._line(self._view)
         """The line as it was sent last."""
@@ -55,7 +59,11 @@ class StatusLine:
         mute = "muted" if view.is_muted else "unmuted"
         card = _CARDS[view.cards_lost]
         words = [self._wording.say(f"status.{turn}"), self._link(view)]
-        return "; ".join([*words, *(self._wording.say(f"status.{key}") for key in (card, mute))])
+        words += [self._wording.say(f"status.{key}") for key in (card, mute)]
+        xruns = self._xruns()
+        if any(xruns.values()):
+            words.append(self._wording.say("status.xruns", **xruns))
+        return "; ".join(words)
 
     def _link(self, view: View) -> str:
         say = self._wording.say

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -82,3 +83,10 @@ def test_remedy_for_a_wrong_key_names_the_place_where_the_device_looks_first(
     wording = Appliance(load_settings(None, {}, overrides=overrides), environ=environ).wording
     assert wording.trouble("bad_key").endswith(f"Please put a valid one into {place}.")
     assert wording.trouble("no_key").endswith(f"Please put one into {place}.")
+
+
+@pytest.mark.parametrize(("hours", "volume"), [("", 70), ("always", 40)])
+def test_night_hours_of_the_settings_cap_the_volume(hours: str, volume: int) -> None:
+    settings = load_settings(None, {}, overrides={"audio.backend": "simulated", "audio.night_hours": hours})
+    transport: Any = SimpleNamespace(has_room=True)
+    assert Appliance(settings, environ={})._open_audio(transport).volume == volume

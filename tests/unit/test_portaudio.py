@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -250,4 +251,64 @@ def test_only_a_refused_rate_is_tried_with_another(machine: Machine) -> None:
         with pytest.raises(AudioError):
             open_it(backend)
         assert len(machine.opened) == attempts
+    backend.close()
+
+
+@pytest.mark.parametrize("direction", ["capture", "playback"])
+@pytest.mark.parametrize(
+    ("held_ms", "stalled_ms", "steps_s", "late", "lost"),
+    [
+        (0, 0, 0, 0, 1),  # the card lost a period by itself
+        (0, 100, 0, 0, 1),  # the card did not ask for 100 ms
+        (70, 0, 0, 1, 0),  # the interpreter was held for 70 ms
+        (0, 0, 5, 1, 0),  # PortAudio's clock was set between these two callbacks: wrong, and only once
+    ],
+)
+def test_xrun_is_this_program_s_if_the_callback_before_took_long(
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    direction: Direction,
+    held_ms: int,
+    stalled_ms: int,
+    steps_s: int,
+    late: int,
+    lost: int,
+) -> None:
+    machine.has(USB)
+    backend = machine.backend()
+    now_ms, clock_ms = 1_000_000, 0
+    monkeypatch.setattr(portaudio, "time", SimpleNamespace(monotonic=lambda: now_ms / 1000))
+    stream = open_it(backend, direction)
+    call = machine.opened[-1]["stream_callback"]
+    period = bytes(2 * stream.period * machine.opened[-1]["channels"])
+
+    def run(status: int, *, held_ms: int = 0) -> None:
+        """Run one callback, `held_ms` after PortAudio took its time."""
+        nonlocal now_ms
+        times = {"current_time": (now_ms + clock_ms) / 1000}
+        now_ms += held_ms
+        played, _ = call(period, stream.period, times, status)
+        assert direction == "capture" or len(played) == len(period)
+        now_ms += 20
+
+    flag = 2 if direction == "capture" else 4  # paInputOverflow, paOutputUnderflow
+    for _ in range(3):
+        run(0)
+    run(0, held_ms=held_ms)
+    now_ms += stalled_ms
+    clock_ms += 1000 * steps_s
+    run(flag)
+    assert (stream.late_callbacks, stream.xruns) == (late, lost)
+    run(0)
+    run(flag)
+    assert (stream.late_callbacks, stream.xruns) == (late, lost + 1), "one late callback explains one xrun"
+    backend.close()
+
+
+def test_xrun_before_the_first_callback_is_the_card_s(machine: Machine) -> None:
+    machine.has(USB)
+    backend = machine.backend()
+    stream = open_it(backend, "playback")
+    machine.opened[-1]["stream_callback"](None, stream.period, {"current_time": 12_345.0}, 4)
+    assert (stream.late_callbacks, stream.xruns) == (0, 1)
     backend.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,9 @@ class Manager:
     def __init__(self, end: socket.socket, language: str = "en") -> None:
         self._end = end
         notifier = Notifier({"NOTIFY_SOCKET": end.getsockname()})
-        self.line = StatusLine(notifier, Wording(language), ["wss://api.example.org/v1", ""])
+        self.xruns = {"network": 0, "program": 0, "card": 0}
+        servers = ["wss://api.example.org/v1", ""]
+        self.line = StatusLine(notifier, Wording(language), servers, lambda: self.xruns)
 
     def see(self, **view: Any) -> list[str]:
         """Show a view to the line; return the datagrams of this step."""
@@ -86,3 +89,20 @@ def test_line_is_sent_only_when_it_changes(end: socket.socket) -> None:
     assert manager.see(state=State.THINKING, endpoint=0) == []
     assert manager.see(state=State.COMMITTING, endpoint=0, has_error=True) == [], "the same words"
     assert len(manager.see(state=State.SPEAKING, endpoint=0)) == 1
+
+
+def test_xruns_since_the_start_are_named_by_cause_once_there_are_any(end: socket.socket) -> None:
+    manager = Manager(end)
+    (quiet,) = manager.see(state=State.THINKING)
+    manager.xruns |= {"network": 2, "card": 1}
+    (line,) = manager.see(state=State.SPEAKING)
+    assert "gaps" not in quiet
+    assert line.endswith("; microphone on; sound gaps since the start: network 2, program 0, card 1")
+
+
+@pytest.mark.parametrize("language", ["de", "es", "fr"])
+def test_xruns_have_words_in_every_language(end: socket.socket, language: str) -> None:
+    manager = Manager(end, language)
+    manager.xruns |= {"network": 3, "program": 4, "card": 5}
+    (line,) = manager.see(state=State.SPEAKING)
+    assert re.findall(r"\d+", line.split("; ")[-1]) == ["3", "4", "5"]

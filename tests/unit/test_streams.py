@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -13,131 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.audio.backends import Consume, Fill, Presence
 from appliance.audio.card_events import CardEvents
+from appliance.audio.pcm import volume_gain
 from appliance.audio.resample import Resampler
-from appliance.audio.ring import Int16
-from appliance.audio.streams import AudioStreams
 from appliance.conversation.events import (
     AudioCaptured,
     CaptureOverrun,
     CardFound,
     CardLost,
-    Direction,
-    Event,
     PlayoutProgress,
 )
-from appliance.errors import CardMissing
-
-PERIOD = 480
-
-
-class HandStream:
-    """One direction; `turn` runs one callback."""
-
-    def __init__(self, card: HandCard, work: Any, *, latency: int) -> None:
-        self.rate, self.period, self.latency, self.xruns = card.rate, card.rate // 50, latency, 0
-        self.is_active = True
-        self.last_callback_at = card.now
-        self.is_closed = False
-        self._card = card
-        self._work = work
-
-    def turn(self, block: Int16) -> Int16:
-        self._work(block)
-        self.last_callback_at = self._card.now
-        return block
-
-    def close(self) -> None:
-        self.is_closed = True
-
-
-class HandCard:
-    """A backend driven by the test; at 24 kHz no sample is changed by resampling."""
-
-    def __init__(self, *, rate: int = 24_000, latency: int = PERIOD) -> None:
-        self.now = 1000.0
-        self.rate = rate
-        self.latency = latency
-        self.capture: HandStream | None = None
-        self.playback: HandStream | None = None
-        self.missing: set[str] = set()
-        """Directions whose card is not there."""
-        self.unlisted: set[str] = {"capture", "playback"}
-        """Directions whose card was absent when the cards were listed."""
-        self.resets = 0
-        self.is_closed = False
-
-    def open_capture(self, consume: Consume) -> HandStream:
-        if "capture" in self.missing:
-            raise CardMissing("capture: no card")
-        self.capture = HandStream(self, consume, latency=self.latency)
-        return self.capture
-
-    def open_playback(self, fill: Fill) -> HandStream:
-        if "playback" in self.missing:
-            raise CardMissing("playback: no card")
-        self.playback = HandStream(self, fill, latency=self.latency)
-        return self.playback
-
-    def look(self, direction: Direction) -> Presence:
-        return "absent" if direction in self.missing else "unlisted" if direction in self.unlisted else "listed"
-
-    def reset(self) -> None:
-        self.resets += 1
-        self.unlisted = set(self.missing)
-
-    def close(self) -> None:
-        self.is_closed = True
-
-
-class Hand:
-    """The streams, the card, and the posted events."""
-
-    def __init__(self, *, rate: int = 24_000, **options: Any) -> None:
-        self.card = HandCard(rate=rate)
-        self.events: list[Event] = []
-        self.has_room = True
-        self.audio = AudioStreams(
-            self.card,
-            post=self.events.append,
-            has_room=lambda: self.has_room,
-            clock=lambda: self.card.now,
-            **{"capture_ring_s": 60.0, "playback_ring_ms": 300, "prebuffer_ms": 0, **options},
-        )
-
-    def posted(self, kind: type) -> list[Any]:
-        return [event for event in self.events if isinstance(event, kind)]
-
-    async def play_periods(self, count: int) -> list[int]:
-        """Run `count` playback callbacks; return all samples that they played."""
-        samples: list[int] = []
-        for _ in range(count):
-            assert self.card.playback is not None
-            stream = self.card.playback
-            samples += stream.turn(np.full(stream.period, -1, np.int16)).tolist()
-            self.audio._playback.pump()
-        return samples
-
-    async def hear(self, *values: int) -> None:
-        for value in values:
-            assert self.card.capture is not None
-            self.card.capture.turn(np.full(self.card.capture.period, value, np.int16))
-        self.audio._capture.pump()
-
-
-@asynccontextmanager
-async def hand(**options: Any) -> AsyncIterator[Hand]:
-    one = Hand(**options)
-    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
-        running = group.create_task(one.audio.run())
-        await one.audio.opened()
-        yield one
-        running.cancel()
-
-
-def _pcm(value: int, frames: int) -> bytes:
-    return np.full(frames, value, "<i2").tobytes()
+from tests.support.hand_card import PERIOD, Hand, hand, pcm_of
 
 
 async def test_loudness_of_the_cues_is_set_apart_from_the_volume_and_alarms_ignore_it() -> None:
@@ -155,8 +39,8 @@ async def test_loudness_of_the_cues_is_set_apart_from_the_volume_and_alarms_igno
 async def test_answer_is_played_and_reported_to_the_frame() -> None:
     async with hand() as one:
         one.audio.flush(1)
-        one.audio.play(1, "a", _pcm(5, 1000))
-        one.audio.play(1, "a", _pcm(6, 700))
+        one.audio.play(1, "a", pcm_of(5, 1000))
+        one.audio.play(1, "a", pcm_of(6, 700))
         one.audio.finish(1)
         samples = await one.play_periods(8)
         assert [value for value in samples if value] == [5] * 1000 + [6] * 700
@@ -168,18 +52,40 @@ async def test_answer_is_played_and_reported_to_the_frame() -> None:
 
 async def test_frames_inside_the_card_are_not_reported_as_heard() -> None:
     async with hand() as one:
-        one.audio.play(0, "a", _pcm(5, 4 * PERIOD))
+        one.audio.play(0, "a", pcm_of(5, 4 * PERIOD))
         await one.play_periods(3)
         assert one.posted(PlayoutProgress)[-1].played_frames == 2 * PERIOD, "one period of latency"
 
 
+@pytest.mark.parametrize(("latency", "callbacks"), [(1, 1), (PERIOD, 1), (PERIOD + 1, 2), (3 * PERIOD, 3)])
+@pytest.mark.parametrize("rate", [24_000, 48_000])
+async def test_last_frames_of_an_answer_count_as_played_only_when_the_card_has_played_them(
+    rate: int, latency: int, callbacks: int
+) -> None:
+    async with hand(rate=rate, latency=latency * rate // 24_000) as one:
+        one.audio.play(0, "a", pcm_of(900, 2 * PERIOD + 100))
+        one.audio.finish(0)
+        taken = reported = 0  # callbacks until the card has taken all frames, and until all count as played
+        for callback in range(1, 12):
+            if one.audio._playback.ring.available:
+                taken = callback
+            await one.play_periods(1)
+            if not reported and one.posted(PlayoutProgress)[-1].drained:
+                reported = callback
+        assert taken >= 3
+        assert reported == taken + callbacks
+        reports = one.posted(PlayoutProgress)
+        assert [report.drained for report in reports[:-1]] == [False] * (len(reports) - 1)
+        assert reports[-1] == PlayoutProgress(0, 2 * PERIOD + 100, True)
+
+
 async def test_flush_drops_the_old_epoch_and_its_late_audio() -> None:
     async with hand() as one:
-        one.audio.play(0, "a", _pcm(5, 10 * PERIOD))
+        one.audio.play(0, "a", pcm_of(5, 10 * PERIOD))
         await one.play_periods(2)
         one.audio.flush(1)
-        one.audio.play(0, "a", _pcm(5, PERIOD))
-        one.audio.play(1, "b", _pcm(7, PERIOD))
+        one.audio.play(0, "a", pcm_of(5, PERIOD))
+        one.audio.play(1, "b", pcm_of(7, PERIOD))
         one.audio.finish(1)
         fade, *rest = np.array(await one.play_periods(4)).reshape(-1, PERIOD).tolist()
         assert fade[0] == 5
@@ -190,9 +96,9 @@ async def test_flush_drops_the_old_epoch_and_its_late_audio() -> None:
 
 async def test_cues_and_announcements_are_played_but_not_counted_as_answer() -> None:
     async with hand() as one:
-        one.audio.say(0, _pcm(9, 2 * PERIOD))
+        one.audio.say(0, pcm_of(9, 2 * PERIOD))
         one.audio.earcon(0, "end")
-        one.audio.play(0, "a", _pcm(5, PERIOD))
+        one.audio.play(0, "a", pcm_of(5, PERIOD))
         one.audio.finish(0)
         samples = await one.play_periods(12)
         assert samples.count(9) >= 2 * PERIOD
@@ -201,24 +107,24 @@ async def test_cues_and_announcements_are_played_but_not_counted_as_answer() -> 
 
 async def test_answer_waits_for_the_prebuffer() -> None:
     async with hand(prebuffer_ms=60) as one:
-        one.audio.play(0, "a", _pcm(5, PERIOD))
+        one.audio.play(0, "a", pcm_of(5, PERIOD))
         assert not any(await one.play_periods(2))
-        one.audio.play(0, "a", _pcm(5, 2 * PERIOD))
+        one.audio.play(0, "a", pcm_of(5, 2 * PERIOD))
         assert any(await one.play_periods(1))
 
 
 async def test_short_answer_is_played_once_it_is_finished() -> None:
     async with hand(prebuffer_ms=60) as one:
-        one.audio.play(0, "a", _pcm(5, 100))
+        one.audio.play(0, "a", pcm_of(5, 100))
         one.audio.finish(0)
         assert (await one.play_periods(1)).count(5) == 100
 
 
 async def test_network_pause_counts_as_a_gap_and_not_as_an_underrun() -> None:
     async with hand() as one:
-        one.audio.play(0, "a", _pcm(5, PERIOD))
+        one.audio.play(0, "a", pcm_of(5, PERIOD))
         await one.play_periods(4)
-        one.audio.play(0, "a", _pcm(5, PERIOD))
+        one.audio.play(0, "a", pcm_of(5, PERIOD))
         one.audio.finish(0)
         await one.play_periods(3)
         assert one.audio.xruns.answer_gaps == 1
@@ -227,14 +133,54 @@ async def test_network_pause_counts_as_a_gap_and_not_as_an_underrun() -> None:
         assert one.posted(PlayoutProgress)[-1] == PlayoutProgress(0, 2 * PERIOD, True)
 
 
+async def test_late_callbacks_are_the_program_s_and_count_on_when_the_card_is_opened_again() -> None:
+    async with hand() as one:
+        assert one.card.playback is not None
+        one.card.playback.late_callbacks, one.card.playback.xruns = 2, 1
+        one.card.playback.is_active = False
+        await _until(lambda: one.posted(CardFound))
+        one.card.playback.late_callbacks = 3
+        assert one.audio.xruns.causes == {"network": 0, "program": 5, "card": 1}
+        assert one.audio.xruns.total == 6
+
+
 async def test_volume_is_applied_and_zero_is_silence() -> None:
     async with hand() as one:
         one.audio.volume = 0
-        one.audio.play(0, "a", _pcm(9000, PERIOD))
+        one.audio.play(0, "a", pcm_of(9000, PERIOD))
         assert not any(await one.play_periods(2))
         one.audio.volume = 100
-        one.audio.play(0, "a", _pcm(9000, PERIOD))
+        one.audio.play(0, "a", pcm_of(9000, PERIOD))
         assert max(await one.play_periods(2)) == 9000
+
+
+async def test_cap_of_the_volume_holds_in_the_middle_of_an_answer_and_ends_with_its_hours() -> None:
+    caps = [100]
+    async with hand(loudest=lambda: caps[-1]) as one:
+        heard = []
+        for cap in (100, 40, 100):
+            caps.append(cap)
+            one.audio.play(0, "a", pcm_of(9000, PERIOD))
+            heard.append((max(await one.play_periods(2)), one.audio.volume))
+        assert heard == [(9000, 100), (round(9000 * volume_gain(40)), 40), (9000, 100)]
+        caps.append(40)
+        one.audio.volume = 20
+        one.audio.say(0, pcm_of(9000, PERIOD))
+        assert max(await one.play_periods(2)) == round(9000 * volume_gain(20)), "the cap makes nothing louder"
+        assert one.audio.volume == 20
+
+
+@pytest.mark.parametrize("are_alarms_capped", [True, False])
+async def test_alarms_are_capped_unless_they_are_exempt(are_alarms_capped: bool) -> None:
+    peaks = {}
+    for cap in (100, 40):
+        for name in ("alarm", "start"):
+            async with hand(loudest=lambda cap=cap: cap, are_alarms_capped=are_alarms_capped) as one:
+                one.audio.earcon(0, name)
+                peaks[name, cap] = max(await one.play_periods(10))
+    assert peaks["start", 100] > 5 * peaks["start", 40] > 0
+    assert (peaks["alarm", 100] > 5 * peaks["alarm", 40]) == are_alarms_capped
+    assert are_alarms_capped or peaks["alarm", 100] == peaks["alarm", 40]
 
 
 async def test_captured_audio_is_posted_in_periods_with_levels() -> None:
@@ -242,7 +188,7 @@ async def test_captured_audio_is_posted_in_periods_with_levels() -> None:
         await one.hear(100, -200)
         first, second = one.posted(AudioCaptured)
         assert (len(first.pcm), first.peak, second.peak) == (2 * PERIOD, 100, 200)
-        assert first.pcm == _pcm(100, PERIOD)
+        assert first.pcm == pcm_of(100, PERIOD)
         assert round(second.level_db) == -44
 
 
@@ -383,7 +329,7 @@ async def test_card_absent_at_the_start_is_listed_again_only_while_nothing_plays
         running = group.create_task(one.audio.run())
         await one.audio.opened()
         resets, speaker = one.card.resets, one.card.playback
-        one.audio.play(0, "a", _pcm(5, 24_000))
+        one.audio.play(0, "a", pcm_of(5, 24_000))
         one.card.missing.clear()
         one.audio._take_news()
         await asyncio.sleep(0.1)
@@ -415,14 +361,14 @@ async def test_missing_cards_are_reported_and_opened_when_they_appear() -> None:
 async def test_late_finish_plays_the_whole_answer_and_leaves_no_tail_for_the_next(rate: int, frames: int) -> None:
     async with hand(rate=rate) as one:
         one.audio.flush(1)
-        one.audio.play(1, "a", _pcm(1000, frames))
+        one.audio.play(1, "a", pcm_of(1000, frames))
         played = await one.play_periods(8)
         one.audio.finish(1)
         played += await one.play_periods(4)
         expected = frames * rate / 24_000
         assert abs(np.sum(np.abs(played)) / 1000 - expected) < 0.25 * expected + 2
         assert one.posted(PlayoutProgress)[-1] == PlayoutProgress(1, frames, True)
-        one.audio.play(1, "b", _pcm(0, 2400))
+        one.audio.play(1, "b", pcm_of(0, 2400))
         one.audio.finish(1)
         assert np.abs(await one.play_periods(8)).max() <= 1, "soxr dithers"
 
@@ -431,7 +377,7 @@ async def test_late_finish_plays_the_whole_answer_and_leaves_no_tail_for_the_nex
 async def test_answer_has_its_exact_length_at_the_rate_of_the_card(rate: int) -> None:
     async with hand(rate=rate) as one:
         for _ in range(7):
-            one.audio.play(0, "a", _pcm(1000, 353))
+            one.audio.play(0, "a", pcm_of(1000, 353))
         one.audio.finish(0)
         played = await one.play_periods(12)
         assert abs(np.count_nonzero(np.abs(played) > 500) - 7 * 353 * rate / 24_000) <= 2
@@ -460,7 +406,7 @@ async def test_answer_longer_than_the_ring_is_played_whole_and_in_order() -> Non
 
 async def test_flush_of_a_full_ring_stops_progress_of_the_old_epoch() -> None:
     async with hand() as one:
-        one.audio.play(0, "a", _pcm(5, 24_000))
+        one.audio.play(0, "a", pcm_of(5, 24_000))
         await one.play_periods(5)
         one.audio.flush(1)
         del one.events[:]
@@ -470,7 +416,7 @@ async def test_flush_of_a_full_ring_stops_progress_of_the_old_epoch() -> None:
 
 async def test_late_loop_counts_as_an_underrun() -> None:
     async with hand(playback_ring_ms=100) as one:
-        one.audio.play(0, "a", _pcm(5, 24_000))
+        one.audio.play(0, "a", pcm_of(5, 24_000))
         stream = one.card.playback
         assert stream is not None
         for _ in range(20):
@@ -492,7 +438,7 @@ async def test_audio_captured_while_muted_is_not_posted_even_if_the_card_was_sti
 
 async def test_lost_loudspeaker_drops_its_audio_and_the_answer_still_ends() -> None:
     async with hand() as one:
-        one.audio.play(0, "a", _pcm(5, 24_000))
+        one.audio.play(0, "a", pcm_of(5, 24_000))
         await one.play_periods(3)
         lost = one.card.playback
         assert lost is not None
@@ -551,7 +497,7 @@ def test_heard_frames_add_up_for_any_sequence_of_steps(
     for action, amount in [*steps, ("finish", 0), ("crank", 200)]:
         match action:
             case "play":
-                one.audio.play(epoch, "a", _pcm(900, amount))
+                one.audio.play(epoch, "a", pcm_of(900, amount))
                 queued += amount
             case "crank":
                 crank(amount)
@@ -564,7 +510,7 @@ def test_heard_frames_add_up_for_any_sequence_of_steps(
             case "earcon":
                 one.audio.earcon(epoch, "start")
             case "say":
-                one.audio.say(epoch, _pcm(-900, amount))
+                one.audio.say(epoch, pcm_of(-900, amount))
             case "loss":
                 playback.stream = None
                 playback.open(one.card)

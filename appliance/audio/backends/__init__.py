@@ -44,7 +44,11 @@ class Stream(Protocol):
 
     @property
     def xruns(self) -> int:
-        """Periods that came late or were lost, as far as the card reports them."""
+        """Periods that came late or were lost by the card's own fault, as far as it reports them."""
+
+    @property
+    def late_callbacks(self) -> int:
+        """Periods that the card reports as lost because this program ran the callback too late."""
 
     def close(self) -> None:
         """Stop the stream; idempotent."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import tempfile
 import time
@@ -56,6 +57,11 @@ class _PortAudioStream:
         self.latency = 2 * period
         self.last_callback_at = time.monotonic()
         self.xruns = 0
+        self.late_callbacks = 0
+        self._called_at = math.inf
+        """PortAudio's time of the last callback; before the first, none that could have taken long."""
+        self.ended_at = 0.0
+        """Monotonic seconds at the end of the last callback."""
         self.failure: BaseException | None = None
         """The last exception caught in a callback; our bug, logged by `close`."""
         self._stream: Any = None
@@ -63,6 +69,21 @@ class _PortAudioStream:
     def attach(self, stream: Any, latency_s: float) -> None:
         self._stream = stream
         self.latency = max(round(latency_s * self.rate), self.period)
+
+    def begin(self, times: Mapping[str, float], status: int) -> None:
+        """Record the begin of a callback, and the fault of an xrun: this program's if the callback before took long.
+
+        That one began at PortAudio's time, before the wait for the interpreter, and ended at `ended_at`. Only intervals
+        of PortAudio's clock and ours are compared: the two clocks differ, and PortAudio's may be set.
+        """
+        now, called_at = time.monotonic(), times["current_time"]
+        if status & _UNDERFLOW_OR_OVERFLOW:
+            took_s = (called_at - self._called_at) - (now - self.ended_at)
+            if took_s * self.rate > self.period:
+                self.late_callbacks += 1
+            else:
+                self.xruns += 1
+        self.last_callback_at, self._called_at = now, called_at
 
     @property
     def is_active(self) -> bool:
@@ -119,11 +140,10 @@ class PortAudioBackend:
         def make(stream: _PortAudioStream, channels: int) -> _CALLBACK:
             def callback(data: bytes | None, frames: int, times: Mapping[str, float], status: int) -> tuple[None, int]:
                 try:
-                    stream.last_callback_at = time.monotonic()
-                    if status & _UNDERFLOW_OR_OVERFLOW:
-                        stream.xruns += 1
+                    stream.begin(times, status)
                     if data is not None:
                         consume(pcm.to_mono(np.frombuffer(data, np.int16), channels))
+                    stream.ended_at = time.monotonic()
                 except BaseException as exc:  # noqa: BLE001 - an exception in a callback ends all audio
                     stream.failure = exc
                 return None, pyaudio.paContinue
@@ -138,12 +158,12 @@ class PortAudioBackend:
 
             def callback(data: bytes | None, frames: int, times: Mapping[str, float], status: int) -> tuple[bytes, int]:
                 try:
-                    stream.last_callback_at = time.monotonic()
-                    if status & _UNDERFLOW_OR_OVERFLOW:
-                        stream.xruns += 1
+                    stream.begin(times, status)
                     out = block[:frames]
                     fill(out)
-                    return pcm.spread(out, channels).tobytes(), pyaudio.paContinue
+                    played = pcm.spread(out, channels).tobytes()
+                    stream.ended_at = time.monotonic()
+                    return played, pyaudio.paContinue
                 except BaseException as exc:  # noqa: BLE001 - as above
                     stream.failure = exc
                     return bytes(2 * channels * frames), pyaudio.paContinue

@@ -1,7 +1,7 @@
 """A sound card made of two threads and a clock: for CI, for the terminal, for machines without a card.
 
 It is paced like a card: one callback per period of an absolute schedule, at the card's rate. A callback that runs more
-than a period late counts as an xrun; the schedule then restarts from that callback, as a card's does.
+than a period late counts as such; the schedule then restarts from that callback, as a card's does.
 """
 
 from __future__ import annotations
@@ -140,6 +140,7 @@ class _SimulatedStream:
         self.period = period
         self.latency = period
         self.xruns = 0
+        self.late_callbacks = 0
         self.last_callback_at = time.monotonic()
         self._device = device
         self._work = work
@@ -162,7 +163,7 @@ class _SimulatedStream:
             time.sleep(max(0.0, due - time.monotonic()))
             now = time.monotonic()
             if now - due > period_s:
-                self.xruns += 1
+                self.late_callbacks += 1
                 due = now
             due += period_s
             if not (self._is_open and self._device.is_plugged):

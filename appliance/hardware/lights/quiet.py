@@ -1,4 +1,4 @@
-"""The hours in which the light is dimmed. Pure."""
+"""The hours in which the light is dimmed, or the sound quieter. Pure."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Quiet:
     hours: str
     """"22:00-07:00", local time; "always"; "" for never."""
     level: float
-    """Share of the brightness that is left."""
+    """Share of the brightness, or of the volume, that is left."""
 
     def share(self, now: time) -> float:
-        """Return the share of the brightness at a local time, 0.0 to 1.0."""
+        """Return the share that is left at a local time, 0.0 to 1.0."""
         if not self.hours:
             return 1.0
         if self.hours == "always":
