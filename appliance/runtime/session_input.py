@@ -184,10 +184,15 @@ class SessionInput:
     def played(self, item_id: str, frames: int | None = None) -> None:
         """Report how many frames of an item were heard so far, at 24 kHz, with ``playback="reported"``.
 
-        `frames` is required. The items before it count as heard; an item of an older answer is ignored.
+        The items before it count as heard; an item of an older answer is ignored.
+
+        Raises:
+            SettingsError: `frames` is missing: the call has the form ``played(frames)``.
         """
-        self._playback.report(item_id, frames)
+        if frames is None:
+            raise SettingsError("played(frames) has become played(item_id, frames): the frames heard of that item")
         self._input.opened()
+        self._playback.report(item_id, frames)
 
 
 def _call_id(call: ToolApproval | str) -> str:
