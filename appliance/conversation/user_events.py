@@ -82,6 +82,8 @@ def mute(do: Procedures, is_muted: bool, now: float, *, is_by_switch: bool = Fal
     if do.device.switch_mute(is_muted, is_by_switch=is_by_switch):
         if do.device.is_muted and do.speech.is_open:
             do.discard("cancelled", now)
+        elif do.device.is_muted and do.session.spec.turn_detection is not None:
+            do.out.send(wire.InputAudioBufferClear())  # it may hold the start of a sentence
         do.device.follow_mute()
 
 
