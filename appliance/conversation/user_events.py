@@ -163,6 +163,9 @@ def ask(do: Procedures, event: OutOfBandAsked, now: float) -> None:
 
 def send_frame(do: Procedures, event: FrameGiven, now: float) -> None:
     frame = dict(event.frame)
+    if frame.get("type") == "input_audio_buffer.commit" and _is_speaking(do):
+        do.end_capture("captured", now)
+        return
     if frame.get("type") == "input_audio_buffer.clear" and _is_speaking(do):
         do.speech.start_over(now)
         if do.out.link is None:

@@ -175,10 +175,9 @@ class SessionInput:
         if not isinstance(frame.get("type"), str):
             raise SettingsError(f"send_event: a frame needs a 'type'; this one has the keys {sorted(frame)}")
         check_json(frame, "send_event")
-        if frame["type"] == "input_audio_buffer.commit" and self.turn.is_open:
-            self.turn.commit()
-        else:
-            self._input.give(FrameGiven(frame))
+        self._input.give(FrameGiven(frame))
+        if frame["type"] == "input_audio_buffer.commit":
+            self.turn.is_open = False
         return _SENT
 
     def played(self, item_id: str, frames: int | None = None) -> None:

@@ -104,6 +104,21 @@ async def test_speech_that_the_server_reports_after_the_mute_begins_no_turn() ->
     assert [one.kind for one in reader.of(TurnStart)] == ["message"]
 
 
+async def test_raw_commit_ends_the_turn_that_began_right_after_a_discarded_one() -> None:
+    script = [*READY, expect("input_audio_buffer.commit"), send(committed()), *answering(*spoken()), hold()]
+    async with ScriptedServer(script) as server:
+        async with talking(server.base_url, ADA) as (session, reader):
+            session.turn.begin()
+            session.turn.abort()
+            session.send_audio(pcm(4800))
+            for _ in range(2):
+                await reader.until(TurnStart)
+            session.send_event({"type": "input_audio_buffer.commit"})
+            assert (await reader.until(TurnEnd)).outcome == "answered"
+        types = server.connections[0].types
+    assert (types.count("input_audio_buffer.commit"), types.count("response.create")) == (1, 1)
+
+
 # --- usage ------------------------------------------------------------------------------------------------------------
 
 USAGE = {
