@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 from appliance.brain.server import BrainServer
 from appliance.errors import ApplianceError
@@ -20,6 +21,8 @@ from appliance.speech.pipeline import ChainedPipeline, build_pipeline
 __all__ = ["offline_brain", "serving"]
 
 log = logging.getLogger(__name__)
+
+_MAX_FOLDER_BYTES = 75  # the path of a Unix socket has at most 107, of which ours adds 32
 
 
 @asynccontextmanager
@@ -33,14 +36,18 @@ async def offline_brain(
 
     Args:
         pipeline: Closed on exit; None builds one with `build_pipeline()`.
-        folder: Where the folder of the socket is made; None uses the system's folder for temporary files.
+        folder: Where the folder of the socket is made; None uses the system's folder for temporary files. If its path
+            is too long for a socket, ``/tmp`` is used.
 
     Raises:
         ApplianceError: The pipeline cannot be built, or the socket cannot be made.
     """
     chain = build_pipeline() if pipeline is None else pipeline
     try:
-        private = TemporaryDirectory(prefix="appliance-brain-", dir=folder, ignore_cleanup_errors=True)
+        parent = folder or gettempdir()
+        if len(os.fsencode(parent)) > _MAX_FOLDER_BYTES:
+            parent = "/tmp"
+        private = TemporaryDirectory(prefix="appliance-brain-", dir=parent, ignore_cleanup_errors=True)
     except OSError as exc:
         raise ApplianceError(
             f"the offline brain cannot make a folder for its socket ({exc}): choose another one, as with TMPDIR"

@@ -233,7 +233,7 @@ def _error_of_item(do: Procedures, link: Link, error: wire.ErrorDetail, now: flo
 def _speech_started(do: Procedures, event: wire.SpeechStarted, now: float) -> None:
     """The server's turn detection hears the user: barge in, with a turn that the server ends."""
     detection = do.session.spec.turn_detection
-    if detection is None:
+    if detection is None or do.device.is_muted:  # muted: it heard what was said before
         return
     if not do.speech.is_open:
         if detection.get("interrupt_response", True):

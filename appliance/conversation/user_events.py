@@ -82,6 +82,8 @@ def mute(do: Procedures, is_muted: bool, now: float, *, is_by_switch: bool = Fal
     if do.device.switch_mute(is_muted, is_by_switch=is_by_switch):
         if do.device.is_muted and do.speech.is_open:
             do.discard("cancelled", now)
+        elif do.device.is_muted and do.session.spec.turn_detection is not None:
+            do.out.send(wire.InputAudioBufferClear())  # it may hold the start of a sentence
         do.device.follow_mute()
 
 
@@ -161,6 +163,9 @@ def ask(do: Procedures, event: OutOfBandAsked, now: float) -> None:
 
 def send_frame(do: Procedures, event: FrameGiven, now: float) -> None:
     frame = dict(event.frame)
+    if frame.get("type") == "input_audio_buffer.commit" and _is_speaking(do):
+        do.end_capture("captured", now)
+        return
     if frame.get("type") == "input_audio_buffer.clear" and _is_speaking(do):
         do.speech.start_over(now)
         if do.out.link is None:

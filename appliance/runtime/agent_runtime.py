@@ -233,8 +233,8 @@ class AgentRuntime:
         self._post = post
         self._updating = asyncio.Lock()
         self._update_numbers = itertools.count(1)
-        self._update: tuple[str, asyncio.Future[AgentUpdateEnded]] | None = None
-        """Key and answer of the update that `update_agent` waits for."""
+        self._updates: dict[str, tuple[Mapping[str, RealtimeAgent], asyncio.Future[AgentUpdateEnded]]] = {}
+        """The agents and the answer of the updates that the server has not answered, by key."""
         self._calls: asyncio.Queue[HookedNotice] = asyncio.Queue()
         self.ask = Asker(post)
         self.tools = ToolRunner(
@@ -291,8 +291,8 @@ class AgentRuntime:
         """Make another agent the active one, once the server has accepted it; one caller after another.
 
         Args:
-            agents: The agents that can be reached from the new one, by name, the new one first. Known agents with
-                the same names are replaced; the others stay known, for their open calls.
+            agents: The agents that can be reached from the new one, by name, the new one first. Once it is active,
+                they replace known agents with the same names; the others stay known, for their open calls.
 
         Raises:
             LinkError: One of their MCP servers cannot be reached, or the server refuses the agent.
@@ -312,24 +312,26 @@ class AgentRuntime:
                 key = str(next(self._update_numbers))
                 self._post(AgentReplaced(key, spec))
                 self._open.push_async_callback(stack.pop_all().aclose)
-            replaced = {name: self.agents[name] for name in agents if name in self.agents}
-            self.agents.update(agents)
             waiting = asyncio.get_running_loop().create_future()
-            self._update = (key, waiting)
-            ended = await waiting
+            self._updates[key] = (agents, waiting)
+            ended: AgentUpdateEnded = await waiting
             if ended.problem:
-                self.agents.update(replaced)
                 raise LinkError(f"the agent {spec.agent!r} was not made the active one: {ended.problem}")
 
     def end(self, problem: str) -> None:
-        """Fail every open question, and the update that waits."""
+        """Fail every open question, and the updates that wait."""
         self.ask.end(problem)
-        if self._update is not None:
-            self._end_update(AgentUpdateEnded(self._update[0], problem))
+        for key in list(self._updates):
+            self._end_update(AgentUpdateEnded(key, problem))
 
     def _end_update(self, ended: AgentUpdateEnded) -> None:
-        if self._update is not None and self._update[0] == ended.key and not self._update[1].done():
-            self._update[1].set_result(ended)
+        if ended.key not in self._updates:
+            return
+        agents, waiting = self._updates.pop(ended.key)
+        if not ended.problem:
+            self.agents.update(agents)
+        if not waiting.done():  # else its caller was cancelled
+            waiting.set_result(ended)
 
     def _use(self, server: McpServer, stack: AsyncExitStack) -> None:
         _USES[id(server)] = _USES.get(id(server), 0) + 1

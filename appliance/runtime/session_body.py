@@ -207,14 +207,8 @@ class PacedPlayback:
     def open_capture(self) -> None: ...
     def close_capture(self) -> None: ...
 
-    def report(self, item_id: str, frames: int | None) -> None:
-        """Set how many frames of an item the program has played; an item of an older epoch is ignored.
-
-        Raises:
-            SettingsError: `frames` is missing: the call has the form ``played(frames)``.
-        """
-        if frames is None:
-            raise SettingsError("played(frames) has become played(item_id, frames): the frames heard of that item")
+    def report(self, item_id: str, frames: int) -> None:
+        """Set how many frames of an item the program has played; an item of an older epoch is ignored."""
         if item_id not in self._items:
             return
         ids = list(self._items)

@@ -175,19 +175,23 @@ class SessionInput:
         if not isinstance(frame.get("type"), str):
             raise SettingsError(f"send_event: a frame needs a 'type'; this one has the keys {sorted(frame)}")
         check_json(frame, "send_event")
-        if frame["type"] == "input_audio_buffer.commit" and self.turn.is_open:
-            self.turn.commit()
-        else:
-            self._input.give(FrameGiven(frame))
+        self._input.give(FrameGiven(frame))
+        if frame["type"] == "input_audio_buffer.commit":
+            self.turn.is_open = False
         return _SENT
 
     def played(self, item_id: str, frames: int | None = None) -> None:
         """Report how many frames of an item were heard so far, at 24 kHz, with ``playback="reported"``.
 
-        `frames` is required. The items before it count as heard; an item of an older answer is ignored.
+        The items before it count as heard; an item of an older answer is ignored.
+
+        Raises:
+            SettingsError: `frames` is missing: the call has the form ``played(frames)``.
         """
-        self._playback.report(item_id, frames)
+        if frames is None:
+            raise SettingsError("played(frames) has become played(item_id, frames): the frames heard of that item")
         self._input.opened()
+        self._playback.report(item_id, frames)
 
 
 def _call_id(call: ToolApproval | str) -> str:

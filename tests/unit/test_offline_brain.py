@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -118,13 +119,24 @@ async def test_two_brains_have_different_tokens_and_sockets() -> None:
         assert one.headers() != other.headers()
 
 
-async def test_folder_that_cannot_hold_a_socket_is_reported_with_a_remedy(tmp_path: Path) -> None:
+async def test_missing_folder_is_reported_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ApplianceError, match=r"choose another .*TMPDIR"):
+        async with offline_brain(quiet(), folder=tmp_path / "missing"):
+            pass
+
+
+@pytest.mark.parametrize("is_default", [True, False])
+async def test_folder_whose_path_is_too_long_for_a_socket_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_default: bool
+) -> None:
     long = tmp_path / ("x" * 120)
     long.mkdir()
-    for folder in (tmp_path / "missing", long):
-        with pytest.raises(ApplianceError, match=r"choose another .*TMPDIR"):
-            async with offline_brain(quiet(), folder=folder):
-                pass
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    async with offline_brain(quiet(), folder=None if is_default else long) as brain:
+        path = socket_of(brain.url)
+        assert path.is_socket()
+        assert stat.filemode(mode_of(path.parent)) == "drwx------"
+    assert not path.parent.exists()
 
 
 async def test_link_to_a_socket_that_is_gone_goes_down() -> None:

@@ -18,7 +18,9 @@ from appliance.conversation.notices import (
     HandoffDone,
     HistoryGrew,
     InputText,
+    Raw,
     TurnEnd,
+    TurnStart,
 )
 from appliance.conversation.policy import Policy
 from appliance.conversation.support.usage import SessionUsage
@@ -72,6 +74,49 @@ async def test_muted_session_with_turn_detection_sends_no_audio() -> None:
             session.send_message("a mark", respond=False)
             await reader.until(HistoryGrew)
         assert "input_audio_buffer.append" not in server.connections[0].types
+
+
+async def test_mute_discards_what_the_server_has_heard_with_turn_detection() -> None:
+    started = {"type": "input_audio_buffer.speech_started", "event_id": "e", "audio_start_ms": 0, "item_id": "item_u"}
+    script = [*READY, expect("conversation.item.create"), send(started), hold()]
+    async with ScriptedServer(script) as server:
+        settings = RealtimeSessionSettings(turn_detection=ServerVad())
+        async with talking(server.base_url, ADA, settings) as (session, reader):
+            session.send_audio(pcm(4800))
+            session.send_message("a mark", respond=False)
+            await reader.until(TurnStart)
+            session.mute()
+            assert (await reader.until(TurnEnd)).outcome == "cancelled"
+        assert server.connections[0].types[-1] == "input_audio_buffer.clear"
+
+
+async def test_speech_that_the_server_reports_after_the_mute_begins_no_turn() -> None:
+    started = {"type": "input_audio_buffer.speech_started", "event_id": "e", "audio_start_ms": 0, "item_id": "item_u"}
+    script = [*READY, expect("input_audio_buffer.clear"), send(started), *answering(*spoken()), hold()]
+    async with ScriptedServer(script) as server:
+        settings = RealtimeSessionSettings(turn_detection=ServerVad())
+        async with talking(server.base_url, ADA, settings) as (session, reader):
+            session.send_audio(pcm(4800))
+            session.mute()
+            await reader.until(Raw, lambda one: one.data == started)
+            session.send_message("Hi!")
+            assert (await reader.until(TurnEnd)).outcome == "answered"
+    assert [one.kind for one in reader.of(TurnStart)] == ["message"]
+
+
+async def test_raw_commit_ends_the_turn_that_began_right_after_a_discarded_one() -> None:
+    script = [*READY, expect("input_audio_buffer.commit"), send(committed()), *answering(*spoken()), hold()]
+    async with ScriptedServer(script) as server:
+        async with talking(server.base_url, ADA) as (session, reader):
+            session.turn.begin()
+            session.turn.abort()
+            session.send_audio(pcm(4800))
+            for _ in range(2):
+                await reader.until(TurnStart)
+            session.send_event({"type": "input_audio_buffer.commit"})
+            assert (await reader.until(TurnEnd)).outcome == "answered"
+        types = server.connections[0].types
+    assert (types.count("input_audio_buffer.commit"), types.count("response.create")) == (1, 1)
 
 
 # --- usage ------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 from appliance import SessionNotOpen
 from appliance.agents.agent import RealtimeAgent
 from appliance.conversation.events import FrameGiven
-from appliance.conversation.notices import TurnEnd
+from appliance.conversation.notices import AudioEnd, TurnEnd
 from appliance.errors import LinkError
 from appliance.runtime.session import RealtimeSession
 from tests.support.scripted_server import ScriptedServer, expect, hold
@@ -62,6 +62,19 @@ async def test_call_from_another_thread_is_refused_and_names_the_remedy(call: st
         async with new(server.base_url) as session:
             with pytest.raises(SessionNotOpen, match="call_soon_threadsafe"):
                 await asyncio.to_thread(CALLS[call], session)
+
+
+async def test_playout_reported_from_another_thread_is_refused_and_counts_nothing() -> None:
+    async with ScriptedServer([*READY, *answering(*spoken()), hold()]) as server:
+        async with talking(server.base_url, playback="reported") as (session, reader):
+            session.send_message("Hi!")
+            item_id = (await reader.until(AudioEnd)).item_id
+            with pytest.raises(SessionNotOpen, match="call_soon_threadsafe"):
+                await asyncio.to_thread(session.played, item_id, 24_000)
+            session.interrupt()
+            await reader.until(TurnEnd)
+        truncations = server.connections[0].of_type("conversation.item.truncate")
+    assert [one["audio_end_ms"] for one in truncations] == [0]
 
 
 async def test_question_is_refused_before_the_start_after_the_end_and_on_another_thread() -> None:

@@ -204,6 +204,28 @@ async def test_refused_agent_raises_and_the_previous_one_stays() -> None:
             assert session.agents == {"Ada": ADA}
 
 
+@pytest.mark.parametrize("is_accepted", [True, False])
+async def test_answer_to_an_update_whose_caller_was_cancelled_still_counts(is_accepted: bool) -> None:
+    def answer(connection: Any) -> dict[str, Any]:
+        if is_accepted:
+            return updated(connection)
+        error = {"type": "invalid_request_error", "message": "No.", "event_id": "agent_1"}
+        return {"type": "error", "event_id": "event_e", "error": error}
+
+    late = [expect("session.update"), expect("conversation.item.create"), reply(answer)]
+    async with ScriptedServer([*READY, reply(updated), *late, *answering(*spoken()), hold()]) as server:
+        async with talking(server.base_url, ADA) as (session, reader):
+            copy = ADA.clone(voice="cedar")
+            waiting = asyncio.create_task(session.update_agent(copy))
+            while len(server.connections[0].of_type("session.update")) < 2:
+                await asyncio.sleep(0.01)
+            waiting.cancel()
+            assert session.agent is ADA, "the server has not answered yet"
+            session.send_message("Hi!")
+            await reader.until(TurnEnd)
+            assert session.agent is (copy if is_accepted else ADA)
+
+
 async def test_update_that_waits_fails_when_the_session_ends() -> None:
     async with ScriptedServer([*READY, expect("session.update"), hold()]) as server:
         async with talking(server.base_url, ADA) as (session, _):

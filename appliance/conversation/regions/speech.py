@@ -260,8 +260,8 @@ class Speech:
         return self._words.message, self.heard or ""
 
     def clear_server_buffer(self) -> None:
-        """Clear the input audio buffer if it holds uncommitted audio."""
-        if self._delivery.sent_bytes > 0 and not self._delivery.is_commit_sent:
+        """Clear the input audio buffer if it holds uncommitted audio, as it does while the server hears speech."""
+        if (self._delivery.sent_bytes > 0 or self._kind == "vad") and not self._delivery.is_commit_sent:
             self._out.send(wire.InputAudioBufferClear())
 
     def next_commit(self) -> str | None:
