@@ -155,7 +155,9 @@ def test_pulse_ends_by_itself_and_a_second_call_does_not_prolong_it(factory: Moc
 
 
 @pytest.mark.parametrize("active_low", [False, True])
-def test_a_stop_in_a_pulse_switches_the_output_off(factory: MockFactory, active_low: bool) -> None:
+def test_a_stop_in_a_pulse_switches_the_output_off(
+    factory: MockFactory, active_low: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     async def scene() -> None:
         async with (gate := Gate(factory, pulse_s=2.0, active_low=active_low)).stack:
             await gate.tool()
@@ -165,6 +167,7 @@ def test_a_stop_in_a_pulse_switches_the_output_off(factory: MockFactory, active_
     rest = [False, active_low] if active_low else [False]
     expected = [*rest, not active_low, active_low]
     assert levels(factory, 5)[: len(expected)] == expected  # a mock pin that is closed is low
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize("active_low", [False, True])
