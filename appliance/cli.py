@@ -146,11 +146,13 @@ def _simulated(arguments: argparse.Namespace, changes: dict[str, Any]) -> Settin
     """Return the settings with simulated hardware, with default pins for outputs that the settings do not set."""
     import logging
 
+    from appliance.settings import used_pins
     from appliance.simulator.simulated_device import DEFAULT_PINS, SIMULATED
 
     logging.getLogger().addHandler(logging.NullHandler())  # no log on the terminal: the command prints what matters
     settings = _settings(arguments, SIMULATED | changes)
-    missing = {key: pin for key, pin in DEFAULT_PINS.items() if settings.origin(key) == "default"}
+    used = {pin for _, pin in used_pins(settings)}
+    missing = {key: pin for key, pin in DEFAULT_PINS.items() if settings.origin(key) == "default" and pin not in used}
     return _settings(arguments, SIMULATED | changes | missing)
 
 

@@ -41,6 +41,9 @@ __all__ = [
     "ButtonSettings",
     "DeadlineSettings",
     "EndpointSettings",
+    "GpioInput",
+    "GpioOutput",
+    "GpioSettings",
     "LightSettings",
     "LinkSettings",
     "OutputSettings",
@@ -52,6 +55,7 @@ __all__ = [
     "read_api_key",
     "read_instructions",
     "state_directory",
+    "used_pins",
 ]
 
 logger = logging.getLogger(__name__)
@@ -62,6 +66,8 @@ OPENAI_URL: Final = "wss://api.openai.com/v1"
 _I2S_PINS: Final = frozenset({18, 19, 20, 21})  # bit clock, frame clock, input, output on every model
 _NEEDED_PINS: Final = frozenset({"button.pin", "light.pin", "light.red_pin", "light.green_pin", "light.blue_pin"})
 _HAT_ID_PINS: Final = frozenset({0, 1})  # the firmware reads the HAT's EEPROM on these pins
+_LAMPS: Final = ("lamp", "light", "volume")  # whose tools set_lamp, set_light and set_volume exist
+_HOURS: Final = r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d"
 _SPI_PINS: Final = (10, 11)  # data and clock of SPI 0
 _LIGHT_PINS: Final = {"led": ("pin",), "rgb": ("red_pin", "green_pin", "blue_pin")}
 """Kind of light on pins → the keys of its pins, in order."""
@@ -224,9 +230,6 @@ class AssistantSettings(_Section):
     )
 
 
-_HOURS = r"^(|always|([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d)$"
-
-
 class AudioSettings(_Section):
     """The sound card."""
 
@@ -266,7 +269,7 @@ class AudioSettings(_Section):
     )
     night_hours: str = Field(
         default="",
-        pattern=_HOURS,
+        pattern=rf"^(|always|{_HOURS})$",
         description="Local time in which nothing is louder than night_volume. Empty: never.",
         json_schema_extra={"allowed": 'hours such as "22:00-07:00", "always", or empty'},
     )
@@ -417,7 +420,7 @@ class LightSettings(_Section):
     count: int = Field(default=3, ge=1, le=144, description="Number of LEDs of a strip (kind = apa102, ws2812).")
     quiet_hours: str = Field(
         default="",
-        pattern=_HOURS,
+        pattern=rf"^(|always|{_HOURS})$",
         description="Local time in which the light is dimmed, except for problems and alarms. always: silent mode. "
         "Empty: never.",
         json_schema_extra={"allowed": 'hours such as "22:00-07:00", "always", or empty'},
@@ -462,6 +465,79 @@ class OutputSettings(_Section):
     @classmethod
     def _none_is_no_pin(cls, value: object) -> object:
         return None if value == "none" else value  # TOML has no null
+
+
+_PIN_NAME: Final = r"^[a-z][a-z0-9_]{0,31}$"
+_PIN_NAMES: Final[dict[str, Any]] = {"allowed": "1 to 32 of a-z, 0-9 and '_', a letter first"}
+_SENTENCES: Final[dict[str, Any]] = {"allowed": "a list of sentences"}
+
+
+class GpioOutput(_Section):
+    """An output that is a tool: ``set_NAME(on)``, or with `pulse_s` ``pulse_NAME()``."""
+
+    name: str = Field(
+        pattern=_PIN_NAME, description="Name of the output, part of the tool's name.", json_schema_extra=_PIN_NAMES
+    )
+    pin: int = Field(ge=0, le=27, description="BCM number.")
+    description: str = Field(min_length=1, max_length=500, description="What it does, for the model.")
+    active_low: bool = Field(default=False, description="true if a low pin switches it on, as most relay boards need.")
+    pulse_s: float = Field(
+        default=0.0, ge=0, le=3600, description="Seconds until it switches itself off. 0: it is switched on and off."
+    )
+    hours: str = Field(
+        default="",
+        pattern=rf"^(|{_HOURS})$",
+        description="Local time in which it can be switched on. Empty: always.",
+        json_schema_extra={"allowed": 'hours such as "06:00-22:00", or empty'},
+    )
+    needs_approval: bool = Field(default=False, description="Ask for a press of the button before each call.")
+    phrases: list[str] = Field(
+        default=[], description="Sentences by which the offline brain calls it.", json_schema_extra=_SENTENCES
+    )
+
+
+class GpioInput(_Section):
+    """An input that is a tool, ``read_NAME()``, with events that the model can learn of."""
+
+    name: str = Field(
+        pattern=_PIN_NAME, description="Name of the input, part of the tool's name.", json_schema_extra=_PIN_NAMES
+    )
+    pin: int = Field(ge=0, le=27, description="BCM number.")
+    description: str = Field(min_length=1, max_length=500, description="What it means, for the model.")
+    pull: Literal["up", "down", "none"] = Field(default="up", description="The resistor inside the chip.")
+    active_low: bool = Field(default=True, description="true if the contact connects the pin to ground.")
+    tells: Literal["", "press", "release", "both"] = Field(
+        default="", description="Events to report to the model: it becomes active, or inactive. Empty: none."
+    )
+    asks: bool = Field(default=False, description="The model answers these events; else it only knows of them.")
+    phrases: list[str] = Field(
+        default=[], description="Sentences by which the offline brain calls it.", json_schema_extra=_SENTENCES
+    )
+
+
+class GpioSettings(_Section):
+    """Outputs and inputs that are tools; see docs/gpio.md."""
+
+    outputs: list[GpioOutput] = Field(
+        default=[],
+        description="Outputs by name. Keys: name, pin, description, active_low, pulse_s, hours, needs_approval, "
+        "phrases. In the environment: as JSON.",
+        examples=[
+            '[[gpio.outputs]]\nname = "gate"\npin = 5\ndescription = "Opens the garden gate."\npulse_s = 1.0\n'
+            'hours = "06:00-22:00"\nneeds_approval = true\nphrases = ["open the gate"]'
+        ],
+        json_schema_extra={"allowed": "tables under [[gpio.outputs]]"},
+    )
+    inputs: list[GpioInput] = Field(
+        default=[],
+        description="Inputs by name. Keys: name, pin, description, pull, active_low, tells, asks, phrases. "
+        "In the environment: as JSON.",
+        examples=[
+            '[[gpio.inputs]]\nname = "doorbell"\npin = 6\ndescription = "The bell at the garden gate."\n'
+            'tells = "press"\nasks = true'
+        ],
+        json_schema_extra={"allowed": "tables under [[gpio.inputs]]"},
+    )
 
 
 class PinSettings(_Section):
@@ -637,6 +713,7 @@ class Settings(BaseModel):
     button: ButtonSettings = ButtonSettings()
     light: LightSettings = LightSettings()
     outputs: OutputSettings = OutputSettings()
+    gpio: GpioSettings = GpioSettings()
     pins: PinSettings = PinSettings()
     brain: BrainSettings = BrainSettings()
     deadlines: DeadlineSettings = DeadlineSettings()
@@ -988,16 +1065,35 @@ def _validated(found: Mapping[str, _Found], problems: list[str]) -> Settings | N
     try:
         return Settings.model_validate(tables)
     except ValidationError as error:
-        wrong = dict.fromkeys((str(detail["loc"][0]), str(detail["loc"][1])) for detail in error.errors())
-        problems += [_explained(section, key, found[f"{section}.{key}"]) for section, key in wrong]
+        wrong = dict.fromkeys(map(_place, error.errors()))
+        problems += [_explained(section, key, found[f"{section}.{key}"], inner) for section, key, inner in wrong]
         return None
 
 
-def _explained(section: str, key: str, item: _Found) -> str:
+def _place(error: Mapping[str, Any]) -> tuple[str, str, tuple[int, str] | None]:
+    """Return the section and the key of an error, and for a value of a row of tables its number and column."""
+    section, key, *inner = error["loc"]
+    is_in_row = len(inner) > 1 and isinstance(inner[0], int)
+    return str(section), str(key), (inner[0], str(inner[1])) if is_in_row else None
+
+
+def _explained(section: str, key: str, item: _Found, inner: tuple[int, str] | None) -> str:
     field = _SECTIONS[section][key]
+    if inner is not None:
+        return _line(item, f"{section}.{key}", _explained_row(field, item.value, *inner))
     is_word = get_origin(field.annotation) is Literal and isinstance(item.value, str)
     hint = did_you_mean(str(item.value), get_args(field.annotation)) if is_word else ""
     return _line(item, f"{section}.{key}", f"found {shown(item.value)}; allowed: {allowed_text(field)}{hint}")
+
+
+def _explained_row(field: FieldInfo, rows: Any, row: int, column: str) -> str:
+    """Return what is wrong with a column of a row of tables; not the value of an unknown one, which may be a secret."""
+    columns = get_args(field.annotation)[0].model_fields
+    where = f"table {row + 1}: {one_line(column)}"
+    if column not in columns:
+        return f"{where}: unknown key; allowed: {', '.join(columns)}{did_you_mean(column, columns)}"
+    found = f"found {shown(rows[row][column])}" if column in rows[row] else "missing"
+    return f"{where}: {found}; allowed: {allowed_text(columns[column])}"
 
 
 def allowed_text(field: FieldInfo) -> str:
@@ -1033,7 +1129,7 @@ def _line(item: _Found | None, key: str, text: str) -> str:
 def _clashes(settings: Settings) -> Iterator[tuple[str, str]]:
     for clashes in (
         *(_path_clashes, _link_clashes, _assistant_clashes, _audio_clashes),
-        *(_button_clashes, _pin_clashes, _brain_clashes),
+        *(_button_clashes, _pin_clashes, _gpio_clashes, _brain_clashes),
     ):
         yield from clashes(settings)
     try:
@@ -1140,9 +1236,9 @@ def _pin_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
     reserved = settings.pins.reserved.split()
     if wrong := [one for one in reserved if not re.fullmatch(r"1?\d|2[0-7]", one, re.ASCII)]:
         yield "pins.reserved", f"found {shown(wrong[0])}; allowed: whole numbers from 0 to 27"
-    for key, pin in _used_pins(settings):
+    for key, pin in used_pins(settings):
         if pin in owner:
-            or_none = ' or "none"' if key not in _NEEDED_PINS else ""
+            or_none = ' or "none"' if key not in _NEEDED_PINS and not key.startswith("gpio.") else ""
             yield key, f"found {pin}, which {owner[pin]} already uses; allowed: an unused pin{or_none}"
         elif pin in _HAT_ID_PINS:
             yield key, f"found {pin}, which belongs to the HAT's EEPROM; allowed: 2 to 27"
@@ -1153,7 +1249,8 @@ def _pin_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
         owner.setdefault(pin, key)
 
 
-def _used_pins(settings: Settings) -> Iterator[tuple[str, int]]:
+def used_pins(settings: Settings) -> Iterator[tuple[str, int]]:
+    """Yield the key and the BCM number of each pin that the settings name."""
     yield "button.pin", settings.button.pin
     for key in ("mute_pin", "second_pin"):
         if (pin := getattr(settings.button, key)) is not None:
@@ -1165,6 +1262,17 @@ def _used_pins(settings: Settings) -> Iterator[tuple[str, int]]:
     for key in ("lamp_pin", "dimmer_pin"):
         if (pin := getattr(settings.outputs, key)) is not None:
             yield f"outputs.{key}", pin
+    yield from (("gpio.outputs", one.pin) for one in settings.gpio.outputs)
+    yield from (("gpio.inputs", one.pin) for one in settings.gpio.inputs)
+
+
+def _gpio_clashes(settings: Settings) -> Iterator[tuple[str, str]]:
+    owner = dict.fromkeys(_LAMPS, "the device")
+    named = [("gpio.outputs", one.name) for one in settings.gpio.outputs]
+    for key, name in [*named, *(("gpio.inputs", one.name) for one in settings.gpio.inputs)]:
+        if name in owner:
+            yield key, f'found the name "{name}", which {owner[name]} already has; allowed: an unused name'
+        owner.setdefault(name, key)
 
 
 def _brain_clashes(settings: Settings) -> Iterator[tuple[str, str]]:

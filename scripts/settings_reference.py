@@ -11,8 +11,9 @@ import json
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from appliance.settings import Settings, allowed_text
@@ -77,11 +78,20 @@ def toml_lines() -> Iterator[str]:
 def markdown_lines() -> Iterator[str]:
     yield MARKDOWN_HEAD
     for name, section in Settings.model_fields.items():
-        yield f"\n## [{name}]\n\n{intro_of(section)}\n\n| Key | Default | Allowed | Meaning |\n|---|---|---|---|\n"
+        yield from markdown_table(f"## [{name}]", section.annotation)
         for key, field in fields_of(section).items():
-            shown = toml_value(field.default) if field.default is not None else '"none"'
-            shown = "(see the file)" if len(shown) > 60 else f"`{shown}`"
-            yield f"| `{key}` | {shown} | {allowed_text(field)} | {field.description} |\n"
+            if isinstance(model := (get_args(field.annotation) or [None])[0], type) and issubclass(model, BaseModel):
+                yield from markdown_table(f"### [[{name}.{key}]]", model)
+
+
+def markdown_table(title: str, model: Any) -> Iterator[str]:
+    intro = " ".join(str(model.__doc__).split())
+    yield f"\n{title}\n\n{intro}\n\n| Key | Default | Allowed | Meaning |\n|---|---|---|---|\n"
+    for key, field in model.model_fields.items():
+        default = "" if field.is_required() else field.default
+        shown = toml_value(default) if default is not None else '"none"'
+        shown = "(see the file)" if len(shown) > 60 else "(required)" if field.is_required() else f"`{shown}`"
+        yield f"| `{key}` | {shown} | {allowed_text(field)} | {field.description} |\n"
 
 
 def render() -> dict[Path, str]:

@@ -352,7 +352,7 @@ class InterruptAsked(Record, frozen=True):
 
 
 class MessageGiven(Record, frozen=True):
-    """The program sends a message of text or images."""
+    """The program or an input of the device sends a message of text or images."""
 
     unprinted = ("item", "text")
 
@@ -364,6 +364,8 @@ class MessageGiven(Record, frozen=True):
     """Whether it starts a turn, which is a barge-in; else it is only added to the conversation."""
     must_wait: bool = False
     """Whether its turn starts only after the running one."""
+    is_event: bool = False
+    """It reports an event of the device: the offline brain, which knows only sentences of users, does not answer it."""
 
 
 class OutOfBandAsked(Record, frozen=True):

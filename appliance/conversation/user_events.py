@@ -134,7 +134,8 @@ def _is_speaking(do: Procedures) -> bool:
 
 def message(do: Procedures, event: MessageGiven, now: float) -> None:
     is_spoken = do.speech.is_open or do.speech.waits
-    if not event.wants_answer or is_spoken:
+    wants_answer = event.wants_answer and not (event.is_event and do.is_free)
+    if not wants_answer or is_spoken:
         do.history.add_message(event.item, event.text)
         if is_spoken:  # the turn answers the message too, and its check covers it
             do.speech.add_message(str(event.item["id"]), event.text)

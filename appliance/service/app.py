@@ -12,7 +12,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, closing
 from dataclasses import fields
 from datetime import datetime
@@ -42,8 +42,9 @@ from appliance.errors import (
     one_line,
 )
 from appliance.hardware.button import open_buttons
+from appliance.hardware.inputs import open_contacts
 from appliance.hardware.lights import Light, Quiet, openers
-from appliance.hardware.outputs import open_outputs
+from appliance.hardware.outputs import open_outputs, open_switches
 from appliance.hardware.pins import check_pin_library, open_pin_factory
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings, Transcription, session_object
@@ -65,6 +66,7 @@ from appliance.service.trace import TraceRecorder
 from appliance.service.turnlog import TurnLog
 from appliance.settings import AudioSettings, Settings, key_place, read_api_key, read_instructions
 from appliance.toolbox import DeviceParts, device_tools
+from appliance.toolbox.gpio import InputReports, NamedInput, NamedOutput, input_tool, output_tool
 from appliance.toolbox.status import StatusReader
 from appliance.toolbox.timers import Timers
 from appliance.wording import Wording, english
@@ -220,7 +222,8 @@ class Appliance:
             status=StatusReader(),
             wording=self.wording,
         )
-        agent, hooks = open_assistant(settings, device_tools(device), self._environ)
+        tools = [*device_tools(device), *_open_gpio(stack, settings, self.wording, factory, self.post)]
+        agent, hooks = open_assistant(settings, tools, self._environ)
         runtime = _agent_runtime(
             settings,
             agent,
@@ -283,13 +286,13 @@ class Appliance:
 
                 try:
                     pipeline = open_pipeline(settings, self._environ, self.wording)
-                except SpeechError as exc:
+                    brain = offline_brain(pipeline, folder=runtime_directory(self._environ))
+                    server = await stack.enter_async_context(brain)
+                except ApplianceError as exc:
                     if place == 0:
                         raise
                     log.warning("no offline fallback: %s", exc)
                     continue
-                brain = offline_brain(pipeline, folder=runtime_directory(self._environ))
-                server = await stack.enter_async_context(brain)
                 endpoint = Endpoint(endpoint_url(server.url, "offline"), server.headers, "offline brain")
             elif place == 0:
                 endpoint = Endpoint(endpoint_url(url, settings.link.model), headers, chosen.kind)
@@ -537,7 +540,10 @@ async def check_assistant(settings: Settings, environ: Mapping[str, str]) -> Non
         timers=Timers(post=lambda event: None, path=None),
         status=StatusReader(),
     )
-    agent, hooks = open_assistant(settings, device_tools(parts), environ)
+    gpio = settings.gpio
+    pins = dict.fromkeys([*(one.name for one in gpio.outputs), *(one.name for one in gpio.inputs)], _NoPart())
+    tools = [*device_tools(parts), *_gpio_tools(settings, english(), pins, pins)]
+    agent, hooks = open_assistant(settings, tools, environ)
     runtime = _agent_runtime(settings, agent, post=lambda event: None, hooks=hooks, wording=english())
     await _first_specs(settings, runtime)
     with settings.about(_agent_key(settings)):
@@ -549,6 +555,43 @@ async def check_assistant(settings: Settings, environ: Mapping[str, str]) -> Non
 def _agent_key(settings: Settings) -> str:
     """Return the key of the setting that names the agent."""
     return f"assistant.{'agent' if settings.assistant.agent else 'agents_file'}"
+
+
+def _open_gpio(
+    stack: AsyncExitStack, settings: Settings, wording: Wording, factory: Any, post: Callable[[Event], None]
+) -> Iterator[Tool]:
+    """Open the outputs and inputs of ``[gpio]`` until the stack is left, and yield their tools.
+
+    Raises:
+        SettingsError: A phrase is invalid.
+    """
+    loop, own = asyncio.get_running_loop(), settings.gpio
+    switches = open_switches({one.name: (one.pin, one.active_low) for one in own.outputs}, factory=factory, loop=loop)
+    reports = {
+        one.name: InputReports(
+            one.name, one.description, tells=one.tells, asks=one.asks, post=post, wording=wording, loop=loop
+        ).on_change
+        for one in own.inputs
+    }
+    wiring = {one.name: one.model_dump(include={"pin", "pull", "active_low"}) for one in own.inputs}
+    contacts = open_contacts(wiring, on_change=reports, factory=factory, loop=loop)
+    yield from _gpio_tools(settings, wording, stack.enter_context(switches), stack.enter_context(contacts))
+
+
+def _gpio_tools(
+    settings: Settings, wording: Wording, switches: Mapping[str, Any], contacts: Mapping[str, Any]
+) -> Iterator[Tool]:
+    """Yield the tools of the outputs and inputs that are open."""
+    with settings.about("gpio.outputs"):
+        for output in settings.gpio.outputs:
+            if output.name in switches:
+                named = output.model_dump(exclude={"pin", "active_low"})
+                yield output_tool(NamedOutput(**named, switch=switches[output.name]), wording)
+    with settings.about("gpio.inputs"):
+        for one in settings.gpio.inputs:
+            if one.name in contacts:
+                what = one.model_dump(include={"name", "description", "phrases"})
+                yield input_tool(NamedInput(**what, contact=contacts[one.name]), wording)
 
 
 class _NoPart:

@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "appliance"
 SOUND = ("audio.pcm", "audio.ring", "audio.g711", "audio.resample")
 WIRE = ("realtime.protocol", "realtime.items")
 MESSAGES = ("conversation.events", "conversation.commands", "conversation.notices", "conversation.earcons")
-BELOW_ALL = ("errors", "records", "safe_text", "sdk_names")
+BELOW_ALL = ("errors", "hours", "records", "safe_text", "sdk_names")
 IMPURE = ("asyncio", "time", "logging", "threading", "socket", "subprocess")
 
 

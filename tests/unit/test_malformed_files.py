@@ -41,6 +41,9 @@ pull = "up"
 kind = "rgb"
 [outputs]
 lamp_pin = "none"
+[gpio]
+outputs = [{ name = "gate", pin = 5, description = "Opens.", pulse_s = 1.0, hours = "06:00-22:00", phrases = ["open"] }]
+inputs = [{ name = "bell", pin = 6, description = "Rings.", pull = "up", tells = "press", asks = true }]
 [brain]
 workflow = "phrases"
 [budget]
@@ -333,6 +336,8 @@ CHOICES: dict[str, list[Any]] = {
     "outputs.lamp_pin": ["none", 4],
     "outputs.dimmer_pin": [12, 17],
     "outputs.active_high": [False],
+    "gpio.outputs": [[{"name": "gate", "pin": 5, "description": "Opens.", "phrases": ["open", "set {on}"]}]],
+    "gpio.inputs": [[{"name": "bell", "pin": 13, "description": "Rings.", "phrases": ["(a|b)", "|"]}]],
     "history.persist": [True],
     "history.max_age_days": [0.01, 3650.0],
     "budget.daily_usd": [1e-9, 100_000.0],

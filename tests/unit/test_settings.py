@@ -556,13 +556,17 @@ def test_the_commented_out_examples_are_valid(tmp_path: Path) -> None:
     text = (ROOT / "config" / "appliance.toml").read_text(encoding="utf-8")
     assert "\n# dimmer_pin = " in text
     text = text.replace("\n# dimmer_pin = ", "\ndimmer_pin = ")
-    assert "\n# [[budget.prices]]\n# model = " in text
-    for line in text.partition("\n# [[budget.prices]]")[2].partition("\n\n")[0].splitlines():
-        text = text.replace(f"\n{line}\n", f"\n{line.removeprefix('# ')}\n")
-    text = text.replace("\n# [[budget.prices]]", "\n[[budget.prices]]")
+    for table in ("budget.prices", "gpio.outputs", "gpio.inputs"):
+        head = f"\n# [[{table}]]"
+        assert f"{head}\n# " in text
+        for line in text.partition(head)[2].partition("\n\n")[0].splitlines():
+            text = text.replace(f"\n{line}\n", f"\n{line.removeprefix('# ')}\n")
+        text = text.replace(head, head.replace("# ", ""))
     settings = load_settings(write(tmp_path, text), {})
     assert settings.outputs.dimmer_pin is not None
     assert list(settings.price_rows()) == ["my-realtime", "my-transcriber"]
+    assert [one.name for one in settings.gpio.outputs] == ["gate"]
+    assert [one.name for one in settings.gpio.inputs] == ["doorbell"]
 
 
 # Prices

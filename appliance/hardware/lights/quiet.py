@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import time
+
+from appliance.hours import covers
 
 __all__ = ["Quiet"]
 
@@ -24,6 +25,4 @@ class Quiet:
             return 1.0
         if self.hours == "always":
             return self.level
-        begin, end = (time.fromisoformat(one) for one in re.split(r"\s*-\s*", self.hours))
-        is_quiet = begin <= now < end if begin <= end else now >= begin or now < end
-        return self.level if is_quiet else 1.0
+        return self.level if covers(self.hours, now) else 1.0
