@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from appliance.cli import main
-from appliance.errors import SpeechError
+from appliance.errors import ApplianceError, SpeechError
 from appliance.service.app import Appliance, language_remarks, pin_remarks, session_settings
 from appliance.settings import load_settings
 from appliance.speech.stt import sphinx
@@ -90,3 +91,16 @@ def test_night_hours_of_the_settings_cap_the_volume(hours: str, volume: int) -> 
     settings = load_settings(None, {}, overrides={"audio.backend": "simulated", "audio.night_hours": hours})
     transport: Any = SimpleNamespace(has_room=True)
     assert Appliance(settings, environ={})._open_audio(transport).volume == volume
+
+
+async def test_fallback_that_has_no_place_for_its_socket_does_not_end_the_start(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    environ = {"RUNTIME_DIRECTORY": str(tmp_path / "missing")}
+    async with AsyncExitStack() as stack:
+        settings = load_settings(None, {}, overrides={"link.base_url": "ws://house.local/v1"})
+        made = await Appliance(settings, environ=environ)._endpoints(stack)
+        assert [is_offline for _, is_offline in made] == [False]
+        assert "no offline fallback: the offline brain cannot make a folder" in caplog.text
+        with pytest.raises(ApplianceError, match="cannot make a folder"):  # it is all that the device has
+            await Appliance(load_settings(None, {}), environ=environ)._endpoints(stack)
