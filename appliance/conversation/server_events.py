@@ -197,7 +197,7 @@ def _error_of_response(do: Procedures, link: Link, error: wire.ErrorDetail, now:
     request = do.answer.slot.abandon()
     if request is None:  # its response has started, and plays on
         do.device.report("server_error", now, detail=error.message)
-    elif request.turn == do.turn_id:
+    elif request.turn == do.turn_id and not request.is_cancelled:
         do.fail_turn("answer_failed", now, detail=error.message)
     return True
 

@@ -753,6 +753,20 @@ def test_a_raw_response_create_with_options_behind_a_commit_replaces_the_request
     assert scene.outcomes() == ["answered"], "one turn, and one answer with these options"
 
 
+def test_an_error_about_a_request_that_was_replaced_does_not_end_the_turn() -> None:
+    scene = Scene().ready()
+    scene.do(BeginAsked())
+    scene.hear(200)
+    scene.do(CommitAsked())
+    event_id = scene.sent()[-1]["event_id"]
+    scene.committed()
+    scene.do(FrameGiven({"type": "response.create", "response": {"instructions": "In French."}}))
+    scene.error("server_error", event_id=event_id, message="overloaded")
+    assert [one["response"].get("instructions") for one in scene.asks()] == [None, "In French."]
+    scene.answered("resp_2")
+    assert scene.outcomes() == ["answered"]
+
+
 def test_a_raw_clear_discards_the_audio_of_the_open_turn_so_far() -> None:
     scene = Scene(pre_roll_ms=0).ready()
     clear = {"type": "input_audio_buffer.clear", "event_id": "mine"}
