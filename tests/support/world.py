@@ -95,6 +95,8 @@ LIGHT_OF_STATE = {
 BENIGN_ERRORS = {"response_cancel_not_active", "conversation_already_has_active_response"}
 COMPARED = ("message", "function_call", "function_call_output")
 CALL_AND_OUTPUT = ("function_call", "function_call_output")
+MOST_RUNNING = 4
+"""Fewer than the server allows: the responses of others must not use up our own."""
 ASK = '"type":"response.create"'
 FILLER = "so it goes on and on "
 
@@ -297,8 +299,10 @@ class World:
         self.turn = ""
         """The turn that has started and not ended."""
         self.outcomes: list[str] = []
-        self.refused_turns: set[str] = set()
-        """Turns whose request for a response the server has refused with an error."""
+        self.cancelled: list[Response] = []
+        """Responses that the client cancels by handling the current event."""
+        self.refused: dict[str, str] = {}
+        """Turns whose request for a response the server has refused with an error, by the event id of that."""
         self.ended_turns: set[str] = set()
         """Turns of which a response has ended."""
         self.cut_turns: set[str] = set()
@@ -317,6 +321,9 @@ class World:
             self._check_announcements(commands)
         for command in commands:
             self._take(command)
+        while self.cancelled:
+            turn = f"turn_{self.cancelled.pop().turn}"
+            assert turn != self.turn or self.trips[turn], f"a response is cancelled although it answers {turn}"
         self.check()
 
     def _take(self, command: Command) -> None:
@@ -390,6 +397,7 @@ class World:
                 response = server.responses[response_id]
                 assert response.is_in_band, "an out-of-band response of somebody else is cancelled"
                 response.is_cancelled = True
+                self.cancelled.append(response)
             case _:
                 pass
         server.up.append(command.event.encode())
@@ -474,20 +482,23 @@ class World:
         for turn, reason in zip((one.turn for one in failed), reasons, strict=True):
             match reason:
                 case "trouble.answer_failed":
-                    assert turn in self.refused_turns, f"{turn} failed by an error that no server sent"
+                    assert turn in self.refused.values(), f"{turn} failed by an error that no server sent"
                 case "trouble.answer_cut":
                     assert turn in self.cut_turns, f"{turn} failed by a lost connection, and none was lost"
                 case "trouble.empty_answer":
-                    speeches = [one for one in self.speeches if f"turn_{one.response.turn}" == turn]
-                    assert not any(one.audio for one in speeches), f"{turn} failed for want of audio, which was sent"
+                    was_sent = any(one.audio for one in self._valid(turn))
+                    assert not was_sent, f"{turn} failed for want of audio, which was sent"
                     assert turn in self.ended_turns, f"{turn} failed for want of audio, and no answer has ended"
 
     def _check_answered(self, turn: str) -> None:
         """All audio of the answer that the client has received was played."""
-        for speech in self.speeches:
-            response = speech.response
-            if f"turn_{response.turn}" == turn and not (response.is_tripped or response.is_cancelled):
-                assert speech.played == speech.delivered, f"{speech} is not played to its end"
+        for speech in self._valid(turn):
+            assert speech.played == speech.delivered, f"{speech} is not played to its end"
+
+    def _valid(self, turn: str) -> list[Speech]:
+        """Return what the answer of a turn says, without responses that were stopped."""
+        of_turn = [one for one in self.speeches if f"turn_{one.response.turn}" == turn]
+        return [one for one in of_turn if not (one.response.is_tripped or one.response.is_cancelled)]
 
     def check_at_rest(self) -> None:
         """Check what must hold once everything is delivered and answered."""
@@ -649,10 +660,13 @@ class World:
             server.open_updates.remove(frame["error"]["event_id"])
         elif frame["type"] == "response.output_audio.delta" and frame["item_id"] in self.speech_of_item:
             self.speech_of_item[frame["item_id"]].delivered += len(base64.b64decode(frame["delta"]))
-        is_objection = frame["type"] == "error" and server.has_begun(frame["error"]["event_id"])
+        error_about = frame["error"]["event_id"] if frame["type"] == "error" else None
         before = self.turn, self.epoch
         self.do(received(server.link, raw))
-        assert not is_objection or before == (self.turn, self.epoch), "an error stops an answer that has begun"
+        if server.has_begun(error_about):
+            assert before == (self.turn, self.epoch), "an error stops an answer that has begun"
+        if error_about in self.refused:
+            assert self.turn != self.refused[error_about], f"{self.turn} goes on, but its request was refused"
 
     def _effects(self, server: Server, effects: list[server_side.Effect]) -> None:
         for effect in effects:
@@ -796,17 +810,23 @@ class World:
         """Request a response as somebody else; the client can tell it by its metadata, or their absence."""
         server = self.main
         is_told_apart = metadata is not None or (server is not None and server.has_answered)
-        if server is not None and server.agent and self.dialect.tells_owner and is_told_apart:
+        is_possible = self.dialect.tells_owner and is_told_apart
+        if server is not None and server.agent and is_possible and len(server.model.running) < MOST_RUNNING:
             response = {"conversation": "auto" if in_band else "none"} | ({"metadata": metadata} if metadata else {})
             frame = {"type": "response.create", "event_id": "foreign", "response": response}
             server.event_id = "foreign"
             self._effects(server, server.model.receive(json.dumps(frame), self.now))
 
+    @property
+    def may_go_astray(self) -> bool:
+        """The client knows that the server announces its responses."""
+        return self.main is not None and self.dialect.announces and self.main.has_answered
+
     def go_astray(self, kind: str) -> None:
-        """Send frames of a response that does not exist; the client knows by now that the server announces its own."""
+        """Send frames of a response that does not exist."""
         server = self.main
         is_ambiguous = kind == "created" and not self.dialect.tells_owner
-        if server is not None and self.dialect.announces and server.has_answered and not is_ambiguous:
+        if server is not None and self.may_go_astray and not is_ambiguous:
             server.down.extend(json.dumps(one) for one in stray_frames(kind, next(self._numbers)))
 
     @property
@@ -821,7 +841,7 @@ class World:
                 if (raw := next((one for one in queue if ASK in one), None)) is not None:
                     queue.remove(raw)
                     frame = json.loads(raw)
-                    self.refused_turns.add(frame["response"]["metadata"]["turn"])
+                    self.refused[frame["event_id"]] = frame["response"]["metadata"]["turn"]
                     self._object(server, frame["event_id"])
                     return
 
@@ -881,7 +901,9 @@ class World:
             self.answer_check()
 
     def _response_that_said(self, text: str) -> Response:
-        return next(one.response for one in self.speeches if one.plan.startswith(text))
+        found = next((one.response for one in self.speeches if one.plan.startswith(text)), None)
+        assert found is not None, f"no response said {text!r}, which is checked"
+        return found
 
     def prepare(self, *, fails: bool = False) -> None:
         """Finish preparing an agent: with a new spec, or with a failure."""

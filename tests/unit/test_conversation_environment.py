@@ -8,7 +8,8 @@ are in `tests/support/world.py`; `test_conversation_environment_mutants` shows t
 * no audio is played of another turn, of somebody else's response, of one that was cancelled, or of none at all;
 * the samples that are played are the next of their answer, and an answered turn has played all that it received;
 * each turn ends once; one that fails is announced once, with a reason that is true;
-* an error about a response that has begun changes nothing;
+* an error about a response that has begun changes nothing, and one about a response that has not ends its turn;
+* the answer to the running turn is cancelled only after a guardrail has tripped;
 * a running tool is not cancelled with its connection;
 * after the end, every connection is closed, and no event has an effect;
 * only periods captured while listening (or in the pre-roll of a press) are sent;
@@ -296,7 +297,7 @@ class Environment(RuleBasedStateMachine):
             self.world.call("note")
             self.world.deliver_down(ALL)
 
-    @when(lambda world: world.dialect.announces and world.main is not None)
+    @when(lambda world: world.may_go_astray)
     @rule(kind=st.sampled_from(STRAYS), is_asked=st.booleans())
     def go_astray(self, kind: str, is_asked: bool) -> None:
         """Receive frames of a response that does not exist, possibly while an answer is awaited."""
@@ -306,9 +307,12 @@ class Environment(RuleBasedStateMachine):
         if is_asked:
             self.world.deliver_down(ALL)
 
-    @when(lambda world: world.is_asked)
+    @when(lambda world: world.servers)
     @rule()
     def refuse_response(self) -> None:
+        """Refuse a request for a response, with an error that names it."""
+        if not self.world.is_asked:
+            self.talk(8)
         self.world.refuse_response()
 
     @when(lambda world: world.dialect.announces and world.is_generating)
