@@ -29,9 +29,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from tests.support.dialect import STRAYS, Dialect
@@ -386,7 +389,10 @@ THOROUGH = settings(
 
 
 def run(environment: type[Environment] = Environment, *, examples: int = THOROUGH.max_examples) -> None:
-    run_state_machine_as_test(environment, settings=settings(THOROUGH, max_examples=examples))
+    # Hypothesis also draws constants of the modules that happen to be loaded: without them, every process runs the
+    # same examples.
+    with patch.object(providers, "_get_local_constants", Constants):
+        run_state_machine_as_test(environment, settings=settings(THOROUGH, max_examples=examples))
 
 
 def test_the_conversation_keeps_its_invariants_in_any_environment() -> None:
