@@ -1,5 +1,5 @@
-"""Shared test setup: Hypothesis without deadlines (a loaded machine is not a bug) and with the same examples in each run
-(a change is judged by what it changes), a clean environment, and a folder for modules that the appliance imports.
+"""Shared test setup: Hypothesis without deadlines (a loaded machine is not a bug) and with the same examples in each
+run (a change is judged by what it changes), a clean environment, and a folder for modules that the appliance imports.
 """
 
 from __future__ import annotations

@@ -94,9 +94,9 @@ def test_night_hours_of_the_settings_cap_the_volume(hours: str, volume: int) -> 
 
 
 async def test_fallback_that_has_no_place_for_its_socket_does_not_end_the_start(
-    caplog: pytest.LogCaptureFixture, tmp_path: Path
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    environ = {"RUNTIME_DIRECTORY": str(tmp_path / "missing")}
+    environ = {"RUNTIME_DIRECTORY": "/proc/missing"}  # short: the folder of a long path is replaced
     async with AsyncExitStack() as stack:
         settings = load_settings(None, {}, overrides={"link.base_url": "ws://house.local/v1"})
         made = await Appliance(settings, environ=environ)._endpoints(stack)
