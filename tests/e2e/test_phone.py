@@ -21,7 +21,7 @@ from appliance.runtime.session import RealtimeSession
 from appliance.simulator.simulated_device import speak
 from tests.alsa.signal import likeness
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.timeout(120)  # not timing-sensitive: runs beside the unit tests
 
 E = TypeVar("E", bound=SessionEvent)
 FRAME = 160  # bytes of 20 ms

@@ -46,7 +46,7 @@ from tests.support.scripted_server import (
     tcp_server,
 )
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)  # not timing-sensitive: runs beside the unit tests
 
 
 def marked(name: str) -> str:
