@@ -22,7 +22,9 @@ pytestmark = [pytest.mark.accuracy, pytest.mark.timeout(900)]
 DEVICES = 6
 NOT_HERE = {
     "set a timer for ten seconds",  # it rings ten seconds later, and the next press only silences it
-    "mute yourself",  # the device hears no later sentence
+    "mute yourself",  # no later answer is heard
+    "stop listening",  # the device hears no later sentence
+    "please mute the microphone",
 }
 IN_SENTENCES = [row for row in IN_BOOK if row[0] not in NOT_HERE][4:25]
 OUT_SENTENCES = OUT_OF_BOOK[:20]
