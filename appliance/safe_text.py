@@ -45,9 +45,7 @@ _KEYS: Final = re.compile(_NAMES, re.IGNORECASE)
 _SCHEME: Final = r"(?:(?:bearer|basic|digest|token)\s+)?"
 _NO_VALUE: Final = r"(?!(?:null|none|true|false|undefined)\b)"
 # Up to the quotation mark, or the end of a text that was cut. A backslash matches in one way only: linear time.
-_QUOTED: Final = (
-    r"(?:(?!(?P=quote))(?:\\.|[^\\\n]|\\\Z))+"  # up to the quotation mark, or the end of a text that was cut
-)
+_QUOTED: Final = r"(?:(?!(?P=quote))(?:\\.|[^\\\n]|\\\Z))+"
 _BARE: Final = r"[^\s\"'\\,;&(){}\[\]<>]"
 _SHAPES: Final = (
     KEY_SHAPE,

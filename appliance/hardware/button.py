@@ -125,27 +125,10 @@ class MuteSwitch:
         BadPin: The pin does not exist, is in use, or is unsuitable.
     """
 
-    def __init__(
-        self,
-        pin: int,
-        *,
-        factory: Any,
-        pull: Literal["up", "down", "none"] = "up",
-        active_low: bool = True,
-        post: Callable[[Event], None],
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
+    def __init__(self, pin: int, *, post: Callable[[Event], None], **wiring: Any) -> None:
         self._moved = asyncio.Event()
         self._post = post
-        self._contact = Button(
-            pin,
-            factory=factory,
-            pull=pull,
-            active_low=active_low,
-            post=lambda edge: self._moved.set(),
-            loop=loop,
-            purpose="mute switch",
-        )
+        self._contact = Button(pin, post=lambda edge: self._moved.set(), purpose="mute switch", **wiring)
 
     async def run(self) -> None:
         """Post each position of the switch once its contacts are at rest, until cancelled."""

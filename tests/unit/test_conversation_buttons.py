@@ -20,6 +20,18 @@ def ready(mode: str = "auto", **more: object) -> Stage:
     return Stage(button_mode=mode, min_press_ms=15, **more).ready()
 
 
+def asking(*calls: str, **more: object) -> Stage:
+    """Return a stage whose calls of a tool wait for approval."""
+    stage = ready(approvals=("unlock",), **more)
+    stage.say()
+    stage.committed()
+    stage.created()
+    for call_id in calls:
+        stage.called("unlock", call_id)
+    stage.done()
+    return stage
+
+
 def pulse(stage: Stage, ms: float, button: str = "") -> list[Command]:
     """Close the contact for `ms`, then wait for the debounce."""
     commands = stage.do(ButtonEdge(True, button == SECOND))
@@ -137,12 +149,7 @@ def test_spike_does_not_silence_an_alarm() -> None:
 
 
 def test_spike_does_not_approve_a_call() -> None:
-    stage = Stage(approvals=("unlock",), min_press_ms=15).ready()
-    stage.say()
-    stage.committed()
-    stage.created()
-    stage.called("unlock", "call_1")
-    stage.done()
+    stage = asking("call_1")
     assert stage.state == "awaiting_approval"
     pulse(stage, 8)
     assert (stage.tool_runs(), stage.state) == ([], "awaiting_approval")
@@ -151,12 +158,7 @@ def test_spike_does_not_approve_a_call() -> None:
 
 
 def test_light_does_not_promise_to_listen_while_a_call_awaits_approval() -> None:
-    stage = Stage(approvals=("unlock",), min_press_ms=15).ready()
-    stage.say()
-    stage.committed()
-    stage.created()
-    stage.called("unlock", "call_1")
-    stage.done()
+    stage = asking("call_1")
     stage.do(ButtonEdge(True))
     assert stage.state == "awaiting_approval"
 
@@ -362,13 +364,7 @@ def test_spike_after_a_tap_is_no_second_tap() -> None:
 
 
 def test_two_taps_are_one_while_approval_is_asked() -> None:
-    stage = Stage(approvals=("unlock",), min_press_ms=15, button_mode="auto", double_tap="mute").ready()
-    stage.say()
-    stage.committed()
-    stage.created()
-    stage.called("unlock", "call_1")
-    stage.called("unlock", "call_2")
-    stage.done()
+    stage = asking("call_1", "call_2", double_tap="mute")
     double_tap(stage)
     stage.advance(1.0)
     assert [one.call_id for one in stage.tool_runs()] == ["call_1"]
@@ -376,12 +372,7 @@ def test_two_taps_are_one_while_approval_is_asked() -> None:
 
 
 def test_hold_rejects() -> None:
-    stage = Stage(approvals=("unlock",), min_press_ms=15, hold_ms=700).ready()
-    stage.say()
-    stage.committed()
-    stage.created()
-    stage.called("unlock", "call_1")
-    stage.done()
+    stage = asking("call_1", hold_ms=700)
     stage.do(ButtonEdge(True))
     stage.advance(0.69)
     assert stage.state == "awaiting_approval"

@@ -165,31 +165,28 @@ def test_the_environment_catches_a_client_that_does_not_replay_the_history() -> 
 # --- late responses -----------------------------------------------------------------------------------------------
 
 
+_advance = ResponseSlot.advance
+
+
+def _forget_the_given_up(self: ResponseSlot, now: float) -> None:
+    before = self.request
+    _advance(self, now)
+    if before is not None and self.request is None:
+        self.failed(before.event_id)
+
+
 def test_the_environment_catches_a_client_that_takes_a_late_response_for_the_new_answer() -> None:
     """Without metadata, the client must remember that a request it has given up is still owed a response."""
-    real = ResponseSlot.advance
-
-    def forget(self: ResponseSlot, now: float) -> None:
-        before = self.request
-        real(self, now)
-        if before is not None and self.request is None:
-            self.failed(before.event_id)
-
-    with patch.object(ResponseSlot, "advance", forget), pytest.raises(AssertionError, match="is played in"):
+    with (
+        patch.object(ResponseSlot, "advance", _forget_the_given_up),
+        pytest.raises(AssertionError, match="is played in"),
+    ):
         run_with(*LATE, dialect=Dialect(echoes_metadata=False))
 
 
 def test_the_environment_catches_a_client_that_takes_an_unannounced_late_response_for_the_new_answer() -> None:
-    real = ResponseSlot.advance
-
-    def forget(self: ResponseSlot, now: float) -> None:
-        before = self.request
-        real(self, now)
-        if before is not None and self.request is None:
-            self.failed(before.event_id)
-
     with (
-        patch.object(ResponseSlot, "advance", forget),
+        patch.object(ResponseSlot, "advance", _forget_the_given_up),
         pytest.raises(AssertionError, match=r"is played in|has two outputs|to its end|no response said"),
     ):
         run_with(*LATE, dialect=Dialect(echoes_metadata=False, announces=False))

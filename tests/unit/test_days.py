@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,18 +12,11 @@ from appliance.conversation.notices import Usage
 from appliance.conversation.support.feedback import View
 from appliance.service.days import Days, iso_date
 
+pytestmark = pytest.mark.usefixtures("utc")
+
 DAY_S = 86_400.0
 NOON = 1_795_521_600.0  # 2026-11-24 12:00 UTC
 COUNTED = Emit(Usage({}, 0.25, 1.0))
-
-
-@pytest.fixture(autouse=True)
-def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
 
 
 class Calendar:

@@ -14,12 +14,13 @@ import pytest
 from gpiozero import LED, PWMLED
 from gpiozero.exc import PinSetInput
 
-from appliance.conversation.events import ButtonEdge, DeadlinePassed, Event
+from appliance.conversation.events import ButtonEdge, DeadlinePassed
 from appliance.errors import BadPin, PinFactoryUnavailable, PinLibraryMissing
 from appliance.hardware import pins
 from appliance.hardware.button import Button
 from appliance.hardware.pins import open_pin_factory
 from tests.support.fake_gpiod import Bias, Direction, Edge, FakeBoard, installed
+from tests.support.posted import Posted
 
 
 @pytest.fixture
@@ -33,23 +34,6 @@ def factory(board: FakeBoard) -> Iterator[Any]:
     one = open_pin_factory("gpiod")
     yield one
     one.close()
-
-
-class Posted:
-    """Takes events on the loop."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    async def until(self, count: int) -> list[Event]:
-        async with asyncio.timeout(20):
-            while len(self.events) < count:
-                await asyncio.sleep(0.002)
-        return self.events
-
-    @property
-    def levels(self) -> list[bool]:
-        return [event.pressed for event in self.events if isinstance(event, ButtonEdge)]
 
 
 def _button(factory: Any, posted: Posted, **options: Any) -> Button:

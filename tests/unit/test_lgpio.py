@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from appliance.conversation.events import ButtonEdge, Event
+from appliance.conversation.events import ButtonEdge
 from appliance.errors import BadPin, PinFactoryUnavailable
 from appliance.hardware.button import Button
 from appliance.hardware.lights import Light
@@ -18,6 +18,7 @@ from appliance.hardware.outputs import open_outputs
 from appliance.hardware.patterns import LightPattern
 from appliance.hardware.pins import open_pin_factory
 from tests.support.fake_lgpio import FakeChip, installed
+from tests.support.posted import Posted
 
 
 @pytest.fixture
@@ -34,19 +35,6 @@ def factory(chip: FakeChip) -> Iterator[Any]:
     chip.is_gone = False
     chip.held.clear()
     one.close()
-
-
-class Posted:
-    """Takes events on the loop."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    async def until(self, count: int) -> list[Event]:
-        async with asyncio.timeout(20):
-            while len(self.events) < count:
-                await asyncio.sleep(0.002)
-        return self.events
 
 
 async def test_every_edge_of_a_bouncing_press_is_posted_from_the_thread_of_the_library(

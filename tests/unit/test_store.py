@@ -6,7 +6,6 @@ import os
 import shutil
 import sqlite3
 import stat
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,8 @@ from appliance.conversation.support.feedback import View
 from appliance.errors import StorageError
 from appliance.realtime.items import HistoryItem
 from appliance.service.store import ConversationStore
+
+pytestmark = pytest.mark.usefixtures("utc")
 
 DAY_S = 86_400.0
 NOON = 1_795_521_600.0  # 2026-11-24 12:00 UTC
@@ -57,15 +58,6 @@ class Clock:
     def jump(self, seconds: float) -> None:
         """Set the wall clock, or switch the appliance off for a while."""
         self.now += seconds
-
-
-@pytest.fixture(autouse=True)
-def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
 
 
 @pytest.fixture

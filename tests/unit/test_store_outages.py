@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,19 +23,12 @@ from appliance.service.store import ConversationStore
 from appliance.service.unwritten import Unwritten
 from tests.unit.test_store import DAY_S, NOON, Clock, add, bytes_beside, ids, said, step
 
+pytestmark = pytest.mark.usefixtures("utc")
+
 TODAY = "2026-11-24"
 YEAR_S = 365 * DAY_S
 
 Opened = Callable[..., ConversationStore]
-
-
-@pytest.fixture(autouse=True)
-def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
 
 
 @pytest.fixture
