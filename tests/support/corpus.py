@@ -16,7 +16,7 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,8 @@ class Recorder:
             make(conversation, **made_of)
             running[id(conversation)] = steps = []
             head = {"history": [], "seed": 0, "is_muted": False} | made_of
-            head |= {"policy": asdict(made_of["policy"])} | {key: list(head[key]) for key in ("specs", "history")}
+            policy = {one.name: getattr(made_of["policy"], one.name) for one in fields(Policy)}
+            head |= {"policy": policy} | {key: list(head[key]) for key in ("specs", "history")}
             test = os.environ.get("PYTEST_CURRENT_TEST", "-").split(" ")[0]
             recorder._traces[test].append({"head": recorder._number(head), "steps": steps})
 
