@@ -25,12 +25,10 @@ from appliance.conversation.events import (
     BeginAsked,
     ConnectKey,
     FrameGiven,
-    GuardrailsChecked,
     HandoffKey,
     InterruptAsked,
     MessageGiven,
     ShutdownRequested,
-    ToolFinished,
     TurnKey,
 )
 from appliance.conversation.notices import (
@@ -45,140 +43,29 @@ from appliance.conversation.notices import (
     TurnEnd,
 )
 from appliance.conversation.support.feedback import light_state
-from tests.support.stage import Stage
-
-AUDIO_SESSION = {
-    "type": "realtime",
-    "instructions": "Greet.",
-    "audio": {"input": {"turn_detection": None}, "output": {"voice": "marin"}},
-}
-GREETER = AgentSpec(
-    agent="greeter",
-    session=AUDIO_SESSION,
-    tools=(),
-    handoffs=(HandoffCard(name="transfer_to_billing", agent="billing", first_sentence="Billing here."),),
-)
-BILLING = AgentSpec(
-    agent="billing",
-    session={
-        "type": "realtime",
-        "instructions": "Bill.",
-        "audio": {"input": {"turn_detection": None}, "output": {"voice": "cedar"}},
-    },
-    tools=(ToolCard(name="refund"),),
-)
-
-
-def greeter(*cards: ToolCard, **more: Any) -> AgentSpec:
-    """Return an agent with these tools."""
-    return AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=cards, **more)
-
-
-class Scene(Stage):
-    """A stage with agents; the test answers the commands addressed to them."""
-
-    def asked(self) -> Scene:
-        """Speak a turn and let its response be created."""
-        self.say()
-        self.committed()
-        self.created()
-        return self
-
-    def of(self, kind: type, commands: list[Command] | None = None) -> list[Any]:
-        return [one for one in (self.commands if commands is None else commands) if isinstance(one, kind)]
-
-    def outputs(self) -> dict[str, list[str]]:
-        """Return the outputs sent to the model, by call."""
-        found: dict[str, list[str]] = {}
-        for frame in self.sent():
-            item = frame.get("item", {})
-            if item.get("type") == "function_call_output":
-                found.setdefault(item["call_id"], []).append(item["output"])
-        return found
-
-    def asks(self) -> list[dict[str, Any]]:
-        """Return the response objects of the requests sent."""
-        return [frame["response"] for frame in self.sent() if frame["type"] == "response.create"]
-
-    def updates(self) -> list[dict[str, Any]]:
-        """Return the session.update frames sent."""
-        return [frame for frame in self.sent() if frame["type"] == "session.update"]
-
-    def ended(self) -> list[tuple[str, bool]]:
-        """Return the ended calls, each with whether it failed."""
-        return [(one.call_id, one.is_error) for one in self.notices(ToolEnd)]
-
-    def tap(self) -> list[Command]:
-        return self.press() + self.advance(0.1) + self.release()
-
-    def finished(self, call_id: str, output: str = "{}", **more: Any) -> list[Command]:
-        return self.do(ToolFinished(call_id, output, **more))
-
-    def wrote(
-        self, text: str, *, is_final: bool = False, response_id: str = "resp_1", item_id: str = "item_a", part: int = 0
-    ) -> list[Command]:
-        """Receive a delta of an answer's transcript, or its final text."""
-        kind, key = ("done", "transcript") if is_final else ("delta", "delta")
-        return self.server(
-            {
-                "type": f"response.output_audio_transcript.{kind}",
-                "response_id": response_id,
-                "item_id": item_id,
-                "output_index": 0,
-                "content_index": part,
-                key: text,
-            }
-        )
-
-    def checks(self, commands: list[Command] | None = None) -> list[CheckText]:
-        return self.of(CheckText, commands)
-
-    def passed(self, check: CheckText) -> list[Command]:
-        return self.do(GuardrailsChecked(check.key))
-
-    def tripped(self, check: CheckText, name: str = "no_numbers", reason: str = "a number") -> list[Command]:
-        return self.do(GuardrailsChecked(check.key, name, reason))
-
-    def played_frames_of(self, item_id: str) -> int:
-        """Return the number of audio frames of an item sent to the playback."""
-        return sum(len(one.pcm) // 2 for one in self.plays() if one.item_id == item_id)
-
-    def session_updated(self, session: dict[str, Any] | None = None) -> list[Command]:
-        return self.server({"type": "session.updated", "session": session or {"type": "realtime"}})
-
-    def heard(self, text: str, item_id: str = "item_user") -> list[Command]:
-        """Receive the transcript of the user's speech."""
-        return self.server(
-            {
-                "type": "conversation.item.input_audio_transcription.completed",
-                "item_id": item_id,
-                "content_index": 0,
-                "transcript": text,
-            }
-        )
-
+from tests.support.stages.agents import AUDIO_SESSION, BILLING, GREETER, AgentStage, greeter
 
 # --- tools: the barrier ------------------------------------------------------------------------------------------
 
 
 def test_two_calls_may_finish_in_any_order_and_lead_to_one_request() -> None:
-    scene = Scene(specs=[greeter(ToolCard(name="a"), ToolCard(name="b"))]).ready().asked()
+    scene = AgentStage(specs=[greeter(ToolCard(name="a"), ToolCard(name="b"))]).ready().asked()
     scene.called("a", "call_1")
     scene.called("b", "call_2")
     scene.done()
-    scene.finished("call_2", "2")
+    scene.tool_finished("call_2", "2")
     assert len(scene.asks()) == 1, "one call is still running"
-    scene.finished("call_1", "1")
+    scene.tool_finished("call_1", "1")
     assert scene.outputs() == {"call_1": ["1"], "call_2": ["2"]}
     assert len(scene.asks()) == 2
 
 
 def test_a_late_tool_delays_the_answer_only_until_its_deadline() -> None:
-    scene = Scene(tool_s=5.0, specs=[greeter(ToolCard(name="a"), ToolCard(name="b"))]).ready().asked()
+    scene = AgentStage(tool_s=5.0, specs=[greeter(ToolCard(name="a"), ToolCard(name="b"))]).ready().asked()
     scene.called("a", "call_1")
     scene.called("b", "call_2")
     scene.done()
-    scene.finished("call_1", "1")
+    scene.tool_finished("call_1", "1")
     scene.advance(4.9)
     assert len(scene.asks()) == 1
     scene.advance(0.2)
@@ -188,26 +75,26 @@ def test_a_late_tool_delays_the_answer_only_until_its_deadline() -> None:
 
 
 def test_the_late_result_of_a_timed_out_tool_is_not_sent_as_a_second_output() -> None:
-    scene = Scene(tool_s=5.0, specs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene = AgentStage(tool_s=5.0, specs=[greeter(ToolCard(name="a"))]).ready().asked()
     scene.called("a", "call_1")
     scene.done()
     scene.advance(5.1)
-    assert scene.finished("call_1", "late") == []
+    assert scene.tool_finished("call_1", "late") == []
     assert len(scene.outputs()["call_1"]) == 1
 
 
 def test_a_tool_may_run_for_the_timeout_on_its_card() -> None:
-    scene = Scene(tool_s=5.0, specs=[greeter(ToolCard(name="a", timeout_s=30.0))]).ready().asked()
+    scene = AgentStage(tool_s=5.0, specs=[greeter(ToolCard(name="a", timeout_s=30.0))]).ready().asked()
     scene.called("a", "call_1")
     scene.done()
     scene.advance(30.0)
-    scene.finished("call_1", "slow but fine")
+    scene.tool_finished("call_1", "slow but fine")
     assert scene.outputs() == {"call_1": ["slow but fine"]}
     assert scene.ended() == [("call_1", False)]
 
 
 def test_a_tool_with_its_own_timeout_is_cancelled_shortly_after_it() -> None:
-    scene = Scene(tool_s=60.0, specs=[greeter(ToolCard(name="a", timeout_s=1.0))]).ready().asked()
+    scene = AgentStage(tool_s=60.0, specs=[greeter(ToolCard(name="a", timeout_s=1.0))]).ready().asked()
     scene.called("a", "call_1")
     scene.done()
     scene.advance(5.0)
@@ -215,33 +102,35 @@ def test_a_tool_with_its_own_timeout_is_cancelled_shortly_after_it() -> None:
 
 
 def test_a_rejected_call_and_a_running_one_lead_to_one_request() -> None:
-    scene = Scene(specs=[greeter(ToolCard(name="a"), ToolCard(name="open", approval="always"))]).ready().asked()
+    scene = AgentStage(specs=[greeter(ToolCard(name="a"), ToolCard(name="open", approval="always"))]).ready().asked()
     scene.called("a", "call_1")
     scene.called("open", "call_2")
     scene.done()
     scene.do(ApprovalAnswered("call_2", approved=False))
     assert len(scene.asks()) == 1
-    scene.finished("call_1", "1")
+    scene.tool_finished("call_1", "1")
     assert len(scene.asks()) == 2
     assert [call.call_id for call in scene.tool_runs()] == ["call_1"]
 
 
 @pytest.mark.parametrize("name", ["nothing_like_it", "asleep"])
 def test_an_impossible_call_and_a_running_one_lead_to_one_request(name: str) -> None:
-    scene = Scene(specs=[greeter(ToolCard(name="a"), ToolCard(name="asleep"), disabled=("asleep",))]).ready().asked()
+    scene = (
+        AgentStage(specs=[greeter(ToolCard(name="a"), ToolCard(name="asleep"), disabled=("asleep",))]).ready().asked()
+    )
     scene.called(name, "call_1")
     scene.called("a", "call_2")
     scene.done()
     assert len(scene.asks()) == 1
-    scene.finished("call_2", "2")
+    scene.tool_finished("call_2", "2")
     assert len(scene.asks()) == 2
     assert set(scene.outputs()) == {"call_1", "call_2"}
 
 
 def test_calls_that_all_end_before_response_done_lead_to_one_request_after_it() -> None:
-    scene = Scene(specs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene = AgentStage(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     scene.called("a", "call_1")
-    scene.finished("call_1", "1")
+    scene.tool_finished("call_1", "1")
     scene.called("unknown", "call_2")
     assert len(scene.asks()) == 1
     scene.done()
@@ -250,7 +139,7 @@ def test_calls_that_all_end_before_response_done_lead_to_one_request_after_it() 
 
 def test_an_unknown_tool_is_answered_with_the_known_names_and_the_turn_continues() -> None:
     spec = greeter(ToolCard(name="clock"), ToolCard(name="asleep"), handoffs=GREETER.handoffs, disabled=("asleep",))
-    scene = Scene(specs=[spec]).ready().asked()
+    scene = AgentStage(specs=[spec]).ready().asked()
     scene.called("weather", "call_1")
     scene.done()
     assert scene.outputs() == {"call_1": ["There is no tool weather; there are: clock, transfer_to_billing."]}
@@ -264,7 +153,7 @@ def test_an_unknown_tool_is_answered_with_the_known_names_and_the_turn_continues
 
 
 def test_a_disabled_tool_is_not_run_and_the_model_gets_the_reason() -> None:
-    scene = Scene(specs=[greeter(ToolCard(name="clock"), disabled=("clock",))]).ready().asked()
+    scene = AgentStage(specs=[greeter(ToolCard(name="clock"), disabled=("clock",))]).ready().asked()
     scene.called("clock", "call_1")
     scene.done()
     assert scene.tool_runs() == []
@@ -276,24 +165,24 @@ def test_a_disabled_handoff_is_not_made() -> None:
     spec = AgentSpec(
         agent="greeter", session=AUDIO_SESSION, handoffs=GREETER.handoffs, disabled=("transfer_to_billing",)
     )
-    scene = Scene(specs=[spec]).ready().asked()
+    scene = AgentStage(specs=[spec]).ready().asked()
     scene.called("transfer_to_billing", "call_1")
     assert scene.of(PrepareAgent) == []
     assert "not available" in scene.outputs()["call_1"][0]
 
 
 def test_a_failed_tool_answers_the_model_and_the_turn_continues() -> None:
-    scene = Scene(specs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene = AgentStage(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     scene.called("a", "call_1")
     scene.done()
-    scene.finished("call_1", "ValueError: no such city", is_error=True)
+    scene.tool_finished("call_1", "ValueError: no such city", is_error=True)
     assert scene.outputs() == {"call_1": ["ValueError: no such city"]}
     assert scene.ended() == [("call_1", True)]
     assert len(scene.asks()) == 2
 
 
 def test_run_tool_names_the_agent_that_owns_the_tool() -> None:
-    scene = Scene(specs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene = AgentStage(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     scene.called("a", "call_1", '{"x":1}')
     (run,) = scene.tool_runs()
     assert (run.agent, run.name, run.arguments) == ("greeter", "a", '{"x":1}')
@@ -301,7 +190,7 @@ def test_run_tool_names_the_agent_that_owns_the_tool() -> None:
 
 
 def test_an_incomplete_call_is_not_run() -> None:
-    scene = Scene(specs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene = AgentStage(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     item = {
         "id": "item_call_1",
         "type": "function_call",
@@ -319,10 +208,10 @@ def test_an_incomplete_call_is_not_run() -> None:
 
 
 def test_a_background_result_is_sent_without_requesting_a_response() -> None:
-    scene = Scene(specs=[greeter(ToolCard(name="note"))]).ready().asked()
+    scene = AgentStage(specs=[greeter(ToolCard(name="note"))]).ready().asked()
     scene.called("note", "call_1")
     scene.done()
-    scene.finished("call_1", "noted", is_background=True)
+    scene.tool_finished("call_1", "noted", is_background=True)
     assert scene.outputs() == {"call_1": ["noted"]}
     assert len(scene.asks()) == 1, "only the request of the turn itself"
     assert scene.outcomes() == ["answered"]
@@ -331,9 +220,9 @@ def test_a_background_result_is_sent_without_requesting_a_response() -> None:
 
 
 def test_a_background_result_before_response_done_ends_the_turn_at_response_done() -> None:
-    scene = Scene(specs=[greeter(ToolCard(name="note"))]).ready().asked()
+    scene = AgentStage(specs=[greeter(ToolCard(name="note"))]).ready().asked()
     scene.called("note", "call_1")
-    scene.finished("call_1", "noted", is_background=True)
+    scene.tool_finished("call_1", "noted", is_background=True)
     assert scene.outcomes() == []
     scene.done()
     assert scene.outcomes() == ["answered"]
@@ -341,11 +230,11 @@ def test_a_background_result_before_response_done_ends_the_turn_at_response_done
 
 
 def test_a_background_result_lets_the_spoken_sentence_play_to_its_end() -> None:
-    scene = Scene(specs=[greeter(ToolCard(name="note"))]).ready().asked()
+    scene = AgentStage(specs=[greeter(ToolCard(name="note"))]).ready().asked()
     scene.audio(ms=200)
     scene.called("note", "call_1")
     scene.done()
-    scene.finished("call_1", "noted", is_background=True)
+    scene.tool_finished("call_1", "noted", is_background=True)
     assert scene.outcomes() == []
     scene.play(4800, drained=True)
     assert scene.outcomes() == ["answered"]
@@ -353,13 +242,13 @@ def test_a_background_result_lets_the_spoken_sentence_play_to_its_end() -> None:
 
 @pytest.mark.parametrize("background_first", [True, False])
 def test_a_background_result_and_an_ordinary_one_lead_to_one_request(background_first: bool) -> None:
-    scene = Scene(specs=[greeter(ToolCard(name="note"), ToolCard(name="clock"))]).ready().asked()
+    scene = AgentStage(specs=[greeter(ToolCard(name="note"), ToolCard(name="clock"))]).ready().asked()
     scene.called("note", "call_1")
     scene.called("clock", "call_2")
     scene.done()
     order = [("call_1", True), ("call_2", False)]
     for call_id, is_background in order if background_first else reversed(order):
-        scene.finished(call_id, "x", is_background=is_background)
+        scene.tool_finished(call_id, "x", is_background=is_background)
     assert len(scene.asks()) == 2
     assert set(scene.outputs()) == {"call_1", "call_2"}
 
@@ -367,9 +256,9 @@ def test_a_background_result_and_an_ordinary_one_lead_to_one_request(background_
 # --- tools: barge-in ---------------------------------------------------------------------------------------------
 
 
-def _running(**card: Any) -> Scene:
+def _running(**card: Any) -> AgentStage:
     """Start a tool whose response is done."""
-    scene = Scene(specs=[greeter(ToolCard(name="slow", **card))]).ready().asked()
+    scene = AgentStage(specs=[greeter(ToolCard(name="slow", **card))]).ready().asked()
     scene.called("slow", "call_1")
     scene.done()
     scene.commands.clear()
@@ -380,7 +269,7 @@ def test_after_a_barge_in_a_running_tools_output_is_sent_without_a_request() -> 
     scene = _running()
     scene.press()
     scene.hear(200)
-    commands = scene.finished("call_1", "done")
+    commands = scene.tool_finished("call_1", "done")
     (frame,) = scene.sent(commands)
     assert frame["item"]["output"] == "done"
     assert scene.of(CancelTool) == []
@@ -392,7 +281,7 @@ def test_an_output_arriving_in_the_next_turn_does_not_request_a_second_answer() 
     scene.say()
     scene.committed("item_user_2")
     scene.created("resp_2", "turn_2")
-    scene.finished("call_1", "done")
+    scene.tool_finished("call_1", "done")
     scene.audio("resp_2", "item_b")
     scene.done("resp_2", "turn_2")
     scene.play(4800, drained=True)
@@ -407,7 +296,7 @@ def test_a_cancellable_tool_is_cancelled_by_a_barge_in_and_answered() -> None:
     assert scene.of(CancelTool) == [CancelTool("call_1")]
     assert "cancelled" in scene.outputs()["call_1"][0]
     assert scene.ended() == [("call_1", True)]
-    assert scene.finished("call_1", "late") == []
+    assert scene.tool_finished("call_1", "late") == []
     assert scene.asks() == []
 
 
@@ -430,7 +319,7 @@ def test_a_tool_that_hangs_after_a_barge_in_is_answered_at_its_deadline() -> Non
 
 def test_a_complete_call_arriving_after_the_barge_in_is_answered_but_not_run() -> None:
     """The server had completed the call before our cancel arrived; without an output it stays open for ever."""
-    scene = Scene(specs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene = AgentStage(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     scene.press()
     scene.called("a", "call_1")
     scene.done(status="cancelled")
@@ -464,14 +353,14 @@ def test_the_filler_is_announced_with_the_earcon() -> None:
 def test_a_quick_tool_plays_no_working_earcon() -> None:
     scene = _running(working_after_s=1.5, filler="One moment.")
     scene.advance(1.4)
-    scene.finished("call_1")
+    scene.tool_finished("call_1")
     scene.advance(5)
     assert "working" not in scene.earcons()
     assert scene.announced() == []
 
 
 def test_no_working_earcon_plays_while_an_answer_plays() -> None:
-    scene = Scene(specs=[greeter(ToolCard(name="slow", working_after_s=1.0, filler="Wait."))]).ready().asked()
+    scene = AgentStage(specs=[greeter(ToolCard(name="slow", working_after_s=1.0, filler="Wait."))]).ready().asked()
     scene.audio(ms=2000)
     scene.play(2400)
     scene.called("slow", "call_1")
@@ -502,9 +391,9 @@ def test_waiting_for_approval_does_not_count_as_working() -> None:
 # --- approval ----------------------------------------------------------------------------------------------------
 
 
-def _asking(approval: str = "always", **policy: Any) -> Scene:
+def _asking(approval: str = "always", **policy: Any) -> AgentStage:
     """Let the model call open_door."""
-    scene = Scene(specs=[greeter(ToolCard(name="open_door", approval=approval))], **policy).ready().asked()
+    scene = AgentStage(specs=[greeter(ToolCard(name="open_door", approval=approval))], **policy).ready().asked()
     scene.called("open_door", "call_1", '{"door":"front"}')
     scene.done()
     return scene
@@ -530,7 +419,7 @@ def test_a_gesture_that_decides_stops_the_spoken_question(seconds: float, runs: 
 
 
 def test_a_gesture_does_not_cut_the_answer_that_plays_before_the_question() -> None:
-    scene = Scene(specs=[greeter(ToolCard(name="open_door", approval="always"))]).ready().asked()
+    scene = AgentStage(specs=[greeter(ToolCard(name="open_door", approval="always"))]).ready().asked()
     scene.audio(ms=2000)
     scene.called("open_door", "call_1", "{}")
     scene.done()
@@ -541,7 +430,11 @@ def test_a_gesture_does_not_cut_the_answer_that_plays_before_the_question() -> N
 
 
 def test_after_a_decision_the_next_call_that_waits_is_asked_about_again() -> None:
-    scene = Scene(specs=[greeter(*(ToolCard(name=name, approval="always") for name in ("one", "two")))]).ready().asked()
+    scene = (
+        AgentStage(specs=[greeter(*(ToolCard(name=name, approval="always") for name in ("one", "two")))])
+        .ready()
+        .asked()
+    )
     scene.called("one", "call_1", "{}")
     scene.called("two", "call_2", "{}")
     scene.done()
@@ -599,7 +492,7 @@ def test_approving_a_running_tool_does_not_run_it_twice() -> None:
     assert len(scene.tool_runs()) == 1
 
 
-def _calls_again(scene: Scene) -> None:
+def _calls_again(scene: AgentStage) -> None:
     """Let the model call the same tool in its next response."""
     scene.created("resp_2")
     scene.called("open_door", "call_2", response_id="resp_2")
@@ -609,7 +502,7 @@ def _calls_again(scene: Scene) -> None:
 def test_a_permanent_approval_is_not_asked_for_again() -> None:
     scene = _asking()
     scene.do(ApprovalAnswered("call_1", approved=True, always=True))
-    scene.finished("call_1")
+    scene.tool_finished("call_1")
     _calls_again(scene)
     assert [run.call_id for run in scene.tool_runs()] == ["call_1", "call_2"]
     assert len(scene.notices(ToolApproval)) == 1
@@ -627,7 +520,7 @@ def test_a_permanent_rejection_answers_later_calls_with_the_same_message() -> No
 def test_an_approval_of_one_call_applies_to_that_call_only() -> None:
     scene = _asking()
     scene.do(ApprovalAnswered("call_1", approved=True))
-    scene.finished("call_1")
+    scene.tool_finished("call_1")
     _calls_again(scene)
     assert [run.call_id for run in scene.tool_runs()] == ["call_1"]
     assert scene.state == "awaiting_approval"
@@ -635,11 +528,11 @@ def test_an_approval_of_one_call_applies_to_that_call_only() -> None:
 
 def test_a_permanent_approval_applies_to_no_other_tool() -> None:
     cards = (ToolCard(name="open_door", approval="always"), ToolCard(name="open_safe", approval="always"))
-    scene = Scene(specs=[greeter(*cards)]).ready().asked()
+    scene = AgentStage(specs=[greeter(*cards)]).ready().asked()
     scene.called("open_door", "call_1")
     scene.done()
     scene.do(ApprovalAnswered("call_1", approved=True, always=True))
-    scene.finished("call_1")
+    scene.tool_finished("call_1")
     scene.created("resp_2")
     scene.called("open_safe", "call_2", response_id="resp_2")
     assert [run.name for run in scene.tool_runs()] == ["open_door"]
@@ -649,18 +542,18 @@ def test_a_permanent_approval_applies_to_no_other_agent_with_the_same_tool() -> 
     door = ToolCard(name="open_door", approval="always")
     to_billing = HandoffCard(name="transfer_to_billing", agent="billing")
     billing = AgentSpec(agent="billing", session=BILLING.session, tools=(door,))
-    scene = Scene(specs=[greeter(door, handoffs=(to_billing,)), billing]).ready()
+    scene = AgentStage(specs=[greeter(door, handoffs=(to_billing,)), billing]).ready()
     scene.session_updated()
     scene.asked()
     scene.called("open_door", "call_1")
     scene.done()
     scene.do(ApprovalAnswered("call_1", approved=True, always=True))
-    scene.finished("call_1")
+    scene.tool_finished("call_1")
     scene.created("resp_2")
     scene.called("open_door", "call_2", response_id="resp_2")
     scene.called("transfer_to_billing", "call_3", response_id="resp_2")
     scene.done(response_id="resp_2")
-    scene.finished("call_2")
+    scene.tool_finished("call_2")
     scene.do(AgentPrepared(HandoffKey("call_3"), billing))
     scene.session_updated({"type": "realtime", "instructions": "Bill."})
     scene.created("resp_3")
@@ -721,12 +614,12 @@ def test_the_timeout_of_a_tool_starts_at_its_approval() -> None:
     scene.advance(25)
     scene.do(ApprovalAnswered("call_1", approved=True))
     scene.advance(19)
-    scene.finished("call_1", "open")
+    scene.tool_finished("call_1", "open")
     assert scene.outputs() == {"call_1": ["open"]}
 
 
 def test_a_tap_approves_one_call_at_a_time() -> None:
-    scene = Scene(specs=[greeter(ToolCard(name="open_door", approval="always"))]).ready().asked()
+    scene = AgentStage(specs=[greeter(ToolCard(name="open_door", approval="always"))]).ready().asked()
     scene.called("open_door", "call_1")
     scene.called("open_door", "call_2")
     scene.done()
@@ -768,7 +661,7 @@ def test_a_press_while_the_predicate_runs_is_a_barge_in_and_approves_nothing() -
 
 def test_a_tap_answers_only_the_question_open_when_it_started() -> None:
     """The press starts during the first question; the second arrives before the release and is not approved."""
-    scene = Scene(specs=[greeter(ToolCard(name="open_door", approval="always"))]).ready().asked()
+    scene = AgentStage(specs=[greeter(ToolCard(name="open_door", approval="always"))]).ready().asked()
     scene.called("open_door", "call_1")
     scene.press()
     scene.advance(0.05)
@@ -779,7 +672,7 @@ def test_a_tap_answers_only_the_question_open_when_it_started() -> None:
 
 
 def test_a_hold_answers_only_the_question_open_when_it_started() -> None:
-    scene = Scene(specs=[greeter(ToolCard(name="open_door", approval="always"))]).ready().asked()
+    scene = AgentStage(specs=[greeter(ToolCard(name="open_door", approval="always"))]).ready().asked()
     scene.called("open_door", "call_1")
     scene.press()
     scene.advance(0.5)
@@ -820,7 +713,7 @@ def test_a_written_yes_approves_nothing() -> None:
 def test_speech_detected_by_the_server_approves_nothing() -> None:
     ear = {"type": "realtime", "audio": {"input": {"turn_detection": {"type": "server_vad"}}}}
     spec = AgentSpec(agent="greeter", session=ear, tools=(ToolCard(name="open_door", approval="always"),))
-    scene = Scene(specs=[spec]).ready()
+    scene = AgentStage(specs=[spec]).ready()
     scene.server({"type": "input_audio_buffer.speech_started", "item_id": "item_user", "audio_start_ms": 0})
     scene.committed()
     scene.created(turn=None)
@@ -844,7 +737,7 @@ def test_an_interruption_withdraws_a_question_and_answers_the_call() -> None:
 # --- MCP calls ---------------------------------------------------------------------------------------------------
 
 
-def _mcp_asked(scene: Scene, item_id: str = "mcpr_1") -> list[Command]:
+def _mcp_asked(scene: AgentStage, item_id: str = "mcpr_1") -> list[Command]:
     """Receive an approval request for an MCP tool."""
     item = {
         "id": item_id,
@@ -860,7 +753,7 @@ def _mcp_item(**more: Any) -> dict[str, Any]:
     return {"id": "mcp_1", "type": "mcp_call", "server_label": "files", "name": "list", "arguments": "{}"} | more
 
 
-def _mcp_called(scene: Scene) -> list[Command]:
+def _mcp_called(scene: AgentStage) -> list[Command]:
     """Let the server start an MCP call."""
     return scene.server(
         {
@@ -872,7 +765,7 @@ def _mcp_called(scene: Scene) -> list[Command]:
     )
 
 
-def _mcp_ended(scene: Scene, *, failed: bool = False, **result: Any) -> None:
+def _mcp_ended(scene: AgentStage, *, failed: bool = False, **result: Any) -> None:
     """End the MCP call with the two frames in the order of the API reference."""
     kind = "failed" if failed else "completed"
     scene.server({"type": f"response.mcp_call.{kind}", "item_id": "mcp_1", "output_index": 0})
@@ -886,13 +779,13 @@ def _mcp_ended(scene: Scene, *, failed: bool = False, **result: Any) -> None:
     )
 
 
-def _verdicts(scene: Scene) -> list[dict[str, Any]]:
+def _verdicts(scene: AgentStage) -> list[dict[str, Any]]:
     items = [frame.get("item", {}) for frame in scene.sent()]
     return [{**item, "id": "…"} for item in items if item.get("type") == "mcp_approval_response"]
 
 
 def test_an_mcp_approval_request_asks_the_user_like_any_other_call() -> None:
-    scene = Scene(specs=[GREETER]).ready().asked()
+    scene = AgentStage(specs=[GREETER]).ready().asked()
     _mcp_asked(scene)
     scene.done()
     assert scene.state == "awaiting_approval"
@@ -903,7 +796,7 @@ def test_an_mcp_approval_request_asks_the_user_like_any_other_call() -> None:
 
 
 def test_a_tap_approves_an_mcp_call_and_requests_a_response() -> None:
-    scene = Scene(specs=[GREETER]).ready().asked()
+    scene = AgentStage(specs=[GREETER]).ready().asked()
     _mcp_asked(scene)
     scene.done()
     scene.tap()
@@ -916,7 +809,7 @@ def test_a_tap_approves_an_mcp_call_and_requests_a_response() -> None:
 
 
 def test_an_mcp_call_is_rejected_with_the_reason() -> None:
-    scene = Scene(specs=[GREETER]).ready().asked()
+    scene = AgentStage(specs=[GREETER]).ready().asked()
     _mcp_asked(scene)
     scene.done()
     scene.do(ApprovalAnswered("mcpr_1", approved=False, message="Delete nothing."))
@@ -926,7 +819,7 @@ def test_an_mcp_call_is_rejected_with_the_reason() -> None:
 
 
 def test_an_mcp_call_without_approval_is_rejected_at_the_deadline() -> None:
-    scene = Scene(approval_s=30.0, specs=[GREETER]).ready().asked()
+    scene = AgentStage(approval_s=30.0, specs=[GREETER]).ready().asked()
     _mcp_asked(scene)
     scene.done()
     scene.advance(29.9)
@@ -936,7 +829,7 @@ def test_an_mcp_call_without_approval_is_rejected_at_the_deadline() -> None:
 
 
 def test_an_interruption_rejects_an_mcp_call() -> None:
-    scene = Scene(specs=[GREETER]).ready().asked()
+    scene = AgentStage(specs=[GREETER]).ready().asked()
     _mcp_asked(scene)
     scene.done()
     scene.do(InterruptAsked())
@@ -946,7 +839,7 @@ def test_an_interruption_rejects_an_mcp_call() -> None:
 
 @pytest.mark.parametrize("approved", [True, False])
 def test_a_permanent_decision_answers_the_next_call_of_that_mcp_tool(approved: bool) -> None:
-    scene = Scene(specs=[GREETER]).ready().asked()
+    scene = AgentStage(specs=[GREETER]).ready().asked()
     _mcp_asked(scene)
     scene.do(ApprovalAnswered("mcpr_1", approved=approved, always=True))
     _mcp_asked(scene, "mcpr_2")
@@ -958,7 +851,7 @@ def test_a_permanent_decision_answers_the_next_call_of_that_mcp_tool(approved: b
 
 
 def test_an_approval_request_received_twice_asks_once() -> None:
-    scene = Scene(specs=[GREETER]).ready().asked()
+    scene = AgentStage(specs=[GREETER]).ready().asked()
     _mcp_asked(scene)
     item = {
         "id": "mcpr_1",
@@ -972,7 +865,7 @@ def test_an_approval_request_received_twice_asks_once() -> None:
 
 
 def test_the_turn_waits_for_an_mcp_call_and_then_requests_one_response() -> None:
-    scene = Scene(specs=[GREETER]).ready().asked()
+    scene = AgentStage(specs=[GREETER]).ready().asked()
     _mcp_called(scene)
     scene.done()
     assert len(scene.asks()) == 1
@@ -983,7 +876,7 @@ def test_the_turn_waits_for_an_mcp_call_and_then_requests_one_response() -> None
 
 
 def test_a_model_that_spoke_after_its_mcp_call_gets_no_second_request() -> None:
-    scene = Scene(specs=[GREETER]).ready().asked()
+    scene = AgentStage(specs=[GREETER]).ready().asked()
     _mcp_called(scene)
     _mcp_ended(scene, output="a.txt")
     scene.audio()
@@ -1001,21 +894,21 @@ def test_a_model_that_spoke_after_its_mcp_call_gets_no_second_request() -> None:
 
 
 def test_the_end_of_an_mcp_call_is_emitted_with_its_output() -> None:
-    scene = Scene(specs=[GREETER]).ready().asked()
+    scene = AgentStage(specs=[GREETER]).ready().asked()
     _mcp_called(scene)
     _mcp_ended(scene, output="a.txt")
     assert scene.notices(ToolEnd) == [ToolEnd("turn_1", "mcp_1", "files.list", "a.txt", False, "greeter", "{}")]
 
 
 def test_a_failed_mcp_call_is_emitted_as_an_error() -> None:
-    scene = Scene(specs=[GREETER]).ready().asked()
+    scene = AgentStage(specs=[GREETER]).ready().asked()
     _mcp_called(scene)
     _mcp_ended(scene, failed=True, error={"type": "tool_execution_error", "message": "no such folder"})
     assert scene.ended() == [("mcp_1", True)]
 
 
 def test_an_mcp_call_that_never_ends_times_out_and_a_response_is_requested() -> None:
-    scene = Scene(tool_s=20.0, specs=[GREETER]).ready().asked()
+    scene = AgentStage(tool_s=20.0, specs=[GREETER]).ready().asked()
     _mcp_called(scene)
     scene.done()
     scene.advance(20.1)
@@ -1024,18 +917,18 @@ def test_an_mcp_call_that_never_ends_times_out_and_a_response_is_requested() -> 
 
 
 def test_an_mcp_call_and_a_local_call_lead_to_one_request() -> None:
-    scene = Scene(specs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene = AgentStage(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     _mcp_called(scene)
     scene.called("a", "call_1")
     scene.done()
-    scene.finished("call_1")
+    scene.tool_finished("call_1")
     assert len(scene.asks()) == 1
     _mcp_ended(scene, output="a.txt")
     assert len(scene.asks()) == 2
 
 
 def test_a_failed_list_of_mcp_tools_is_reported_and_ends_nothing() -> None:
-    scene = Scene(specs=[GREETER]).ready()
+    scene = AgentStage(specs=[GREETER]).ready()
     scene.server({"type": "mcp_list_tools.failed", "item_id": "mcpl_1"})
     assert scene.troubles() == ["server_error"]
     assert scene.state == "ready"
@@ -1044,9 +937,9 @@ def test_a_failed_list_of_mcp_tools_is_reported_and_ends_nothing() -> None:
 # --- handoffs ----------------------------------------------------------------------------------------------------
 
 
-def _handing(specs: tuple[AgentSpec, ...] = (GREETER, BILLING), **policy: Any) -> Scene:
+def _handing(specs: tuple[AgentSpec, ...] = (GREETER, BILLING), **policy: Any) -> AgentStage:
     """Let the greeter call the handoff to billing, and end its response."""
-    scene = Scene(specs=specs, **policy).ready()
+    scene = AgentStage(specs=specs, **policy).ready()
     scene.session_updated()
     scene.asked()
     scene.commands.clear()
@@ -1055,11 +948,11 @@ def _handing(specs: tuple[AgentSpec, ...] = (GREETER, BILLING), **policy: Any) -
     return scene
 
 
-def _prepared(scene: Scene, spec: AgentSpec | None = BILLING, problem: str = "") -> list[Command]:
+def _prepared(scene: AgentStage, spec: AgentSpec | None = BILLING, problem: str = "") -> list[Command]:
     return scene.do(AgentPrepared(HandoffKey("call_1"), spec, problem))
 
 
-def _accepted(scene: Scene) -> list[Command]:
+def _accepted(scene: AgentStage) -> list[Command]:
     return scene.session_updated({"type": "realtime", "instructions": "Bill."})
 
 
@@ -1106,7 +999,7 @@ def test_the_new_agent_starts_with_its_first_sentence_and_says_it_once() -> None
     scene.created("resp_2")
     scene.called("refund", "call_2", response_id="resp_2")
     scene.done("resp_2")
-    scene.finished("call_2")
+    scene.tool_finished("call_2")
     assert "instructions" not in scene.asks()[1]
 
 
@@ -1124,7 +1017,7 @@ def test_a_first_sentence_is_kept_when_the_connection_is_lost_before_the_answer_
 
 def test_a_first_sentence_that_was_begun_is_not_requested_again() -> None:
     guarded = replace(BILLING, has_output_guardrails=True)
-    scene = Scene(specs=(GREETER, guarded), guardrail_debounce=1).ready()
+    scene = AgentStage(specs=(GREETER, guarded), guardrail_debounce=1).ready()
     scene.session_updated()
     scene.asked()
     scene.called("transfer_to_billing", "call_1")
@@ -1160,7 +1053,7 @@ def test_a_handoff_without_a_first_sentence_sends_no_instructions_with_the_reque
 
 
 def test_agent_and_handoff_notices_are_emitted_in_order() -> None:
-    scene = Scene(specs=[GREETER]).ready()
+    scene = AgentStage(specs=[GREETER]).ready()
     scene.session_updated()
     scene.asked()
     scene.wrote("I hand you over.", is_final=True)
@@ -1186,7 +1079,7 @@ def test_agent_and_handoff_notices_are_emitted_in_order() -> None:
 
 
 def test_the_voice_is_left_out_once_the_session_has_spoken() -> None:
-    scene = Scene(specs=[GREETER]).ready()
+    scene = AgentStage(specs=[GREETER]).ready()
     scene.session_updated()
     scene.asked()
     scene.audio()
@@ -1200,7 +1093,7 @@ def test_the_voice_is_left_out_once_the_session_has_spoken() -> None:
 
 
 def test_a_new_link_gets_the_voice_again() -> None:
-    scene = Scene(specs=[GREETER]).ready()
+    scene = AgentStage(specs=[GREETER]).ready()
     scene.session_updated()
     scene.answering(ms=200)
     scene.lose()
@@ -1211,7 +1104,7 @@ def test_a_new_link_gets_the_voice_again() -> None:
 
 
 def test_a_late_confirmation_of_an_earlier_update_does_not_swap_agents() -> None:
-    scene = Scene(specs=[GREETER]).start()
+    scene = AgentStage(specs=[GREETER]).start()
     scene.link_ready()  # the first session.update is not confirmed yet
     scene.advance(2.0)
     scene.asked()
@@ -1312,7 +1205,7 @@ def test_a_second_handoff_in_the_same_response_is_refused() -> None:
         session=AUDIO_SESSION,
         handoffs=(*GREETER.handoffs, HandoffCard(name="transfer_to_sales", agent="sales")),
     )
-    scene = Scene(specs=[spec]).ready()
+    scene = AgentStage(specs=[spec]).ready()
     scene.session_updated()
     scene.asked()
     scene.called("transfer_to_billing", "call_1")
@@ -1328,7 +1221,7 @@ def test_a_second_handoff_in_the_same_response_is_refused() -> None:
 
 def test_a_handoff_and_a_tool_call_lead_to_one_request() -> None:
     spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=(ToolCard(name="a"),), handoffs=GREETER.handoffs)
-    scene = Scene(specs=[spec]).ready()
+    scene = AgentStage(specs=[spec]).ready()
     scene.session_updated()
     scene.asked()
     scene.called("transfer_to_billing", "call_1")
@@ -1337,7 +1230,7 @@ def test_a_handoff_and_a_tool_call_lead_to_one_request() -> None:
     _prepared(scene)
     _accepted(scene)
     assert len(scene.asks()) == 1
-    scene.finished("call_2")
+    scene.tool_finished("call_2")
     assert len(scene.asks()) == 2
 
 
@@ -1379,7 +1272,7 @@ def test_a_turn_after_a_barge_in_during_a_handoff_has_no_first_sentence() -> Non
 def test_instructions_for_a_turn_do_not_undo_a_pending_handoff() -> None:
     """After all confirmations, client and server must agree on the agent."""
     first = AgentSpec(agent="greeter", session=AUDIO_SESSION, handoffs=GREETER.handoffs, is_asked_at_turn=True)
-    scene = Scene(specs=[first]).ready()
+    scene = AgentStage(specs=[first]).ready()
     scene.session_updated()
     scene.say()
     scene.do(AgentPrepared(TurnKey("turn_1", 0), first))
@@ -1437,9 +1330,9 @@ def guarded(**more: Any) -> AgentSpec:
     return AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=(), has_output_guardrails=True, **more)
 
 
-def _watched(**policy: Any) -> Scene:
+def _watched(**policy: Any) -> AgentStage:
     """Start an answer of an agent with output guardrails."""
-    return Scene(specs=[guarded()], **policy).ready().asked()
+    return AgentStage(specs=[guarded()], **policy).ready().asked()
 
 
 def test_text_is_checked_after_every_hundred_characters() -> None:
@@ -1514,7 +1407,7 @@ def test_each_part_of_an_item_is_checked() -> None:
 
 
 def test_without_guardrails_nothing_is_checked() -> None:
-    scene = Scene(specs=[GREETER]).ready().asked()
+    scene = AgentStage(specs=[GREETER]).ready().asked()
     scene.wrote("a" * 200)
     scene.wrote("a" * 200, is_final=True)
     assert scene.checks() == []
@@ -1523,7 +1416,7 @@ def test_without_guardrails_nothing_is_checked() -> None:
 def test_text_after_an_accepted_handoff_in_the_same_response_is_checked_by_the_old_agents_guardrails() -> None:
     """The call precedes the sentence in the response; the server accepts the new agent before the sentence arrives."""
     spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, handoffs=GREETER.handoffs, has_output_guardrails=True)
-    scene = Scene(specs=[spec]).ready()
+    scene = AgentStage(specs=[spec]).ready()
     scene.session_updated()
     scene.asked()
     scene.called("transfer_to_billing", "call_1")
@@ -1548,7 +1441,7 @@ def test_the_turn_ends_only_after_its_last_check() -> None:
 # --- output guardrails: a trip -----------------------------------------------------------------------------------
 
 
-def _tripping(**policy: Any) -> tuple[Scene, CheckText]:
+def _tripping(**policy: Any) -> tuple[AgentStage, CheckText]:
     """Receive two seconds of an answer, play 100 ms of it, and start a check of its text."""
     scene = _watched(**policy)
     scene.audio(ms=2000)
@@ -1704,7 +1597,7 @@ def test_checks_run_concurrently_and_a_later_one_may_trip_first() -> None:
 
 def test_a_call_of_a_tripped_answer_that_awaits_approval_is_never_run() -> None:
     spec = greeter(ToolCard(name="open_door", approval="always"), has_output_guardrails=True)
-    scene = Scene(specs=[spec]).ready().asked()
+    scene = AgentStage(specs=[spec]).ready().asked()
     scene.audio()
     (check,) = scene.checks(scene.wrote("4711", is_final=True))
     scene.called("open_door", "call_1")
@@ -1717,14 +1610,14 @@ def test_a_call_of_a_tripped_answer_that_awaits_approval_is_never_run() -> None:
 
 def test_a_tool_running_when_its_answer_trips_is_answered_without_its_own_request() -> None:
     spec = greeter(ToolCard(name="slow"), has_output_guardrails=True)
-    scene = Scene(specs=[spec]).ready().asked()
+    scene = AgentStage(specs=[spec]).ready().asked()
     scene.audio()
     (check,) = scene.checks(scene.wrote("4711", is_final=True))
     scene.called("slow", "call_1")
     scene.commands.clear()
     scene.tripped(check)
     scene.done(status="cancelled")
-    scene.finished("call_1", "done")
+    scene.tool_finished("call_1", "done")
     assert scene.outputs() == {"call_1": ["done"]}
     assert len(scene.asks()) == 1, "only the request for the second try"
     scene.created("resp_2")
@@ -1738,9 +1631,9 @@ def test_a_tool_running_when_its_answer_trips_is_answered_without_its_own_reques
 FRAMES_PER_CHARACTER = 24_000 // 25
 
 
-def _held(**policy: Any) -> Scene:
+def _held(**policy: Any) -> AgentStage:
     """Receive and hold eight seconds of an answer."""
-    scene = Scene(specs=[guarded()], hold_audio=True, **policy).ready().asked()
+    scene = AgentStage(specs=[guarded()], hold_audio=True, **policy).ready().asked()
     scene.audio(ms=8000)
     return scene
 
@@ -1764,7 +1657,7 @@ def test_checked_text_releases_40_ms_of_audio_per_character() -> None:
 
 
 def test_audio_arriving_after_its_text_has_passed_is_released_up_to_that_text() -> None:
-    scene = Scene(specs=[guarded()], hold_audio=True).ready().asked()
+    scene = AgentStage(specs=[guarded()], hold_audio=True).ready().asked()
     (check,) = scene.checks(scene.wrote("a" * 100))
     scene.passed(check)
     scene.audio(ms=3000)
@@ -1782,7 +1675,7 @@ def test_the_rest_is_released_when_the_final_text_has_passed() -> None:
 
 
 def test_all_held_audio_is_released_in_order() -> None:
-    scene = Scene(specs=[guarded()], hold_audio=True).ready().asked()
+    scene = AgentStage(specs=[guarded()], hold_audio=True).ready().asked()
     scene.audio(ms=3000)
     scene.audio(ms=3000)
     (first,) = scene.checks(scene.wrote("a" * 100))
@@ -1888,7 +1781,7 @@ def test_an_answer_is_truncated_at_the_end_of_its_released_and_played_part() -> 
 
 
 def test_without_guardrails_no_audio_is_held() -> None:
-    scene = Scene(specs=[GREETER], hold_audio=True).ready().asked()
+    scene = AgentStage(specs=[GREETER], hold_audio=True).ready().asked()
     scene.audio(ms=200)
     assert scene.played_frames_of("item_a") == 4800
 
@@ -1896,10 +1789,10 @@ def test_without_guardrails_no_audio_is_held() -> None:
 # --- input guardrails --------------------------------------------------------------------------------------------
 
 
-def _screened(**policy: Any) -> Scene:
+def _screened(**policy: Any) -> AgentStage:
     """Speak a turn to an agent with input guardrails."""
     spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=(), has_input_guardrails=True)
-    scene = Scene(specs=[spec], **policy).ready()
+    scene = AgentStage(specs=[spec], **policy).ready()
     scene.say()
     scene.committed()
     return scene
@@ -1946,7 +1839,7 @@ def test_a_failed_transcript_is_refused() -> None:
 
 
 def test_a_failed_transcript_is_ignored_without_input_guardrails() -> None:
-    scene = Scene(specs=[GREETER]).ready().asked()
+    scene = AgentStage(specs=[GREETER]).ready().asked()
     scene.server(
         {
             "type": "conversation.item.input_audio_transcription.failed",
@@ -1995,7 +1888,7 @@ def test_the_transcript_of_another_item_is_not_checked_for_this_turn() -> None:
 
 def test_a_message_is_checked_by_its_text_and_deleted_when_refused() -> None:
     spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, has_input_guardrails=True)
-    scene = Scene(specs=[spec]).ready()
+    scene = AgentStage(specs=[spec]).ready()
     item = {"id": "m1", "type": "message", "role": "user", "content": [{"type": "input_text", "text": "bad"}]}
     (check,) = scene.checks(scene.do(MessageGiven(item, "bad")))
     assert check.text == "bad"
@@ -2007,7 +1900,7 @@ def test_a_message_is_checked_by_its_text_and_deleted_when_refused() -> None:
 
 def test_a_transcript_that_has_passed_is_not_checked_again_in_a_second_round() -> None:
     spec = greeter(ToolCard(name="a"), has_input_guardrails=True)
-    scene = Scene(specs=[spec]).ready()
+    scene = AgentStage(specs=[spec]).ready()
     scene.say()
     scene.committed()
     (check,) = scene.checks(scene.heard("What time is it?"))
@@ -2015,7 +1908,7 @@ def test_a_transcript_that_has_passed_is_not_checked_again_in_a_second_round() -
     scene.created()
     scene.called("a", "call_1")
     scene.done()
-    scene.finished("call_1")
+    scene.tool_finished("call_1")
     assert len(scene.asks()) == 2
     assert len(scene.checks()) == 1
 
@@ -2038,7 +1931,7 @@ MORNING = AgentSpec(agent="greeter", session={**AUDIO_SESSION, "instructions": "
 
 
 def test_instructions_are_requested_at_connect_and_sent_to_the_session() -> None:
-    scene = Scene(specs=[AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)]).start()
+    scene = AgentStage(specs=[AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)]).start()
     scene.link_ready()
     assert scene.of(PrepareAgent) == [PrepareAgent(ConnectKey(1), "greeter", "connect")]
     assert scene.sent() == [], "nothing is sent before the instructions arrive"
@@ -2048,7 +1941,7 @@ def test_instructions_are_requested_at_connect_and_sent_to_the_session() -> None
 
 def test_late_instructions_for_a_link_keep_the_old_ones() -> None:
     spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)
-    scene = Scene(specs=[spec], prepare_s=5.0).start()
+    scene = AgentStage(specs=[spec], prepare_s=5.0).start()
     scene.link_ready()
     scene.advance(4.9)
     assert scene.updates() == []
@@ -2059,7 +1952,7 @@ def test_late_instructions_for_a_link_keep_the_old_ones() -> None:
 
 
 def test_failed_instructions_for_a_link_keep_the_old_ones_and_are_reported() -> None:
-    scene = Scene(specs=[AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)]).start()
+    scene = AgentStage(specs=[AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)]).start()
     scene.link_ready()
     scene.do(AgentPrepared(ConnectKey(1), None, "KeyError: 'name'"))
     assert [one["session"]["instructions"] for one in scene.updates()] == ["Greet."]
@@ -2068,7 +1961,7 @@ def test_failed_instructions_for_a_link_keep_the_old_ones_and_are_reported() -> 
 
 def test_instructions_for_an_old_link_are_not_sent_to_the_next() -> None:
     spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)
-    scene = Scene(specs=[spec]).start()
+    scene = AgentStage(specs=[spec]).start()
     scene.link_ready()
     scene.lose()
     scene.advance(1.0)
@@ -2078,7 +1971,7 @@ def test_instructions_for_an_old_link_are_not_sent_to_the_next() -> None:
 
 
 def test_a_turn_spoken_while_a_link_waits_for_its_instructions_is_sent_after_them() -> None:
-    scene = Scene(specs=[AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)]).start()
+    scene = AgentStage(specs=[AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_connect=True)]).start()
     scene.advance(2.0)
     scene.link_ready()
     scene.say()
@@ -2093,9 +1986,11 @@ def test_a_turn_spoken_while_a_link_waits_for_its_instructions_is_sent_after_the
     ]
 
 
-def _turn_by_turn(**policy: Any) -> Scene:
+def _turn_by_turn(**policy: Any) -> AgentStage:
     """Speak a turn to an agent whose instructions are made for each turn."""
-    scene = Scene(specs=[AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_turn=True)], **policy).ready()
+    scene = AgentStage(
+        specs=[AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_turn=True)], **policy
+    ).ready()
     scene.session_updated()
     scene.say()
     scene.committed()
@@ -2154,7 +2049,7 @@ def test_instructions_are_requested_for_each_turn() -> None:
 
 def test_a_turn_that_needs_instructions_and_a_check_waits_for_both() -> None:
     spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_turn=True, has_input_guardrails=True)
-    scene = Scene(specs=[spec]).ready()
+    scene = AgentStage(specs=[spec]).ready()
     scene.say()
     scene.committed()
     (check,) = scene.checks(scene.heard("Hello"))
@@ -2166,7 +2061,7 @@ def test_a_turn_that_needs_instructions_and_a_check_waits_for_both() -> None:
 
 def test_late_instructions_use_their_own_deadline_not_that_of_the_transcript() -> None:
     spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, is_asked_at_turn=True, has_input_guardrails=True)
-    scene = Scene(specs=[spec], prepare_s=5.0, transcript_s=10.0).ready()
+    scene = AgentStage(specs=[spec], prepare_s=5.0, transcript_s=10.0).ready()
     scene.say()
     scene.committed()
     (check,) = scene.checks(scene.heard("Hello"))
@@ -2176,7 +2071,7 @@ def test_late_instructions_use_their_own_deadline_not_that_of_the_transcript() -
 
 
 def test_the_voice_is_left_out_even_if_the_session_spoke_only_in_a_cancelled_response() -> None:
-    scene = Scene(specs=[GREETER]).ready().asked()
+    scene = AgentStage(specs=[GREETER]).ready().asked()
     scene.press()  # a barge-in before any audio
     scene.audio()
     assert scene.plays() == []

@@ -7,77 +7,24 @@ from typing import Any
 import pytest
 
 from appliance.agents.spec import AgentSpec, HandoffCard, ToolCard
-from appliance.conversation.commands import Command, Connect, Disconnect
 from appliance.conversation.events import (
     AgentPrepared,
     ApprovalAnswered,
     CommitAsked,
     DayBegan,
-    DeadlinePassed,
-    Event,
     FrameGiven,
     HandoffKey,
     InputCheck,
     InterruptAsked,
-    LinkDown,
     MessageGiven,
     OutOfBandAsked,
     ShutdownRequested,
 )
 from appliance.conversation.notices import BudgetWarning, InputText, ToolEnd, ToolStart
 from appliance.realtime import protocol as wire
-from tests.unit.test_conversation_agents import AUDIO_SESSION, BILLING, GREETER, Scene, greeter
+from tests.support.stages.agents import AUDIO_SESSION, BILLING, GREETER, WatchedStage, greeter
 
 TEXT_SESSION = {"type": "realtime", "output_modalities": ["text"], "audio": {"input": {"turn_detection": None}}}
-
-
-class Watched(Scene):
-    """Assert after every ``DeadlinePassed`` that the next deadline is in the future; else the driver would spin."""
-
-    has_connection = False
-    """Whether the newest requested link is not down."""
-
-    def do(self, event: Event) -> list[Command]:
-        commands = super().do(event)
-        if isinstance(event, LinkDown) and event.link == self.link:
-            self.has_connection = False
-        for command in commands:
-            if isinstance(command, Connect):
-                self.has_connection = True
-            elif isinstance(command, Disconnect) and command.link == self.link:
-                self.has_connection = False
-        at = self.conversation.deadline
-        if isinstance(event, DeadlinePassed):
-            assert at is None or at > self.now, f"deadline {at} at {self.now}: the driver spins; {self.conversation!r}"
-        if self.conversation.turn_id is not None:
-            assert at is not None, f"a turn without a deadline: {self.conversation!r}"
-        return commands
-
-    def text(self, text: str, *, is_final: bool = False, response_id: str = "resp_1", item_id: str = "item_a") -> Any:
-        kind, key = ("done", "text") if is_final else ("delta", "delta")
-        return self.server(
-            {
-                "type": f"response.output_text.{kind}",
-                "response_id": response_id,
-                "item_id": item_id,
-                "output_index": 0,
-                "content_index": 0,
-                key: text,
-            }
-        )
-
-    def added(self, item_id: str = "item_a", response_id: str = "resp_1", status: str = "in_progress") -> Any:
-        return self.server(
-            {
-                "type": "response.output_item.added",
-                "response_id": response_id,
-                "output_index": 0,
-                "item": {"id": item_id, "type": "message", "role": "assistant", "status": status, "content": []},
-            }
-        )
-
-    def known(self) -> list[str]:
-        return [one.id for one in self.conversation.history]
 
 
 def spoken(item_id: str = "item_a", text: str = "Hello there.", status: str = "completed") -> dict[str, Any]:
@@ -96,8 +43,8 @@ def note(text: str = "Hi.", item_id: str = "m1", **more: Any) -> MessageGiven:
 
 
 def test_an_item_fully_heard_before_the_barge_in_is_not_deleted() -> None:
-    scene = Watched(specs=[greeter()]).ready().asked()
-    scene.added()
+    scene = WatchedStage(specs=[greeter()]).ready().asked()
+    scene.item_added()
     scene.wrote("First sentence.")
     scene.audio(ms=200)
     scene.play(4800, drained=True)  # all received audio was heard; the rest is still to come
@@ -108,11 +55,11 @@ def test_an_item_fully_heard_before_the_barge_in_is_not_deleted() -> None:
 
 
 def test_a_fully_heard_item_is_not_deleted_by_a_barge_in_during_the_next_item() -> None:
-    scene = Watched(specs=[greeter()]).ready().asked()
-    scene.added()
+    scene = WatchedStage(specs=[greeter()]).ready().asked()
+    scene.item_added()
     scene.audio(ms=200)
     scene.server({"type": "response.output_item.done", "response_id": "resp_1", "output_index": 0, "item": spoken()})
-    scene.added("item_b")
+    scene.item_added("item_b")
     scene.audio(item_id="item_b", ms=200)
     scene.play(4800 + 2400)
     scene.press()
@@ -121,11 +68,11 @@ def test_a_fully_heard_item_is_not_deleted_by_a_barge_in_during_the_next_item() 
 
 
 def test_a_text_answer_already_emitted_is_not_deleted_by_an_interruption() -> None:
-    scene = Watched(specs=[AgentSpec(agent="a", session=TEXT_SESSION, tools=())]).ready()
+    scene = WatchedStage(specs=[AgentSpec(agent="a", session=TEXT_SESSION, tools=())]).ready()
     scene.do(note())
     scene.created()
-    scene.added()
-    scene.text("The capital of France is")
+    scene.item_added()
+    scene.wrote_text("The capital of France is")
     scene.do(InterruptAsked())
     item = spoken(text="", status="incomplete") | {"content": [{"type": "output_text", "text": "The capital of F"}]}
     scene.done(status="cancelled", output=[item])
@@ -133,10 +80,10 @@ def test_a_text_answer_already_emitted_is_not_deleted_by_an_interruption() -> No
 
 
 def test_a_failed_response_with_a_running_call_does_not_fail_a_later_complete_answer() -> None:
-    scene = Watched(specs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene = WatchedStage(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     scene.called("a", "call_1")
     scene.done(status="failed")
-    scene.finished("call_1", "1")
+    scene.tool_finished("call_1", "1")
     asks = len(scene.asks())
     if asks == 2:
         scene.created("resp_2")
@@ -149,7 +96,7 @@ def test_a_failed_response_with_a_running_call_does_not_fail_a_later_complete_an
 
 
 def test_an_update_of_the_program_after_a_handoff_does_not_make_the_driver_spin() -> None:
-    scene = Watched(specs=[GREETER]).ready().asked()
+    scene = WatchedStage(specs=[GREETER]).ready().asked()
     scene.called("transfer_to_billing", "call_1")
     scene.do(AgentPrepared(HandoffKey("call_1"), BILLING))
     scene.done()
@@ -162,7 +109,7 @@ def test_an_update_of_the_program_after_a_handoff_does_not_make_the_driver_spin(
 
 def test_a_late_commit_confirmation_is_not_taken_for_the_next_turn() -> None:
     spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=(), has_input_guardrails=True)
-    scene = Watched(specs=[spec]).ready()
+    scene = WatchedStage(specs=[spec]).ready()
     scene.say()  # committed, but not yet confirmed on a slow link
     scene.say()  # the next turn is committed too
     scene.committed("item_1")
@@ -176,7 +123,7 @@ def test_a_late_commit_confirmation_is_not_taken_for_the_next_turn() -> None:
 
 
 def test_a_transcript_is_emitted_under_its_own_turn() -> None:
-    scene = Watched(specs=[greeter()]).ready()
+    scene = WatchedStage(specs=[greeter()]).ready()
     scene.say()
     scene.say()
     scene.committed("item_1")
@@ -188,7 +135,7 @@ def test_a_transcript_is_emitted_under_its_own_turn() -> None:
 
 def test_unchecked_speech_of_an_interrupted_turn_is_deleted() -> None:
     spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=(), has_input_guardrails=True)
-    scene = Watched(specs=[spec]).ready()
+    scene = WatchedStage(specs=[spec]).ready()
     scene.say()
     scene.committed("item_1")
     scene.say()  # speaks again before the first turn is transcribed
@@ -204,7 +151,7 @@ def test_unchecked_speech_of_an_interrupted_turn_is_deleted() -> None:
 
 def test_a_message_given_while_the_user_speaks_is_checked_too() -> None:
     spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=(), has_input_guardrails=True)
-    scene = Watched(specs=[spec]).ready()
+    scene = WatchedStage(specs=[spec]).ready()
     scene.press()
     scene.hear(500)
     commands = scene.do(note("Something bad."))
@@ -216,7 +163,7 @@ def test_a_message_given_while_the_user_speaks_is_checked_too() -> None:
 
 def test_a_turn_replayed_after_a_long_outage_waits_for_its_transcript_again() -> None:
     spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=(), has_input_guardrails=True)
-    scene = Watched(specs=[spec]).ready()
+    scene = WatchedStage(specs=[spec]).ready()
     scene.say()
     scene.committed()
     scene.lose()
@@ -235,7 +182,7 @@ def test_a_turn_replayed_after_a_long_outage_waits_for_its_transcript_again() ->
 
 
 def test_a_message_that_waits_for_a_link_is_not_lost_when_the_user_speaks() -> None:
-    scene = Watched(specs=[greeter()]).start()
+    scene = WatchedStage(specs=[greeter()]).start()
     scene.advance(2.0)
     scene.do(note("Remember the milk."))
     scene.say()
@@ -245,7 +192,7 @@ def test_a_message_that_waits_for_a_link_is_not_lost_when_the_user_speaks() -> N
 
 
 def test_a_server_that_keeps_refusing_does_not_hold_up_the_turn_for_ever() -> None:
-    scene = Watched(specs=[greeter()]).ready()
+    scene = WatchedStage(specs=[greeter()]).ready()
     scene.say()
     scene.committed()
     for _ in range(120):
@@ -255,7 +202,7 @@ def test_a_server_that_keeps_refusing_does_not_hold_up_the_turn_for_ever() -> No
 
 
 def test_a_handoff_after_dropped_audio_leaves_the_voice_out() -> None:
-    scene = Watched(specs=[GREETER]).ready()
+    scene = WatchedStage(specs=[GREETER]).ready()
     scene.say()
     scene.committed()
     scene.press()  # before response.created
@@ -275,7 +222,7 @@ def test_a_handoff_after_dropped_audio_leaves_the_voice_out() -> None:
 
 
 def test_an_out_of_band_response_of_the_program_is_not_cancelled() -> None:
-    scene = Watched(specs=[greeter()]).ready()
+    scene = WatchedStage(specs=[greeter()]).ready()
     scene.do(
         FrameGiven({"type": "response.create", "response": {"conversation": "none", "output_modalities": ["text"]}})
     )
@@ -289,7 +236,7 @@ def test_an_out_of_band_response_of_the_program_is_not_cancelled() -> None:
 
 
 def test_an_out_of_band_response_of_the_program_is_neither_played_nor_kept_in_the_history() -> None:
-    scene = Watched(specs=[greeter()]).ready()
+    scene = WatchedStage(specs=[greeter()]).ready()
     frame = {"type": "response.create", "response": {"conversation": "none", "metadata": {"topic": "x"}}}
     scene.do(FrameGiven(frame))
     scene.say()
@@ -305,32 +252,32 @@ def test_an_out_of_band_response_of_the_program_is_neither_played_nor_kept_in_th
 
 
 def test_a_tool_required_by_a_raw_response_create_is_required_only_once() -> None:
-    scene = Watched(specs=[greeter(ToolCard(name="a"))]).ready()
+    scene = WatchedStage(specs=[greeter(ToolCard(name="a"))]).ready()
     scene.do(FrameGiven({"type": "response.create", "response": {"tool_choice": "required"}}))
     scene.created()
     scene.called("a", "call_1")
     scene.done()
-    scene.finished("call_1", "1")
+    scene.tool_finished("call_1", "1")
     assert scene.asks()[1].get("tool_choice") != "required", "the model could never answer; the tool would run 8 times"
 
 
 @pytest.mark.parametrize("response", [None, "x", {"metadata": None}, {"metadata": "x"}])
 def test_a_raw_response_create_of_any_shape_is_handled(response: Any) -> None:
-    scene = Watched(specs=[greeter()]).ready()
+    scene = WatchedStage(specs=[greeter()]).ready()
     scene.do(FrameGiven({"type": "response.create", "response": response}))
     assert scene.state != "booting"
 
 
 @pytest.mark.parametrize("session", [None, "x", []])
 def test_a_raw_session_update_of_any_shape_is_handled(session: Any) -> None:
-    scene = Watched(specs=[greeter()]).ready()
+    scene = WatchedStage(specs=[greeter()]).ready()
     scene.conversation.handle(FrameGiven({"type": "session.update", "session": session}), scene.now)
     scene.session_updated()
 
 
 @pytest.mark.parametrize("audio", [{"input": None}, [], "x", {"input": []}, {"input": {"transcription": "whisper-1"}}])
 def test_a_session_updated_of_any_shape_is_handled(audio: Any) -> None:
-    scene = Watched(specs=[greeter()]).ready()
+    scene = WatchedStage(specs=[greeter()]).ready()
     try:
         event = wire.parse({"type": "session.updated", "session": {"type": "realtime", "audio": audio}})
     except wire.RemoteProtocolError:
@@ -341,18 +288,18 @@ def test_a_session_updated_of_any_shape_is_handled(audio: Any) -> None:
 
 
 def test_a_text_response_requested_in_an_audio_session_counts_as_an_answer() -> None:
-    scene = Watched(specs=[greeter()]).ready()
+    scene = WatchedStage(specs=[greeter()]).ready()
     scene.do(FrameGiven({"type": "response.create", "response": {"output_modalities": ["text"]}}))
     scene.created()
-    scene.text("Paris.", is_final=True)
+    scene.wrote_text("Paris.", is_final=True)
     scene.done()
     assert scene.outcomes() == ["answered"]
 
 
 def test_held_audio_lost_with_the_link_is_not_replayed_as_said() -> None:
     spec = AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=(), has_output_guardrails=True)
-    scene = Watched(specs=[spec], hold_audio=True).ready().asked()
-    scene.added()
+    scene = WatchedStage(specs=[spec], hold_audio=True).ready().asked()
+    scene.item_added()
     scene.wrote("The code of the safe is 4711, which nobody has heard.")
     scene.audio(ms=2000)
     assert scene.plays() == []
@@ -368,20 +315,20 @@ def test_held_audio_lost_with_the_link_is_not_replayed_as_said() -> None:
 
 
 def test_every_tool_start_has_a_tool_end_when_the_link_is_lost_after_a_barge_in() -> None:
-    scene = Watched(specs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene = WatchedStage(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     scene.called("a", "call_1")
     scene.done()
     scene.press()
     scene.hear(200)
     scene.lose()
-    scene.finished("call_1", "1")
+    scene.tool_finished("call_1", "1")
     scene.advance(60.0)
     assert len(scene.notices(ToolStart)) == 1
     assert len(scene.notices(ToolEnd)) == 1
 
 
 def test_a_link_lost_during_an_mcp_call_emits_no_tool_end_without_a_tool_start() -> None:
-    scene = Watched(specs=[greeter()]).ready().asked()
+    scene = WatchedStage(specs=[greeter()]).ready().asked()
     item = {"id": "mcp_1", "type": "mcp_call", "server_label": "files", "name": "list", "arguments": ""}
     scene.server({"type": "response.output_item.added", "response_id": "resp_1", "output_index": 0, "item": item})
     scene.lose()
@@ -389,7 +336,7 @@ def test_a_link_lost_during_an_mcp_call_emits_no_tool_end_without_a_tool_start()
 
 
 def test_a_turn_does_not_wait_for_an_mcp_call_of_a_lost_link() -> None:
-    scene = Watched(specs=[greeter()]).ready().asked()
+    scene = WatchedStage(specs=[greeter()]).ready().asked()
     item = {"id": "mcp_1", "type": "mcp_call", "server_label": "files", "name": "list", "arguments": "{}"}
     scene.server({"type": "response.output_item.added", "response_id": "resp_1", "output_index": 0, "item": item})
     scene.audio()
@@ -400,7 +347,7 @@ def test_a_turn_does_not_wait_for_an_mcp_call_of_a_lost_link() -> None:
 
 
 def test_a_model_that_spoke_only_before_its_mcp_call_gets_another_request() -> None:
-    scene = Watched(specs=[greeter()]).ready().asked()
+    scene = WatchedStage(specs=[greeter()]).ready().asked()
     item = {"id": "mcp_1", "type": "mcp_call", "server_label": "files", "name": "list", "arguments": "{}"}
     scene.audio()
     scene.server({"type": "response.output_item.added", "response_id": "resp_1", "output_index": 1, "item": item})
@@ -410,9 +357,9 @@ def test_a_model_that_spoke_only_before_its_mcp_call_gets_another_request() -> N
     assert len(scene.asks()) == 2, "'Let me look.' is not the answer"
 
 
-def _budgeted(**policy: Any) -> Watched:
+def _budgeted(**policy: Any) -> WatchedStage:
     more = {"endpoints": 2, "offline_endpoint": 1, "budget_s": 4.0} | policy
-    scene = Watched(specs=[greeter()], **more)
+    scene = WatchedStage(specs=[greeter()], **more)
     scene.do(DayBegan("2027-01-01"))
     scene.ready()
     return scene
@@ -433,7 +380,7 @@ def test_a_barge_in_that_spends_the_budget_is_answered_by_the_offline_brain() ->
 
 
 def test_with_a_spent_budget_and_no_offline_brain_questions_and_raw_requests_are_refused_too() -> None:
-    scene = Watched(specs=[greeter()], budget_s=1.0)
+    scene = WatchedStage(specs=[greeter()], budget_s=1.0)
     scene.do(DayBegan("2027-01-01", 0.0, 2.0))
     scene.ready()
     scene.do(OutOfBandAsked("k", {"output_modalities": ["text"]}))
@@ -448,7 +395,7 @@ def test_the_output_of_a_handoff_is_valid_json_for_any_agent_name() -> None:
     spec = AgentSpec(
         agent="greeter", session=AUDIO_SESSION, tools=(), handoffs=(HandoffCard(name="t", agent='The "boss"'),)
     )
-    scene = Watched(specs=[spec]).ready().asked()
+    scene = WatchedStage(specs=[spec]).ready().asked()
     scene.called("t", "call_1")
     scene.do(AgentPrepared(HandoffKey("call_1"), other))
     scene.session_updated(dict(other.session))
@@ -457,7 +404,7 @@ def test_the_output_of_a_handoff_is_valid_json_for_any_agent_name() -> None:
 
 def test_a_tool_cancelled_by_a_guardrail_is_not_reported_as_interrupted_by_the_user() -> None:
     spec = greeter(ToolCard(name="a", is_cancellable=True), has_output_guardrails=True)
-    scene = Watched(specs=[spec]).ready().asked()
+    scene = WatchedStage(specs=[spec]).ready().asked()
     scene.called("a", "call_1")
     (check,) = scene.checks(scene.wrote("4711", is_final=True))
     scene.tripped(check)
@@ -465,7 +412,7 @@ def test_a_tool_cancelled_by_a_guardrail_is_not_reported_as_interrupted_by_the_u
 
 
 def test_a_handoff_that_is_never_confirmed_does_not_make_the_driver_spin() -> None:
-    scene = Watched(specs=[GREETER]).ready().asked()
+    scene = WatchedStage(specs=[GREETER]).ready().asked()
     scene.called("transfer_to_billing", "call_1")
     scene.done()
     scene.advance(3.0)  # on_handoff and the instructions are slow
@@ -474,7 +421,7 @@ def test_a_handoff_that_is_never_confirmed_does_not_make_the_driver_spin() -> No
 
 
 def test_a_withdrawn_question_emits_no_tool_end_without_a_tool_start() -> None:
-    scene = Watched(specs=[greeter(ToolCard(name="a", approval="always"))]).ready().asked()
+    scene = WatchedStage(specs=[greeter(ToolCard(name="a", approval="always"))]).ready().asked()
     scene.called("a", "call_1")
     scene.done()
     scene.do(InterruptAsked())
@@ -482,7 +429,7 @@ def test_a_withdrawn_question_emits_no_tool_end_without_a_tool_start() -> None:
 
 
 def test_every_tool_start_has_a_tool_end_at_the_end_of_the_session() -> None:
-    scene = Watched(specs=[greeter(ToolCard(name="a"))]).ready().asked()
+    scene = WatchedStage(specs=[greeter(ToolCard(name="a"))]).ready().asked()
     scene.called("a", "call_1")
     scene.done()
     scene.do(InterruptAsked())
@@ -493,9 +440,9 @@ def test_every_tool_start_has_a_tool_end_at_the_end_of_the_session() -> None:
 VAD_SESSION = {"type": "realtime", "audio": {"input": {"turn_detection": {"type": "server_vad"}}}}
 
 
-def _vad(**more: Any) -> Watched:
+def _vad(**more: Any) -> WatchedStage:
     spec = AgentSpec(agent="greeter", session=VAD_SESSION, tools=(ToolCard(name="a"),), **more)
-    scene = Watched(specs=[spec]).ready()
+    scene = WatchedStage(specs=[spec]).ready()
     scene.hear(200)
     scene.server({"type": "input_audio_buffer.speech_started", "item_id": "item_1", "audio_start_ms": 0})
     scene.hear(500)
@@ -511,7 +458,7 @@ def test_an_idle_timeout_while_a_tool_runs_does_not_lose_its_result() -> None:
     scene.committed("item_2")  # idle_timeout_ms: the server commits silence and answers it
     scene.created("resp_2", None)
     scene.audio("resp_2", "item_b", 200)
-    scene.finished("call_1", "1")
+    scene.tool_finished("call_1", "1")
     assert scene.outputs() == {"call_1": ["1"]}
     scene.done("resp_2", None)
     scene.play(4800, drained=True)
@@ -534,7 +481,7 @@ def test_speech_during_a_tool_round_with_server_turn_detection_is_answered_once(
     scene.called("a", "call_1")
     scene.done(turn=None)
     scene.server({"type": "input_audio_buffer.speech_started", "item_id": "item_2", "audio_start_ms": 900})
-    scene.finished("call_1", "1")
+    scene.tool_finished("call_1", "1")
     scene.committed("item_2")
     scene.created("resp_2", None)
     scene.audio("resp_2", "item_b", 200)
@@ -545,7 +492,7 @@ def test_speech_during_a_tool_round_with_server_turn_detection_is_answered_once(
 
 
 def test_a_commit_by_the_program_is_ignored_with_server_turn_detection() -> None:
-    scene = Watched(specs=[AgentSpec(agent="greeter", session=VAD_SESSION, tools=())]).ready()
+    scene = WatchedStage(specs=[AgentSpec(agent="greeter", session=VAD_SESSION, tools=())]).ready()
     scene.server({"type": "input_audio_buffer.speech_started", "item_id": "item_1", "audio_start_ms": 0})
     scene.hear(500)
     scene.do(CommitAsked())
@@ -556,11 +503,11 @@ def test_a_trip_removes_a_text_answer_whether_or_not_it_is_complete() -> None:
     spec = AgentSpec(agent="a", session=TEXT_SESSION, tools=(), has_output_guardrails=True)
 
     def tripped(*, late: bool) -> list[str]:
-        scene = Watched(specs=[spec]).ready()
+        scene = WatchedStage(specs=[spec]).ready()
         scene.do(note())
         scene.created()
-        scene.added()
-        (check,) = scene.checks(scene.text("4711", is_final=True))
+        scene.item_added()
+        (check,) = scene.checks(scene.wrote_text("4711", is_final=True))
         item = spoken(text="") | {"content": [{"type": "output_text", "text": "4711"}]}
         if late:
             scene.done(output=[item])
@@ -575,11 +522,11 @@ def test_a_trip_removes_a_text_answer_whether_or_not_it_is_complete() -> None:
 
 def test_a_call_of_a_tripped_response_gets_one_output() -> None:
     spec = greeter(ToolCard(name="a"), has_output_guardrails=True)
-    scene = Watched(specs=[spec]).ready().asked()
+    scene = WatchedStage(specs=[spec]).ready().asked()
     (check,) = scene.checks(scene.wrote("4711", is_final=True))
     scene.called("a", "call_1")
     scene.tripped(check)
-    scene.finished("call_1", "1")
+    scene.tool_finished("call_1", "1")
     call = {"id": "item_call_1", "type": "function_call", "name": "a", "call_id": "call_1", "arguments": "{}"}
     scene.done(status="cancelled", output=[spoken(text="4711"), call | {"status": "completed"}])
     assert scene.outputs() == {"call_1": ["1"]}
@@ -594,7 +541,7 @@ def test_a_handoff_whose_answer_trips_still_starts_with_the_first_sentence() -> 
         handoffs=GREETER.handoffs,
         has_output_guardrails=True,
     )
-    scene = Watched(specs=[spec]).ready().asked()
+    scene = WatchedStage(specs=[spec]).ready().asked()
     (check,) = scene.checks(scene.wrote("4711", is_final=True))
     scene.called("transfer_to_billing", "call_1")
     scene.do(AgentPrepared(HandoffKey("call_1"), BILLING))
@@ -606,30 +553,30 @@ def test_a_handoff_whose_answer_trips_still_starts_with_the_first_sentence() -> 
 
 
 def test_an_open_approval_survives_a_message_without_an_answer() -> None:
-    scene = Watched(specs=[greeter(ToolCard(name="a", approval="always"))]).ready().asked()
+    scene = WatchedStage(specs=[greeter(ToolCard(name="a", approval="always"))]).ready().asked()
     scene.called("a", "call_1")
     scene.done()
     scene.do(note(wants_answer=False))
     scene.do(ApprovalAnswered("call_1", True))
-    scene.finished("call_1", "1")
+    scene.tool_finished("call_1", "1")
     assert scene.outputs() == {"call_1": ["1"]}
     assert len(scene.asks()) == 2
 
 
 def test_a_model_that_ignores_tool_choice_none_does_not_loop_for_ever() -> None:
-    scene = Watched(specs=[greeter(ToolCard(name="a"))], max_tool_rounds=2).ready()
+    scene = WatchedStage(specs=[greeter(ToolCard(name="a"))], max_tool_rounds=2).ready()
     scene.say()
     scene.committed()
     for index in range(1, 12):
         scene.created(f"resp_{index}")
         scene.called("a", f"call_{index}", response_id=f"resp_{index}")
         scene.done(f"resp_{index}")
-        scene.finished(f"call_{index}", "1")
+        scene.tool_finished(f"call_{index}", "1")
     assert len(scene.asks()) <= 4, "the loop must end although tool_choice none is ignored"
 
 
 def test_an_incomplete_answer_is_reported() -> None:
-    scene = Watched(specs=[greeter()]).ready().asked()
+    scene = WatchedStage(specs=[greeter()]).ready().asked()
     scene.audio()
     scene.done(status="incomplete", status_details={"type": "incomplete", "reason": "content_filter"})
     scene.play(4800, drained=True)
@@ -663,7 +610,7 @@ def test_instructions_are_requested_for_each_turn_with_server_turn_detection_too
 
 
 def test_a_spoken_out_of_band_answer_also_fixes_the_voice() -> None:
-    scene = Watched(specs=[GREETER]).ready()
+    scene = WatchedStage(specs=[GREETER]).ready()
     scene.do(OutOfBandAsked("k", {"output_modalities": ["audio"]}))
     response = {"id": "resp_k", "status": "in_progress", "output": [], "metadata": {"aside": "k"}}
     scene.server({"type": "response.created", "response": response})
@@ -676,22 +623,22 @@ def test_a_spoken_out_of_band_answer_also_fixes_the_voice() -> None:
 
 
 def test_a_call_without_committed_or_response_created_confirms_the_audio() -> None:
-    scene = Watched(specs=[greeter(ToolCard(name="a", timeout_s=15.0))]).ready()
+    scene = WatchedStage(specs=[greeter(ToolCard(name="a", timeout_s=15.0))]).ready()
     scene.say()  # the server sends neither ``committed`` nor ``response.created``
     scene.called("a", "call_1")
     scene.advance(8.0)
     assert len(scene.connects()) == 0, "the link must survive while the tool runs"
-    scene.finished("call_1", "1")
+    scene.tool_finished("call_1", "1")
     assert scene.outputs() == {"call_1": ["1"]}
 
 
 def test_a_tool_required_by_the_session_is_required_once_a_turn() -> None:
-    scene = Watched(
+    scene = WatchedStage(
         specs=[AgentSpec(agent="a", session=AUDIO_SESSION | {"tool_choice": "required"}, tools=(ToolCard(name="a"),))]
     ).ready()
     scene.asked()
     assert "tool_choice" not in scene.asks()[0], "the session already sets it"
     scene.called("a", "call_1")
     scene.done()
-    scene.finished("call_1", "1")
+    scene.tool_finished("call_1", "1")
     assert scene.asks()[1]["tool_choice"] == "auto", "otherwise the model could never answer"

@@ -39,27 +39,8 @@ def begun(stage: Stage, response_id: str, metadata: dict[str, str] | None) -> li
     return stage.server({"type": "response.created", "response": response})
 
 
-def output_item(stage: Stage, item: dict[str, Any], kind: str = "done", response_id: str = "resp_1") -> list[Command]:
-    place = {"type": f"response.output_item.{kind}", "response_id": response_id, "output_index": 0}
-    return stage.server(place | {"item": item})
-
-
 def answer_item(item_id: str) -> dict[str, Any]:
     return {"id": item_id, "type": "message", "role": "assistant", "status": "in_progress", "content": []}
-
-
-def transcribed(stage: Stage, item_id: str, text: str = "Hello.") -> list[Command]:
-    kind = "conversation.item.input_audio_transcription.completed"
-    return stage.server({"type": kind, "item_id": item_id, "content_index": 0, "transcript": text})
-
-
-def asked(stage: Stage) -> Stage:
-    """Speak a turn and let its response be created, without content."""
-    stage.say()
-    stage.committed()
-    stage.created()
-    stage.commands.clear()
-    return stage
 
 
 def tap(stage: Stage, ms: int = 40) -> list[Command]:
@@ -69,10 +50,6 @@ def tap(stage: Stage, ms: int = 40) -> list[Command]:
 
 def cancels(stage: Stage, commands: list[Command]) -> list[str]:
     return [one["response_id"] for one in stage.sent(commands) if one["type"] == "response.cancel"]
-
-
-def ids(stage: Stage) -> list[str]:
-    return [one.id for one in stage.conversation.history]
 
 
 # --- out-of-band responses ---------------------------------------------------------------------------------------
@@ -89,11 +66,11 @@ def test_an_item_of_an_out_of_band_response_is_not_in_the_history() -> None:
     stage = Stage().ready().answering()
     stage.do(FrameGiven(ASIDE))
     begun(stage, "resp_x", {"mine": "yes"})
-    before = ids(stage)
+    before = stage.known()
     for kind in ("added", "done"):
-        output_item(stage, answer_item("item_x"), kind, "resp_x")
+        stage.output_item(answer_item("item_x"), kind, "resp_x")
     stage.done("resp_x", None, metadata={"mine": "yes"}, output=[answer_item("item_x")])
-    assert ids(stage) == before
+    assert stage.known() == before
 
 
 def test_the_running_answer_continues_during_an_out_of_band_response() -> None:
@@ -144,7 +121,8 @@ def test_an_out_of_band_response_without_metadata_is_not_cancelled() -> None:
 
 
 def test_an_abandoned_response_is_cancelled_when_it_is_created_again() -> None:
-    stage = asked(Stage(cancel_s=3.0).ready())
+    stage = Stage(cancel_s=3.0).ready().asked()
+    stage.commands.clear()
     assert cancels(stage, stage.press()) == ["resp_1"]
     stage.hear(3200)
     stage.release()
@@ -415,7 +393,7 @@ def test_the_confirmation_after_a_refused_commit_belongs_to_the_next_turn() -> N
     stage.say()
     stage.committed("item_2")
     assert stage.state == "thinking"
-    transcribed(stage, "item_2")
+    stage.heard("Hello.", "item_2")
     assert stage.notices(InputText) == [InputText("Hello.", is_final=True, turn="turn_2")]
 
 
@@ -448,7 +426,7 @@ def test_an_item_after_a_chain_of_deleted_items_follows_their_predecessor() -> N
     assert keep(stage, "a", "b", "d") == ["c"]
     assert keep(stage, "a", "d") == ["b"]
     added(stage, "x", "c")
-    assert ids(stage) == ["a", "x", "d"]
+    assert stage.known() == ["a", "x", "d"]
 
 
 def test_an_item_after_a_chain_of_deleted_first_items_comes_first() -> None:
@@ -456,14 +434,14 @@ def test_an_item_after_a_chain_of_deleted_first_items_comes_first() -> None:
     assert keep(stage, "a", "c") == ["b"]
     assert keep(stage, "c") == ["a"]
     added(stage, "x", "b")
-    assert ids(stage) == ["x", "c"]
+    assert stage.known() == ["x", "c"]
 
 
 def test_a_deleted_item_is_not_brought_back_by_a_late_event() -> None:
     stage = Stage(history=talk("a", "b")).ready()
     keep(stage, "a")
     assert added(stage, "b", "a") == []
-    assert ids(stage) == ["a"]
+    assert stage.known() == ["a"]
 
 
 def test_transcripts_are_attributed_to_their_turn_for_the_newest_64_items_only() -> None:
@@ -472,10 +450,10 @@ def test_transcripts_are_attributed_to_their_turn_for_the_newest_64_items_only()
         stage.say(200)
         stage.committed(f"item_{number}")
     stage.commands.clear()
-    transcribed(stage, "item_1", "too old")
+    stage.heard("too old", "item_1")
     assert stage.notices(InputText) == []
-    transcribed(stage, "item_2", "old enough")
-    transcribed(stage, "item_65", "new")
+    stage.heard("old enough", "item_2")
+    stage.heard("new", "item_65")
     assert stage.notices(InputText) == [
         InputText("old enough", is_final=True, turn="turn_2"),
         InputText("new", is_final=True, turn="turn_65"),
@@ -487,7 +465,7 @@ def test_the_transcript_of_an_older_item_still_enters_the_history() -> None:
     for number in range(1, 66):
         stage.say(200)
         stage.committed(f"item_{number}")
-    transcribed(stage, "item_1", "too old")
+    stage.heard("too old", "item_1")
     assert next(one.text for one in stage.conversation.history if one.id == "item_1") == "too old"
 
 

@@ -5,7 +5,6 @@ Continued turns, spares, unreadable frames, session updates, MCP calls; one beha
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -23,14 +22,12 @@ from appliance.conversation.events import (
     LinkDown,
     LinkFailure,
     LinkUp,
-    ServerEventReceived,
     TurnKey,
 )
 from appliance.conversation.notices import Connected, Error, HandoffDone, ToolEnd, ToolStart, TurnStart
-from appliance.realtime import protocol as wire
 from tests.support.stage import SESSION, Stage
+from tests.support.stages.links import MAIN, SPARE, LinkStage
 
-MAIN, SPARE = 2, 3
 BAD_KEY: tuple[LinkFailure, int, str] = ("bad_key", 3000, "no such key")
 BOB = AgentSpec(agent="bob", session=SESSION | {"instructions": "I am Bob."})
 ANN = AgentSpec(
@@ -38,59 +35,8 @@ ANN = AgentSpec(
 )
 
 
-class Scene(Stage):
-    """A stage whose server speaks on the main link even if a spare is newer."""
-
-    speaks_on = 0
-
-    @property
-    def link(self) -> int:
-        return self.speaks_on or super().link
-
-    def with_spare(self) -> Scene:
-        """Fail over to the second endpoint, then start a spare to the first."""
-        self.start()
-        self.do(LinkDown(1, "refused", None, "nobody there"))
-        self.link_ready()
-        self.server({"type": "session.updated", "session": SESSION})
-        self.speaks_on = MAIN
-        self.advance(60.0)
-        assert self.connects() == [Connect(1, 0), Connect(MAIN, 1), Connect(SPARE, 0)]
-        self.commands.clear()
-        return self
-
-    def on_spare(self, frame: dict[str, Any]) -> list[Command]:
-        return self.do(ServerEventReceived(SPARE, wire.decode(json.dumps({"event_id": "event_s"} | frame))))
-
-    def spare_error(self, code: str | None, kind: str = "invalid_request_error") -> list[Command]:
-        error = {"type": kind, "code": code, "message": "no", "param": None, "event_id": None}
-        return self.on_spare({"type": "error", "error": error})
-
-    def until_connect(self) -> float:
-        """Advance until a link is requested; return the seconds passed."""
-        began, made = self.now, len(self.connects())
-        while len(self.connects()) == made:
-            assert self.now < began + 900.0, "no link was requested"
-            self.advance(0.5)
-        return self.now - began
-
-
-def output_item(stage: Stage, item: dict[str, Any], kind: str = "done", response_id: str = "resp_1") -> list[Command]:
-    place = {"type": f"response.output_item.{kind}", "response_id": response_id, "output_index": 0}
-    return stage.server(place | {"item": item})
-
-
-def asked(stage: Stage) -> Stage:
-    """Speak a turn and let its response be created, without content."""
-    stage.say()
-    stage.committed()
-    stage.created()
-    stage.commands.clear()
-    return stage
-
-
 def updated(stage: Stage, instructions: str) -> list[Command]:
-    return stage.server({"type": "session.updated", "session": SESSION | {"instructions": instructions}})
+    return stage.session_updated(SESSION | {"instructions": instructions})
 
 
 # --- a turn that waits for a link --------------------------------------------------------------------------------
@@ -166,14 +112,14 @@ def test_a_continued_turn_is_sent_completely() -> None:
 
 
 def test_an_error_on_the_spare_does_not_disturb_the_conversation() -> None:
-    scene = Scene(endpoints=2).with_spare()
+    scene = LinkStage(endpoints=2).with_spare()
     before = scene.conversation.deadline
     assert scene.spare_error("invalid_api_key") == []
     assert (scene.state, scene.conversation.deadline) == ("ready", before)
 
 
 def test_an_error_on_the_spare_does_not_end_the_turn_on_the_main_link() -> None:
-    scene = Scene(endpoints=2).with_spare()
+    scene = LinkStage(endpoints=2).with_spare()
     scene.say()
     scene.on_spare({"type": "session.created", "session": {"type": "realtime"}})
     assert scene.spare_error("invalid_api_key") == []
@@ -183,27 +129,27 @@ def test_an_error_on_the_spare_does_not_end_the_turn_on_the_main_link() -> None:
 
 @pytest.mark.parametrize(("code", "kind"), [("invalid_api_key", "invalid_request_error"), (None, "permission_error")])
 def test_the_last_error_on_the_spare_classifies_its_end(code: str | None, kind: str) -> None:
-    scene = Scene(endpoints=2, fatal_retry_s=300.0, failback_s=60.0).with_spare()
+    scene = LinkStage(endpoints=2, fatal_retry_s=300.0, failback_s=60.0).with_spare()
     scene.spare_error(code, kind)
     scene.do(LinkDown(SPARE, "lost", 1006, ""))
-    assert scene.until_connect() >= 300.0  # blocked as for a bad key
+    assert scene.until_connecting() >= 300.0  # blocked as for a bad key
 
 
 def test_a_spare_that_goes_down_without_an_error_is_retried_soon() -> None:
-    scene = Scene(endpoints=2, fatal_retry_s=300.0, failback_s=60.0).with_spare()
+    scene = LinkStage(endpoints=2, fatal_retry_s=300.0, failback_s=60.0).with_spare()
     scene.do(LinkDown(SPARE, "lost", 1006, ""))
-    assert 59.0 <= scene.until_connect() <= 61.0
+    assert 59.0 <= scene.until_connecting() <= 61.0
 
 
 def test_an_error_on_the_main_link_does_not_classify_the_end_of_the_spare() -> None:
-    scene = Scene(endpoints=2, fatal_retry_s=300.0, failback_s=60.0).with_spare()
+    scene = LinkStage(endpoints=2, fatal_retry_s=300.0, failback_s=60.0).with_spare()
     scene.error("invalid_api_key")
     scene.do(LinkDown(SPARE, "lost", 1006, ""))
-    assert 59.0 <= scene.until_connect() <= 61.0
+    assert 59.0 <= scene.until_connecting() <= 61.0
 
 
 def test_an_unreadable_frame_on_the_spare_is_ignored() -> None:
-    scene = Scene(endpoints=2, max_bad_frames=2).with_spare()
+    scene = LinkStage(endpoints=2, max_bad_frames=2).with_spare()
     for _ in range(5):
         assert scene.do(FrameRefused(SPARE, "no JSON")) == []
     scene.on_spare({"type": "session.created", "session": {"type": "realtime"}})
@@ -211,7 +157,7 @@ def test_an_unreadable_frame_on_the_spare_is_ignored() -> None:
 
 
 def test_unreadable_frames_of_a_spare_do_not_count_once_it_is_the_main_link() -> None:
-    scene = Scene(endpoints=2, max_bad_frames=2).with_spare()
+    scene = LinkStage(endpoints=2, max_bad_frames=2).with_spare()
     for _ in range(2):
         scene.do(FrameRefused(SPARE, "no JSON"))
     scene.on_spare({"type": "session.created", "session": {"type": "realtime"}})
@@ -221,7 +167,7 @@ def test_unreadable_frames_of_a_spare_do_not_count_once_it_is_the_main_link() ->
 
 
 def test_an_unreadable_frame_of_a_closed_link_is_ignored() -> None:
-    scene = Scene(endpoints=2).with_spare()
+    scene = LinkStage(endpoints=2).with_spare()
     assert scene.do(FrameRefused(1, "no JSON")) == []
 
 
@@ -308,7 +254,8 @@ def test_accepting_a_later_update_settles_the_earlier_ones() -> None:
 
 def handing_over() -> Stage:
     """Send a handoff that the server has not answered."""
-    stage = asked(Stage(specs=[ANN]).ready())
+    stage = Stage(specs=[ANN]).ready().asked()
+    stage.commands.clear()
     stage.called("to_bob", "call_1")
     stage.done()
     stage.do(AgentPrepared(HandoffKey("call_1"), BOB))
@@ -316,7 +263,8 @@ def handing_over() -> Stage:
 
 
 def test_a_handoff_accepted_before_an_earlier_update_is_completed() -> None:
-    stage = asked(Stage(specs=[ANN]).ready())
+    stage = Stage(specs=[ANN]).ready().asked()
+    stage.commands.clear()
     stage.called("to_bob", "call_1")
     stage.done()
     raw_update(stage, "Speak slowly.")
@@ -350,37 +298,41 @@ def mcp_arguments(stage: Stage, arguments: str) -> list[Command]:
 
 
 def test_tool_start_of_an_mcp_call_is_emitted_when_its_arguments_arrive() -> None:
-    stage = asked(Stage().ready())
-    output_item(stage, mcp_call(), "added")
+    stage = Stage().ready().asked()
+    stage.commands.clear()
+    stage.output_item(mcp_call(), "added")
     assert stage.notices(ToolStart) == []
     mcp_arguments(stage, '{"path":"/a"}')
     assert stage.notices(ToolStart) == [ToolStart("turn_1", "mcp_1", "files.list", '{"path":"/a"}', "assistant")]
 
 
 def test_tool_start_of_an_mcp_call_with_late_arguments_is_emitted_once() -> None:
-    stage = asked(Stage().ready())
-    output_item(stage, mcp_call(), "added")
+    stage = Stage().ready().asked()
+    stage.commands.clear()
+    stage.output_item(mcp_call(), "added")
     stage.done(output=[mcp_call(status="in_progress")])
     assert stage.notices(ToolStart) == []
     mcp_arguments(stage, '{"path":"/a"}')
     mcp_arguments(stage, '{"path":"/b"}')
-    output_item(stage, mcp_call(arguments='{"path":"/a"}', output="a.txt"))
+    stage.output_item(mcp_call(arguments='{"path":"/a"}', output="a.txt"))
     assert stage.notices(ToolStart) == [ToolStart("turn_1", "mcp_1", "files.list", '{"path":"/a"}', "assistant")]
     expected = ToolEnd("turn_1", "mcp_1", "files.list", "a.txt", False, "assistant", '{"path":"/a"}')
     assert stage.notices(ToolEnd) == [expected]
 
 
 def test_tool_start_of_an_mcp_call_without_an_arguments_event_uses_those_of_its_item() -> None:
-    stage = asked(Stage().ready())
-    output_item(stage, mcp_call(), "added")
-    output_item(stage, mcp_call(arguments='{"path":"/c"}', output="c.txt"))
+    stage = Stage().ready().asked()
+    stage.commands.clear()
+    stage.output_item(mcp_call(), "added")
+    stage.output_item(mcp_call(arguments='{"path":"/c"}', output="c.txt"))
     assert [one.arguments for one in stage.notices(ToolStart)] == ['{"path":"/c"}']
 
 
 def test_arguments_of_an_ended_mcp_call_are_ignored() -> None:
-    stage = asked(Stage().ready())
-    output_item(stage, mcp_call(), "added")
-    output_item(stage, mcp_call(arguments="{}", output="c.txt"))
+    stage = Stage().ready().asked()
+    stage.commands.clear()
+    stage.output_item(mcp_call(), "added")
+    stage.output_item(mcp_call(arguments="{}", output="c.txt"))
     assert mcp_arguments(stage, "{}") == []
 
 
@@ -469,7 +421,7 @@ def test_a_request_whose_link_stays_down_leaves_no_verdict_in_the_history() -> N
 
 
 def test_a_request_gets_no_verdict_after_a_spare_takes_over() -> None:
-    scene = Scene(endpoints=2).with_spare()
+    scene = LinkStage(endpoints=2).with_spare()
     approving(scene)
     scene.on_spare({"type": "session.created", "session": {"type": "realtime"}})
     scene.do(LinkDown(MAIN, "lost", 1006, "gone"))

@@ -28,7 +28,7 @@ from appliance.conversation.support.response_slot import Arrival, Request, Respo
 from appliance.conversation.support.text_gate import Check
 from appliance.realtime import protocol as wire
 from tests.support.dialect import Dialect
-from tests.unit.test_conversation_environment import Environment, run
+from tests.support.environment import Environment, run
 
 TALK = ("converse", "talk", "hear", "wait", "exchange")
 LATE = ("barge_in_before_created", "answer", "exchange", "wait")

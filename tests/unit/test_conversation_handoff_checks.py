@@ -7,13 +7,13 @@ from dataclasses import replace
 from appliance.conversation.commands import CheckText, Play
 from appliance.conversation.events import AgentPrepared, HandoffKey, InterruptAsked
 from appliance.conversation.notices import Guardrail
-from tests.unit.test_conversation_agents import BILLING, GREETER, Scene
+from tests.support.stages.agents import BILLING, GREETER, AgentStage
 
 
-def handed_over(**policy: object) -> tuple[Scene, CheckText]:
+def handed_over(**policy: object) -> tuple[AgentStage, CheckText]:
     """Let a guarded agent say a sentence and hand over to an agent without guardrails, which is asked to speak."""
     guarded = replace(GREETER, has_output_guardrails=True)
-    scene = Scene(specs=(guarded, BILLING), guardrail_debounce=1, **policy).ready()
+    scene = AgentStage(specs=(guarded, BILLING), guardrail_debounce=1, **policy).ready()
     scene.session_updated()
     scene.asked()
     scene.wrote("I ask my colleague.")

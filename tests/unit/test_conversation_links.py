@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 
 from appliance.agents.spec import AgentSpec
-from appliance.conversation.commands import Command, Connect, Disconnect, Emit, PrepareAgent, Send
+from appliance.conversation.commands import Connect, PrepareAgent
 from appliance.conversation.events import (
     AgentPrepared,
     ConnectKey,
     DayBegan,
-    Event,
     FrameGiven,
     LinkDown,
     LinkFailure,
@@ -23,154 +22,25 @@ from appliance.conversation.events import (
 )
 from appliance.conversation.notices import BudgetWarning, Connected, InputText, Usage
 from appliance.realtime import protocol as wire
-from tests.support.stage import SESSION, WORDING, Stage, period
+from tests.support.stage import SESSION, WORDING, period
+from tests.support.stages.links import CLOUD, HOUSE, MODEL, OFFLINE, LinkStage
 
-CLOUD, HOUSE, OFFLINE = 0, 1, 2
 BAD_KEY: tuple[LinkFailure, int] = ("bad_key", 3000)
 EXPIRED: tuple[LinkFailure, int] = ("session_expired", 1001)
-MODEL = "gpt-realtime-2.1"
 TURN_SENT = ["input_audio_buffer.clear", "input_audio_buffer.append", "input_audio_buffer.commit", "response.create"]
-
-
-class Scene(Stage):
-    """A stage whose server speaks on a given link; with a spare, the newest link is not the one in use."""
-
-    speaks_on = 0
-
-    def __init__(self, **policy: Any) -> None:
-        super().__init__(**policy)
-        self.endpoint_of: dict[int, int] = {}
-        """The endpoint of every link that was requested and is not down."""
-        self.main = 0
-        """The link in use, according to the ``Connected`` notices; 0 for none."""
-
-    def do(self, event: Event) -> list[Command]:
-        if isinstance(event, LinkDown):
-            self._gone(event.link)
-        commands = super().do(event)
-        for command in commands:
-            match command:
-                case Connect(link=link, endpoint=endpoint):
-                    self.endpoint_of[link] = endpoint
-                case Disconnect(link=link):
-                    self._gone(link)
-                case Emit(notice=Connected(link=link, endpoint=endpoint)):
-                    assert endpoint == self.endpoint_of[link]
-                    self.main = link
-                case Send(link=link):
-                    assert link == self.main, f"sent on link {link}, but {self.main} is in use"
-        return commands
-
-    def _gone(self, link: int) -> None:
-        self.endpoint_of.pop(link, None)
-        self.main = 0 if link == self.main else self.main
-
-    @property
-    def link(self) -> int:
-        return self.speaks_on or super().link
-
-    def open(self, link: int = 0, *, model: str = MODEL) -> None:
-        """Create the session of a link: the newest, or the given one."""
-        self.speaks_on = link
-        self.do(LinkUp(self.link))
-        self.server({"type": "session.created", "session": {"type": "realtime", "model": model}})
-        self.confirm()
-
-    def confirm(self, transcriber: str = "gpt-transcribe") -> None:
-        """Let the server confirm the session; a spare has not sent one."""
-        session = {"type": "realtime", "audio": {"input": {"transcription": {"model": transcriber}}}}
-        self.server({"type": "session.updated", "session": session})
-
-    def down(self, link: int, kind: LinkFailure = "refused", code: int | None = None) -> None:
-        self.do(LinkDown(link, kind, code, "nobody there"))
-
-    def on(self, endpoint: int) -> Scene:
-        """Fail over until the conversation is on this endpoint, then clear the commands."""
-        self.start()
-        for _ in range(endpoint):
-            self.down(self.link)
-            self.advance(0.0)
-        self.open()
-        self.advance(2.0)
-        assert self.using() == endpoint
-        self.commands.clear()
-        return self
-
-    def start_with(self, kind: LinkFailure) -> Scene:
-        """Start; the first endpoint fails for this reason, and the next one is used."""
-        self.start()
-        self.down(self.link, kind)
-        self.advance(0.0)
-        self.open()
-        self.advance(2.0)
-        self.commands.clear()
-        return self
-
-    def until_connecting(self) -> float:
-        """Advance until a link is requested; return the seconds passed."""
-        began, made = self.now, len(self.connects())
-        while len(self.connects()) == made:
-            assert self.now < began + 600.0, "no link was requested"
-            self.advance(0.05)
-        return self.now - began
-
-    def using(self) -> int:
-        """Return the endpoint of the link in use."""
-        return self.endpoint_of[self.main]
-
-    def tried(self) -> list[int]:
-        """Return the endpoints of the requested links, in order."""
-        return [one.endpoint for one in self.connects()]
-
-    def closed(self) -> list[int]:
-        return [one.link for one in self._of(Disconnect)]
-
-    def sent_on(self, link: int) -> list[dict[str, Any]]:
-        return [one.event.to_wire() for one in self._of(Send) if one.link == link]
-
-    def types_on(self, link: int) -> list[str]:
-        """Return the types of the frames sent on one link, with each run of appends as one."""
-        return self.sent_types([one for one in self._of(Send) if one.link == link])
-
-    def ask(self, item_id: str = "item_u", response_id: str = "resp_1") -> None:
-        """Speak a turn and let its response be created."""
-        self.say()
-        self.committed(item_id)
-        self.created(response_id, self.conversation.turn_id)
-
-    def finish(self, response_id: str = "resp_1", **more: Any) -> None:
-        """Receive the whole answer and play it to its end."""
-        self.audio(response_id, f"item_{response_id}", 200)
-        self.done(response_id, self.conversation.turn_id, **more)
-        self.played_frames = 4800
-        self.play(0, drained=True)
-
-    def whole_turn(self, response_id: str = "resp_1", **more: Any) -> None:
-        self.ask(f"item_of_{response_id}", response_id)
-        self.finish(response_id, **more)
-        assert self.conversation.turn_id is None
-
-
-def heard(item_id: str, transcript: str, usage: dict[str, Any] | None = None) -> dict[str, Any]:
-    return {
-        "type": "conversation.item.input_audio_transcription.completed",
-        "item_id": item_id,
-        "content_index": 0,
-        "transcript": transcript,
-    } | ({"usage": usage} if usage else {})
 
 
 # --- failover ----------------------------------------------------------------------------------------------------
 
 
 def test_the_best_endpoint_is_tried_first() -> None:
-    scene = Scene(endpoints=3)
+    scene = LinkStage(endpoints=3)
     scene.start()
     assert scene.connects() == [Connect(1, CLOUD)]
 
 
 def test_after_a_refused_connect_the_next_endpoint_is_tried_at_once() -> None:
-    scene = Scene(endpoints=3)
+    scene = LinkStage(endpoints=3)
     scene.start()
     scene.down(1)
     scene.advance(0.0)
@@ -180,7 +50,7 @@ def test_after_a_refused_connect_the_next_endpoint_is_tried_at_once() -> None:
 
 
 def test_when_all_endpoints_refuse_a_new_round_starts_after_a_wait() -> None:
-    scene = Scene(endpoints=3, backoff_initial_s=1.0)
+    scene = LinkStage(endpoints=3, backoff_initial_s=1.0)
     scene.start()
     for link in (1, 2, 3):
         scene.down(link)
@@ -194,7 +64,7 @@ def test_when_all_endpoints_refuse_a_new_round_starts_after_a_wait() -> None:
 
 
 def test_failed_rounds_back_off() -> None:
-    scene = Scene(endpoints=2, backoff_initial_s=1.0, backoff_max_s=16.0)
+    scene = LinkStage(endpoints=2, backoff_initial_s=1.0, backoff_max_s=16.0)
     scene.start()
     waits = []
     for _ in range(7):
@@ -208,7 +78,7 @@ def test_failed_rounds_back_off() -> None:
 
 
 def test_a_silent_server_is_followed_by_the_next_endpoint() -> None:
-    scene = Scene(endpoints=2, connect_s=15.0)
+    scene = LinkStage(endpoints=2, connect_s=15.0)
     scene.start()
     scene.do(LinkUp(1))
     scene.advance(15.1)
@@ -217,7 +87,7 @@ def test_a_silent_server_is_followed_by_the_next_endpoint() -> None:
 
 
 def test_the_conversation_continues_on_the_next_endpoint() -> None:
-    scene = Scene(endpoints=3)
+    scene = LinkStage(endpoints=3)
     scene.start()
     scene.down(1)
     scene.advance(0.0)
@@ -227,7 +97,7 @@ def test_the_conversation_continues_on_the_next_endpoint() -> None:
 
 
 def test_an_unstable_link_is_followed_by_the_next_endpoint() -> None:
-    scene = Scene(endpoints=2, stable_s=10.0)
+    scene = LinkStage(endpoints=2, stable_s=10.0)
     scene.start()
     scene.open()
     scene.advance(9.0)
@@ -237,7 +107,7 @@ def test_an_unstable_link_is_followed_by_the_next_endpoint() -> None:
 
 
 def test_after_losing_a_stable_link_the_best_endpoint_is_tried_first() -> None:
-    scene = Scene(endpoints=3, stable_s=10.0).on(HOUSE)
+    scene = LinkStage(endpoints=3, stable_s=10.0).on(HOUSE)
     scene.advance(11.0)
     scene.down(2, "lost", 1006)
     scene.advance(1.0)
@@ -245,7 +115,7 @@ def test_after_losing_a_stable_link_the_best_endpoint_is_tried_first() -> None:
 
 
 def test_after_losing_a_stable_link_to_the_best_endpoint_the_same_endpoint_is_tried_first() -> None:
-    scene = Scene(endpoints=3, stable_s=10.0).on(CLOUD)
+    scene = LinkStage(endpoints=3, stable_s=10.0).on(CLOUD)
     scene.advance(11.0)
     scene.down(1, "lost", 1006)
     scene.advance(1.0)
@@ -253,7 +123,7 @@ def test_after_losing_a_stable_link_to_the_best_endpoint_the_same_endpoint_is_tr
 
 
 def test_a_stable_link_resets_the_backoff() -> None:
-    scene = Scene(endpoints=1, stable_s=10.0, backoff_initial_s=1.0, backoff_max_s=60.0)
+    scene = LinkStage(endpoints=1, stable_s=10.0, backoff_initial_s=1.0, backoff_max_s=60.0)
     scene.start()
     for _ in range(8):
         scene.down(scene.link)
@@ -268,7 +138,7 @@ def test_a_stable_link_resets_the_backoff() -> None:
 
 
 def test_a_bad_key_blocks_its_own_endpoint_only() -> None:
-    scene = Scene(endpoints=2, backoff_initial_s=1.0)
+    scene = LinkStage(endpoints=2, backoff_initial_s=1.0)
     scene.start()
     scene.down(1, *BAD_KEY)
     scene.advance(0.0)
@@ -280,7 +150,7 @@ def test_a_bad_key_blocks_its_own_endpoint_only() -> None:
 
 
 def test_the_state_is_failed_only_when_every_endpoint_is_blocked() -> None:
-    scene = Scene(endpoints=2)
+    scene = LinkStage(endpoints=2)
     scene.start()
     scene.down(1, *BAD_KEY)
     scene.advance(0.0)
@@ -290,7 +160,7 @@ def test_the_state_is_failed_only_when_every_endpoint_is_blocked() -> None:
 
 
 def test_a_blocked_endpoint_is_retried_after_fatal_retry_s() -> None:
-    scene = Scene(endpoints=2, fatal_retry_s=300.0)
+    scene = LinkStage(endpoints=2, fatal_retry_s=300.0)
     scene.start()
     scene.down(1, *BAD_KEY)
     scene.advance(10.0)
@@ -302,7 +172,7 @@ def test_a_blocked_endpoint_is_retried_after_fatal_retry_s() -> None:
 
 
 def test_a_press_with_every_endpoint_blocked_tries_the_best_at_once() -> None:
-    scene = Scene(endpoints=2)
+    scene = LinkStage(endpoints=2)
     scene.start()
     scene.advance(2.0)
     scene.down(1, *BAD_KEY)
@@ -313,7 +183,7 @@ def test_a_press_with_every_endpoint_blocked_tries_the_best_at_once() -> None:
 
 
 def test_a_turn_survives_a_fatal_link_end_while_another_endpoint_is_left() -> None:
-    scene = Scene(endpoints=2)
+    scene = LinkStage(endpoints=2)
     scene.start()
     scene.advance(2.0)
     scene.say()
@@ -325,7 +195,7 @@ def test_a_turn_survives_a_fatal_link_end_while_another_endpoint_is_left() -> No
 
 
 def test_an_endpoint_that_refuses_the_settings_is_followed_by_the_next() -> None:
-    scene = Scene(endpoints=2)
+    scene = LinkStage(endpoints=2)
     scene.start()
     scene.do(LinkUp(1))
     scene.server({"type": "session.created", "session": {"type": "realtime"}})
@@ -341,7 +211,7 @@ def test_an_endpoint_that_refuses_the_settings_is_followed_by_the_next() -> None
 
 
 def test_a_spare_to_a_better_endpoint_is_opened_after_failback_s() -> None:
-    scene = Scene(endpoints=3, failback_s=60.0).on(HOUSE)
+    scene = LinkStage(endpoints=3, failback_s=60.0).on(HOUSE)
     scene.advance(57.9)
     assert scene.connects() == []
     scene.advance(0.2)
@@ -351,13 +221,13 @@ def test_a_spare_to_a_better_endpoint_is_opened_after_failback_s() -> None:
 
 
 def test_on_the_best_endpoint_there_is_no_failback() -> None:
-    scene = Scene(endpoints=3, failback_s=60.0).on(CLOUD)
+    scene = LinkStage(endpoints=3, failback_s=60.0).on(CLOUD)
     scene.advance(600.0)
     assert scene.connects() == []
 
 
 def test_the_better_endpoint_takes_over_when_its_session_is_created() -> None:
-    scene = Scene(endpoints=3, failback_s=60.0).on(HOUSE)
+    scene = LinkStage(endpoints=3, failback_s=60.0).on(HOUSE)
     scene.advance(60.0)
     scene.do(LinkUp(3))
     assert scene.closed() == [], "an open socket is not a session"
@@ -370,7 +240,7 @@ def test_the_better_endpoint_takes_over_when_its_session_is_created() -> None:
 
 
 def test_the_end_of_the_replaced_link_is_ignored() -> None:
-    scene = Scene(endpoints=3, failback_s=60.0).on(HOUSE)
+    scene = LinkStage(endpoints=3, failback_s=60.0).on(HOUSE)
     scene.advance(60.0)
     scene.open(3)
     scene.down(2, "closed", 1000)
@@ -378,9 +248,9 @@ def test_the_end_of_the_replaced_link_is_ignored() -> None:
 
 
 def test_a_failback_waits_for_the_end_of_the_turn() -> None:
-    scene = Scene(endpoints=3, failback_s=60.0).on(HOUSE)
+    scene = LinkStage(endpoints=3, failback_s=60.0).on(HOUSE)
     scene.advance(50.0)
-    scene.ask()
+    scene.asked()
     scene.audio(ms=200)
     scene.advance(4.0)
     scene.done()
@@ -394,9 +264,9 @@ def test_a_failback_waits_for_the_end_of_the_turn() -> None:
 
 
 def test_the_link_that_needs_a_tools_output_is_kept_until_the_tool_ends() -> None:
-    scene = Scene(endpoints=3, failback_s=60.0, tool_s=120.0).on(HOUSE)
+    scene = LinkStage(endpoints=3, failback_s=60.0, tool_s=120.0).on(HOUSE)
     scene.advance(50.0)
-    scene.ask()
+    scene.asked()
     scene.called("look_up", "call_1")
     scene.done()
     scene.press()
@@ -410,7 +280,7 @@ def test_the_link_that_needs_a_tools_output_is_kept_until_the_tool_ends() -> Non
 
 
 def test_unconfirmed_settings_delay_a_failback_by_at_most_commit_s() -> None:
-    scene = Scene(endpoints=3, failback_s=2.0, commit_s=5.0)
+    scene = LinkStage(endpoints=3, failback_s=2.0, commit_s=5.0)
     scene.start()
     scene.down(1)
     scene.advance(0.0)
@@ -423,7 +293,7 @@ def test_unconfirmed_settings_delay_a_failback_by_at_most_commit_s() -> None:
 
 
 def test_confirmed_settings_allow_the_failback() -> None:
-    scene = Scene(endpoints=3, failback_s=2.0, commit_s=5.0)
+    scene = LinkStage(endpoints=3, failback_s=2.0, commit_s=5.0)
     scene.start()
     scene.down(1)
     scene.advance(0.0)
@@ -435,7 +305,7 @@ def test_confirmed_settings_allow_the_failback() -> None:
 
 
 def test_a_spare_that_fails_is_ignored_and_retried_later() -> None:
-    scene = Scene(endpoints=3, failback_s=60.0).on(HOUSE)
+    scene = LinkStage(endpoints=3, failback_s=60.0).on(HOUSE)
     scene.advance(60.0)
     scene.down(3)
     assert (scene.state, scene.troubles(), scene.closed(), scene.using()) == ("ready", [], [], HOUSE)
@@ -446,7 +316,7 @@ def test_a_spare_that_fails_is_ignored_and_retried_later() -> None:
 
 
 def test_a_silent_spare_times_out() -> None:
-    scene = Scene(endpoints=3, failback_s=60.0, connect_s=15.0).on(HOUSE)
+    scene = LinkStage(endpoints=3, failback_s=60.0, connect_s=15.0).on(HOUSE)
     scene.advance(60.0)
     scene.do(LinkUp(3))
     scene.advance(15.0)
@@ -455,7 +325,7 @@ def test_a_silent_spare_times_out() -> None:
 
 
 def test_turns_are_not_sent_on_a_spare() -> None:
-    scene = Scene(endpoints=3, failback_s=60.0).on(HOUSE)
+    scene = LinkStage(endpoints=3, failback_s=60.0).on(HOUSE)
     scene.advance(60.0)
     scene.speaks_on = 2
     scene.whole_turn()
@@ -464,17 +334,17 @@ def test_turns_are_not_sent_on_a_spare() -> None:
 
 
 def test_a_failing_spare_does_not_disturb_the_running_turn() -> None:
-    scene = Scene(endpoints=3, failback_s=60.0).on(HOUSE)
+    scene = LinkStage(endpoints=3, failback_s=60.0).on(HOUSE)
     scene.advance(60.0)
     scene.speaks_on = 2
-    scene.ask()
+    scene.asked()
     scene.down(3)
     scene.finish()
     assert scene.outcomes() == ["answered"]
 
 
 def test_a_blocked_better_endpoint_is_not_tried_before_its_time_nor_replaced_by_the_current_one() -> None:
-    scene = Scene(endpoints=2, failback_s=60.0, fatal_retry_s=300.0)
+    scene = LinkStage(endpoints=2, failback_s=60.0, fatal_retry_s=300.0)
     scene.start()
     scene.down(1, *BAD_KEY)
     scene.advance(0.0)
@@ -486,7 +356,7 @@ def test_a_blocked_better_endpoint_is_not_tried_before_its_time_nor_replaced_by_
 
 
 def test_a_spare_that_refuses_the_key_blocks_its_endpoint() -> None:
-    scene = Scene(endpoints=2, failback_s=60.0, fatal_retry_s=300.0).on(HOUSE)
+    scene = LinkStage(endpoints=2, failback_s=60.0, fatal_retry_s=300.0).on(HOUSE)
     scene.advance(60.0)
     scene.down(3, *BAD_KEY)
     scene.advance(290.0)
@@ -495,7 +365,7 @@ def test_a_spare_that_refuses_the_key_blocks_its_endpoint() -> None:
 
 
 def test_failback_tries_the_second_best_endpoint_if_the_best_is_blocked() -> None:
-    scene = Scene(endpoints=3, failback_s=60.0, fatal_retry_s=1000.0)
+    scene = LinkStage(endpoints=3, failback_s=60.0, fatal_retry_s=1000.0)
     scene.start()
     scene.down(1, *BAD_KEY)
     scene.advance(0.0)
@@ -508,7 +378,7 @@ def test_failback_tries_the_second_best_endpoint_if_the_best_is_blocked() -> Non
 
 def test_failback_tries_the_second_best_endpoint_if_the_best_is_down() -> None:
     """The cloud is down for hours; the house server is back after a minute."""
-    scene = Scene(endpoints=3, failback_s=60.0).on(OFFLINE)
+    scene = LinkStage(endpoints=3, failback_s=60.0).on(OFFLINE)
     scene.advance(60.0)
     scene.down(4)
     scene.advance(60.0)
@@ -521,7 +391,7 @@ def test_failback_tries_the_second_best_endpoint_if_the_best_is_down() -> None:
 
 
 def test_a_ready_spare_takes_over_in_the_middle_of_a_turn() -> None:
-    scene = Scene(endpoints=3, failback_s=60.0, pre_roll_ms=0).on(HOUSE)
+    scene = LinkStage(endpoints=3, failback_s=60.0, pre_roll_ms=0).on(HOUSE)
     scene.advance(60.0)
     scene.speaks_on = 2
     scene.press()
@@ -542,7 +412,7 @@ def test_a_ready_spare_takes_over_in_the_middle_of_a_turn() -> None:
 
 
 def test_a_connecting_spare_becomes_the_main_link() -> None:
-    scene = Scene(endpoints=3, failback_s=60.0).on(HOUSE)
+    scene = LinkStage(endpoints=3, failback_s=60.0).on(HOUSE)
     scene.advance(60.0)
     scene.down(2, "lost", 1006)
     assert scene.state == "connecting"
@@ -554,7 +424,7 @@ def test_a_connecting_spare_becomes_the_main_link() -> None:
 
 
 def test_a_spare_that_fails_after_the_main_link_is_followed_by_the_next_endpoint() -> None:
-    scene = Scene(endpoints=3, failback_s=60.0).on(HOUSE)
+    scene = LinkStage(endpoints=3, failback_s=60.0).on(HOUSE)
     scene.advance(60.0)
     scene.down(2, "lost", 1006)
     scene.down(3)
@@ -565,12 +435,12 @@ def test_a_spare_that_fails_after_the_main_link_is_followed_by_the_next_endpoint
 # --- rotation ----------------------------------------------------------------------------------------------------
 
 
-def rotating(**policy: Any) -> Scene:
+def rotating(**policy: Any) -> LinkStage:
     """Age the session of a conversation until its rotation has requested a spare."""
-    scene = Scene(rotate_after_s=3300.0, **policy)
+    scene = LinkStage(rotate_after_s=3300.0, **policy)
     scene.on(CLOUD)
     scene.whole_turn()
-    scene.server(heard("item_of_resp_1", "What time is it?"))
+    scene.heard("What time is it?", "item_of_resp_1")
     said: dict[str, Any] = {"id": "item_resp_1", "type": "message", "status": "completed", "role": "assistant"}
     said["content"] = [{"type": "output_audio", "transcript": "It is noon."}]
     scene.server({"type": "conversation.item.done", "previous_item_id": "item_of_resp_1", "item": said})
@@ -581,7 +451,7 @@ def rotating(**policy: Any) -> Scene:
 
 
 def test_a_session_is_rotated_before_it_expires() -> None:
-    scene = Scene(rotate_after_s=3300.0).on(CLOUD)
+    scene = LinkStage(rotate_after_s=3300.0).on(CLOUD)
     scene.advance(3297.0)
     assert scene.connects() == []
     scene.advance(2.0)
@@ -623,7 +493,7 @@ def test_the_new_session_is_rotated_too() -> None:
 
 
 def test_a_rotation_waits_for_the_end_of_the_turn() -> None:
-    scene = Scene(rotate_after_s=3300.0).on(CLOUD)
+    scene = LinkStage(rotate_after_s=3300.0).on(CLOUD)
     scene.advance(3295.0)
     scene.press()
     scene.hear(5000)
@@ -710,7 +580,7 @@ def test_a_failed_rotation_is_retried_before_the_session_expires() -> None:
 
 def test_a_spare_that_waited_through_a_long_turn_still_gets_its_time_to_prepare() -> None:
     spec = AgentSpec(agent="assistant", session=SESSION, is_asked_at_connect=True)
-    scene = Scene(specs=[spec], rotate_after_s=3300.0, prepare_s=5.0)
+    scene = LinkStage(specs=[spec], rotate_after_s=3300.0, prepare_s=5.0)
     scene.start()
     scene.do(LinkUp(1))
     scene.server({"type": "session.created", "session": {"type": "realtime"}})
@@ -726,7 +596,7 @@ def test_a_spare_that_waited_through_a_long_turn_still_gets_its_time_to_prepare(
     scene.committed()
     scene.created()
     scene.finish()
-    assert scene._of(PrepareAgent)[-1] == PrepareAgent(ConnectKey(2), "assistant", "connect")
+    assert scene.of(PrepareAgent)[-1] == PrepareAgent(ConnectKey(2), "assistant", "connect")
     scene.advance(1.0)
     assert scene.sent_on(2) == []
     assert scene.troubles() == []
@@ -737,13 +607,13 @@ def test_a_spare_that_waited_through_a_long_turn_still_gets_its_time_to_prepare(
 # --- session expiry ----------------------------------------------------------------------------------------------
 
 
-def expire(scene: Scene) -> None:
+def expire(scene: LinkStage) -> None:
     scene.error("session_expired", message=EXPIRED[1])
     scene.down(scene.link, *EXPIRED)
 
 
 def test_an_expired_session_is_replaced_at_once_without_an_error() -> None:
-    scene = Scene(endpoints=3, rotate_after_s=9999.0).on(CLOUD)
+    scene = LinkStage(endpoints=3, rotate_after_s=9999.0).on(CLOUD)
     scene.advance(3600.0)
     expire(scene)
     scene.advance(0.0)
@@ -755,7 +625,7 @@ def test_an_expired_session_is_replaced_at_once_without_an_error() -> None:
 
 @pytest.mark.parametrize("moment", ["listening", "committing", "thinking", "created"])
 def test_a_turn_during_session_expiry_is_replayed(moment: str) -> None:
-    scene = Scene(rotate_after_s=9999.0, pre_roll_ms=0).on(CLOUD)
+    scene = LinkStage(rotate_after_s=9999.0, pre_roll_ms=0).on(CLOUD)
     scene.advance(3590.0)
     scene.press()
     scene.hear(400, 777)
@@ -783,8 +653,8 @@ def test_a_turn_during_session_expiry_is_replayed(moment: str) -> None:
 
 
 def test_a_turn_whose_answer_has_started_is_not_replayed() -> None:
-    scene = Scene(rotate_after_s=9999.0).on(CLOUD)
-    scene.ask()
+    scene = LinkStage(rotate_after_s=9999.0).on(CLOUD)
+    scene.asked()
     scene.audio(ms=200)
     scene.commands.clear()
     expire(scene)
@@ -795,7 +665,7 @@ def test_a_turn_whose_answer_has_started_is_not_replayed() -> None:
 
 
 def test_a_message_during_session_expiry_is_replayed() -> None:
-    scene = Scene(rotate_after_s=9999.0).on(CLOUD)
+    scene = LinkStage(rotate_after_s=9999.0).on(CLOUD)
     item = {"id": "note_1", "type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hello."}]}
     scene.do(MessageGiven(item, "Hello."))
     expire(scene)
@@ -805,7 +675,7 @@ def test_a_message_during_session_expiry_is_replayed() -> None:
 
 
 def test_a_response_requested_by_a_raw_frame_is_requested_again() -> None:
-    scene = Scene(rotate_after_s=9999.0).on(CLOUD)
+    scene = LinkStage(rotate_after_s=9999.0).on(CLOUD)
     scene.do(FrameGiven({"type": "response.create", "response": {"instructions": "Say hello."}}))
     expire(scene)
     scene.advance(0.0)
@@ -815,7 +685,7 @@ def test_a_response_requested_by_a_raw_frame_is_requested_again() -> None:
 
 
 def test_a_turn_that_no_endpoint_accepts_fails_with_an_announcement() -> None:
-    scene = Scene(endpoints=2, link_wait_s=30.0, backoff_initial_s=1.0, backoff_max_s=2.0)
+    scene = LinkStage(endpoints=2, link_wait_s=30.0, backoff_initial_s=1.0, backoff_max_s=2.0)
     scene.start()
     scene.advance(2.0)
     scene.say()
@@ -828,14 +698,14 @@ def test_a_turn_that_no_endpoint_accepts_fails_with_an_announcement() -> None:
 
 
 def test_the_transcript_of_a_replayed_turn_belongs_to_it() -> None:
-    scene = Scene().on(CLOUD)
+    scene = LinkStage().on(CLOUD)
     scene.say()
     scene.committed("item_u")
     scene.down(1, "lost", 1006)
     scene.advance(1.0)
     scene.open()
     scene.committed("item_again")
-    scene.server(heard("item_again", "What time is it?"))
+    scene.heard("What time is it?", "item_again")
     assert scene.notices(InputText) == [InputText("What time is it?", is_final=True, turn="turn_1")]
 
 
@@ -844,7 +714,7 @@ def test_the_transcript_of_a_replayed_turn_belongs_to_it() -> None:
 SAYS_OFFLINE = WORDING.say("link.offline")
 
 
-def return_to_cloud(scene: Scene) -> None:
+def return_to_cloud(scene: LinkStage) -> None:
     """Let the spare to the first endpoint take over."""
     scene.until_connecting()
     scene.open(scene.conversation.link_id)
@@ -854,7 +724,7 @@ def return_to_cloud(scene: Scene) -> None:
 
 
 def test_the_first_turn_on_the_offline_brain_says_so_and_no_other() -> None:
-    scene = Scene(endpoints=2, offline_endpoint=1).on(1)
+    scene = LinkStage(endpoints=2, offline_endpoint=1).on(1)
     scene.advance(30.0)
     assert scene.announced() == [], "a device that lost its network at night is silent"
     scene.whole_turn("resp_1")
@@ -863,7 +733,7 @@ def test_the_first_turn_on_the_offline_brain_says_so_and_no_other() -> None:
 
 
 def test_a_wrong_key_is_announced_with_its_remedy_although_the_offline_brain_answers() -> None:
-    scene = Scene(endpoints=2, offline_endpoint=1).start_with("bad_key")
+    scene = LinkStage(endpoints=2, offline_endpoint=1).start_with("bad_key")
     scene.whole_turn("resp_1")
     scene.whole_turn("resp_2")
     remedy, then = scene.announced()
@@ -872,7 +742,7 @@ def test_a_wrong_key_is_announced_with_its_remedy_although_the_offline_brain_ans
 
 
 def test_a_wrong_key_found_when_the_network_is_back_is_announced_once() -> None:
-    scene = Scene(endpoints=2, offline_endpoint=1, failback_s=60.0, fatal_retry_s=60.0).on(1)
+    scene = LinkStage(endpoints=2, offline_endpoint=1, failback_s=60.0, fatal_retry_s=60.0).on(1)
     scene.whole_turn("resp_1")
     for number in (2, 3):
         scene.until_connecting()
@@ -883,7 +753,7 @@ def test_a_wrong_key_found_when_the_network_is_back_is_announced_once() -> None:
 
 
 def test_the_next_outage_is_announced_again() -> None:
-    scene = Scene(endpoints=2, offline_endpoint=1, failback_s=60.0).on(1)
+    scene = LinkStage(endpoints=2, offline_endpoint=1, failback_s=60.0).on(1)
     scene.whole_turn("resp_1")
     return_to_cloud(scene)
     scene.down(scene.main, "lost")
@@ -895,13 +765,13 @@ def test_the_next_outage_is_announced_again() -> None:
 
 
 def test_another_server_is_no_detour() -> None:
-    scene = Scene(endpoints=3, offline_endpoint=2).on(1)
+    scene = LinkStage(endpoints=3, offline_endpoint=2).on(1)
     scene.whole_turn()
     assert scene.announced() == []
 
 
 def test_a_device_without_a_server_does_not_speak_of_it() -> None:
-    scene = Scene(offline_endpoint=0).on(CLOUD)
+    scene = LinkStage(offline_endpoint=0).on(CLOUD)
     scene.down(1, "lost")
     scene.until_connecting()
     scene.open()
@@ -922,29 +792,29 @@ USD = (500 * 4.00 + 1000 * 32.00 + 1000 * 64.00) / 1_000_000  # the price of USA
 WITH_OFFLINE: dict[str, Any] = {"endpoints": 2, "offline_endpoint": 1}
 
 
-def counted(scene: Scene) -> list[Usage]:
+def counted(scene: LinkStage) -> list[Usage]:
     """Return the usage notices of responses and transcriptions; those of turn ends count seconds."""
     return [one for one in scene.notices(Usage) if one.audio_s == 0.0]
 
 
-def seconds(scene: Scene) -> list[float]:
+def seconds(scene: LinkStage) -> list[float]:
     return [one.audio_s for one in scene.notices(Usage) if one.audio_s > 0.0]
 
 
-def reached(scene: Scene) -> list[int]:
+def reached(scene: LinkStage) -> list[int]:
     return [one.percent for one in scene.notices(BudgetWarning)]
 
 
-def spent(**policy: Any) -> Scene:
+def spent(**policy: Any) -> LinkStage:
     """Return a scene whose first turn has spent the whole budget."""
-    scene = Scene(budget_usd=USD, **policy).on(CLOUD)
+    scene = LinkStage(budget_usd=USD, **policy).on(CLOUD)
     scene.whole_turn(usage=USAGE)
     assert reached(scene) == [100]
     return scene
 
 
 def test_each_response_is_counted_in_tokens_by_kind_and_in_money() -> None:
-    scene = Scene().on(CLOUD)
+    scene = LinkStage().on(CLOUD)
     scene.whole_turn(usage=USAGE)
     [one] = counted(scene)
     assert one.usd == pytest.approx(USD)
@@ -963,14 +833,14 @@ def test_each_response_is_counted_in_tokens_by_kind_and_in_money() -> None:
 
 
 def test_spending_adds_up_over_the_day() -> None:
-    scene = Scene().on(CLOUD)
+    scene = LinkStage().on(CLOUD)
     scene.whole_turn("resp_1", usage=USAGE)
     scene.whole_turn("resp_2", usage=USAGE)
     assert [one.spent_usd for one in counted(scene)] == [pytest.approx(USD), pytest.approx(2 * USD)]
 
 
 def test_a_model_without_a_price_is_counted_without_an_amount() -> None:
-    scene = Scene()
+    scene = LinkStage()
     scene.start()
     scene.open(model="my-own-model")
     scene.advance(2.0)
@@ -982,7 +852,7 @@ def test_a_model_without_a_price_is_counted_without_an_amount() -> None:
 
 
 def test_a_session_without_a_model_name_is_counted_without_an_amount() -> None:
-    scene = Scene()
+    scene = LinkStage()
     scene.start()
     scene.link_ready()
     scene.advance(2.0)
@@ -991,14 +861,14 @@ def test_a_session_without_a_model_name_is_counted_without_an_amount() -> None:
 
 
 def test_a_response_without_usage_is_not_counted() -> None:
-    scene = Scene().on(CLOUD)
+    scene = LinkStage().on(CLOUD)
     scene.whole_turn()
     assert counted(scene) == []
 
 
 def test_an_interrupted_answer_is_still_counted() -> None:
-    scene = Scene().on(CLOUD)
-    scene.ask()
+    scene = LinkStage().on(CLOUD)
+    scene.asked()
     scene.audio(ms=2000)
     scene.press()
     scene.done(status="cancelled", usage=USAGE)
@@ -1006,23 +876,23 @@ def test_an_interrupted_answer_is_still_counted() -> None:
 
 
 def test_an_out_of_band_answer_is_counted() -> None:
-    scene = Scene().on(CLOUD)
+    scene = LinkStage().on(CLOUD)
     response = {"id": "resp_x", "status": "completed", "output": [], "metadata": {"aside": "key_1"}, "usage": USAGE}
     scene.server({"type": "response.done", "response": response})
     assert [one.usd for one in counted(scene)] == [pytest.approx(USD)]
 
 
 def test_a_transcription_is_counted_by_its_minutes() -> None:
-    scene = Scene().on(CLOUD)
-    scene.ask()
-    scene.server(heard("item_u", "What time is it?", {"type": "duration", "seconds": 30}))
+    scene = LinkStage().on(CLOUD)
+    scene.asked()
+    scene.heard("What time is it?", usage={"type": "duration", "seconds": 30})
     assert [one.usd for one in counted(scene)] == [pytest.approx(0.0045 / 2)]
 
 
 def test_a_transcription_is_counted_by_its_tokens() -> None:
-    scene = Scene().on(CLOUD)
+    scene = LinkStage().on(CLOUD)
     scene.confirm("gpt-4o-transcribe")
-    scene.ask()
+    scene.asked()
     usage = {
         "type": "tokens",
         "total_tokens": 1200,
@@ -1030,7 +900,7 @@ def test_a_transcription_is_counted_by_its_tokens() -> None:
         "output_tokens": 200,
         "input_token_details": {"text_tokens": 0, "audio_tokens": 1000},
     }
-    scene.server(heard("item_u", "What time is it?", usage))
+    scene.heard("What time is it?", usage=usage)
     [one] = counted(scene)
     assert one.usd == pytest.approx((1000 * 2.50 + 200 * 10.00) / 1_000_000)
     assert dict(one.tokens)["input_audio_tokens"] == 1000
@@ -1038,15 +908,15 @@ def test_a_transcription_is_counted_by_its_tokens() -> None:
 
 
 def test_a_transcription_by_an_unknown_model_has_no_amount() -> None:
-    scene = Scene().on(CLOUD)
+    scene = LinkStage().on(CLOUD)
     scene.confirm("my-own-ear")
-    scene.ask()
-    scene.server(heard("item_u", "What time is it?", {"type": "duration", "seconds": 30}))
+    scene.asked()
+    scene.heard("What time is it?", usage={"type": "duration", "seconds": 30})
     assert [one.usd for one in counted(scene)] == [None]
 
 
 def test_the_price_is_that_of_the_model_on_the_link_that_took_over() -> None:
-    scene = Scene(endpoints=2, failback_s=60.0)
+    scene = LinkStage(endpoints=2, failback_s=60.0)
     scene.start()
     scene.down(1)
     scene.advance(0.0)
@@ -1059,7 +929,7 @@ def test_the_price_is_that_of_the_model_on_the_link_that_took_over() -> None:
 
 
 def test_a_turn_counts_its_sent_and_received_seconds_at_its_end() -> None:
-    scene = Scene(pre_roll_ms=0).on(CLOUD)
+    scene = LinkStage(pre_roll_ms=0).on(CLOUD)
     scene.press()
     scene.hear(1000)
     scene.release()
@@ -1071,7 +941,7 @@ def test_a_turn_counts_its_sent_and_received_seconds_at_its_end() -> None:
     assert seconds(scene) == [pytest.approx(sent_s + 0.2)]
 
 
-def attempts(scene: Scene, seconds: float, *, retry_after_s: float | None = None) -> list[float]:
+def attempts(scene: LinkStage, seconds: float, *, retry_after_s: float | None = None) -> list[float]:
     """Refuse every connection for so long; return when each was opened."""
     times: list[float] = []
     end = scene.now + seconds
@@ -1086,7 +956,7 @@ def attempts(scene: Scene, seconds: float, *, retry_after_s: float | None = None
 
 
 def test_while_a_turn_waits_the_first_retry_is_within_a_second_and_the_others_at_most_three_apart() -> None:
-    scene = Scene(backoff_max_s=30.0).ready()
+    scene = LinkStage(backoff_max_s=30.0).ready()
     scene.advance(60)
     scene.say()
     start = scene.now
@@ -1098,7 +968,7 @@ def test_while_a_turn_waits_the_first_retry_is_within_a_second_and_the_others_at
 
 
 def test_speech_is_kept_for_fifteen_minutes_and_sent_once_a_connection_is_back() -> None:
-    scene = Scene().ready()
+    scene = LinkStage().ready()
     scene.say()
     attempts(scene, 14 * 60)
     assert scene.outcomes() == []
@@ -1110,7 +980,7 @@ def test_speech_is_kept_for_fifteen_minutes_and_sent_once_a_connection_is_back()
 
 
 def test_after_fifteen_minutes_without_a_connection_the_device_says_that_it_could_not_send() -> None:
-    scene = Scene().ready()
+    scene = LinkStage().ready()
     scene.say()
     attempts(scene, 16 * 60)
     assert scene.outcomes() == ["failed"]
@@ -1120,7 +990,7 @@ def test_after_fifteen_minutes_without_a_connection_the_device_says_that_it_coul
 
 
 def test_a_press_during_the_wait_sends_both_sentences() -> None:
-    scene = Scene(pre_roll_ms=0).ready()
+    scene = LinkStage(pre_roll_ms=0).ready()
     scene.lose()
     scene.say(500, sample=1111)
     attempts(scene, 20)
@@ -1132,7 +1002,7 @@ def test_a_press_during_the_wait_sends_both_sentences() -> None:
 
 
 def test_retry_after_wins_over_the_backoff_and_a_press_and_is_announced() -> None:
-    scene = Scene(pre_roll_ms=0).ready()
+    scene = LinkStage(pre_roll_ms=0).ready()
     scene.say()
     scene.do(LinkDown(scene.link, "rate_limited", 429, "slow down", 20.0))
     assert scene.announced() == ["The server asks me to wait 20 seconds. I will send what you said then."]
@@ -1146,7 +1016,7 @@ def test_retry_after_wins_over_the_backoff_and_a_press_and_is_announced() -> Non
 
 
 def test_eighty_percent_is_reported_once_and_changes_nothing() -> None:
-    scene = Scene(budget_usd=USD / 0.9, **WITH_OFFLINE).on(CLOUD)
+    scene = LinkStage(budget_usd=USD / 0.9, **WITH_OFFLINE).on(CLOUD)
     scene.whole_turn(usage=USAGE)
     assert reached(scene) == [80]
     assert (scene.notices(BudgetWarning)[0].percent, scene.notices(BudgetWarning)[0].unit) == (80, "usd")
@@ -1158,8 +1028,8 @@ def test_eighty_percent_is_reported_once_and_changes_nothing() -> None:
 
 
 def test_a_hundred_percent_is_announced_once() -> None:
-    scene = Scene(budget_usd=USD, **WITH_OFFLINE).on(CLOUD)
-    scene.ask()  # the link stays until the turn is over
+    scene = LinkStage(budget_usd=USD, **WITH_OFFLINE).on(CLOUD)
+    scene.asked()  # the link stays until the turn is over
     for key in ("key_1", "key_2"):
         response = {"id": f"resp_{key}", "status": "completed", "output": [], "metadata": {"aside": key}}
         scene.server({"type": "response.done", "response": response | {"usage": USAGE}})
@@ -1171,8 +1041,8 @@ def test_a_hundred_percent_is_announced_once() -> None:
 
 
 def test_the_offline_brain_takes_over_when_the_turn_is_over() -> None:
-    scene = Scene(budget_usd=USD, **WITH_OFFLINE).on(CLOUD)
-    scene.ask()
+    scene = LinkStage(budget_usd=USD, **WITH_OFFLINE).on(CLOUD)
+    scene.asked()
     scene.audio(ms=200)
     scene.done(usage=USAGE)
     assert reached(scene) == [100]
@@ -1196,7 +1066,7 @@ def test_turns_after_that_are_answered_by_the_offline_brain() -> None:
 
 
 def test_the_offline_brain_costs_nothing() -> None:
-    scene = Scene(budget_usd=1.0, **WITH_OFFLINE)
+    scene = LinkStage(budget_usd=1.0, **WITH_OFFLINE)
     scene.start()
     scene.down(1)
     scene.advance(0.0)
@@ -1207,13 +1077,13 @@ def test_the_offline_brain_costs_nothing() -> None:
 
 
 def test_the_offline_brain_costs_nothing_even_if_its_link_is_lost_before_the_end() -> None:
-    scene = Scene(budget_s=600.0, **WITH_OFFLINE)
+    scene = LinkStage(budget_s=600.0, **WITH_OFFLINE)
     scene.start()
     scene.down(1)
     scene.advance(0.0)
     scene.open()
     scene.advance(2.0)
-    scene.ask()
+    scene.asked()
     scene.audio(ms=200)
     scene.done()
     scene.down(2, "lost", 1006)
@@ -1265,7 +1135,7 @@ def test_a_new_day_allows_the_paid_endpoints_again() -> None:
 
 
 def test_a_day_that_starts_with_a_spent_budget_starts_offline() -> None:
-    scene = Scene(budget_usd=1.0, **WITH_OFFLINE)
+    scene = LinkStage(budget_usd=1.0, **WITH_OFFLINE)
     scene.do(DayBegan("2026-11-23", spent_usd=1.5))
     scene.start()
     assert scene.connects() == [Connect(1, 1)]
@@ -1309,7 +1179,7 @@ def test_a_new_day_allows_presses_again() -> None:
 
 
 def test_repeating_the_same_day_does_not_reset_the_budget() -> None:
-    scene = Scene(budget_usd=USD).on(CLOUD)
+    scene = LinkStage(budget_usd=USD).on(CLOUD)
     scene.do(DayBegan("2026-11-23"))
     scene.whole_turn(usage=USAGE)
     scene.do(DayBegan("2026-11-23"))
@@ -1318,7 +1188,7 @@ def test_repeating_the_same_day_does_not_reset_the_budget() -> None:
 
 
 def test_a_budget_of_seconds_is_enforced_too() -> None:
-    scene = Scene(budget_s=1.5).on(CLOUD)
+    scene = LinkStage(budget_s=1.5).on(CLOUD)
     scene.whole_turn("resp_1")
     [first] = seconds(scene)
     assert reached(scene) == []
@@ -1332,14 +1202,14 @@ def test_a_budget_of_seconds_is_enforced_too() -> None:
 
 
 def test_a_spent_budget_of_seconds_switches_to_the_offline_brain_after_the_turn() -> None:
-    scene = Scene(budget_s=0.5, **WITH_OFFLINE).on(CLOUD)
+    scene = LinkStage(budget_s=0.5, **WITH_OFFLINE).on(CLOUD)
     scene.whole_turn()
     assert reached(scene) == [100]
     assert scene.connects() == [Connect(2, 1)]
 
 
 def test_a_turn_that_is_too_short_costs_no_seconds() -> None:
-    scene = Scene(budget_s=60.0).on(CLOUD)
+    scene = LinkStage(budget_s=60.0).on(CLOUD)
     scene.press()
     scene.hear(40)
     scene.release()

@@ -2,80 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from appliance.agents.spec import AgentSpec, ToolCard
-from appliance.conversation.commands import CancelTool
 from appliance.conversation.events import InterruptAsked, LinkDown, ShutdownRequested
-from appliance.conversation.notices import ToolEnd
-from tests.support.stage import SESSION, Stage
+from tests.support.stage import SESSION
+from tests.support.stages.tools import ToolStage
 
 CALL = "function_call"
 OUTPUT = "function_call_output"
-
-
-class Scene(Stage):
-    """A stage whose agent has the tools ``unlock`` and ``search``, which is cancellable, and ``pay`` on approval."""
-
-    def __init__(self, **policy: Any) -> None:
-        tools = (
-            ToolCard(name="unlock"),
-            ToolCard(name="search", is_cancellable=True),
-            ToolCard(name="pay", approval="always"),
-        )
-        super().__init__(specs=[AgentSpec(agent="assistant", session=SESSION, tools=tools)], **policy)
-
-    speaks_on = 0
-    """The link on which the server speaks; 0 for the newest."""
-
-    @property
-    def link(self) -> int:
-        return self.speaks_on or super().link
-
-    def running(self, *names: str) -> Scene:
-        """Speak a turn that is answered by calls of these tools, ``call_1`` and so on; their response is done."""
-        self.ready()
-        self.say()
-        self.committed()
-        self.created()
-        for number, name in enumerate(names, 1):
-            self.called(name, f"call_{number}")
-        self.done()
-        self.commands.clear()
-        return self
-
-    def reconnect(self) -> None:
-        """Let the next connection be configured; then drop the commands so far."""
-        self.advance(1.0)
-        self.commands.clear()
-        self.link_ready()
-
-    def speak(self, response_id: str = "resp_2") -> None:
-        """Receive an answer and play it to its end."""
-        self.created(response_id)
-        self.audio(response_id, f"item_{response_id}")
-        self.done(response_id)
-        self.play(4800, drained=True)
-
-    def cancelled(self) -> list[str]:
-        return [one.call_id for one in self._of(CancelTool)]
-
-    def ended(self) -> list[tuple[str, str, bool]]:
-        return [(one.call_id, one.output, one.is_error) for one in self.notices(ToolEnd)]
-
-    def created_items(self) -> list[tuple[str, str]]:
-        """Return type and call id of each item created on the server; for a message, its role."""
-        items = [frame["item"] for frame in self.sent() if frame["type"] == "conversation.item.create"]
-        return [(item["type"], item.get("call_id") or item["role"]) for item in items]
-
-    def kept(self) -> list[tuple[str, str]]:
-        """Return type and call id of the calls and outputs in the history."""
-        return [(one.type, one.call_id) for one in self.conversation.history if one.call_id]
-
-    def requests(self) -> int:
-        return self.sent_types().count("response.create")
 
 
 # --- a tool outlives its connection ----------------------------------------------------------------------------------
@@ -83,56 +17,56 @@ class Scene(Stage):
 
 @pytest.mark.parametrize("name", ["unlock", "search"])
 def test_a_running_tool_is_not_cancelled_by_a_lost_link(name: str) -> None:
-    scene = Scene().running(name)
+    scene = ToolStage().running(name)
     scene.lose()
-    assert (scene.cancelled(), scene.ended()) == ([], [])
+    assert (scene.cancelled(), scene.results()) == ([], [])
     scene.tool_finished("call_1", "done")
-    assert scene.ended() == [("call_1", "done", False)]
+    assert scene.results() == [("call_1", "done", False)]
     assert scene.kept() == [(CALL, "call_1"), (OUTPUT, "call_1")]
 
 
 def test_a_tool_that_ends_before_the_next_link_is_replayed_with_its_output() -> None:
-    scene = Scene().running("unlock")
+    scene = ToolStage().running("unlock")
     scene.lose()
     scene.tool_finished("call_1", "unlocked")
     scene.reconnect()
-    assert scene.created_items() == [("message", "user"), (CALL, "call_1"), (OUTPUT, "call_1")]
+    assert scene.told() == [("message", "user"), (CALL, "call_1"), (OUTPUT, "call_1")]
 
 
 def test_a_tool_that_ends_on_the_next_link_is_told_with_its_call() -> None:
-    scene = Scene().running("unlock")
+    scene = ToolStage().running("unlock")
     scene.lose()
     scene.reconnect()
-    assert scene.created_items() == [("message", "user")], "a call without an output confuses the model"
+    assert scene.told() == [("message", "user")], "a call without an output confuses the model"
     scene.tool_finished("call_1", "unlocked")
-    assert scene.created_items() == [("message", "user"), (CALL, "call_1"), (OUTPUT, "call_1")]
+    assert scene.told() == [("message", "user"), (CALL, "call_1"), (OUTPUT, "call_1")]
     assert scene.kept() == [(CALL, "call_1"), (OUTPUT, "call_1")]
 
 
 def test_a_tool_of_an_earlier_turn_outlives_its_link() -> None:
-    scene = Scene().running("unlock")
+    scene = ToolStage().running("unlock")
     scene.do(InterruptAsked())
     scene.lose()
     scene.reconnect()
     scene.tool_finished("call_1", "unlocked")
     assert scene.cancelled() == []
-    assert scene.created_items()[-2:] == [(CALL, "call_1"), (OUTPUT, "call_1")]
-    assert scene.requests() == 0
+    assert scene.told()[-2:] == [(CALL, "call_1"), (OUTPUT, "call_1")]
+    assert len(scene.requests()) == 0
 
 
 def test_a_tool_outlives_a_turn_that_ends_with_its_link() -> None:
-    scene = Scene().running("search", "pay")
+    scene = ToolStage().running("search", "pay")
     scene.lose()
     assert scene.outcomes() == ["failed"]
     assert scene.cancelled() == ["call_2"], "a question of approval ends with its connection"
     scene.reconnect()
     scene.tool_finished("call_1", "found")
-    assert scene.ended() == [("call_1", "found", False)]
+    assert scene.results() == [("call_1", "found", False)]
     assert scene.kept() == [(CALL, "call_1"), (OUTPUT, "call_1")]
 
 
 def test_a_tool_outlives_a_turn_that_fails_with_the_last_endpoint() -> None:
-    scene = Scene().running("search")
+    scene = ToolStage().running("search")
     scene.do(LinkDown(scene.link, "bad_key", 3000, ""))
     assert (scene.outcomes(), scene.cancelled()) == (["failed"], [])
     scene.tool_finished("call_1", "found")
@@ -140,55 +74,55 @@ def test_a_tool_outlives_a_turn_that_fails_with_the_last_endpoint() -> None:
 
 
 def test_a_tool_whose_link_was_lost_is_cancelled_at_the_end_of_the_program() -> None:
-    scene = Scene().running("unlock")
+    scene = ToolStage().running("unlock")
     scene.lose()
     scene.do(ShutdownRequested("stop"))
     assert scene.cancelled() == ["call_1"]
-    assert [(call_id, is_error) for call_id, _, is_error in scene.ended()] == [("call_1", True)]
+    assert [(call_id, is_error) for call_id, _, is_error in scene.results()] == [("call_1", True)]
 
 
 # --- the turn goes on with the next connection ------------------------------------------------------------------------
 
 
 def test_a_link_lost_while_the_tool_runs_waits_for_both() -> None:
-    scene = Scene().running("unlock")
+    scene = ToolStage().running("unlock")
     scene.lose()
     scene.reconnect()
-    assert (scene.state, scene.requests(), scene.outcomes()) == ("thinking", 0, [])
+    assert (scene.state, len(scene.requests()), scene.outcomes()) == ("thinking", 0, [])
     scene.tool_finished("call_1", "unlocked")
     assert scene.sent_types()[-3:] == ["conversation.item.create", "conversation.item.create", "response.create"]
-    scene.speak()
-    assert (scene.outcomes(), scene.requests(), scene.troubles()) == (["answered"], 1, [])
+    scene.answered("resp_2", item_id="item_b")
+    assert (scene.outcomes(), len(scene.requests()), scene.troubles()) == (["answered"], 1, [])
     assert "input_audio_buffer.append" not in scene.sent_types(), "the next connection is told the words, not the sound"
 
 
 def test_a_tool_that_ends_before_the_next_link_is_spoken_about_there() -> None:
-    scene = Scene().running("unlock")
+    scene = ToolStage().running("unlock")
     scene.lose()
     scene.tool_finished("call_1", "unlocked")
     scene.reconnect()
-    assert scene.created_items() == [("message", "user"), (CALL, "call_1"), (OUTPUT, "call_1")]
+    assert scene.told() == [("message", "user"), (CALL, "call_1"), (OUTPUT, "call_1")]
     assert scene.sent_types()[-1] == "response.create"
-    scene.speak()
-    assert (scene.outcomes(), scene.requests(), scene.tool_runs()) == (["answered"], 1, [])
+    scene.answered("resp_2", item_id="item_b")
+    assert (scene.outcomes(), len(scene.requests()), scene.tool_runs()) == (["answered"], 1, [])
 
 
 @pytest.mark.parametrize("is_created", [False, True])
 def test_a_link_lost_between_the_output_and_the_first_audio_is_asked_again(is_created: bool) -> None:
-    scene = Scene().running("unlock")
+    scene = ToolStage().running("unlock")
     scene.tool_finished("call_1", "unlocked")
     if is_created:
         scene.created("resp_2")
     scene.lose()
     scene.reconnect()
-    assert scene.created_items() == [("message", "user"), (CALL, "call_1"), (OUTPUT, "call_1")]
-    assert scene.requests() == 1
-    scene.speak("resp_3")
+    assert scene.told() == [("message", "user"), (CALL, "call_1"), (OUTPUT, "call_1")]
+    assert len(scene.requests()) == 1
+    scene.answered("resp_3", item_id="item_c")
     assert (scene.outcomes(), scene.tool_runs(), scene.troubles()) == (["answered"], [], [])
 
 
 def test_a_link_lost_before_the_response_of_the_calls_is_done_goes_on() -> None:
-    scene = Scene().ready()
+    scene = ToolStage().ready()
     scene.say()
     scene.committed()
     scene.created()
@@ -196,30 +130,30 @@ def test_a_link_lost_before_the_response_of_the_calls_is_done_goes_on() -> None:
     scene.tool_finished("call_1", "unlocked")
     scene.lose()
     scene.reconnect()
-    assert scene.requests() == 1
-    scene.speak()
+    assert len(scene.requests()) == 1
+    scene.answered("resp_2", item_id="item_b")
     assert scene.outcomes() == ["answered"]
 
 
 def test_a_link_lost_twice_is_asked_once_on_each() -> None:
-    scene = Scene().running("unlock")
+    scene = ToolStage().running("unlock")
     scene.lose()
     scene.tool_finished("call_1", "unlocked")
     scene.reconnect()
-    assert scene.requests() == 1
+    assert len(scene.requests()) == 1
     scene.lose()
     scene.advance(1.0)
     scene.lose("refused", None)  # a connect that fails does not count
     scene.advance(3.0)
     scene.commands.clear()
     scene.link_ready()
-    assert scene.requests() == 1
-    scene.speak("resp_3")
+    assert len(scene.requests()) == 1
+    scene.answered("resp_3", item_id="item_c")
     assert (scene.outcomes(), scene.tool_runs()) == (["answered"], [])
 
 
 def test_a_turn_that_loses_every_link_is_cut() -> None:
-    scene = Scene(max_replays=2).running("unlock")
+    scene = ToolStage(max_replays=2).running("unlock")
     scene.tool_finished("call_1", "unlocked")
     for _ in range(3):
         assert scene.outcomes() == []
@@ -231,7 +165,7 @@ def test_a_turn_that_loses_every_link_is_cut() -> None:
 
 
 def test_without_a_link_the_turn_fails_after_its_wait_and_the_tool_runs_on() -> None:
-    scene = Scene(link_wait_s=8.0, tool_s=60.0).running("search")
+    scene = ToolStage(link_wait_s=8.0, tool_s=60.0).running("search")
     scene.lose()
     for _ in range(8):
         assert scene.outcomes() == []
@@ -244,20 +178,20 @@ def test_without_a_link_the_turn_fails_after_its_wait_and_the_tool_runs_on() -> 
 
 
 def test_a_press_while_the_turn_waits_for_a_link_interrupts_it() -> None:
-    scene = Scene().running("unlock", "search")
+    scene = ToolStage().running("unlock", "search")
     scene.lose()
     scene.say()
     assert scene.outcomes() == ["interrupted"]
     assert scene.cancelled() == ["call_2"], "a press cancels what is cancellable"
     scene.tool_finished("call_1", "unlocked")
     scene.reconnect()
-    assert scene.requests() == 1
+    assert len(scene.requests()) == 1
     assert {frame["response"]["metadata"]["turn"] for frame in scene.sent() if "response" in frame} == {"turn_2"}
-    assert (OUTPUT, "call_1") in scene.created_items()
+    assert (OUTPUT, "call_1") in scene.told()
 
 
 def test_a_ready_spare_goes_on_at_once() -> None:
-    scene = Scene(endpoints=2, failback_s=60.0)
+    scene = ToolStage(endpoints=2, failback_s=60.0)
     scene.start()
     scene.lose("refused", None)
     scene.link_ready()
@@ -275,14 +209,14 @@ def test_a_ready_spare_goes_on_at_once() -> None:
     scene.link_ready()
     scene.commands.clear()
     scene.do(LinkDown(2, "lost", 1006, "gone"))
-    assert scene.created_items() == [("message", "user"), (CALL, "call_1"), (OUTPUT, "call_1")]
-    assert scene.requests() == 1
-    scene.speak()
+    assert scene.told() == [("message", "user"), (CALL, "call_1"), (OUTPUT, "call_1")]
+    assert len(scene.requests()) == 1
+    scene.answered("resp_2", item_id="item_b")
     assert (scene.outcomes(), scene.tool_runs()) == (["answered"], [])
 
 
 def test_words_before_the_calls_play_to_their_end_before_the_next_link_is_asked() -> None:
-    scene = Scene().ready()
+    scene = ToolStage().ready()
     scene.say()
     scene.committed()
     scene.created()
@@ -292,15 +226,15 @@ def test_words_before_the_calls_play_to_their_end_before_the_next_link_is_asked(
     scene.tool_finished("call_1", "unlocked")
     scene.lose()
     scene.reconnect()
-    assert (scene.state, scene.requests()) == ("speaking", 0)
+    assert (scene.state, len(scene.requests())) == ("speaking", 0)
     scene.play(48_000, drained=True)
-    assert scene.requests() == 1
-    scene.speak()
+    assert len(scene.requests()) == 1
+    scene.answered("resp_2", item_id="item_b")
     assert scene.outcomes() == ["answered"]
 
 
 def test_an_answer_to_the_outputs_that_has_begun_is_cut() -> None:
-    scene = Scene().running("unlock")
+    scene = ToolStage().running("unlock")
     scene.tool_finished("call_1", "unlocked")
     scene.created("resp_2")
     scene.audio("resp_2", ms=200)

@@ -32,61 +32,33 @@ def spec(**more: Any) -> AgentSpec:
     return AgentSpec(**({"agent": "ann", "session": SESSION} | more))
 
 
-class OnLink(Stage):
-    """A stage whose server can speak on a link other than the newest."""
-
-    spoken_on: int | None = None
-
-    @property
-    def link(self) -> int:
-        return self.spoken_on if self.spoken_on is not None else super().link
-
-
-def asked(stage: Stage) -> Stage:
-    """Speak a turn and let its response be created."""
-    stage.say(400)
-    stage.committed()
-    stage.created()
-    return stage
-
-
-def begins(stage: Stage, item_id: str) -> None:
-    item = {"id": item_id, "type": "message", "role": "assistant", "status": "in_progress", "content": []}
-    stage.server({"type": "response.output_item.added", "response_id": "resp_1", "output_index": 0, "item": item})
-
-
-def says(stage: Stage, delta: str, item_id: str = "item_a") -> None:
-    where = {"response_id": "resp_1", "item_id": item_id, "output_index": 0, "content_index": 0}
-    stage.server({"type": "response.output_audio_transcript.delta", "delta": delta} | where)
-
-
-def with_a_spare() -> OnLink:
+def with_a_spare() -> Stage:
     """Fail over to the second endpoint and start a spare to the first."""
-    stage = OnLink(endpoints=2)
+    stage = Stage(endpoints=2)
     stage.start()
     stage.lose("refused", None)
     stage.link_ready()
     stage.server({"type": "session.updated", "session": SESSION})
     stage.advance(70.0)
-    stage.spoken_on = 2
+    stage.speaks_on = 2
     return stage
 
 
-def take_over(stage: OnLink) -> None:
+def take_over(stage: Stage) -> None:
     """Let the spare become ready and lose the main link."""
     greeting = {"type": "session.created", "event_id": "greeting", "session": {}}
     stage.do(ServerEventReceived(3, wire.decode(json.dumps(greeting))))
     stage.lose()
-    stage.spoken_on = 3
+    stage.speaks_on = 3
 
 
 def test_a_link_is_lost_with_an_out_of_band_question_two_items_and_unordered_calls():
-    stage = asked(Stage(specs=[spec(tools=None)]).ready())
+    stage = Stage(specs=[spec(tools=None)]).ready().asked()
     stage.do(OutOfBandAsked("key", {"input": []}))
-    begins(stage, "item_a")
+    stage.item_added("item_a")
     stage.audio()
-    begins(stage, "item_b")
-    says(stage, "never heard", "item_b")
+    stage.item_added("item_b")
+    stage.wrote("never heard", item_id="item_b")
     stage.called("one", "call_b")
     stage.called("two", "call_a")
     stage.play(240)
@@ -110,12 +82,12 @@ def test_a_spare_takes_over_before_the_answer_starts():
 
 def test_a_spare_takes_over_in_the_middle_of_an_answer_and_the_user_barges_in():
     stage = with_a_spare()
-    asked(stage)
-    begins(stage, "item_a")
-    says(stage, "Hello there, this is long.")
+    stage.asked()
+    stage.item_added("item_a")
+    stage.wrote("Hello there, this is long.")
     stage.audio(ms=2000)
-    begins(stage, "item_b")
-    says(stage, "unheard", "item_b")
+    stage.item_added("item_b")
+    stage.wrote("unheard", item_id="item_b")
     stage.play(12000)
     take_over(stage)
     stage.press()
@@ -144,9 +116,9 @@ def test_instructions_arriving_while_the_server_responds_apply_from_the_next_res
 
 
 def test_an_answer_is_checked_completely_before_its_audio_is_finished():
-    stage = asked(Stage(specs=[spec(has_output_guardrails=True)], guardrail_debounce=-1).ready())
-    begins(stage, "item_a")
-    says(stage, "Hello.")
+    stage = Stage(specs=[spec(has_output_guardrails=True)], guardrail_debounce=-1).ready().asked()
+    stage.item_added("item_a")
+    stage.wrote("Hello.")
     stage.audio()
     stage.done()
     assert len(stage.plays()) == 1
@@ -159,10 +131,10 @@ def test_calls_questions_alarms_and_updates_time_out_in_one_event(has_guardrails
         ToolCard(name="asks", approval="always"),
     )
     agent = spec(tools=tools, has_output_guardrails=has_guardrails)
-    stage = asked(Stage(specs=[agent], guardrail_debounce=1).ready())
+    stage = Stage(specs=[agent], guardrail_debounce=1).ready().asked()
     stage.do(OutOfBandAsked("key", {"input": []}, 5.0))
     stage.do(AlarmRang("alarm", "egg"))
-    says(stage, "Hello.")
+    stage.wrote("Hello.")
     stage.called("slow", "call_1")
     stage.called("asks", "call_2")
     stage.done()
@@ -174,8 +146,8 @@ def test_calls_questions_alarms_and_updates_time_out_in_one_event(has_guardrails
 
 
 def test_a_check_and_its_answer_time_out_in_one_event():
-    stage = asked(Stage(specs=[spec(has_output_guardrails=True)], guardrail_debounce=1).ready())
-    says(stage, "Hello.")
+    stage = Stage(specs=[spec(has_output_guardrails=True)], guardrail_debounce=1).ready().asked()
+    stage.wrote("Hello.")
     stage.now += 100.0
     stage.do(DeadlinePassed())
     stage.advance(60.0)
@@ -211,7 +183,7 @@ def test_a_connecting_link_an_alarm_and_a_release_are_due_in_one_event(is_rung_f
 
 
 def test_a_rejecting_hold_and_the_approval_deadline_are_due_in_one_event():
-    stage = asked(Stage(specs=[spec(tools=(ToolCard(name="asks", approval="always"),))]).ready())
+    stage = Stage(specs=[spec(tools=(ToolCard(name="asks", approval="always"),))]).ready().asked()
     stage.called("asks", "call_1")
     stage.press()
     stage.do(OutOfBandAsked("key", {"input": []}, 5.0))
@@ -222,7 +194,7 @@ def test_a_rejecting_hold_and_the_approval_deadline_are_due_in_one_event():
 
 
 def test_a_stuck_button_and_the_turn_limit_are_due_in_one_event():
-    stage = asked(Stage(specs=[spec(tools=None)], stuck_s=1.0, max_turn_s=5.0).ready())
+    stage = Stage(specs=[spec(tools=None)], stuck_s=1.0, max_turn_s=5.0).ready().asked()
     stage.called("tool", "call_1")
     stage.press()
     stage.hear(200)
@@ -233,7 +205,7 @@ def test_a_stuck_button_and_the_turn_limit_are_due_in_one_event():
 
 
 def test_two_links_time_out_one_after_the_other():
-    stage = OnLink(endpoints=2)
+    stage = Stage(endpoints=2)
     stage.start()
     stage.do(LinkDown(1, "refused", None, "no"))
     stage.now += 100.0

@@ -17,7 +17,7 @@ from appliance.conversation.events import (
     TurnKey,
 )
 from appliance.conversation.notices import AgentEnd, AgentStart, AgentUpdateEnded, HandoffDone, Notice
-from tests.unit.test_conversation_agents import BILLING, GREETER, Scene
+from tests.support.stages.agents import BILLING, GREETER, AgentStage
 
 TUTOR = AgentSpec(
     agent="tutor",
@@ -36,25 +36,25 @@ GUARDED = AgentSpec(
 )
 
 
-def on(spec: AgentSpec = GREETER, **policy: Any) -> Scene:
-    scene = Scene(specs=[spec], **policy)
+def on(spec: AgentSpec = GREETER, **policy: Any) -> AgentStage:
+    scene = AgentStage(specs=[spec], **policy)
     scene.ready()
     return scene
 
 
-def update(scene: Scene, spec: AgentSpec = TUTOR, key: str = "1") -> None:
+def update(scene: AgentStage, spec: AgentSpec = TUTOR, key: str = "1") -> None:
     scene.do(AgentReplaced(key, spec))
 
 
-def accept(scene: Scene, spec: AgentSpec = TUTOR) -> None:
+def accept(scene: AgentStage, spec: AgentSpec = TUTOR) -> None:
     scene.server({"type": "session.updated", "session": dict(spec.session)})
 
 
-def ended(scene: Scene) -> list[tuple[str, str]]:
+def ended(scene: AgentStage) -> list[tuple[str, str]]:
     return [(one.key, one.problem) for one in scene.notices(AgentUpdateEnded)]
 
 
-def agent_notices(scene: Scene) -> list[Notice]:
+def agent_notices(scene: AgentStage) -> list[Notice]:
     kinds = (AgentStart, AgentEnd, HandoffDone, AgentUpdateEnded)
     return [one.notice for one in scene.commands if isinstance(getattr(one, "notice", None), kinds)]  # type: ignore[attr-defined]
 
@@ -134,7 +134,7 @@ def test_response_that_was_requested_before_and_created_after_is_that_of_the_new
 
 
 def test_without_a_connection_the_agent_is_replaced_at_once_and_the_next_connection_gets_it() -> None:
-    scene = Scene(specs=[GREETER])
+    scene = AgentStage(specs=[GREETER])
     scene.start()
     update(scene)
     assert scene.updates() == []
@@ -151,7 +151,7 @@ def test_connection_lost_before_the_answer_leaves_the_new_agent_for_the_next_one
 
 
 def test_connection_that_waits_for_the_previous_agents_instructions_gets_the_new_agent() -> None:
-    scene = Scene(specs=[replace(GREETER, is_asked_at_connect=True)])
+    scene = AgentStage(specs=[replace(GREETER, is_asked_at_connect=True)])
     scene.start()
     scene.link_ready()
     assert len(scene.of(PrepareAgent)) == 1

@@ -27,7 +27,8 @@ from appliance.conversation.events import (
 )
 from appliance.conversation.notices import AnswerText, AudioInterrupted, Error, InputText, OutOfBandEnded, TurnStart
 from appliance.realtime.items import HistoryItem
-from tests.support.stage import SESSION, Stage, period
+from tests.support.stage import SESSION, period
+from tests.support.stages.program import ProgramStage
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 
@@ -73,96 +74,11 @@ def listening_server(**detection: Any) -> AgentSpec:
     return AgentSpec(agent="ada", session={"type": "realtime", "audio": {"input": {"turn_detection": turn_detection}}})
 
 
-class Scene(Stage):
-    """A stage with actions of the program and of server turn detection."""
-
-    def given(self, commands: list[Command] | None = None) -> list[str]:
-        """Return the ids of the items created on the server."""
-        return [one["item"]["id"] for one in self.sent(commands) if one["type"] == "conversation.item.create"]
-
-    def asks(self, commands: list[Command] | None = None) -> list[dict[str, Any]]:
-        """Return every response.create frame."""
-        return [one for one in self.sent(commands) if one["type"] == "response.create"]
-
-    def known(self) -> list[str]:
-        return [one.id for one in self.conversation.history]
-
-    def relink(self) -> list[Command]:
-        """Lose the link and connect the next; return the commands of the new link."""
-        self.lose()
-        self.advance(5)
-        before = len(self.commands)
-        self.link_ready()
-        return self.commands[before:]
-
-    def asides(self) -> list[OutOfBandEnded]:
-        return self.notices(OutOfBandEnded)
-
-    def aside_created(self, key: str = "k1", response_id: str = "resp_k") -> list[Command]:
-        response = {"id": response_id, "status": "in_progress", "output": [], "metadata": {"aside": key}}
-        return self.server({"type": "response.created", "response": response})
-
-    def aside_done(
-        self, text: str = "Rain.", key: str = "k1", response_id: str = "resp_k", status: str = "completed", **more: Any
-    ) -> list[Command]:
-        item = {
-            "id": "item_k",
-            "type": "message",
-            "role": "assistant",
-            "status": "completed",
-            "content": [{"type": "output_text", "text": text}],
-        }
-        response = {"id": response_id, "status": status, "output": [item] if text else [], "metadata": {"aside": key}}
-        return self.server({"type": "response.done", "response": response | more})
-
-    def wrote(self, text: str, *, is_final: bool = False, response_id: str = "resp_1", item_id: str = "item_a") -> None:
-        kind, key = ("done", "transcript") if is_final else ("delta", "delta")
-        place = {"response_id": response_id, "item_id": item_id, "output_index": 0, "content_index": 0}
-        self.server({"type": f"response.output_audio_transcript.{kind}", **place, key: text})
-
-    def item_added(self, item_id: str = "item_a", response_id: str = "resp_1") -> list[Command]:
-        item = {"id": item_id, "type": "message", "role": "assistant", "status": "in_progress", "content": []}
-        place = {"response_id": response_id, "output_index": 0}
-        return self.server({"type": "response.output_item.added", **place, "item": item})
-
-    def item_done(
-        self, text: str, item_id: str = "item_a", response_id: str = "resp_1", status: str = "incomplete"
-    ) -> list[Command]:
-        content = [{"type": "output_audio", "transcript": text}]
-        item = {"id": item_id, "type": "message", "role": "assistant", "status": status, "content": content}
-        place = {"response_id": response_id, "output_index": 0}
-        return self.server({"type": "response.output_item.done", **place, "item": item})
-
-    def speech_started(self, item_id: str = "item_user") -> list[Command]:
-        return self.server({"type": "input_audio_buffer.speech_started", "item_id": item_id, "audio_start_ms": 0})
-
-    def speech_stopped(self, item_id: str = "item_user") -> list[Command]:
-        return self.server({"type": "input_audio_buffer.speech_stopped", "item_id": item_id, "audio_end_ms": 900})
-
-    def spoke_to_server(self, item_id: str = "item_user", ms: int = 400) -> list[Command]:
-        """Speak a whole turn that server turn detection starts and ends."""
-        commands = self.hear(100) + self.speech_started(item_id) + self.hear(ms)
-        return commands + self.speech_stopped(item_id) + self.committed(item_id)
-
-    def delta(self, pcm: bytes, item_id: str = "item_a") -> list[Command]:
-        """Receive these bytes of audio."""
-        frame = {"response_id": "resp_1", "item_id": item_id, "output_index": 0, "content_index": 0}
-        encoded = base64.b64encode(pcm).decode()
-        return self.server({"type": "response.output_audio.delta", "delta": encoded, **frame})
-
-    def answered(self, response_id: str = "resp_1", turn: str | None = "turn_1", item_id: str = "item_a") -> None:
-        """Receive a whole answer and play it to its end."""
-        self.created(response_id, turn)
-        self.audio(response_id, item_id, ms=100)
-        self.done(response_id, turn)
-        self.play(2400, drained=True)
-
-
 # --- turns of the program ----------------------------------------------------------------------------------------
 
 
 def test_a_turn_started_and_committed_by_the_program_is_sent_and_answered() -> None:
-    scene = Scene(pre_roll_ms=0).ready()
+    scene = ProgramStage(pre_roll_ms=0).ready()
     commands = scene.do(BeginAsked()) + scene.hear(200, sample=1234)
     assert scene.state == "listening"
     commands += scene.do(CommitAsked())
@@ -179,7 +95,7 @@ def test_a_turn_started_and_committed_by_the_program_is_sent_and_answered() -> N
 
 
 def test_a_commit_by_the_program_adds_no_post_roll() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(BeginAsked())
     scene.hear(200)
     scene.do(CommitAsked())
@@ -188,7 +104,7 @@ def test_a_commit_by_the_program_adds_no_post_roll() -> None:
 
 
 def test_a_turn_of_the_program_plays_no_button_earcons() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(BeginAsked())
     scene.hear(200)
     scene.do(CommitAsked())
@@ -198,7 +114,7 @@ def test_a_turn_of_the_program_plays_no_button_earcons() -> None:
 
 
 def test_a_turn_of_the_program_below_the_minimum_is_too_short() -> None:
-    scene = Scene(pre_roll_ms=0).ready()
+    scene = ProgramStage(pre_roll_ms=0).ready()
     scene.do(BeginAsked())
     scene.hear(80)
     commands = scene.do(CommitAsked())
@@ -207,7 +123,7 @@ def test_a_turn_of_the_program_below_the_minimum_is_too_short() -> None:
 
 
 def test_an_aborted_turn_is_cleared_and_requests_no_response() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(BeginAsked())
     scene.hear(200)
     commands = scene.do(AbortAsked())
@@ -217,7 +133,7 @@ def test_an_aborted_turn_is_cleared_and_requests_no_response() -> None:
 
 
 def test_an_abort_after_the_commit_is_ignored() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(BeginAsked())
     scene.hear(200)
     scene.do(CommitAsked())
@@ -229,13 +145,13 @@ def test_an_abort_after_the_commit_is_ignored() -> None:
 
 @pytest.mark.parametrize("event", [CommitAsked(), AbortAsked(), InterruptAsked()])
 def test_without_a_turn_commit_abort_and_interrupt_do_nothing(event: Any) -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     assert scene.sent(scene.do(event)) == []
     assert scene.outcomes() == []
 
 
 def test_begin_during_a_spoken_turn_does_not_start_another() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(BeginAsked())
     scene.hear(100)
     assert scene.do(BeginAsked()) == []
@@ -243,7 +159,7 @@ def test_begin_during_a_spoken_turn_does_not_start_another() -> None:
 
 
 def test_begin_interrupts_an_answer_like_a_press() -> None:
-    scene = Scene(pre_roll_ms=0).ready()
+    scene = ProgramStage(pre_roll_ms=0).ready()
     scene.answering()
     commands = scene.do(BeginAsked())
     assert scene.sent_types(commands) == [
@@ -256,7 +172,7 @@ def test_begin_interrupts_an_answer_like_a_press() -> None:
 
 
 def test_silence_does_not_end_a_turn_of_the_program() -> None:
-    scene = Scene(silence_ms=1200).ready()
+    scene = ProgramStage(silence_ms=1200).ready()
     scene.do(BeginAsked())
     scene.hear(400)
     scene.hear(3000, sample=20, level_db=-70.0)
@@ -264,7 +180,7 @@ def test_silence_does_not_end_a_turn_of_the_program() -> None:
 
 
 def test_a_turn_the_program_never_ends_is_committed_at_the_limit_and_reported() -> None:
-    scene = Scene(max_turn_s=2.0).ready()
+    scene = ProgramStage(max_turn_s=2.0).ready()
     scene.do(BeginAsked())
     scene.hear(2000)
     scene.advance(0.1)
@@ -274,7 +190,7 @@ def test_a_turn_the_program_never_ends_is_committed_at_the_limit_and_reported() 
 
 def test_a_press_during_a_turn_of_the_program_commits_it_once() -> None:
     """The press ends the turn; its release must not end or start another."""
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(BeginAsked())
     scene.hear(300)
     scene.press()
@@ -285,7 +201,7 @@ def test_a_press_during_a_turn_of_the_program_commits_it_once() -> None:
 
 
 def test_a_turn_of_the_program_started_offline_is_sent_when_the_session_is_ready() -> None:
-    scene = Scene(pre_roll_ms=0).ready()
+    scene = ProgramStage(pre_roll_ms=0).ready()
     scene.lose()
     scene.do(BeginAsked())
     scene.hear(200, sample=77)
@@ -297,7 +213,7 @@ def test_a_turn_of_the_program_started_offline_is_sent_when_the_session_is_ready
 
 
 def test_starting_again_while_offline_continues_the_turn_of_the_program() -> None:
-    scene = Scene(pre_roll_ms=0).ready()
+    scene = ProgramStage(pre_roll_ms=0).ready()
     scene.lose()
     for sample in (11, 22):
         scene.do(BeginAsked())
@@ -312,7 +228,7 @@ def test_starting_again_while_offline_continues_the_turn_of_the_program() -> Non
 
 
 def test_a_message_creates_an_item_and_requests_a_response_for_its_turn() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     given = message()
     create, ask = scene.sent(scene.do(given))
     assert create == {"type": "conversation.item.create", "event_id": "item_note_1", "item": given.item}
@@ -323,7 +239,7 @@ def test_a_message_creates_an_item_and_requests_a_response_for_its_turn() -> Non
 
 
 def test_a_message_without_an_answer_creates_an_item_and_no_turn() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     commands = scene.do(message(wants_answer=False))
     assert scene.sent_types(commands) == ["conversation.item.create"]
     assert scene.state == "ready"
@@ -331,7 +247,7 @@ def test_a_message_without_an_answer_creates_an_item_and_no_turn() -> None:
 
 
 def test_a_message_without_an_answer_does_not_interrupt_the_running_answer() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.answering()
     commands = scene.do(message(wants_answer=False))
     assert scene.sent_types(commands) == ["conversation.item.create"]
@@ -340,7 +256,7 @@ def test_a_message_without_an_answer_does_not_interrupt_the_running_answer() -> 
 
 
 def test_a_message_that_wants_an_answer_barges_in() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.answering()
     commands = scene.do(message())
     assert scene.sent_types(commands) == [
@@ -352,7 +268,7 @@ def test_a_message_that_wants_an_answer_barges_in() -> None:
 
 
 def test_a_message_during_a_spoken_turn_is_answered_with_it() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.press()
     scene.hear(300)
     commands = scene.do(message(image=PIXEL))
@@ -360,35 +276,35 @@ def test_a_message_during_a_spoken_turn_is_answered_with_it() -> None:
     assert scene.state == "listening"
     scene.release()
     scene.hear(260)
-    assert len(scene.asks()) == 1
+    assert len(scene.requests()) == 1
     assert [one.turn for one in scene.notices(TurnStart)] == ["turn_1"]
 
 
 def test_of_two_successive_messages_both_are_sent_and_the_second_is_answered() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(message("Hi!", "note_1"))
     scene.do(message("And the weather?", "note_2"))
     scene.created("resp_1", turn="turn_1")
     scene.done("resp_1", turn="turn_1", status="cancelled")
     assert scene.given() == ["note_1", "note_2"]
-    assert [one["response"]["metadata"]["turn"] for one in scene.asks()] == ["turn_1", "turn_2"]
+    assert [one["response"]["metadata"]["turn"] for one in scene.requests()] == ["turn_1", "turn_2"]
 
 
 @pytest.mark.parametrize("wants_answer", [True, False])
 def test_a_message_given_offline_is_sent_once_when_the_link_is_ready(wants_answer: bool) -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.lose()
     scene.do(message(wants_answer=wants_answer))
     assert scene.sent() == []
     scene.advance(5)
     scene.link_ready()
     assert scene.given() == ["note_1"]
-    assert len(scene.asks()) == wants_answer
+    assert len(scene.requests()) == wants_answer
     assert scene.known() == ["note_1"]
 
 
 def test_a_message_given_offline_is_sent_after_the_history() -> None:
-    scene = Scene(history=[HistoryItem(id="item_old", role="user", text="Good morning.")]).ready()
+    scene = ProgramStage(history=[HistoryItem(id="item_old", role="user", text="Good morning.")]).ready()
     scene.lose()
     scene.do(message())
     scene.advance(5)
@@ -398,18 +314,18 @@ def test_a_message_given_offline_is_sent_after_the_history() -> None:
 
 
 def test_of_two_messages_given_offline_both_are_sent_and_one_answer_is_requested() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.lose()
     scene.do(message("Hi!", "note_1"))
     scene.do(message("And the weather?", "note_2"))
     scene.advance(5)
     scene.link_ready()
     assert scene.given() == ["note_1", "note_2"]
-    assert len(scene.asks()) == 1
+    assert len(scene.requests()) == 1
 
 
 def test_a_message_waits_until_the_session_is_created() -> None:
-    scene = Scene().start()
+    scene = ProgramStage().start()
     scene.do(message())
     assert scene.sent() == []
     scene.link_ready()
@@ -417,7 +333,7 @@ def test_a_message_waits_until_the_session_is_created() -> None:
 
 
 def test_a_message_that_finds_no_link_fails_and_is_reported() -> None:
-    scene = Scene(link_wait_s=30.0).ready()
+    scene = ProgramStage(link_wait_s=30.0).ready()
     scene.lose()
     scene.do(message())
     scene.advance(30.1)
@@ -427,7 +343,7 @@ def test_a_message_that_finds_no_link_fails_and_is_reported() -> None:
 
 @pytest.mark.parametrize("moment", ["asked", "created"])
 def test_a_message_whose_answer_has_not_started_is_sent_again_on_the_next_link(moment: str) -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(message())
     if moment == "created":
         scene.created()
@@ -439,17 +355,17 @@ def test_a_message_whose_answer_has_not_started_is_sent_again_on_the_next_link(m
 
 
 def test_a_message_whose_answer_has_started_is_not_answered_twice() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(message())
     scene.created()
     scene.audio(ms=200)
     commands = scene.relink()
-    assert scene.asks(commands) == []
+    assert scene.requests(commands) == []
     assert scene.given(commands)[:1] == ["note_1"], "the message is replayed as history"
 
 
 def test_a_refused_message_fails_its_turn_and_leaves_the_history() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(message())
     scene.error("invalid_value", event_id="item_note_1", message="Invalid image.")
     assert scene.outcomes() == ["failed"]
@@ -461,7 +377,7 @@ def test_a_refused_message_fails_its_turn_and_leaves_the_history() -> None:
 
 
 def test_an_image_is_sent_unchanged_and_kept_in_the_history() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(message("What is this?", image=PIXEL))
     (create,) = [one for one in scene.sent() if one["type"] == "conversation.item.create"]
     assert create["item"]["content"] == [
@@ -473,7 +389,7 @@ def test_an_image_is_sent_unchanged_and_kept_in_the_history() -> None:
 
 
 def test_an_image_without_text_is_replayed_on_the_next_link() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(message("", image=PIXEL, wants_answer=False))
     (create,) = [one for one in scene.sent(scene.relink()) if one["type"] == "conversation.item.create"]
     assert create["item"]["content"] == [{"type": "input_image", "image_url": PIXEL}]
@@ -483,7 +399,7 @@ def test_an_image_without_text_is_replayed_on_the_next_link() -> None:
 
 
 def test_transcript_deltas_of_the_user_are_emitted_as_they_arrive() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.say()
     scene.committed()
     for piece in ("What ", "time?"):
@@ -505,7 +421,7 @@ def test_transcript_deltas_of_the_user_are_emitted_as_they_arrive() -> None:
 
 
 def test_a_question_is_sent_out_of_band_with_its_key() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     commands = scene.do(aside("k1", instructions="Sum it up.", metadata={"topic": "summary"}))
     assert scene.sent(commands) == [
         {
@@ -523,7 +439,7 @@ def test_a_question_is_sent_out_of_band_with_its_key() -> None:
 
 
 def test_the_answer_to_a_question_is_emitted_once_with_its_items() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(aside())
     scene.aside_created()
     scene.aside_done("Rain.")
@@ -536,7 +452,7 @@ def test_the_answer_to_a_question_is_emitted_once_with_its_items() -> None:
 
 
 def test_a_question_does_not_disturb_a_running_answer() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.answering()
     assert scene.sent_types(scene.do(aside())) == ["response.create"], "a question does not wait for the slot"
     scene.aside_created()
@@ -550,18 +466,18 @@ def test_a_question_does_not_disturb_a_running_answer() -> None:
 
 
 def test_an_answer_can_be_requested_while_a_question_is_open() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(aside())
     scene.aside_created()
     scene.do(message())
-    assert len(scene.asks()) == 2
+    assert len(scene.requests()) == 2
     scene.answered()
     assert scene.outcomes() == ["answered"]
     assert scene.asides() == []
 
 
 def test_a_barge_in_does_not_cancel_a_question() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.answering()
     scene.do(aside())
     scene.aside_created()
@@ -572,7 +488,7 @@ def test_a_barge_in_does_not_cancel_a_question() -> None:
 
 
 def test_the_answer_to_a_question_is_not_played_not_emitted_as_the_answer_and_not_in_the_history() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.say()
     scene.committed()
     scene.created()
@@ -592,7 +508,7 @@ def test_the_answer_to_a_question_is_not_played_not_emitted_as_the_answer_and_no
 
 
 def test_late_audio_of_an_ended_question_is_ignored() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(aside())
     scene.aside_created()
     scene.aside_done()
@@ -604,7 +520,7 @@ def test_late_audio_of_an_ended_question_is_ignored() -> None:
 
 
 def test_two_open_questions_are_told_apart() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(aside("k1"))
     scene.do(aside("k2"))
     scene.aside_created("k1", "resp_k1")
@@ -615,7 +531,7 @@ def test_two_open_questions_are_told_apart() -> None:
 
 
 def test_a_refused_question_ends_with_the_server_message_and_does_not_affect_the_turn() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(message())
     scene.do(aside())
     scene.error("invalid_value", event_id="aside_k1", message="Unknown modality.")
@@ -626,7 +542,7 @@ def test_a_refused_question_ends_with_the_server_message_and_does_not_affect_the
 
 
 def test_a_question_whose_response_failed_names_the_reason() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(aside())
     scene.aside_created()
     details = {"type": "failed", "error": {"type": "server_error", "code": "oops", "message": "Out of order."}}
@@ -635,7 +551,7 @@ def test_a_question_whose_response_failed_names_the_reason() -> None:
 
 
 def test_an_unanswered_question_is_cancelled_by_its_response_id_at_its_deadline() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(aside(timeout_s=8.0))
     assert scene.conversation.deadline == scene.now + 8.0
     scene.aside_created()
@@ -647,7 +563,7 @@ def test_an_unanswered_question_is_cancelled_by_its_response_id_at_its_deadline(
 
 
 def test_the_deadline_of_a_question_does_not_cancel_the_running_answer() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(aside(timeout_s=8.0))
     scene.do(message())
     scene.created()
@@ -658,23 +574,23 @@ def test_the_deadline_of_a_question_does_not_cancel_the_running_answer() -> None
 
 
 def test_a_question_that_timed_out_before_response_created_is_cancelled_on_arrival() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(aside(timeout_s=8.0))
     scene.advance(8.0)
     assert scene.sent(scene.aside_created()) == [{"type": "response.cancel", "response_id": "resp_k"}]
 
 
 def test_a_question_ends_with_its_link_and_is_not_asked_again() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(aside())
     scene.aside_created()
     commands = scene.relink()
-    assert scene.asks(commands) == []
+    assert scene.requests(commands) == []
     assert scene.asides() == [OutOfBandEnded("k1", (), "the connection to the model was lost")]
 
 
 def test_a_question_without_a_link_ends_at_once() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.lose()
     commands = scene.do(aside())
     assert scene.sent(commands) == []
@@ -682,7 +598,7 @@ def test_a_question_without_a_link_ends_at_once() -> None:
 
 
 def test_an_open_question_ends_at_shutdown() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(aside())
     scene.do(ShutdownRequested("bye"))
     assert [one.key for one in scene.asides()] == ["k1"]
@@ -692,13 +608,13 @@ def test_an_open_question_ends_at_shutdown() -> None:
 
 
 def test_a_raw_frame_is_sent_unchanged() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     frame = {"type": "conversation.item.retrieve", "event_id": "mine", "item_id": "item_7"}
     assert scene.sent(scene.do(FrameGiven(frame))) == [frame]
 
 
 def test_a_raw_response_create_becomes_a_request_with_its_options() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     response = {"instructions": "In French.", "metadata": {"mine": "1"}}
     (ask,) = scene.sent(scene.do(FrameGiven({"type": "response.create", "response": response})))
     assert ask["response"] == {"instructions": "In French.", "metadata": {"mine": "1", "turn": "turn_1"}}
@@ -707,7 +623,7 @@ def test_a_raw_response_create_becomes_a_request_with_its_options() -> None:
 
 
 def test_a_raw_response_create_waits_for_the_slot() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.answering()
     commands = scene.do(FrameGiven({"type": "response.create"}))
     assert scene.sent_types(commands) == ["conversation.item.truncate", "response.cancel"]
@@ -715,7 +631,7 @@ def test_a_raw_response_create_waits_for_the_slot() -> None:
 
 
 def test_a_raw_response_create_during_speech_applies_to_the_spoken_turn() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.press()
     scene.hear(500, sample=3210)
     scene.do(FrameGiven({"type": "response.create", "response": {"instructions": "In French."}}))
@@ -723,11 +639,11 @@ def test_a_raw_response_create_during_speech_applies_to_the_spoken_turn() -> Non
     scene.release()
     scene.hear(260)
     assert scene.sent_types().count("input_audio_buffer.commit") == 1
-    assert [one["response"]["instructions"] for one in scene.asks()] == ["In French."], "one answer for both"
+    assert [one["response"]["instructions"] for one in scene.requests()] == ["In French."], "one answer for both"
 
 
 def test_a_raw_response_create_behind_a_commit_is_the_answer_already_requested() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(BeginAsked())
     scene.hear(200)
     scene.do(CommitAsked())
@@ -737,24 +653,24 @@ def test_a_raw_response_create_behind_a_commit_is_the_answer_already_requested()
     assert scene.do(FrameGiven({"type": "response.create", "response": {}})) == [], "created"
     scene.answered()
     assert scene.outcomes() == ["answered"]
-    assert len(scene.asks()) == 1
+    assert len(scene.requests()) == 1
 
 
 def test_a_raw_response_create_with_options_behind_a_commit_replaces_the_request() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(BeginAsked())
     scene.hear(200)
     scene.do(CommitAsked())
     scene.do(FrameGiven({"type": "response.create", "response": {"instructions": "In French."}}))
     assert scene.sent_types(scene.created()) == ["response.cancel"]
     scene.done("resp_1", status="cancelled")
-    assert [one["response"].get("instructions") for one in scene.asks()] == [None, "In French."]
+    assert [one["response"].get("instructions") for one in scene.requests()] == [None, "In French."]
     scene.answered("resp_2")
     assert scene.outcomes() == ["answered"], "one turn, and one answer with these options"
 
 
 def test_an_error_about_a_request_that_was_replaced_does_not_end_the_turn() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(BeginAsked())
     scene.hear(200)
     scene.do(CommitAsked())
@@ -762,13 +678,13 @@ def test_an_error_about_a_request_that_was_replaced_does_not_end_the_turn() -> N
     scene.committed()
     scene.do(FrameGiven({"type": "response.create", "response": {"instructions": "In French."}}))
     scene.error("server_error", event_id=event_id, message="overloaded")
-    assert [one["response"].get("instructions") for one in scene.asks()] == [None, "In French."]
+    assert [one["response"].get("instructions") for one in scene.requests()] == [None, "In French."]
     scene.answered("resp_2")
     assert scene.outcomes() == ["answered"]
 
 
 def test_a_raw_clear_discards_the_audio_of_the_open_turn_so_far() -> None:
-    scene = Scene(pre_roll_ms=0).ready()
+    scene = ProgramStage(pre_roll_ms=0).ready()
     clear = {"type": "input_audio_buffer.clear", "event_id": "mine"}
     scene.do(BeginAsked())
     scene.hear(200, sample=1111)
@@ -785,7 +701,7 @@ def test_a_raw_clear_discards_the_audio_of_the_open_turn_so_far() -> None:
 
 
 def test_a_turn_that_is_committed_behind_a_raw_clear_is_too_short() -> None:
-    scene = Scene(pre_roll_ms=0).ready()
+    scene = ProgramStage(pre_roll_ms=0).ready()
     scene.do(BeginAsked())
     scene.hear(200)
     scene.do(FrameGiven({"type": "input_audio_buffer.clear"}))
@@ -795,7 +711,7 @@ def test_a_turn_that_is_committed_behind_a_raw_clear_is_too_short() -> None:
 
 
 def test_a_raw_clear_without_a_connection_discards_the_audio_and_is_no_error() -> None:
-    scene = Scene(pre_roll_ms=0)
+    scene = ProgramStage(pre_roll_ms=0)
     scene.start()
     scene.do(BeginAsked())
     scene.hear(200, sample=1111)
@@ -807,7 +723,7 @@ def test_a_raw_clear_without_a_connection_discards_the_audio_and_is_no_error() -
 
 
 def test_a_raw_out_of_band_response_takes_no_slot_and_starts_no_turn() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.answering()
     frame = {"type": "response.create", "response": {"conversation": "none", "metadata": {"mine": "1"}}}
     assert scene.sent(scene.do(FrameGiven(frame))) == [frame]
@@ -820,7 +736,7 @@ def test_a_raw_out_of_band_response_takes_no_slot_and_starts_no_turn() -> None:
 
 
 def test_a_raw_session_update_gets_an_event_id_that_identifies_its_refusal() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     frame = {"type": "session.update", "session": {"type": "realtime", "tool_choice": "none"}}
     (sent,) = scene.sent(scene.do(FrameGiven(frame)))
     assert {key: sent[key] for key in frame} == frame
@@ -830,13 +746,13 @@ def test_a_raw_session_update_gets_an_event_id_that_identifies_its_refusal() -> 
 
 
 def test_a_raw_session_update_keeps_its_own_event_id() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     frame = {"type": "session.update", "event_id": "mine", "session": {"type": "realtime"}}
     assert scene.sent(scene.do(FrameGiven(frame))) == [frame]
 
 
 def test_a_raw_frame_without_a_link_is_reported_and_dropped() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.lose()
     scene.do(FrameGiven({"type": "response.cancel"}))
     assert "not_connected" in scene.troubles()
@@ -849,14 +765,14 @@ def test_a_raw_frame_without_a_link_is_reported_and_dropped() -> None:
 
 
 def test_with_server_vad_all_audio_is_sent_without_a_turn() -> None:
-    scene = Scene(specs=[listening_server()]).ready()
+    scene = ProgramStage(specs=[listening_server()]).ready()
     commands = scene.hear(200, sample=1234)
     assert scene.sent_audio(commands) == period(1234, frames=24 * 200)
     assert scene.state == "ready"
 
 
 def test_with_server_vad_speech_starts_a_turn_that_the_commit_ends() -> None:
-    scene = Scene(specs=[listening_server()]).ready()
+    scene = ProgramStage(specs=[listening_server()]).ready()
     scene.hear(100)
     scene.speech_started()
     assert scene.state == "listening"
@@ -869,7 +785,7 @@ def test_with_server_vad_speech_starts_a_turn_that_the_commit_ends() -> None:
 
 
 def test_with_server_vad_audio_is_sent_once_and_never_cleared_or_committed_by_the_client() -> None:
-    scene = Scene(specs=[listening_server()]).ready()
+    scene = ProgramStage(specs=[listening_server()]).ready()
     for sample, speak in ((1, lambda: None), (2, scene.speech_started), (3, scene.speech_stopped)):
         scene.hear(100, sample=sample)
         speak()
@@ -879,24 +795,24 @@ def test_with_server_vad_audio_is_sent_once_and_never_cleared_or_committed_by_th
 
 
 def test_with_server_vad_the_servers_own_response_is_played() -> None:
-    scene = Scene(specs=[listening_server()]).ready()
+    scene = ProgramStage(specs=[listening_server()]).ready()
     scene.spoke_to_server()
     scene.answered(turn=None)
     assert [one.item_id for one in scene.plays()] == ["item_a"]
-    assert scene.asks() == []
+    assert scene.requests() == []
     assert scene.outcomes() == ["answered"]
 
 
 def test_without_create_response_one_response_is_requested() -> None:
-    scene = Scene(specs=[listening_server(create_response=False)]).ready()
+    scene = ProgramStage(specs=[listening_server(create_response=False)]).ready()
     scene.spoke_to_server()
-    assert [one["response"] for one in scene.asks()] == [{"metadata": {"turn": "turn_1"}}]
+    assert [one["response"] for one in scene.requests()] == [{"metadata": {"turn": "turn_1"}}]
     scene.answered()
     assert scene.outcomes() == ["answered"]
 
 
 def test_speech_during_an_answer_stops_it_without_a_cancel_if_the_server_interrupts() -> None:
-    scene = Scene(specs=[listening_server(interrupt_response=True)]).ready()
+    scene = ProgramStage(specs=[listening_server(interrupt_response=True)]).ready()
     scene.spoke_to_server()
     scene.created(turn=None)
     scene.audio(ms=2000)
@@ -909,7 +825,7 @@ def test_speech_during_an_answer_stops_it_without_a_cancel_if_the_server_interru
 
 
 def test_without_interrupt_response_speech_during_an_answer_sends_a_cancel() -> None:
-    scene = Scene(specs=[listening_server(interrupt_response=False)]).ready()
+    scene = ProgramStage(specs=[listening_server(interrupt_response=False)]).ready()
     scene.spoke_to_server()
     scene.created(turn=None)
     scene.audio(ms=2000)
@@ -919,7 +835,7 @@ def test_without_interrupt_response_speech_during_an_answer_sends_a_cancel() -> 
 
 
 def test_with_server_vad_the_answer_after_an_interrupted_one_is_played() -> None:
-    scene = Scene(specs=[listening_server()]).ready()
+    scene = ProgramStage(specs=[listening_server()]).ready()
     scene.spoke_to_server()
     scene.created(turn=None)
     scene.audio(ms=2000)
@@ -937,7 +853,7 @@ def test_with_server_vad_the_answer_after_an_interrupted_one_is_played() -> None
 
 
 def test_a_response_the_server_cancels_before_any_audio_counts_as_interrupted() -> None:
-    scene = Scene(specs=[listening_server()]).ready()
+    scene = ProgramStage(specs=[listening_server()]).ready()
     scene.spoke_to_server()
     scene.created(turn=None)
     scene.done(turn=None, status="cancelled", status_details={"type": "cancelled", "reason": "turn_detected"})
@@ -946,7 +862,7 @@ def test_a_response_the_server_cancels_before_any_audio_counts_as_interrupted() 
 
 
 def test_with_server_vad_a_press_stops_the_answer_and_starts_no_turn() -> None:
-    scene = Scene(specs=[listening_server()]).ready()
+    scene = ProgramStage(specs=[listening_server()]).ready()
     scene.spoke_to_server()
     scene.created(turn=None)
     scene.audio(ms=2000)
@@ -957,7 +873,7 @@ def test_with_server_vad_a_press_stops_the_answer_and_starts_no_turn() -> None:
 
 
 def test_with_server_vad_an_idle_timeout_prompt_is_played() -> None:
-    scene = Scene(specs=[listening_server(idle_timeout_ms=6000)]).ready()
+    scene = ProgramStage(specs=[listening_server(idle_timeout_ms=6000)]).ready()
     scene.hear(100)
     scene.server(
         {
@@ -974,14 +890,14 @@ def test_with_server_vad_an_idle_timeout_prompt_is_played() -> None:
 
 
 def test_without_server_vad_speech_started_is_ignored() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.answering()
     assert scene.speech_started() == []
     assert scene.state == "speaking"
 
 
 def test_with_server_vad_a_link_lost_in_mid_sentence_gets_the_sentence_again() -> None:
-    scene = Scene(specs=[listening_server()], pre_roll_ms=100).ready()
+    scene = ProgramStage(specs=[listening_server()], pre_roll_ms=100).ready()
     scene.hear(100, sample=1)
     scene.speech_started()
     scene.hear(100, sample=2)
@@ -1001,7 +917,7 @@ def test_with_server_vad_a_link_lost_in_mid_sentence_gets_the_sentence_again() -
 
 
 def test_with_server_vad_a_link_lost_before_the_answer_gets_the_turn_again() -> None:
-    scene = Scene(specs=[listening_server()], pre_roll_ms=0).ready()
+    scene = ProgramStage(specs=[listening_server()], pre_roll_ms=0).ready()
     scene.speech_started()
     scene.hear(200, sample=5)
     scene.committed()
@@ -1012,7 +928,7 @@ def test_with_server_vad_a_link_lost_before_the_answer_gets_the_turn_again() -> 
 
 
 def test_with_server_vad_a_turn_the_server_never_ends_fails_and_is_reported() -> None:
-    scene = Scene(specs=[listening_server()], max_turn_s=10.0).ready()
+    scene = ProgramStage(specs=[listening_server()], max_turn_s=10.0).ready()
     scene.speech_started()
     scene.hear(200)
     scene.advance(10.0)
@@ -1020,7 +936,7 @@ def test_with_server_vad_a_turn_the_server_never_ends_fails_and_is_reported() ->
 
 
 def test_with_server_vad_a_response_that_is_created_before_the_commit_is_played() -> None:
-    scene = Scene(specs=[listening_server()]).ready()
+    scene = ProgramStage(specs=[listening_server()]).ready()
     scene.speech_started()
     scene.hear(400)
     scene.speech_stopped()
@@ -1029,11 +945,11 @@ def test_with_server_vad_a_response_that_is_created_before_the_commit_is_played(
     scene.audio(ms=100)
     scene.done(turn=None)
     scene.play(2400, drained=True)
-    assert (len(scene.plays()), scene.asks(), scene.outcomes()) == (1, [], ["answered"])
+    assert (len(scene.plays()), scene.requests(), scene.outcomes()) == (1, [], ["answered"])
 
 
 def test_with_server_vad_a_late_response_of_the_turn_before_is_not_taken_for_the_answer() -> None:
-    scene = Scene(specs=[listening_server(interrupt_response=False)], cancel_s=3.0).ready()
+    scene = ProgramStage(specs=[listening_server(interrupt_response=False)], cancel_s=3.0).ready()
     scene.spoke_to_server()
     scene.speech_started("item_2")
     scene.advance(3.1)
@@ -1051,10 +967,10 @@ GUARDED = AgentSpec(agent="ada", session=SESSION, has_output_guardrails=True)
 WAYS = ["button", "program", "interrupt", "message", "frame", "ear", "tripwire"]
 
 
-def interrupted(way: str, *, is_done: bool = False) -> tuple[Scene, list[Command]]:
+def interrupted(way: str, *, is_done: bool = False) -> tuple[ProgramStage, list[Command]]:
     """Interrupt an answer of 2 s after 100 ms were heard; return the scene and the resulting commands."""
     spec = listening_server(interrupt_response=False) if way == "ear" else GUARDED
-    scene = Scene(specs=[spec], pre_roll_ms=0).ready()
+    scene = ProgramStage(specs=[spec], pre_roll_ms=0).ready()
     if way == "ear":
         scene.spoke_to_server()
     else:
@@ -1070,7 +986,7 @@ def interrupted(way: str, *, is_done: bool = False) -> tuple[Scene, list[Command
     return scene, _interrupt(scene, way)
 
 
-def _interrupt(scene: Scene, way: str) -> list[Command]:
+def _interrupt(scene: ProgramStage, way: str) -> list[Command]:
     match way:
         case "button":
             return scene.press()
@@ -1121,7 +1037,7 @@ def test_a_complete_answer_that_still_plays_is_cut_without_a_cancel(way: str) ->
 
 @pytest.mark.parametrize("way", ["button", "program", "interrupt", "message", "frame"])
 def test_an_interruption_before_the_response_is_created_cancels_it_on_arrival(way: str) -> None:
-    scene = Scene(pre_roll_ms=0).ready()
+    scene = ProgramStage(pre_roll_ms=0).ready()
     scene.say()
     scene.committed()
     assert "response.cancel" not in scene.sent_types(_interrupt(scene, way)), "there is no response to cancel yet"
@@ -1131,7 +1047,7 @@ def test_an_interruption_before_the_response_is_created_cancels_it_on_arrival(wa
 
 
 def test_with_server_vad_speech_before_response_created_cancels_that_response() -> None:
-    scene = Scene(specs=[listening_server(interrupt_response=False)]).ready()
+    scene = ProgramStage(specs=[listening_server(interrupt_response=False)]).ready()
     scene.spoke_to_server()
     scene.speech_started("item_2")
     assert scene.sent(scene.created(turn=None)) == [{"type": "response.cancel", "response_id": "resp_1"}]
@@ -1140,7 +1056,7 @@ def test_with_server_vad_speech_before_response_created_cancels_that_response() 
 
 
 def test_an_interruption_while_the_user_speaks_leaves_the_turn_alone() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.press()
     scene.hear(300)
     assert scene.do(InterruptAsked()) == []
@@ -1148,7 +1064,7 @@ def test_an_interruption_while_the_user_speaks_leaves_the_turn_alone() -> None:
 
 
 def test_a_repeated_interruption_is_reported_once() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.answering()
     scene.do(InterruptAsked())
     commands = scene.do(InterruptAsked())
@@ -1158,7 +1074,7 @@ def test_a_repeated_interruption_is_reported_once() -> None:
 
 
 def test_after_an_interruption_the_next_turn_is_answered() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.answering()
     scene.do(InterruptAsked())
     scene.done("resp_1", status="cancelled")
@@ -1174,7 +1090,7 @@ def test_after_an_interruption_the_next_turn_is_answered() -> None:
 
 @pytest.mark.parametrize(("frames", "heard_ms"), [(0, 0), (23, 0), (24, 1), (2423, 100), (4799, 199)])
 def test_a_truncation_is_in_whole_heard_milliseconds(frames: int, heard_ms: int) -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.say()
     scene.committed()
     scene.created()
@@ -1185,7 +1101,7 @@ def test_a_truncation_is_in_whole_heard_milliseconds(frames: int, heard_ms: int)
 
 
 def test_a_playback_report_beyond_the_queued_audio_is_clamped() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.say()
     scene.committed()
     scene.created()
@@ -1197,7 +1113,7 @@ def test_a_playback_report_beyond_the_queued_audio_is_clamped() -> None:
 
 
 def test_each_queued_item_is_truncated_once_and_no_other() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.say()
     scene.committed()
     scene.created()
@@ -1209,7 +1125,7 @@ def test_each_queued_item_is_truncated_once_and_no_other() -> None:
 
 
 def test_each_content_part_of_an_item_is_truncated_at_what_was_heard() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.say()
     scene.committed()
     scene.created()
@@ -1221,7 +1137,7 @@ def test_each_content_part_of_an_item_is_truncated_at_what_was_heard() -> None:
 
 
 def test_a_fully_heard_answer_is_not_truncated_or_reported_as_interrupted() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.say()
     scene.committed()
     scene.created()
@@ -1233,7 +1149,7 @@ def test_a_fully_heard_answer_is_not_truncated_or_reported_as_interrupted() -> N
 
 
 def test_an_interruption_while_thinking_emits_no_audio_interrupted() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.say()
     scene.committed()
     scene.created()
@@ -1244,7 +1160,7 @@ def test_an_interruption_while_thinking_emits_no_audio_interrupted() -> None:
 
 
 def test_a_playback_report_of_the_old_answer_does_not_count_for_the_new_one() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.answering()
     old = scene.conversation.epoch
     scene.do(message())
@@ -1260,7 +1176,7 @@ def test_a_playback_report_of_the_old_answer_does_not_count_for_the_new_one() ->
 
 
 def test_an_answer_arriving_after_the_interruption_is_deleted() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.say()
     scene.committed()
     scene.do(InterruptAsked())
@@ -1275,7 +1191,7 @@ def test_an_answer_arriving_after_the_interruption_is_deleted() -> None:
 
 
 def test_a_partly_heard_answer_is_kept_with_the_heard_part() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.say()
     scene.committed()
     scene.created()
@@ -1293,7 +1209,7 @@ def test_a_partly_heard_answer_is_kept_with_the_heard_part() -> None:
 
 def test_an_item_added_after_the_interruption_is_deleted_too() -> None:
     """The first message is partly heard; the server adds the second before the cancel arrives."""
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.say()
     scene.committed()
     scene.created()
@@ -1310,7 +1226,7 @@ def test_an_item_added_after_the_interruption_is_deleted_too() -> None:
 
 
 def test_an_unheard_answer_that_appears_only_in_response_done_is_deleted() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.say()
     scene.committed()
     scene.do(InterruptAsked())
@@ -1326,75 +1242,75 @@ def test_an_unheard_answer_that_appears_only_in_response_done_is_deleted() -> No
 
 
 def test_of_several_waiting_requests_only_the_newest_is_sent() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.answering()
     for number in (1, 2, 3):
         scene.do(message(f"Number {number}.", f"note_{number}"))
-    assert scene.asks() == []
+    assert scene.requests() == []
     scene.done("resp_1", status="cancelled")
-    assert [one["response"]["metadata"]["turn"] for one in scene.asks()] == ["turn_4"]
+    assert [one["response"]["metadata"]["turn"] for one in scene.requests()] == ["turn_4"]
     assert scene.given() == ["note_1", "note_2", "note_3"], "all messages are sent"
 
 
 def test_a_request_refused_because_of_an_active_response_is_repeated_when_that_is_done() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(message())
-    (ask,) = scene.asks()
+    (ask,) = scene.requests()
     scene.error("conversation_already_has_active_response", event_id=ask["event_id"])
-    assert len(scene.asks()) == 1
+    assert len(scene.requests()) == 1
     assert scene.troubles() == [], "a race of the protocol is not an error"
     commands = scene.done("resp_other", turn=None)
-    assert [one["response"] for one in scene.asks(commands)] == [ask["response"]]
+    assert [one["response"] for one in scene.requests(commands)] == [ask["response"]]
     scene.answered("resp_2")
     assert scene.outcomes() == ["answered"]
 
 
 def test_a_refused_request_is_retried_at_its_deadline_if_the_other_response_never_ends() -> None:
-    scene = Scene(refused_retry_s=1.0).ready()
+    scene = ProgramStage(refused_retry_s=1.0).ready()
     scene.do(message())
-    scene.error("conversation_already_has_active_response", event_id=scene.asks()[0]["event_id"])
+    scene.error("conversation_already_has_active_response", event_id=scene.requests()[0]["event_id"])
     assert scene.conversation.deadline == scene.now + 1.0
-    assert scene.asks(scene.advance(0.9)) == []
-    assert len(scene.asks(scene.advance(0.1))) == 1
+    assert scene.requests(scene.advance(0.9)) == []
+    assert len(scene.requests(scene.advance(0.1))) == 1
 
 
 def test_a_refused_request_is_retried_after_every_refusal() -> None:
-    scene = Scene(refused_retry_s=1.0).ready()
+    scene = ProgramStage(refused_retry_s=1.0).ready()
     scene.do(message())
     for _ in range(5):
-        scene.error("conversation_already_has_active_response", event_id=scene.asks()[-1]["event_id"])
+        scene.error("conversation_already_has_active_response", event_id=scene.requests()[-1]["event_id"])
         scene.advance(1.0)
-    assert len(scene.asks()) == 6
+    assert len(scene.requests()) == 6
     scene.answered("resp_2")
     assert scene.outcomes() == ["answered"]
 
 
 def test_a_refusal_without_an_event_id_applies_to_the_pending_request() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(message())
     scene.error("conversation_already_has_active_response")
-    assert len(scene.asks(scene.done("resp_other", turn=None))) == 1
+    assert len(scene.requests(scene.done("resp_other", turn=None))) == 1
 
 
 def test_a_refused_request_of_an_interrupted_turn_is_not_repeated() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(message())
-    ask = scene.asks()[0]
+    ask = scene.requests()[0]
     scene.do(InterruptAsked())
     scene.error("conversation_already_has_active_response", event_id=ask["event_id"])
     scene.done("resp_other", turn=None)
     scene.advance(60)
-    assert len(scene.asks()) == 1
+    assert len(scene.requests()) == 1
     assert scene.state == "ready"
 
 
 def test_an_invalid_request_frees_the_slot_for_the_next_turn() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(message())
-    scene.error("invalid_value", event_id=scene.asks()[0]["event_id"], message="No such voice.")
+    scene.error("invalid_value", event_id=scene.requests()[0]["event_id"], message="No such voice.")
     assert scene.outcomes() == ["failed"]
     commands = scene.do(message("Again.", "note_2"))
-    assert len(scene.asks(commands)) == 1
+    assert len(scene.requests(commands)) == 1
 
 
 ERRORS = [("server_error", None), (None, None), ("unknown_parameter", "somebody_elses")]
@@ -1403,33 +1319,33 @@ ERRORS = [("server_error", None), (None, None), ("unknown_parameter", "somebody_
 @pytest.mark.parametrize("moment", ["asked", "created"])
 @pytest.mark.parametrize(("code", "event_id"), ERRORS)
 def test_an_unrelated_error_does_not_prevent_the_answer(moment: str, code: str | None, event_id: str | None) -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(message())
     if moment == "created":
         scene.created()
     scene.error(code, event_id=event_id, message="Something else.")
     scene.answered()
     assert scene.outcomes() == ["answered"]
-    assert len(scene.asks()) == 1
+    assert len(scene.requests()) == 1
 
 
 @pytest.mark.parametrize(("code", "event_id"), ERRORS)
 def test_an_unrelated_error_neither_frees_nor_wedges_the_slot(code: str | None, event_id: str | None) -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.answering()
     scene.do(message())
-    assert scene.asks(scene.error(code, event_id=event_id, message="Something else.")) == []
-    assert len(scene.asks(scene.done("resp_1", status="cancelled"))) == 1
+    assert scene.requests(scene.error(code, event_id=event_id, message="Something else.")) == []
+    assert len(scene.requests(scene.done("resp_1", status="cancelled"))) == 1
 
 
-def _refused_while_answered() -> Scene:
+def _refused_while_answered() -> ProgramStage:
     """Let an error name the request of an answer that has started."""
-    scene = Scene(pre_roll_ms=0).ready()
+    scene = ProgramStage(pre_roll_ms=0).ready()
     scene.say()
     scene.committed()
     scene.created()
     scene.audio()
-    scene.error("server_error", event_id=scene.asks()[0]["event_id"], message="Something else.")
+    scene.error("server_error", event_id=scene.requests()[0]["event_id"], message="Something else.")
     return scene
 
 
@@ -1463,7 +1379,7 @@ FOREIGN = {"conversation_id": None, "metadata": {"asked_by": "somebody else"}}
 
 
 def test_a_foreign_out_of_band_response_is_never_taken_for_the_answer() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(message())
     response = {"id": "resp_x", "status": "in_progress", "output": [], **FOREIGN}
     scene.server({"type": "response.created", "response": response})
@@ -1475,7 +1391,7 @@ def test_a_foreign_out_of_band_response_is_never_taken_for_the_answer() -> None:
 
 
 def test_a_foreign_out_of_band_response_that_was_created_long_ago_is_still_foreign() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     ids = [f"resp_x{number}" for number in range(200)]
     for response_id in ids:
         response = {"id": response_id, "status": "in_progress", "output": [], **FOREIGN}
@@ -1490,34 +1406,34 @@ def test_a_foreign_out_of_band_response_that_was_created_long_ago_is_still_forei
 
 def test_a_request_ended_by_an_error_without_an_event_id_does_not_hold_up_the_next_turn() -> None:
     """The server never answers the request, and the error does not name it; the wait still has a deadline."""
-    scene = Scene(answer_s=20.0, cancel_s=3.0).ready()
+    scene = ProgramStage(answer_s=20.0, cancel_s=3.0).ready()
     scene.do(message())
     scene.error("server_error", message="The server had an error while processing your request.")
     scene.advance(20.0)
     assert scene.outcomes() == ["failed"]
     scene.do(message("Again.", "note_2"))
-    assert len(scene.asks()) == 1
-    assert len(scene.asks(scene.advance(3.0))) == 1
+    assert len(scene.requests()) == 1
+    assert len(scene.requests(scene.advance(3.0))) == 1
     scene.answered("resp_2", "turn_2")
     assert scene.outcomes() == ["failed", "answered"]
 
 
 def test_a_late_cancel_is_not_reported_and_wedges_nothing() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.answering()
     scene.do(InterruptAsked())
     scene.done("resp_1")
     scene.error("response_cancel_not_active", message="Cancellation failed: no active response found")
     assert scene.troubles() == []
-    assert len(scene.asks(scene.do(message()))) == 1
+    assert len(scene.requests(scene.do(message()))) == 1
 
 
 # --- responses: a deadline on every wait -------------------------------------------------------------------------
 
 
-def _quiet(**policy: Any) -> Scene:
+def _quiet(**policy: Any) -> ProgramStage:
     """Return a scene in which only the deadline under test is near."""
-    return Scene(post_roll_ms=0, pre_roll_ms=0, **policy).ready()
+    return ProgramStage(post_roll_ms=0, pre_roll_ms=0, **policy).ready()
 
 
 def test_a_missing_commit_confirmation_leads_to_a_new_link() -> None:
@@ -1578,7 +1494,7 @@ def test_the_wait_for_a_cancelled_response_has_a_deadline() -> None:
     scene.answering()
     scene.do(message())
     assert scene.conversation.deadline == pytest.approx(scene.now + 3.0)
-    assert len(scene.asks(scene.advance(3.0))) == 1
+    assert len(scene.requests(scene.advance(3.0))) == 1
 
 
 def test_the_wait_for_a_response_cancelled_before_it_is_created_has_a_deadline() -> None:
@@ -1586,7 +1502,7 @@ def test_the_wait_for_a_response_cancelled_before_it_is_created_has_a_deadline()
     scene.do(message())
     scene.do(message("Again.", "note_2"))
     assert scene.conversation.deadline == pytest.approx(scene.now + 3.0)
-    assert [one["response"]["metadata"]["turn"] for one in scene.asks(scene.advance(3.0))] == ["turn_2"]
+    assert [one["response"]["metadata"]["turn"] for one in scene.requests(scene.advance(3.0))] == ["turn_2"]
 
 
 def test_a_late_response_of_an_abandoned_request_is_cancelled_and_not_played() -> None:
@@ -1619,7 +1535,7 @@ def test_without_metadata_each_abandoned_request_is_matched_by_order() -> None:
     for number in range(3):
         scene.do(message("Again.", f"note_{number}"))
         scene.advance(3.0)
-    assert len(scene.asks()) == 3
+    assert len(scene.requests()) == 3
     for response_id in ("resp_1", "resp_2"):
         assert scene.sent(scene.created(response_id, None)) == [{"type": "response.cancel", "response_id": response_id}]
         scene.done(response_id, None, status="cancelled")
@@ -1628,7 +1544,7 @@ def test_without_metadata_each_abandoned_request_is_matched_by_order() -> None:
 
 
 def test_a_text_answer_in_a_spoken_session_is_announced() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.say()
     scene.committed()
     scene.created()
@@ -1639,7 +1555,7 @@ def test_a_text_answer_in_a_spoken_session_is_announced() -> None:
 
 
 def test_a_text_before_a_spoken_answer_is_not_announced() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(message())
     scene.created()
     scene.wrote("It is noon.", is_final=True)
@@ -1651,7 +1567,7 @@ def test_a_text_before_a_spoken_answer_is_not_announced() -> None:
 
 @pytest.mark.parametrize("code", [None, "invalid_value", "item_not_found"])
 def test_a_refused_truncation_is_no_error_of_the_next_turn(code: str | None) -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.answering()
     [truncation] = [one for one in scene.sent(scene.press()) if one["type"] == "conversation.item.truncate"]
     scene.error(code, event_id=truncation["event_id"], message="No such item.")
@@ -1733,7 +1649,7 @@ def test_late_audio_of_an_interrupted_turn_is_not_played() -> None:
 
 @pytest.mark.parametrize("cuts", [[3, 5], [1, 1, 1], [1, 2, 3, 4, 5, 6, 7]])
 def test_audio_deltas_that_end_within_a_sample_play_whole_samples(cuts: list[int]) -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(message())
     scene.created()
     pcm = bytes(range(200))
@@ -1750,7 +1666,7 @@ def test_audio_deltas_that_end_within_a_sample_play_whole_samples(cuts: list[int
 
 
 def test_half_a_sample_at_the_end_of_an_item_is_not_joined_to_the_next_item() -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     scene.do(message())
     scene.created()
     scene.delta(b"\x01\x02\x03", item_id="item_a")
@@ -1760,7 +1676,7 @@ def test_half_a_sample_at_the_end_of_an_item_is_not_joined_to_the_next_item() ->
 
 @pytest.mark.parametrize("rate", [16_000, 48_000])
 def test_a_session_at_another_rate_is_refused_with_an_error(rate: int) -> None:
-    scene = Scene().ready()
+    scene = ProgramStage().ready()
     audio = {"output": {"format": {"type": "audio/pcm", "rate": rate}}}
     scene.server({"type": "session.updated", "session": {"type": "realtime", "audio": audio}})
     assert scene.troubles()[0] == "server_error"
