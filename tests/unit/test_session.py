@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import struct
-from array import array
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
@@ -34,7 +32,6 @@ from appliance.conversation.notices import (
     HistoryGrew,
     InputText,
     Raw,
-    SessionEvent,
     ToolApproval,
     ToolEnd,
     ToolStart,
@@ -63,201 +60,30 @@ from tests.support.scripted_server import (
     send_raw,
     stall_handshake,
 )
+from tests.support.sessions import (
+    JPEG,
+    PNG,
+    READY,
+    TOKENS,
+    Lamp,
+    Reader,
+    all_words,
+    answering,
+    arrived,
+    audio,
+    calling,
+    committed,
+    created,
+    done,
+    output_of,
+    pcm,
+    spoken,
+    talking,
+    updated,
+    words,
+)
 
-E = TypeVar("E", bound=SessionEvent)
-
-PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
-JPEG = b"\xff\xd8\xff" + bytes(16)
-READY = [send(SESSION_CREATED), expect("session.update")]
-
-
-# --- frames of the server ---------------------------------------------------------------------------------------
-
-
-def pcm(frames: int = 480, sample: int = 4000) -> bytes:
-    return array("h", [sample] * frames).tobytes()
-
-
-def created(response_id: str = "resp_1") -> Frame:
-    response = {"id": response_id, "object": "realtime.response", "status": "in_progress", "output": []}
-    return {"type": "response.created", "event_id": "event_c", "response": response}
-
-
-def done(response_id: str = "resp_1", status: str = "completed", **more: Any) -> Frame:
-    response = {"id": response_id, "object": "realtime.response", "status": status, "output": [], **more}
-    return {"type": "response.done", "event_id": "event_d", "response": response}
-
-
-def audio(sound: bytes, item_id: str = "item_a", response_id: str = "resp_1") -> Frame:
-    return {
-        "type": "response.output_audio.delta",
-        "event_id": "event_a",
-        "response_id": response_id,
-        "item_id": item_id,
-        "output_index": 0,
-        "content_index": 0,
-        "delta": base64.b64encode(sound).decode(),
-    }
-
-
-def words(text: str, item_id: str = "item_a", response_id: str = "resp_1") -> Frame:
-    return {
-        "type": "response.output_audio_transcript.delta",
-        "event_id": "event_w",
-        "response_id": response_id,
-        "item_id": item_id,
-        "output_index": 0,
-        "content_index": 0,
-        "delta": text,
-    }
-
-
-def all_words(text: str, item_id: str = "item_a", response_id: str = "resp_1") -> Frame:
-    frame = words(text, item_id, response_id) | {
-        "type": "response.output_audio_transcript.done",
-        "transcript": text,
-    }
-    del frame["delta"]
-    return frame
-
-
-def spoken(text: str = "Hello.", item_id: str = "item_a", response_id: str = "resp_1") -> list[Frame]:
-    """A complete answer: one item with 20 ms of audio, and its transcript."""
-    item = {"id": item_id, "type": "message", "role": "assistant"}
-    place = {"response_id": response_id, "output_index": 0}
-    return [
-        created(response_id),
-        {
-            "type": "response.output_item.added",
-            "event_id": "event_2",
-            **place,
-            "item": {**item, "status": "in_progress", "content": []},
-        },
-        words(text, item_id, response_id),
-        audio(pcm(), item_id, response_id),
-        all_words(text, item_id, response_id),
-        {
-            "type": "response.output_item.done",
-            "event_id": "event_3",
-            **place,
-            "item": {
-                **item,
-                "status": "completed",
-                "content": [{"type": "output_audio", "transcript": text}],
-            },
-        },
-        done(response_id),
-    ]
-
-
-def calling(name: str, arguments: str = "{}", call_id: str = "call_1", response_id: str = "resp_1") -> list[Frame]:
-    """A complete answer that calls one tool."""
-    item = {
-        "id": f"item_{call_id}",
-        "type": "function_call",
-        "status": "completed",
-        "name": name,
-        "call_id": call_id,
-        "arguments": arguments,
-    }
-    return [
-        created(response_id),
-        {
-            "type": "response.output_item.done",
-            "event_id": "event_t",
-            "response_id": response_id,
-            "output_index": 0,
-            "item": item,
-        },
-        done(response_id),
-    ]
-
-
-def updated(connection: Connection) -> Frame:
-    """Return the server's ``session.updated`` for the latest ``session.update``."""
-    session = {"object": "realtime.session", "id": "sess_1", **connection.last("session.update")["session"]}
-    return {"type": "session.updated", "event_id": "event_u", "session": session}
-
-
-def committed(item_id: str = "item_u") -> Frame:
-    return {
-        "type": "input_audio_buffer.committed",
-        "event_id": "event_b",
-        "item_id": item_id,
-        "previous_item_id": None,
-    }
-
-
-# --- sessions ---------------------------------------------------------------------------------------------------
-
-
-class Reader:
-    """Reads a session's events in a task, and waits for the one that a test needs."""
-
-    def __init__(self, session: RealtimeSession) -> None:
-        self.session = session
-        self.events: list[SessionEvent] = []
-        self._seen = 0
-        self._arrived = asyncio.Event()
-        self.is_over = False
-
-    async def run(self) -> None:
-        async for event in self.session:
-            self.events.append(event)
-            self._arrived.set()
-        self.is_over = True
-        self._arrived.set()
-
-    async def until(self, kind: type[E], is_it: Callable[[E], bool] = lambda event: True) -> E:
-        """Return the next event of a kind, after the last one returned."""
-        async with asyncio.timeout(20):
-            while True:
-                while self._seen < len(self.events):
-                    event = self.events[self._seen]
-                    self._seen += 1
-                    if isinstance(event, kind) and is_it(event):
-                        return event
-                assert not self.is_over, f"the session is over; it yielded {self.types}"
-                self._arrived.clear()
-                await self._arrived.wait()
-
-    async def end(self) -> None:
-        async with asyncio.timeout(20):
-            while not self.is_over:
-                self._arrived.clear()
-                await self._arrived.wait()
-
-    def of(self, kind: type[E]) -> list[E]:
-        return [event for event in self.events if isinstance(event, kind)]
-
-    @property
-    def types(self) -> list[str]:
-        return [event.type for event in self.events if event.type != "raw"]
-
-
-@asynccontextmanager
-async def talking(
-    url: str | Sequence[str], agent: RealtimeAgent | None = None, settings: Any = None, **options: Any
-) -> AsyncIterator[tuple[RealtimeSession, Reader]]:
-    agent = agent or RealtimeAgent(name="Ada", instructions="Be brief.")
-    async with RealtimeSession(agent, settings, url=url, **options) as session:
-        reader = Reader(session)
-        task = asyncio.create_task(reader.run())
-        try:
-            yield session, reader
-            await session.close()
-            await reader.end()
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-
-def answering(*frames: Frame) -> list[Step]:
-    """Wait for ``response.create``, then answer."""
-    return [expect("response.create"), send(*frames)]
-
-
-# --- turns ------------------------------------------------------------------------------------------------------
+# --- turns ------------------------------------------------------------------------------------------------------------
 
 
 async def test_message_is_answered_and_each_step_is_an_event() -> None:
@@ -410,7 +236,7 @@ async def test_server_turn_detection_gets_all_audio_and_starts_the_turn() -> Non
     assert not {"input_audio_buffer.commit", "response.create"} & set(connection.types)
 
 
-# --- messages, images, frames -----------------------------------------------------------------------------------
+# --- messages, images, frames -----------------------------------------------------------------------------------------
 
 
 async def test_system_message_without_respond_is_not_answered() -> None:
@@ -452,18 +278,11 @@ async def test_image_may_be_a_path(tmp_path: Path) -> None:
         async with talking(server.base_url) as (session, reader):
             session.send_image(str(path), respond=False)
             await reader.until(HistoryGrew)
-            await _arrived(server, "conversation.item.create")
+            await arrived(server, "conversation.item.create")
         item = server.connections[0].last("conversation.item.create")["item"]
     assert item["content"] == [
         {"type": "input_image", "image_url": f"data:image/jpeg;base64,{base64.b64encode(JPEG).decode()}"}
     ]
-
-
-async def _arrived(server: ScriptedServer, kind: str, count: int = 1) -> None:
-    """Wait until the server has received `count` frames of a kind."""
-    async with asyncio.timeout(10):
-        while server.connections[0].types.count(kind) < count:
-            await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize(
@@ -481,7 +300,7 @@ async def test_any_frame_can_be_sent_unchanged() -> None:
     async with ScriptedServer([*READY, expect("conversation.item.retrieve"), hold()]) as server:
         async with talking(server.base_url) as (session, _):
             session.send_event(frame)
-            await _arrived(server, "conversation.item.retrieve")
+            await arrived(server, "conversation.item.retrieve")
         assert server.connections[0].last("conversation.item.retrieve") == frame
 
 
@@ -527,7 +346,7 @@ async def test_malformed_frame_is_an_error_event_and_the_session_continues() -> 
     assert ended.outcome == "answered"
 
 
-# --- interruption -----------------------------------------------------------------------------------------------
+# --- interruption -----------------------------------------------------------------------------------------------------
 
 
 async def _interrupted(interrupt: Callable[[RealtimeSession], object]) -> tuple[Reader, Connection]:
@@ -646,32 +465,7 @@ async def test_report_without_an_item_is_an_error_that_names_the_new_form() -> N
         session.played(2400)
 
 
-# --- tools and approvals ----------------------------------------------------------------------------------------
-
-
-class Lamp:
-    """A lamp that records how it was switched."""
-
-    def __init__(self) -> None:
-        self.switched: list[bool] = []
-
-    def tool(self, **options: Any) -> Tool:
-        def set_lamp(on: bool) -> str:
-            """Switch the lamp."""
-            self.switched.append(on)
-            return "done"
-
-        return tool(**options)(set_lamp) if options else tool(set_lamp)
-
-    def agent(self, **options: Any) -> RealtimeAgent:
-        return RealtimeAgent(name="Ada", tools=[self.tool(**options)])
-
-
-def output_of(connection: Connection, call_id: str = "call_1") -> str:
-    items = [one["item"] for one in connection.of_type("conversation.item.create")]
-    outputs = [one["output"] for one in items if one.get("call_id") == call_id]
-    assert len(outputs) == 1, outputs
-    return str(outputs[0])
+# --- tools and approvals ----------------------------------------------------------------------------------------------
 
 
 CALLED_THEN_SPOKEN = [
@@ -794,7 +588,7 @@ async def test_slow_tool_announces_its_filler() -> None:
     assert said.text == "One moment."
 
 
-# --- context and hooks ------------------------------------------------------------------------------------------
+# --- context and hooks ------------------------------------------------------------------------------------------------
 
 
 async def test_all_functions_share_one_mutable_context_object() -> None:
@@ -962,7 +756,7 @@ async def test_hook_that_raises_is_logged_and_the_next_one_is_called(caplog: pyt
     assert "a hook failed at AgentStart" in caplog.text
 
 
-# --- handoffs and settings --------------------------------------------------------------------------------------
+# --- handoffs and settings --------------------------------------------------------------------------------------------
 
 
 def pair(**of_bob: Any) -> RealtimeAgent:
@@ -1072,7 +866,7 @@ async def test_provider_data_wins_and_is_sent_unchanged() -> None:
     )
     async with ScriptedServer([*READY, hold()]) as server:
         async with talking(server.base_url, RealtimeAgent(name="Ada", voice="cedar"), settings):
-            await _arrived(server, "session.update")
+            await arrived(server, "session.update")
         sent = server.connections[0].last("session.update")["session"]
     assert sent["audio"]["output"] == {
         "format": {"type": "audio/pcm", "rate": 24000},
@@ -1111,7 +905,7 @@ def test_choice_of_a_tool_or_a_handoff_of_the_agent_is_accepted() -> None:
         )
 
 
-# --- guardrails -------------------------------------------------------------------------------------------------
+# --- guardrails -------------------------------------------------------------------------------------------------------
 
 
 @output_guardrail
@@ -1202,7 +996,7 @@ def test_duplicate_agent_name_is_refused_before_connecting() -> None:
         RealtimeSession(RealtimeAgent(name="Ada", handoffs=[twin]), url="offline")
 
 
-# --- history ----------------------------------------------------------------------------------------------------
+# --- history ----------------------------------------------------------------------------------------------------------
 
 
 def user_said(text: str, item_id: str = "") -> HistoryItem:
@@ -1215,7 +1009,7 @@ async def test_earlier_history_is_sent_to_the_model_at_connect() -> None:
         session = RealtimeSession(RealtimeAgent(name="Ada"), url=server.base_url, history=before)
         assert session.history == tuple(before)
         async with session:
-            await _arrived(server, "conversation.item.create", 2)
+            await arrived(server, "conversation.item.create", 2)
             assert session.history == tuple(before)
         items = [one["item"] for one in server.connections[0].of_type("conversation.item.create")]
     assert [(one["role"], one["content"]) for one in items] == [
@@ -1237,7 +1031,7 @@ async def test_update_history_deletes_missing_items_and_creates_new_ones_in_orde
             session.update_history(lambda items: [*items[1:], user_said("By the way …")])
             changed = await reader.until(HistoryChanged, lambda one: one.item_id == asked)
             left = [one.id for one in session.history]
-            await _arrived(server, "conversation.item.create", 2)
+            await arrived(server, "conversation.item.create", 2)
             texts = [one.text for one in session.history]
         connection = server.connections[0]
     assert connection.last("conversation.item.delete")["item_id"] == asked
@@ -1257,12 +1051,12 @@ async def test_update_history_accepts_a_list() -> None:
         async with talking(server.base_url) as (session, _):
             item_id = session.send_message("Hi!", respond=False)
             session.update_history([])
-            await _arrived(server, "conversation.item.delete")
+            await arrived(server, "conversation.item.delete")
             assert session.history == ()
         assert server.connections[0].last("conversation.item.delete")["item_id"] == item_id
 
 
-# --- questions outside the conversation -------------------------------------------------------------------------
+# --- questions outside the conversation -------------------------------------------------------------------------------
 
 
 def aside(connection: Connection, status: str = "completed", **more: Any) -> Frame:
@@ -1347,7 +1141,7 @@ async def test_question_to_a_closed_session_fails_at_once() -> None:
                 await asyncio.wait_for(session.ask("Are you there?"), 2)
 
 
-# --- the end ----------------------------------------------------------------------------------------------------
+# --- the end ----------------------------------------------------------------------------------------------------------
 
 
 async def test_close_sends_1000_ends_the_events_and_is_idempotent() -> None:
@@ -1390,16 +1184,17 @@ async def test_without_a_reader_the_oldest_events_are_dropped_and_this_is_logged
     async with ScriptedServer([*READY, send(*frames), *answering(*calling("mark")), hold()]) as server:
         async with RealtimeSession(RealtimeAgent(name="Ada"), url=server.base_url) as session:
             session.send_message("Hi!")
-            await _arrived(server, "response.create", 2)
+            await arrived(server, "response.create", 2)
         left = [event async for event in session]
     assert len(left) == 5
     assert "no reader" in caplog.text
 
 
-# --- connecting -------------------------------------------------------------------------------------------------
+# --- connecting -------------------------------------------------------------------------------------------------------
 
 
 WRITTEN = RealtimeSessionSettings(output_modalities=("text",))
+
 QUICK = Policy(pre_roll_ms=0, backoff_initial_s=0.01, backoff_max_s=0.02, stable_s=0.0)
 
 
@@ -1516,7 +1311,7 @@ async def test_turn_cut_off_by_a_clean_close_is_reported_and_answered_on_the_nex
     assert len(reader.of(Connected)) == 2
 
 
-# --- formats ----------------------------------------------------------------------------------------------------
+# --- formats ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -1587,15 +1382,7 @@ async def test_input_and_output_formats_are_independent() -> None:
     assert given.audio == pcm()
 
 
-# --- usage and budget -------------------------------------------------------------------------------------------
-
-TOKENS = {
-    "total_tokens": 300,
-    "input_tokens": 100,
-    "output_tokens": 200,
-    "input_token_details": {"text_tokens": 60, "audio_tokens": 40, "cached_tokens": 0},
-    "output_token_details": {"text_tokens": 50, "audio_tokens": 150},
-}
+# --- usage and budget -------------------------------------------------------------------------------------------------
 
 
 def of_model(model: str) -> list[Step]:
@@ -1630,7 +1417,7 @@ async def test_budget_warns_at_80_percent() -> None:
     assert warned.percent == 80
 
 
-# --- the offline brain ------------------------------------------------------------------------------------------
+# --- the offline brain ------------------------------------------------------------------------------------------------
 
 
 async def test_offline_brain_takes_a_message_calls_the_tool_and_answers() -> None:
@@ -1655,7 +1442,7 @@ async def test_offline_brain_is_the_default_without_key_and_url() -> None:
     assert session.endpoints == ("offline brain",)
 
 
-# --- the transport alone ----------------------------------------------------------------------------------------
+# --- the transport alone ----------------------------------------------------------------------------------------------
 
 
 async def test_transport_can_be_used_without_agents() -> None:

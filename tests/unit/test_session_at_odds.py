@@ -38,18 +38,7 @@ from appliance.service.store import ConversationStore
 from appliance.service.trace import TraceRecorder
 from appliance.settings import Settings
 from tests.support.scripted_server import ScriptedServer, close, expect, hold, refuse, send, stall_handshake
-from tests.unit.test_session import (
-    READY,
-    answering,
-    audio,
-    calling,
-    committed,
-    done,
-    pcm,
-    spoken,
-    talking,
-    words,
-)
+from tests.support.sessions import READY, answering, audio, calling, committed, done, pcm, spoken, talking, words
 
 
 async def test_barge_in_by_turn_begin_can_be_committed_later() -> None:

@@ -25,10 +25,11 @@ from appliance.conversation.notices import Error, ToolApproval, ToolEnd, ToolSta
 from appliance.errors import ToolError
 from appliance.runtime.tool_runner import ToolRunner
 from tests.support.scripted_server import ScriptedServer, expect, hold
+from tests.support.sessions import READY, answering, calling, output_of, spoken, talking
 from tests.support.stage import worded
 from tests.support.stages.agents import AgentStage, greeter
-from tests.unit.test_session import READY, answering, calling, output_of, spoken, talking
-from tests.unit.test_tool_runner import Inbox, in_virtual_time, running
+from tests.support.tool_inbox import ToolInbox, running
+from tests.support.virtual_time import in_virtual_time
 
 allow, reject = ToolGuardrailFunctionOutput.allow, ToolGuardrailFunctionOutput.reject_content
 stop = ToolGuardrailFunctionOutput.raise_exception
@@ -226,7 +227,7 @@ async def test_raise_exception_in_a_tool_of_an_asked_agent_stops_the_asking_call
 
         return await ask_agent(light, context, "Light?", timeout_s=5.0)
 
-    inbox = Inbox()
+    inbox = ToolInbox()
     runner = ToolRunner([tool(ask_it)], post=inbox.post, ask=ask)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(runner.run())

@@ -6,13 +6,12 @@ import asyncio
 import concurrent.futures
 import contextlib
 import json
-import selectors
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,90 +21,14 @@ from appliance.agents.agent import RealtimeAgent
 from appliance.agents.context import RunContext, ToolContext
 from appliance.agents.tools import Tool, background, tool
 from appliance.conversation.commands import CheckApproval, RunTool
-from appliance.conversation.events import ApprovalChecked, Event, ToolFinished
+from appliance.conversation.events import ApprovalChecked, ToolFinished
 from appliance.errors import HardwareError, LinkError, ToolError
 from appliance.realtime.items import HistoryItem
-from appliance.runtime.agent_tool import ask_agent
 from appliance.runtime.functions import ToolTimeout, within
 from appliance.runtime.tool_runner import ToolRunner
 from tests.support.oracle import check_client_frame
-
-T = TypeVar("T")
-
-
-@dataclass
-class Inbox:
-    """Collects posted events; `next` and `next_check` wait for one."""
-
-    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
-    thread: int = field(default_factory=threading.get_ident)
-
-    def post(self, event: Event) -> None:
-        assert threading.get_ident() == self.thread
-        self.events.put_nowait(event)
-
-    async def next(self) -> ToolFinished:
-        async with asyncio.timeout(20):
-            event = await self.events.get()
-        assert isinstance(event, ToolFinished)
-        return event
-
-    async def next_check(self) -> ApprovalChecked:
-        async with asyncio.timeout(20):
-            event = await self.events.get()
-        assert isinstance(event, ApprovalChecked)
-        return event
-
-    async def nothing_more(self) -> None:
-        for _ in range(5):
-            await asyncio.sleep(0)
-        assert self.events.empty()
-
-
-@contextlib.asynccontextmanager
-async def serving(
-    agents: Mapping[str, RealtimeAgent] | Sequence[Tool], **options: Any
-) -> AsyncIterator[tuple[ToolRunner, Inbox]]:
-    inbox = Inbox()
-    runner = ToolRunner(agents, post=inbox.post, ask_agent=ask_agent, **options)
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(runner.run())
-        await asyncio.sleep(0)
-        yield runner, inbox
-        assert not task.done()
-        task.cancel()
-
-
-def running(*tools: Tool) -> contextlib.AbstractAsyncContextManager[tuple[ToolRunner, Inbox]]:
-    return serving(tools)
-
-
-class LeapingSelector(selectors.SelectSelector):
-    """Advances the clock to the next timer instead of waiting."""
-
-    now = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(timeout and 0)
-        if not ready and timeout:
-            self.now += timeout
-        return ready
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop whose time advances only when no task is ready."""
-
-    def __init__(self) -> None:
-        self._clock = LeapingSelector()
-        super().__init__(self._clock)
-
-    def time(self) -> float:
-        return self._clock.now
-
-
-def in_virtual_time(scene: Coroutine[Any, Any, T]) -> T:
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(scene)
+from tests.support.tool_inbox import ToolInbox, running, serving
+from tests.support.virtual_time import in_virtual_time
 
 
 async def answer(made: Tool, arguments: str = "{}") -> ToolFinished:
@@ -147,6 +70,8 @@ async def test_result_is_sent_as_text_or_json(result: Any, output: str) -> None:
 
 
 _RING: list[Any] = []
+
+
 _RING.append(_RING)
 
 
@@ -342,7 +267,7 @@ async def test_cancelled_call_is_answered_once(steps_before: int) -> None:
 
 
 async def test_calls_before_run_wait_for_it_and_can_be_cancelled() -> None:
-    inbox = Inbox()
+    inbox = ToolInbox()
     runner = ToolRunner([tool(name="ping")(lambda: "pong")], post=inbox.post)
     runner.run_tool(RunTool("call_1", "ping", "{}"))
     runner.run_tool(RunTool("call_2", "ping", "{}"))
@@ -550,7 +475,7 @@ async def test_error_after_a_timeout_is_not_reported(caplog: pytest.LogCaptureFi
     assert "never retrieved" not in caplog.text
 
 
-# --- agents ---------------------------------------------------------------------------------------------------------
+# --- agents -----------------------------------------------------------------------------------------------------------
 
 
 async def ping() -> str:
@@ -568,7 +493,7 @@ def agents_with(**tools: Sequence[Tool]) -> dict[str, RealtimeAgent]:
     return {name: RealtimeAgent(name=name, tools=own) for name, own in tools.items()}
 
 
-async def output_of(runner: ToolRunner, inbox: Inbox, name: str, agent: str = "", arguments: str = "{}") -> str:
+async def output_of(runner: ToolRunner, inbox: ToolInbox, name: str, agent: str = "", arguments: str = "{}") -> str:
     runner.run_tool(RunTool("call_1", name, arguments, agent))
     return (await inbox.next()).output
 
@@ -678,7 +603,8 @@ async def test_background_result_that_json_cannot_hold_is_sent_as_str() -> None:
     assert finished == ToolFinished("call_1", "inf", is_background=True)
 
 
-# --- enabled --------------------------------------------------------------------------------------------------------
+# --- enabled ----------------------------------------------------------------------------------------------------------
+
 
 NOT_NOW = ToolFinished("call_1", "The tool lamp is not available now.", True)
 
@@ -751,7 +677,7 @@ async def test_enabled_predicate_is_called_on_the_loop_at_each_call() -> None:
     assert seen == [("mine", "kitchen", threading.get_ident())] * 3
 
 
-# --- error functions ------------------------------------------------------------------------------------------------
+# --- error functions --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("is_async", [True, False])
@@ -844,7 +770,7 @@ async def test_tool_error_whose_str_raises_is_reported_by_its_type() -> None:
     assert "UnspeakableToolError" in (await answer(tool(name="bad")(raises(UnspeakableToolError())))).output
 
 
-# --- approval -------------------------------------------------------------------------------------------------------
+# --- approval ---------------------------------------------------------------------------------------------------------
 
 
 async def check(made: Tool, arguments: str = "{}") -> ApprovalChecked:
@@ -934,7 +860,7 @@ def test_approval_predicate_that_hangs_requires_approval_at_the_time_limit() -> 
 
 
 async def test_approval_check_before_run_waits_for_it_and_ignores_cancel() -> None:
-    inbox = Inbox()
+    inbox = ToolInbox()
     runner = ToolRunner([tool(name="ping", needs_approval=predicate(False))(ping)], post=inbox.post)
     runner.check_approval(CheckApproval("call_1", "ping", "{}"))
     runner.cancel("call_1")
@@ -955,7 +881,7 @@ async def test_approval_check_cut_off_by_the_end_of_the_session_requires_approva
     assert await inbox.next_check() == ApprovalChecked("call_1", needed=True)
 
 
-# --- an agent as a tool ---------------------------------------------------------------------------------------------
+# --- an agent as a tool -----------------------------------------------------------------------------------------------
 
 
 @dataclass

@@ -12,7 +12,7 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import pairwise
@@ -28,6 +28,7 @@ from appliance.errors import SettingsError
 from appliance.realtime import protocol as wire
 from appliance.realtime.transports import websocket
 from appliance.realtime.transports.websocket import USER_AGENT, Endpoint, WebSocketTransport, endpoint_url
+from tests.support.link_inbox import KEY, LinkInbox, append, end_of, running
 from tests.support.scripted_server import (
     SESSION_CREATED,
     ScriptedServer,
@@ -45,73 +46,7 @@ from tests.support.scripted_server import (
     tcp_server,
 )
 
-KEY = "sk-test-do-not-print-1234567890"
-CHUNK = bytes(960)  # 20 ms
-
-
-class Inbox:
-    """Collects events, and waits for the one that a test needs."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self._arrived = asyncio.Event()
-
-    def post(self, event: Event) -> None:
-        self.events.append(event)
-        self._arrived.set()
-
-    async def wait(self, is_it: Callable[[Event], bool], timeout_s: float = 10.0) -> Event:
-        seen = 0
-        async with asyncio.timeout(timeout_s):
-            while True:
-                for event in self.events[seen:]:
-                    if is_it(event):
-                        return event
-                seen = len(self.events)
-                self._arrived.clear()
-                await self._arrived.wait()
-
-    async def down(self, link: int = 1) -> LinkDown:
-        event = await self.wait(lambda e: isinstance(e, LinkDown) and e.link == link)
-        assert isinstance(event, LinkDown)
-        return event
-
-    async def up(self, link: int = 1) -> None:
-        await self.wait(lambda e: e == LinkUp(link))
-
-    def of(self, link: int) -> list[Event]:
-        return [event for event in self.events if getattr(event, "link", None) == link]
-
-
-@asynccontextmanager
-async def running(
-    url: str, inbox: Inbox, *, headers: Callable[[], Mapping[str, str]] = dict, **options: Any
-) -> AsyncIterator[WebSocketTransport]:
-    transport = WebSocketTransport(Endpoint(url=url, headers=headers, name="test"), post=inbox.post, **options)
-    task = asyncio.create_task(transport.run())
-    await asyncio.sleep(0)
-    try:
-        yield transport
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
-async def end_of(url: str, **options: Any) -> tuple[LinkDown, list[Event]]:
-    """Connect once and wait for ``LinkDown``."""
-    inbox = Inbox()
-    async with running(url, inbox, **options) as transport:
-        transport.connect(1)
-        down = await inbox.down()
-    return down, inbox.of(1)
-
-
-def append(pcm: bytes = CHUNK) -> wire.InputAudioBufferAppend:
-    return wire.InputAudioBufferAppend(audio=pcm)
-
-
-# --- addresses --------------------------------------------------------------------------------------------------
+# --- addresses --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -156,12 +91,12 @@ def test_key_in_a_url_is_never_printed() -> None:
     assert KEY not in str(caught.value)
 
 
-# --- a good link ------------------------------------------------------------------------------------------------
+# --- a good link ------------------------------------------------------------------------------------------------------
 
 
 async def test_link_comes_up_carries_frames_both_ways_and_goes_down_once() -> None:
     script = [send(SESSION_CREATED), expect("input_audio_buffer.commit"), send({"type": "x.new"}), close(1000, "bye")]
-    inbox = Inbox()
+    inbox = LinkInbox()
     async with ScriptedServer(script) as server, running(server.url, inbox) as transport:
         transport.connect(7)
         await inbox.up(7)
@@ -179,7 +114,7 @@ async def test_link_comes_up_carries_frames_both_ways_and_goes_down_once() -> No
 
 
 async def test_handshake_has_no_compression_no_beta_header_and_our_user_agent() -> None:
-    inbox = Inbox()
+    inbox = LinkInbox()
     async with (
         ScriptedServer([hold()]) as server,
         running(
@@ -202,7 +137,7 @@ def test_user_agent_has_the_package_version() -> None:
 
 async def test_headers_are_read_at_each_connect() -> None:
     keys = iter(["first", "second"])
-    inbox = Inbox()
+    inbox = LinkInbox()
     async with (
         ScriptedServer([hold()], [hold()]) as server,
         running(server.url, inbox, headers=lambda: {"Authorization": f"Bearer {next(keys)}"}) as transport,
@@ -215,7 +150,7 @@ async def test_headers_are_read_at_each_connect() -> None:
 
 
 async def test_events_sent_before_the_link_is_up_keep_their_order() -> None:
-    inbox = Inbox()
+    inbox = LinkInbox()
     async with ScriptedServer([expect("response.create")]) as server, running(server.url, inbox) as transport:
         transport.connect(1)
         for number in range(100):
@@ -231,7 +166,7 @@ async def test_events_sent_before_the_link_is_up_keep_their_order() -> None:
 
 
 async def test_disconnect_drains_the_outbox_and_closes_with_1000() -> None:
-    inbox = Inbox()
+    inbox = LinkInbox()
     async with (
         ScriptedServer([expect("response.cancel")]) as server,
         running(server.url, inbox, close_timeout_s=60) as transport,
@@ -251,7 +186,7 @@ async def test_disconnect_drains_the_outbox_and_closes_with_1000() -> None:
 
 async def test_reader_yields_to_the_loop_between_frames() -> None:
     delta = {"type": "response.output_text.delta", "delta": "x"}
-    inbox = Inbox()
+    inbox = LinkInbox()
     turns = 0
     async with ScriptedServer([send(*[delta] * 200), close()]) as server, running(server.url, inbox) as transport:
         counts: list[int] = []
@@ -266,7 +201,8 @@ async def test_reader_yields_to_the_loop_between_frames() -> None:
     assert min(gaps) >= 1
 
 
-# --- ends -------------------------------------------------------------------------------------------------------
+# --- ends -------------------------------------------------------------------------------------------------------------
+
 
 CLOSES: list[tuple[int, str, LinkFailure]] = [
     (1000, "", "closed"),
@@ -425,7 +361,7 @@ async def test_hanging_resolver_blocks_neither_disconnect_nor_shutdown(
         raise socket.gaierror(socket.EAI_AGAIN, "late")
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
-    inbox = Inbox()
+    inbox = LinkInbox()
     async with running("ws://slow.invalid/", inbox) as transport:
         transport.connect(1)
         assert await asyncio.to_thread(asked.wait, 10)
@@ -545,7 +481,7 @@ async def test_disconnect_in_any_loop_iteration_leaves_no_socket_open(
     turns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(websocket, "_STAGGER_S", 0.0)
-    inbox = Inbox()
+    inbox = LinkInbox()
     async with ScriptedServer(every_other=[hold()]) as server:
         addresses = Addresses(monkeypatch, "127.0.0.9", "127.0.0.1", dead=["127.0.0.9"])
         async with running(f"ws://two.invalid:{server.port}/", inbox) as transport:
@@ -630,7 +566,7 @@ async def test_server_that_does_not_speak_websocket_is_reported(answer: bytes, k
 
 
 async def test_server_that_accepts_and_sends_nothing_only_comes_up() -> None:
-    inbox = Inbox()
+    inbox = LinkInbox()
     async with ScriptedServer([hold()]) as server, running(server.url, inbox) as transport:
         transport.connect(1)
         await inbox.up()
@@ -673,7 +609,7 @@ async def test_key_with_a_newline_is_refused() -> None:
     assert KEY not in down.detail
 
 
-# --- bad frames -------------------------------------------------------------------------------------------------
+# --- bad frames -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -691,7 +627,7 @@ async def test_invalid_frame_is_refused_and_the_link_stays_up(bad: str | bytes) 
 
 async def test_text_frame_that_is_not_utf8_ends_the_link() -> None:
     async with ScriptedServer([hold()]) as server:
-        inbox = Inbox()
+        inbox = LinkInbox()
         async with running(server.url, inbox) as transport:
             transport.connect(1)
             await inbox.up()
@@ -711,7 +647,7 @@ async def test_frame_above_the_size_limit_ends_the_link() -> None:
     assert down.kind == "too_big"
 
 
-# --- half-open links and back-pressure --------------------------------------------------------------------------
+# --- half-open links and back-pressure --------------------------------------------------------------------------------
 
 
 async def test_lost_network_is_detected_by_a_ping() -> None:
@@ -729,7 +665,7 @@ async def test_server_that_accepts_no_data_ends_the_link_even_if_pings_hang(
 ) -> None:
     if not kernel_helps:  # without TCP_USER_TIMEOUT the limit on one send ends the link
         monkeypatch.setattr(websocket, "_tune", lambda *_, **__: None)
-    inbox = Inbox()
+    inbox = LinkInbox()
     async with (
         ScriptedServer([stop_reading(), hold()]) as server,
         running(server.url, inbox, ping_interval_s=0.3, ping_timeout_s=0.2) as transport,
@@ -746,7 +682,7 @@ async def test_server_that_accepts_no_data_ends_the_link_even_if_pings_hang(
 
 
 async def test_has_room_limits_the_outbox_by_seconds_of_audio_and_it_drains_in_order() -> None:
-    inbox = Inbox()
+    inbox = LinkInbox()
     async with (
         ScriptedServer([stop_reading(), sleep(0.2), resume_reading(), expect("input_audio_buffer.commit")]) as server,
         running(server.url, inbox, outbox_limit_s=5.0) as transport,
@@ -772,7 +708,7 @@ async def test_has_room_limits_the_outbox_by_seconds_of_audio_and_it_drains_in_o
 
 
 async def test_outbox_of_a_lost_link_is_dropped() -> None:
-    inbox = Inbox()
+    inbox = LinkInbox()
     async with running("ws://127.0.0.1:1/", inbox) as transport:
         transport.connect(1)
         transport.send(1, append(bytes(480_000)))
@@ -785,7 +721,7 @@ async def test_outbox_of_a_lost_link_is_dropped() -> None:
 
 
 async def test_socket_has_user_timeout_nodelay_and_notsent_lowat() -> None:
-    inbox = Inbox()
+    inbox = LinkInbox()
     async with (
         ScriptedServer([hold()]) as server,
         running(server.url, inbox, ping_timeout_s=7.0) as transport,
@@ -800,11 +736,11 @@ async def test_socket_has_user_timeout_nodelay_and_notsent_lowat() -> None:
         transport.disconnect(1)
 
 
-# --- exactly one LinkDown ---------------------------------------------------------------------------------------
+# --- exactly one LinkDown ---------------------------------------------------------------------------------------------
 
 
 async def test_commands_for_an_unknown_link_are_no_ops() -> None:
-    inbox = Inbox()
+    inbox = LinkInbox()
     async with ScriptedServer([hold()]) as server, running(server.url, inbox) as transport:
         transport.send(3, append())
         transport.disconnect(3)
@@ -821,7 +757,7 @@ async def test_commands_for_an_unknown_link_are_no_ops() -> None:
 
 
 async def test_disconnect_while_connecting_cancels_the_attempt() -> None:
-    inbox = Inbox()
+    inbox = LinkInbox()
     async with ScriptedServer([stall_handshake()]) as server, running(server.url, inbox) as transport:
         transport.connect(1)
         await server.connection()
@@ -834,7 +770,7 @@ async def test_disconnect_while_connecting_cancels_the_attempt() -> None:
 
 
 async def test_connect_during_shutdown_is_answered() -> None:
-    inbox = Inbox()
+    inbox = LinkInbox()
     transport = WebSocketTransport(Endpoint(url="ws://127.0.0.1:1/", headers=dict), post=inbox.post)
     task = asyncio.create_task(transport.run())
     await asyncio.sleep(0)
@@ -847,7 +783,7 @@ async def test_connect_during_shutdown_is_answered() -> None:
 
 
 async def test_two_links_are_open_at_once_and_each_gets_its_own_frames() -> None:
-    inbox = Inbox()
+    inbox = LinkInbox()
     async with ScriptedServer([hold()], [hold()]) as server, running(server.url, inbox) as transport:
         transport.connect(1)
         await inbox.up(1)
@@ -865,7 +801,7 @@ async def test_two_links_are_open_at_once_and_each_gets_its_own_frames() -> None
 
 
 async def test_connect_selects_the_endpoint_by_index() -> None:
-    inbox = Inbox()
+    inbox = LinkInbox()
     async with ScriptedServer([hold()]) as first, ScriptedServer([hold()]) as second:
         endpoints = [Endpoint(one.url, dict, f"server {place}") for place, one in enumerate((first, second))]
         transport = WebSocketTransport(endpoints, post=inbox.post)
@@ -878,7 +814,7 @@ async def test_connect_selects_the_endpoint_by_index() -> None:
 
 
 async def test_tap_gets_every_raw_frame_also_invalid_ones() -> None:
-    inbox, seen = Inbox(), []
+    inbox, seen = LinkInbox(), []
     frames = [{"type": "session.created", "session": {}, "of_the_future": 1}, {"no": "type"}]
     async with ScriptedServer([send(*frames), hold()]) as server:
         transport = WebSocketTransport(
@@ -894,7 +830,7 @@ async def test_tap_gets_every_raw_frame_also_invalid_ones() -> None:
 
 async def test_no_event_of_a_link_follows_its_link_down() -> None:
     chatter = send(*[{"type": "response.output_text.delta", "delta": "x"}] * 300)
-    inbox = Inbox()
+    inbox = LinkInbox()
     async with ScriptedServer([chatter, hold()]) as server, running(server.url, inbox) as transport:
         transport.connect(1)
         await inbox.wait(lambda event: isinstance(event, ServerEventReceived))
@@ -908,7 +844,7 @@ async def test_no_event_of_a_link_follows_its_link_down() -> None:
 
 
 async def test_connect_before_run_waits_for_it() -> None:
-    inbox = Inbox()
+    inbox = LinkInbox()
     async with ScriptedServer([close(1000, "hello")]) as server:
         transport = WebSocketTransport(Endpoint(url=server.url, headers=dict), post=inbox.post)
         transport.connect(1)
@@ -923,7 +859,7 @@ async def test_connect_before_run_waits_for_it() -> None:
 
 
 async def test_end_of_run_closes_with_1000_and_posts_link_down() -> None:
-    inbox = Inbox()
+    inbox = LinkInbox()
     async with ScriptedServer([hold()]) as server:
         async with running(server.url, inbox) as transport:
             transport.connect(1)
@@ -936,7 +872,7 @@ async def test_end_of_run_closes_with_1000_and_posts_link_down() -> None:
 
 
 async def test_end_of_run_does_not_wait_for_a_server_that_stopped_reading() -> None:
-    inbox = Inbox()
+    inbox = LinkInbox()
     async with (
         ScriptedServer([stop_reading(), hold()]) as server,
         asyncio.timeout(5),
@@ -952,6 +888,7 @@ async def test_end_of_run_does_not_wait_for_a_server_that_stopped_reading() -> N
 STEPS = st.lists(
     st.sampled_from(["connect", "disconnect", "disconnect old", "send", "wait", "up", "tick"]), min_size=1, max_size=12
 )
+
 SCRIPTS = {
     "good": [send(SESSION_CREATED), hold()],
     "closes": [send(SESSION_CREATED), close(1011)],
@@ -983,7 +920,7 @@ def _is_of(link: int, event: Event) -> bool:
 
 
 async def _play(steps: Iterable[str], kind: str) -> list[Event]:
-    inbox = Inbox()
+    inbox = LinkInbox()
     link = 0
     async with (
         ScriptedServer(every_other=SCRIPTS[kind]) as server,
@@ -1009,7 +946,7 @@ async def _play(steps: Iterable[str], kind: str) -> list[Event]:
     return inbox.events
 
 
-# --- secrets ----------------------------------------------------------------------------------------------------
+# --- secrets ----------------------------------------------------------------------------------------------------------
 
 
 async def test_key_appears_in_no_log_and_no_reason(caplog: pytest.LogCaptureFixture) -> None:
@@ -1019,7 +956,7 @@ async def test_key_appears_in_no_log_and_no_reason(caplog: pytest.LogCaptureFixt
         [refuse(401, {"error": {"type": f"for {KEY}", "code": KEY}})],
         [send_raw(f'{{"type":"error","error":5,"{KEY}":1}}'), close(4000, "sk-live-another-key-1234")],
     ]
-    inbox = Inbox()
+    inbox = LinkInbox()
     async with (
         ScriptedServer(*scripts) as server,
         running(server.url, inbox, headers=lambda: {"Authorization": f"Bearer {KEY}"}) as transport,
@@ -1056,7 +993,7 @@ async def test_reason_is_one_printable_line_of_limited_length() -> None:
     assert len(second.detail) == 200
 
 
-# --- TLS and proxies --------------------------------------------------------------------------------------------
+# --- TLS and proxies --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
