@@ -25,7 +25,7 @@ from appliance.conversation.support.call import Call, Closed, Made
 from appliance.conversation.support.outbox import Outbox
 from appliance.realtime import protocol as wire
 from tests.support.stage import WORDING
-from tests.unit.regions.outcome import linked, notices, spec
+from tests.unit.conversation.regions.outcome import linked, notices, spec
 
 BY = Made("turn_1", 1, "ann")
 ANN = spec(

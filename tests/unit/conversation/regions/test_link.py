@@ -11,7 +11,7 @@ from appliance.conversation.policy import Policy
 from appliance.conversation.regions.link import Links
 from appliance.conversation.support.outbox import Outbox
 from appliance.conversation.support.retry import Verdict, classify
-from tests.unit.regions.outcome import notices
+from tests.unit.conversation.regions.outcome import notices
 
 
 def verdict(kind: LinkFailure) -> Verdict:

@@ -13,7 +13,7 @@ from appliance.conversation.regions.out_of_band import OutOfBand
 from appliance.conversation.support.outbox import Outbox, OutOfBandOf
 from appliance.realtime import protocol as wire
 from appliance.realtime.items import HistoryItem
-from tests.unit.regions.outcome import frames, linked, notices
+from tests.unit.conversation.regions.outcome import frames, linked, notices
 
 
 def with_questions(out: Outbox, *keys: str) -> OutOfBand:

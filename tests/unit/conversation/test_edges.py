@@ -1,6 +1,6 @@
 """Edge cases that otherwise only the random environment reaches: the user, the turn, the answer, the history.
 
-One behaviour per test. Edge cases of links are in `test_conversation_edges_links`.
+One behaviour per test. Edge cases of links are in `test_edges_links`.
 """
 
 from __future__ import annotations

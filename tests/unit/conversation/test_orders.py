@@ -1,6 +1,6 @@
 """Scenes whose order of commands no other test covers.
 
-They assert little: the corpus records them, and `test_conversation_corpus` compares every command.
+They assert little: the corpus records them, and `test_corpus` compares every command.
 """
 
 from __future__ import annotations

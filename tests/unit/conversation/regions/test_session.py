@@ -10,7 +10,7 @@ from appliance.conversation.policy import Policy
 from appliance.conversation.regions.session import Session, SessionUpdateSent, session_for
 from appliance.conversation.support.outbox import Outbox
 from appliance.realtime import protocol as wire
-from tests.unit.regions.outcome import frames, linked, spec
+from tests.unit.conversation.regions.outcome import frames, linked, spec
 
 ANN, BOB = spec("ann"), spec("bob")
 

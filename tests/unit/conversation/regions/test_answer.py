@@ -15,7 +15,7 @@ from appliance.conversation.regions.answer import Answer
 from appliance.conversation.support.outbox import Outbox
 from appliance.conversation.support.playback import Playback
 from appliance.realtime import protocol as wire
-from tests.unit.regions.outcome import frames, linked, notices, spec
+from tests.unit.conversation.regions.outcome import frames, linked, notices, spec
 
 ANN = spec("ann")
 WRITTEN = spec("ann", session={"type": "realtime", "output_modalities": ["text"]})

@@ -3,7 +3,7 @@
 Purely random events do not find the races that matter, because the server events then never fit the conversation.
 Here the environment is `brain.model`, an independent state machine that shares no code with the client. The random
 steps are in `tests/support/environment.py`, the invariants in `tests/support/world.py`;
-`test_conversation_environment_mutants` shows that each can fail:
+`test_environment_mutants` shows that each can fail:
 
 * a response is started once for each turn on a link, and again only after calls or a trip in the previous one;
 * no audio is played of another turn, of somebody else's response, of one that was cancelled, or of none at all;

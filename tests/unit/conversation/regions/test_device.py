@@ -18,7 +18,7 @@ from appliance.conversation.notices import Error
 from appliance.conversation.policy import Policy
 from appliance.conversation.regions.device import Device
 from appliance.conversation.support.outbox import Outbox
-from tests.unit.regions.outcome import notices, period
+from tests.unit.conversation.regions.outcome import notices, period
 
 
 def device(out: Outbox | None = None, *, is_muted: bool = False, **policy: float) -> Device:

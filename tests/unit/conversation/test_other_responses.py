@@ -1,6 +1,6 @@
 """Responses that the running turn did not request, and servers that announce or echo less than the reference says.
 
-Most of these were found by `test_conversation_environment`, as its smallest reproductions.
+Most of these were found by `test_environment`, as its smallest reproductions.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The property tests of the conversation can fail: each test breaks one rule and expects an invariant to notice.
 
-The number of examples is that of `test_conversation_environment`. Some mutants meet one dialect of the server and some
+The number of examples is that of `test_environment`. Some mutants meet one dialect of the server and some
 rules only, because only there their rule matters.
 """
 

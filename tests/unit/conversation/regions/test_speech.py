@@ -13,7 +13,7 @@ from appliance.conversation.regions.speech import Kind, Speech
 from appliance.conversation.support.gestures import Gesture
 from appliance.conversation.support.outbox import CommitOf, Outbox
 from appliance.realtime.protocol import InputAudioBufferAppend
-from tests.unit.regions.outcome import QUIET_DB, frames, linked, period
+from tests.unit.conversation.regions.outcome import QUIET_DB, frames, linked, period
 
 CLEAR, APPEND, COMMIT = "input_audio_buffer.clear", "input_audio_buffer.append", "input_audio_buffer.commit"
 

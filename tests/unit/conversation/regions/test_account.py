@@ -9,7 +9,7 @@ from appliance.conversation.notices import BudgetWarning, Usage
 from appliance.conversation.policy import Policy
 from appliance.conversation.regions.account import Account
 from appliance.conversation.support.outbox import Outbox
-from tests.unit.regions.outcome import notices
+from tests.unit.conversation.regions.outcome import notices
 
 USAGE = {
     "total_tokens": 30,

@@ -11,7 +11,7 @@ from appliance.conversation.regions.history import History
 from appliance.conversation.support.outbox import ItemOf, Outbox
 from appliance.realtime import protocol as wire
 from appliance.realtime.items import HistoryItem
-from tests.unit.regions.outcome import frames, linked, notices
+from tests.unit.conversation.regions.outcome import frames, linked, notices
 
 
 def said(item_id: str, text: str = "hello", role: str = "user", **more: Any) -> HistoryItem:

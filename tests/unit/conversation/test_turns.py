@@ -1,6 +1,6 @@
 """Tests of the conversation core: program turns, messages, questions, raw frames, server VAD, interruption, responses.
 
-Literal frames in, commands out, time as a variable. Button turns are in `test_conversation`.
+Literal frames in, commands out, time as a variable. Button turns are in `test_machine`.
 """
 
 from __future__ import annotations
