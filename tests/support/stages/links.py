@@ -11,13 +11,15 @@ from appliance.conversation.notices import Connected
 from appliance.realtime import protocol as wire
 from tests.support.stage import SESSION, Stage
 
-__all__ = ["CLOUD", "HOUSE", "MAIN", "MODEL", "OFFLINE", "SPARE", "LinkStage"]
+__all__ = ["CLOUD", "HOUSE", "MAIN", "MODEL", "OFFLINE", "SPARE", "TURN_SENT", "LinkStage"]
 
 CLOUD, HOUSE, OFFLINE = 0, 1, 2
 """Endpoints."""
 MAIN, SPARE = 2, 3
 """Links after `LinkStage.with_spare`."""
 MODEL = "gpt-realtime-2.1"
+TURN_SENT = ["input_audio_buffer.clear", "input_audio_buffer.append", "input_audio_buffer.commit", "response.create"]
+"""The frames of one turn."""
 
 
 class LinkStage(Stage):
