@@ -20,7 +20,7 @@ from appliance.agents.spec import AgentSpec
 from appliance.agents.tools import tool
 from appliance.conversation.commands import PrepareAgent
 from appliance.conversation.events import ServerEventReceived, TurnKey
-from appliance.conversation.notices import AnswerText, Audio, Connected, ToolEnd, TurnEnd, TurnStart
+from appliance.conversation.notices import AnswerText, Audio, Connected, Guardrail, ToolEnd, TurnEnd, TurnStart
 from appliance.conversation.policy import Policy
 from appliance.errors import LinkError, SessionNotOpen, SettingsError
 from appliance.realtime import protocol as wire
@@ -140,7 +140,9 @@ async def test_key_function_that_raises_is_a_failed_connection_and_is_retried() 
             await reader.until(Connected)
             await asyncio.wait_for(_until(lambda: asked >= 3), 5)
             session.send_message("Hi!")
-            await reader.until(TurnEnd)
+            end = await reader.until(TurnEnd)
+    assert (end.outcome, asked) == ("answered", 3)
+    assert (len(reader.of(Connected)), len(server.connections)) == (2, 2)
 
 
 async def _until(is_it: Any) -> None:
@@ -183,7 +185,9 @@ async def test_guardrail_whose_verdict_is_not_a_bool_counts_as_tripped() -> None
     async with ScriptedServer(script) as server:
         async with talking(server.base_url, agent) as (session, reader):
             session.send_message("Hi!")
-            await reader.until(TurnEnd)
+            end = await reader.until(TurnEnd)
+    assert [(one.guardrail, one.item_id) for one in reader.of(Guardrail)] == [("odd", "item_a"), ("odd", "b")]
+    assert end.outcome == "refused"
 
 
 class _Hooks(RealtimeRunHooks):
@@ -514,15 +518,15 @@ async def test_every_reader_of_a_session_ends() -> None:
     async with ScriptedServer([*READY, hold()]) as server:
         session = RealtimeSession(RealtimeAgent(name="Ada"), url=server.base_url)
 
-        async def read() -> None:
-            async for _ in session:
-                pass
+        async def read() -> list[str]:
+            return [event.type async for event in session]
 
         async with session:
             readers = [asyncio.create_task(read()) for _ in range(2)]
             await asyncio.sleep(0.05)
         async with asyncio.timeout(5):
-            await asyncio.gather(*readers)
+            first, second = await asyncio.gather(*readers)
+    assert [*first, *second].count("connected") == 1
 
 
 async def test_session_whose_task_is_cancelled_before_its_first_step_is_over() -> None:

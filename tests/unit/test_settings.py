@@ -110,7 +110,8 @@ def test_a_byte_order_mark_and_windows_line_endings_are_accepted(tmp_path: Path)
 
 
 def test_other_variables_with_the_prefix_are_ignored() -> None:
-    load_settings(None, {"APPLIANCE_CONFIG": "x", "APPLIANCES": "y", "APPLIANCE_HOME": "z"})
+    environ = {"APPLIANCE_CONFIG": "x", "APPLIANCES": "y", "APPLIANCE_HOME": "z"}
+    assert load_settings(None, environ) == load_settings(None, {})
 
 
 def test_settings_are_immutable() -> None:
