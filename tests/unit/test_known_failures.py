@@ -1,4 +1,4 @@
-"""Ten known failures of the reference SDK: for each, a test of this package and a test that shows it in the SDK."""
+"""Seven of ten known failures of the reference SDK: a test of this package and one that shows it in the SDK, for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Known failures of the reference SDK that end its session or answer twice: see `test_known_failures`."""
+"""Three of ten known failures of the reference SDK, of calls and links: see `test_known_failures`."""
 
 from __future__ import annotations
 

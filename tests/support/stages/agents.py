@@ -5,11 +5,34 @@ from __future__ import annotations
 from typing import Any
 
 from appliance.agents.spec import AgentSpec, HandoffCard, ToolCard
-from appliance.conversation.commands import CheckText, Command, Connect, Disconnect
-from appliance.conversation.events import DeadlinePassed, Event, GuardrailsChecked, LinkDown
+from appliance.conversation.commands import (
+    CheckText,
+    Command,
+    Connect,
+    Disconnect,
+)
+from appliance.conversation.events import (
+    AgentPrepared,
+    DeadlinePassed,
+    Event,
+    GuardrailsChecked,
+    HandoffKey,
+    LinkDown,
+)
 from tests.support.stage import Stage
 
-__all__ = ["AUDIO_SESSION", "BILLING", "GREETER", "AgentStage", "WatchedStage", "greeter"]
+__all__ = [
+    "AUDIO_SESSION",
+    "BILLING",
+    "GREETER",
+    "AgentStage",
+    "WatchedStage",
+    "accepted",
+    "greeter",
+    "guarded",
+    "prepared",
+    "running",
+]
 
 AUDIO_SESSION = {
     "type": "realtime",
@@ -79,3 +102,24 @@ class WatchedStage(AgentStage):
         if self.conversation.turn_id is not None:
             assert at is not None, f"a turn without a deadline: {self.conversation!r}"
         return commands
+
+
+def running(**card: Any) -> AgentStage:
+    """Start a tool whose response is done."""
+    scene = AgentStage(specs=[greeter(ToolCard(name="slow", **card))]).ready().asked()
+    scene.called("slow", "call_1")
+    scene.done()
+    scene.commands.clear()
+    return scene
+
+
+def prepared(scene: AgentStage, spec: AgentSpec | None = BILLING, problem: str = "") -> list[Command]:
+    return scene.do(AgentPrepared(HandoffKey("call_1"), spec, problem))
+
+
+def accepted(scene: AgentStage) -> list[Command]:
+    return scene.session_updated({"type": "realtime", "instructions": "Bill."})
+
+
+def guarded(**more: Any) -> AgentSpec:
+    return AgentSpec(agent="greeter", session=AUDIO_SESSION, tools=(), has_output_guardrails=True, **more)

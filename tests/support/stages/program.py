@@ -5,11 +5,15 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+from appliance.agents.spec import AgentSpec
 from appliance.conversation.commands import Command
+from appliance.conversation.events import (
+    MessageGiven,
+)
 from appliance.conversation.notices import OutOfBandEnded
 from tests.support.stage import Stage
 
-__all__ = ["ProgramStage"]
+__all__ = ["TRUNCATION", "ProgramStage", "listening_server", "message"]
 
 
 class ProgramStage(Stage):
@@ -62,3 +66,28 @@ class ProgramStage(Stage):
         frame = {"response_id": "resp_1", "item_id": item_id, "output_index": 0, "content_index": 0}
         encoded = base64.b64encode(pcm).decode()
         return self.server({"type": "response.output_audio.delta", "delta": encoded, **frame})
+
+
+def message(
+    text: str = "What time is it?", item_id: str = "note_1", *, wants_answer: bool = True, image: str = ""
+) -> MessageGiven:
+    """Return a text message, with or without an image, that wants an answer or not."""
+    content: list[dict[str, Any]] = [{"type": "input_text", "text": text}] if text else []
+    content += [{"type": "input_image", "image_url": image}] if image else []
+    item = {"id": item_id, "type": "message", "role": "user", "content": content}
+    return MessageGiven(item, text, wants_answer=wants_answer)
+
+
+TRUNCATION = {
+    "type": "conversation.item.truncate",
+    "event_id": "truncate_item_a",
+    "item_id": "item_a",
+    "content_index": 0,
+    "audio_end_ms": 100,
+}
+
+
+def listening_server(**detection: Any) -> AgentSpec:
+    """Return an agent whose session uses server turn detection."""
+    turn_detection = {"type": "server_vad"} | detection
+    return AgentSpec(agent="ada", session={"type": "realtime", "audio": {"input": {"turn_detection": turn_detection}}})

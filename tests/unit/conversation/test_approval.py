@@ -26,8 +26,7 @@ from appliance.conversation.notices import (
     ToolStart,
 )
 from appliance.conversation.support.feedback import light_state
-from tests.support.stages.agent_steps import running
-from tests.support.stages.agents import BILLING, AgentStage, greeter
+from tests.support.stages.agents import BILLING, AgentStage, greeter, running
 
 
 def _asking(approval: str = "always", **policy: Any) -> AgentStage:

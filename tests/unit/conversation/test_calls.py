@@ -18,8 +18,7 @@ from appliance.conversation.events import (
 from appliance.conversation.notices import (
     ToolStart,
 )
-from tests.support.stages.agent_steps import running
-from tests.support.stages.agents import AUDIO_SESSION, GREETER, AgentStage, greeter
+from tests.support.stages.agents import AUDIO_SESSION, GREETER, AgentStage, greeter, running
 
 # --- tools: the barrier -----------------------------------------------------------------------------------------------
 

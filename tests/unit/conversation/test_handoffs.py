@@ -22,8 +22,7 @@ from appliance.conversation.notices import (
     HandoffDone,
     TurnEnd,
 )
-from tests.support.stages.agent_steps import accepted, prepared
-from tests.support.stages.agents import AUDIO_SESSION, BILLING, GREETER, AgentStage
+from tests.support.stages.agents import AUDIO_SESSION, BILLING, GREETER, AgentStage, accepted, prepared
 
 
 def _handing(specs: tuple[AgentSpec, ...] = (GREETER, BILLING), **policy: Any) -> AgentStage:

@@ -17,8 +17,7 @@ from appliance.conversation.events import (
 from appliance.conversation.notices import (
     Error,
 )
-from tests.support.stages.agent_steps import prepared
-from tests.support.stages.agents import AUDIO_SESSION, GREETER, AgentStage
+from tests.support.stages.agents import AUDIO_SESSION, GREETER, AgentStage, prepared
 
 MORNING = AgentSpec(agent="greeter", session={**AUDIO_SESSION, "instructions": "Greet. It is morning."})
 

@@ -19,8 +19,7 @@ from appliance.conversation.events import (
 )
 from appliance.conversation.notices import AnswerText, AudioInterrupted
 from tests.support.stage import SESSION, period
-from tests.support.stages.program import ProgramStage
-from tests.support.stages.program_steps import TRUNCATION, listening_server, message
+from tests.support.stages.program import TRUNCATION, ProgramStage, listening_server, message
 
 
 def of_part(part: int, *, ms: int) -> dict[str, Any]:

@@ -9,8 +9,7 @@ from appliance.conversation.events import (
     ShutdownRequested,
 )
 from appliance.conversation.notices import AnswerText, OutOfBandEnded
-from tests.support.stages.program import ProgramStage
-from tests.support.stages.program_steps import message
+from tests.support.stages.program import ProgramStage, message
 
 
 def aside(key: str = "k1", *, timeout_s: float = 30.0, **response: Any) -> OutOfBandAsked:

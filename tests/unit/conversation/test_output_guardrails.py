@@ -15,8 +15,7 @@ from appliance.conversation.events import (
 from appliance.conversation.notices import (
     Guardrail,
 )
-from tests.support.stages.agent_steps import accepted, guarded, prepared
-from tests.support.stages.agents import AUDIO_SESSION, GREETER, AgentStage, greeter
+from tests.support.stages.agents import AUDIO_SESSION, GREETER, AgentStage, accepted, greeter, guarded, prepared
 
 # --- output guardrails: what is checked, and when ---------------------------------------------------------------------
 

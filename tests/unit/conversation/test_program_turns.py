@@ -16,8 +16,7 @@ from appliance.conversation.events import (
 from appliance.conversation.notices import InputText, TurnStart
 from appliance.realtime.items import HistoryItem
 from tests.support.stage import period
-from tests.support.stages.program import ProgramStage
-from tests.support.stages.program_steps import message
+from tests.support.stages.program import ProgramStage, message
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 

@@ -12,8 +12,7 @@ from appliance.conversation.events import (
     InterruptAsked,
 )
 from appliance.conversation.notices import Error
-from tests.support.stages.program import ProgramStage
-from tests.support.stages.program_steps import message
+from tests.support.stages.program import ProgramStage, message
 
 # --- responses: one at a time -----------------------------------------------------------------------------------------
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from appliance.conversation.notices import AudioInterrupted, TurnStart
 from tests.support.stage import period
-from tests.support.stages.program import ProgramStage
-from tests.support.stages.program_steps import TRUNCATION, listening_server
+from tests.support.stages.program import TRUNCATION, ProgramStage, listening_server
 
 
 def test_with_server_vad_all_audio_is_sent_without_a_turn() -> None:
