@@ -69,7 +69,7 @@ def unpaced_capture() -> None:
     say(rate=stream.rate, is_exact=ramp().astype("<i2").tobytes() in heard)
 
 
-class Rig:
+class CardStreams:
     """`AudioStreams` over real PyAudio, with its posted events."""
 
     def __init__(self, backend: PortAudioBackend) -> None:
@@ -108,28 +108,28 @@ async def duplex_exact() -> None:
 
 async def _loop_back(signal: Int16, *, rate: int) -> tuple[Int16, dict[str, Any]]:
     """Play an answer and capture it from the loudspeaker's monitor."""
-    rig = Rig(PortAudioBackend(capture_card="spkmon", playback_card="spk", rate=rate))
-    running = asyncio.create_task(rig.audio.run())
-    await rig.audio.opened()
-    await rig.until(lambda: len(rig.posted(AudioCaptured)) > 25)
-    rig.events.clear()
-    before = rig.audio.xruns
-    rig.audio.flush(1)
+    streams = CardStreams(PortAudioBackend(capture_card="spkmon", playback_card="spk", rate=rate))
+    running = asyncio.create_task(streams.audio.run())
+    await streams.audio.opened()
+    await streams.until(lambda: len(streams.posted(AudioCaptured)) > 25)
+    streams.events.clear()
+    before = streams.audio.xruns
+    streams.audio.flush(1)
     for start in range(0, len(signal), 2400):
-        rig.audio.play(1, "item", signal[start : start + 2400].astype("<i2").tobytes())
-    rig.audio.finish(1)
-    await rig.until(lambda: any(one.drained for one in rig.posted(PlayoutProgress)))
+        streams.audio.play(1, "item", signal[start : start + 2400].astype("<i2").tobytes())
+    streams.audio.finish(1)
+    await streams.until(lambda: any(one.drained for one in streams.posted(PlayoutProgress)))
     await asyncio.sleep(0.5)
-    heard = np.frombuffer(b"".join(one.pcm for one in rig.posted(AudioCaptured)), "<i2").astype(np.int16)
-    reports = rig.posted(PlayoutProgress)
+    heard = np.frombuffer(b"".join(one.pcm for one in streams.posted(AudioCaptured)), "<i2").astype(np.int16)
+    reports = streams.posted(PlayoutProgress)
     row: dict[str, Any] = {
         "sent": len(signal),
         "played": reports[-1].played_frames,
         "drained": [one.played_frames for one in reports if one.drained],
         "grows": all(a.played_frames <= b.played_frames for a, b in itertools.pairwise(reports)),
-        "lost": [one.reason for one in rig.posted(CardLost)],
-        "xruns": rig.audio.xruns.total - before.total,
-        "gaps": rig.audio.xruns.answer_gaps - before.answer_gaps,
+        "lost": [one.reason for one in streams.posted(CardLost)],
+        "xruns": streams.audio.xruns.total - before.total,
+        "gaps": streams.audio.xruns.answer_gaps - before.answer_gaps,
     }
     running.cancel()
     return heard, row
@@ -151,15 +151,15 @@ async def losses() -> None:
     open_capture, open_playback = backend.open_capture, backend.open_playback
     backend.open_capture = lambda consume: (opened.append("capture"), open_capture(consume))[1]  # type: ignore[method-assign]
     backend.open_playback = lambda fill: (opened.append("playback"), open_playback(fill))[1]  # type: ignore[method-assign]
-    rig = Rig(backend)
+    streams = CardStreams(backend)
     seen = 0
-    running = asyncio.create_task(rig.audio.run())
-    await rig.audio.opened()
+    running = asyncio.create_task(streams.audio.run())
+    await streams.audio.opened()
     say(lost=[], state="open")
     loop = asyncio.get_running_loop()
     ended = loop.run_in_executor(None, sys.stdin.read)
     while not ended.done():
-        fresh = rig.events[seen:]
+        fresh = streams.events[seen:]
         seen += len(fresh)
         for event in fresh:
             if isinstance(event, CardLost):

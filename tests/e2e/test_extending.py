@@ -8,7 +8,6 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,9 +16,12 @@ from appliance.runtime import agent_runtime
 from appliance.service.trace import replay
 from tests.support.mcp_server import House, over_http
 from tests.support.rig import (
+    ASKED,
     COMMITTED,
+    OPENED,
     Rig,
     answer,
+    called,
     calling,
     offered,
     outputs,
@@ -32,21 +34,12 @@ from tests.support.scripted_server import (
     Connection,
     Frame,
     ScriptedServer,
-    Step,
     expect,
     reply,
     send,
 )
 
 pytestmark = pytest.mark.timeout(120)  # not timing-sensitive: runs beside the unit tests
-
-OPENED: list[Step] = [send(SESSION_CREATED), expect("session.update")]
-ASKED: list[Step] = [expect("input_audio_buffer.commit"), send(COMMITTED), expect("response.create")]
-
-
-def called(name: str, **arguments: Any) -> list[Step]:
-    """A turn in which the model calls one tool, and then answers."""
-    return [*ASKED, reply(calling(name, **arguments)), expect("response.create"), reply(answer)]
 
 
 def write(folder: Path, **files: str) -> Path:

@@ -15,8 +15,7 @@ import pytest
 from appliance.settings import load_settings
 from appliance.simulator.ask import partner
 from appliance.simulator.simulated_device import SIMULATED, speak
-from tests.e2e.test_extending import ASKED, OPENED, called
-from tests.support.rig import Rig, answer, calling, offered, outputs, running, saying, updated
+from tests.support.rig import ASKED, OPENED, Rig, answer, called, calling, offered, outputs, running, saying, updated
 from tests.support.scripted_server import ScriptedServer, Step, expect, reply
 
 pytestmark = pytest.mark.timeout(120)  # not timing-sensitive: runs beside the unit tests

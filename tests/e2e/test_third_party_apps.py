@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from appliance.simulator.simulated_device import speak
-from tests.e2e.test_third_party_brain import appliance_brain
+from tests.support.third_party import appliance_brain
 
 pytestmark = pytest.mark.e2e
 

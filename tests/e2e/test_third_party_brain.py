@@ -2,44 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import os
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from agents.realtime import RealtimeAgent, RealtimeToolEnd
 
 from appliance.simulator.simulated_device import speak
-from tests.e2e.test_third_party_clients import LAMP, agents_of, answered, of_type, says, sdk_of, set_lamp
+from tests.support.third_party import LAMP, agents_of, answered, appliance_brain, of_type, says, sdk_of, set_lamp
 
 pytestmark = pytest.mark.e2e
-
-
-@asynccontextmanager
-async def appliance_brain() -> AsyncIterator[Any]:
-    """Run ``appliance brain``; yield an object with the printed address as `url`."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "appliance.cli",
-        "brain",
-        stdout=asyncio.subprocess.PIPE,
-        env={key: value for key, value in os.environ.items() if not key.startswith(("APPLIANCE_", "OPENAI_"))},
-    )
-    try:
-        assert process.stdout is not None
-        async with asyncio.timeout(30):
-            url = (await process.stdout.readline()).decode().strip()
-        assert url.startswith("ws://127.0.0.1:")
-        yield SimpleNamespace(url=url)
-    finally:
-        process.terminate()
-        await process.communicate()
 
 
 async def test_openai_sdk_converses_with_the_brain() -> None:

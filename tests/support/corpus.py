@@ -16,7 +16,7 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +28,38 @@ from appliance.service.trace import decode, encode
 
 RECORDED = Path(__file__).parent.parent / "corpus" / "conversation.json.xz"
 SOURCES = (
-    "tests/unit/test_conversation.py",
-    "tests/unit/test_conversation_agents.py",
-    "tests/unit/test_conversation_combinations.py",
-    "tests/unit/test_conversation_edges.py",
-    "tests/unit/test_conversation_edges_links.py",
-    "tests/unit/test_conversation_environment.py",
-    "tests/unit/test_conversation_links.py",
-    "tests/unit/test_conversation_orders.py",
-    "tests/unit/test_conversation_turns.py",
+    "tests/unit/conversation/test_approval.py",
+    "tests/unit/conversation/test_barge_in.py",
+    "tests/unit/conversation/test_budget.py",
+    "tests/unit/conversation/test_calls.py",
+    "tests/unit/conversation/test_combinations.py",
+    "tests/unit/conversation/test_combinations_of_calls.py",
+    "tests/unit/conversation/test_device_events.py",
+    "tests/unit/conversation/test_edges.py",
+    "tests/unit/conversation/test_edges_links.py",
+    "tests/unit/conversation/test_environment.py",
+    "tests/unit/conversation/test_failover.py",
+    "tests/unit/conversation/test_handoffs.py",
+    "tests/unit/conversation/test_input_guardrails.py",
+    "tests/unit/conversation/test_instructions.py",
+    "tests/unit/conversation/test_interruption.py",
+    "tests/unit/conversation/test_machine.py",
+    "tests/unit/conversation/test_mcp_calls.py",
+    "tests/unit/conversation/test_orders.py",
+    "tests/unit/conversation/test_out_of_band.py",
+    "tests/unit/conversation/test_output_guardrails.py",
+    "tests/unit/conversation/test_program_turns.py",
+    "tests/unit/conversation/test_responses.py",
+    "tests/unit/conversation/test_rotation.py",
+    "tests/unit/conversation/test_server_turn_detection.py",
+    "tests/unit/test_app_at_odds.py",
     "tests/unit/test_known_failures.py",
+    "tests/unit/test_known_failures_of_sessions.py",
     "tests/unit/test_session.py",
+    "tests/unit/test_session_agents.py",
     "tests/unit/test_session_at_odds.py",
+    "tests/unit/test_session_connecting.py",
+    "tests/unit/test_session_questions.py",
 )
 LONGEST_OF_A_TEST = 20  # Hypothesis makes hundreds of conversations in one test
 
@@ -120,7 +140,8 @@ class Recorder:
             make(conversation, **made_of)
             running[id(conversation)] = steps = []
             head = {"history": [], "seed": 0, "is_muted": False} | made_of
-            head |= {"policy": asdict(made_of["policy"])} | {key: list(head[key]) for key in ("specs", "history")}
+            policy = {one.name: getattr(made_of["policy"], one.name) for one in fields(Policy)}
+            head |= {"policy": policy} | {key: list(head[key]) for key in ("specs", "history")}
             test = os.environ.get("PYTEST_CURRENT_TEST", "-").split(" ")[0]
             recorder._traces[test].append({"head": recorder._number(head), "steps": steps})
 

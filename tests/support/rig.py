@@ -25,12 +25,15 @@ from tests.support.stage import worded
 
 __all__ = [
     "ANSWERED_TURN",
+    "ASKED",
     "COMMITTED",
     "GOOD",
+    "OPENED",
     "SPOKEN_MS",
     "Rig",
     "answer",
     "audio_delta",
+    "called",
     "calling",
     "created",
     "done",
@@ -182,6 +185,15 @@ ANSWERED_TURN: list[Step] = [
 ]
 GOOD: list[Step] = [send(SESSION_CREATED), expect("session.update"), *ANSWERED_TURN, *ANSWERED_TURN]
 """A connection that answers two turns."""
+
+
+OPENED: list[Step] = [send(SESSION_CREATED), expect("session.update")]
+ASKED: list[Step] = [expect("input_audio_buffer.commit"), send(COMMITTED), expect("response.create")]
+
+
+def called(name: str, **arguments: Any) -> list[Step]:
+    """A turn in which the model calls one tool, and then answers."""
+    return [*ASKED, reply(calling(name, **arguments)), expect("response.create"), reply(answer)]
 
 
 class Rig:

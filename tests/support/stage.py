@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from appliance.agents.spec import AgentSpec
 from appliance.conversation.commands import (
@@ -36,7 +36,7 @@ from appliance.conversation.events import (
     ToolFinished,
 )
 from appliance.conversation.machine import Conversation
-from appliance.conversation.notices import Error, Notice, TurnEnd
+from appliance.conversation.notices import Error, Notice, ToolEnd, TurnEnd
 from appliance.conversation.policy import Policy
 from appliance.conversation.support.feedback import State
 from appliance.realtime import protocol as wire
@@ -65,7 +65,14 @@ def worded(command: Announce, wording: Wording = WORDING) -> str:
 
 
 class Stage:
-    """Drives a real `Conversation` as the driver would, and keeps every command."""
+    """Drives a real `Conversation` as the driver would, and keeps every command.
+
+    Methods in the past participle (`committed`, `created`, `wrote`, `answered`) receive what a server sends. `sent`,
+    `plays`, `outcomes` and the other plurals return what the conversation did.
+    """
+
+    speaks_on = 0
+    """The link on which the server speaks; 0 for the newest."""
 
     def __init__(
         self,
@@ -97,15 +104,15 @@ class Stage:
         self.commands.extend(commands)
         return commands
 
-    def start(self) -> Stage:
+    def start(self) -> Self:
         self.do(Started())
         return self
 
-    def ready(self) -> Stage:
+    def ready(self) -> Self:
         """Start, connect and create the session; then drop the commands so far."""
         self.start()
         self.link_ready()
-        self.server({"type": "session.updated", "session": SESSION})
+        self.session_updated(SESSION)
         self.advance(2.0)
         self.commands.clear()
         return self
@@ -116,7 +123,16 @@ class Stage:
 
     @property
     def link(self) -> int:
-        return self.conversation.link_id
+        """The link on which the server speaks."""
+        return self.speaks_on or self.conversation.link_id
+
+    def relink(self) -> list[Command]:
+        """Lose the link and connect the next; return the commands of the new link."""
+        self.lose()
+        self.advance(5)
+        before = len(self.commands)
+        self.link_ready()
+        return self.commands[before:]
 
     def lose(self, kind: LinkFailure = "lost", code: int | None = 1006) -> list[Command]:
         return self.do(LinkDown(self.link, kind, code, "gone"))
@@ -168,8 +184,8 @@ class Stage:
         raw = json.dumps({"event_id": f"event_{self._event_ids}"} | frame)
         return self.do(ServerEventReceived(self.link, wire.decode(raw)))
 
-    def tool_finished(self, call_id: str, output: str) -> list[Command]:
-        return self.do(ToolFinished(call_id, output))
+    def tool_finished(self, call_id: str, output: str = "{}", **more: Any) -> list[Command]:
+        return self.do(ToolFinished(call_id, output, **more))
 
     # --- common server frames of an answer ------------------------------------------------------------------------
 
@@ -203,9 +219,44 @@ class Stage:
             "call_id": call_id,
             "arguments": arguments,
         }
-        return self.server(
-            {"type": "response.output_item.done", "response_id": response_id, "output_index": 0, "item": item}
-        )
+        return self.output_item(item, response_id=response_id)
+
+    def output_item(self, item: dict[str, Any], kind: str = "done", response_id: str = "resp_1") -> list[Command]:
+        """Receive an item of an answer: `kind` is ``added`` or ``done``."""
+        place = {"type": f"response.output_item.{kind}", "response_id": response_id, "output_index": 0}
+        return self.server(place | {"item": item})
+
+    def item_added(
+        self, item_id: str = "item_a", response_id: str = "resp_1", status: str = "in_progress"
+    ) -> list[Command]:
+        """Receive the beginning of a message of an answer."""
+        item = {"id": item_id, "type": "message", "role": "assistant", "status": status, "content": []}
+        return self.output_item(item, "added", response_id)
+
+    def wrote(
+        self, text: str, *, is_final: bool = False, response_id: str = "resp_1", item_id: str = "item_a", part: int = 0
+    ) -> list[Command]:
+        """Receive a delta of an answer's transcript, or its final text."""
+        kind, key = ("done", "transcript") if is_final else ("delta", "delta")
+        place = {"response_id": response_id, "item_id": item_id, "output_index": 0, "content_index": part}
+        return self.server({"type": f"response.output_audio_transcript.{kind}", **place, key: text})
+
+    def wrote_text(
+        self, text: str, *, is_final: bool = False, response_id: str = "resp_1", item_id: str = "item_a"
+    ) -> list[Command]:
+        """Receive a delta of a text answer, or its final text."""
+        kind, key = ("done", "text") if is_final else ("delta", "delta")
+        place = {"response_id": response_id, "item_id": item_id, "output_index": 0, "content_index": 0}
+        return self.server({"type": f"response.output_text.{kind}", **place, key: text})
+
+    def heard(self, text: str, item_id: str = "item_user", *, usage: dict[str, Any] | None = None) -> list[Command]:
+        """Receive the transcript of the user's speech."""
+        kind = "conversation.item.input_audio_transcription.completed"
+        frame = {"type": kind, "item_id": item_id, "content_index": 0, "transcript": text}
+        return self.server(frame | ({"usage": usage} if usage else {}))
+
+    def session_updated(self, session: dict[str, Any] | None = None) -> list[Command]:
+        return self.server({"type": "session.updated", "session": session or {"type": "realtime"}})
 
     def done(
         self, response_id: str = "resp_1", turn: str | None = "turn_1", status: str = "completed", **more: Any
@@ -218,7 +269,23 @@ class Stage:
         error = {"type": "invalid_request_error", "code": code, "message": message, "param": None, "event_id": event_id}
         return self.server({"type": "error", "error": error})
 
-    def answering(self, ms: int = 2000) -> Stage:
+    # --- whole steps of a turn ------------------------------------------------------------------------------------
+
+    def asked(self, item_id: str = "item_user", response_id: str = "resp_1") -> Self:
+        """Speak a turn and let its response be created."""
+        self.say()
+        self.committed(item_id)
+        self.created(response_id, self.conversation.turn_id)
+        return self
+
+    def answered(self, response_id: str = "resp_1", turn: str | None = "turn_1", item_id: str = "item_a") -> None:
+        """Receive a whole answer of 100 ms and play it to its end."""
+        self.created(response_id, turn)
+        self.audio(response_id, item_id, ms=100)
+        self.done(response_id, turn)
+        self.play(2400, drained=True)
+
+    def answering(self, ms: int = 2000) -> Self:
         """Run a turn up to the middle of its answer: `ms` of audio received, 100 ms heard."""
         self.say()
         self.committed()
@@ -236,7 +303,7 @@ class Stage:
 
     def sent(self, commands: list[Command] | None = None) -> list[dict[str, Any]]:
         """Return every frame sent, as wire objects."""
-        return [one.event.to_wire() for one in self._of(Send, commands)]
+        return [one.event.to_wire() for one in self.of(Send, commands)]
 
     def sent_types(self, commands: list[Command] | None = None) -> list[str]:
         """Return the types of the frames sent; a run of appends counts as one."""
@@ -249,11 +316,43 @@ class Stage:
 
     def sent_audio(self, commands: list[Command] | None = None) -> bytes:
         return b"".join(
-            one.event.audio for one in self._of(Send, commands) if isinstance(one.event, wire.InputAudioBufferAppend)
+            one.event.audio for one in self.of(Send, commands) if isinstance(one.event, wire.InputAudioBufferAppend)
         )
 
+    def requests(self, commands: list[Command] | None = None) -> list[dict[str, Any]]:
+        """Return the ``response.create`` frames."""
+        return [one for one in self.sent(commands) if one["type"] == "response.create"]
+
+    def asks(self) -> list[dict[str, Any]]:
+        """Return the response object of each request."""
+        return [one["response"] for one in self.requests()]
+
+    def updates(self) -> list[dict[str, Any]]:
+        """Return the ``session.update`` frames."""
+        return [one for one in self.sent() if one["type"] == "session.update"]
+
+    def created_items(self, commands: list[Command] | None = None) -> list[dict[str, Any]]:
+        """Return the items that were created on the server."""
+        return [one["item"] for one in self.sent(commands) if one["type"] == "conversation.item.create"]
+
+    def outputs(self) -> dict[str, list[str]]:
+        """Return the outputs sent to the model, by call."""
+        found: dict[str, list[str]] = {}
+        for item in self.created_items():
+            if item["type"] == "function_call_output":
+                found.setdefault(item["call_id"], []).append(item["output"])
+        return found
+
+    def known(self) -> list[str]:
+        """Return the ids of the items in the history."""
+        return [one.id for one in self.conversation.history]
+
+    def ended(self) -> list[tuple[str, bool]]:
+        """Return the ended calls, each with whether it failed."""
+        return [(one.call_id, one.is_error) for one in self.notices(ToolEnd)]
+
     def notices(self, kind: type[Notice]) -> list[Any]:
-        return [one.notice for one in self._of(Emit) if isinstance(one.notice, kind)]
+        return [one.notice for one in self.of(Emit) if isinstance(one.notice, kind)]
 
     def outcomes(self) -> list[str]:
         return [notice.outcome for notice in self.notices(TurnEnd)]
@@ -263,22 +362,23 @@ class Stage:
 
     def announced(self) -> list[str]:
         """Return every announced sentence, in English."""
-        return [worded(one) for one in self._of(Announce)]
+        return [worded(one) for one in self.of(Announce)]
 
     def earcons(self) -> list[str]:
-        return [one.name for one in self._of(PlayEarcon)]
+        return [one.name for one in self.of(PlayEarcon)]
 
     def plays(self, commands: list[Command] | None = None) -> list[Play]:
-        return self._of(Play, commands)
+        return self.of(Play, commands)
 
     def tool_runs(self) -> list[RunTool]:
-        return self._of(RunTool)
+        return self.of(RunTool)
 
     def connects(self) -> list[Connect]:
-        return self._of(Connect)
+        return self.of(Connect)
 
     def flushes(self) -> list[FlushPlayback]:
-        return self._of(FlushPlayback)
+        return self.of(FlushPlayback)
 
-    def _of(self, kind: type, commands: list[Command] | None = None) -> list[Any]:
+    def of(self, kind: type, commands: list[Command] | None = None) -> list[Any]:
+        """Return the commands of this kind."""
         return [one for one in (self.commands if commands is None else commands) if isinstance(one, kind)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 
 import pytest
@@ -42,13 +43,16 @@ async def test_events_of_sound_devices_are_reported() -> None:
     assert count == 2
 
 
-async def test_refused_socket_is_no_error() -> None:
+async def test_refused_socket_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
     def refuse() -> socket.socket:
         raise PermissionError(1, "Operation not permitted")
 
     events = CardEvents(refuse)
-    events.open(lambda: None)
+    with caplog.at_level(logging.INFO):
+        events.open(lambda: None)
     events.close()
+    assert [one.levelname for one in caplog.records] == ["INFO"]
+    assert "Operation not permitted" in caplog.text
 
 
 async def test_socket_of_the_kernel_opens_or_is_refused() -> None:

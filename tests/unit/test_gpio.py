@@ -29,7 +29,7 @@ from appliance.wording import english
 from tests.support.rig import COMMITTED, Rig, answer, calling, offered, outputs, running
 from tests.support.scripted_server import SESSION_CREATED, ScriptedServer, Step, expect, hold, reply, send
 from tests.support.stage import Stage
-from tests.unit.test_tool_runner import in_virtual_time
+from tests.support.virtual_time import in_virtual_time
 
 BOOK = Path(__file__).parents[2] / "config" / "phrases"
 GATE: dict[str, Any] = {"name": "gate", "pin": 5, "description": "Opens the garden gate."}

@@ -1,80 +1,44 @@
-"""Ten known failures of the reference SDK: for each, a test of this package and a test that shows it in the SDK.
-
-The reference is `openai-agents` 0.24.0, ``agents/realtime/session.py`` (the session) and ``openai_realtime.py`` (the
-model). The test after each docstring proves its statement by running the installed classes against a scripted server.
-These tests hold for that version only; with another they are skipped, and the docstrings must be checked again.
-"""
+"""Seven of ten known failures of the reference SDK: a test of this package and one that shows it in the SDK, for each."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
-from array import array
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
-from appliance.agents.agent import RealtimeAgent
-from appliance.agents.spec import AgentSpec, ToolCard
 from appliance.agents.tools import tool
 from appliance.conversation.commands import CheckText
-from appliance.conversation.events import GuardrailsChecked, InterruptAsked, MessageGiven
-from appliance.conversation.notices import AudioInterrupted, Connected, Error, Guardrail, SessionEvent, ToolEnd, TurnEnd
-from appliance.conversation.policy import Policy
-from appliance.runtime.session import RealtimeSession
+from appliance.conversation.events import GuardrailsChecked, InterruptAsked
+from appliance.conversation.notices import AudioInterrupted, Guardrail, ToolEnd, TurnEnd
+from tests.support.reference_sdk import (
+    MARK,
+    READY,
+    answering,
+    asks,
+    audio,
+    call,
+    created,
+    done,
+    message,
+    pcm,
+    played,
+    reference,
+    referring,
+    talking,
+    with_tools,
+)
 from tests.support.scripted_server import (
-    SESSION_CREATED,
     Connection,
     Frame,
     ScriptedServer,
-    Step,
-    close,
     expect,
     reply,
     send,
-    send_raw,
 )
-from tests.support.stage import SESSION, Stage
+from tests.support.stage import Stage
 
-REFERENCE = "0.24.0"
-reference = pytest.mark.skipif(
-    version("openai-agents") != REFERENCE, reason=f"holds for openai-agents {REFERENCE} only; check its sources again"
-)
-
-E = TypeVar("E", bound=SessionEvent)
-
-QUICK = Policy(pre_roll_ms=0, backoff_initial_s=0.01, backoff_max_s=0.01)
-MARK: Frame = {"type": "rate_limits.updated", "event_id": "event_mark", "rate_limits": []}
-"""A frame without effect; a client that has handled it has handled all frames sent before."""
-
-
-# --- frames of the server ----------------------------------------------------------------------------------------
-
-
-def created(response_id: str = "resp_1") -> Frame:
-    response = {"id": response_id, "object": "realtime.response", "status": "in_progress", "output": []}
-    return {"type": "response.created", "event_id": "event_c", "response": response}
-
-
-def done(response_id: str = "resp_1", status: str = "completed") -> Frame:
-    response = {"id": response_id, "object": "realtime.response", "status": status, "output": []}
-    return {"type": "response.done", "event_id": "event_d", "response": response}
-
-
-def audio(ms: int = 20, sample: int = 4000, response_id: str = "resp_1", item_id: str = "item_a") -> Frame:
-    return {
-        "type": "response.output_audio.delta",
-        "event_id": "event_a",
-        "response_id": response_id,
-        "item_id": item_id,
-        "output_index": 0,
-        "content_index": 0,
-        "delta": base64.b64encode(pcm(ms, sample)).decode(),
-    }
+# --- frames of the server ---------------------------------------------------------------------------------------------
 
 
 def words(text: str, response_id: str = "resp_1", item_id: str = "item_a") -> Frame:
@@ -85,19 +49,6 @@ def words(text: str, response_id: str = "resp_1", item_id: str = "item_a") -> Fr
 def all_words(text: str, response_id: str = "resp_1", item_id: str = "item_a") -> Frame:
     place = {"response_id": response_id, "item_id": item_id, "output_index": 0, "content_index": 0}
     return {"type": "response.output_audio_transcript.done", "event_id": "event_x", **place, "transcript": text}
-
-
-def call(name: str, call_id: str, response_id: str = "resp_1") -> Frame:
-    item = {
-        "id": f"item_{call_id}",
-        "type": "function_call",
-        "status": "completed",
-        "name": name,
-        "call_id": call_id,
-        "arguments": "{}",
-    }
-    place = {"response_id": response_id, "output_index": 0}
-    return {"type": "response.output_item.done", "event_id": "event_f", **place, "item": item}
 
 
 def error(code: str | None, *, event_id: str | None = None, message: str = "Something.") -> Frame:
@@ -112,121 +63,13 @@ SPEECH_STARTED: Frame = {
     "audio_start_ms": 0,
 }
 
-
-def pcm(ms: int, sample: int = 4000) -> bytes:
-    return array("h", [sample] * 24 * ms).tobytes()
-
-
-# --- this package ------------------------------------------------------------------------------------------------
-
-
-def message(text: str = "Hi!", item_id: str = "note_1") -> MessageGiven:
-    content = [{"type": "input_text", "text": text}]
-    return MessageGiven({"id": item_id, "type": "message", "role": "user", "content": content}, text)
-
-
-def asks(stage: Stage) -> list[str]:
-    """Return the turns whose responses were requested."""
-    return [one["response"]["metadata"]["turn"] for one in stage.sent() if one["type"] == "response.create"]
-
-
-def with_tools(*names: str, **more: Any) -> AgentSpec:
-    return AgentSpec(agent="ada", session=SESSION, tools=tuple(ToolCard(name=one) for one in names), **more)
-
-
-class Reader:
-    """Collects a session's events and waits for one of a given kind."""
-
-    def __init__(self, session: RealtimeSession) -> None:
-        self.events: list[SessionEvent] = []
-        self._iterator = aiter(session)
-
-    async def until(self, kind: type[E]) -> E:
-        async with asyncio.timeout(20):
-            async for event in self._iterator:
-                self.events.append(event)
-                if isinstance(event, kind):
-                    return event
-        raise AssertionError(f"the session is over; it yielded {[one.type for one in self.events]}")
-
-
-@asynccontextmanager
-async def talking(server: ScriptedServer, *tools: Any) -> AsyncIterator[tuple[RealtimeSession, Reader]]:
-    agent = RealtimeAgent(name="Ada", instructions="Be brief.", tools=list(tools))
-    async with RealtimeSession(agent, url=server.base_url, api_key="sk-test", policy=QUICK, raw_events=False) as one:
-        yield one, Reader(one)
-
-
-def answering(response_id: str = "resp_1") -> list[Step]:
-    """Return the steps that wait for a request and answer it with 20 ms of audio."""
-    item_id = f"item_{response_id}"
-    frames = [created(response_id), audio(response_id=response_id, item_id=item_id), done(response_id)]
-    return [expect("response.create"), send(*frames)]
-
-
-async def played(server: ScriptedServer) -> None:
-    """Wait until the last script has ended; fail if there were more connections than scripts."""
-    async with asyncio.timeout(20):
-        await server.connections[-1].done.wait()
-    server.assert_complete()
-
-
-READY: list[Step] = [send(SESSION_CREATED), expect("session.update")]
-
-
-# --- the reference -----------------------------------------------------------------------------------------------
-
-
-class Reference:
-    """A session of the reference against the scripted server."""
-
-    def __init__(self, session: Any) -> None:
-        self.session = session
-        self.events: list[Any] = []
-        self._iterator = aiter(session)
-
-    async def until(self, is_it: Callable[[Any], bool]) -> Any:
-        async with asyncio.timeout(20):
-            async for event in self._iterator:
-                self.events.append(event)
-                if is_it(event):
-                    return event
-        raise AssertionError(f"the session is over; it yielded {self.types}")
-
-    async def until_mark(self) -> None:
-        """Wait until everything before `MARK` has been handled."""
-        await self.until(lambda one: one.type == "raw_model_event" and getattr(one.data, "data", None) == MARK)
-
-    async def signal(self) -> None:
-        """Let the script continue at ``expect("conversation.item.retrieve")``."""
-        from agents.realtime.model_inputs import RealtimeModelSendRawMessage
-
-        raw: Any = {"type": "conversation.item.retrieve", "other_data": {"item_id": "item_signal"}}
-        await self.session.model.send_event(RealtimeModelSendRawMessage(message=raw))
-
-    def of(self, kind: str) -> list[Any]:
-        return [one for one in self.events if one.type == kind]
-
-    @property
-    def types(self) -> list[str]:
-        return [one.type for one in self.events if one.type != "raw_model_event"]
+# --- the reference ----------------------------------------------------------------------------------------------------
 
 
 SIGNALLED = expect("conversation.item.retrieve")
 """The reference has had time to act on its own."""
 
-
-@asynccontextmanager
-async def referring(server: ScriptedServer, **agent: Any) -> AsyncIterator[Reference]:
-    import agents.realtime
-
-    runner = agents.realtime.RealtimeRunner(agents.realtime.RealtimeAgent(name="Ada", **agent))
-    config: Any = {"url": server.url, "api_key": "sk-test"}
-    async with await runner.run(model_config=config) as session:
-        yield Reference(session)
-
-
-# --- 1: late audio after an interruption -------------------------------------------------------------------------
+# --- 1: late audio after an interruption ------------------------------------------------------------------------------
 
 
 def test_late_audio_after_an_interruption_is_not_played() -> None:
@@ -258,7 +101,7 @@ async def test_the_reference_yields_late_audio_after_an_interruption() -> None:
     assert theirs.of("audio")[-1].audio.data == pcm(20, sample=99)
 
 
-# --- 2: interruption before response.created ---------------------------------------------------------------------
+# --- 2: interruption before response.created --------------------------------------------------------------------------
 
 
 def test_an_interruption_before_response_created_cancels_the_answer_on_arrival() -> None:
@@ -290,7 +133,7 @@ async def test_the_reference_forgets_an_interruption_before_response_created() -
     assert len(theirs.of("audio")) == 1
 
 
-# --- 3: a create wedged by an unrelated error --------------------------------------------------------------------
+# --- 3: a create wedged by an unrelated error -------------------------------------------------------------------------
 
 
 def test_an_error_that_does_not_name_the_request_never_wedges_the_next_one() -> None:
@@ -324,7 +167,7 @@ async def test_the_reference_is_wedged_by_an_error_that_does_not_name_the_reques
         assert theirs.session.model._response_control == "create_requested"
 
 
-# --- 4: the lost request after "already has an active response" --------------------------------------------------
+# --- 4: the lost request after "already has an active response" -------------------------------------------------------
 
 
 def test_a_request_refused_for_another_response_is_repeated_when_that_is_done() -> None:
@@ -361,7 +204,7 @@ async def test_the_reference_loses_a_request_refused_for_another_response() -> N
         assert server.connections[0].types.count("response.create") == 1
 
 
-# --- 5: speaking over the user after an interrupted tool ---------------------------------------------------------
+# --- 5: speaking over the user after an interrupted tool --------------------------------------------------------------
 
 
 def test_the_output_of_an_interrupted_tool_is_sent_without_requesting_a_response() -> None:
@@ -405,9 +248,11 @@ async def test_the_reference_requests_a_response_while_the_user_speaks() -> None
         assert server.connections[0].types.count("response.create") == 2
 
 
-# --- 6: short replies and tails unguarded ------------------------------------------------------------------------
+# --- 6: short replies and tails unguarded -----------------------------------------------------------------------------
+
 
 SECRET = "It is swordfish."
+
 HARMLESS = "I am glad that you have asked me this, for there are many things that one may say of a good password. "
 
 
@@ -463,7 +308,7 @@ async def test_the_reference_checks_neither_short_replies_nor_tails(before: str)
     assert len(theirs.of("audio")) == 1
 
 
-# --- 7: a tool exception ending the session ----------------------------------------------------------------------
+# --- 7: a tool exception ending the session ---------------------------------------------------------------------------
 
 
 async def test_a_tool_that_raises_answers_the_model_and_the_session_continues() -> None:
@@ -508,125 +353,3 @@ async def test_the_reference_ends_the_session_with_the_exception_of_a_tool() -> 
         await asyncio.wait_for(connection.ended.wait(), 20)
     items = [one["item"]["type"] for one in connection.of_type("conversation.item.create")]
     assert "function_call_output" not in items
-
-
-# --- 8: two answers for two calls --------------------------------------------------------------------------------
-
-
-def test_two_calls_of_one_response_lead_to_one_answer_when_both_are_done() -> None:
-    """The reference requests an answer after the first output, which lacks the second, and then another answer.
-
-    Each call sends its output with ``start_response=True`` (``_send_tool_output``); only requests that wait at the same
-    time are merged.
-    """
-    stage = Stage(specs=[with_tools("weather", "traffic")]).ready()
-    stage.do(message())
-    stage.created()
-    stage.called("weather", "call_1")
-    stage.called("traffic", "call_2")
-    stage.done()
-    stage.tool_finished("call_1", '"rain"')
-    assert asks(stage) == ["turn_1"]
-    stage.tool_finished("call_2", '"none"')
-    assert asks(stage) == ["turn_1", "turn_1"]
-    stage.created("resp_2")
-    stage.audio("resp_2", ms=100)
-    stage.done("resp_2")
-    stage.play(2400, drained=True)
-    assert stage.outcomes() == ["answered"]
-    assert asks(stage) == ["turn_1", "turn_1"]
-
-
-@reference
-async def test_the_reference_gives_two_answers_for_two_calls() -> None:
-    import agents
-
-    is_first_answered = asyncio.Event()
-
-    @agents.function_tool
-    async def weather() -> str:
-        return "rain"
-
-    @agents.function_tool
-    async def traffic() -> str:
-        await is_first_answered.wait()
-        return "none"
-
-    calls = [created(), call("weather", "call_1"), call("traffic", "call_2"), done()]
-    script = [*READY, expect("response.create"), send(*calls), expect("response.create")]
-    script += [send(created("resp_2"), audio(response_id="resp_2"), done("resp_2"), MARK)]
-    script += [expect("conversation.item.create"), expect("response.create")]
-    async with ScriptedServer(script) as server, referring(server, tools=[weather, traffic]) as theirs:
-        await theirs.session.send_message("Hi!")
-        await theirs.until_mark()
-        is_first_answered.set()
-        await theirs.until(lambda one: one.type == "tool_end")
-        await played(server)
-        assert server.connections[0].types.count("response.create") == 3
-
-
-# --- 9: one malformed frame ending the session -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("frame", ["{", "5", "[]", '{"type": 7}', '{"type": "response.done"}', b"\x00\xff"])
-async def test_one_malformed_frame_is_an_error_event_and_the_session_continues(frame: str | bytes) -> None:
-    """The reference ends: JSON that does not parse becomes an "exception" event of its model.
-
-    The session stores that (``on_event``), and the iteration closes the session and raises it.
-    """
-    async with ScriptedServer([*READY, send_raw(frame), *answering()]) as server:
-        async with talking(server) as (session, reader):
-            await reader.until(Error)
-            session.send_message("Hi!")
-            assert (await reader.until(TurnEnd)).outcome == "answered"
-        assert len(server.connections) == 1
-
-
-@reference
-async def test_the_reference_ends_the_session_with_one_malformed_frame() -> None:
-    async with ScriptedServer([*READY, send_raw("{")]) as server, referring(server) as theirs:
-        with pytest.raises(json.JSONDecodeError):
-            await theirs.until(lambda one: False)
-        await asyncio.wait_for(server.connections[0].ended.wait(), 20)
-
-
-# --- 10: a clean close ending the session silently ---------------------------------------------------------------
-
-
-@pytest.mark.parametrize("code", [1000, 1001])
-async def test_a_clean_close_is_followed_by_a_reconnect_that_emits_connected(code: int) -> None:
-    """The reference's iteration just ends, as if the program had closed the session: no event, no exception.
-
-    ``_emit_normal_disconnect`` sends a "connection_status" that the session drops and an "end_of_stream" that ends
-    the iteration; nobody connects again.
-    """
-    scripts = [[*READY, expect("response.create"), close(code)], [*READY, *answering()]]
-    async with ScriptedServer(*scripts) as server, talking(server) as (session, reader):
-        await reader.until(Connected)
-        session.send_message("Hi!")
-        await reader.until(Connected)
-        assert (await reader.until(TurnEnd)).outcome == "answered"
-        await played(server)
-
-
-@pytest.mark.parametrize("code", [1000, 1001])
-async def test_after_a_clean_close_between_two_turns_the_next_turn_is_answered(code: int) -> None:
-    """As above, without a running turn."""
-    scripts = [[*READY, close(code)], [*READY, *answering()]]
-    async with ScriptedServer(*scripts) as server, talking(server) as (session, reader):
-        await reader.until(Connected)
-        await reader.until(Connected)
-        session.send_message("Hi!")
-        assert (await reader.until(TurnEnd)).outcome == "answered"
-
-
-@pytest.mark.parametrize("code", [1000, 1001])
-@reference
-async def test_the_reference_ends_silently_after_a_clean_close(code: int) -> None:
-    script = [*READY, expect("response.create"), close(code)]
-    async with ScriptedServer(script) as server, referring(server) as theirs:
-        await theirs.session.send_message("Hi!")
-        with pytest.raises(AssertionError, match="the session is over"):
-            await theirs.until(lambda one: False)
-        assert len(server.connections) == 1
-    assert set(theirs.types) <= {"history_updated", "history_added"}

@@ -20,7 +20,7 @@ from appliance.service.trace import replay
 from appliance.settings import load_settings
 from appliance.simulator.simulated_device import SIMULATED, SimulatedDevice, read_wav
 from appliance.speech.phrases import PhraseBook
-from tests.unit.test_trace import _conversation
+from tests.support.recorded import recorded_conversation
 
 CONFIG = Path(__file__).parents[2] / "config"
 BOOK = (CONFIG / "phrases" / "en.yaml").read_text(encoding="utf-8")
@@ -121,7 +121,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def recorded(folder: Path) -> list[str]:
-    stage = _conversation(folder / "whole.jsonl")
+    stage = recorded_conversation(folder / "whole.jsonl")
     stage.recorder.close()
     return (folder / "whole.jsonl").read_text(encoding="utf-8").splitlines()
 

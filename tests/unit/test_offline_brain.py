@@ -23,7 +23,7 @@ from appliance.realtime.transports.websocket import Endpoint, endpoint_url
 from appliance.speech.pipeline import ChainedPipeline
 from appliance.speech.stages import ResponseRequest, TextPart, Transcript
 from appliance.speech.tts.programs import ProgramSpeech, SpeechProgram
-from tests.unit.test_websocket_transport import Inbox, running
+from tests.support.link_inbox import LinkInbox, running
 
 
 class Quiet:
@@ -56,7 +56,7 @@ def is_empty(folder: Path) -> bool:
 
 
 async def test_private_brain_lets_its_own_process_in(tmp_path: Path) -> None:
-    inbox = Inbox()
+    inbox = LinkInbox()
     async with offline_brain(quiet(), folder=tmp_path) as brain:
         url = endpoint_url(brain.url, "offline")
         async with running(url, inbox, headers=brain.headers) as transport:
@@ -102,7 +102,7 @@ async def test_second_user_cannot_open_the_socket() -> None:
 async def test_client_without_the_token_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     async with offline_brain(quiet()) as brain:
-        inbox = Inbox()
+        inbox = LinkInbox()
         async with running(endpoint_url(brain.url, "offline"), inbox) as transport:
             transport.connect(1)
             down = await inbox.down()
@@ -142,7 +142,7 @@ async def test_folder_whose_path_is_too_long_for_a_socket_is_replaced(
 async def test_link_to_a_socket_that_is_gone_goes_down() -> None:
     async with offline_brain(quiet()) as brain:
         url = endpoint_url(brain.url, "offline")
-    inbox = Inbox()
+    inbox = LinkInbox()
     async with running(url, inbox) as transport:
         transport.connect(1)
         await inbox.down()

@@ -1,7 +1,8 @@
-"""Promises of the repository: its dependencies, its package metadata, and texts that no file may contain."""
+"""Promises of the repository: its dependencies, its package metadata, texts that no file may contain, and its tests."""
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -148,3 +149,60 @@ def test_installed_package_is_this_checkout() -> None:
     command = [sys.executable, "-c", "import appliance.cli; print(appliance.cli.__file__)"]
     ended = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=60, check=False)
     assert ended.stdout.strip() == str(PACKAGE / "cli.py"), ended.stderr
+
+
+# The tests
+
+TESTS = ROOT / "tests"
+MOST_LINES = 600
+
+
+@cache
+def parsed() -> dict[str, ast.Module]:
+    """Return every module below ``tests``, by its path in the repository."""
+    paths = sorted(TESTS.rglob("*.py"))
+    return {str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def test_every_test_file_has_fewer_than_600_lines() -> None:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in TESTS.rglob("test_*.py")}
+    assert len(lengths) > 100
+    assert {str(path): length for path, length in lengths.items() if length >= MOST_LINES} == {}
+
+
+def test_no_test_module_imports_from_another_one() -> None:
+    imported = {
+        (name, f"{node.module}.{one.name}")
+        for name, module in parsed().items()
+        for node in ast.walk(module)
+        if isinstance(node, ast.ImportFrom) and re.match(r"tests\.", node.module or "")
+        for one in node.names
+        if re.search(r"\.test_\w+(\.|$)", f"{node.module}.{one.name}")
+    }
+    assert imported == set()
+
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def called_in(function: Function) -> set[str]:
+    calls = (node.func for node in ast.walk(function) if isinstance(node, ast.Call))
+    return {call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", "") for call in calls}
+
+
+def claims(function: Function) -> bool:
+    """Return whether a function can fail by itself: it asserts, raises, expects an exception or limits a wait."""
+    says = any(isinstance(node, ast.Assert | ast.Raise) for node in ast.walk(function))
+    return says or not {"raises", "timeout", "wait_for", "fail"}.isdisjoint(called_in(function))
+
+
+def test_every_test_claims_something() -> None:
+    """By itself or by a function of the tests that it calls, known by its name."""
+    functions = [node for module in parsed().values() for node in ast.walk(module) if isinstance(node, Function)]
+    helpers = [one for one in functions if not one.name.startswith("test_")]
+    claiming = {one.name for one in helpers if claims(one)}
+    while more := {one.name for one in helpers if called_in(one) & claiming} - claiming:
+        claiming |= more
+    tests = [one for one in functions if one.name.startswith("test_")]
+    assert len(tests) > 2000
+    assert [one.name for one in tests if not claims(one) and not called_in(one) & claiming] == []

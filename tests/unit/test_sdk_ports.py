@@ -20,7 +20,7 @@ from agents.realtime import RealtimeModelSendRawMessage, RealtimeRunner
 from appliance import RealtimeAgent, RealtimeSession
 from appliance.conversation.notices import AudioInterrupted, HandoffDone, TurnEnd
 from tests.support.scripted_server import SESSION_CREATED, Connection, ScriptedServer, Step, expect, hold, reply, send
-from tests.unit.test_session import READY, TOKENS, answering, audio, committed, done, pcm, spoken, talking, updated
+from tests.support.sessions import READY, TOKENS, answering, audio, committed, done, pcm, spoken, talking, updated
 
 MICROPHONE = [pcm(480, sample) for sample in range(1, 21)]  # 400 ms
 

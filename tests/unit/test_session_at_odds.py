@@ -1,12 +1,11 @@
-"""Edge cases of the session, the store and the daemon: closing, failing functions, secrets, midnight."""
+"""Edge cases of the session: closing, failing functions, secrets."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-import time
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ from appliance.agents.hooks import RealtimeRunHooks
 from appliance.agents.mcp_servers import HostedMcp
 from appliance.agents.spec import AgentSpec
 from appliance.agents.tools import tool
-from appliance.conversation.commands import Emit, PrepareAgent
-from appliance.conversation.events import ServerEventReceived, Started, TimersChanged, TurnKey
-from appliance.conversation.notices import AnswerText, Audio, Connected, ToolEnd, TurnEnd, TurnStart, Usage
+from appliance.conversation.commands import PrepareAgent
+from appliance.conversation.events import ServerEventReceived, TurnKey
+from appliance.conversation.notices import AnswerText, Audio, Connected, Guardrail, ToolEnd, TurnEnd, TurnStart
 from appliance.conversation.policy import Policy
-from appliance.errors import LinkError, SessionNotOpen, SettingsError, StorageError
+from appliance.errors import LinkError, SessionNotOpen, SettingsError
 from appliance.realtime import protocol as wire
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings
@@ -32,24 +31,9 @@ from appliance.runtime.agent_tool import ask_agent
 from appliance.runtime.session import RealtimeSession
 from appliance.runtime.session_servers import SessionServers
 from appliance.runtime.tool_runner import called
-from appliance.service.app import Appliance
-from appliance.service.days import Days
-from appliance.service.store import ConversationStore
 from appliance.service.trace import TraceRecorder
-from appliance.settings import Settings
 from tests.support.scripted_server import ScriptedServer, close, expect, hold, refuse, send, stall_handshake
-from tests.unit.test_session import (
-    READY,
-    answering,
-    audio,
-    calling,
-    committed,
-    done,
-    pcm,
-    spoken,
-    talking,
-    words,
-)
+from tests.support.sessions import READY, answering, audio, calling, committed, done, pcm, spoken, talking, words
 
 
 async def test_barge_in_by_turn_begin_can_be_committed_later() -> None:
@@ -156,7 +140,9 @@ async def test_key_function_that_raises_is_a_failed_connection_and_is_retried() 
             await reader.until(Connected)
             await asyncio.wait_for(_until(lambda: asked >= 3), 5)
             session.send_message("Hi!")
-            await reader.until(TurnEnd)
+            end = await reader.until(TurnEnd)
+    assert (end.outcome, asked) == ("answered", 3)
+    assert (len(reader.of(Connected)), len(server.connections)) == (2, 2)
 
 
 async def _until(is_it: Any) -> None:
@@ -199,7 +185,9 @@ async def test_guardrail_whose_verdict_is_not_a_bool_counts_as_tripped() -> None
     async with ScriptedServer(script) as server:
         async with talking(server.base_url, agent) as (session, reader):
             session.send_message("Hi!")
-            await reader.until(TurnEnd)
+            end = await reader.until(TurnEnd)
+    assert [(one.guardrail, one.item_id) for one in reader.of(Guardrail)] == [("odd", "item_a"), ("odd", "b")]
+    assert end.outcome == "refused"
 
 
 class _Hooks(RealtimeRunHooks):
@@ -412,59 +400,6 @@ def test_query_of_an_mcp_url_is_not_in_the_trace(tmp_path: Path) -> None:
     assert "opensesame" not in (tmp_path / "trace").read_text()
 
 
-def _appliance(state_dir: Path | None, **more: Any) -> tuple[Appliance, list[Any]]:
-    settings = Settings.model_validate({"budget": {"daily_usd": 1.0}})
-    appliance = Appliance(settings, environ={}, state_dir=state_dir)
-    posted: list[Any] = []
-    appliance.post = posted.append  # type: ignore
-    return appliance, posted
-
-
-@pytest.mark.parametrize("where", ["nowhere", "a file"])
-async def test_new_day_is_posted_without_a_store(tmp_path: Path, where: str) -> None:
-    """docs/budget.md: the budget resets with the next day; without a store, something else must post it."""
-    place = tmp_path / "state"
-    place.write_text("no folder")
-    appliance, posted = _appliance(None if where == "nowhere" else place)
-    observers: list[Any] = []
-    async with AsyncExitStack() as stack:
-        appliance._open_store(stack, observers)
-        for observer in observers:
-            observer(0.0, Started(), [], None)
-    assert [type(one).__name__ for one in posted] == ["DayBegan"]
-
-
-async def test_unreadable_history_does_not_prevent_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`_open_store` continues without the history; `load` can raise StorageError too."""
-
-    def unreadable(self: Any) -> Any:
-        raise StorageError("disk I/O error")
-
-    monkeypatch.setattr("appliance.service.store.ConversationStore.load", unreadable)
-    appliance, _ = _appliance(tmp_path)
-    async with AsyncExitStack() as stack:
-        assert tuple(appliance._open_store(stack, [])) == ()
-
-
-def test_usage_queued_before_the_new_day_is_counted(tmp_path: Path) -> None:
-    """Usage that waits in the inbox before ``DayBegan`` is stored under the new day; its total must be posted."""
-    now = [time.mktime((2026, 11, 20, 23, 59, 59, 0, 0, -1))]
-    inbox: list[Any] = []
-    store = ConversationStore(tmp_path / "db", clock=lambda: now[0])
-    store.open()
-    days = Days(inbox.append, store.spent, clock=lambda: now[0])
-    days(0.0, Started(), [], None)  # type: ignore[arg-type]
-    inbox.clear()
-    now[0] += 2
-    days(1.0, TimersChanged(0), [], None)  # type: ignore[arg-type]  # the first event of the new day: DayBegan is posted
-    used = Emit(Usage({}, 0.4, 1.0))
-    for observer in (store, days):  # this one was in the inbox before it
-        observer(1.1, TimersChanged(0), [used], None)  # type: ignore[arg-type]
-    totals = [(one.spent_usd, one.spent_s) for one in inbox]
-    assert totals[-1] == store.spent("2026-11-21")
-    store.close()
-
-
 async def test_agent_as_tool_uses_its_own_time_limit() -> None:
     asked: list[float] = []
 
@@ -583,15 +518,15 @@ async def test_every_reader_of_a_session_ends() -> None:
     async with ScriptedServer([*READY, hold()]) as server:
         session = RealtimeSession(RealtimeAgent(name="Ada"), url=server.base_url)
 
-        async def read() -> None:
-            async for _ in session:
-                pass
+        async def read() -> list[str]:
+            return [event.type async for event in session]
 
         async with session:
             readers = [asyncio.create_task(read()) for _ in range(2)]
             await asyncio.sleep(0.05)
         async with asyncio.timeout(5):
-            await asyncio.gather(*readers)
+            first, second = await asyncio.gather(*readers)
+    assert [*first, *second].count("connected") == 1
 
 
 async def test_session_whose_task_is_cancelled_before_its_first_step_is_over() -> None:

@@ -27,7 +27,7 @@ from appliance.conversation.support.usage import SessionUsage
 from appliance.realtime.payload import RealtimeSessionSettings, ServerVad
 from appliance.runtime.session import RealtimeSession
 from tests.support.scripted_server import ScriptedServer, expect, hold, reply, send
-from tests.unit.test_session import READY, answering, calling, committed, done, pcm, spoken, talking, updated
+from tests.support.sessions import READY, answering, calling, committed, done, pcm, spoken, talking, updated
 
 ADA = RealtimeAgent(name="Ada", instructions="Be brief.")
 

@@ -9,7 +9,7 @@ import pytest
 from appliance.conversation.notices import Audio, AudioInterrupted, TurnEnd
 from appliance.errors import SettingsError
 from tests.support.scripted_server import ScriptedServer, expect, hold, send
-from tests.unit.test_session import READY, _arrived, answering, spoken, talking
+from tests.support.sessions import READY, answering, arrived, spoken, talking
 
 TEXT = {"type": "input_text", "text": "What is this?"}
 IMAGE = {"type": "input_image", "image_url": "https://pictures.example/cat.png", "detail": "low"}
@@ -56,7 +56,7 @@ async def test_address_of_an_image_is_passed_on() -> None:
     async with ScriptedServer([*READY, expect("conversation.item.create"), hold()]) as server:
         async with talking(server.base_url) as (session, _):
             session.send_image(IMAGE["image_url"], text="What is this?", detail="low", respond=False)
-            await _arrived(server, "conversation.item.create")
+            await arrived(server, "conversation.item.create")
         item = server.connections[0].last("conversation.item.create")["item"]
     assert item["content"] == [TEXT, IMAGE]
 

@@ -15,7 +15,7 @@ from appliance.conversation.notices import AudioEnd, TurnEnd
 from appliance.errors import LinkError
 from appliance.runtime.session import RealtimeSession
 from tests.support.scripted_server import ScriptedServer, expect, hold
-from tests.unit.test_session import PNG, READY, answering, pcm, spoken, talking
+from tests.support.sessions import PNG, READY, answering, pcm, spoken, talking
 
 CALLS: dict[str, Callable[[RealtimeSession], object]] = {
     "send_audio": lambda session: session.send_audio(pcm()),

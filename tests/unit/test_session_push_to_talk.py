@@ -13,10 +13,10 @@ from appliance.conversation.policy import Policy
 from appliance.realtime.payload import RealtimeSessionSettings, ServerVad
 from appliance.runtime.session import RealtimeSession
 from tests.support.scripted_server import Connection, ScriptedServer, expect, hold, reply, send
-from tests.unit.test_session import (
+from tests.support.sessions import (
     READY,
-    _arrived,
     answering,
+    arrived,
     audio,
     calling,
     committed,
@@ -138,7 +138,7 @@ async def test_with_server_turn_detection_audio_is_only_sent() -> None:
                 session.send_audio(chunk)
             assert not session.turn.is_open
             session.send_event({"type": "input_audio_buffer.commit"})
-            await _arrived(server, "input_audio_buffer.commit")
+            await arrived(server, "input_audio_buffer.commit")
         connection = server.connections[0]
     assert appended(connection) == b"".join(CHUNKS)
     assert reader.of(TurnStart) == []
@@ -163,7 +163,7 @@ async def test_turn_detection_of_the_agent_in_force_decides() -> None:
             await reader.until(TurnEnd)
             for chunk in CHUNKS:
                 session.send_audio(chunk)
-            await _arrived(server, "input_audio_buffer.append", 40)
+            await arrived(server, "input_audio_buffer.append", 40)
             assert not session.turn.is_open
     assert len(reader.of(TurnStart)) == 1
 

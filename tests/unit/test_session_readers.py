@@ -14,7 +14,7 @@ from appliance.errors import SettingsError
 from appliance.runtime.event_readers import EventReaders
 from appliance.runtime.session import RealtimeSession
 from tests.support.scripted_server import ScriptedServer, Step, expect, hold, send
-from tests.unit.test_session import READY, answering, spoken
+from tests.support.sessions import READY, answering, spoken
 
 
 def event(number: int) -> Raw:

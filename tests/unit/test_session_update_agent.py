@@ -17,7 +17,7 @@ from appliance.conversation.notices import AgentStart, Audio, Guardrail, Handoff
 from appliance.errors import LinkError, SessionNotOpen, SettingsError, ToolError
 from appliance.runtime.session import RealtimeSession
 from tests.support.scripted_server import ScriptedServer, Step, close, expect, hold, reply, send
-from tests.unit.test_session import READY, answering, calling, spoken, talking, updated
+from tests.support.sessions import READY, answering, calling, spoken, talking, updated
 
 ADA = RealtimeAgent(name="Ada", instructions="Be brief.")
 ACCEPTED: list[Step] = [expect("session.update"), reply(updated)]

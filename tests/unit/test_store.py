@@ -20,7 +20,6 @@ from appliance.conversation.events import DeadlinePassed
 from appliance.conversation.notices import (
     HistoryChanged,
     HistoryGrew,
-    Notice,
     TurnStart,
     Usage,
 )
@@ -28,36 +27,11 @@ from appliance.conversation.support.feedback import View
 from appliance.errors import StorageError
 from appliance.realtime.items import HistoryItem
 from appliance.service.store import ConversationStore
+from tests.support.stored import DAY_S, NOON, Clock, add, bytes_beside, ids, said, step
 
 pytestmark = pytest.mark.usefixtures("utc")
 
-DAY_S = 86_400.0
-NOON = 1_795_521_600.0  # 2026-11-24 12:00 UTC
-
 Opened = Callable[..., ConversationStore]
-
-
-class Clock:
-    """Wall time and monotonic time as variables."""
-
-    def __init__(self, now: float = NOON) -> None:
-        self.now = now
-        self.monotonic_now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def monotonic(self) -> float:
-        return self.monotonic_now
-
-    def run(self, seconds: float) -> None:
-        """Let time pass while the appliance runs; setting `now` alone is a jump."""
-        self.now += seconds
-        self.monotonic_now += seconds
-
-    def jump(self, seconds: float) -> None:
-        """Set the wall clock, or switch the appliance off for a while."""
-        self.now += seconds
 
 
 @pytest.fixture
@@ -81,31 +55,7 @@ def opened(path: Path) -> Iterator[Opened]:
         store.close()
 
 
-def said(item_id: str, text: str = "", **others: Any) -> HistoryItem:
-    return HistoryItem(id=item_id, role="user", text=text or f"text of {item_id}", **others)
-
-
-def step(store: ConversationStore, *notices: Notice) -> None:
-    """Pass one event with these notices to the store, as the driver does."""
-    store(1.0, DeadlinePassed(), [Emit(one) for one in notices], View())
-
-
-def add(store: ConversationStore, *item_ids: str, after: str = "") -> None:
-    """Add items one after the other, each in a separate event."""
-    for item_id in item_ids:
-        step(store, HistoryGrew(said(item_id), after))
-        after = item_id
-
-
-def ids(store: ConversationStore) -> list[str]:
-    return [item.id for item in store.load()]
-
-
-def bytes_beside(path: Path) -> bytes:
-    return b"".join(one.read_bytes() for one in sorted(path.parent.iterdir()))
-
-
-# Order
+# --- Order ------------------------------------------------------------------------------------------------------------
 
 
 def test_items_come_back_in_the_order_of_the_conversation(opened: Opened) -> None:
@@ -193,7 +143,7 @@ def test_any_sequence_of_additions_and_removals_keeps_the_order_of_a_list(
     assert found == model
 
 
-# Content
+# --- Content ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_update_replaces_the_item_at_its_position(opened: Opened) -> None:
@@ -275,7 +225,7 @@ def test_each_event_with_changes_is_one_transaction(opened: Opened) -> None:
     assert [one for one in statements if one in ("BEGIN IMMEDIATE", "COMMIT")] == ["BEGIN IMMEDIATE", "COMMIT"]
 
 
-# Retention
+# --- Retention --------------------------------------------------------------------------------------------------------
 
 
 def test_only_the_newest_items_are_kept_at_run_time_and_after_a_restart(opened: Opened) -> None:
@@ -327,7 +277,7 @@ def test_an_infinite_age_limit_is_accepted(opened: Opened) -> None:
     assert ids(store) == ["a"]
 
 
-# Forgetting
+# --- Forgetting -------------------------------------------------------------------------------------------------------
 
 
 def test_forgetting_leaves_no_text_on_the_disk(opened: Opened, path: Path) -> None:
@@ -398,7 +348,7 @@ def test_forgetting_fails_while_another_program_keeps_the_write_ahead_log(opened
     assert store.load() == ()
 
 
-# Spend
+# --- Spend ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_usage_of_a_day_adds_up_and_survives_a_restart(opened: Opened) -> None:
@@ -425,7 +375,7 @@ def test_the_spend_of_the_newest_days_is_kept(opened: Opened) -> None:
     assert [store.spent(day) for day in days] == [(0.0, 0.0), (1.0, 1.0), (1.0, 1.0)]
 
 
-# File
+# --- File -------------------------------------------------------------------------------------------------------------
 
 
 def test_only_the_owner_may_read_the_file_and_its_companions(opened: Opened, path: Path) -> None:
@@ -551,7 +501,7 @@ def test_a_path_that_cannot_be_written_is_named_with_the_reason(tmp_path: Path, 
         ConversationStore(tmp_path / place).open()
 
 
-# Open and closed
+# --- Open and closed --------------------------------------------------------------------------------------------------
 
 
 def test_a_store_that_is_not_open_stores_nothing_and_refuses_queries(

@@ -21,7 +21,7 @@ from appliance.realtime.items import HistoryItem
 from appliance.service.days import Days
 from appliance.service.store import ConversationStore
 from appliance.service.unwritten import Unwritten
-from tests.unit.test_store import DAY_S, NOON, Clock, add, bytes_beside, ids, said, step
+from tests.support.stored import DAY_S, NOON, Clock, add, bytes_beside, ids, said, step
 
 pytestmark = pytest.mark.usefixtures("utc")
 

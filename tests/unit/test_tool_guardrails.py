@@ -25,10 +25,11 @@ from appliance.conversation.notices import Error, ToolApproval, ToolEnd, ToolSta
 from appliance.errors import ToolError
 from appliance.runtime.tool_runner import ToolRunner
 from tests.support.scripted_server import ScriptedServer, expect, hold
+from tests.support.sessions import READY, answering, calling, output_of, spoken, talking
 from tests.support.stage import worded
-from tests.unit.test_conversation_agents import Scene, greeter
-from tests.unit.test_session import READY, answering, calling, output_of, spoken, talking
-from tests.unit.test_tool_runner import Inbox, in_virtual_time, running
+from tests.support.stages.agents import AgentStage, greeter
+from tests.support.tool_inbox import ToolInbox, running
+from tests.support.virtual_time import in_virtual_time
 
 allow, reject = ToolGuardrailFunctionOutput.allow, ToolGuardrailFunctionOutput.reject_content
 stop = ToolGuardrailFunctionOutput.raise_exception
@@ -226,7 +227,7 @@ async def test_raise_exception_in_a_tool_of_an_asked_agent_stops_the_asking_call
 
         return await ask_agent(light, context, "Light?", timeout_s=5.0)
 
-    inbox = Inbox()
+    inbox = ToolInbox()
     runner = ToolRunner([tool(ask_it)], post=inbox.post, ask=ask)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(runner.run())
@@ -246,9 +247,9 @@ def test_function_that_is_not_marked_is_refused_and_the_error_names_the_mark() -
 # --- in the conversation ----------------------------------------------------------------------------------------
 
 
-def guarded_call(**card: Any) -> Scene:
+def guarded_call(**card: Any) -> AgentStage:
     """Let the model call a tool that has input guardrails."""
-    scene = Scene(specs=[greeter(ToolCard(name="a", has_input_guardrails=True, **card))]).ready().asked()
+    scene = AgentStage(specs=[greeter(ToolCard(name="a", has_input_guardrails=True, **card))]).ready().asked()
     scene.called("a", "call_1")
     scene.done()
     return scene
@@ -260,14 +261,14 @@ def test_guarded_call_starts_when_its_guardrails_have_passed() -> None:
     assert scene.notices(ToolStart) == []
     scene.do(ToolBegan("call_1"))
     assert [one.call_id for one in scene.notices(ToolStart)] == ["call_1"]
-    scene.finished("call_1", "1")
+    scene.tool_finished("call_1", "1")
     assert scene.ended() == [("call_1", False)]
     assert len(scene.asks()) == 2
 
 
 def test_call_that_a_guardrail_rejects_never_starts_and_the_model_answers() -> None:
     scene = guarded_call()
-    scene.finished("call_1", "Not at night.")
+    scene.tool_finished("call_1", "Not at night.")
     assert scene.notices(ToolStart) == scene.notices(ToolEnd) == []
     assert scene.outputs() == {"call_1": ["Not at night."]}
     assert len(scene.asks()) == 2
@@ -283,7 +284,7 @@ def test_guardrails_that_pass_after_the_call_was_given_up_start_nothing() -> Non
 
 def test_guardrail_that_stops_a_call_ends_the_turn_with_an_error_and_a_sentence() -> None:
     scene = guarded_call()
-    scene.finished("call_1", "stopped", is_error=True, stopped_by="alarm: a break-in")
+    scene.tool_finished("call_1", "stopped", is_error=True, stopped_by="alarm: a break-in")
     assert scene.outputs() == {"call_1": ["stopped"]}, "a call without an output would confuse the model"
     assert len(scene.asks()) == 1
     assert [(one.kind, one.detail) for one in scene.notices(Error)] == [("tool_stopped", "a: alarm: a break-in")]
@@ -294,7 +295,7 @@ def test_guardrail_that_stops_a_call_ends_the_turn_with_an_error_and_a_sentence(
 def test_guardrail_that_stops_a_call_of_an_earlier_turn_does_not_end_the_running_one() -> None:
     scene = guarded_call()
     scene.press()
-    scene.finished("call_1", "stopped", is_error=True, stopped_by="alarm")
+    scene.tool_finished("call_1", "stopped", is_error=True, stopped_by="alarm")
     assert [one.kind for one in scene.notices(Error)] == ["tool_stopped"]
     assert [one.outcome for one in scene.notices(TurnEnd)] == ["interrupted"], "only the old turn has ended"
 

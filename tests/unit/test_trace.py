@@ -18,6 +18,7 @@ from appliance.conversation.events import (
     Event,
     FrameGiven,
     HistoryReplaced,
+    MuteSwitched,
     ServerEventReceived,
     ToolFinished,
     TracingFailed,
@@ -32,49 +33,13 @@ from appliance.realtime.items import HistoryItem
 from appliance.realtime.protocol import UnknownEvent
 from appliance.service import trace
 from appliance.service.trace import FORMAT, TraceRecorder, decode, encode, replay
-from tests.support.stage import SESSION, Stage
-
-
-class Recorded(Stage):
-    """A stage whose every step is traced."""
-
-    def __init__(self, path: Path, spec: AgentSpec | None = None) -> None:
-        specs = [spec or AgentSpec(agent="assistant", session=SESSION)]
-        super().__init__(specs=specs, outputs={}, guardrail_debounce=10)
-        self.posted: list[Event] = []
-        self.recorder = TraceRecorder(path, post=self.posted.append)
-        policy = Policy(button_mode="hold", outputs={}, guardrail_debounce=10)
-        self.recorder.open(policy=policy, specs=specs, seed=0)
-
-    def do(self, event: Event) -> Any:
-        commands = super().do(event)
-        self.recorder(self.now, event, commands, self.conversation.view)
-        return commands
-
-
-def _conversation(path: Path) -> Recorded:
-    stage = Recorded(path)
-    stage.start()
-    stage.lose("refused", None)
-    stage.advance(5)
-    stage.link_ready()
-    stage.hear(300)
-    stage.say()
-    stage.committed()
-    stage.created()
-    stage.called("set_lamp", "call_1", '{"on":true}')
-    stage.done(usage={"total_tokens": 3})
-    stage.tool_finished("call_1", "{}")
-    stage.created("resp_2")
-    stage.audio("resp_2")
-    stage.press()
-    stage.error(None, message="Incorrect API key provided: sk-proj-0123456789abcdef")
-    return stage
+from tests.support.recorded import Recorded, recorded_conversation
+from tests.support.stage import SESSION
 
 
 def test_a_recorded_conversation_replays_bit_for_bit(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
-    stage = _conversation(path)
+    stage = recorded_conversation(path)
     stage.recorder.close()
     count, divergences = replay(path)
     assert count > 40
@@ -83,7 +48,7 @@ def test_a_recorded_conversation_replays_bit_for_bit(tmp_path: Path) -> None:
 
 def test_a_changed_line_is_found(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
-    _conversation(path).recorder.close()
+    recorded_conversation(path).recorder.close()
     lines = path.read_text(encoding="utf-8").splitlines()
     at = next(i for i, line in enumerate(lines) if '"InputAudioBufferCommit"' in line)
     row = json.loads(lines[at])
@@ -96,7 +61,7 @@ def test_a_changed_line_is_found(tmp_path: Path) -> None:
 
 def test_an_incomplete_last_line_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
-    _conversation(path).recorder.close()
+    recorded_conversation(path).recorder.close()
     text = path.read_text(encoding="utf-8")
     whole, _ = replay(path)
     path.write_text(text[: len(text) - 20], encoding="utf-8")
@@ -134,7 +99,7 @@ def test_json_without_a_format_is_not_a_trace(tmp_path: Path, text: str) -> None
 @pytest.mark.parametrize("other", [3, 5])
 def test_a_trace_of_another_format_is_refused_with_the_remedy(tmp_path: Path, other: int) -> None:
     path = tmp_path / "trace.jsonl"
-    _conversation(path).recorder.close()
+    recorded_conversation(path).recorder.close()
     head, rest = path.read_text(encoding="utf-8").split("\n", 1)
     row = json.loads(head)
     assert row["trace"] == FORMAT == 4
@@ -174,7 +139,7 @@ def test_a_full_disk_ends_the_trace_but_not_the_conversation(tmp_path: Path) -> 
 
 def test_no_key_is_written_to_the_trace(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
-    _conversation(path).recorder.close()
+    recorded_conversation(path).recorder.close()
     assert "0123456789abcdef" not in path.read_text(encoding="utf-8")
 
 
@@ -238,7 +203,7 @@ def test_headers_and_credentials_of_a_raw_frame_are_not_in_the_trace(tmp_path: P
 
 
 def test_every_command_round_trips(tmp_path: Path) -> None:
-    stage = _conversation(tmp_path / "trace.jsonl")
+    stage = recorded_conversation(tmp_path / "trace.jsonl")
     stage.recorder.close()
     for command in stage.commands:
         again = decode(json.loads(json.dumps(encode(command))))
@@ -328,7 +293,7 @@ def test_any_text_is_recorded_and_replays(tmp_path: Path, said: str) -> None:
 )
 def test_a_line_of_another_version_is_refused_by_its_number(tmp_path: Path, line: str) -> None:
     path = tmp_path / "trace.jsonl"
-    _conversation(path).recorder.close()
+    recorded_conversation(path).recorder.close()
     rows = path.read_text(encoding="utf-8").splitlines()
     rows[4] = line
     path.write_text("\n".join(rows), encoding="utf-8")
@@ -351,7 +316,7 @@ def test_a_trace_without_events_replays_none(tmp_path: Path) -> None:
 
 def test_a_trace_with_another_session_diverges(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
-    _conversation(path).recorder.close()
+    recorded_conversation(path).recorder.close()
     head, rest = path.read_text(encoding="utf-8").split("\n", 1)
     row = json.loads(head)
     row["specs"][0]["session"]["voice"] = "another"
@@ -376,9 +341,15 @@ def test_recorded_audio_is_flushed_to_disk_before_close(tmp_path: Path) -> None:
     stage = Recorded(path)
     stage.start()
     stage.link_ready()
-    stage.hear(4000)
-    assert replay(path)[0] > 100, "a crash at this point would lose little"
+    on_the_disk = []
+    for _ in range(1000):
+        stage.do(MuteSwitched(True))  # a short line: many of them fit into the buffer of a file
+        on_the_disk.append(path.read_text(encoding="utf-8").count("\n"))
     stage.recorder.close()
+    whole = path.read_text(encoding="utf-8").count("\n")
+    written = range(whole - 999, whole + 1)
+    lost = [wrote - kept for wrote, kept in zip(written, on_the_disk, strict=True)]
+    assert max(lost) < 50, "a crash would lose more than a second of microphone audio"
 
 
 def test_a_full_disk_at_close_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

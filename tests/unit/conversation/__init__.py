@@ -1,0 +1,1 @@
+"""Tests of the pure conversation, by subject; each drives the whole `Conversation` on a `Stage`."""
