@@ -41,6 +41,7 @@ class StatusLine:
         self._servers = servers
         self._xruns = xruns
         self._view = View()
+        self._remarks: dict[str, str] = {}
         self.text = self._line(self._view)
         """The line as it was sent last."""
 
@@ -49,7 +50,15 @@ class StatusLine:
         if view == self._view:
             return
         self._view = view
-        line = self._line(view)
+        self._send()
+
+    def remark(self, about: str, key: str, **values: str) -> None:
+        """Add a sentence about something to the line, by its key, in place of the previous one; "" for none."""
+        self._remarks[about] = self._wording.say(key, **values) if key else ""
+        self._send()
+
+    def _send(self) -> None:
+        line = self._line(self._view)
         if line != self.text:
             self.text = line
             self._notifier.status(line)
@@ -63,7 +72,7 @@ class StatusLine:
         xruns = self._xruns()
         if any(xruns.values()):
             words.append(self._wording.say("status.xruns", **xruns))
-        return "; ".join(words)
+        return "; ".join(filter(None, [*words, *self._remarks.values()]))
 
     def _link(self, view: View) -> str:
         say = self._wording.say

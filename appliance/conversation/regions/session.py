@@ -41,7 +41,7 @@ class Session:
     """
 
     def __init__(self, policy: Policy, out: Outbox, spec: AgentSpec) -> None:
-        self._policy = policy
+        self.policy = policy
         self._out = out
         self.spec = spec
         self.transcriber = ""
@@ -95,13 +95,13 @@ class Session:
 
     def update(self, update: SessionUpdateSent, now: float) -> None:
         """Send an update; that of a handoff has a later deadline than its call, which must time out first."""
-        wait_s = self._policy.commit_s + self._policy.tool_s * (update.kind == "handoff")
+        wait_s = self.policy.commit_s + self.policy.tool_s * (update.kind == "handoff")
         self._updates.append(replace(update, deadline=now + wait_s))
         self._out.send(wire.SessionUpdate(event_id=update.event_id, session=dict(update.session)))
 
     def note_raw(self, event_id: str, session: Mapping[str, Any], now: float) -> None:
         """Remember an update that the program sends as a raw frame."""
-        self._updates.append(SessionUpdateSent(event_id, "raw", session, deadline=now + self._policy.commit_s))
+        self._updates.append(SessionUpdateSent(event_id, "raw", session, deadline=now + self.policy.commit_s))
 
     def updated(self, event: wire.SessionUpdated) -> SessionUpdateSent | None:
         """Return the accepted update, and drop those before it: the one with the same instructions, else the oldest.
