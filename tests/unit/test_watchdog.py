@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -31,15 +32,14 @@ class Device:
 
     def watch(self, seconds: int = 1, *, each_s: float = 1.0) -> int:
         """Let so many looks pass; return the number of pings."""
+        pings = 0
         for _ in range(seconds):
             self.now += each_s
             self.watchdog.look()
-        pings = 0
-        while True:
-            try:
-                pings += self._end.recv(4096) == b"WATCHDOG=1"
-            except BlockingIOError:
-                return pings
+            with suppress(BlockingIOError):
+                while True:
+                    pings += self._end.recv(4096) == b"WATCHDOG=1"
+        return pings
 
 
 @pytest.fixture
@@ -50,16 +50,14 @@ def device(tmp_path: Path) -> Iterator[Device]:
         yield Device(end)
 
 
-def test_healthy_device_pings_at_half_of_the_time_and_says_nothing(
-    device: Device, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert device.watch(21) == 5
+def test_healthy_device_pings_at_each_look_and_says_nothing(device: Device, caplog: pytest.LogCaptureFixture) -> None:
+    assert device.watch(21) == 21
     assert caplog.records == []
 
 
 @pytest.mark.parametrize(
     ("lag_s", "silence_s", "pings"),
-    [(HEALTHY_LAG_S - 0.1, 0.0, 2), (HEALTHY_LAG_S, 0.0, 0), (0.0, HEALTHY_SILENCE_S, 0)],
+    [(HEALTHY_LAG_S - 0.1, 0.0, 10), (HEALTHY_LAG_S, 0.0, 0), (0.0, HEALTHY_SILENCE_S, 0)],
 )
 def test_nothing_is_fed_while_an_age_is_above_its_limit(
     device: Device, lag_s: float, silence_s: float, pings: int
