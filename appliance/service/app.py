@@ -192,7 +192,7 @@ class Appliance:
                         _tune()
                         notifier.ready(self._status.text)
                         reason = await driver.run()
-                        notifier.stopping()
+                        notifier.stopping(self.wording.say("status.stopping"))
                         await transport.said_goodbye()
                         for task in tasks:
                             task.cancel()

@@ -1,4 +1,7 @@
-"""The state of the device as one line for ``systemctl status``: turn, connection, sound card, mute, xruns."""
+"""The state of the device as one line for ``systemctl status``.
+
+It names the turn, the connection, the sound card and the mute; then what is wrong, if anything is.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,7 @@ class StatusLine:
             self._notifier.status(line)
 
     def _line(self, view: View) -> str:
-        turn = _TURN.get(view.state, "waiting")
+        turn = "ringing" if view.is_ringing else _TURN.get(view.state, "waiting")
         mute = "muted" if view.is_muted else "unmuted"
         card = _CARDS[view.cards_lost]
         words = [self._wording.say(f"status.{turn}"), self._link(view)]
@@ -72,6 +75,10 @@ class StatusLine:
         xruns = self._xruns()
         if any(xruns.values()):
             words.append(self._wording.say("status.xruns", **xruns))
+        if view.is_button_stuck:
+            words.append(self._wording.say("status.button_stuck"))
+        if view.state is State.FAILED and view.trouble:  # why no connection is tried, and the remedy
+            words.append(self._wording.trouble(view.trouble))
         return "; ".join(filter(None, [*words, *self._remarks.values()]))
 
     def _link(self, view: View) -> str:
