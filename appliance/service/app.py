@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, closing, suppress
 from dataclasses import fields
 from datetime import datetime
 from functools import cached_property, partial
@@ -443,10 +443,12 @@ def _open_light(settings: Settings, factory: Any) -> Light:
 
 
 class _LazyVoice:
-    """The voice for announcements: the offline brain's text to speech, loaded at the first sentence."""
+    """The voice for announcements: the offline brain's text to speech."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        with suppress(ApplianceError):  # said at the first sentence; what it imports is loaded before the start is over
+            _ = self._engine
 
     @cached_property
     def _engine(self) -> TextToSpeech:

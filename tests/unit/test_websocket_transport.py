@@ -1102,6 +1102,19 @@ async def test_untrusted_certificate_is_reported(certificate: tuple[Path, Path])
     assert "self-signed" in down.detail or "self signed" in down.detail
 
 
+async def test_trust_store_is_read_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    readers: list[threading.Thread] = []
+
+    def read() -> ssl.SSLContext:
+        readers.append(threading.current_thread())
+        return ssl.create_default_context()
+
+    monkeypatch.setattr(websocket, "_system_trust", read)
+    async with ScriptedServer() as server:
+        await end_of(server.url.replace("ws:", "wss:"))
+    assert [one is threading.main_thread() for one in readers] == [False]
+
+
 async def test_tls_to_a_server_without_tls_is_reported() -> None:
     async with ScriptedServer() as server:
         down, _ = await end_of(server.url.replace("ws:", "wss:"))
