@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -175,6 +176,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from appliance.places import find_settings_file
     from appliance.service.first_light import FirstLight
 
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # `Appliance.run` unblocks it
     path = arguments.config or find_settings_file(os.environ)
     first_light = FirstLight.shown(path, os.environ, arguments.overrides)  # before the imports that take long
 
@@ -189,7 +191,13 @@ def _run(arguments: argparse.Namespace) -> int:
     set_up_logging(settings.service.log_level, os.environ)
     faulthandler.enable()  # a crash in C code is reported by Python, for the C library's own report is dropped
     state_dir = state_directory(settings, os.environ)
-    appliance = Appliance(settings, environ=os.environ, state_dir=state_dir, first_light=first_light)
+    appliance = Appliance(
+        settings,
+        environ=os.environ,
+        state_dir=state_dir,
+        first_light=first_light,
+        read_settings=lambda: _settings(arguments),
+    )
     asyncio.run(appliance.run())
     return 0
 
@@ -217,7 +225,6 @@ def _ask(arguments: argparse.Namespace) -> int:
 
 def _brain(arguments: argparse.Namespace) -> int:
     import asyncio
-    import signal
 
     from appliance.brain.admission import server_tls
     from appliance.brain.offline import serving

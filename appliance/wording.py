@@ -46,16 +46,25 @@ class Wording(string.Formatter):
 
     def __init__(self, language: str = _ENGLISH, folder: Path | None = None) -> None:
         self.language = language
-        self._own = _layered(folder, language)
-        self._english = _layered(folder, _ENGLISH)
-        self.is_available = bool(self._own)
-        """Whether the language has a file with sentences."""
+        self.read(folder)
         self.key_file = ""
         """The file where the API key belongs; "" if it belongs into `key_variable`."""
         self.key_variable = "OPENAI_API_KEY"
         self._warned: set[str] = set()
         if not self.is_available:
             log.warning("no wording for language %r; using English", language)
+
+    def read(self, folder: Path | None) -> None:
+        """Read the sentences, those of another folder too; those before stay if one of the files is wrong.
+
+        Raises:
+            SettingsError: See the class.
+        """
+        _read.cache_clear()
+        own, english = _layered(folder, self.language), _layered(folder, _ENGLISH)
+        self._own, self._english = own, english
+        self.is_available = bool(own)
+        """Whether the language has a file with sentences."""
 
     def unknown(self) -> list[str]:
         """Return one line for each sentence of the language's files that the device does not have."""

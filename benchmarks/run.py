@@ -26,6 +26,7 @@ from benchmarks import capacity
 
 CLIENTS = {"appliance": "ours", "openai-agents": "agents_sdk", "bare": "bare"}
 IMPORTS = 5
+TURNS = 3
 
 ROWS = {
     "import_ms": "import, wall ms (best of {n})",
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with _server() as port:
         figures = {name: _client(module, port, arguments.seconds) for name, module in CLIENTS.items()}
         daemon = _least([_run("benchmarks.clients.ours", "daemon", "", "0") for _ in range(IMPORTS)])
-        latency = _latency(port)
+        latency = _latency(port) | _locks()
     print("measuring the capacity of the offline brain …", file=sys.stderr, flush=True)
     sessions = capacity.run()
     _print(figures, daemon, latency, arguments.seconds)
@@ -108,6 +109,12 @@ def _latency(port: int) -> dict[str, str]:
         log.touch()
         url = f"ws://127.0.0.1:{port}/v1/realtime?model=bench&seconds=2&pace=0&delay=0.3&log={log}"
         return _run("benchmarks.latency", url, str(log))
+
+
+def _locks() -> dict[str, str]:
+    print("measuring holds of the interpreter lock …", file=sys.stderr, flush=True)
+    figures = _run("benchmarks.locks", "--turns", str(TURNS))
+    return {f"longest hold of the interpreter lock in {TURNS} turns, ms": f"{figures['longest_hold_ms']:.1f}"}
 
 
 def _print(

@@ -16,6 +16,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from appliance.service.reload import is_reloaded
 from appliance.settings import Settings, allowed_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +44,10 @@ Generated from `appliance/settings.py` by `scripts/settings_reference.py`, as ar
 - The endpoint's API key is not a setting. It is read again for each connection: from the systemd credential named by
   `link.credential`, then from the file named by `link.key_file`, then from the variable named by `link.key_env`. A
   settings file that contains something that looks like a key is refused.
+- `systemctl reload voice-appliance` (SIGHUP) reads all of this again. A setting with "yes" under *Reload* is in force
+  at once, or from the next connection. For any other, and for a changed key, the log and `systemctl status` name what
+  changed, and the device restarts as soon as it is at rest. If something is wrong, nothing changes: the light shows an
+  error, and the log and `systemctl status` say so.
 """
 
 
@@ -78,20 +83,23 @@ def toml_lines() -> Iterator[str]:
 def markdown_lines() -> Iterator[str]:
     yield MARKDOWN_HEAD
     for name, section in Settings.model_fields.items():
-        yield from markdown_table(f"## [{name}]", section.annotation)
+        yield from markdown_table(f"## [{name}]", section.annotation, name)
         for key, field in fields_of(section).items():
             if isinstance(model := (get_args(field.annotation) or [None])[0], type) and issubclass(model, BaseModel):
                 yield from markdown_table(f"### [[{name}.{key}]]", model)
 
 
-def markdown_table(title: str, model: Any) -> Iterator[str]:
+def markdown_table(title: str, model: Any, section: str = "") -> Iterator[str]:
+    """Yield a table of keys; the keys of a section are marked as in force after a reload, or after a restart."""
     intro = " ".join(str(model.__doc__).split())
-    yield f"\n{title}\n\n{intro}\n\n| Key | Default | Allowed | Meaning |\n|---|---|---|---|\n"
+    yield f"\n{title}\n\n{intro}\n\n| Key | Default | Allowed |{' Reload |' * bool(section)} Meaning |\n"
+    yield f"|---|---|---|{'---|' * bool(section)}---|\n"
     for key, field in model.model_fields.items():
         default = "" if field.is_required() else field.default
         shown = toml_value(default) if default is not None else '"none"'
         shown = "(see the file)" if len(shown) > 60 else "(required)" if field.is_required() else f"`{shown}`"
-        yield f"| `{key}` | {shown} | {allowed_text(field)} | {field.description} |\n"
+        mark = f" {'yes' if is_reloaded(f'{section}.{key}') else 'restart'} |" * bool(section)
+        yield f"| `{key}` | {shown} | {allowed_text(field)} |{mark} {field.description} |\n"
 
 
 def render() -> dict[Path, str]:

@@ -128,7 +128,8 @@ class AudioStreams:
         self._playback = PlaybackPump(playback_ring_ms, Prebuffer(prebuffer_ms, max_prebuffer_ms), post)
         self._playback.loudest_gain = lambda: pcm.volume_gain(loudest())
         self._loudest = loudest
-        self._are_alarms_capped = are_alarms_capped
+        self.are_alarms_capped = are_alarms_capped
+        """`loudest` is for alarms too."""
         self._halves: dict[Direction, CapturePump | PlaybackPump] = {
             "playback": self._playback,
             "capture": self._capture,
@@ -169,7 +170,7 @@ class AudioStreams:
         """Queue a cue, as loud as `earcon_volume` says; an alarm has the full volume."""
         is_alarm = name == "alarm"
         samples = pcm.gain(pcm.from_bytes(earcon(name)), 1.0 if is_alarm else pcm.volume_gain(self.earcon_volume))
-        is_capped = self._are_alarms_capped or not is_alarm
+        is_capped = self.are_alarms_capped or not is_alarm
         self._playback.queue(epoch, samples, is_answer=False, is_capped=is_capped)
 
     def say(self, epoch: int, pcm16: bytes) -> None:
@@ -208,10 +209,10 @@ class AudioStreams:
         return Xruns(self._capture.overruns, self._playback.underruns, self._playback.gaps, late, lost)
 
     @property
-    def heartbeat_age_s(self) -> float:
-        """Seconds since the older of the streams' last callbacks; 0 while none is open."""
+    def callback_ages_s(self) -> dict[Direction, float]:
+        """Seconds since the last callback of each open stream."""
         now = self._clock()
-        return max((now - stream.last_callback_at for _, stream in self._open_streams()), default=0.0)
+        return {direction: now - stream.last_callback_at for direction, stream in self._open_streams()}
 
     async def opened(self) -> None:
         """Wait for the first attempt to open the cards, successful or not."""

@@ -65,7 +65,6 @@ def approval_answered(do: Procedures, event: ev.ApprovalAnswered, now: float) ->
 
 
 def late_calls(do: Procedures, now: float) -> None:
-    _late_agents(do, now)
     do.calls.work(now, do.turn_id, is_playing=do.answer.is_playing)
     for call in do.calls.open.late(now):
         if call.kind == "handoff":
@@ -148,8 +147,7 @@ def fail_handoff(do: Procedures, call_id: str, reason: str, now: float) -> None:
     do.device.report("handoff_failed", now, detail=f"{call.name}: {reason}")
     spec = do.session.wanted  # overwrites what the server may have applied
     do.session.roll_back(call_id, replace(spec, session=do.session_of(spec)).without_voice(), now)
-    if not do.answer.slot.is_begun:
-        do.answer.expect(do.session.upcoming)
+    _expect_another(do)
     output = do.policy.output("handoff_refused", reason=reason.rstrip("."), agent=call.agent)
     do.close_call(do.calls.close(call, output, is_error=True), now)
 
@@ -174,10 +172,18 @@ def refuse_agent(do: Procedures, update: SessionUpdateSent, reason: str, now: fl
     do.out.emit(AgentUpdateEnded(update.key, reason))
     if update.key == _NEXT:
         _next_failed(do, reason, now)
+    _expect_another(do)
 
 
-def _late_agents(do: Procedures, now: float) -> None:
-    for update in do.session.late_agents(now):
+def _expect_another(do: Procedures) -> None:
+    """Let the agent that is left check the response that was requested for a refused one."""
+    if not do.answer.slot.is_begun:
+        do.answer.expect(do.session.upcoming)
+
+
+def late_updates(do: Procedures, now: float) -> None:
+    """Give up agents that the server has not confirmed in time."""
+    for update in do.session.expire(now):
         spec = do.session.wanted  # overwrites what the server may have applied
         session = replace(spec, session=do.session_of(spec)).without_voice()
         do.session.update(SessionUpdateSent(f"rollback_{update.key}", "rollback", session), now)

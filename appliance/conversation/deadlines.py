@@ -70,7 +70,7 @@ def _late_turn(do: Procedures, now: float) -> None:
 DEADLINES: tuple[Step, ...] = (
     _late_gestures,
     lambda do, now: do.answer.slot.advance(now),
-    lambda do, now: do.session.expire(now),
+    agent_events.late_updates,
     lambda do, now: do.out_of_band.advance(now),
     lambda do, now: do.device.end_error_light(now),
     _late_alarms,

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal, TypeAlias
 
 from appliance.agents.spec import AgentSpec
+from appliance.conversation.policy import Policy
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.protocol import ServerEvent
 from appliance.records import Record
@@ -54,7 +55,9 @@ __all__ = [
     "OutOfBandAsked",
     "OutputCheck",
     "PlayoutProgress",
+    "PolicyReplaced",
     "ServerEventReceived",
+    "SettingsRefused",
     "ShutdownRequested",
     "Started",
     "TimersChanged",
@@ -429,6 +432,18 @@ class TracingFailed(Record, frozen=True):
     problem: str
 
 
+class PolicyReplaced(Record, frozen=True):
+    """The settings were read again; the conversation continues with these limits and times."""
+
+    policy: Policy
+
+
+class SettingsRefused(Record, frozen=True):
+    """The settings were read again and are wrong; the old ones stay in force."""
+
+    problem: str
+
+
 Event: TypeAlias = (
     Started
     | DeadlinePassed
@@ -449,6 +464,8 @@ Event: TypeAlias = (
     | TimersChanged
     | MuteSwitched
     | TracingFailed
+    | PolicyReplaced
+    | SettingsRefused
     | AgentPrepared
     | AgentReplaced
     | ApprovalAnswered

@@ -124,6 +124,10 @@ class Conversation:
                 user_events.mute(do, event.muted, now, is_by_switch=event.is_by_switch)
             case ev.TracingFailed():
                 do.device.report("trace_failed", now, detail=event.problem)
+            case ev.PolicyReplaced():
+                do.replace_policy(event.policy, now)
+            case ev.SettingsRefused():
+                do.device.report("bad_settings", now, detail=event.problem)
             case ev.DayBegan():
                 do.account.budget.begin_day(event.day, event.spent_usd, event.spent_s)
                 do.link.restrict(do.account.only_endpoint, now)

@@ -79,6 +79,7 @@ TroubleKind: TypeAlias = (
         "item_refused",
         "budget_spent",
         "trace_failed",
+        "bad_settings",
     ]
 )
 """What went wrong: stable and machine-readable; the table ``trouble`` of the wording files has a sentence for each."""

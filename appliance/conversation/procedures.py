@@ -83,6 +83,14 @@ class Procedures:
         """Nothing runs that a change of the connection would disturb."""
         return self.turn is None and not (self.session.is_waiting or self.out_of_band or self.calls.open)
 
+    def replace_policy(self, policy: Policy, now: float) -> None:
+        """Continue with other limits and times; a running turn keeps the deadlines that it has."""
+        self.policy = self.link.policy = self.session.policy = self.history.policy = self.speech.policy = policy
+        self.gate.policy = self.calls.policy = self.answer.policy = self.answer.playback.policy = policy
+        self.device.use(policy)
+        self.account.use(policy)
+        self.link.restrict(self.account.only_endpoint, now)
+
     # --- a turn -------------------------------------------------------------------------------------------------
 
     def begin_turn(self, kind: Kind, now: float, *, at: float | None = None) -> RunningTurn:

@@ -71,7 +71,8 @@ class AgentPreparer:
     ) -> None:
         self._wording = wording or english()
         self._agents = agents
-        self._compose = compose
+        self.compose = compose
+        """Builds the ``session`` object from now on."""
         self._context = context
         self._history = history
         self._extra_tools = extra_tools
@@ -127,7 +128,7 @@ class AgentPreparer:
             self._instructions[agent.name] = await instructions_of(agent, context, self._timeout_s)
         return AgentSpec(
             agent=agent.name,
-            session=self._compose(agent, self._instructions[agent.name], definitions),
+            session=self.compose(agent, self._instructions[agent.name], definitions),
             tools=tuple(_card(one) for one in tools),
             handoffs=tuple(
                 HandoffCard(name=one.tool_name, agent=one.agent.name, first_sentence=one.first_sentence)

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, closing, suppress
 from dataclasses import fields
 from datetime import datetime
 from functools import cached_property, partial
@@ -50,6 +50,7 @@ from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings, Transcription, session_object
 from appliance.realtime.transports import RunningTransport, open_transport
 from appliance.realtime.transports.websocket import Endpoint, endpoint_url
+from appliance.runtime.agent_preparer import Compose
 from appliance.runtime.agent_runtime import AgentRuntime, check_agent
 from appliance.runtime.driver import Driver, Observer
 from appliance.safe_text import bare_address
@@ -59,11 +60,13 @@ from appliance.service.extensions import agent_named, all_tools, hooks_named
 from appliance.service.first_light import FirstLight
 from appliance.service.mute import MutedMicrophone, MuteFile
 from appliance.service.power import PowerSwitch
+from appliance.service.reload import FileMark, Reload, Running, needs_store, quiet_light
 from appliance.service.restart import RestartAtRest
 from appliance.service.status_line import StatusLine
 from appliance.service.systemd import Notifier, credentials_directory, runtime_directory
 from appliance.service.trace import TraceRecorder
 from appliance.service.turnlog import TurnLog
+from appliance.service.watchdog import Watchdog
 from appliance.settings import AudioSettings, Settings, key_place, read_api_key, read_instructions
 from appliance.toolbox import DeviceParts, device_tools
 from appliance.toolbox.gpio import InputReports, NamedInput, NamedOutput, input_tool, output_tool
@@ -80,8 +83,6 @@ __all__ = ["Appliance", "check_assistant", "open_assistant", "open_pipeline"]
 log = logging.getLogger(__name__)
 
 _SWITCH_INTERVAL_S = 0.001  # a busy thread delays a periodic one by 1.2 ms at the median, with Python's default by 5 ms
-_HEALTHY_LAG_S = 5.0
-_HEALTHY_HEARTBEAT_S = 10.0
 
 
 class _Runs(Protocol):
@@ -98,6 +99,7 @@ class Appliance:
         pin_factory: gpiozero factory that replaces the one of the settings.
         state_dir: Folder for files that survive a restart; None stores nothing.
         first_light: The light and the button that were opened before the imports; taken over.
+        read_settings: Reads the settings again on SIGHUP; None: they stay as they are.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Appliance:
         pin_factory: Any = None,
         state_dir: Path | None = None,
         first_light: FirstLight | None = None,
+        read_settings: Callable[[], Settings] | None = None,
     ) -> None:
         self._settings = settings
         self._environ = environ
@@ -116,11 +119,13 @@ class Appliance:
         self._pin_factory = pin_factory
         self._state_dir = state_dir
         self._first_light = first_light
+        self._read_settings = read_settings or (lambda: settings)
         self._waiting: list[Event] | None = None
         """What happened while the parts were opened; the conversation hears of it after `Started`."""
         self.wording = open_wording(settings)
         """The sentences that the device says and shows."""
         self.wording.key_file, self.wording.key_variable = key_place(settings, credentials_directory(environ))
+        self._key = FileMark(self.wording.key_file)
         self._observers: list[Observer] = []
         self._driver: Driver | None = None
         self._conversation: Conversation | None = None
@@ -166,16 +171,18 @@ class Appliance:
             notifier = Notifier(self._environ)
             driver, transport, parts = await self._assemble(stack, notifier)
             loop = asyncio.get_running_loop()
-            handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self._restart.ask}
+            handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self._reload.ask}
             handlers[signal.SIGUSR1] = self.toggle_mute
             for number, handler in handlers.items():
                 loop.add_signal_handler(number, handler, number.name)
                 stack.callback(loop.remove_signal_handler, number)
+            if signal.SIGHUP in signal.sigpending():  # blocked by `cli` during the start, which may have read old files
+                self._restart.ask("SIGHUP during the start")
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
             try:
                 with first_error():
                     async with asyncio.TaskGroup() as group:
                         tasks = [group.create_task(part.run(), name=type(part).__name__) for part in parts]
-                        tasks.append(group.create_task(self._watch(driver, notifier), name="watchdog"))
                         driver.post(Started())
                         for event in self._waiting:
                             driver.post(event)
@@ -185,7 +192,7 @@ class Appliance:
                         _tune()
                         notifier.ready(self._status.text)
                         reason = await driver.run()
-                        notifier.stopping()
+                        notifier.stopping(self.wording.say("status.stopping"))
                         await transport.said_goodbye()
                         for task in tasks:
                             task.cancel()
@@ -213,11 +220,12 @@ class Appliance:
         factory = self._pin_factory or stack.enter_context(closing(_open_pins(settings, self._first_light)))
         timers = Timers(post=self.post, path=self._state_dir / "timers.json" if self._state_dir else None)
         outputs = stack.enter_context(open_outputs(**settings.outputs.model_dump(), factory=factory))
+        microphone = MutedMicrophone(self.post, settings.button.mute_hold_s)
         device = DeviceParts(
             lamp=outputs.lamp,
             light=outputs.dimmer,
             volume=audio,
-            microphone=MutedMicrophone(self.post, settings.button.mute_hold_s),
+            microphone=microphone,
             timers=timers,
             status=StatusReader(),
             wording=self.wording,
@@ -244,17 +252,28 @@ class Appliance:
         for remark in (*filter(None, [settings.price_remark()]), *plugins.duplicates()):
             log.warning("%s", remark)
         offline = next((at for at, (_, is_offline) in enumerate(endpoints) if is_offline), None)
-        policy = policy_from(
-            settings,
-            self.wording,
-            endpoints=len(endpoints),
-            offline_endpoint=offline,
-            agents=list(runtime.agents),
-        )
+        figures = partial(policy_from, wording=self.wording, endpoints=len(endpoints), offline_endpoint=offline)
+        policy = figures(settings, list(runtime.agents))
         conversation, observers = self._open_conversation(stack, policy, await _first_specs(settings, runtime))
         servers = ["" if is_offline else bare_address(one.url) for one, is_offline in endpoints]
         self._status = StatusLine(notifier, self.wording, servers, lambda: audio.xruns.causes)
         power = PowerSwitch(settings.button.power_off_command)
+        running = Running(
+            environ=self._environ,
+            post=self.post,
+            audio=audio,
+            light=light,
+            wording=self.wording,
+            microphone=microphone,
+            power=power,
+            runtime=runtime,
+            active=lambda: conversation.agent,
+            policy=figures,
+            assistant=lambda new: open_assistant(new, tools, self._environ)[0],
+            compose=_composer,
+            use=partial(setattr, self, "_settings"),
+        )
+        self._reload = Reload(settings, self._read_settings, running, self._key, self._restart, self._status)
         observers += [runtime.observe, TurnLog(lambda: audio.xruns.causes, self.wording), self._status, self._restart]
         observers += [self._mute, power]
         driver = Driver(
@@ -268,7 +287,10 @@ class Appliance:
             alarms=timers,
             observers=observers,
         )
-        return driver, transport, [transport, audio, runtime, *buttons, light, announcer, timers, power]
+        parts: list[_Runs] = [transport, audio, runtime, *buttons, light, announcer, timers, power, self._reload]
+        if settings.service.watchdog:
+            parts.append(_watchdog(notifier, self._status, driver, conversation, audio))
+        return driver, transport, parts
 
     async def _endpoints(self, stack: AsyncExitStack) -> list[tuple[Endpoint, bool]]:
         """Return the endpoints in order of preference, each with whether it is the built-in offline brain.
@@ -277,7 +299,10 @@ class Appliance:
         """
         settings = self._settings
         chosen = settings.endpoint()
-        headers = partial(_headers, settings, self._environ)
+
+        def headers() -> dict[str, str]:
+            return _headers(self._settings, self._environ)  # those in force now
+
         urls = dict.fromkeys([chosen.url or "offline", *settings.link.fallbacks.split()])  # each once
         made = []
         for place, url in enumerate(urls):
@@ -303,7 +328,6 @@ class Appliance:
 
     def _open_audio(self, transport: RunningTransport) -> AudioStreams:
         settings = self._settings.audio
-        night = Quiet(settings.night_hours, settings.night_volume / 100)
         audio = AudioStreams(
             self._backend or _audio_backend(settings),
             post=self.post,
@@ -313,7 +337,7 @@ class Appliance:
             prebuffer_ms=settings.prebuffer_ms,
             max_prebuffer_ms=settings.max_prebuffer_ms,
             idle_after_s=settings.idle_after_s,
-            loudest=lambda: round(100 * night.share(datetime.now().time())),
+            loudest=lambda: _loudest(self._settings.audio),
             are_alarms_capped=not settings.night_alarms,
             card_events=CardEvents() if settings.backend == "portaudio" else None,
         )
@@ -345,8 +369,8 @@ class Appliance:
 
     def _open_store(self, stack: AsyncExitStack, observers: list[Observer]) -> Sequence[HistoryItem]:
         """Open the store of the conversation and the spend, and return the stored history."""
-        history, budget = self._settings.history, self._settings.budget
-        if self._state_dir is None or not (history.persist or budget.daily_usd or budget.daily_minutes):
+        history = self._settings.history
+        if self._state_dir is None or not needs_store(self._settings):
             observers.append(Days(self.post, lambda day: (0.0, 0.0)))
             return ()
         from appliance.service.store import ConversationStore  # loads SQLite only if it is used
@@ -365,26 +389,21 @@ class Appliance:
             log.warning("%s; continuing without it", exc)
             return ()
 
-    # --- running ------------------------------------------------------------------------------------------------
 
-    async def _watch(self, driver: Driver, notifier: Notifier) -> None:
-        """Feed systemd's watchdog while the loop runs, the inbox drains and the card's frames advance.
+def _watchdog(
+    notifier: Notifier, status: StatusLine, driver: Driver, conversation: Conversation, audio: AudioStreams
+) -> Watchdog:
+    def silence() -> dict[str, float]:
+        lost = conversation.view.cards_lost
+        return {one: age_s for one, age_s in audio.callback_ages_s.items() if one not in lost}
 
-        While a card is known to be missing, its frames are not checked: a restart would not help.
-        """
-        interval_s = notifier.watchdog_interval_s
-        if interval_s is None or not self._settings.service.watchdog:
-            return
-        assert self._conversation is not None
-        assert self.audio is not None
-        while True:
-            silent_s = self.audio.heartbeat_age_s
-            is_sound_alive = bool(self._conversation.view.cards_lost) or silent_s < _HEALTHY_HEARTBEAT_S
-            if driver.lag_s < _HEALTHY_LAG_S and is_sound_alive:
-                notifier.watchdog()
-            else:
-                log.error("not healthy: inbox lags %.1f s, card silent for %.1f s", driver.lag_s, silent_s)
-            await asyncio.sleep(interval_s)
+    return Watchdog(notifier, status, lag=lambda: driver.lag_s, silence=silence, clock=time.monotonic)
+
+
+def _loudest(settings: AudioSettings) -> int:
+    """Return the highest volume now, in percent."""
+    night = Quiet(settings.night_hours, settings.night_volume / 100)
+    return round(100 * night.share(datetime.now().time()))
 
 
 def _audio_backend(settings: AudioSettings) -> Backend:
@@ -419,16 +438,17 @@ def _open_pins(settings: Settings, first_light: FirstLight | None) -> Any:
 
 
 def _open_light(settings: Settings, factory: Any) -> Light:
-    own = settings.light
     with settings.about("light.kind"):
-        return Light(**own.wiring, quiet=Quiet(own.quiet_hours, own.quiet_level / 100), factory=factory)
+        return Light(**settings.light.wiring, quiet=quiet_light(settings), factory=factory)
 
 
 class _LazyVoice:
-    """The voice for announcements: the offline brain's text to speech, loaded at the first sentence."""
+    """The voice for announcements: the offline brain's text to speech."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        with suppress(ApplianceError):  # said at the first sentence; what it imports is loaded before the start is over
+            _ = self._engine
 
     @cached_property
     def _engine(self) -> TextToSpeech:
@@ -487,12 +507,9 @@ def _agent_runtime(
     wording: Wording,
     history: Callable[[], Sequence[HistoryItem]] = tuple,
 ) -> AgentRuntime:
-    own = session_settings(settings).shared_by(one.settings for one in agents_of(agent).values())
     return AgentRuntime(
         agent,
-        compose=lambda agent, instructions, tools: session_object(
-            own.of_agent(agent.settings, voice=agent.voice), instructions=instructions, tools=tools
-        ),
+        compose=_composer(settings, agent),
         post=post,
         hooks=hooks,
         wording=wording,
@@ -500,6 +517,13 @@ def _agent_runtime(
         are_guardrails_parallel=settings.guardrails.parallel,
         guardrail_s=settings.guardrails.timeout_s,
         are_servers_needed=False,
+    )
+
+
+def _composer(settings: Settings, start: RealtimeAgent) -> Compose:
+    own = session_settings(settings).shared_by(one.settings for one in agents_of(start).values())
+    return lambda agent, instructions, tools: session_object(
+        own.of_agent(agent.settings, voice=agent.voice), instructions=instructions, tools=tools
     )
 
 
@@ -688,11 +712,11 @@ async def language_remarks(settings: Settings, environ: Mapping[str, str]) -> li
 
 def policy_from(
     settings: Settings,
-    wording: Wording,
+    agents: Sequence[str],
     *,
+    wording: Wording,
     endpoints: int = 1,
     offline_endpoint: int | None = None,
-    agents: Sequence[str] = (),
 ) -> Policy:
     """Gather the conversation's figures: settings with the name of a figure by that name, the others one by one."""
     figures = {figure.name for figure in fields(Policy)}

@@ -25,7 +25,7 @@ class PowerSwitch:
     """
 
     def __init__(self, command: str) -> None:
-        self._command = shlex.split(command)
+        self.command = command
         self._asked = asyncio.Event()
 
     def __call__(self, now: float, event: Event, commands: Sequence[Command], view: View) -> None:
@@ -38,16 +38,14 @@ class PowerSwitch:
         while True:
             await self._asked.wait()
             self._asked.clear()
-            if self._command:
-                await self._switch_off()
+            if command := shlex.split(self.command):
+                await self._switch_off(command)
 
-    async def _switch_off(self) -> None:
-        log.warning("power-off by the button: %s", shlex.join(self._command))
+    async def _switch_off(self, command: Sequence[str]) -> None:
+        log.warning("power-off by the button: %s", shlex.join(command))
         pipe = asyncio.subprocess.PIPE
         try:
-            process = await asyncio.create_subprocess_exec(
-                *self._command, stdout=pipe, stderr=asyncio.subprocess.STDOUT
-            )
+            process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=asyncio.subprocess.STDOUT)
         except OSError as exc:
             log.error("button.power_off_command cannot be run: %s", exc)
             return

@@ -1,4 +1,4 @@
-"""The restart that a changed API key needs, not in the middle of a conversation."""
+"""The restart that a changed API key, or another setting, needs: not in the middle of a conversation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The state of the device as one line for ``systemctl status``: turn, connection, sound card, mute, xruns."""
+"""The state of the device as one line for ``systemctl status``.
+
+It names the turn, the connection, the sound card and the mute; then what is wrong, if anything is.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +44,7 @@ class StatusLine:
         self._servers = servers
         self._xruns = xruns
         self._view = View()
+        self._remarks: dict[str, str] = {}
         self.text = self._line(self._view)
         """The line as it was sent last."""
 
@@ -49,13 +53,21 @@ class StatusLine:
         if view == self._view:
             return
         self._view = view
-        line = self._line(view)
+        self._send()
+
+    def remark(self, about: str, key: str, **values: str) -> None:
+        """Add a sentence about something to the line, by its key, in place of the previous one; "" for none."""
+        self._remarks[about] = self._wording.say(key, **values) if key else ""
+        self._send()
+
+    def _send(self) -> None:
+        line = self._line(self._view)
         if line != self.text:
             self.text = line
             self._notifier.status(line)
 
     def _line(self, view: View) -> str:
-        turn = _TURN.get(view.state, "waiting")
+        turn = "ringing" if view.is_ringing else _TURN.get(view.state, "waiting")
         mute = "muted" if view.is_muted else "unmuted"
         card = _CARDS[view.cards_lost]
         words = [self._wording.say(f"status.{turn}"), self._link(view)]
@@ -63,7 +75,11 @@ class StatusLine:
         xruns = self._xruns()
         if any(xruns.values()):
             words.append(self._wording.say("status.xruns", **xruns))
-        return "; ".join(words)
+        if view.is_button_stuck:
+            words.append(self._wording.say("status.button_stuck"))
+        if view.state is State.FAILED and view.trouble:  # why no connection is tried, and the remedy
+            words.append(self._wording.trouble(view.trouble))
+        return "; ".join(filter(None, [*words, *self._remarks.values()]))
 
     def _link(self, view: View) -> str:
         say = self._wording.say

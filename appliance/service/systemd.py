@@ -62,9 +62,13 @@ class Notifier:
         """
         self._send(_status(status))
 
-    def stopping(self) -> None:
-        """Report that shutdown has started (``STOPPING=1``)."""
-        self._send("STOPPING=1")
+    def stopping(self, status: str) -> None:
+        """Report that shutdown has started (``STOPPING=1``).
+
+        Args:
+            status: See `ready`.
+        """
+        self._send(f"STOPPING=1\n{_status(status)}")
 
     def watchdog(self) -> None:
         """Feed the watchdog (``WATCHDOG=1``). Call it only while the device is healthy."""

@@ -26,6 +26,7 @@ from appliance.agents.spec import AgentSpec
 from appliance.conversation import commands as command_types
 from appliance.conversation import events as event_types
 from appliance.conversation import notices as notice_types
+from appliance.conversation import policy as policy_types
 from appliance.conversation.commands import Command
 from appliance.conversation.events import Event, TracingFailed
 from appliance.conversation.machine import Conversation
@@ -62,6 +63,7 @@ _TYPES: dict[str, type] = {
     **_classes(event_types),  # HistoryItem among them
     **_classes(command_types),
     **_classes(notice_types),
+    **_classes(policy_types),
     **_classes(price_types),  # the table in force is part of the policy
 }
 

@@ -107,16 +107,20 @@ async def test_sentence_after_the_recogniser_was_killed_is_recognised(monkeypatc
     assert len(children) == 2
 
 
-async def test_reload_lets_the_turn_end_and_then_stops() -> None:
+async def test_reload_with_a_changed_key_lets_the_turn_end_and_then_stops(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("first")
+    key.chmod(0o600)
     async with ScriptedServer([*OPENED, *TOLD_TURN]) as server, asyncio.timeout(60), asyncio.TaskGroup() as group:
-        rig = Rig(server.base_url)
+        rig = Rig(server.base_url, link__key_file=str(key))
         run = group.create_task(rig.device.run())
         await rig.at_rest()
         talk = group.create_task(rig.talk())
         await rig.until(lambda: rig.light == "listening")
+        key.write_text("second")
         signal.raise_signal(signal.SIGHUP)
         await talk
-        assert await run == "SIGHUP"
+        assert await run == "reload"
         assert rig.outcomes == ["answered"]
         assert rig.answer_ms >= 200
 

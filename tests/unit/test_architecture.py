@@ -78,7 +78,7 @@ TABLE = (
     Row(("service.systemd",)),
     Row(("service.logging_setup",)),
 )
-SEES_SETTINGS = ("settings", "service.app", "cli", "simulator")
+SEES_SETTINGS = ("settings", "service.app", "service.reload", "cli", "simulator")
 NEVER_AT_RUN_TIME = ("openai", "agents", "scipy", "torch", "sounddevice", "requests")
 HEAVY = (*NEVER_AT_RUN_TIME, "mcp", "aiortc", "aiomqtt", "httpx", "hassil", "yaml", "pocketsphinx")
 

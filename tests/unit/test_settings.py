@@ -300,12 +300,12 @@ def test_state_directory_comes_from_the_setting_then_systemd_then_xdg(tmp_path: 
 def test_the_default_settings_give_the_default_policy() -> None:
     wording = open_wording(Settings())
     of_a_button = {"min_press_ms": 15, "mute_hold_s": 4.0}  # a program has none
-    assert policy_from(Settings(), wording) == Policy(outputs=wording.table("output"), **of_a_button)
+    assert policy_from(Settings(), [], wording=wording) == Policy(outputs=wording.table("output"), **of_a_button)
 
 
 def test_a_setting_sets_the_policy_field_of_the_same_name() -> None:
     settings = load_settings(None, {}, overrides={"audio.pre_roll_ms": 120, "link.failback_s": 7})
-    policy = policy_from(settings, open_wording(settings))
+    policy = policy_from(settings, [], wording=open_wording(settings))
     assert (policy.pre_roll_ms, policy.failback_s) == (120, 7.0)
 
 

@@ -69,9 +69,20 @@ def end(tmp_path: Path) -> Iterator[socket.socket]:
             {"state": State.MUTED, "is_muted": True, "cards_lost": ("capture",)},
             "waiting for a press; connecting; no microphone; muted",
         ),
+        (
+            {"state": State.READY, "endpoint": 1, "is_ringing": True, "is_button_stuck": True},
+            "an alarm rings; offline, without a server; sound card ready; microphone on; the button is stuck",
+        ),
+        (
+            {"state": State.FAILED, "trouble": "no_credit"},
+            "waiting for a press; no connection; sound card ready; microphone on; "
+            "My account has no credit left. Please add credit to it.",
+        ),
     ],
 )
-def test_line_names_turn_connection_card_and_mute(end: socket.socket, view: dict[str, Any], line: str) -> None:
+def test_line_names_turn_connection_card_mute_and_what_is_wrong(
+    end: socket.socket, view: dict[str, Any], line: str
+) -> None:
     assert Manager(end).see(**view) == [f"STATUS={line}"]
 
 

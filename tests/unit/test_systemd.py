@@ -35,8 +35,8 @@ def test_ready_and_status_are_sent_in_one_datagram(manager: socket.socket) -> No
 def test_watchdog_and_stopping_follow_sd_notify(manager: socket.socket) -> None:
     notifier = notifier_for(manager)
     notifier.watchdog()
-    notifier.stopping()
-    assert [manager.recv(4096) for _ in range(2)] == [b"WATCHDOG=1", b"STOPPING=1"]
+    notifier.stopping("stopping")
+    assert [manager.recv(4096) for _ in range(2)] == [b"WATCHDOG=1", b"STOPPING=1\nSTATUS=stopping"]
 
 
 def test_status_is_sent_alone_after_the_start(manager: socket.socket) -> None:
@@ -63,7 +63,7 @@ def test_every_call_is_a_no_op_without_a_usable_socket(environ: dict[str, str]) 
     notifier = Notifier(environ)
     notifier.ready("x")
     notifier.watchdog()
-    notifier.stopping()
+    notifier.stopping("stopping")
 
 
 def test_vanished_socket_is_logged_once_and_never_raises(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import subprocess
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from appliance.conversation.events import LinkDown, LinkUp
+from appliance.realtime.transports import websocket
 from tests.support.link_inbox import end_of
 from tests.support.scripted_server import (
     ScriptedServer,
@@ -80,6 +82,19 @@ async def test_untrusted_certificate_is_reported(certificate: tuple[Path, Path])
     assert down.code is None
     assert down.kind == "tls"
     assert "self-signed" in down.detail or "self signed" in down.detail
+
+
+async def test_trust_store_is_read_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    readers: list[threading.Thread] = []
+
+    def read() -> ssl.SSLContext:
+        readers.append(threading.current_thread())
+        return ssl.create_default_context()
+
+    monkeypatch.setattr(websocket, "_system_trust", read)
+    async with ScriptedServer() as server:
+        await end_of(server.url.replace("ws:", "wss:"))
+    assert [one is threading.main_thread() for one in readers] == [False]
 
 
 async def test_tls_to_a_server_without_tls_is_reported() -> None:

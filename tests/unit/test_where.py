@@ -32,6 +32,7 @@ QUESTIONS = (
     "what a barge-in does",
     "when it reconnects",
     "how the key is found",
+    "what a reload takes over",
     "a price",
     "the debounce",
     "G.711",

@@ -35,18 +35,30 @@ class Budget:
     """
 
     def __init__(self, *, limit_usd: float | None = None, limit_s: float | None = None) -> None:
-        for name, limit in (("US dollars", limit_usd), ("seconds", limit_s)):
-            if limit is not None and not limit > 0:
-                raise SettingsError(f"a budget of {limit!r} {name} a day: must be above 0; leave it out for no limit")
-        self._limit_usd = limit_usd
-        self._limit_s = limit_s
         self._reported = 0
         self.day = ""
         """ISO date; "" before the first day."""
         self.spent_usd = 0.0
         self.spent_s = 0.0
-        self.is_spent = False
+        self.limit(usd=limit_usd, s=limit_s)
+
+    def limit(self, *, usd: float | None, s: float | None) -> None:
+        """Set the limits of a day; a percentage that today's amounts have reached is not reported.
+
+        Raises:
+            SettingsError: A limit is not above 0.
+        """
+        for name, limit in (("US dollars", usd), ("seconds", s)):
+            if limit is not None and not limit > 0:
+                raise SettingsError(f"a budget of {limit!r} {name} a day: must be above 0; leave it out for no limit")
+        self._limit_usd = usd
+        self._limit_s = s
+        self._reported = self._highest_reached()
+
+    @property
+    def is_spent(self) -> bool:
         """Nothing is left for today."""
+        return self.share >= 1.0
 
     @property
     def share(self) -> float:
@@ -96,7 +108,6 @@ class Budget:
         return BudgetWarning(percent, "minutes", self.spent_s / 60, (self._limit_s or 0.0) / 60)
 
     def _highest_reached(self) -> int:
-        self.is_spent = self.share >= 1.0
         return next((share for share in SHARES if self.share >= share / 100), 0)
 
 
@@ -112,17 +123,22 @@ class Account:
     """
 
     def __init__(self, policy: Policy, out: Outbox) -> None:
+        self.policy = policy
         self._out = out
         self.budget = Budget(limit_usd=policy.budget_usd, limit_s=policy.budget_s)
-        self._offline_endpoint = policy.offline_endpoint
         self._turn: Counter[str] = Counter()
         self.session = SessionUsage()
         """Of all responses and transcriptions, those of the offline brain too."""
 
+    def use(self, policy: Policy) -> None:
+        """Use these limits from now on."""
+        self.policy = policy
+        self.budget.limit(usd=policy.budget_usd, s=policy.budget_s)
+
     @property
     def only_endpoint(self) -> int | None:
         """The only endpoint that may be used: the offline brain once the budget is spent; None for any."""
-        return self._offline_endpoint if self.budget.is_spent else None
+        return self.policy.offline_endpoint if self.budget.is_spent else None
 
     def count(self, usd: float | None, usage: Mapping[str, Any], audio_s: float) -> int | None:
         """Add to the totals of the day, and announce a spent budget.
@@ -142,7 +158,7 @@ class Account:
             warning = budget.warning(percent)
             self._out.emit(warning)
             if percent >= 100:
-                key = f"budget.{warning.unit}" + "_then_offline" * (self._offline_endpoint is not None)
+                key = f"budget.{warning.unit}" + "_then_offline" * (self.policy.offline_endpoint is not None)
                 values = {"percent": percent, "spent": warning.spent, "limit": warning.limit}
                 self._out.announce(Sentence(key, values), "offline")
         return percent

@@ -38,7 +38,7 @@ class Answer:
     """
 
     def __init__(self, policy: Policy, out: Outbox) -> None:
-        self._policy = policy
+        self.policy = policy
         self._out = out
         self.slot = ResponseSlot()
         self._unplayed_items: set[str] = set()
@@ -126,7 +126,7 @@ class Answer:
 
     def prolong(self, now: float) -> None:
         """Restart the time limit: a part of the answer has arrived."""
-        self.deadline = now + self._policy.answer_s
+        self.deadline = now + self.policy.answer_s
 
     def wait_until(self, deadline: float) -> None:
         """Take over the deadline of the speech."""
@@ -168,7 +168,7 @@ class Answer:
         """
         event_id = self._out.next_event_id()
         response = self.asked.response(turn, spec, rounds=rounds, first_sentence=self.speaker.first_sentence)
-        if rounds >= self._policy.max_tool_rounds:
+        if rounds >= self.policy.max_tool_rounds:
             response["tool_choice"] = "none"
         self.slot.asked(turn, event_id)
         self.open(spec, is_taken=is_taken, is_free=is_free, now=now)
@@ -225,7 +225,7 @@ class Answer:
 
     def cancel(self, now: float) -> None:
         """Cancel the response, now or once it is created."""
-        response_id = self.slot.cancel(now + self._policy.cancel_s)
+        response_id = self.slot.cancel(now + self.policy.cancel_s)
         if response_id is not None:
             self._out.send(wire.ResponseCancel(response_id=response_id))
 

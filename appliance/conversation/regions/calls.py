@@ -42,7 +42,7 @@ class Calls:
     """
 
     def __init__(self, policy: Policy, out: Outbox, report: Report) -> None:
-        self._policy = policy
+        self.policy = policy
         self._out = out
         self._report = report
         self.open = OpenCalls()
@@ -73,20 +73,20 @@ class Calls:
     def _add(
         self, kind: Literal["tool", "mcp"], call_id: str, name: str, arguments: str, origin: Made, now: float
     ) -> Call:
-        deadline = now + self._policy.tool_s
+        deadline = now + self.policy.tool_s
         call = Call(call_id, kind, name, arguments, origin.agent, origin.turn, origin.link, now, deadline)
         self.open.add(call)
         return call
 
     def begin(self, call: Call, spec: AgentSpec, agent_in_force: str, now: float) -> Closed | None:
         """Start a call by the rules of the agent that made it; returns it closed if it is refused."""
-        if self.open.round.number >= self._policy.max_tool_rounds:
-            return self._refuse(call, self._policy.output("too_many"))
+        if self.open.round.number >= self.policy.max_tool_rounds:
+            return self._refuse(call, self.policy.output("too_many"))
         if call.name in spec.disabled:
-            return self._refuse(call, self._policy.output("unavailable", name=call.name))
+            return self._refuse(call, self.policy.output("unavailable", name=call.name))
         card = spec.handoff(call.name) or spec.tool(call.name)
         if card is None:
-            return self._refuse(call, self._policy.output("unknown", name=call.name, known=tool_names(spec)))
+            return self._refuse(call, self.policy.output("unknown", name=call.name, known=tool_names(spec)))
         call.card = card
         if isinstance(card, HandoffCard):
             return self._begin_handoff(call, card, agent_in_force)
@@ -107,7 +107,7 @@ class Calls:
     def _begin_handoff(self, call: Call, card: HandoffCard, agent_in_force: str) -> Closed | None:
         call.kind = "handoff"
         if self.open.handoff is not call or call.agent != agent_in_force:
-            return self._refuse(call, self._policy.output("second_handoff"))
+            return self._refuse(call, self.policy.output("second_handoff"))
         self._start(call)
         key = HandoffKey(call.call_id)
         self._out.do(PrepareAgent(key, card.agent, "handoff", call.agent, call.name, call.arguments))
@@ -115,9 +115,9 @@ class Calls:
 
     def _run(self, call: Call, now: float) -> Closed | None:
         card = call.card
-        limit_s = self._policy.tool_s
+        limit_s = self.policy.tool_s
         if isinstance(card, ToolCard):
-            limit_s = self._policy.tool_s if card.timeout_s is None else card.timeout_s + _TOOL_GRACE_S
+            limit_s = self.policy.tool_s if card.timeout_s is None else card.timeout_s + _TOOL_GRACE_S
             if card.working_after_s is not None:
                 call.working_at = now + card.working_after_s
         call.stage = Stage.RUNNING
@@ -175,7 +175,7 @@ class Calls:
     def _request_approval(self, call: Call, now: float) -> Closed | None:
         call.stage = Stage.APPROVAL
         call.asked_at = now
-        call.deadline = now + self._policy.approval_s
+        call.deadline = now + self.policy.approval_s
         self._out.emit(ToolApproval(call.turn, call.call_id, call.name, call.arguments, call.agent))
         self.ask(call)
         return None
@@ -282,7 +282,7 @@ class Calls:
     def give_up(self, call: Call, now: float) -> Closed | None:
         """Stop waiting for a late call that is not a handoff."""
         if call.awaits_approval:
-            return self.reject(call, self._policy.output("unanswered"))
+            return self.reject(call, self.policy.output("unanswered"))
         if call.stage is Stage.CHECKING:
             return self._request_approval(call, now)  # the predicate timed out, so ask the user
         if call.kind == "mcp":
@@ -291,14 +291,14 @@ class Calls:
             return self._end_mcp(call, "", is_error=call.outcome != "ok")
         self._out.do(CancelTool(call.call_id))
         self._report("tool_late", now, detail=f"{call.name} took longer than {now - call.asked_at:.0f} s")
-        return self.close(call, self._policy.output("late", name=call.name), is_error=True)
+        return self.close(call, self.policy.output("late", name=call.name), is_error=True)
 
     # --- abandoned calls ----------------------------------------------------------------------------------------
 
     def release(self, call: Call, why: str) -> Closed | None:
         """Release a call of an ended turn: close it if it waits, cancel it if it is cancellable, else let it run."""
         if call.stage is not Stage.RUNNING:
-            return self.close(call, self._policy.output("unapproved"), is_error=True)
+            return self.close(call, self.policy.output("unapproved"), is_error=True)
         if isinstance(call.card, ToolCard) and call.card.is_cancellable:
             self._out.do(CancelTool(call.call_id))
             return self.close(call, why, is_error=True)

@@ -22,8 +22,9 @@ __all__ = ["Device"]
 class PreRoll:
     """The newest periods of the microphone: `frames` and at most one period more."""
 
-    def __init__(self, frames: int) -> None:
-        self._wanted = frames
+    def __init__(self) -> None:
+        self.wanted = 0
+        """Frames to keep."""
         self._periods: deque[AudioCaptured] = deque()
         self._frames = 0
 
@@ -31,7 +32,7 @@ class PreRoll:
         """Add a period; forget the oldest ones that are not wanted, unless the button has just gone down."""
         self._periods.append(period)
         self._frames += len(period.pcm) // 2
-        while forgets and self._periods and self._frames - len(self._periods[0].pcm) // 2 >= self._wanted:
+        while forgets and self._periods and self._frames - len(self._periods[0].pcm) // 2 >= self.wanted:
             self._frames -= len(self._periods.popleft().pcm) // 2
 
     def take(self) -> list[AudioCaptured]:
@@ -65,9 +66,9 @@ class Mute:
         return Mute(self.is_asked and is_muted, is_muted)
 
 
-def _button(policy: Policy, holds: Mapping[HoldKind, float], *, double_tap_s: float = 0.0) -> Gestures:
-    """Return the recogniser of a button; `holds` has the seconds of each hold, 0 for none."""
-    return Gestures(
+def _set_times(button: Gestures, policy: Policy, holds: Mapping[HoldKind, float], *, double_tap_s: float = 0.0) -> None:
+    """Set the times of a button; `holds` has the seconds of each hold, 0 for none."""
+    button.set_times(
         min_press_s=policy.min_press_ms / 1000,
         release_debounce_s=policy.release_debounce_ms / 1000,
         tap_max_s=policy.tap_max_ms / 1000,
@@ -86,23 +87,13 @@ class Device:
     """
 
     def __init__(self, policy: Policy, out: Outbox, *, is_muted: bool) -> None:
-        self._policy = policy
+        self.policy = policy
         self._out = out
         self._started_at: float | None = None
-        is_toggle = policy.button_mode == "tap"
-        self._gestures = _button(
-            policy,
-            {
-                "hold": policy.hold_ms / 1000,
-                "mute_hold": policy.mute_hold_s,
-                "power_off_hold": policy.power_off_hold_s if is_toggle else 0.0,
-            },
-            double_tap_s=policy.double_tap_ms / 1000 if policy.double_tap else 0.0,
-        )
-        self._second = _button(policy, {"power_off_hold": policy.power_off_hold_s})
+        self._gestures, self._second = Gestures(), Gestures()
         self._released: set[Gestures] = set()
         """The buttons that were seen released since the start."""
-        self._pre_roll = PreRoll(policy.pre_roll_ms * SAMPLE_RATE // 1000)
+        self._pre_roll = PreRoll()
         self.captured_at = 0.0
         """When the newest microphone period arrived, monotonic seconds."""
         self.mute = Mute(is_muted)
@@ -114,6 +105,20 @@ class Device:
         self._error_until: float | None = None
         self._power_off_until: float | None = None
         """When a release no longer switches off; None while no power-off is announced."""
+        self.use(policy)
+
+    def use(self, policy: Policy) -> None:
+        """Use these times from now on; a press that is held goes on."""
+        self.policy = policy
+        holds: dict[HoldKind, float] = {
+            "hold": policy.hold_ms / 1000,
+            "mute_hold": policy.mute_hold_s,
+            "power_off_hold": policy.power_off_hold_s if policy.button_mode == "tap" else 0.0,
+        }
+        double_tap_s = policy.double_tap_ms / 1000 if policy.double_tap else 0.0
+        _set_times(self._gestures, policy, holds, double_tap_s=double_tap_s)
+        _set_times(self._second, policy, {"power_off_hold": policy.power_off_hold_s})
+        self._pre_roll.wanted = policy.pre_roll_ms * SAMPLE_RATE // 1000
 
     @property
     def is_muted(self) -> bool:
@@ -185,7 +190,7 @@ class Device:
         if not event.pressed or event.at is not None:
             self._released.add(button)
         is_guarded = self._started_at is None or (
-            button not in self._released and now < self._started_at + self._policy.start_guard_s
+            button not in self._released and now < self._started_at + self.policy.start_guard_s
         )
         at = now if event.at is None else min(event.at, now)
         return button.feed(event.pressed, at, is_guarded=is_guarded)
@@ -204,12 +209,12 @@ class Device:
 
     def announce_power_off(self, now: float) -> None:
         """Say that a release switches the device off."""
-        self._power_off_until = now + self._policy.power_off_s
-        self._out.announce(Sentence("device.power_off", {"seconds": self._policy.power_off_s}), "offline")
+        self._power_off_until = now + self.policy.power_off_s
+        self._out.announce(Sentence("device.power_off", {"seconds": self.policy.power_off_s}), "offline")
 
     def release_power_off(self, held_s: float) -> bool:
         """Switch off if that was announced and not withdrawn; returns whether the press was so long."""
-        is_long = 0 < self._policy.power_off_hold_s <= held_s
+        is_long = 0 < self.policy.power_off_hold_s <= held_s
         if is_long and self._power_off_until is not None:
             self._power_off_until = None
             self._out.do(PowerOff())
@@ -289,7 +294,7 @@ class Device:
         """
         self.trouble = kind
         if flash:
-            self._error_until = now + self._policy.error_light_s
+            self._error_until = now + self.policy.error_light_s
         self._out.emit(Error(kind, detail))
 
     def forget_trouble(self) -> None:

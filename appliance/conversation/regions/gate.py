@@ -24,7 +24,7 @@ class Gate:
     """
 
     def __init__(self, policy: Policy, out: Outbox) -> None:
-        self._policy = policy
+        self.policy = policy
         self._out = out
         self.is_prepared = True
         """False while the instructions for this turn are pending."""
@@ -54,7 +54,7 @@ class Gate:
     def prepare(self, key: TurnKey, agent: str, now: float) -> None:
         """Request the agent's instructions for this turn."""
         self.is_prepared = False
-        self._prepare_deadline = now + self._policy.prepare_s
+        self._prepare_deadline = now + self.policy.prepare_s
         self._out.do(PrepareAgent(key, agent, "turn"))
 
     def prepared(self) -> None:
@@ -63,10 +63,10 @@ class Gate:
     def await_words(self, now: float) -> None:
         """Wait for the transcript, which the guardrails check."""
         self.is_checked = False
-        self._check_deadline = now + self._policy.transcript_s
+        self._check_deadline = now + self.policy.transcript_s
 
     def check(self, key: InputCheck, agent: str, text: str, now: float) -> None:
-        self._check_deadline = now + self._policy.guardrail_s
+        self._check_deadline = now + self.policy.guardrail_s
         self._out.do(CheckText(key, agent, "input", text))
 
     def checked(self) -> None:

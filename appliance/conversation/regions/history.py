@@ -26,7 +26,7 @@ class History:
     """
 
     def __init__(self, policy: Policy, out: Outbox, items: Sequence[HistoryItem]) -> None:
-        self._policy = policy
+        self.policy = policy
         self._out = out
         self._list = ItemList(items, max_items=policy.max_history)
         self.waiting: deque[MessageGiven] = deque()
@@ -101,7 +101,7 @@ class History:
 
     def replay(self) -> None:
         """Send the newest items to a new connection."""
-        frames, changes = self._list.replay(limit=self._policy.replay_items)
+        frames, changes = self._list.replay(limit=self.policy.replay_items)
         self._out.emit(*changes)
         for frame in frames:
             self._create(frame)

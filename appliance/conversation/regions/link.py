@@ -57,10 +57,9 @@ class Links:
     """The main link and the spare, and when the next one is opened."""
 
     def __init__(self, policy: Policy, out: Outbox, *, seed: int) -> None:
-        self._policy = policy
+        self.policy = policy
         self._out = out
         self._random = random.Random(seed)
-        self._backoff = Backoff(policy.backoff_initial_s, policy.backoff_max_s)
         self.main: Link | None = None
         self.spare: Link | None = None
         self.made = 0
@@ -130,14 +129,14 @@ class Links:
         """Handle ``session.created``: the link is ready."""
         link.ready_at = now
         link.model = model
-        link.deadline = now + self._policy.prepare_s
+        link.deadline = now + self.policy.prepare_s
         self._endpoints.unblock(link.endpoint)
         if link is self.main:
             self._activate(link, now)
 
     def await_instructions(self, link: Link, now: float) -> None:
         """Restart the deadline, for the instructions of the agent."""
-        link.deadline = now + self._policy.prepare_s
+        link.deadline = now + self.policy.prepare_s
 
     def configured(self, link: Link) -> None:
         """Let turns be sent: the agent and the history are."""
@@ -161,7 +160,7 @@ class Links:
         if link is None:
             return False
         self._note_detour(link, verdict)
-        was_stable = link.ready_at is not None and now >= link.ready_at + self._policy.stable_s
+        was_stable = link.ready_at is not None and now >= link.ready_at + self.policy.stable_s
         if was_stable:
             self.failures = 0
             self._has_expired = False
@@ -210,7 +209,7 @@ class Links:
         """Open a spare to a better endpoint, or to the same one if the session is old; else look again later."""
         assert main.ready_at is not None
         better = self._endpoints.better(main.endpoint, now)
-        is_old = now >= main.ready_at + self._policy.rotate_after_s
+        is_old = now >= main.ready_at + self.policy.rotate_after_s
         self._replace_at = None
         if better is not None or is_old:
             self.spare = self._open(main.endpoint if better is None else better, now)
@@ -221,7 +220,7 @@ class Links:
         """Handle the loss of the spare: the main link stays, and failback is retried later."""
         if self.spare is not None and verdict is not None and verdict.action == "fatal":
             self._note_detour(self.spare, verdict)
-            self._endpoints.block(self.spare.endpoint, now + self._policy.fatal_retry_s)
+            self._endpoints.block(self.spare.endpoint, now + self.policy.fatal_retry_s)
         if self.spare is not None:
             self._endpoints.try_as_spare(self.spare.endpoint)
         self.spare = None
@@ -229,7 +228,7 @@ class Links:
             return
         if self._endpoints.better(self.main.endpoint, now) is None:
             self._endpoints.begin_spares()
-            self._replace_at = now + self._policy.failback_s
+            self._replace_at = now + self.policy.failback_s
         else:
             self._replace_at = now  # try the next better endpoint at once
 
@@ -237,11 +236,11 @@ class Links:
 
     def take_detour(self) -> Verdict | None:
         """Return why the offline brain is used and not the first endpoint; None if it is not, or as `Detour.take`."""
-        is_offline = self.main is not None and self.main.endpoint == self._policy.offline_endpoint
+        is_offline = self.main is not None and self.main.endpoint == self.policy.offline_endpoint
         return self._detour.take() if is_offline else None
 
     def _note_detour(self, link: Link, verdict: Verdict) -> None:
-        if link.endpoint == 0 and self._policy.offline_endpoint:
+        if link.endpoint == 0 and self.policy.offline_endpoint:
             self._detour.note(verdict)
 
     # --- internals ----------------------------------------------------------------------------------------------
@@ -249,7 +248,7 @@ class Links:
     def _open(self, endpoint: int, now: float) -> Link:
         self.made += 1
         self._out.do(Connect(self.made, endpoint))
-        return Link(self.made, endpoint, deadline=now + self._policy.connect_s)
+        return Link(self.made, endpoint, deadline=now + self.policy.connect_s)
 
     def _activate(self, link: Link, now: float) -> None:
         self.fatal = None
@@ -260,9 +259,9 @@ class Links:
 
     def _plan_replacement(self, link: Link, now: float) -> None:
         assert link.ready_at is not None
-        self._replace_at = link.ready_at + self._policy.rotate_after_s
+        self._replace_at = link.ready_at + self.policy.rotate_after_s
         if link.endpoint != self._endpoints.allowed[0]:
-            delay_s = self._policy.failback_s if self._endpoints.only is None else 0.0
+            delay_s = self.policy.failback_s if self._endpoints.only is None else 0.0
             self._replace_at = min(self._replace_at, now + delay_s)
 
     def _plan_retry(self, link: Link, verdict: Verdict, now: float, *, was_stable: bool, is_awaited: bool) -> None:
@@ -270,7 +269,7 @@ class Links:
         if not was_stable:  # after a stable link the best endpoint comes first
             endpoints.try_(link.endpoint)
         if verdict.action == "fatal":
-            endpoints.block(link.endpoint, now + self._policy.fatal_retry_s)
+            endpoints.block(link.endpoint, now + self.policy.fatal_retry_s)
         if (unblocked_at := endpoints.all_blocked_until(now)) is not None:
             self.fatal = verdict
             self.failures += 1
@@ -286,6 +285,7 @@ class Links:
             self.failures += 1
 
     def _wait_s(self, *, is_awaited: bool) -> float:
-        delay_s = self._backoff.delay_s(self.failures, self._random.random())
-        longest_s = min(1.0, self._policy.awaited_retry_s) if self.failures == 0 else self._policy.awaited_retry_s
+        backoff = Backoff(self.policy.backoff_initial_s, self.policy.backoff_max_s)
+        delay_s = backoff.delay_s(self.failures, self._random.random())
+        longest_s = min(1.0, self.policy.awaited_retry_s) if self.failures == 0 else self.policy.awaited_retry_s
         return min(delay_s, longest_s) if is_awaited else delay_s

@@ -41,7 +41,7 @@ class Session:
     """
 
     def __init__(self, policy: Policy, out: Outbox, spec: AgentSpec) -> None:
-        self._policy = policy
+        self.policy = policy
         self._out = out
         self.spec = spec
         self.transcriber = ""
@@ -65,22 +65,18 @@ class Session:
 
     @property
     def upcoming(self) -> AgentSpec:
-        """The agent that answers a request sent now, unless the server refuses a handoff in flight."""
-        handoffs = (one.spec for one in reversed(self._updates) if one.kind == "handoff")
-        return next(handoffs, None) or self.spec
+        """The agent that answers a request sent now, unless the server refuses one in flight."""
+        sent = (one.spec for one in reversed(self._updates) if one.kind in ("handoff", "agent"))
+        return next(sent, None) or self.spec
 
     def deadlines(self) -> Iterator[float]:
         return (one.deadline for one in self._updates)
 
-    def expire(self, now: float) -> None:
-        """Forget late updates: some servers never send ``session.updated``; `late_agents` has those of the program."""
-        self._updates = deque(one for one in self._updates if now < one.deadline or one.kind == "agent")
-
-    def late_agents(self, now: float) -> list[SessionUpdateSent]:
-        """Remove and return the late updates of kind ``agent``, which the program waits for."""
-        late = [one for one in self._updates if one.kind == "agent" and now >= one.deadline]
-        self._updates = deque(one for one in self._updates if one not in late)
-        return late
+    def expire(self, now: float) -> list[SessionUpdateSent]:
+        """Forget late updates: some servers never send ``session.updated``; return those of kind ``agent``."""
+        late = [one for one in self._updates if now >= one.deadline]
+        self._updates = deque(one for one in self._updates if now < one.deadline)
+        return [one for one in late if one.kind == "agent"]
 
     def put_in_force(self, spec: AgentSpec) -> str:
         """Change the agent; returns the name of the previous one."""
@@ -95,13 +91,13 @@ class Session:
 
     def update(self, update: SessionUpdateSent, now: float) -> None:
         """Send an update; that of a handoff has a later deadline than its call, which must time out first."""
-        wait_s = self._policy.commit_s + self._policy.tool_s * (update.kind == "handoff")
+        wait_s = self.policy.commit_s + self.policy.tool_s * (update.kind == "handoff")
         self._updates.append(replace(update, deadline=now + wait_s))
         self._out.send(wire.SessionUpdate(event_id=update.event_id, session=dict(update.session)))
 
     def note_raw(self, event_id: str, session: Mapping[str, Any], now: float) -> None:
         """Remember an update that the program sends as a raw frame."""
-        self._updates.append(SessionUpdateSent(event_id, "raw", session, deadline=now + self._policy.commit_s))
+        self._updates.append(SessionUpdateSent(event_id, "raw", session, deadline=now + self.policy.commit_s))
 
     def updated(self, event: wire.SessionUpdated) -> SessionUpdateSent | None:
         """Return the accepted update, and drop those before it: the one with the same instructions, else the oldest.

@@ -50,7 +50,7 @@ class Speech:
     """
 
     def __init__(self, policy: Policy, out: Outbox) -> None:
-        self._policy = policy
+        self.policy = policy
         self._out = out
         self._turn = ""
         self._kind: Kind = "button"
@@ -129,7 +129,7 @@ class Speech:
         self._delivery = Delivery()
         self._words = Words()
         self.item_id, self.heard = "", None
-        self.deadline = now + self._policy.max_turn_s
+        self.deadline = now + self.policy.max_turn_s
         self._recording.add(*pre_roll)
         self._recording.pre_roll_frames = self._recording.frames
 
@@ -141,7 +141,7 @@ class Speech:
     def write(self, message: Mapping[str, Any], text: str, now: float) -> None:
         """Make the turn a message."""
         self._phase = _Phase.COMMITTING
-        self.deadline = now + self._policy.link_wait_s
+        self.deadline = now + self.policy.link_wait_s
         self._words.message = message
         self.heard = text
         self.item_id = str(message["id"])
@@ -162,7 +162,7 @@ class Speech:
         """Handle a release; returns how it ends the turn, None if it does not."""
         if not self.is_open or self._kind != "button":
             return None
-        return self._recording.release(gesture, self._policy)
+        return self._recording.release(gesture, self.policy)
 
     def keep_post_roll(self, at: float, captured_at: float, now: float) -> Ended | None:
         """Start the post-roll of speech that ended `at`, which is a debounce before `now`.
@@ -176,9 +176,9 @@ class Speech:
         recording = self._recording
         if recording.is_full:
             return "captured"
-        if (at - recording.started_at) * 1000 < self._policy.min_turn_ms:
+        if (at - recording.started_at) * 1000 < self.policy.min_turn_ms:
             return "too_short"
-        missing_s = at + self._policy.post_roll_ms / 1000 - max(captured_at, recording.started_at)
+        missing_s = at + self.policy.post_roll_ms / 1000 - max(captured_at, recording.started_at)
         recording.post_roll_left = max(0, round(missing_s * wire.SAMPLE_RATE))
         self.deadline = now + missing_s + _CAPTURE_WAIT_S
         return None if recording.post_roll_left else "captured"
@@ -186,19 +186,19 @@ class Speech:
     def go_on(self, now: float) -> None:
         """Continue after a press in the post-roll."""
         self._recording.reopen()
-        self.deadline = max(self.deadline, now + self._policy.max_turn_s - self._recording.seconds)
+        self.deadline = max(self.deadline, now + self.policy.max_turn_s - self._recording.seconds)
 
     def resume(self, pre_roll: Iterable[AudioCaptured], now: float) -> None:
         """Continue captured speech that waits for a connection."""
         self._phase = _Phase.LISTENING
         self._recording.add(*pre_roll)
         self._recording.reopen()
-        self.deadline = now + max(1.0, self._policy.max_turn_s - self._recording.seconds)
+        self.deadline = now + max(1.0, self.policy.max_turn_s - self._recording.seconds)
 
     def add(self, period: AudioCaptured) -> Ended | None:
         """Add a microphone period; returns how it ended the capture, None while that continues."""
         if self._kind != "vad":
-            return self._recording.capture(period, self._policy)
+            return self._recording.capture(period, self.policy)
         self._recording.add(period)
         return None  # the server detects the end
 
@@ -217,12 +217,12 @@ class Speech:
         self._recording.post_roll_left = None
         if self._kind == "vad":
             return "no_answer"  # the server never detected the end
-        if self._recording.peak <= self._policy.silence_peak:
+        if self._recording.peak <= self.policy.silence_peak:
             return "silent_microphone"
-        if self._recording.frames < self._policy.min_turn_ms * FRAMES_PER_MS:
+        if self._recording.frames < self.policy.min_turn_ms * FRAMES_PER_MS:
             return "too_short"
         self._phase = _Phase.COMMITTING
-        self.deadline = now + self._policy.link_wait_s
+        self.deadline = now + self.policy.link_wait_s
         if self._kind == "button" and not self._recording.is_full:
             self._out.earcon("end")
         return None
@@ -248,7 +248,7 @@ class Speech:
             return False
         delivery.is_commit_sent = delivery.was_spoken = True
         # The upload of a turn may take as long as its speech.
-        self.deadline = now + self._policy.commit_s + self._recording.seconds
+        self.deadline = now + self.policy.commit_s + self._recording.seconds
         self._commits.append(self._turn)
         event_id = f"commit_{self._turn}_{delivery.replays}"
         self._out.send(wire.InputAudioBufferCommit(event_id=event_id), about=CommitOf(self._turn, delivery.replays))
@@ -332,8 +332,8 @@ class Speech:
         self._phase = _Phase.LISTENING if self._kind == "vad" else _Phase.COMMITTING
         if was_sent:
             self._delivery.replays += 1
-            self.deadline = now + self._policy.link_wait_s
-        return self._delivery.replays <= self._policy.max_replays
+            self.deadline = now + self.policy.link_wait_s
+        return self._delivery.replays <= self.policy.max_replays
 
     def abandon(self) -> None:
         """Count the speech as taken, confirmed or not: the answer has started."""

@@ -64,14 +64,40 @@ class Gestures:
         stuck_s: float = 30.0,
         longest_press_s: float = 90.0,
     ) -> None:
-        """Create the recogniser of a button that is up.
+        """Create the recogniser of a button that is up; see `set_times`."""
+        self.set_times(
+            min_press_s=min_press_s,
+            release_debounce_s=release_debounce_s,
+            tap_max_s=tap_max_s,
+            double_tap_s=double_tap_s,
+            holds={"hold": 1.0} if holds is None else holds,
+            stuck_s=stuck_s,
+            longest_press_s=longest_press_s,
+        )
+        self._press: _Press | None = None
+        self._tap_at: float | None = None
+        """Release of a tap that a second one may follow."""
+        self._is_tap_used = False
+
+    def set_times(
+        self,
+        *,
+        min_press_s: float,
+        release_debounce_s: float,
+        tap_max_s: float,
+        double_tap_s: float,
+        holds: Mapping[HoldKind, float],
+        stuck_s: float,
+        longest_press_s: float,
+    ) -> None:
+        """Set all times; a press that is held goes on.
 
         Args:
             min_press_s: A shorter pulse is no press.
             release_debounce_s: A shorter pulse up is no release.
             tap_max_s: Longest tap.
             double_tap_s: From the release of a tap to a second press; 0 for no double taps.
-            holds: Seconds after which each hold is reported; None for ``hold`` after one second.
+            holds: Seconds after which each hold is reported.
             stuck_s: When a button that was down at the start is stuck.
             longest_press_s: When a pressed button is stuck.
         """
@@ -79,14 +105,9 @@ class Gestures:
         self._release_debounce_s = release_debounce_s
         self._tap_max_s = tap_max_s
         self._double_tap_s = double_tap_s
-        holds_s: Mapping[HoldKind, float] = {"hold": 1.0} if holds is None else holds
-        self._holds = sorted(holds_s.items(), key=lambda one: one[1])
+        self._holds = sorted(holds.items(), key=lambda one: one[1])
         self._stuck_s = stuck_s
         self._longest_press_s = longest_press_s
-        self._press: _Press | None = None
-        self._tap_at: float | None = None
-        """Release of a tap that a second one may follow."""
-        self._is_tap_used = False
 
     def __repr__(self) -> str:
         return f"<Gestures {'held' if self.is_held else 'released'}{', stuck' if self.is_stuck else ''}>"

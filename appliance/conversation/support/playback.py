@@ -104,7 +104,7 @@ class Playback:
     def __init__(self, policy: Policy, out: Outbox) -> None:
         self._out = out
         self._holds = policy.hold_audio
-        self._stall_s = policy.playout_stall_s
+        self.policy = policy
         self._playout = Playout()
         self.gate = TextGate(debounce=policy.guardrail_debounce, hold=policy.hold_audio, check_s=policy.guardrail_s)
         self.link = 0
@@ -129,7 +129,7 @@ class Playback:
 
     def stalled_at(self, deadline: float) -> float:
         """Return when the playback counts as stalled, but not before `deadline`."""
-        return max(deadline, self._heard_at + self._stall_s) if self.is_playing else deadline
+        return max(deadline, self._heard_at + self.policy.playout_stall_s) if self.is_playing else deadline
 
     def heard(self) -> list[Heard]:
         """Return every queued item in order with how much of it was heard."""

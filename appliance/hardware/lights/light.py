@@ -125,6 +125,16 @@ class Light:
             except HardwareError as exc:
                 log.warning("%s; going on without this light", exc)
 
+    @property
+    def quiet(self) -> Quiet:
+        """When it is dimmed; a new value counts at once."""
+        return self._quiet
+
+    @quiet.setter
+    def quiet(self, quiet: Quiet) -> None:
+        self._quiet = quiet
+        self._changed.set()
+
     def show(self, state: str) -> None:
         """Show a light state, from the start of its pattern; no-op if that pattern is already shown."""
         pattern = self._patterns.get(state, OFF)

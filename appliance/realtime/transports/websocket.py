@@ -125,7 +125,8 @@ def endpoint_url(base_url: str, model: str) -> str:
     return place + (f"?{query}" if query else "")
 
 
-_system_trust = cache(ssl.create_default_context)  # reading the trust store takes tens of milliseconds on a Pi
+_system_trust = cache(ssl.create_default_context)
+"""Reading the trust store takes a tenth of a second on a slow board: call it on a thread; it releases the lock."""
 
 
 class _Connect(open_websocket):
@@ -217,6 +218,8 @@ class WebSocketTransport:
         self._links: dict[int, _Link] = {}
         self._group: asyncio.TaskGroup | None = None
         self._serving: set[asyncio.Task[None]] = set()
+        if not all(_split_unix(one.url)[1] for one in self._endpoints):
+            "".encode("idna")  # loads the codec now; else the first look-up of a name does, while sound plays
 
     def __repr__(self) -> str:
         links = [f"link {one.number} {'open' if one.is_open else 'connecting'}" for one in self._links.values()]
@@ -407,7 +410,9 @@ class WebSocketTransport:
         host, port = parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
         if parts.scheme not in {"ws", "wss"} or not host:
             raise _Refused(Failure("bad_address", f"{bare_address(endpoint.url)!r} is not a WebSocket address"))
-        options: dict[str, Any] = {"ssl": self._tls or _system_trust()} if parts.scheme == "wss" else {}
+        options: dict[str, Any] = {}
+        if parts.scheme == "wss":
+            options["ssl"] = self._tls or await asyncio.to_thread(_system_trust)
         proxy = None if is_loopback(host) else _proxy_of_the_environment(parts.scheme == "wss", host, port)
         if proxy is not None:
             options["happy_eyeballs_delay"] = _STAGGER_S

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from appliance.agents.spec import AgentSpec, HandoffCard, ToolCard
 from appliance.conversation.commands import PrepareAgent
 from appliance.conversation.events import (
@@ -268,3 +270,45 @@ def test_new_agents_input_guardrails_hold_for_the_next_turn() -> None:
         }
     )
     assert [one.agent for one in scene.commands if type(one).__name__ == "CheckText"] == ["tutor"]
+
+
+def without_created(scene: Scene, text: str) -> list[str]:
+    """Ask, and get an answer from a server that never sends ``response.created``; return whose guardrails check it."""
+    scene.say()
+    scene.committed()
+    scene.wrote(text, is_final=True, response_id="resp_9")
+    return [one.agent for one in scene.checks()]
+
+
+STRICT = replace(TUTOR, has_output_guardrails=True)
+
+
+@pytest.mark.parametrize(("first", "second", "checked_by"), [(GREETER, STRICT, ["tutor"]), (STRICT, BILLING, [])])
+def test_answer_asked_for_behind_a_replacement_is_checked_by_the_new_agent(
+    first: AgentSpec, second: AgentSpec, checked_by: list[str]
+) -> None:
+    scene = on(first)
+    update(scene, second)
+    assert without_created(scene, "Two and two is four.") == checked_by
+
+
+def test_answer_behind_a_refused_replacement_is_checked_by_the_agent_that_stays() -> None:
+    scene = on(STRICT)
+    update(scene, BILLING)
+    scene.say()
+    scene.committed()
+    scene.error("invalid_value", event_id="agent_1", message="no")
+    assert ended(scene) == [("1", "no")]
+    scene.wrote("Two and two is four.", is_final=True, response_id="resp_9")
+    assert [one.agent for one in scene.checks()] == ["tutor"]
+
+
+def test_answer_behind_a_replacement_that_is_never_confirmed_is_checked_by_the_agent_that_stays() -> None:
+    scene = on(STRICT, commit_s=1.0)
+    update(scene, BILLING)
+    scene.say()
+    scene.committed()
+    scene.advance(1.1)
+    assert [problem for _, problem in ended(scene)] == ["the server did not confirm it in time"]
+    scene.wrote("Two and two is four.", is_final=True, response_id="resp_9")
+    assert [one.agent for one in scene.checks()] == ["tutor"]

@@ -120,7 +120,7 @@ def test_deadlines_are_checked_in_this_order() -> None:
     assert [name(one) for one in DEADLINES] == [
         "_late_gestures",
         "answer.slot.advance",
-        "session.expire",
+        "late_updates",
         "out_of_band.advance",
         "device.end_error_light",
         "_late_alarms",
