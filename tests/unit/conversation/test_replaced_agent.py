@@ -272,7 +272,7 @@ def test_new_agents_input_guardrails_hold_for_the_next_turn() -> None:
     assert [one.agent for one in scene.commands if type(one).__name__ == "CheckText"] == ["tutor"]
 
 
-def without_created(scene: Scene, text: str) -> list[str]:
+def without_created(scene: AgentStage, text: str) -> list[str]:
     """Ask, and get an answer from a server that never sends ``response.created``; return whose guardrails check it."""
     scene.say()
     scene.committed()
