@@ -261,8 +261,7 @@ class AudioStreams:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._idle_after_s or None):
                 await has_work.wait()
-        if has_work.is_set():
-            return
+                return
         self._is_output_idle = True
         self._changed.set()
         await has_work.wait()
