@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from appliance.audio import pcm
 from appliance.audio.backends import Backend, Stream
+from appliance.audio.loudness import Loudness
 from appliance.audio.pcm import WIRE_RATE
 from appliance.audio.prebuffer import Prebuffer
 from appliance.audio.resample import Resampler
@@ -66,14 +67,12 @@ class _Heard:
 class PlaybackPump:
     """Plays what is queued, and posts how much was heard."""
 
-    def __init__(self, ring_ms: int, prebuffer: Prebuffer, post: Callable[[Event], None]) -> None:
+    def __init__(self, ring_ms: int, prebuffer: Prebuffer, loudness: Loudness, post: Callable[[Event], None]) -> None:
         self._ring_ms = ring_ms
+        self._loudness = loudness
         self._prebuffer = prebuffer
         self._post = post
         self.stream: Stream | None = None
-        self.gain = 1.0
-        self.loudest_gain: Callable[[], float] = lambda: 1.0
-        """Returns the most gain of capped sound."""
         self._is_capped = True
         """The sound that was written last is capped."""
         self.epoch = 0
@@ -194,8 +193,7 @@ class PlaybackPump:
         self._held_back += answer_frames
         if not len(samples) and not is_end:
             return  # still inside the resampler: it is output with the next block
-        gain = min(self.gain, self.loudest_gain()) if self._is_capped else self.gain
-        self.ring.write(pcm.gain(samples, gain))
+        self.ring.write(pcm.gain(samples, self._loudness.factor(is_capped=self._is_capped)))
         self._heard.wrote(self.ring.written, self._held_back)
         self._held_back = 0
         if is_end:

@@ -40,6 +40,7 @@ from appliance.audio.backends import Backend, Stream
 from appliance.audio.capture import CapturePump
 from appliance.audio.card_events import CardEvents
 from appliance.audio.earcons import earcon
+from appliance.audio.loudness import Loudness
 from appliance.audio.playback import PlaybackPump
 from appliance.audio.prebuffer import Prebuffer
 from appliance.conversation.commands import Earcon
@@ -124,10 +125,11 @@ class AudioStreams:
         self._post = post
         self._stall_s = stall_s
         self._clock = clock
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cards")
+        self._loudness = Loudness(self._thread, loudest)
         self._capture = CapturePump(capture_ring_s, post, has_room)
-        self._playback = PlaybackPump(playback_ring_ms, Prebuffer(prebuffer_ms, max_prebuffer_ms), post)
-        self._playback.loudest_gain = lambda: pcm.volume_gain(loudest())
-        self._loudest = loudest
+        prebuffer = Prebuffer(prebuffer_ms, max_prebuffer_ms)
+        self._playback = PlaybackPump(playback_ring_ms, prebuffer, self._loudness, post)
         self._are_alarms_capped = are_alarms_capped
         self._halves: dict[Direction, CapturePump | PlaybackPump] = {
             "playback": self._playback,
@@ -143,10 +145,8 @@ class AudioStreams:
         self._card_events = card_events
         self._has_news = False
         self._changed = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cards")
         self._late = self._lost_periods = 0
         """Xruns of the streams that are closed."""
-        self._volume = 100
         self.earcon_volume = 100
         """Loudness of the cues, 0 to 100 percent of the volume."""
         self._was_tried = asyncio.Event()
@@ -193,12 +193,11 @@ class AudioStreams:
     @property
     def volume(self) -> int:
         """0 (silence) to 100 (unchanged), in even steps of dB; never above what `loudest` returns now."""
-        return min(self._volume, self._loudest())
+        return self._loudness.percent
 
     @volume.setter
     def volume(self, percent: int) -> None:
-        self._volume = min(max(int(percent), 0), 100)
-        self._playback.gain = pcm.volume_gain(self._volume)
+        self._loudness.percent = percent
 
     @property
     def xruns(self) -> Xruns:
@@ -226,6 +225,7 @@ class AudioStreams:
                 self._card_events.open(self._take_news)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._supervise(), name="cards")
+                group.create_task(self._loudness.run(), name="volume")
                 group.create_task(self._pump_capture(), name="capture pump")
                 group.create_task(self._pump_playback(), name="playback pump")
         finally:
@@ -358,6 +358,8 @@ class AudioStreams:
                     await self._open(one)
 
     async def _open(self, direction: Direction) -> None:
+        if direction == "playback":
+            await self._loudness.begin(self._backend.open_mixer)
         try:
             await self._blocking(self._halves[direction].open, self._backend)
         except AudioError as exc:
@@ -376,6 +378,8 @@ class AudioStreams:
     async def _shut(self, half: CapturePump | PlaybackPump) -> None:
         """Close one direction if it is open. Its ring gets no sound from now on: that would be lost."""
         stream, half.stream = half.stream, None
+        if half is self._playback:
+            self._loudness.end()
         if stream is not None:
             try:
                 await self._blocking(self._close, stream)

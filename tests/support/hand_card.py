@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from appliance.audio.backends import Consume, Fill, Presence
+from appliance.audio.mixer import Mixer
 from appliance.audio.ring import Int16
 from appliance.audio.streams import AudioStreams
 from appliance.conversation.events import Direction, Event
@@ -52,6 +53,7 @@ class HandCard:
         """Directions whose card is not there."""
         self.unlisted: set[str] = {"capture", "playback"}
         """Directions whose card was absent when the cards were listed."""
+        self.mixer: Mixer | None = None
         self.resets = 0
         self.is_closed = False
 
@@ -67,6 +69,9 @@ class HandCard:
         self.playback = HandStream(self, fill, latency=self.latency)
         return self.playback
 
+    def open_mixer(self) -> Mixer | None:
+        return self.mixer
+
     def look(self, direction: Direction) -> Presence:
         return "absent" if direction in self.missing else "unlisted" if direction in self.unlisted else "listed"
 
@@ -81,8 +86,11 @@ class HandCard:
 class Hand:
     """The streams, the card, and the posted events."""
 
-    def __init__(self, *, rate: int = 24_000, latency: int = PERIOD, **options: Any) -> None:
+    def __init__(
+        self, *, rate: int = 24_000, latency: int = PERIOD, mixer: Mixer | None = None, **options: Any
+    ) -> None:
         self.card = HandCard(rate=rate, latency=latency)
+        self.card.mixer = mixer
         self.events: list[Event] = []
         self.has_room = True
         self.audio = AudioStreams(
