@@ -335,9 +335,11 @@ class AudioStreams:
         return f"no audio for {now - last:.1f} s: the card or the sound server hangs"
 
     def _post_lost(self, direction: Direction, reason: str) -> None:
+        """Report a loss once, and log each new reason, such as the program that holds the card when it is back."""
         if direction not in self._lost:
-            log.warning("%s: %s", direction, reason)
             self._post(CardLost(direction, reason))
+        if self._lost.get(direction) != reason:
+            log.warning("%s: %s", direction, reason.removeprefix(f"{direction}: "))
         self._lost[direction] = reason
 
     async def _try_open(self, direction: Direction) -> None:

@@ -14,7 +14,7 @@ from appliance.audio.mixer import Mixer
 from appliance.audio.ring import Int16
 from appliance.audio.streams import AudioStreams
 from appliance.conversation.events import Direction, Event
-from appliance.errors import CardMissing
+from appliance.errors import AudioError, CardMissing
 
 PERIOD = 480
 
@@ -54,18 +54,24 @@ class HandCard:
         self.unlisted: set[str] = {"capture", "playback"}
         """Directions whose card was absent when the cards were listed."""
         self.mixer: Mixer | None = None
+        self.refusal: AudioError | None = None
+        """What each opening raises."""
         self.resets = 0
         self.is_closed = False
 
     def open_capture(self, consume: Consume) -> HandStream:
         if "capture" in self.missing:
             raise CardMissing("capture: no card")
+        if self.refusal is not None:
+            raise self.refusal
         self.capture = HandStream(self, consume, latency=self.latency)
         return self.capture
 
     def open_playback(self, fill: Fill) -> HandStream:
         if "playback" in self.missing:
             raise CardMissing("playback: no card")
+        if self.refusal is not None:
+            raise self.refusal
         self.playback = HandStream(self, fill, latency=self.latency)
         return self.playback
 

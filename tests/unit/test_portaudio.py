@@ -214,13 +214,16 @@ def test_card_is_asked_for_a_buffer_of_60_ms_before_it_is_opened(
         (OSError(28, "No space left on device"), AudioError, "the USB bus has no bandwidth left"),
     ],
 )
+@pytest.mark.parametrize("is_again", [False, True], ids=["first", "again"])
 def test_refusal_is_one_line_with_card_asked_possible_and_remedy(
-    machine: Machine, problem: OSError, kind: type[AudioError], words: str
+    machine: Machine, problem: OSError, kind: type[AudioError], words: str, is_again: bool
 ) -> None:
     held = Recorded(USB.id, USB.name, stream=USB.stream, held_by=412)
     machine.has(held, programs={412: (400, "pipewire")})
-    machine.refuses = problem
     backend = machine.backend()
+    if is_again:
+        open_it(backend).close()
+    machine.refuses = problem
     with pytest.raises(AudioError) as caught:
         open_it(backend)
     backend.close()
