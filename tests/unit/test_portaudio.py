@@ -137,6 +137,20 @@ def test_card_is_opened_by_a_pcm_that_names_its_id(machine: Machine, caplog: pyt
     backend.close()
 
 
+def test_named_pcms_are_in_the_runtime_folder_which_is_not_cleaned_by_age(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    monkeypatch.setenv("RUNTIME_DIRECTORY", f"{folder}:/run/other")
+    machine.has(USB)
+    backend = machine.backend(capture_card="Device")
+    open_it(backend)
+    assert [str(one) for one in folder.iterdir()] == [os.environ["ALSA_CONFIG_PATH"].split(":")[-1]]
+    backend.close()
+    assert list(folder.iterdir()) == []
+
+
 def test_card_that_returns_under_another_number_is_opened_on_the_same_instance(machine: Machine) -> None:
     machine.has(HEADPHONES, USB)
     backend = machine.backend(capture_card="Device", playback_card="Headphones")

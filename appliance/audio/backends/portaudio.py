@@ -331,14 +331,16 @@ def _default_entry(audio: pyaudio.PyAudio, direction: Direction, pcms: list[str]
 def _configured(ids: Mapping[Direction, tuple[str, int]]) -> Iterator[None]:
     """Add one PCM for each direction to the ALSA configuration of this process.
 
-    The environment variable is read by libasound at each opening, so it is set as long as PortAudio runs.
+    The environment variable and the file are read by libasound at each opening, so both stay as long as PortAudio runs.
+    The file is in the runtime folder of the service: Debian 13 removes files of ten days from /tmp.
     """
     if not ids:
         yield
         return
     kind = "plug" if os.environ.get("PA_ALSA_PLUGHW", "0") != "0" else "hw"
     before = os.environ.get("ALSA_CONFIG_PATH")
-    with tempfile.NamedTemporaryFile("w", prefix="appliance-", suffix=".conf") as file:
+    folder = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0] or None
+    with tempfile.NamedTemporaryFile("w", prefix="appliance-", suffix=".conf", dir=folder) as file:
         for direction, (card_id, device) in ids.items():
             card = f'type hw card "{card_id}" device {device}'
             file.write(f"pcm.{_OWN}{direction} {{ {card if kind == 'hw' else f'type plug slave.pcm {{ {card} }}'} }}\n")
