@@ -18,7 +18,7 @@ from appliance.errors import AudioError
 
 __all__ = ["AMIXER_TIMEOUT_S", "CardMixer", "Control", "Mixer", "controls"]
 
-AMIXER_TIMEOUT_S = 1.0  # it usually takes some milliseconds
+AMIXER_TIMEOUT_S = 2.0  # it takes some milliseconds of work, on a board that may be busy
 _KILL_TIMEOUT_S = 0.2
 _USUAL = ("Master", "PCM", "Digital", "Playback", "Speaker", "Headphone", "Headset", "HDMI", "Line Out")
 _HEAD = re.compile(r"^Simple mixer control '(.*)',(\d+)$", re.MULTILINE)
