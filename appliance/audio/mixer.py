@@ -120,7 +120,12 @@ class CardMixer:
         command = ["amixer", "-c", self._card_id, *arguments]
         try:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
             )
         except OSError as exc:
             raise AudioError(f"amixer cannot be started ({exc.strerror}): install alsa-utils") from None

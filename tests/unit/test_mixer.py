@@ -185,6 +185,14 @@ def test_program_that_is_missing_slow_or_fails_is_reported_in_one_line(
         CardMixer("Card")
 
 
+def test_names_that_are_not_utf_8_are_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "amixer"
+    script.write_bytes(b"#!/bin/sh\ncat <<'END'\nSimple mixer control '\xff',0\n" + JACK.encode() + b"END\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert str(CardMixer("Card").control) == "'PCM',0"
+
+
 # --- the volume of the appliance ----------------------------------------------------------------------------------
 
 
