@@ -286,7 +286,10 @@ def _devices(arguments: argparse.Namespace) -> int:
     from appliance.audio.devices import describe
 
     audio = _settings(arguments).audio
-    print(describe(capture_card=audio.capture_card, playback_card=audio.playback_card))
+    text = describe(
+        capture_card=audio.capture_card, playback_card=audio.playback_card, mixer_control=audio.mixer_control
+    )
+    print(text)
     return 0
 
 

@@ -260,6 +260,13 @@ class AudioSettings(_Section):
     post_roll_ms: int = Field(
         default=_POLICY.post_roll_ms, ge=0, le=2000, description="Audio kept from after a release, in ms."
     )
+    mixer_control: str = Field(
+        default="auto",
+        min_length=1,
+        description="The loudspeaker's control that sets the volume, such as Speaker or PCM,1; `appliance devices` "
+        "shows it. auto: Master, PCM or another usual one; software does what it cannot. none: the card is not "
+        "changed.",
+    )
     volume: int = Field(default=70, ge=0, le=100, description="Volume at start, in percent.")
     earcon_volume: int = Field(
         default=100,

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from appliance.audio import pcm
 from appliance.audio.backends import Backend, Stream
+from appliance.audio.drift import Drift
+from appliance.audio.loudness import Loudness
 from appliance.audio.pcm import WIRE_RATE
 from appliance.audio.prebuffer import Prebuffer
 from appliance.audio.resample import Resampler
@@ -66,14 +68,12 @@ class _Heard:
 class PlaybackPump:
     """Plays what is queued, and posts how much was heard."""
 
-    def __init__(self, ring_ms: int, prebuffer: Prebuffer, post: Callable[[Event], None]) -> None:
+    def __init__(self, ring_ms: int, prebuffer: Prebuffer, loudness: Loudness, post: Callable[[Event], None]) -> None:
         self._ring_ms = ring_ms
+        self._loudness = loudness
         self._prebuffer = prebuffer
         self._post = post
         self.stream: Stream | None = None
-        self.gain = 1.0
-        self.loudest_gain: Callable[[], float] = lambda: 1.0
-        """Returns the most gain of capped sound."""
         self._is_capped = True
         """The sound that was written last is capped."""
         self.epoch = 0
@@ -82,6 +82,9 @@ class PlaybackPump:
         self.ring = Ring(1)
         self._resampler = Resampler(WIRE_RATE, WIRE_RATE)
         self._heard = _Heard()
+        self._drift = Drift()
+        self._looked_at = 0
+        """Ring position at the last look at the depth."""
         self._is_expecting = False
         self._queue: deque[tuple[bool, bool, Int16]] = deque()
         """(is an answer, is capped, samples at 24 kHz), at most a period each."""
@@ -116,6 +119,8 @@ class PlaybackPump:
         self._heard.begin(0, self._heard.written + self._held_back)
         self._held_back = 0
         self._resampler = Resampler(WIRE_RATE, stream.rate)
+        self._drift.reset()
+        self._looked_at = 0
         self.ring = ring = Ring(self._ring_ms * stream.rate // 1000)
         self.stream = stream
 
@@ -130,8 +135,11 @@ class PlaybackPump:
         if is_answer:
             if self._is_paused:
                 self._is_paused = False
+                self._drift.reset()
                 self.gaps += 1
                 self._prebuffer.answer_paused()
+            if self._is_finished:
+                self._drift.reset()
             self._waiting_answer += len(samples)
             self._is_finished = False
             self._posted = None
@@ -166,8 +174,17 @@ class PlaybackPump:
         if self.stream is None:
             return
         self._note_pause()
+        self._look_at_depth(self.stream)
         self._fill_ring(self.stream)
         self._post_progress()
+
+    def _look_at_depth(self, stream: Stream) -> None:
+        """Report to `Drift` how much waits while an answer plays and more of it comes."""
+        waiting, read = self.ring.available, self.ring.read
+        if self._is_primed and not self._is_finished:
+            depth = self._waiting_answer + self._held_back + waiting * WIRE_RATE // stream.rate
+            self._drift.look(depth, (read - self._looked_at) * WIRE_RATE // stream.rate)
+        self._looked_at = read
 
     def _note_pause(self) -> None:
         """Require a new pre-buffer if the ring ran empty within the answer."""
@@ -183,7 +200,8 @@ class PlaybackPump:
         longest = _PERIOD * stream.rate // WIRE_RATE + stream.period  # a period plus the resampler's delayed output
         while self._queue and self.ring.room >= 2 * longest:
             is_answer, self._is_capped, samples = self._queue.popleft()
-            self._write(self._resampler.process(samples), len(samples) if is_answer else 0)
+            steered = self._drift.steer(samples) if is_answer else samples
+            self._write(self._resampler.process(steered), len(samples) if is_answer else 0)
         if self._is_finished and not self._queue and self._resampler.is_holding and self.ring.room >= longest:
             self._write(self._resampler.finish(), 0, is_end=True)  # else the tail would play before the next answer
         self._is_primed &= bool(self._queue) or not self._is_finished
@@ -194,8 +212,7 @@ class PlaybackPump:
         self._held_back += answer_frames
         if not len(samples) and not is_end:
             return  # still inside the resampler: it is output with the next block
-        gain = min(self.gain, self.loudest_gain()) if self._is_capped else self.gain
-        self.ring.write(pcm.gain(samples, gain))
+        self.ring.write(pcm.gain(samples, self._loudness.factor(is_capped=self._is_capped)))
         self._heard.wrote(self.ring.written, self._held_back)
         self._held_back = 0
         if is_end:

@@ -40,6 +40,7 @@ from appliance.audio.backends import Backend, Stream
 from appliance.audio.capture import CapturePump
 from appliance.audio.card_events import CardEvents
 from appliance.audio.earcons import earcon
+from appliance.audio.loudness import Loudness
 from appliance.audio.playback import PlaybackPump
 from appliance.audio.prebuffer import Prebuffer
 from appliance.conversation.commands import Earcon
@@ -124,10 +125,11 @@ class AudioStreams:
         self._post = post
         self._stall_s = stall_s
         self._clock = clock
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cards")
+        self._loudness = Loudness(self._thread, loudest)
         self._capture = CapturePump(capture_ring_s, post, has_room)
-        self._playback = PlaybackPump(playback_ring_ms, Prebuffer(prebuffer_ms, max_prebuffer_ms), post)
-        self._playback.loudest_gain = lambda: pcm.volume_gain(loudest())
-        self._loudest = loudest
+        prebuffer = Prebuffer(prebuffer_ms, max_prebuffer_ms)
+        self._playback = PlaybackPump(playback_ring_ms, prebuffer, self._loudness, post)
         self.are_alarms_capped = are_alarms_capped
         """`loudest` is for alarms too."""
         self._halves: dict[Direction, CapturePump | PlaybackPump] = {
@@ -144,10 +146,8 @@ class AudioStreams:
         self._card_events = card_events
         self._has_news = False
         self._changed = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cards")
         self._late = self._lost_periods = 0
         """Xruns of the streams that are closed."""
-        self._volume = 100
         self.earcon_volume = 100
         """Loudness of the cues, 0 to 100 percent of the volume."""
         self._was_tried = asyncio.Event()
@@ -194,12 +194,11 @@ class AudioStreams:
     @property
     def volume(self) -> int:
         """0 (silence) to 100 (unchanged), in even steps of dB; never above what `loudest` returns now."""
-        return min(self._volume, self._loudest())
+        return self._loudness.percent
 
     @volume.setter
     def volume(self, percent: int) -> None:
-        self._volume = min(max(int(percent), 0), 100)
-        self._playback.gain = pcm.volume_gain(self._volume)
+        self._loudness.percent = percent
 
     @property
     def xruns(self) -> Xruns:
@@ -227,6 +226,7 @@ class AudioStreams:
                 self._card_events.open(self._take_news)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._supervise(), name="cards")
+                group.create_task(self._loudness.run(), name="volume")
                 group.create_task(self._pump_capture(), name="capture pump")
                 group.create_task(self._pump_playback(), name="playback pump")
         finally:
@@ -262,8 +262,7 @@ class AudioStreams:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._idle_after_s or None):
                 await has_work.wait()
-        if has_work.is_set():
-            return
+                return
         self._is_output_idle = True
         self._changed.set()
         await has_work.wait()
@@ -337,9 +336,11 @@ class AudioStreams:
         return f"no audio for {now - last:.1f} s: the card or the sound server hangs"
 
     def _post_lost(self, direction: Direction, reason: str) -> None:
+        """Report a loss once, and log each new reason, such as the program that holds the card when it is back."""
         if direction not in self._lost:
-            log.warning("%s: %s", direction, reason)
             self._post(CardLost(direction, reason))
+        if self._lost.get(direction) != reason:
+            log.warning("%s: %s", direction, reason.removeprefix(f"{direction}: "))
         self._lost[direction] = reason
 
     async def _try_open(self, direction: Direction) -> None:
@@ -360,6 +361,8 @@ class AudioStreams:
                     await self._open(one)
 
     async def _open(self, direction: Direction) -> None:
+        if direction == "playback":
+            await self._loudness.begin(self._backend.open_mixer)
         try:
             await self._blocking(self._halves[direction].open, self._backend)
         except AudioError as exc:
@@ -378,6 +381,8 @@ class AudioStreams:
     async def _shut(self, half: CapturePump | PlaybackPump) -> None:
         """Close one direction if it is open. Its ring gets no sound from now on: that would be lost."""
         stream, half.stream = half.stream, None
+        if half is self._playback:
+            self._loudness.end()
         if stream is not None:
             try:
                 await self._blocking(self._close, stream)

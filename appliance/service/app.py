@@ -414,6 +414,7 @@ def _audio_backend(settings: AudioSettings) -> Backend:
         rate=settings.rate,
         period_ms=settings.period_ms,
         buffer_ms=settings.buffer_ms,
+        mixer_control=settings.mixer_control,
     )
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from appliance.audio.backends import Consume, Fill, Presence
+from appliance.audio.mixer import Mixer
 from appliance.audio.ring import Int16
 from appliance.audio.streams import AudioStreams
 from appliance.conversation.events import Direction, Event
-from appliance.errors import CardMissing
+from appliance.errors import AudioError, CardMissing
 
 PERIOD = 480
 
@@ -52,20 +53,30 @@ class HandCard:
         """Directions whose card is not there."""
         self.unlisted: set[str] = {"capture", "playback"}
         """Directions whose card was absent when the cards were listed."""
+        self.mixer: Mixer | None = None
+        self.refusal: AudioError | None = None
+        """What each opening raises."""
         self.resets = 0
         self.is_closed = False
 
     def open_capture(self, consume: Consume) -> HandStream:
         if "capture" in self.missing:
             raise CardMissing("capture: no card")
+        if self.refusal is not None:
+            raise self.refusal
         self.capture = HandStream(self, consume, latency=self.latency)
         return self.capture
 
     def open_playback(self, fill: Fill) -> HandStream:
         if "playback" in self.missing:
             raise CardMissing("playback: no card")
+        if self.refusal is not None:
+            raise self.refusal
         self.playback = HandStream(self, fill, latency=self.latency)
         return self.playback
+
+    def open_mixer(self) -> Mixer | None:
+        return self.mixer
 
     def look(self, direction: Direction) -> Presence:
         return "absent" if direction in self.missing else "unlisted" if direction in self.unlisted else "listed"
@@ -81,8 +92,11 @@ class HandCard:
 class Hand:
     """The streams, the card, and the posted events."""
 
-    def __init__(self, *, rate: int = 24_000, latency: int = PERIOD, **options: Any) -> None:
+    def __init__(
+        self, *, rate: int = 24_000, latency: int = PERIOD, mixer: Mixer | None = None, **options: Any
+    ) -> None:
         self.card = HandCard(rate=rate, latency=latency)
+        self.card.mixer = mixer
         self.events: list[Event] = []
         self.has_room = True
         self.audio = AudioStreams(

@@ -146,7 +146,7 @@ def test_machine_without_sound_has_no_cards(tmp_path: Path) -> None:
 def test_devices_lists_cards_and_choices_with_their_reasons(tmp_path: Path) -> None:
     held = Recorded("Busy", "Busy card", ("pcm0c",), held_by=412)
     root = plant(tmp_path, [USB, held], programs={412: (400, "pipewire")})
-    text = describe(capture_card="Busy", playback_card="default", tree=CardTree(root))
+    text = describe(capture_card="Busy", playback_card="default", mixer_control="none", tree=CardTree(root))
     assert text.splitlines() == [
         "card 0: USB Audio Device (id Device, driver USB-Audio)",
         "  path platform-usb-0:1.2:1.0",
@@ -158,6 +158,7 @@ def test_devices_lists_cards_and_choices_with_their_reasons(tmp_path: Path) -> N
         "capture: 'Busy card' (id Busy): its id is 'Busy'",
         "playback: 'USB Audio Device' (id Device path platform-usb-0:1.2:1.0): "
         "the first card with a microphone and a loudspeaker",
+        "volume: in software",
     ]
 
 

@@ -59,6 +59,15 @@ async def test_output_stays_open_by_default() -> None:
         assert one.card.playback is stream is not None and not stream.is_closed
 
 
+async def test_sound_that_ends_before_the_loop_runs_again_does_not_close_an_output_that_stays_open() -> None:
+    async with hand() as one:
+        stream = one.card.playback
+        one.audio.play(0, "a", pcm_of(5, PERIOD))
+        await one.play_periods(3)
+        await asyncio.sleep(0.05)
+        assert one.card.playback is stream is not None and not stream.is_closed
+
+
 @pytest.mark.parametrize("sound", ["play", "say", "earcon"])
 async def test_sound_after_an_idle_time_is_played_from_its_first_frame(sound: str) -> None:
     async with hand(**IDLE) as one:

@@ -137,6 +137,20 @@ def test_card_is_opened_by_a_pcm_that_names_its_id(machine: Machine, caplog: pyt
     backend.close()
 
 
+def test_named_pcms_are_in_the_runtime_folder_which_is_not_cleaned_by_age(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    monkeypatch.setenv("RUNTIME_DIRECTORY", f"{folder}:/run/other")
+    machine.has(USB)
+    backend = machine.backend(capture_card="Device")
+    open_it(backend)
+    assert [str(one) for one in folder.iterdir()] == [os.environ["ALSA_CONFIG_PATH"].split(":")[-1]]
+    backend.close()
+    assert list(folder.iterdir()) == []
+
+
 def test_card_that_returns_under_another_number_is_opened_on_the_same_instance(machine: Machine) -> None:
     machine.has(HEADPHONES, USB)
     backend = machine.backend(capture_card="Device", playback_card="Headphones")
@@ -214,13 +228,16 @@ def test_card_is_asked_for_a_buffer_of_60_ms_before_it_is_opened(
         (OSError(28, "No space left on device"), AudioError, "the USB bus has no bandwidth left"),
     ],
 )
+@pytest.mark.parametrize("is_again", [False, True], ids=["first", "again"])
 def test_refusal_is_one_line_with_card_asked_possible_and_remedy(
-    machine: Machine, problem: OSError, kind: type[AudioError], words: str
+    machine: Machine, problem: OSError, kind: type[AudioError], words: str, is_again: bool
 ) -> None:
     held = Recorded(USB.id, USB.name, stream=USB.stream, held_by=412)
     machine.has(held, programs={412: (400, "pipewire")})
-    machine.refuses = problem
     backend = machine.backend()
+    if is_again:
+        open_it(backend).close()
+    machine.refuses = problem
     with pytest.raises(AudioError) as caught:
         open_it(backend)
     backend.close()

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from appliance.audio import streams
+from appliance.audio.backends import Presence
 from appliance.audio.card_events import CardEvents
 from appliance.audio.pcm import volume_gain
 from appliance.audio.resample import Resampler
@@ -19,8 +21,10 @@ from appliance.conversation.events import (
     CaptureOverrun,
     CardFound,
     CardLost,
+    Direction,
     PlayoutProgress,
 )
+from appliance.errors import CardBusy
 from tests.support.hand_card import PERIOD, Hand, hand, pcm_of
 
 
@@ -142,6 +146,35 @@ async def test_late_callbacks_are_the_program_s_and_count_on_when_the_card_is_op
         one.card.playback.late_callbacks = 3
         assert one.audio.xruns.causes == {"network": 0, "program": 5, "card": 1}
         assert one.audio.xruns.total == 6
+
+
+async def test_reasons_why_a_card_is_not_opened_again_are_one_line_each(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    attempts = 0
+    monkeypatch.setattr(streams, "_RETRY_S", (0.001,))
+    async with hand() as one:
+        look = one.card.look
+
+        def counted(direction: Direction) -> Presence:
+            nonlocal attempts
+            attempts += 1
+            return look(direction)
+
+        monkeypatch.setattr(one.card, "look", counted)
+        for refusal in ("playback: held by pipewire (pid 400); stop it", "playback: the USB bus has no bandwidth left"):
+            one.card.refusal, before = CardBusy(refusal), attempts
+            assert one.card.playback is not None
+            one.card.playback.is_active = False
+            await _until(lambda before=before: attempts > before + 5)
+        one.card.refusal = None
+        await _until(lambda: one.posted(CardFound))
+    assert [row.getMessage() for row in caplog.records if row.levelname == "WARNING"] == [
+        "playback: the card stopped: was it unplugged?",
+        "playback: held by pipewire (pid 400); stop it",
+        "playback: the USB bus has no bandwidth left",
+    ]
+    assert len(one.posted(CardLost)) == 1
 
 
 async def test_volume_is_applied_and_zero_is_silence() -> None:

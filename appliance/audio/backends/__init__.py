@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, TypeAlias
 
+from appliance.audio.mixer import Mixer
 from appliance.audio.ring import Int16
 from appliance.conversation.events import Direction
 from appliance.errors import SettingsError
@@ -67,6 +68,13 @@ class Backend(Protocol):
     def open_playback(self, fill: Fill) -> Stream:
         """Start the loudspeaker; raises as `open_capture`."""
 
+    def open_mixer(self) -> Mixer | None:
+        """Return the loudness control of the loudspeaker's card; None if there is nothing to look for.
+
+        Raises:
+            AudioError: The card has none that can be used; the text says why.
+        """
+
     def look(self, direction: Direction) -> Presence:
         """Return the state of the card of a direction, without opening it."""
 
@@ -82,7 +90,7 @@ def open_backend(name: str, **options: Any) -> Backend:
 
     Args:
         name: "portaudio" or "simulated".
-        options: ``capture_card``, ``playback_card``, ``rate``, ``period_ms``, ``buffer_ms``.
+        options: ``capture_card``, ``playback_card``, ``rate``, ``period_ms``, ``buffer_ms``, ``mixer_control``.
 
     Raises:
         SettingsError: No backend has this name.

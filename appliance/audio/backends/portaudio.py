@@ -30,6 +30,7 @@ from appliance.audio.alsa import possible_parameters, quiet_libraries
 from appliance.audio.backends import Consume, Fill, Presence
 from appliance.audio.backends.portaudio_library import ask_for_buffer, last_host_error
 from appliance.audio.cards import CardTree, Choice, choose
+from appliance.audio.mixer import CardMixer
 from appliance.conversation.events import Direction
 from appliance.errors import AudioError, CardBusy, CardMissing, RateUnsupported
 
@@ -113,6 +114,7 @@ class PortAudioBackend:
         rate: Tried first; then the card's own default and the usual rates.
         period_ms: Milliseconds per callback.
         buffer_ms: Milliseconds of audio that the card holds: how late a callback may come without an xrun.
+        mixer_control: The control of the loudspeaker's card that sets the volume; "auto" for a usual one, or "none".
         tree: Lists the kernel's cards.
     """
 
@@ -124,12 +126,14 @@ class PortAudioBackend:
         rate: int = 48_000,
         period_ms: int = 20,
         buffer_ms: int = 60,
+        mixer_control: str = "none",
         tree: CardTree | None = None,
     ) -> None:
         self._wanted: dict[Direction, str] = {"capture": capture_card, "playback": playback_card}
         self._rate = rate
         self._period_ms = period_ms
         self._buffer_s = buffer_ms / 1000
+        self._mixer_control = mixer_control
         self._tree = tree or CardTree()
         self._audio: pyaudio.PyAudio | None = None
         self._resources = ExitStack()
@@ -171,6 +175,17 @@ class PortAudioBackend:
             return callback
 
         return self._open("playback", make)
+
+    def open_mixer(self) -> CardMixer | None:
+        try:
+            choice = choose(self._tree.cards(), self._wanted["playback"], "playback")
+        except AudioError:  # missing, or a PCM of the ALSA configuration, which need not be one card
+            return None
+        if choice.card is None or self._mixer_control == "none":
+            return None
+        mixer = CardMixer(choice.card.id, self._mixer_control)
+        log.info("the volume is set by %s of card %s", mixer.control, choice.card.id)
+        return mixer
 
     def look(self, direction: Direction) -> Presence:
         if self._audio is None:
@@ -316,14 +331,16 @@ def _default_entry(audio: pyaudio.PyAudio, direction: Direction, pcms: list[str]
 def _configured(ids: Mapping[Direction, tuple[str, int]]) -> Iterator[None]:
     """Add one PCM for each direction to the ALSA configuration of this process.
 
-    The environment variable is read by libasound at each opening, so it is set as long as PortAudio runs.
+    The environment variable and the file are read by libasound at each opening, so both stay as long as PortAudio runs.
+    The file is in the runtime folder of the service: Debian 13 removes files of ten days from /tmp.
     """
     if not ids:
         yield
         return
     kind = "plug" if os.environ.get("PA_ALSA_PLUGHW", "0") != "0" else "hw"
     before = os.environ.get("ALSA_CONFIG_PATH")
-    with tempfile.NamedTemporaryFile("w", prefix="appliance-", suffix=".conf") as file:
+    folder = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0] or None
+    with tempfile.NamedTemporaryFile("w", prefix="appliance-", suffix=".conf", dir=folder) as file:
         for direction, (card_id, device) in ids.items():
             card = f'type hw card "{card_id}" device {device}'
             file.write(f"pcm.{_OWN}{direction} {{ {card if kind == 'hw' else f'type plug slave.pcm {{ {card} }}'} }}\n")

@@ -202,6 +202,9 @@ class SimulatedBackend:
 
         return _SimulatedStream(self.loudspeaker, self.rate, self.period, work, name="simulated loudspeaker")
 
+    def open_mixer(self) -> None:
+        """Return None: all of the volume is set in software."""
+
     def look(self, direction: Direction) -> Presence:
         device = self.microphone if direction == "capture" else self.loudspeaker
         return "listed" if device.is_plugged else "absent"
