@@ -33,6 +33,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
+from appliance.brain.activity import Activity
 from appliance.brain.admission import (
     Guesses,
     HttpConnection,
@@ -174,8 +175,8 @@ class BrainServer:
         self._max_sessions = max_sessions
         self._max_responses = max(32, 2 * max_sessions) if max_responses is None else max_responses
         self._sessions: set[_BrainSession] = set()
-        self.was_used = asyncio.Event()
-        """Set at the first session."""
+        self.activity = Activity()
+        """Of the sessions."""
         self._server: Server | None = None
 
     async def __aenter__(self) -> BrainServer:
@@ -293,13 +294,15 @@ class BrainServer:
             self._pipeline,
             model=query["model"][0],
             may_respond=lambda: self.responses < self._max_responses,
+            on_frame=self.activity.used,
         )
         self._sessions.add(session)
-        self.was_used.set()
+        self.activity.joined()
         try:
             await session.run()
         finally:
             self._sessions.discard(session)
+            self.activity.left()
 
     def _refusal(self, request: Request, query: Mapping[str, list[str]]) -> _Refusal | None:
         invalid = "invalid_request_error"
@@ -325,9 +328,16 @@ class _BrainSession:
     """One connection; carries out the effects of its `ServerModel`."""
 
     def __init__(
-        self, connection: ServerConnection, pipeline: VoicePipeline, *, model: str, may_respond: Callable[[], bool]
+        self,
+        connection: ServerConnection,
+        pipeline: VoicePipeline,
+        *,
+        model: str,
+        may_respond: Callable[[], bool],
+        on_frame: Callable[[], None],
     ) -> None:
         self._connection = connection
+        self._on_frame = on_frame
         self._pipeline = pipeline
         self._clock = asyncio.get_running_loop().time
         self._model = ServerModel(
@@ -369,6 +379,7 @@ class _BrainSession:
     async def _read(self) -> None:
         try:
             async for frame in self._connection:
+                self._on_frame()
                 self._apply(self._model.receive(frame, self._clock()))
                 await asyncio.sleep(0)  # the iteration does not yield while frames are waiting
                 await self._wait_for_reader()
