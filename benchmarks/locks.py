@@ -7,8 +7,8 @@
 A thread that wakes up every half millisecond cannot run while another one keeps the lock; a gap in which the process
 used the CPU counts as a hold. On a busy machine it also counts the time until the system runs that thread again. The
 device answers by itself, keeps its history, writes a trace and calls tools. Prints one JSON object: the longest hold,
-the holds with what the main thread did at their end, the modules that were imported after the start, and the number of
-full garbage collections.
+the holds with what the main thread did at their end, the modules that the event loop's thread imported after the
+start, and the number of full garbage collections.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,26 @@ class Ticker(threading.Thread):
         self.join()
 
 
+class LateImports(MetaPathFinder):
+    """Notes each module that the main thread looks for. Other threads share the lock with it while they import."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        """Find nothing: the next finder does."""
+        if threading.current_thread() is threading.main_thread():
+            self.names.append(fullname)
+
+    def start(self) -> None:
+        """Note what is imported from now on."""
+        sys.meta_path.insert(0, self)
+
+    def stop(self) -> None:
+        """Note nothing more."""
+        sys.meta_path.remove(self)
+
+
 def _place() -> str:
     """Return the innermost line of ours that the main thread runs."""
     main = threading.main_thread().ident
@@ -112,9 +133,10 @@ async def measure(turns: int, least_ms: float) -> dict[str, Any]:
         device.observe(watch)
         running = asyncio.create_task(device.run())
         await is_ready.wait()
-        loaded, ticker = set(sys.modules), Ticker(least_ms / 1000)
+        late, ticker = LateImports(), Ticker(least_ms / 1000)
         outcomes = []
         gc.callbacks.append(count)
+        late.start()
         ticker.start()
         for turn in range(turns):
             await device.talk_pcm(recordings[turn % len(recordings)])
@@ -122,7 +144,7 @@ async def measure(turns: int, least_ms: float) -> dict[str, Any]:
             await asyncio.sleep(_REST_S)
         ticker.stop()
         gc.callbacks.remove(count)
-        late = sorted(set(sys.modules) - loaded)
+        late.stop()
         device.stop("measured")
         await running
     holds = sorted(ticker.holds, reverse=True)
@@ -130,7 +152,7 @@ async def measure(turns: int, least_ms: float) -> dict[str, Any]:
         "outcomes": outcomes,
         "longest_hold_ms": holds[0][0] if holds else 0.0,
         "holds": holds[:20],
-        "late_imports": late,
+        "late_imports": late.names,
         "full_collections": full,
     }
 

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks import capacity
+from benchmarks import capacity, slow_board
 
 CLIENTS = {"appliance": "ours", "openai-agents": "agents_sdk", "bare": "bare"}
 IMPORTS = 5
@@ -52,11 +52,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         latency = _latency(port) | _locks()
     print("measuring the capacity of the offline brain …", file=sys.stderr, flush=True)
     sessions = capacity.run()
+    print("measuring the start and an offline answer …", file=sys.stderr, flush=True)
+    waits = slow_board.run()
     _print(figures, daemon, latency, arguments.seconds)
+    print()
+    slow_board.print_rows(waits)
     print("\nThe offline brain, with one recogniser for each core:\n")
     capacity.print_rows(sessions)
     if arguments.json is not None:
-        everything = {"clients": figures, "daemon": daemon, "latency": latency, "capacity": sessions}
+        everything = {
+            "clients": figures,
+            "daemon": daemon,
+            "latency": latency,
+            "slow_board": waits,
+            "capacity": sessions,
+        }
         arguments.json.write_text(json.dumps(everything, indent=2), encoding="utf-8")
     return 0
 

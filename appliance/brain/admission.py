@@ -21,13 +21,13 @@ from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
+from appliance.brain.private_socket import PATH
 from appliance.errors import SettingsError, is_loopback, one_line
 
-__all__ = ["PATH", "Guesses", "HttpConnection", "has_key", "refused_request", "server_tls", "too_many_attempts"]
+__all__ = ["Guesses", "HttpConnection", "has_key", "refused_request", "server_tls", "too_many_attempts"]
 
 logger = logging.getLogger(__name__)
 
-PATH = "/v1/realtime"
 FIRST_DELAY_S = 0.25  # after the first wrong key of a host; doubled after each further one
 LONGEST_DELAY_S = 4.0
 MAX_WAITING = 8  # attempts of one host; further ones are refused with 429

@@ -18,25 +18,23 @@ import asyncio
 import json
 import logging
 import secrets
-import socket
 import ssl
 import string
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import zip_longest
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, assert_never
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs
 
 from websockets.asyncio.server import Server, ServerConnection, serve, unix_serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
+from appliance.brain.activity import Activity
 from appliance.brain.admission import (
-    PATH,
     Guesses,
     HttpConnection,
     has_key,
@@ -55,6 +53,7 @@ from appliance.brain.model import (
     StopGenerating,
     Transcribe,
 )
+from appliance.brain.private_socket import PATH, PrivateSocket
 from appliance.errors import ApplianceError, SpeechBusy, SpeechError, is_loopback
 from appliance.speech.stages import CallPart, Part, ResponseRequest, SpokenPart, TextPart, VoicePipeline, closed_after
 
@@ -130,7 +129,7 @@ class BrainServer:
         pipeline: Transcribes and answers; shared by all sessions.
         host: Address to listen on. Any address except loopback needs a `token`.
         port: 0 picks a free port; see `url`.
-        socket_path: Listen on a Unix socket of mode 0600 at this path instead of on `host` and `port`.
+        private: Listen on this socket, and require its token, instead of `host`, `port` and `token`.
         token: Key that clients must send as ``Authorization: Bearer …``, in ASCII; None accepts every client.
         tls: Serve ``wss`` with this context; see `admission.server_tls`.
         max_sessions: Further connections are refused with close code 1013.
@@ -149,13 +148,15 @@ class BrainServer:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
-        socket_path: Path | None = None,
+        private: PrivateSocket | None = None,
         token: str | None = None,
         tls: ssl.SSLContext | None = None,
         max_sessions: int = 8,
         max_responses: int | None = None,
     ) -> None:
-        if not token and socket_path is None and not is_loopback(host):
+        if private is not None:
+            token = private.token
+        elif not token and not is_loopback(host):
             raise ApplianceError(
                 f"the offline brain on {host!r} would be open to the network: give it a token, or listen on 127.0.0.1"
             )
@@ -166,7 +167,7 @@ class BrainServer:
         self._pipeline = pipeline
         self._host = host
         self._port = port
-        self._socket_path = socket_path
+        self._private = private
         self._token = token or None
         self._tls = tls
         self._guesses = Guesses()
@@ -174,8 +175,8 @@ class BrainServer:
         self._max_sessions = max_sessions
         self._max_responses = max(32, 2 * max_sessions) if max_responses is None else max_responses
         self._sessions: set[_BrainSession] = set()
-        self.was_used = asyncio.Event()
-        """Set at the first session."""
+        self.activity = Activity()
+        """Of the sessions."""
         self._server: Server | None = None
 
     async def __aenter__(self) -> BrainServer:
@@ -190,16 +191,14 @@ class BrainServer:
             "logger": _wire_logger(),
         }
         try:
-            if self._socket_path is None:
+            if self._private is None:
                 self._server = await serve(self._serve, self._host, self._port, **options)
             else:
-                self._server = await unix_serve(self._serve, sock=_private_socket(self._socket_path), **options)
+                self._server = await unix_serve(self._serve, sock=self._private.listening, **options)
         except OSError as error:
-            where, remedy = f"{self._host}:{self._port}", "choose another port, or 0 for a free one"
-            if self._socket_path is not None:
-                where, remedy = str(self._socket_path), "choose another folder, as with TMPDIR"
             raise ApplianceError(
-                f"the offline brain cannot listen on {where} ({error.strerror or error}): {remedy}"
+                f"the offline brain cannot listen on {self._host}:{self._port} ({error.strerror or error}): "
+                "choose another port, or 0 for a free one"
             ) from error
         return self
 
@@ -229,8 +228,8 @@ class BrainServer:
         """
         if self._server is None:
             raise ApplianceError("the offline brain is not listening: enter it with 'async with' first")
-        if self._socket_path is not None:
-            return f"ws+unix:{quote(str(self._socket_path))}:{PATH}"
+        if self._private is not None:
+            return self._private.url
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"{'wss' if self._tls else 'ws'}://{host}:{self.port}{PATH}"
 
@@ -241,7 +240,7 @@ class BrainServer:
     @property
     def port(self) -> int:
         """The port in use; the port given if the server is not listening on one."""
-        if self._server is None or self._socket_path is not None:
+        if self._server is None or self._private is not None:
             return self._port
         return int(next(iter(self._server.sockets)).getsockname()[1])
 
@@ -269,7 +268,7 @@ class BrainServer:
         if self._token is None:
             return True
         is_right = has_key(request, self._token)
-        if self._socket_path is not None:  # a random key: guessing is hopeless, and must not delay the right client
+        if self._private is not None:  # a random key: guessing is hopeless, and must not delay the right client
             return is_right
         task = asyncio.current_task()
         assert task is not None
@@ -295,13 +294,15 @@ class BrainServer:
             self._pipeline,
             model=query["model"][0],
             may_respond=lambda: self.responses < self._max_responses,
+            on_frame=self.activity.used,
         )
         self._sessions.add(session)
-        self.was_used.set()
+        self.activity.joined()
         try:
             await session.run()
         finally:
             self._sessions.discard(session)
+            self.activity.left()
 
     def _refusal(self, request: Request, query: Mapping[str, list[str]]) -> _Refusal | None:
         invalid = "invalid_request_error"
@@ -327,9 +328,16 @@ class _BrainSession:
     """One connection; carries out the effects of its `ServerModel`."""
 
     def __init__(
-        self, connection: ServerConnection, pipeline: VoicePipeline, *, model: str, may_respond: Callable[[], bool]
+        self,
+        connection: ServerConnection,
+        pipeline: VoicePipeline,
+        *,
+        model: str,
+        may_respond: Callable[[], bool],
+        on_frame: Callable[[], None],
     ) -> None:
         self._connection = connection
+        self._on_frame = on_frame
         self._pipeline = pipeline
         self._clock = asyncio.get_running_loop().time
         self._model = ServerModel(
@@ -371,6 +379,7 @@ class _BrainSession:
     async def _read(self) -> None:
         try:
             async for frame in self._connection:
+                self._on_frame()
                 self._apply(self._model.receive(frame, self._clock()))
                 await asyncio.sleep(0)  # the iteration does not yield while frames are waiting
                 await self._wait_for_reader()
@@ -522,18 +531,6 @@ class _BrainSession:
         """Let the reader process a cancel, and wait until a slow client has read."""
         await asyncio.sleep(0)
         await self._has_room.wait()
-
-
-def _private_socket(path: Path) -> socket.socket:
-    """Return a Unix socket that only this user can open; it does not listen yet."""
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        made.bind(str(path))
-        path.chmod(0o600)
-    except BaseException:
-        made.close()
-        raise
-    return made
 
 
 async def _refuse(connection: ServerConnection, refusal: _Refusal) -> None:

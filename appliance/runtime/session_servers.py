@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 
 from appliance.errors import LinkError, SettingsError
-from appliance.realtime.transports.websocket import Endpoint, endpoint_url
+from appliance.realtime.transports.endpoints import Endpoint, endpoint_url
 from appliance.safe_text import bare_address
 
 __all__ = ["SessionServers"]

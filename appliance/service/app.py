@@ -28,6 +28,8 @@ from appliance.agents.tools import Tool
 from appliance.audio.backends import Backend, open_backend
 from appliance.audio.card_events import CardEvents
 from appliance.audio.streams import AudioStreams
+from appliance.brain.on_demand import OnDemandBrain
+from appliance.brain.private_socket import private_socket
 from appliance.conversation.events import Event, MuteSwitched, ShutdownRequested, Started, TracingFailed
 from appliance.conversation.machine import Conversation
 from appliance.conversation.policy import Policy
@@ -49,7 +51,7 @@ from appliance.hardware.pins import check_pin_library, open_pin_factory
 from appliance.realtime.items import HistoryItem
 from appliance.realtime.payload import RealtimeSessionSettings, Transcription, session_object
 from appliance.realtime.transports import RunningTransport, open_transport
-from appliance.realtime.transports.websocket import Endpoint, endpoint_url
+from appliance.realtime.transports.endpoints import Endpoint, endpoint_url
 from appliance.runtime.agent_preparer import Compose
 from appliance.runtime.agent_runtime import AgentRuntime, check_agent
 from appliance.runtime.driver import Driver, Observer
@@ -81,6 +83,9 @@ if TYPE_CHECKING:
 __all__ = ["Appliance", "check_assistant", "open_assistant", "open_pipeline"]
 
 log = logging.getLogger(__name__)
+
+OFFLINE = "offline brain"
+"""Name of the endpoint that is built in."""
 
 _SWITCH_INTERVAL_S = 0.001  # a busy thread delays a periodic one by 1.2 ms at the median, with Python's default by 5 ms
 
@@ -127,6 +132,7 @@ class Appliance:
         self.wording.key_file, self.wording.key_variable = key_place(settings, credentials_directory(environ))
         self._key = FileMark(self.wording.key_file)
         self._observers: list[Observer] = []
+        self._brain: OnDemandBrain | None = None
         self._driver: Driver | None = None
         self._conversation: Conversation | None = None
         self._trace_problem = ""
@@ -183,14 +189,13 @@ class Appliance:
                 with first_error():
                     async with asyncio.TaskGroup() as group:
                         tasks = [group.create_task(part.run(), name=type(part).__name__) for part in parts]
+                        tasks.append(group.create_task(self._begin(notifier, transport), name="link"))
                         driver.post(Started())
                         for event in self._waiting:
                             driver.post(event)
                         self._driver, self._waiting = driver, None
                         if self._trace_problem:
                             driver.post(TracingFailed(self._trace_problem))
-                        _tune()
-                        notifier.ready(self._status.text)
                         reason = await driver.run()
                         notifier.stopping(self.wording.say("status.stopping"))
                         await transport.said_goodbye()
@@ -207,10 +212,10 @@ class Appliance:
         self, stack: AsyncExitStack, notifier: Notifier
     ) -> tuple[Driver, RunningTransport, list[_Runs]]:
         settings = self._settings
-        endpoints = await self._endpoints(stack)
+        endpoints, self._brain = open_endpoints(stack, settings, self._environ, self._headers, self._open_pipeline)
         transport = open_transport(
             settings.link.transport,
-            [one for one, _ in endpoints],
+            endpoints,
             post=self.post,
             connect_timeout_s=settings.link.connect_timeout_s,
             ping_interval_s=settings.link.ping_interval_s,
@@ -249,13 +254,13 @@ class Appliance:
         light = stack.enter_context(closing(_open_light(settings, factory)))
         light.show("booting")
         announcer = LocalAnnouncer(audio, _LazyVoice(settings) if settings.audio.announcements else None, self.wording)
-        for remark in (*filter(None, [settings.price_remark()]), *plugins.duplicates()):
+        if remark := settings.price_remark():
             log.warning("%s", remark)
-        offline = next((at for at, (_, is_offline) in enumerate(endpoints) if is_offline), None)
+        offline = next((at for at, one in enumerate(endpoints) if one.name == OFFLINE), None)
         figures = partial(policy_from, wording=self.wording, endpoints=len(endpoints), offline_endpoint=offline)
         policy = figures(settings, list(runtime.agents))
         conversation, observers = self._open_conversation(stack, policy, await _first_specs(settings, runtime))
-        servers = ["" if is_offline else bare_address(one.url) for one, is_offline in endpoints]
+        servers = ["" if one.name == OFFLINE else bare_address(one.url) for one in endpoints]
         self._status = StatusLine(notifier, self.wording, servers, lambda: audio.xruns.causes)
         power = PowerSwitch(settings.button.power_off_command)
         running = Running(
@@ -287,44 +292,19 @@ class Appliance:
             alarms=timers,
             observers=observers,
         )
-        parts: list[_Runs] = [transport, audio, runtime, *buttons, light, announcer, timers, power, self._reload]
+        parts: list[_Runs] = [audio, runtime, *buttons, light, announcer, timers, power, self._reload]
         if settings.service.watchdog:
             parts.append(_watchdog(notifier, self._status, driver, conversation, audio))
         return driver, transport, parts
 
-    async def _endpoints(self, stack: AsyncExitStack) -> list[tuple[Endpoint, bool]]:
-        """Return the endpoints in order of preference, each with whether it is the built-in offline brain.
+    def _headers(self) -> dict[str, str]:
+        return _headers(self._settings, self._environ)  # those in force now
 
-        Only the first endpoint gets the API key: a fallback may belong to someone else.
-        """
-        settings = self._settings
-        chosen = settings.endpoint()
-
-        def headers() -> dict[str, str]:
-            return _headers(self._settings, self._environ)  # those in force now
-
-        urls = dict.fromkeys([chosen.url or "offline", *settings.link.fallbacks.split()])  # each once
-        made = []
-        for place, url in enumerate(urls):
-            if url == "offline":
-                from appliance.brain.offline import offline_brain
-
-                try:
-                    pipeline = open_pipeline(settings, self._environ, self.wording)
-                    brain = offline_brain(pipeline, folder=runtime_directory(self._environ))
-                    server = await stack.enter_async_context(brain)
-                except ApplianceError as exc:
-                    if place == 0:
-                        raise
-                    log.warning("no offline fallback: %s", exc)
-                    continue
-                endpoint = Endpoint(endpoint_url(server.url, "offline"), server.headers, "offline brain")
-            elif place == 0:
-                endpoint = Endpoint(endpoint_url(url, settings.link.model), headers, chosen.kind)
-            else:
-                endpoint = Endpoint(endpoint_url(url, settings.link.model), dict, f"fallback {place}")
-            made.append((endpoint, url == "offline"))
-        return made
+    def _open_pipeline(self) -> ChainedPipeline:
+        """Open the pipeline of the offline brain; called on a thread. Raises as `open_pipeline`."""
+        pipeline = open_pipeline(self._settings, self._environ, self.wording)
+        gc.freeze()  # as in `_tune`: its modules and phrases stay
+        return pipeline
 
     def _open_audio(self, transport: RunningTransport) -> AudioStreams:
         settings = self._settings.audio
@@ -389,6 +369,19 @@ class Appliance:
             log.warning("%s; continuing without it", exc)
             return ()
 
+    async def _begin(self, notifier: Notifier, transport: RunningTransport) -> None:
+        """Report READY=1 once the cards were tried; then connect. Until then the cards have the processor alone."""
+        assert self.audio is not None
+        await self.audio.opened()
+        _tune()
+        notifier.ready(self._status.text)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(transport.run(), name=type(transport).__name__)
+            if self._brain is not None:
+                group.create_task(self._brain.run(), name="offline brain")
+            for remark in await asyncio.to_thread(plugins.duplicates):  # reads a file for each installed package
+                log.warning("%s", remark)
+
 
 def _watchdog(
     notifier: Notifier, status: StatusLine, driver: Driver, conversation: Conversation, audio: AudioStreams
@@ -404,6 +397,49 @@ def _loudest(settings: AudioSettings) -> int:
     """Return the highest volume now, in percent."""
     night = Quiet(settings.night_hours, settings.night_volume / 100)
     return round(100 * night.share(datetime.now().time()))
+
+
+def open_endpoints(
+    stack: AsyncExitStack,
+    settings: Settings,
+    environ: Mapping[str, str],
+    headers: Callable[[], Mapping[str, str]],
+    open_pipeline: Callable[[], ChainedPipeline],
+) -> tuple[list[Endpoint], OnDemandBrain | None]:
+    """Return the endpoints in order of preference, and the built-in offline brain if it is one of them.
+
+    Only the first endpoint gets the API key: a fallback may belong to someone else.
+
+    Args:
+        stack: Owns the socket of the brain.
+        headers: Returns the headers of a connection to the first endpoint, with the key.
+        open_pipeline: See `OnDemandBrain`.
+
+    Raises:
+        SettingsError: An address is wrong.
+        ApplianceError: The brain is the first endpoint and has no place for its socket.
+    """
+    chosen = settings.endpoint()
+    urls = dict.fromkeys([chosen.url or "offline", *settings.link.fallbacks.split()])  # each once
+    made: list[Endpoint] = []
+    brain = None
+    for place, url in enumerate(urls):
+        if url == "offline":
+            try:
+                private = stack.enter_context(private_socket(runtime_directory(environ)))
+            except ApplianceError as exc:
+                if place == 0:
+                    raise
+                log.warning("no offline fallback: %s", exc)
+                continue
+            brain = OnDemandBrain(private, open_pipeline, is_needed=place == 0)
+            endpoint = Endpoint(endpoint_url(private.url, "offline"), private.headers, OFFLINE)
+        elif place == 0:
+            endpoint = Endpoint(endpoint_url(url, settings.link.model), headers, chosen.kind)
+        else:
+            endpoint = Endpoint(endpoint_url(url, settings.link.model), dict, f"fallback {place}")
+        made.append(endpoint)
+    return made, brain
 
 
 def _audio_backend(settings: AudioSettings) -> Backend:
@@ -756,5 +792,5 @@ def session_settings(settings: Settings) -> RealtimeSessionSettings:
 def _tune() -> None:
     """Reduce the delay of the audio callback while the event loop is busy."""
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    gc.collect()
     gc.freeze()  # permanent objects: a full collection would stop all threads for milliseconds
+    gc.enable()

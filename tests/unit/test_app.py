@@ -12,8 +12,9 @@ import pytest
 
 from appliance.cli import main
 from appliance.errors import ApplianceError, SpeechError
-from appliance.service.app import Appliance, language_remarks, pin_remarks, session_settings
+from appliance.service.app import Appliance, language_remarks, open_endpoints, pin_remarks, session_settings
 from appliance.settings import load_settings
+from appliance.speech.pipeline import build_pipeline
 from appliance.speech.stt import sphinx
 from appliance.speech.tts import programs
 
@@ -99,8 +100,8 @@ async def test_fallback_that_has_no_place_for_its_socket_does_not_end_the_start(
     environ = {"RUNTIME_DIRECTORY": "/proc/missing"}  # short: the folder of a long path is replaced
     async with AsyncExitStack() as stack:
         settings = load_settings(None, {}, overrides={"link.base_url": "ws://house.local/v1"})
-        made = await Appliance(settings, environ=environ)._endpoints(stack)
-        assert [is_offline for _, is_offline in made] == [False]
+        made, brain = open_endpoints(stack, settings, environ, dict, build_pipeline)
+        assert ([one.name for one in made], brain) == (["compatible"], None)
         assert "no offline fallback: the offline brain cannot make a folder" in caplog.text
         with pytest.raises(ApplianceError, match="cannot make a folder"):  # it is all that the device has
-            await Appliance(load_settings(None, {}), environ=environ)._endpoints(stack)
+            open_endpoints(stack, load_settings(None, {}), environ, dict, build_pipeline)

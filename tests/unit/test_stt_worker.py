@@ -89,3 +89,14 @@ async def test_closing_during_an_utterance_starts_no_other_recogniser(
     with pytest.raises(SpeechError):
         await waiting
     assert len(children.started) == 1
+
+
+async def test_recogniser_without_memory_for_its_model_is_one_error(
+    recogniser: WorkerSpeechToText, children: Children
+) -> None:
+    children.script = (
+        "import resource, runpy; resource.setrlimit(resource.RLIMIT_AS, (150 << 20, 150 << 20)); "
+        "runpy.run_module('appliance.speech.stt.worker', run_name='__main__')"
+    )
+    with pytest.raises(SpeechError, match=r"out of memory|cannot load its English model"):
+        await recogniser.warm_up()

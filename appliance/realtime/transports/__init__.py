@@ -17,7 +17,7 @@ from appliance.realtime.protocol import ClientEvent
 from appliance.safe_text import mapped, redact
 
 if TYPE_CHECKING:
-    from appliance.realtime.transports.websocket import Endpoint
+    from appliance.realtime.transports.endpoints import Endpoint
 
 __all__ = ["TRANSPORTS", "RunningTransport", "open_transport"]
 
@@ -30,7 +30,7 @@ class RunningTransport(Protocol):
     """
 
     def connect(self, link: int, endpoint: int = 0) -> None:
-        """Start link number `link` to an endpoint of the list; return at once."""
+        """Start link number `link` to an endpoint of the list; return at once. Before `run`, `run` starts it."""
 
     def disconnect(self, link: int) -> None:
         """End a link; MUST NOT raise for a link that is gone."""

@@ -17,24 +17,14 @@ import socket
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
-
-from websockets.exceptions import (
-    ConnectionClosed,
-    InvalidHandshake,
-    InvalidMessage,
-    InvalidProxy,
-    InvalidProxyMessage,
-    InvalidProxyStatus,
-    InvalidStatus,
-    InvalidURI,
-    ProxyError,
-    WebSocketException,
-)
 
 from appliance.conversation.events import FAILURE_OF_ERROR_CODE, LinkFailure
 from appliance.safe_text import bare_address
+
+if TYPE_CHECKING:
+    from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 __all__ = ["Failure", "kind_of_close", "kind_of_status", "of_close", "of_opening"]
 
@@ -167,6 +157,18 @@ def of_close(exc: ConnectionClosed, *, ping_timeout_s: float) -> Failure:
 
 def of_opening(exc: Exception, url: str) -> Failure:
     """Return why a WebSocket to `url` could not be opened."""
+    from websockets.exceptions import (  # loads the library, which a device does after its start
+        InvalidHandshake,
+        InvalidMessage,
+        InvalidProxy,
+        InvalidProxyMessage,
+        InvalidProxyStatus,
+        InvalidStatus,
+        InvalidURI,
+        ProxyError,
+        WebSocketException,
+    )
+
     match exc:
         case InvalidStatus():
             return _of_answer(exc)

@@ -17,6 +17,7 @@ socket may take a little longer. So a new link never waits for an old one.
   ``loop.create_connection``, which runs the same race but resolves in the executor. On Python 3.11 it also merges
   several failures into a message without an errno: a server that is down on both addresses of ``localhost`` would no
   longer be classified as ``refused``.
+* **The library is loaded by the first link**, on a thread: a device is ready before it is connected.
 * **Secrets** appear in no log, exception or repr: the library's own logger (which prints headers at DEBUG) is replaced
   by a muted one, and details are scrubbed of header values. What the server says is scrubbed by `open_transport`.
   Redirects are not followed, because they would carry the key to another host.
@@ -31,35 +32,28 @@ import errno
 import logging
 import socket
 import ssl
+import sys
 import threading
 from asyncio.staggered import staggered_race
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import cache, partial
+from importlib import import_module
 from itertools import zip_longest
-from typing import Any, TypeAlias
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass  # websockets imports it too
-
-from websockets.asyncio.client import ClientConnection
-from websockets.asyncio.client import connect as open_websocket
-from websockets.exceptions import ConnectionClosed, WebSocketException
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from urllib.parse import unquote, urlsplit
 
 from appliance.conversation.events import Event, FrameRefused, LinkDown, LinkUp, ServerEventReceived
-from appliance.errors import (
-    ApplianceError,
-    LinkError,
-    RemoteProtocolError,
-    SettingsError,
-    is_loopback,
-    one_line,
-)
+from appliance.errors import ApplianceError, LinkError, RemoteProtocolError, is_loopback, one_line
 from appliance.realtime.protocol import SAMPLE_RATE, ClientEvent, InputAudioBufferAppend, decode
+from appliance.realtime.transports.endpoints import UNIX, Endpoint, endpoint_url
 from appliance.realtime.transports.failures import Failure, of_close, of_opening
 from appliance.safe_text import Secrets, bare_address
+
+if TYPE_CHECKING:
+    from websockets.asyncio.client import ClientConnection
 
 __all__ = ["USER_AGENT", "Endpoint", "WebSocketTransport", "endpoint_url"]
 
@@ -67,73 +61,17 @@ log = logging.getLogger(__name__)
 
 USER_AGENT = "voice-appliance/0.1.0"  # a literal, as reading the version costs an import; a test compares the two
 
-_UNIX = "ws+unix"
 _BYTES_PER_S = 2 * SAMPLE_RATE
 _UNSENT_BYTES = 64 * 1024  # one second of audio as base64: the kernel's limit for unsent data
 _STAGGER_S = 0.25  # RFC 8305, section 5: delay before the next address is tried in parallel
 _DETAIL_CHARACTERS = 200
 _CLOSED_BY_US = Failure("closed", "closed by us", 1000)
+_LIBRARY: Final = "appliance.realtime.transports.handshake"
 _MUTE = logging.Logger("websockets, muted", logging.CRITICAL + 1)  # outside the tree: no setting re-enables it
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """The address of a model, and the headers that authenticate the client."""
-
-    url: str
-    """``ws://`` or ``wss://``, with its query; or ``ws+unix:SOCKET:PATH`` for a Unix socket."""
-    headers: Callable[[], Mapping[str, str]] = field(repr=False)
-    """Called at each connect, to pick up a renewed key; MAY raise `ApplianceError`."""
-    name: str = ""
-    """For logs and the panel."""
-
-    def __repr__(self) -> str:
-        return f"Endpoint({bare_address(self.url)!r}, name={self.name!r})"
-
-
-def endpoint_url(base_url: str, model: str) -> str:
-    """Return the WebSocket address of a model.
-
-    Args:
-        base_url: ``https://…/v1``, with or without ``/realtime``; ``http``, ``ws``, ``wss`` and ``ws+unix`` (see
-            `Endpoint`) are accepted too. Its query is kept, and a ``model`` (or ``call_id``, ``intent``,
-            ``deployment``) in it wins over `model`.
-        model: Any string; "" adds none.
-
-    Raises:
-        SettingsError: `base_url` is not such an address.
-    """
-    try:
-        parts = urlsplit(base_url.strip())
-        _ = parts.port  # raises if the port is invalid
-    except ValueError as exc:
-        raise SettingsError(f"base URL {bare_address(base_url)!r}: {exc}") from None
-    scheme = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss", _UNIX: _UNIX}.get(parts.scheme)
-    if scheme is None or not (parts.path if scheme == _UNIX else parts.hostname):
-        raise SettingsError(
-            f"base URL {bare_address(base_url)!r}: expected http(s):// or ws(s):// and a host, "
-            "as in https://api.openai.com/v1"
-        )
-    path = parts.path.rstrip("/")
-    if not path.endswith("/realtime"):
-        path += "/realtime"
-    query = parts.query
-    names = {key for key, _ in parse_qsl(query, keep_blank_values=True)}
-    if model and not names & {"model", "call_id", "intent", "deployment"}:
-        query += ("&" if query else "") + "model=" + quote(model, safe="")
-    place = f"{scheme}:{path}" if scheme == _UNIX else f"{scheme}://{parts.netloc}{path}"
-    return place + (f"?{query}" if query else "")
 
 
 _system_trust = cache(ssl.create_default_context)
 """Reading the trust store takes a tenth of a second on a slow board: call it on a thread; it releases the lock."""
-
-
-class _Connect(open_websocket):
-    """The library's opening handshake, without redirects: they would carry the key to another host."""
-
-    def process_redirect(self, exc: Exception) -> Exception | str:
-        return exc
 
 
 class _Link:
@@ -302,6 +240,8 @@ class WebSocketTransport:
     async def _serve(self, link: _Link) -> None:
         connection: ClientConnection | None = None
         try:
+            if _LIBRARY not in sys.modules:  # takes a tenth of a second on a Pi; not in the loop
+                await asyncio.to_thread(import_module, _LIBRARY)
             connection = await self._dial(link)
             if link.is_over:
                 return
@@ -320,6 +260,8 @@ class WebSocketTransport:
 
     async def _exchange(self, link: _Link, connection: ClientConnection) -> Failure:
         """Read and write until the connection ends; return the reason."""
+        from websockets.exceptions import ConnectionClosed
+
         stalled: list[Failure] = []
 
         async def write() -> None:
@@ -338,6 +280,8 @@ class WebSocketTransport:
         return stalled[0] if stalled else failure
 
     async def _read(self, link: _Link, connection: ClientConnection) -> Failure:
+        from websockets.exceptions import ConnectionClosed
+
         try:
             while True:
                 frame = await connection.recv()
@@ -381,6 +325,8 @@ class WebSocketTransport:
         Raises:
             _Refused: With the failure for the ``LinkDown``.
         """
+        from websockets.exceptions import WebSocketException
+
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 return await self._open(link.endpoint, self._headers(link))
@@ -405,22 +351,25 @@ class WebSocketTransport:
         return headers
 
     async def _open(self, endpoint: Endpoint, headers: Mapping[str, str]) -> ClientConnection:
+        from appliance.realtime.transports.handshake import Handshake, proxy_of_the_environment
+
         address, unix_socket = _split_unix(endpoint.url)
         parts = urlsplit(address)
         host, port = parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
         if parts.scheme not in {"ws", "wss"} or not host:
             raise _Refused(Failure("bad_address", f"{bare_address(endpoint.url)!r} is not a WebSocket address"))
+        is_secure = parts.scheme == "wss"
         options: dict[str, Any] = {}
-        if parts.scheme == "wss":
+        if is_secure:
             options["ssl"] = self._tls or await asyncio.to_thread(_system_trust)
-        proxy = None if is_loopback(host) else _proxy_of_the_environment(parts.scheme == "wss", host, port)
+        proxy = None if is_loopback(host) else proxy_of_the_environment(is_secure, host, port)
         if proxy is not None:
             options["happy_eyeballs_delay"] = _STAGGER_S
         elif unix_socket:
             options["sock"] = await _open_unix_socket(unix_socket)
         else:  # asyncio takes over the socket and closes it in any case
             options["sock"] = await _open_socket(host, port, unacknowledged_s=self._ping_timeout_s)
-        connection = await _Connect(
+        connection = await Handshake(
             address,
             additional_headers=headers,
             user_agent_header=self._user_agent,
@@ -454,19 +403,10 @@ def _audio_bytes(event: ClientEvent) -> int:
 def _split_unix(url: str) -> tuple[str, str]:
     """Return the address for the handshake, and the path of the Unix socket; "" for an address of TCP."""
     parts = urlsplit(url)
-    if parts.scheme != _UNIX:
+    if parts.scheme != UNIX:
         return url, ""
     path, _, target = parts.path.rpartition(":")
     return f"ws://localhost{target}?{parts.query}", unquote(path)
-
-
-def _proxy_of_the_environment(secure: bool, host: str, port: int) -> str | None:
-    """Return the proxy that the environment sets for this address (``https_proxy``, ``no_proxy``, …), if any."""
-    proxies = getproxies()
-    if not proxies or proxy_bypass(f"{host}:{port}"):
-        return None
-    names = ("wss", "socks", "https", "all") if secure else ("ws", "socks", "http", "all")
-    return next((proxies[name] for name in names if name in proxies), None)
 
 
 # ---------------------------------------------------------------------------------------------------------------
