@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -100,8 +101,10 @@ async def test_fallback_that_has_no_place_for_its_socket_does_not_end_the_start(
     environ = {"RUNTIME_DIRECTORY": "/proc/missing"}  # short: the folder of a long path is replaced
     async with AsyncExitStack() as stack:
         settings = load_settings(None, {}, overrides={"link.base_url": "ws://house.local/v1"})
-        made, brain = open_endpoints(stack, settings, environ, dict, build_pipeline)
+        headers = partial(dict, authorization="now")
+        made, brain = open_endpoints(stack, settings, environ, headers, build_pipeline)
         assert ([one.name for one in made], brain) == (["compatible"], None)
+        assert made[0].headers is headers
         assert "no offline fallback: the offline brain cannot make a folder" in caplog.text
         with pytest.raises(ApplianceError, match="cannot make a folder"):  # it is all that the device has
             open_endpoints(stack, load_settings(None, {}), environ, dict, build_pipeline)

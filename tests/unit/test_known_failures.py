@@ -1,4 +1,4 @@
-"""Seven of ten known failures of the reference SDK: for each, a test here and one that shows it in the SDK."""
+"""Seven of ten known failures of the reference SDK: for each, a test of this package and one of the SDK."""
 
 from __future__ import annotations
 

@@ -100,7 +100,6 @@ class Device:
     @asynccontextmanager
     async def assembled(self) -> AsyncIterator[Device]:
         async with AsyncExitStack() as stack:
-            self._stack = stack
             driver, _, _ = await self.appliance._assemble(stack, Notifier({}))
             self.appliance._driver = driver
             self.reloading = self.appliance._reload
@@ -124,11 +123,9 @@ class Device:
         """Return what the parts have of the settings."""
         running, audio = self.reloading.running, self.appliance.audio
         assert audio is not None
-        endpoint, _ = (await self.appliance._endpoints(self._stack))[0]
-        assert not isinstance(endpoint.headers, Mapping)
         sound = (audio.volume, audio.earcon_volume, audio.are_alarms_capped)
         others = (running.light.quiet, running.power.command, running.microphone, running.wording.say("status.waiting"))
-        return state_of(self.appliance._conversation), sound, state_of(others), endpoint.headers()
+        return state_of(self.appliance._conversation), sound, state_of(others), self.appliance._headers()
 
 
 @pytest.mark.parametrize("key", [one for one in RELOADS if one != "service.log_level"])
