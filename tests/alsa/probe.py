@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,13 @@ class Rig:
         self.audio = AudioStreams(
             backend,
             post=self.events.append,
-            capture_ring_s=60.0,
+            pre_roll_s=0.3,
+            max_turn_s=60.0,
             playback_ring_ms=300,
             prebuffer_ms=60,
             stall_s=1.0,
         )
+        self.audio.listen(inf)
 
     async def until(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(30):
