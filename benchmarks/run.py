@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks import capacity
+from benchmarks import capacity, idle
 
 CLIENTS = {"appliance": "ours", "openai-agents": "agents_sdk", "bare": "bare"}
 IMPORTS = 5
@@ -45,23 +45,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="length of the duplex audio (default: %(default)g)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     arguments = parser.parse_args(argv)
-    with _server() as port:
+    with server() as port:
         figures = {name: _client(module, port, arguments.seconds) for name, module in CLIENTS.items()}
         daemon = _least([_run("benchmarks.clients.ours", "daemon", "", "0") for _ in range(IMPORTS)])
         latency = _latency(port)
+        print("measuring the daemon at rest …", file=sys.stderr, flush=True)
+        at_rest = idle.run(port)
     print("measuring the capacity of the offline brain …", file=sys.stderr, flush=True)
     sessions = capacity.run()
     _print(figures, daemon, latency, arguments.seconds)
+    print()
+    idle.print_rows(at_rest)
     print("\nThe offline brain, with one recogniser for each core:\n")
     capacity.print_rows(sessions)
     if arguments.json is not None:
-        everything = {"clients": figures, "daemon": daemon, "latency": latency, "capacity": sessions}
+        everything = {"clients": figures, "daemon": daemon, "latency": latency, "idle": at_rest, "capacity": sessions}
         arguments.json.write_text(json.dumps(everything, indent=2), encoding="utf-8")
     return 0
 
 
 @contextmanager
-def _server() -> Iterator[int]:
+def server() -> Iterator[int]:
     server = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

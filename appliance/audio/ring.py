@@ -84,7 +84,11 @@ class Ring:
             out[:count] = out[:count] * np.linspace(1.0, 0.0, count, dtype=np.float32)
             self.read = target
             return count
-        count = self._copy(out, min(len(out), self.available))
+        count = min(len(out), self.available)
+        if not count:  # nearly always
+            out[:] = 0
+            return 0
+        self._copy(out, count)
         self.read += count  # published last
         return count
 

@@ -201,6 +201,26 @@ def test_only_the_last_minutes_are_kept() -> None:
     assert loudspeaker.recorded()[-1] == 300
 
 
+def test_silence_after_the_first_sound_is_kept_once() -> None:
+    """Catches 17 MB of zeros in a simulated device that once played a cue; and the card's buffer being kept."""
+    loudspeaker, block = Loudspeaker(100), np.full(100, 7, np.int16)
+    loudspeaker.take(0.0, block)
+    block[:] = 0
+    for at in range(1, 4):
+        loudspeaker.take(float(at), block)
+    block[:] = 8
+    periods = [samples for _, samples in loudspeaker.periods]
+    assert [samples.tolist() for samples in periods] == [[7] * 100, *[[0] * 100] * 3]
+    assert len({id(samples) for samples in periods[1:]}) == 1
+
+
+def test_quiet_room_is_noise_of_both_signs_and_not_digital_silence() -> None:
+    """Catches a microphone that is taken for a dead one, and a constant."""
+    block = Microphone(RATE).hear(RATE // 2)
+    assert (block.min(), block.max()) == (-6, 6)
+    assert abs(block.mean()) < 0.5
+
+
 def test_recording_is_saved_as_a_wav_file(tmp_path: Path) -> None:
     loudspeaker = Loudspeaker(RATE)
     loudspeaker.take(1.0, ramp(PERIOD))
