@@ -36,12 +36,13 @@ def unpaced_playback() -> None:
     backend = PortAudioBackend(playback_card="filespk", rate=24_000, buffer_ms=int(sys.argv[2]))
     signal, at = ramp(), 0
 
-    def fill(block: Int16) -> None:
+    def fill(block: Int16) -> bool:
         nonlocal at
         part = signal[at : at + len(block)]
         block[:] = 0
         block[: len(part)] = part
         at += len(block)
+        return len(part) > 0
 
     stream = backend.open_playback(fill)
     while at < len(signal) + 50 * PERIOD:

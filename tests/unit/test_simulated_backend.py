@@ -115,9 +115,10 @@ def test_played_audio_is_recorded_bit_for_bit_from_its_first_sound(card: Simulat
     turns = iter(np.split(answer, 12))
     filled: list[int] = []
 
-    def fill(block: Int16) -> None:
+    def fill(block: Int16) -> bool:
         filled.append(len(block))
         block[:] = 0 if len(filled) <= 3 else next(turns, np.zeros(PERIOD, np.int16))
+        return True
 
     stream = card.open_playback(fill)
     until(lambda: len(filled) >= 18)
@@ -147,7 +148,7 @@ def test_closed_stream_makes_no_more_callbacks_and_can_be_closed_again(card: Sim
 
 
 def test_unplugged_card_ends_its_stream_and_is_missing_until_it_returns(card: SimulatedBackend) -> None:
-    capture, playback = card.open_capture(Ear(1)), card.open_playback(lambda block: None)
+    capture, playback = card.open_capture(Ear(1)), card.open_playback(lambda block: False)
     card.microphone.is_plugged = card.loudspeaker.is_plugged = False
     until(lambda: not capture.is_active and not playback.is_active)
     capture.close()
@@ -155,7 +156,7 @@ def test_unplugged_card_ends_its_stream_and_is_missing_until_it_returns(card: Si
     with pytest.raises(CardMissing, match="capture"):
         card.open_capture(Ear(1))
     with pytest.raises(CardMissing, match="playback"):
-        card.open_playback(lambda block: None)
+        card.open_playback(lambda block: False)
     card.microphone.is_plugged = True
     card.reset()
     with heard(card, 2) as ear:
