@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks import capacity, slow_board
+from benchmarks import capacity, idle, slow_board
 
 CLIENTS = {"appliance": "ours", "openai-agents": "agents_sdk", "bare": "bare"}
 IMPORTS = 5
@@ -46,15 +46,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="length of the duplex audio (default: %(default)g)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     arguments = parser.parse_args(argv)
-    with _server() as port:
+    with server() as port:
         figures = {name: _client(module, port, arguments.seconds) for name, module in CLIENTS.items()}
         daemon = _least([_run("benchmarks.clients.ours", "daemon", "", "0") for _ in range(IMPORTS)])
         latency = _latency(port) | _locks()
+        print("measuring the daemon at rest …", file=sys.stderr, flush=True)
+        at_rest = idle.run(port)
     print("measuring the capacity of the offline brain …", file=sys.stderr, flush=True)
     sessions = capacity.run()
     print("measuring the start and an offline answer …", file=sys.stderr, flush=True)
     waits = slow_board.run()
     _print(figures, daemon, latency, arguments.seconds)
+    print()
+    idle.print_rows(at_rest)
     print()
     slow_board.print_rows(waits)
     print("\nThe offline brain, with one recogniser for each core:\n")
@@ -64,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "clients": figures,
             "daemon": daemon,
             "latency": latency,
+            "idle": at_rest,
             "slow_board": waits,
             "capacity": sessions,
         }
@@ -72,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _server() -> Iterator[int]:
+def server() -> Iterator[int]:
     server = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -104,14 +104,15 @@ class PlaybackPump:
         """Start the stream. Blocks. Audio in the ring of a lost stream is dropped."""
         ring: Ring | None = None
 
-        def fill(block: Int16) -> None:
+        def fill(block: Int16) -> bool:
             if ring is None:
                 block[:] = 0
-                return
+                return False
             got = ring.read_into(block)
             if got < len(block) and self._is_expecting:
                 self.underruns += 1
             positions.append(ring.read)
+            return got > 0
 
         stream = backend.open_playback(fill)
         delay = -(-stream.latency // stream.period)

@@ -84,9 +84,23 @@ class Ring:
             out[:count] = out[:count] * np.linspace(1.0, 0.0, count, dtype=np.float32)
             self.read = target
             return count
-        count = self._copy(out, min(len(out), self.available))
+        count = min(len(out), self.available)
+        if not count:  # nearly always
+            out[:] = 0
+            return 0
+        self._copy(out, count)
         self.read += count  # published last
         return count
+
+    def newest(self, frames: int) -> Int16:
+        """Return a copy of what was written last, `frames` at most; takes nothing. Called on the loop.
+
+        The producer may overwrite it meanwhile, unless `frames` is much less than the capacity.
+        """
+        end = self.written
+        positions = np.arange(max(0, end - frames), end) & self._mask
+        newest: Int16 = self._samples[positions]
+        return newest
 
     def flush(self) -> None:
         """Make the consumer skip everything written so far at its next period; called on the producer's thread."""

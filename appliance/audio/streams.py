@@ -6,9 +6,8 @@ Theory of operation
 the volume and keeps the short ring (200 to 400 ms) filled; the card's callback empties the ring. The stream always
 runs and plays zeros when the ring is empty, so that an amplifier does not cut off the first syllable.
 
-*Capture*: the card's callback writes each period into the capture ring, which holds the longest turn. The capture pump
-reads it, resamples to 24 kHz and posts 20 ms periods. While the network is stalled (`has_room` is False) the audio
-waits in the ring.
+*Capture*: the card's callback writes each period into the capture ring. While somebody listens (`listen`), the capture
+pump reads it, resamples to 24 kHz and posts 20 ms periods; at rest it only drops what is older than the pre-roll.
 
 *Frames heard*: at each period the callback records how far the ring was read. The frames heard are those read one
 output latency ago. Each write records how many answer frames the ring has received so far. No clock is used.
@@ -56,6 +55,7 @@ T = TypeVar("T")
 _RETRY_S = (0.5, 1.0, 2.0, 5.0)
 _SUSPECT_S = 0.1  # without a callback for longer, a card may be gone
 _WAKE_MARGIN_S = 0.001  # after the time at which the next callback is due
+_REST_S = 0.25  # between two looks at the cards while nobody listens; much less than the capture ring holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,8 @@ class AudioStreams:
         backend: Backend,
         *,
         post: Callable[[Event], None],
-        capture_ring_s: float,
+        pre_roll_s: float,
+        max_turn_s: float,
         playback_ring_ms: int,
         prebuffer_ms: int,
         max_prebuffer_ms: int = 0,
@@ -109,14 +110,15 @@ class AudioStreams:
         Args:
             backend: Opens the streams.
             post: Takes events; called on the loop's thread.
-            capture_ring_s: Size of the capture ring: the longest stall that loses no audio.
+            pre_roll_s: Sound from before a press that is posted at the press.
+            max_turn_s: Captured sound that waits for `has_room` at most: the longest stall that loses no audio.
             playback_ring_ms: Size of the playback ring, between the loop and the card.
             prebuffer_ms: Answer audio queued before its first sample is played.
             max_prebuffer_ms: The most of it, after pauses of the network; 0 to keep it as it is.
             idle_after_s: The output is closed after so long without sound; 0 to keep it open.
             loudest: Returns the highest volume now, 0 to 100, whatever `volume` says.
             are_alarms_capped: `loudest` is for alarms too.
-            has_room: Returns False while the network is stalled; captured audio then waits in the ring.
+            has_room: Returns False while the network is stalled; captured audio then waits.
             stall_s: A stream without a callback for longer than this is lost.
             card_events: Reports that the kernel's cards changed; None to find losses without it.
             clock: Monotonic seconds.
@@ -127,7 +129,8 @@ class AudioStreams:
         self._clock = clock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cards")
         self._loudness = Loudness(self._thread, loudest)
-        self._capture = CapturePump(capture_ring_s, post, has_room)
+        self._capture = CapturePump(pre_roll_s=pre_roll_s, max_turn_s=max_turn_s, post=post, has_room=has_room)
+        self._listening = asyncio.Event()
         prebuffer = Prebuffer(prebuffer_ms, max_prebuffer_ms)
         self._playback = PlaybackPump(playback_ring_ms, prebuffer, self._loudness, post)
         self.are_alarms_capped = are_alarms_capped
@@ -189,7 +192,29 @@ class AudioStreams:
         self._is_capture_wanted = False
         self._changed.set()
 
+    def listen(self, since: float | None) -> None:
+        """Post the microphone's audio from its pre-roll before `since` on, or keep it to itself for None.
+
+        Args:
+            since: When the button went down, monotonic seconds; ``inf`` to post no earlier sound.
+        """
+        self._capture.listen(since)
+        if since is None:
+            self._listening.clear()
+        else:
+            self._listening.set()
+
     # --- state --------------------------------------------------------------------------------------------------
+
+    @property
+    def is_hearing(self) -> bool:
+        """The microphone is open, and sound has come from it."""
+        return len(self._capture.newest()) > 0
+
+    @property
+    def microphone_db(self) -> float:
+        """RMS of the microphone's newest period in dBFS, at least -96; for level meters."""
+        return pcm.level_db(self._capture.newest())
 
     @property
     def volume(self) -> int:
@@ -248,13 +273,18 @@ class AudioStreams:
             if self._is_capture_wanted:
                 self._capture.pump()
             self._suspect_stalls()
-            await asyncio.sleep(self._until_callback(self._capture.stream))
+            if self._capture.is_listening:
+                await asyncio.sleep(_until_callback(self._capture.stream, self._clock()))
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_REST_S):
+                    await self._listening.wait()
 
     async def _pump_playback(self) -> None:
         while True:
             await self._wait_for_sound()
             self._playback.pump()
-            await asyncio.sleep(self._until_callback(self._playback.stream))
+            await asyncio.sleep(_until_callback(self._playback.stream, self._clock()))
 
     async def _wait_for_sound(self) -> None:
         """Return once sound is queued; the output is closed if none comes for long, and then opened again."""
@@ -268,14 +298,6 @@ class AudioStreams:
         await has_work.wait()
         self._is_output_idle = False
         self._changed.set()
-
-    def _until_callback(self, stream: Stream | None) -> float:
-        """Return the seconds until just after the next callback is due: one wake-up per period, little latency."""
-        if stream is None:
-            return 0.1
-        period_s = stream.period / stream.rate
-        due = stream.last_callback_at + period_s + _WAKE_MARGIN_S - self._clock()
-        return min(max(due, 0.002), period_s)
 
     async def _supervise(self) -> None:
         while True:
@@ -394,3 +416,11 @@ class AudioStreams:
         self._late += stream.late_callbacks
         self._lost_periods += stream.xruns
         stream.close()
+
+
+def _until_callback(stream: Stream | None, now: float) -> float:
+    """Return the seconds until just after the next callback is due: one wake-up per period, little latency."""
+    if stream is None:
+        return 0.1
+    period_s = stream.period / stream.rate
+    return min(max(stream.last_callback_at + period_s + _WAKE_MARGIN_S - now, 0.002), period_s)

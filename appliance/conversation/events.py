@@ -136,20 +136,22 @@ class ButtonEdge(Record, frozen=True):
 
 
 class AudioCaptured(Record, frozen=True):
-    """One period of the microphone, in order, at 24 kHz."""
+    """Sound of the microphone, in order, at 24 kHz: usually one period."""
 
     unprinted = ("pcm",)
 
     pcm: bytes
-    """int16 little-endian mono; usually 480 frames (20 ms)."""
+    """int16 little-endian mono; a period has 480 frames (20 ms)."""
     peak: int
     """Largest absolute sample, 0 to 32768."""
     level_db: float
-    """RMS of the period in dBFS, at least -96."""
+    """RMS in dBFS, at least -96."""
+    pre_roll: int = 0
+    """Frames at its start from before the press: a microphone posts them with the first sound of a turn."""
 
 
 class CaptureOverrun(Record, frozen=True):
-    """The capture ring was full: microphone frames were lost."""
+    """Microphone frames were lost: they waited too long for the loop or for the network."""
 
     frames: int
 

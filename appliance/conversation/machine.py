@@ -217,6 +217,15 @@ class Conversation:
         return None if self._is_stopped else min((at for at in self._deadlines() if at is not None), default=None)
 
     @property
+    def listens_since(self) -> float | None:
+        """From when on captured audio is wanted, monotonic seconds; the pre-roll lies before it.
+
+        Inf means no earlier audio than from now on; None means that nobody listens.
+        """
+        do = self._do
+        return do.device.pressed_at if do.speech.is_capturing or self.has_turn_detection else None
+
+    @property
     def turn_id(self) -> str | None:  # for logs and tests
         return self._do.turn_id
 

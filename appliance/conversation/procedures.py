@@ -107,8 +107,8 @@ class Procedures:
         self._turns += 1
         self.turn = turn = RunningTurn(f"turn_{self._turns}", kind)
         self.answer.begin()
-        pre_roll = () if kind == "message" else self.device.take_pre_roll()
-        self.speech.begin(turn.id, kind, pre_roll, now if at is None else at)
+        at = now if at is None else at
+        self.speech.begin(turn.id, kind, () if kind == "message" else self.device.take_pre_roll(at), at)
         self.out.emit(TurnStart(turn.id, kind))
         if kind == "button":
             self.out.earcon("start")

@@ -24,7 +24,7 @@ def is_out_of_budget(do: Procedures) -> bool:
 
 def resume(do: Procedures, now: float) -> None:
     """Continue the speech that waits for a connection."""
-    do.speech.resume(do.device.take_pre_roll(), now)
+    do.speech.resume(do.device.take_pre_roll(now), now)
     if do.link.main is None:
         do.link.hurry(now)
     if do.turn is not None and do.turn.kind == "button":

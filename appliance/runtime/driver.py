@@ -53,7 +53,11 @@ Observer = Callable[[float, Event, Sequence[Command], View], None]
 
 
 class AudioDevice(Protocol):
-    """The sound card. Commands of a stale epoch MUST be dropped."""
+    """The sound card. Commands of a stale epoch MUST be dropped.
+
+    ``listen`` is called when `Conversation.listens_since` becomes a time: a microphone MUST then post what it heard
+    since that time, after its pre-roll. It is called again when that becomes None: a microphone SHOULD post nothing.
+    """
 
     def play(self, epoch: int, item_id: str, pcm: bytes) -> None: ...
     def finish(self, epoch: int) -> None: ...
@@ -61,6 +65,7 @@ class AudioDevice(Protocol):
     def earcon(self, epoch: int, name: Earcon) -> None: ...
     def open_capture(self) -> None: ...
     def close_capture(self) -> None: ...
+    def listen(self, since: float | None) -> None: ...
 
 
 class Tools(Protocol):
@@ -131,6 +136,7 @@ class Driver:
         self._timer_at: float | None = None
         self._view: View | None = None
         self._shown = ""
+        self._is_listening = False
         self._stop_reason: str | None = None
         self.handled = 0
         """Events handled so far; the watchdog checks that it changes."""
@@ -187,8 +193,15 @@ class Driver:
             log.debug("%r -> %r", event, commands)
         for command in commands:
             self._dispatch(command)
+        self._listen()
         self._show(now, event, commands)
         self._set_timer(now)
+
+    def _listen(self) -> None:
+        since = self._conversation.listens_since
+        if self._is_listening != (since is not None):
+            self._is_listening = since is not None
+            self._audio.listen(since)
 
     def _show(self, now: float, event: Event, commands: Sequence[Command]) -> None:
         view = self._conversation.view

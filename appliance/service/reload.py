@@ -38,7 +38,7 @@ RELOADED: Final[Mapping[str, str]] = {
     "link": "api_key_header safety_identifier backoff_initial_s backoff_max_s failback_s rotate_after_minutes",
     "assistant": "name instructions instructions_file agents_file voice speed wording_dir transcription_model "
     "noise_reduction max_output_tokens reasoning_effort",
-    "audio": "pre_roll_ms post_roll_ms volume earcon_volume night_hours night_volume night_alarms",
+    "audio": "post_roll_ms volume earcon_volume night_hours night_volume night_alarms",
     "button": "mode min_press_ms tap_max_ms min_turn_ms release_debounce_ms silence_ms no_speech_s double_tap "
     "double_tap_ms hold_ms mute_hold_s power_off_command power_off_hold_s",
     "light": "quiet_hours quiet_level",

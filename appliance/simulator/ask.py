@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.conversation.commands import Command
-from appliance.conversation.events import AudioCaptured, Event
+from appliance.conversation.events import Event
 from appliance.conversation.support.feedback import State, View
 from appliance.errors import ApplianceError, first_error
 from appliance.safe_text import mapped, printable, redact
@@ -78,7 +78,6 @@ class _Milestones:
         self.ready = asyncio.Event()
         self.ended = asyncio.Event()
         self.heard = asyncio.Event()
-        self._is_listening = False
 
     def begin(self) -> TurnReport:
         """Start a report of the next turn; its lights start with the current one."""
@@ -89,8 +88,7 @@ class _Milestones:
 
     def __call__(self, now: float, event: Event, commands: Sequence[Command], view: View) -> None:
         self.report(now, event, commands, view)
-        self._is_listening = self._is_listening or isinstance(event, AudioCaptured) or bool(view.cards_lost)
-        if self._is_listening and view.state in (State.READY, State.FAILED):
+        if view.state in (State.READY, State.FAILED):
             self.ready.set()
         if self.report.outcome:
             self.ended.set()
@@ -145,6 +143,8 @@ async def partner(
             running = group.create_task(_run(device))
             try:
                 await _wait(milestones.ready, _READY_WAIT_S)
+                if device.appliance.audio is not None:
+                    await device.appliance.audio.opened()
                 yield partial(_hold_turn, device, milestones)
             finally:
                 device.stop(_ASKED)

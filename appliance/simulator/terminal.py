@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from appliance.conversation.commands import Command, Emit
-from appliance.conversation.events import AudioCaptured, Event, MuteSwitched
+from appliance.conversation.events import Event, MuteSwitched
 from appliance.conversation.notices import (
     AnswerText,
     BudgetWarning,
@@ -42,6 +42,7 @@ _ERASE = "\r\x1b[2K"
 _REDRAWS_PER_S = 15
 _METER_WIDTH = 24
 _METER_FLOOR_DB = -60.0
+_METER_FALL_DB = 10.0  # per redraw
 _TAP_S = 0.12  # a finger's tap: longer than any bounce, shorter than a hold
 
 HELP = "Space: press to talk (again to stop). Type a line and Enter: it is spoken for you. m: mute. Ctrl-C: quit."
@@ -143,8 +144,6 @@ class _Terminal:
     # --- events, as lines ---------------------------------------------------------------------------------------
 
     def _on_step(self, now: float, event: Event, commands: Sequence[Command], view: View) -> None:
-        if isinstance(event, AudioCaptured):
-            self._level_db = max(event.level_db, self._level_db - 3.0)
         if not self._out.isatty() and light_state(view) != light_state(self._view):
             self._screen.say(f"[{light_state(view)}]")
         self._view = view
@@ -182,6 +181,8 @@ class _Terminal:
 
     async def _redraw(self) -> None:
         while True:
+            audio = self._device.appliance.audio
+            self._level_db = max(audio.microphone_db if audio is not None else -96.0, self._level_db - _METER_FALL_DB)
             shown = PATTERNS[light_state(self._view)]
             lamp = self._device.lamp_line()
             typed = f" > {escape(self._typed)}" if self._typed else ""

@@ -66,7 +66,7 @@ async def _duplex(url: str, seconds: float) -> dict[str, float]:
     transport = WebSocketTransport(Endpoint(url, dict), post=post)
     card = SimulatedBackend(rate=48_000)
     card.loudspeaker.take = lambda at, block: None  # type: ignore[method-assign]  # a real card keeps no recording
-    audio = AudioStreams(card, post=post, capture_ring_s=60.0, playback_ring_ms=300, prebuffer_ms=60)
+    audio = AudioStreams(card, post=post, pre_roll_s=0.3, max_turn_s=60.0, playback_ring_ms=300, prebuffer_ms=60)
     policy = Policy(button_mode="hold", max_turn_s=3600.0, start_guard_s=0.0)
     conversation = Conversation(policy=policy, specs=[AgentSpec(agent="assistant", session={"type": "realtime"})])
     nothing: Any = _Nothing()

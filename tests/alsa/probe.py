@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,13 @@ def unpaced_playback() -> None:
     backend = PortAudioBackend(playback_card="filespk", rate=24_000, buffer_ms=int(sys.argv[2]))
     signal, at = ramp(), 0
 
-    def fill(block: Int16) -> None:
+    def fill(block: Int16) -> bool:
         nonlocal at
         part = signal[at : at + len(block)]
         block[:] = 0
         block[: len(part)] = part
         at += len(block)
+        return len(part) > 0
 
     stream = backend.open_playback(fill)
     while at < len(signal) + 50 * PERIOD:
@@ -77,11 +79,13 @@ class CardStreams:
         self.audio = AudioStreams(
             backend,
             post=self.events.append,
-            capture_ring_s=60.0,
+            pre_roll_s=0.3,
+            max_turn_s=60.0,
             playback_ring_ms=300,
             prebuffer_ms=60,
             stall_s=1.0,
         )
+        self.audio.listen(inf)
 
     async def until(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(30):

@@ -440,11 +440,10 @@ async def test_disk_that_fills_up_ends_the_trace_but_not_the_conversation(tmp_pa
             await rig.at_rest()
             resource.setrlimit(resource.RLIMIT_FSIZE, (96 * 1024, hard))
             try:
-                await rig.until(lambda: "trace_failed" in rig.troubles)
+                await rig.talk(3000)
+                await rig.until(lambda: rig.outcomes == ["answered"])
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-            assert rig.light == "error"
-            assert await rig.turn() == "answered"
             assert rig.troubles == ["trace_failed"]
     assert path.stat().st_size <= 96 * 1024
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from appliance.conversation.commands import Command, Emit
-from appliance.conversation.events import AudioCaptured, Event
+from appliance.conversation.events import Event
 from appliance.conversation.notices import AnswerText, TurnEnd
 from appliance.conversation.support.feedback import State, View
 from appliance.settings import Settings, load_settings
@@ -54,11 +54,9 @@ class Watch:
         self.ready = asyncio.Event()
         self.ended = asyncio.Event()
         self.answers: list[str] = []
-        self._has_captured = False
 
     def __call__(self, now: float, event: Event, commands: Sequence[Command], view: View) -> None:
-        self._has_captured = self._has_captured or isinstance(event, AudioCaptured)
-        if self._has_captured and view.state is State.READY:
+        if view.state is State.READY:
             self.ready.set()
         for command in commands:
             match command:
@@ -79,6 +77,8 @@ async def say(settings: Settings, *sentences: str) -> tuple[list[float], list[st
     async with asyncio.TaskGroup() as group:
         running = group.create_task(device.run())
         await watch.ready.wait()
+        assert device.appliance.audio is not None
+        await device.appliance.audio.opened()
         for sentence in sentences:
             watch.ended.clear()
             await device.talk(sentence)

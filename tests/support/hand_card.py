@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,7 @@ class Hand:
     def __init__(
         self, *, rate: int = 24_000, latency: int = PERIOD, mixer: Mixer | None = None, **options: Any
     ) -> None:
+        """The streams; somebody listens, unless a test says otherwise."""
         self.card = HandCard(rate=rate, latency=latency)
         self.card.mixer = mixer
         self.events: list[Event] = []
@@ -104,8 +106,9 @@ class Hand:
             post=self.events.append,
             has_room=lambda: self.has_room,
             clock=lambda: self.card.now,
-            **{"capture_ring_s": 60.0, "playback_ring_ms": 300, "prebuffer_ms": 0, **options},
+            **{"pre_roll_s": 0.3, "max_turn_s": 60.0, "playback_ring_ms": 300, "prebuffer_ms": 0, **options},
         )
+        self.audio.listen(inf)
 
     def posted(self, kind: type) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]

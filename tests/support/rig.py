@@ -8,14 +8,14 @@ import json
 import math
 from array import array
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from appliance.conversation.commands import Announce, Command, Emit
-from appliance.conversation.events import AudioCaptured, Event
+from appliance.conversation.events import Event
 from appliance.conversation.notices import Error, TurnEnd
 from appliance.conversation.support.feedback import View, light_state
 from appliance.settings import load_settings
@@ -227,11 +227,10 @@ class Rig:
         self.outcomes: list[str] = []
         self.announced: list[str] = []
         self.lights: list[str] = []
-        self.has_captured = False
+        self._has_captured = False
         self._grew = asyncio.Event()
 
     def _see(self, now: float, event: Event, commands: Sequence[Command], view: View) -> None:
-        self.has_captured = self.has_captured or isinstance(event, AudioCaptured)
         light = light_state(view)
         if self.lights[-1:] != [light]:
             self.lights.append(light)
@@ -252,11 +251,19 @@ class Rig:
     def light(self) -> str:
         return self.lights[-1] if self.lights else ""
 
+    @property
+    def has_captured(self) -> bool:
+        """The microphone was open and delivered sound at one of the looks at it."""
+        audio = self.device.appliance.audio
+        self._has_captured = self._has_captured or (audio is not None and audio.is_hearing)
+        return self._has_captured
+
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until `holds` is true; checked after each step of the driver."""
+        """Wait until `holds` is true; checked after each step of the driver, and from time to time."""
         while not holds():
             self._grew.clear()
-            await self._grew.wait()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._grew.wait(), 0.05)
 
     async def until_true(self, holds: Callable[[], bool]) -> None:
         """As `until`, but polled: for the loudspeaker, which changes without a step of the driver."""

@@ -160,6 +160,7 @@ class Scripted(Conversation):
         self.steps = list(steps)
         self.events: list[Event] = []
         self.at: float | None = None
+        self.since: list[float | None] = []
 
     def handle(self, event: Event, now: float) -> list[Command]:
         self.events.append(event)
@@ -168,6 +169,10 @@ class Scripted(Conversation):
     @property
     def deadline(self) -> float | None:
         return self.at
+
+    @property
+    def listens_since(self) -> float | None:
+        return self.since.pop(0) if self.since else None
 
 
 def _scripted(*steps: list[Command], **more: Any) -> tuple[Driver, Scripted, Recorder]:
@@ -211,6 +216,16 @@ async def test_each_command_is_one_call_of_one_adapter(command: Command, asked: 
 
 def test_every_command_is_covered() -> None:
     assert {type(command) for command, _ in EVERY_COMMAND} | {Emit, PowerOff} == set(get_args(Command))
+
+
+async def test_audio_is_told_once_when_the_conversation_begins_and_ends_to_listen() -> None:
+    """Catches a microphone that is told after every event, and one that is never told to rest."""
+    driver, conversation, recorder = _scripted([], [], [], [], [], [Stop("enough")])
+    conversation.since = [None, 7.0, 7.5, None, None, None]
+    for _ in range(6):
+        driver.post(Started())
+    await driver.run()
+    assert [one for one in recorder.asked if one[0] == "listen"] == [("listen", 7.0), ("listen", None)]
 
 
 async def test_commands_of_one_event_are_dispatched_in_order_before_the_next_event() -> None:

@@ -10,11 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from appliance.audio.backends import portaudio
 from appliance.audio.backends.portaudio import PortAudioBackend
 from appliance.audio.cards import CardTree
+from appliance.audio.ring import Int16
 from appliance.conversation.events import Direction
 from appliance.errors import AudioError, CardBusy, CardMissing, RateUnsupported
 from tests.support.card_tree import HEADPHONES, SECOND_USB, USB, WEBCAM, Recorded, plant
@@ -320,6 +322,29 @@ def test_xrun_is_this_program_s_if_the_callback_before_took_long(
     run(flag)
     assert (stream.late_callbacks, stream.xruns) == (late, lost + 1), "one late callback explains one xrun"
     backend.close()
+
+
+def test_silence_is_not_copied_and_its_callbacks_count_as_any_other(machine: Machine) -> None:
+    """Catches silence of another length, sound that is not played, and a callback age that stands still at rest."""
+    machine.has(USB)
+    has_sound = [False, False, True, False]
+
+    def fill(block: Int16) -> bool:
+        block[:] = 9 if has_sound[0] else 0
+        return has_sound.pop(0)
+
+    stream = machine.backend().open_playback(fill)
+    call, channels = machine.opened[-1]["stream_callback"], machine.opened[-1]["channels"]
+    played: list[bytes] = []
+    before = stream.last_callback_at
+    for frames in (stream.period, stream.period, stream.period, 7):
+        out, _ = call(None, frames, {"current_time": 12_345.0}, 0)
+        played.append(out)
+    assert played[0] == bytes(2 * channels * stream.period)
+    assert played[0] is played[1]
+    assert set(np.frombuffer(played[2], "<i2")) == {9}
+    assert [len(one) for one in played] == [2 * channels * frames for frames in (*[stream.period] * 3, 7)]
+    assert stream.last_callback_at > before
 
 
 def test_xrun_before_the_first_callback_is_the_card_s(machine: Machine) -> None:

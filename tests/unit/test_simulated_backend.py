@@ -115,9 +115,10 @@ def test_played_audio_is_recorded_bit_for_bit_from_its_first_sound(card: Simulat
     turns = iter(np.split(answer, 12))
     filled: list[int] = []
 
-    def fill(block: Int16) -> None:
+    def fill(block: Int16) -> bool:
         filled.append(len(block))
         block[:] = 0 if len(filled) <= 3 else next(turns, np.zeros(PERIOD, np.int16))
+        return True
 
     stream = card.open_playback(fill)
     until(lambda: len(filled) >= 18)
@@ -147,7 +148,7 @@ def test_closed_stream_makes_no_more_callbacks_and_can_be_closed_again(card: Sim
 
 
 def test_unplugged_card_ends_its_stream_and_is_missing_until_it_returns(card: SimulatedBackend) -> None:
-    capture, playback = card.open_capture(Ear(1)), card.open_playback(lambda block: None)
+    capture, playback = card.open_capture(Ear(1)), card.open_playback(lambda block: False)
     card.microphone.is_plugged = card.loudspeaker.is_plugged = False
     until(lambda: not capture.is_active and not playback.is_active)
     capture.close()
@@ -155,7 +156,7 @@ def test_unplugged_card_ends_its_stream_and_is_missing_until_it_returns(card: Si
     with pytest.raises(CardMissing, match="capture"):
         card.open_capture(Ear(1))
     with pytest.raises(CardMissing, match="playback"):
-        card.open_playback(lambda block: None)
+        card.open_playback(lambda block: False)
     card.microphone.is_plugged = True
     card.reset()
     with heard(card, 2) as ear:
@@ -199,6 +200,26 @@ def test_only_the_last_minutes_are_kept() -> None:
     assert loudspeaker.frames == 180 * 100
     assert loudspeaker.recorded()[0] == 121
     assert loudspeaker.recorded()[-1] == 300
+
+
+def test_silence_after_the_first_sound_is_kept_once() -> None:
+    """Catches 17 MB of zeros in a simulated device that once played a cue; and the card's buffer being kept."""
+    loudspeaker, block = Loudspeaker(100), np.full(100, 7, np.int16)
+    loudspeaker.take(0.0, block)
+    block[:] = 0
+    for at in range(1, 4):
+        loudspeaker.take(float(at), block)
+    block[:] = 8
+    periods = [samples for _, samples in loudspeaker.periods]
+    assert [samples.tolist() for samples in periods] == [[7] * 100, *[[0] * 100] * 3]
+    assert len({id(samples) for samples in periods[1:]}) == 1
+
+
+def test_quiet_room_is_noise_of_both_signs_and_not_digital_silence() -> None:
+    """Catches a microphone that is taken for a dead one, and a constant."""
+    block = Microphone(RATE).hear(RATE // 2)
+    assert (block.min(), block.max()) == (-6, 6)
+    assert abs(block.mean()) < 0.5
 
 
 def test_recording_is_saved_as_a_wav_file(tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ async def test_ring_keeps_captured_audio_while_the_network_is_stalled() -> None:
 
 
 async def test_full_ring_is_reported_with_the_lost_frames() -> None:
-    async with hand(capture_ring_s=0.1) as one:
+    async with hand(max_turn_s=0.1) as one:
         one.has_room = False
         assert one.card.capture is not None
         for _ in range(20):

@@ -18,8 +18,8 @@ __all__ = ["Backend", "Consume", "Fill", "Presence", "Stream", "open_backend"]
 
 Consume: TypeAlias = Callable[[Int16], None]
 """Takes one captured period, mono, at the stream's rate; the array is valid during the call only."""
-Fill: TypeAlias = Callable[[Int16], None]
-"""Overwrites the array with the next period to play, mono, at the stream's rate."""
+Fill: TypeAlias = Callable[[Int16], bool]
+"""Overwrites the array with the next period to play, mono, at the stream's rate; returns False for silence."""
 
 Presence: TypeAlias = Literal["listed", "unlisted", "absent"]
 """State of a card: it can be opened; it can be opened after `Backend.reset`; it is not there."""

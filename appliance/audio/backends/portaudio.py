@@ -159,13 +159,15 @@ class PortAudioBackend:
     def open_playback(self, fill: Fill) -> _PortAudioStream:
         def make(stream: _PortAudioStream, channels: int) -> _CALLBACK:
             block: NDArray[np.int16] = np.zeros(8 * stream.period, np.int16)
+            silence = bytes(2 * channels * stream.period)
 
             def callback(data: bytes | None, frames: int, times: Mapping[str, float], status: int) -> tuple[bytes, int]:
                 try:
                     stream.begin(times, status)
                     out = block[:frames]
-                    fill(out)
-                    played = pcm.spread(out, channels).tobytes()
+                    has_sound = fill(out)
+                    is_silent = not has_sound and frames == stream.period
+                    played = silence if is_silent else pcm.spread(out, channels).tobytes()
                     stream.ended_at = time.monotonic()
                     return played, pyaudio.paContinue
                 except BaseException as exc:  # noqa: BLE001 - as above

@@ -6,11 +6,13 @@ than a period late counts as such; the schedule then restarts from that callback
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 import wave
 from collections import deque
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +36,8 @@ class Microphone:
     def __init__(self, rate: int) -> None:
         self._rate = rate
         self._queue: deque[Int16] = deque()
-        noise = np.random.default_rng(1).integers(-_NOISE_PEAK, _NOISE_PEAK + 1, rate)
-        self._noise: Int16 = noise.astype(np.int16)
+        noise = np.frombuffer(random.Random(1).randbytes(rate), np.uint8) % (2 * _NOISE_PEAK + 1)  # numpy's takes 3 MB
+        self._noise: Int16 = noise.astype(np.int16) - np.int16(_NOISE_PEAK)
         self._at = 0
         self.is_dead = False
         """True: deliver digital silence, as a switched-off microphone does."""
@@ -82,12 +84,14 @@ class Loudspeaker:
         self.frames = 0
         """Frames kept since the first sound, silence included."""
         self._periods: deque[tuple[float, Int16]] = deque()
+        self._silence = cache(lambda frames: np.zeros(frames, np.int16))
+        """One array for all silent periods: else the first sound would cost 17 MB of silence."""
 
     def take(self, at: float, block: Int16) -> None:
         """Keep one period; called on the card's thread. Silence before the first sound is not kept."""
         if not self._periods and not block.any():
             return
-        self._periods.append((at, block.copy()))
+        self._periods.append((at, block.copy() if block.any() else self._silence(len(block))))
         self.frames += len(block)
         while self.frames > _KEPT_S * self.rate:
             self.frames -= len(self._periods.popleft()[1])
@@ -158,7 +162,9 @@ class _SimulatedStream:
 
     def _run(self) -> None:
         period_s = self.period / self.rate
-        due = time.monotonic() + period_s
+        # Both directions follow one clock, half a period apart: so their threads seldom wait for each other.
+        phase_s = period_s / 2 if isinstance(self._device, Microphone) else 0.0
+        due = (time.monotonic() // period_s + 1) * period_s + phase_s
         while True:
             time.sleep(max(0.0, due - time.monotonic()))
             now = time.monotonic()

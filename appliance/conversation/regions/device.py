@@ -134,6 +134,11 @@ class Device:
         return self._gestures.is_held and not self._gestures.is_stuck
 
     @property
+    def pressed_at(self) -> float:
+        """When the button went down, monotonic seconds; inf while it is up."""
+        return self._gestures.pressed_at
+
+    @property
     def is_press_pending(self) -> bool:
         """The button went down a moment ago: a press, or a pulse that is withdrawn."""
         return self._gestures.is_pending
@@ -232,8 +237,14 @@ class Device:
         """Add a period to the pre-roll, for a press that comes after the first word."""
         self._pre_roll.keep(period, forgets=not self._gestures.is_pending)
 
-    def take_pre_roll(self) -> list[AudioCaptured]:
-        return self._pre_roll.take()
+    def take_pre_roll(self, at: float) -> list[AudioCaptured]:
+        """Return the sound kept from before a press, and forget it; what is left of an earlier turn is too old.
+
+        Args:
+            at: When the button went down, monotonic seconds.
+        """
+        kept = self._pre_roll.take()
+        return kept if at - self.captured_at <= self.policy.pre_roll_ms / 1000 else []
 
     def lose_card(self, direction: Direction, reason: str, now: float) -> None:
         """Report a lost card."""

@@ -33,7 +33,7 @@ Kind: TypeAlias = Literal["button", "program", "message", "vad"]
 """What ends a turn: the button, the program, nothing (a message is complete), or the server's turn detection."""
 
 _APPEND_BYTES = 2 * 20 * wire.SAMPLE_RATE // 1000  # one 20 ms period: the first audio is sent at once
-_CAPTURE_WAIT_S = 30.0  # for the captured audio of the post-roll: the capture ring may lag behind
+_CAPTURE_WAIT_S = 30.0  # for the captured audio of the post-roll, which may wait for the network
 _REMEMBERED = 64  # user items whose transcript may still arrive
 
 
@@ -168,7 +168,7 @@ class Speech:
         """Start the post-roll of speech that ended `at`, which is a debounce before `now`.
 
         The missing frames are counted from the newest captured audio: with a stalled network, seconds of speech
-        still wait in the capture ring.
+        still wait to be posted.
 
         Returns:
             How the capture ended; None while the post-roll is captured. Full speech has no post-roll.
@@ -196,7 +196,7 @@ class Speech:
         self.deadline = now + max(1.0, self.policy.max_turn_s - self._recording.seconds)
 
     def add(self, period: AudioCaptured) -> Ended | None:
-        """Add a microphone period; returns how it ended the capture, None while that continues."""
+        """Add sound of the microphone; returns how it ended the capture, None while that continues."""
         if self._kind != "vad":
             return self._recording.capture(period, self.policy)
         self._recording.add(period)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, TypeAlias
 
 __all__ = ["Gesture", "GestureKind", "Gestures", "HoldKind"]
@@ -121,6 +122,11 @@ class Gestures:
     def is_pending(self) -> bool:
         """The button went down, and it is not known yet whether that is a press."""
         return self._press is not None and self._press.is_deliberate and not self._press.is_confirmed
+
+    @property
+    def pressed_at(self) -> float:
+        """When the button went down, monotonic seconds; inf while it is up."""
+        return inf if self._press is None else self._press.at
 
     @property
     def is_stuck(self) -> bool:

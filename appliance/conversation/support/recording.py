@@ -46,7 +46,9 @@ class Recording:
 
     def add(self, *periods: AudioCaptured) -> None:
         for period in periods:
-            self.audio += period.pcm
+            if self.frames == self.pre_roll_frames:  # the turn begins; else its speech is resumed
+                self.pre_roll_frames += period.pre_roll
+            self.audio.extend(period.pcm)
             self.frames += len(period.pcm) // 2
             self.peak = max(self.peak, period.peak)
 
@@ -70,7 +72,7 @@ class Recording:
         """Add a microphone period; returns how it ended the capture, None while that continues."""
         if self.is_full:
             return None
-        frames = len(period.pcm) // 2
+        frames = len(period.pcm) // 2 - period.pre_roll
         self.add(period)
         self.end.feed(period.level_db, frames)
         if self.post_roll_left is not None:

@@ -88,10 +88,10 @@ def test_muting_drops_the_pre_roll_and_an_unchanged_switch_does_nothing() -> Non
     region = device()
     region.keep(period())
     assert not region.switch_mute(False)
-    assert region.take_pre_roll() == [period()]
+    assert region.take_pre_roll(0.0) == [period()]
     region.keep(period())
     assert region.switch_mute(True)
-    assert (region.is_muted, region.take_pre_roll()) == (True, [])
+    assert (region.is_muted, region.take_pre_roll(0.0)) == (True, [])
 
 
 def test_the_microphone_follows_the_mute_switch_and_the_cue_plays_after_it() -> None:
@@ -108,8 +108,8 @@ def test_the_pre_roll_keeps_the_newest_audio_and_is_taken_once() -> None:
     region = device(pre_roll_ms=100)
     for sample in range(10):
         region.keep(period(sample))
-    assert region.take_pre_roll() == [period(sample) for sample in range(5, 10)]
-    assert region.take_pre_roll() == []
+    assert region.take_pre_roll(0.0) == [period(sample) for sample in range(5, 10)]
+    assert region.take_pre_roll(0.0) == []
 
 
 def test_a_turn_is_refused_when_muted_or_without_a_microphone() -> None:
@@ -128,10 +128,10 @@ def test_losing_the_microphone_drops_the_pre_roll_and_losing_the_loudspeaker_doe
     region = device(out)
     region.keep(period())
     region.lose_card("playback", "unplugged", 0.0)
-    assert region.take_pre_roll() == [period()]
+    assert region.take_pre_roll(0.0) == [period()]
     region.keep(period())
     region.lose_card("capture", "unplugged", 0.0)
-    assert region.take_pre_roll() == []
+    assert region.take_pre_roll(0.0) == []
     assert notices(out.take())[-1] == Error("no_microphone", "unplugged")
 
 
