@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, closing, suppress
+from contextlib import AsyncExitStack, closing
 from dataclasses import fields
 from datetime import datetime
 from functools import cached_property, partial
@@ -481,12 +481,10 @@ def _open_light(settings: Settings, factory: Any) -> Light:
 
 
 class _LazyVoice:
-    """The voice for announcements: the offline brain's text to speech."""
+    """The voice for announcements: the offline brain's text to speech, loaded on a thread at the first sentence."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        with suppress(ApplianceError):  # said at the first sentence; what it imports is loaded before the start is over
-            _ = self._engine
 
     @cached_property
     def _engine(self) -> TextToSpeech:
@@ -496,7 +494,8 @@ class _LazyVoice:
         return open_tts(brain.tts, language=self._settings.assistant.language, voice=brain.voice)
 
     async def synthesize(self, text: str) -> bytes:
-        pcm = await self._engine.synthesize(text)
+        engine = await asyncio.to_thread(lambda: self._engine)
+        pcm = await engine.synthesize(text)
         if not pcm:
             raise SpeechError(f"{self._settings.brain.tts} returned no audio")
         return pcm

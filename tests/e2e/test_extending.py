@@ -204,6 +204,7 @@ async def test_a_server_that_comes_after_the_start_offers_its_tools_at_the_next_
         async with running(rig):
             await rig.at_rest()
             [connection] = server.connections
+            await rig.until_true(lambda: "session.update" in connection.types)
             assert offered(connection) == ["recipes"]
             assert await rig.turn() == "answered"
             assert connection.types.count("session.update") == 1

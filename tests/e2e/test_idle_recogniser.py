@@ -13,9 +13,11 @@ from appliance.brain.offline import serving
 from appliance.brain.server import BrainServer
 from appliance.speech.pipeline import build_pipeline
 from appliance.speech.tts import open_tts
-from tests.unit.test_brain_server import PUSH_TO_TALK, Caller, calling
+from tests.support.brain_caller import Caller, calling
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+PUSH_TO_TALK = {"type": "realtime", "audio": {"input": {"turn_detection": None, "transcription": {"model": "m"}}}}
 
 
 def recognisers() -> set[str]:

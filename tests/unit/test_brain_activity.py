@@ -11,7 +11,7 @@ import pytest
 from appliance.brain.activity import Activity
 from appliance.brain.offline import keep_models
 from appliance.errors import SpeechError
-from tests.unit.test_tool_runner import in_virtual_time
+from tests.support.virtual_time import in_virtual_time
 
 MINUTE, HOUR = 60.0, 3600.0
 

@@ -21,15 +21,13 @@ async def _until(holds: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
-async def closed(one: Hand) -> HandStream:
-    """Wait until the output is closed; return its stream."""
-    stream = one.card.playback
-    assert stream is not None
-    await _until(lambda: stream.is_closed)
-    return stream
+async def closed(one: Hand) -> HandStream | None:
+    """Wait until the output is closed; return its stream, None if it was idle before the card was opened."""
+    await _until(lambda: one.audio._is_output_idle and one.audio._playback.stream is None)
+    return one.card.playback
 
 
-async def heard_after(one: Hand, stream: HandStream) -> list[int]:
+async def heard_after(one: Hand, stream: HandStream | None) -> list[int]:
     """Wait until the output is opened again and filled; return what it plays, without the silence before and after."""
     await _until(lambda: one.card.playback is not stream and one.audio._playback.ring.available > 0)
     return [value for value in await one.play_periods(20) if value]
@@ -92,7 +90,7 @@ async def test_sound_after_an_idle_time_is_played_from_its_first_frame(sound: st
 
 
 async def test_sound_that_comes_while_the_output_is_closing_is_played_whole() -> None:
-    async with hand(**IDLE) as one:
+    async with hand(idle_after_s=0.3) as one:
         stream, loop = one.card.playback, asyncio.get_running_loop()
         assert stream is not None
 
