@@ -144,7 +144,7 @@ def check(words: list[str]) -> None:
         case "./scripts/run" | ".venv/bin/appliance" | "appliance":
             if arguments:
                 command_parser().parse_args(arguments)
-        case "./scripts/test" | "./scripts/test-accuracy" | "./scripts/install-service":
+        case "./scripts/test" | "./scripts/test-accuracy" | "./scripts/test-soak" | "./scripts/install-service":
             assert (ROOT / program).is_file()
             assert arguments == []
         case "./scripts/setup":
