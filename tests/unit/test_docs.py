@@ -147,6 +147,9 @@ def check(words: list[str]) -> None:
         case "./scripts/test" | "./scripts/test-accuracy" | "./scripts/test-soak" | "./scripts/install-service":
             assert (ROOT / program).is_file()
             assert arguments == []
+        case "./scripts/test-bare":
+            assert (ROOT / program).is_file()
+            assert arguments in (["12"], ["13"])
         case "./scripts/setup":
             assert f"  {arguments[0]}) " in (ROOT / program).read_text(encoding="utf-8")
         case ".venv/bin/python":
