@@ -71,6 +71,8 @@ class PlaybackPump:
         self._prebuffer = prebuffer
         self._post = post
         self.stream: Stream | None = None
+        self.has_called = False
+        """The stream has had a callback; set on the card's thread."""
         self.gain = 1.0
         self.loudest_gain: Callable[[], float] = lambda: 1.0
         """Returns the most gain of capped sound."""
@@ -102,6 +104,7 @@ class PlaybackPump:
         ring: Ring | None = None
 
         def fill(block: Int16) -> None:
+            self.has_called = True
             if ring is None:
                 block[:] = 0
                 return
@@ -110,6 +113,7 @@ class PlaybackPump:
                 self.underruns += 1
             positions.append(ring.read)
 
+        self.has_called = False
         stream = backend.open_playback(fill)
         delay = -(-stream.latency // stream.period)
         self._heard.positions = positions = deque([0] * (delay + 1), maxlen=delay + 1)
