@@ -19,7 +19,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ _HOUR_S = 3600.0
 _REST_LIMIT_S = 600.0
 _TURN_LIMIT_S = 1200.0
 _VISIT_LIMIT_S = 3 * _HOUR_S
+_ITEMS = 60  # of the history: full after some 20 turns, so that a short soak shows what grows
 _RESTING = {State.READY, State.OFFLINE, State.MUTED}
 _SPEECH = {ms: tone(ms) for ms in (400, 1000, 2500)}
 _UNANSWERED = {"failed", "refused"}
@@ -170,6 +171,12 @@ class Day:
             async with AsyncExitStack() as stack:
                 patch = stack.enter_context(pytest.MonkeyPatch.context())
                 patch.setattr(app, "open_pipeline", lambda *_, **__: self._offline)
+                policy_from = app.policy_from
+                patch.setattr(
+                    app,
+                    "policy_from",
+                    lambda *given, **named: replace(policy_from(*given, **named), max_history=_ITEMS),
+                )
                 server = await stack.enter_async_context(BrainServer(self._cloud))
                 self._network = await stack.enter_async_context(Network(server.port))
                 await self._device_and_owner()
@@ -214,6 +221,7 @@ class Day:
                     "audio.announcements": False,
                     "assistant.tools": "tests.soak.mind:TOOLS",
                     "history.persist": True,
+                    "history.max_items": _ITEMS,
                     "light.quiet_hours": "22:00-07:00",
                     "audio.night_hours": "22:00-07:00",
                     "budget.daily_minutes": 1440.0,
