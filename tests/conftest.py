@@ -17,6 +17,11 @@ settings.register_profile("appliance", deadline=None, derandomize=True)
 settings.load_profile("appliance")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--hours", type=float, default=24.0, help="length of the soak, in hours of virtual time")
+    parser.addoption("--seed", type=int, default=1, help="seed of the soak")
+
+
 @pytest.fixture(autouse=True)
 def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove this machine's keys and settings from the environment of the tests."""

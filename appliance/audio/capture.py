@@ -42,6 +42,8 @@ class CapturePump:
         self._has_room = has_room
         self._reported = 0
         self.stream: Stream | None = None
+        self.has_called = False
+        """The stream has had a callback; set on the card's thread."""
         self.ring = Ring(1)
         self.is_listening = False
         self.overruns = 0
@@ -57,7 +59,9 @@ class CapturePump:
 
         def consume(block: Int16) -> None:
             ring.write(block)
+            self.has_called = True
 
+        self.has_called = False
         stream = backend.open_capture(consume)
         # A ring of the right size needs the stream's rate. The periods before it, one or two, are lost.
         ring = Ring(int((self._pre_roll_s + _RING_S) * stream.rate))

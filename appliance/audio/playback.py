@@ -74,6 +74,8 @@ class PlaybackPump:
         self._prebuffer = prebuffer
         self._post = post
         self.stream: Stream | None = None
+        self.has_called = False
+        """The stream has had a callback; set on the card's thread."""
         self._is_capped = True
         """The sound that was written last is capped."""
         self.epoch = 0
@@ -105,6 +107,7 @@ class PlaybackPump:
         ring: Ring | None = None
 
         def fill(block: Int16) -> bool:
+            self.has_called = True
             if ring is None:
                 block[:] = 0
                 return False
@@ -114,6 +117,7 @@ class PlaybackPump:
             positions.append(ring.read)
             return got > 0
 
+        self.has_called = False
         stream = backend.open_playback(fill)
         delay = -(-stream.latency // stream.period)
         self._heard.positions = positions = deque([0] * (delay + 1), maxlen=delay + 1)

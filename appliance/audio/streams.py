@@ -15,8 +15,9 @@ output latency ago. Each write records how many answer frames the ring has recei
 *Losses*: PortAudio raises no error when a card disappears. A stream is lost if it is not active, if its card is not in
 the kernel's list (read when the kernel reports a change, and when no callback came for 100 ms), or if no callback came
 for `stall_s`. It is closed, `CardLost` is posted, and it is opened again with a backoff, at once when the kernel
-reports a card. The other direction keeps running. Only a card that was absent when the cards were listed needs a new
-list, for which both directions are closed; this waits for the end of an answer. The output is also closed after
+reports a card. `CardFound` follows at the first callback: a card that hangs can be opened. The other direction keeps
+running. Only a card that was absent when the cards were listed needs a new list, for which both directions are closed;
+this waits for the end of an answer. The output is also closed after
 `idle_after_s` without sound; what is queued meanwhile waits in the deque until it is open. Everything here runs on the
 loop, except the callbacks, and what blocks: it runs on one thread, the only one for which PortAudio keeps ALSA's error
 texts.
@@ -324,6 +325,8 @@ class AudioStreams:
             await self._shut(half)
             self._attempts = 0
             await self._try_open(direction)
+        elif half.has_called:
+            self._post_found(direction)
 
     def _is_wanted(self, direction: Direction) -> bool:
         if direction == "capture":
@@ -334,10 +337,11 @@ class AudioStreams:
         return [(direction, half.stream) for direction, half in self._halves.items() if half.stream is not None]
 
     def _suspect_stalls(self) -> None:
-        """Wake the supervisor if a stream stopped or missed several callbacks."""
+        """Wake the supervisor if a stream stopped, missed several callbacks, or had its first one after a loss."""
         now = self._clock()
-        for _, stream in self._open_streams():
-            if now - stream.last_callback_at > _SUSPECT_S or not stream.is_active:
+        for direction, stream in self._open_streams():
+            is_late = now - stream.last_callback_at > _SUSPECT_S
+            if is_late or not stream.is_active or (direction in self._lost and self._halves[direction].has_called):
                 self._changed.set()
 
     async def _loss(self, direction: Direction, stream: Stream) -> str:
@@ -364,6 +368,13 @@ class AudioStreams:
         if self._lost.get(direction) != reason:
             log.warning("%s: %s", direction, reason.removeprefix(f"{direction}: "))
         self._lost[direction] = reason
+
+    def _post_found(self, direction: Direction) -> None:
+        """Report a card that was lost, once it has called: one that hangs can be opened, too."""
+        if self._lost.pop(direction, None) is not None:
+            self._attempts = 0
+            log.info("%s: the card is back", direction)
+            self._post(CardFound(direction))
 
     async def _try_open(self, direction: Direction) -> None:
         """Open one direction if its card is there; list the cards again if that is needed and nothing plays."""
@@ -392,10 +403,6 @@ class AudioStreams:
             return
         if direction == "playback":
             self._playback.pump()  # what was queued while it was closed
-        if self._lost.pop(direction, None) is not None:
-            self._attempts = 0
-            log.info("%s: the card is back", direction)
-            self._post(CardFound(direction))
 
     async def _blocking(self, work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *arguments))

@@ -27,7 +27,8 @@ one cannot hide a bug in the other.
   only selects the silence that ends a turn.
 
 * **Memory is bounded.** An item is refused with ``conversation_full`` if the conversation has `MAX_ITEMS` items, or
-  `MAX_ITEM_BYTES` of text and images. For audio the same bytes are freed: the oldest items keep their transcripts only.
+  `MAX_ITEM_BYTES` of text and images. Audio is freed instead, beyond that or beyond `MAX_AUDIO_BYTES`: the oldest items
+  keep their transcripts only.
 * **A tool of an unknown type is left out**: the rest of its event takes effect, and one ``error`` a tool names it in
   ``param``. Its ``event_id`` is null, because a client takes an error with the id of its event for a refusal of all.
 
@@ -70,7 +71,8 @@ MIN_COMMIT_MS = 100  # the live service refuses less
 MAX_SESSION_S = 3600.0  # the live service closes the session after this time
 MAX_BUFFER_S = 600  # 29 MB; bounds the memory of a client that never commits
 MAX_ITEMS = 2_000  # about 500 turns with calls
-MAX_ITEM_BYTES = 48 * 2**20  # 17 minutes of audio
+MAX_ITEM_BYTES = 48 * 2**20  # mostly images
+MAX_AUDIO_BYTES = 6 * 2**20  # 2 minutes: only `conversation.item.retrieve` reads old audio, and a device has 512 MB
 MAX_RESPONSES = 8  # unfinished ones of a session; out-of-band responses run in parallel
 MAX_QUIET_S = 60  # audio kept before speech starts, with turn detection
 
@@ -913,15 +915,17 @@ class ServerModel:
             raise Refused("conversation_full", text)
         used = {id(item): item for one in self._responses.values() for item in (*one.context, *one.output)}
         items = {id(item): item for item in self._items} | used
-        excess = size + sum(item.size for item in items.values()) - MAX_ITEM_BYTES
-        for audio in [
-            audio for item in self._items for audio in item.audio.values() if item.wire["status"] == "completed"
-        ]:
-            if excess <= 0:
+        completed = [item for item in self._items if item.wire["status"] == "completed"]
+        old = [audio for item in completed for audio in item.audio.values() if audio.pcm]
+        total = size + sum(item.size for item in items.values())
+        kept = size + sum(len(audio.pcm) for audio in old)
+        for audio in old:
+            if total <= MAX_ITEM_BYTES and kept <= MAX_AUDIO_BYTES:
                 return
-            excess -= len(audio.pcm)
+            total -= len(audio.pcm)
+            kept -= len(audio.pcm)
             audio.pcm.clear()
-        if excess > 0:
+        if total > MAX_ITEM_BYTES:
             text = f"The conversation holds {MAX_ITEM_BYTES >> 20} MiB, its maximum: delete some items first."
             raise Refused("conversation_full", text)
 

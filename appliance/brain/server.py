@@ -275,6 +275,9 @@ class BrainServer:
         self._checking.add(task)
         try:
             return await self._guesses.check(_host_of(connection), is_right=is_right)
+        except asyncio.CancelledError:
+            connection.transport.abort()  # websockets closes a connection only after its handler returned or failed
+            raise
         finally:
             self._checking.discard(task)
 

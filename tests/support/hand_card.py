@@ -14,7 +14,7 @@ from appliance.audio.backends import Consume, Fill, Presence
 from appliance.audio.mixer import Mixer
 from appliance.audio.ring import Int16
 from appliance.audio.streams import AudioStreams
-from appliance.conversation.events import Direction, Event
+from appliance.conversation.events import CardFound, Direction, Event
 from appliance.errors import AudioError, CardMissing
 
 PERIOD = 480
@@ -122,6 +122,15 @@ class Hand:
             samples += stream.turn(np.full(stream.period, -1, np.int16)).tolist()
             self.audio._playback.pump()
         return samples
+
+    async def found(self, *directions: Direction) -> None:
+        """Run callbacks of lost directions that are open again, until all of them are reported as found."""
+        while {event.direction for event in self.posted(CardFound)} != set(directions):
+            for direction in directions:
+                stream: HandStream | None = getattr(self.card, direction)
+                if stream is not None and stream.is_active and not stream.is_closed:
+                    stream.turn(np.zeros(stream.period, np.int16))
+            await asyncio.sleep(0.01)
 
     async def hear(self, *values: int) -> None:
         for value in values:

@@ -485,6 +485,26 @@ def test_oldest_audio_makes_room_for_new_speech_and_keeps_its_transcript(monkeyp
     assert [one["transcript"] for one in retrieved] == ["one", "two", "three"]
 
 
+def test_only_the_newest_two_minutes_of_audio_are_kept() -> None:
+    served = Served()
+    spoken = []
+    for _ in range(12):
+        served.append(tone(30_000))
+        spoken.append(served.send("input_audio_buffer.commit")[0]["item_id"])
+    retrieved = [served.send("conversation.item.retrieve", item_id=one)[0]["item"]["content"][0] for one in spoken]
+    assert [len(base64.b64decode(one["audio"])) // MS for one in retrieved] == [0] * 8 + [30_000] * 4
+
+
+def test_audio_longer_than_what_is_kept_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(brain_model, "MAX_AUDIO_BYTES", 1000 * MS)
+    served = Served()
+    for _ in range(2):
+        served.append(tone(2000))
+        item_id = served.send("input_audio_buffer.commit")[0]["item_id"]
+        content = served.send("conversation.item.retrieve", item_id=item_id)[0]["item"]["content"]
+        assert len(base64.b64decode(content[0]["audio"])) // MS == 2000
+
+
 def test_turn_that_does_not_fit_is_an_error_and_the_session_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(brain_model, "MAX_ITEMS", 1)
     served = Served(push_to_talk=False)

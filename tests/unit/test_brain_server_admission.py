@@ -217,7 +217,7 @@ async def test_attempts_after_wrong_keys_wait_ever_longer_one_behind_the_other()
     assert len(waits) == 7, "a right key ends the waits"
 
 
-async def test_host_with_many_waiting_attempts_is_refused_and_closing_does_not_wait_for_them(
+async def test_host_with_many_waiting_attempts_is_refused_and_closing_ends_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(admission, "FIRST_DELAY_S", 1000.0)
@@ -226,13 +226,17 @@ async def test_host_with_many_waiting_attempts_is_refused_and_closing_does_not_w
     server = BrainServer(ScriptedPipeline(), token="secret")
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(server)
-        for _ in range(1 + admission.MAX_WAITING):
+        waiting = [
             await stack.enter_async_context(calling(server, additional_headers=wrong))
+            for _ in range(1 + admission.MAX_WAITING)
+        ]
         with pytest.raises(InvalidStatus) as refused:
             await connect(server.url + "?model=x", additional_headers=wrong)
         assert refused.value.response.status_code == 429
         assert refused.value.response.headers["Retry-After"]
         await server.close()
+        for one in waiting:
+            await one.socket.wait_closed()
 
 
 def test_tls_files_that_cannot_be_used_are_reported(tmp_path: Path) -> None:

@@ -144,9 +144,12 @@ def check(words: list[str]) -> None:
         case "./scripts/run" | ".venv/bin/appliance" | "appliance":
             if arguments:
                 command_parser().parse_args(arguments)
-        case "./scripts/test" | "./scripts/test-accuracy" | "./scripts/install-service":
+        case "./scripts/test" | "./scripts/test-accuracy" | "./scripts/test-soak" | "./scripts/install-service":
             assert (ROOT / program).is_file()
             assert arguments == []
+        case "./scripts/test-bare":
+            assert (ROOT / program).is_file()
+            assert arguments in (["12"], ["13"])
         case "./scripts/setup":
             assert f"  {arguments[0]}) " in (ROOT / program).read_text(encoding="utf-8")
         case ".venv/bin/python":

@@ -118,6 +118,6 @@ async def test_card_that_left_during_an_idle_time_is_reported_at_the_next_sound_
         one.audio.flush(1)
         await asyncio.sleep(0.05)
         one.card.missing.clear()
-        await _until(lambda: one.posted(CardFound) != [])
+        await one.found("playback")
         assert one.posted(CardFound) == [CardFound("playback")]
         assert one.card.playback is not stream

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -71,23 +72,34 @@ def test_installed_versions_are_the_pinned_ones() -> None:
 # Texts that no file may contain
 
 
+def paths() -> list[str]:
+    """Return the path of each file under version control; without git, of each file that a tarball may hold."""
+    if shutil.which("git"):
+        command = ["git", "-c", "safe.directory=*", "ls-files", "-z"]
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, timeout=60)
+        if not listed.returncode:
+            return [name for name in listed.stdout.decode().split("\0") if name]
+    made_here = re.compile(r"(?:^|/)(?:\.(?!ci/)[^/]*|__pycache__|node_modules)/")
+    return [name for path in ROOT.rglob("*") if not made_here.search(name := path.relative_to(ROOT).as_posix())]
+
+
 @cache
 def texts() -> dict[str, str]:
     """Return the text of every text file under version control, by path."""
-    listed = subprocess.run(
-        ["git", "-c", "safe.directory=*", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False, timeout=60
-    )
-    if listed.returncode:
-        pytest.skip("this is not a git checkout")
     found = {}
-    for name in listed.stdout.decode().split("\0"):
-        path = ROOT / name
-        if name and path.is_file():
+    for name in paths():
+        if (path := ROOT / name).is_file():
             try:
                 found[name] = path.read_text(encoding="utf-8")
             except UnicodeDecodeError:
                 continue
     return found
+
+
+def test_without_git_the_same_files_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_git = {name for name in paths() if (ROOT / name).is_file()}
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert with_git <= set(paths())
 
 
 # Joined at run time, so that this file does not contain them either.
@@ -123,7 +135,7 @@ def test_no_file_contains_a_key() -> None:
     assert {name for name, text in texts().items() if shape.search(text)} == set()
 
 
-@pytest.mark.parametrize("name", ["run", "test", "test-accuracy", "setup", "install-service"])
+@pytest.mark.parametrize("name", ["run", "test", "test-accuracy", "test-bare", "test-soak", "setup", "install-service"])
 def test_scripts_are_strict_executable_and_valid(name: str) -> None:
     path = ROOT / "scripts" / name
     assert path.stat().st_mode & 0o111
@@ -141,6 +153,7 @@ def test_continuous_integration_runs_the_same_test_scripts() -> None:
         'scripts=$(dirname -- "${BASH_SOURCE[0]}")/../scripts',
         '"$scripts/test"',
         '"$scripts/test-accuracy"',
+        '"$scripts/test-soak"',
     ]
 
 

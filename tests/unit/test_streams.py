@@ -142,7 +142,7 @@ async def test_late_callbacks_are_the_program_s_and_count_on_when_the_card_is_op
         assert one.card.playback is not None
         one.card.playback.late_callbacks, one.card.playback.xruns = 2, 1
         one.card.playback.is_active = False
-        await _until(lambda: one.posted(CardFound))
+        await one.found("playback")
         one.card.playback.late_callbacks = 3
         assert one.audio.xruns.causes == {"network": 0, "program": 5, "card": 1}
         assert one.audio.xruns.total == 6
@@ -168,7 +168,7 @@ async def test_reasons_why_a_card_is_not_opened_again_are_one_line_each(
             one.card.playback.is_active = False
             await _until(lambda before=before: attempts > before + 5)
         one.card.refusal = None
-        await _until(lambda: one.posted(CardFound))
+        await one.found("playback")
     assert [row.getMessage() for row in caplog.records if row.levelname == "WARNING"] == [
         "playback: the card stopped: was it unplugged?",
         "playback: held by pipewire (pid 400); stop it",
@@ -276,7 +276,7 @@ async def test_stopped_card_is_reported_once_and_found_again() -> None:
         await asyncio.sleep(0.7)
         assert [event.direction for event in one.posted(CardLost)] == ["capture"]
         one.card.missing.clear()
-        await _until(lambda: one.posted(CardFound))
+        await one.found("capture")
         assert one.posted(CardFound) == [CardFound("capture")]
 
 
@@ -303,6 +303,21 @@ async def test_stalled_card_is_lost_although_it_reports_active() -> None:
         await _until(lambda: one.posted(CardLost))
         assert [event.direction for event in one.posted(CardLost)] == ["playback"]
         assert stalled is not None and stalled.is_closed
+
+
+async def test_card_that_hangs_again_after_each_opening_is_reported_once_and_found_at_its_first_callback() -> None:
+    async with hand() as one:
+        for _ in range(3):
+            hanging = one.card.playback
+            await _pass_time(one, 0.5, "capture")
+            await _until(lambda: one.card.playback is not hanging)  # noqa: B023 - awaited here
+        assert [event.direction for event in one.posted(CardLost)] == ["playback"]
+        assert one.posted(CardFound) == []
+        await _pass_time(one, 0.04, "capture", "playback")
+        await _until(lambda: one.posted(CardFound))
+        await _pass_time(one, 1.0, "capture", "playback")
+        assert one.posted(CardFound) == [CardFound("playback")]
+        assert len(one.posted(CardLost)) == 1
 
 
 async def test_card_that_the_kernel_no_longer_lists_is_lost_after_100_ms_without_its_event() -> None:
@@ -347,7 +362,7 @@ async def test_event_of_the_kernel_finds_a_loss_at_once_and_the_other_direction_
             assert one.card.now == 1000.0, "no time passed in the card's clock"
             one.card.missing.clear()
             kernel.send(b"add@/devices/usb/sound/card2\0ACTION=add\0SUBSYSTEM=sound\0")
-            await _until(lambda: one.posted(CardFound))
+            await one.found("playback")
             await one.hear(2)
             assert one.card.capture is microphone and not microphone.is_closed
             assert one.card.playback is not speaker
@@ -370,7 +385,7 @@ async def test_card_absent_at_the_start_is_listed_again_only_while_nothing_plays
         one.audio.flush(1)
         await one.play_periods(3)
         one.audio._take_news()
-        await _until(lambda: one.posted(CardFound))
+        await one.found("capture")
         assert one.posted(CardFound) == [CardFound("capture")]
         assert one.card.resets == resets + 1
         running.cancel()
@@ -385,7 +400,7 @@ async def test_missing_cards_are_reported_and_opened_when_they_appear() -> None:
         assert {event.direction for event in one.posted(CardLost)} == {"capture", "playback"}
         assert one.audio.callback_ages_s == {}
         one.card.missing.clear()
-        await _until(lambda: len(one.posted(CardFound)) == 2)
+        await one.found("capture", "playback")
         running.cancel()
 
 
@@ -476,7 +491,7 @@ async def test_lost_loudspeaker_drops_its_audio_and_the_answer_still_ends() -> N
         lost = one.card.playback
         assert lost is not None
         lost.is_active = False
-        await _until(lambda: one.posted(CardFound))
+        await one.found("playback")
         assert lost.is_closed
         one.audio.finish(0)
         await one.play_periods(60)

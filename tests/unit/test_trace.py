@@ -355,6 +355,7 @@ def test_recorded_audio_is_flushed_to_disk_before_close(tmp_path: Path) -> None:
 def test_a_full_disk_at_close_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class FullAtTheEnd(io.StringIO):
         def close(self) -> None:
+            super().close()
             raise OSError(28, "No space left on device")
 
     stage = Recorded(tmp_path / "trace.jsonl")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -113,7 +114,8 @@ async def test_event_without_a_secret_is_posted_as_it_came() -> None:
 
 
 async def test_event_that_nests_too_deeply_to_be_redacted_is_refused() -> None:
-    deep = '{"type":"odd","raw":' + "[" * 900 + "]" * 900 + "}"
+    depth = 900 if sys.version_info < (3, 12) else 2000  # msgspec's own limit is no longer Python's
+    deep = '{"type":"odd","raw":' + "[" * depth + "]" * depth + "}"
     events = await events_of(send_raw(deep))
     assert FrameRefused(1, "a frame nests too deeply") in events
 

@@ -32,6 +32,7 @@ Change: TypeAlias = HistoryGrew | HistoryChanged
 NOT_WRITTEN_DOWN = "(The user said something that was not written down.)"
 _CHARACTERS_PER_S = 20  # speech is rarely faster: an upper bound on the text that was heard of a cut answer
 _ID = re.compile(r"[A-Za-z0-9_-]{1,32}")  # ids that a server accepts from a client (beta reference: 32 characters)
+_OWN_ID = re.compile(r"local_(\d{1,9})")
 _REPLAYED = frozenset({"message", "function_call", "function_call_output"})
 
 
@@ -53,7 +54,9 @@ class ItemList:
 
         Events for them may still be in flight and may still use them as previous_item_id.
         """
-        self._last_number = 0
+        numbers = (int(found[1]) for one in self._order if (found := _OWN_ID.fullmatch(one)))
+        self._last_number = max(numbers, default=0)
+        """Of our ids, which are not used again: the server may still hold an item that is removed here."""
         self._max_items = max_items
 
     def __repr__(self) -> str:

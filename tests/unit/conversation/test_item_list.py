@@ -393,6 +393,13 @@ def test_a_new_local_id_is_never_a_known_one() -> None:
     assert history.new_id() not in ("local_1", history.new_id())
 
 
+def test_id_of_a_removed_item_of_an_earlier_run_is_not_used_again_because_the_server_may_hold_it() -> None:
+    history = ItemList([HistoryItem(id="local_1"), HistoryItem(id="local_7")], max_items=2)
+    tell(history, added(message("item_1", "user")), added(message("item_2", "user"), "item_1"))
+    assert ids(history) == ["item_1", "item_2"]
+    assert history.new_id() == "local_8"
+
+
 # --- the difference from another history ------------------------------------------------------------------------------
 
 
