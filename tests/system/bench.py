@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ANSWER", "BUTTON", "LIGHT", "QUESTION", "RATE", "SENTENCES", "Bench", "Recording", "cases"]
+__all__ = ["ANSWER", "BUTTON", "LIGHT", "QUESTION", "RATE", "SENTENCES", "Bench", "Recording", "cases", "connected"]
 
 BUTTON = 17
 LIGHT = 25
@@ -34,6 +34,12 @@ _ENVIRONMENT = Path("/etc/voice-appliance/voice-appliance.env")
 _POLL_S = 0.2  # a query of systemd takes 20 ms of the only core
 _MICROPHONE, _LOUDSPEAKER = "hw:Mic,1", "hw:Spk,1"
 """The other ends of the two cables."""
+
+
+def connected(function: Any) -> Any:
+    """Run a test in a machine whose appliance is connected to the far side, not to its offline brain."""
+    function.snapshot = "connected"
+    return function
 
 
 def cases(*names: str) -> Callable[[Any], Any]:
@@ -206,19 +212,26 @@ class Bench:
 
     # --- the far side -------------------------------------------------------------------------------------------
 
-    def far_side(self, *, repeats: int = 1, thinking_s: float = 0.0, tool: str = "", **environment: str) -> None:
-        """Start a server behind a cable, and restart the service to use it."""
-        far = f"ip netns exec far {sys.executable} -m tests.system.far_side"
+    def answers(self, *, repeats: int = 1, thinking_s: float = 0.0, tool: str = "") -> None:
+        """Set how the far side answers; see `far_side`."""
+        way = {"repeats": repeats, "thinking_s": thinking_s, "tool": tool}
+        Path("/run/bench/far.json").write_text(json.dumps(way))
+
+    def connect(self) -> None:
+        """Start a server behind a cable, and restart the service to use it; a test is `connected` instead."""
+        here = Path.cwd()
+        self.answers()
         self.sh(
             "modprobe veth; ip netns add far; ip link add near type veth peer name cable netns far; "
             "ip address add 10.77.0.1/24 dev near; ip link set near up; ip -n far link set lo up; "
             "ip -n far address add 10.77.0.2/24 dev cable; ip -n far link set cable up; "
-            f"systemd-run --quiet --unit far-side --working-directory {Path.cwd()} --setenv PYTHONPATH={Path.cwd()} "
-            f"{far} {self.sentence(ANSWER)} {repeats} {thinking_s} {tool}"
+            f"systemd-run --quiet --unit far-side --working-directory {here} --setenv PYTHONPATH={here} "
+            f"ip netns exec far {sys.executable} -m tests.system.far_side {self.sentence(ANSWER)}"
         )
         self.wait(lambda: self.far_log, "the far side listens", step_s=_POLL_S)
-        self.restart(APPLIANCE_LINK__BASE_URL="ws://10.77.0.2:8790/v1", **environment)
+        self.restart(APPLIANCE_LINK__BASE_URL="ws://10.77.0.2:8790/v1")
         self.until_status("connected to")
+        time.sleep(5)
 
     @property
     def far_log(self) -> list[str]:
@@ -311,7 +324,9 @@ def _run(module: str, name: str, keywords: Mapping[str, str]) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path.cwd()))
-    if sys.argv[1:]:
+    if sys.argv[1:] == ["connect"]:
+        Bench().connect()
+    elif sys.argv[1:]:
         _run(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))
     else:
         for text in SENTENCES:

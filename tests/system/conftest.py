@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -68,9 +68,10 @@ def disk(machine: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def guest(machine: Path, disk: Path, artefacts: Path, tmp_path: Path) -> Iterator[Guest]:
+def guest(machine: Path, disk: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Guest]:
     """A machine that was booted and whose service rests."""
-    with Guest(machine, disk, tmp_path, booted=True) as one:
+    snapshot = getattr(request.function, "snapshot", "booted")
+    with Guest(machine, disk, tmp_path, snapshot=snapshot) as one:
         yield one
 
 
@@ -93,6 +94,13 @@ def run_in(guest: Guest, test: Path, name: str, keywords: dict[str, str]) -> tup
     return status, printed + traceback, json.loads("{" + collected)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    item.has_failed = getattr(item, "has_failed", False) or report.failed  # type: ignore[attr-defined]
+    return report
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if "bench" not in signature(pyfuncitem.function).parameters:
@@ -107,7 +115,6 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     ]
     missed += [problem for one in collected["speech"] if (problem := _misheard(**one))]
     if status or missed:
-        pyfuncitem.has_failed = True  # type: ignore[attr-defined]
         journal = guest.run("/bin/sh", "-c", "journalctl --boot --no-pager")[1]
         (folder / "journal.txt").write_text(journal)
         shutil.copy(guest.console, folder)
@@ -126,7 +133,10 @@ def _is_missed(measure: dict[str, Any]) -> bool:
 
 def _misheard(text: str, rate: int, pcm: str) -> str:
     """Return what is wrong with a sound that must be a sentence; "" if nothing is."""
-    samples = soxr.resample(np.frombuffer(base64.b64decode(pcm), "<i2"), rate, WIRE_RATE).astype("<i2")
+    recorded = np.frombuffer(base64.b64decode(pcm), "<i2")
+    loud = np.flatnonzero(np.abs(recorded.astype(np.int32)) > 100)
+    around = recorded[max(loud[0] - rate // 5, 0) : loud[-1] + rate // 5]  # digital silence confuses the recogniser
+    samples = soxr.resample(around, rate, WIRE_RATE).astype("<i2")
     book = PhraseBook.load(Path(__file__).parents[2] / "config" / "phrases", "en")
     heard = SphinxSpeechToText(book).understand(samples.tobytes(), []).text
     return "" if heard == text else f"{text!r} sounds like {heard!r}"

@@ -1,9 +1,10 @@
 """A Realtime server behind a cable that can be pulled; keeps what it heard. Runs in the machine, in its own network.
 
-    python -m tests.system.far_side ANSWER.wav REPEATS THINKING_S [TOOL]
+    python -m tests.system.far_side ANSWER.wav
 
-Each answer is the WAV file, several times, sent as fast as it sounds; before it the server thinks. With a tool, the
-first response calls it. `/run/bench/heard.raw` is the sound of the last turn, `/run/bench/far.log` what happened.
+Each answer is the WAV file, several times, sent twice as fast as it sounds; before it the server thinks. With a tool,
+the next response calls it. `/run/bench/far.json` says so: `repeats`, `thinking_s`, `tool`. `/run/bench/heard.raw` is
+the sound of the last turn, `/run/bench/far.log` what happened.
 """
 
 from __future__ import annotations
@@ -31,13 +32,11 @@ _FOLDER = Path("/run/bench")
 class FarSide:
     """The server's one session at a time; a new connection knows nothing of the one before."""
 
-    def __init__(self, answer: Path, repeats: int, thinking_s: float, tool: str) -> None:
+    def __init__(self, answer: Path) -> None:
         with wave.open(str(answer)) as file:
             samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
             narrow = soxr.resample(samples, file.getframerate(), _RATE)
-        self._answer = narrow.astype("<i2").tobytes() * repeats
-        self._thinking_s = thinking_s
-        self._tool = tool
+        self._answer = narrow.astype("<i2").tobytes()
         self._count = 0
         self._heard = b""
 
@@ -70,23 +69,25 @@ class FarSide:
                 task.cancel()
 
     async def _respond(self, connection: ServerConnection, asked: dict[str, Any]) -> None:
-        await asyncio.sleep(self._thinking_s)
+        way = json.loads((_FOLDER / "far.json").read_text())
+        await asyncio.sleep(way["thinking_s"])
         response = {"id": self._id("resp"), "object": "realtime.response", "status": "in_progress", "output": []}
         response |= {"metadata": asked.get("response", {}).get("metadata"), "status_details": None, "usage": None}
         item = {"response_id": response["id"], "output_index": 0}
         await self._send(connection, type="response.created", response=response)
-        tool, self._tool = self._tool, ""
-        if tool:
-            call = {"id": self._id("item"), "type": "function_call", "status": "completed", "name": tool}
+        if way["tool"]:
+            (_FOLDER / "far.json").write_text(json.dumps(way | {"tool": ""}))
+            call = {"id": self._id("item"), "type": "function_call", "status": "completed", "name": way["tool"]}
             call |= {"call_id": self._id("call"), "arguments": "{}"}
             await self._send(connection, type="response.output_item.done", item=call, **item)
         else:
             item |= {"item_id": self._id("item"), "content_index": 0}
             step = 2 * int(_RATE * _DELTA_S)
-            for start in range(0, len(self._answer), step):
-                delta = base64.b64encode(self._answer[start : start + step]).decode()
+            sound = self._answer * way["repeats"]
+            for start in range(0, len(sound), step):
+                delta = base64.b64encode(sound[start : start + step]).decode()
                 await self._send(connection, type="response.output_audio.delta", delta=delta, **item)
-                await asyncio.sleep(_DELTA_S)
+                await asyncio.sleep(_DELTA_S / 2)
         await self._send(connection, type="response.done", response=response | {"status": "completed"})
         self._note("answered")
 
@@ -102,12 +103,12 @@ class FarSide:
             file.write(f"{time.monotonic():.3f} {what}\n")
 
 
-async def _main(answer: str, repeats: str, thinking_s: str, tool: str = "") -> None:
-    one = FarSide(Path(answer), int(repeats), float(thinking_s), tool)
+async def _main(answer: str) -> None:
+    one = FarSide(Path(answer))
     async with serve(one.serve, ADDRESS, PORT) as server:
         one._note("listening")
         await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(*sys.argv[1:]))
+    asyncio.run(_main(sys.argv[1]))

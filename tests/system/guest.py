@@ -25,9 +25,8 @@ PYTHON = "/opt/voice-appliance/.venv/bin/python"
 """The appliance's, in the machine."""
 
 BOOTED = "booted.qcow2"
-"""The disk with a snapshot of the booted machine."""
+"""The disk with the snapshots of the booted machine."""
 _HERE = Path(__file__).parent
-_SNAPSHOT = "booted"
 _LIMIT_S = 900.0  # of the host's time; nothing takes a tenth of it
 _KERNEL = (
     "console=ttyS0 root=/dev/vda rootfstype=ext4 rw quiet loglevel=4 mitigations=off audit=0 selinux=0 apparmor=0 "
@@ -42,14 +41,14 @@ class Guest:
         folder: What `machine/build` built.
         disk: A qcow2 file, which is written to.
         work: A folder for sockets and the console's log.
-        booted: Continue from the snapshot instead of booting.
+        snapshot: Continue from it instead of booting: "booted", or "connected" to the far side.
     """
 
-    def __init__(self, folder: Path, disk: Path, work: Path, *, booted: bool) -> None:
+    def __init__(self, folder: Path, disk: Path, work: Path, *, snapshot: str = "") -> None:
         self._folder = folder
         self._disk = disk
         self._work = work
-        self._booted = booted
+        self._snapshot = snapshot
         self._number = 0
         self.console = work / "console.log"
         """What the kernel printed."""
@@ -67,7 +66,7 @@ class Guest:
             self._agent, self._monitor = (self._accept(ports[name]) for name in ("agent", "monitor"))
             self._read(self._monitor)
             self.monitor("qmp_capabilities")
-            if not self._booted:
+            if not self._snapshot:
                 self._read(self._agent)
         except BaseException:
             self.__exit__()
@@ -123,9 +122,9 @@ class Guest:
             if "return" in reply:
                 return reply["return"]
 
-    def save(self) -> None:
+    def save(self, snapshot: str) -> None:
         """Keep the running machine on its disk."""
-        if problem := self.monitor("human-monitor-command", **{"command-line": f"savevm {_SNAPSHOT}"}):
+        if problem := self.monitor("human-monitor-command", **{"command-line": f"savevm {snapshot}"}):
             raise RuntimeError(problem)
 
     def _read(self, file: Any) -> Any:
@@ -145,7 +144,7 @@ class Guest:
         argv += ["-qmp", f"unix:{self._work / 'monitor'}"]
         argv += ["-drive", f"if=none,id=disk,file={self._disk},format=qcow2,cache=unsafe"]
         argv += ["-device", "virtio-blk-pci,drive=disk", "-device", "virtio-rng-pci"]
-        return argv + (["-loadvm", _SNAPSHOT] if self._booted else [])
+        return argv + (["-loadvm", self._snapshot] if self._snapshot else [])
 
 
 _UNPACK = """
@@ -155,7 +154,7 @@ for name, text in json.load(sys.stdin).items():
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 """
-_MAKE_SENTENCES = f"cd /run/bench && exec {PYTHON} -m tests.system.bench"
+_BENCH = f"cd /run/bench && exec {PYTHON} -m tests.system.bench"
 _WAIT_FOR_THE_UNIT = """
 for try in $(seq 600); do
   [ "$(systemctl is-active voice-appliance)" = active ] && exec sleep 10
@@ -166,6 +165,12 @@ exit 1
 """
 
 
+def _must(guest: Guest, command: str) -> None:
+    status, output = guest.run("/bin/sh", "-c", command)
+    if status:
+        sys.exit(f"machine: {output}\nmachine: the console's log is {guest.console}")
+
+
 def _boot(folder: Path) -> None:
     began = time.monotonic()
     disk, work = folder / BOOTED, folder / "boot"
@@ -173,13 +178,15 @@ def _boot(folder: Path) -> None:
     work.mkdir()
     backing = ("-b", str(folder / "disk.ext4"), "-F", "raw")
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *backing, str(disk)], check=True)
-    with Guest(folder, disk, work, booted=False) as guest:
-        status, output = guest.run("/bin/sh", "-c", _WAIT_FOR_THE_UNIT)
-        if status:
-            sys.exit(f"machine: the service is not active:\n{output}\nmachine: the console's log is {guest.console}")
-        guest.copy({f"tests/system/{name}": (_HERE / name).read_text() for name in ("__init__.py", "bench.py")})
-        guest.run("/bin/sh", "-c", _MAKE_SENTENCES)
-        guest.save()
+    with Guest(folder, disk, work) as guest:
+        _must(guest, _WAIT_FOR_THE_UNIT)
+        guest.copy(
+            {f"tests/system/{name}": (_HERE / name).read_text() for name in ("__init__.py", "bench.py", "far_side.py")}
+        )
+        _must(guest, _BENCH)
+        guest.save("booted")
+        _must(guest, f"{_BENCH} connect")
+        guest.save("connected")
     sys.stderr.write(f"machine: booted in {time.monotonic() - began:.0f} s\n")
 
 
