@@ -22,6 +22,7 @@ def _reach(bench: Bench, state: str) -> None:
 
 def _answers_again(bench: Bench) -> None:
     """The next turn is heard by the far side, and its answer sounds."""
+    time.sleep(1)  # until the journal has the end of the turn before
     before = bench.far_log.count("answered")
     bench.answers()
     with bench.recording() as loudspeaker:
