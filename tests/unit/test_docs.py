@@ -144,7 +144,15 @@ def check(words: list[str]) -> None:
         case "./scripts/run" | ".venv/bin/appliance" | "appliance":
             if arguments:
                 command_parser().parse_args(arguments)
-        case "./scripts/test" | "./scripts/test-accuracy" | "./scripts/test-soak" | "./scripts/install-service":
+        case "./scripts/test-system" if arguments:
+            assert arguments[0] in ("--budget", "-k")
+        case (
+            "./scripts/test"
+            | "./scripts/test-accuracy"
+            | "./scripts/test-soak"
+            | "./scripts/test-system"
+            | "./scripts/install-service"
+        ):
             assert (ROOT / program).is_file()
             assert arguments == []
         case "./scripts/test-bare":

@@ -135,7 +135,10 @@ def test_no_file_contains_a_key() -> None:
     assert {name for name, text in texts().items() if shape.search(text)} == set()
 
 
-@pytest.mark.parametrize("name", ["run", "test", "test-accuracy", "test-bare", "test-soak", "setup", "install-service"])
+@pytest.mark.parametrize(
+    "name",
+    ["run", "test", "test-accuracy", "test-bare", "test-soak", "test-system", "mutants", "setup", "install-service"],
+)
 def test_scripts_are_strict_executable_and_valid(name: str) -> None:
     path = ROOT / "scripts" / name
     assert path.stat().st_mode & 0o111
