@@ -18,7 +18,7 @@ import pytest
 from websockets.asyncio.client import unix_connect
 from websockets.exceptions import ConnectionClosed
 
-from appliance.brain import offline
+from appliance.brain import server as brain_server
 from appliance.brain.server import BrainServer
 from tests.support.rig import Rig, running
 
@@ -61,7 +61,7 @@ def brains(monkeypatch: pytest.MonkeyPatch) -> list[BrainServer]:
             super().__init__(*args, **kwargs)
             started.append(self)
 
-    monkeypatch.setattr(offline, "BrainServer", Known)
+    monkeypatch.setattr(brain_server, "BrainServer", Known)
     return started
 
 

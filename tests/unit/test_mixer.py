@@ -17,7 +17,6 @@ from appliance.audio.cards import CardTree
 from appliance.audio.devices import describe
 from appliance.audio.mixer import CardMixer, controls
 from appliance.audio.pcm import volume_gain
-from appliance.conversation.events import CardFound
 from appliance.errors import AudioError
 from tests.support.card_tree import HEADPHONES, USB, plant
 from tests.support.fake_amixer import FakeAmixer, headphones, usb, wm8960
@@ -268,7 +267,7 @@ async def test_card_that_comes_back_is_set_before_it_is_opened() -> None:
         await _set(one, 60)
         assert one.card.playback is not None
         one.card.playback.is_active = False
-        await _until(lambda: one.posted(CardFound))
+        await one.found("playback")
         assert fake.asked == [0.0, -18.0, -18.0]
         assert fake.was_open == [False, True, False]
         assert await _peak(one) == _rest(60, -18.0)
@@ -299,7 +298,7 @@ async def test_control_that_fails_leaves_the_volume_to_software_and_is_logged_on
             assert await _peak(one) == _rest(60, 0.0)
             assert one.card.playback is not None
             one.card.playback.is_active = False
-            await _until(lambda: one.posted(CardFound))
+            await one.found("playback")
             assert await _peak(one) == _rest(60, 0.0)
     assert [one for one in caplog.messages if "volume" in one] == [f"the volume is set in software: {fake.fails}"]
 
