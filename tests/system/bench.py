@@ -271,6 +271,12 @@ class Bench:
     def is_active(self) -> bool:
         return self.show("ActiveState") == "active"
 
+    @property
+    def is_restarted(self) -> bool:
+        """Whether systemd started it again and it was ready; asks the journal, because a query of systemd delays it."""
+        at = next((at for at, line in enumerate(self.journal) if "restart counter is at 1" in line), len(self.journal))
+        return any(line.startswith(f"Started {_UNIT}") for line in self.journal[at:])
+
     def until_status(self, *words: str, within_s: float = 30.0) -> float:
         """Wait until the status contains one of some words; return the seconds that it took."""
         holds = lambda: any(word in self.status for word in words)  # noqa: E731

@@ -113,7 +113,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     missed = [
         f"{one['name']}: {one['value']:.2f}, limit {one['limit']}" for one in filter(_is_missed, collected["measures"])
     ]
-    missed += [problem for one in collected["speech"] if (problem := _misheard(**one))]
+    for number, one in enumerate(collected["speech"]):
+        if problem := _misheard(**one):
+            missed.append(problem)
+            (folder / f"misheard_{number}_{one['rate']}.raw").write_bytes(base64.b64decode(one["pcm"]))
     if status or missed:
         journal = guest.run("/bin/sh", "-c", "journalctl --boot --no-pager")[1]
         (folder / "journal.txt").write_text(journal)

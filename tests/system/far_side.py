@@ -2,9 +2,9 @@
 
     python -m tests.system.far_side ANSWER.wav
 
-Each answer is the WAV file, several times, sent twice as fast as it sounds; before it the server thinks. With a tool,
-the next response calls it. `/run/bench/far.json` says so: `repeats`, `thinking_s`, `tool`. `/run/bench/heard.raw` is
-the sound of the last turn, `/run/bench/far.log` what happened.
+Each answer is the WAV file, several times, sent twice as fast as it sounds; its transcript is the name of the file.
+Before it the server thinks. With a tool, the next response calls it. `/run/bench/far.json` says so: `repeats`,
+`thinking_s`, `tool`. `/run/bench/heard.raw` is the sound of the last turn, `/run/bench/far.log` what happened.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ class FarSide:
             samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
             narrow = soxr.resample(samples, file.getframerate(), _RATE)
         self._answer = narrow.astype("<i2").tobytes()
+        self._text = answer.stem.replace("_", " ")
         self._count = 0
+        self._last: str | None = None
+        """The conversation's last item."""
         self._heard = b""
 
     async def serve(self, connection: ServerConnection) -> None:
@@ -57,8 +60,7 @@ class FarSide:
                 match frame["type"]:
                     case "input_audio_buffer.commit":
                         (_FOLDER / "heard.raw").write_bytes(self._heard)
-                        self._heard = b""
-                        await self._send(connection, type="input_audio_buffer.committed", item_id=self._id("item"))
+                        await self._commit(connection)
                     case "response.create":
                         tasks.add(asyncio.create_task(self._respond(connection, frame)))
                     case "response.cancel":
@@ -67,6 +69,21 @@ class FarSide:
         finally:
             for task in tasks:
                 task.cancel()
+
+    async def _commit(self, connection: ServerConnection) -> None:
+        """Make the sound an item of the conversation; its transcript is its length, because nobody listens here."""
+        text, self._heard = f"{len(self._heard) / 2 / _RATE:.1f} seconds", b""
+        previous = self._last
+        item = self._message("user", {"type": "input_audio", "transcript": None}, status="completed")
+        await self._send(connection, type="input_audio_buffer.committed", item_id=item["id"], previous_item_id=previous)
+        await self._send(connection, type="conversation.item.done", item=item, previous_item_id=previous)
+        kind = "conversation.item.input_audio_transcription.completed"
+        usage = {"type": "duration", "seconds": 1}
+        await self._send(connection, type=kind, item_id=item["id"], content_index=0, transcript=text, usage=usage)
+
+    def _message(self, role: str, *content: dict[str, Any], status: str) -> dict[str, Any]:
+        self._last = self._id("item")
+        return {"id": self._last, "type": "message", "role": role, "status": status, "content": list(content)}
 
     async def _respond(self, connection: ServerConnection, asked: dict[str, Any]) -> None:
         way = json.loads((_FOLDER / "far.json").read_text())
@@ -77,19 +94,29 @@ class FarSide:
         await self._send(connection, type="response.created", response=response)
         if way["tool"]:
             (_FOLDER / "far.json").write_text(json.dumps(way | {"tool": ""}))
-            call = {"id": self._id("item"), "type": "function_call", "status": "completed", "name": way["tool"]}
-            call |= {"call_id": self._id("call"), "arguments": "{}"}
-            await self._send(connection, type="response.output_item.done", item=call, **item)
+            done = {"id": self._id("item"), "type": "function_call", "status": "completed", "name": way["tool"]}
+            done |= {"call_id": self._id("call"), "arguments": "{}"}
         else:
-            item |= {"item_id": self._id("item"), "content_index": 0}
-            step = 2 * int(_RATE * _DELTA_S)
-            sound = self._answer * way["repeats"]
-            for start in range(0, len(sound), step):
-                delta = base64.b64encode(sound[start : start + step]).decode()
-                await self._send(connection, type="response.output_audio.delta", delta=delta, **item)
-                await asyncio.sleep(_DELTA_S / 2)
-        await self._send(connection, type="response.done", response=response | {"status": "completed"})
+            message = self._message("assistant", status="in_progress")
+            await self._send(connection, type="response.output_item.added", item=message, **item)
+            await self._speak(connection, way["repeats"], item | {"item_id": message["id"], "content_index": 0})
+            content = [{"type": "output_audio", "transcript": self._text}]
+            done = message | {"status": "completed", "content": content}
+        await self._send(connection, type="response.output_item.done", item=done, **item)
+        await self._send(
+            connection, type="response.done", response=response | {"status": "completed", "output": [done]}
+        )
         self._note("answered")
+
+    async def _speak(self, connection: ServerConnection, repeats: int, part: dict[str, Any]) -> None:
+        step = 2 * int(_RATE * _DELTA_S)
+        sound = self._answer * repeats
+        for start in range(0, len(sound), step):
+            delta = base64.b64encode(sound[start : start + step]).decode()
+            await self._send(connection, type="response.output_audio.delta", delta=delta, **part)
+            await asyncio.sleep(_DELTA_S / 2)
+        await self._send(connection, type="response.output_audio.done", **part)
+        await self._send(connection, type="response.output_audio_transcript.done", transcript=self._text, **part)
 
     async def _send(self, connection: ServerConnection, **frame: Any) -> None:
         await connection.send(json.dumps({"event_id": self._id("event"), **frame}))

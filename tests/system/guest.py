@@ -134,7 +134,8 @@ class Guest:
         return json.loads(line)
 
     def _command(self) -> list[str]:
-        argv = ["qemu-system-x86_64", "-M", "q35", "-smp", "1", "-m", "768M", "-cpu", "max"]
+        argv = ["setpriv", "--pdeathsig", "KILL"]  # the machine ends with this process, also if that is killed
+        argv += ["qemu-system-x86_64", "-M", "q35", "-smp", "1", "-m", "768M", "-cpu", "max"]
         argv += ["-accel", "tcg,thread=single", "-icount", "shift=1,sleep=off"]
         argv += ["-rtc", "base=2026-01-05T12:00:00,clock=vm", "-nodefaults", "-no-user-config", "-display", "none"]
         argv += ["-kernel", str(self._folder / "vmlinuz"), "-initrd", str(self._folder / "initrd")]

@@ -27,7 +27,7 @@ def test_spoken_turn_is_understood_on_both_sides(bench: Bench) -> None:
             1000 * bench.wait(bench.level, "the light is on", step_s=0.001),
             goal=20,
             unit="ms",
-            limit=100,
+            limit=20,
         )
         time.sleep(0.2)
         assert all(bench.levels(0.5)), "it is steady while the appliance listens"

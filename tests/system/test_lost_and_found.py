@@ -48,7 +48,7 @@ def test_card(bench: Bench, case: str) -> None:
             1000 * (time.monotonic() - began),
             goal=500,
             unit="ms",
-            limit=1500,
+            limit=700,
         )
     time.sleep(2)
     bench.sh(f"echo {device} >{driver}/bind")
