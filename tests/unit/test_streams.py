@@ -143,9 +143,9 @@ async def test_late_callbacks_are_the_program_s_and_count_on_when_the_card_is_op
         one.card.playback.late_callbacks, one.card.playback.xruns = 2, 1
         one.card.playback.is_active = False
         await one.found("playback")
-        one.card.playback.late_callbacks = 3
-        assert one.audio.xruns.causes == {"network": 0, "program": 5, "card": 1}
-        assert one.audio.xruns.total == 6
+        one.card.playback.late_callbacks, one.card.playback.xruns = 3, 4
+        assert one.audio.xruns.causes == {"network": 0, "program": 5, "card": 5}
+        assert one.audio.xruns.total == 10
 
 
 async def test_reasons_why_a_card_is_not_opened_again_are_one_line_each(

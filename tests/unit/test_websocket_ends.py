@@ -325,6 +325,22 @@ async def test_disconnect_in_any_loop_iteration_leaves_no_socket_open(
     assert addresses.are_closed
 
 
+async def test_goodbye_waits_until_the_server_has_the_last_event() -> None:
+    """A stop of the device cancels the transport right after it."""
+    inbox = LinkInbox()
+    async with ScriptedServer([hold()]) as server:
+        async with running(server.url, inbox) as transport:
+            transport.connect(1)
+            await inbox.up()
+            transport.send(1, wire.ResponseCancel())
+            transport.disconnect(1)
+            await transport.said_goodbye()
+        connection = await server.connection()
+        await connection.ended.wait()
+    assert connection.types == ["response.cancel"]
+    assert connection.close_code == 1000
+
+
 @pytest.mark.parametrize("turns", range(8))
 async def test_address_that_answers_while_another_refuses_does_not_wait_for_a_third(
     turns: int, monkeypatch: pytest.MonkeyPatch
