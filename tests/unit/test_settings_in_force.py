@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import time
+from datetime import datetime, time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 
+from appliance.service import app
 from appliance.service.app import open_pipeline
 from appliance.settings import Settings, load_settings
 from appliance.speech import pipeline
@@ -198,6 +200,16 @@ REACHES: dict[str, Reach] = {
     "pins.factory": Reach("lgpio", at("open_pin_factory", "name"), "lgpio"),
 }
 
+AS_WELL = {
+    "audio.pre_roll_ms": Reach(500, at("AudioStreams", "pre_roll_s"), 0.5),
+    "audio.max_turn_s": Reach(30.0, at("AudioStreams", "max_turn_s"), 30.0),
+    "audio.backend": Reach("simulated", at("AudioStreams", "stall_s"), 2.0),
+    "assistant.language": Reach("de", lambda parts: parts.built["open_wording"].language, "de"),
+    "button.mute_hold_s": Reach(6.0, at("MutedMicrophone", "unmute_hold_s"), 6.0),
+    "button.power_off_command": Reach("halt", policy("power_off_hold_s"), 10.0),
+    "guardrails.timeout_s": Reach(2.0, at("AgentRuntime", "guardrail_s"), 2.0),
+}
+"""Settings of `REACHES` or `BY_NAME` that matter to another part, too."""
 ELSEWHERE = {
     "light.i2s": "test_settings.py: which pins a HAT uses",
     "pins.reserved": "test_settings.py: pins that nothing may use",
@@ -268,11 +280,15 @@ def test_each_setting_is_looked_for() -> None:
     assert {*BY_NAME, *REACHES, *ELSEWHERE, *brain, "gpio.outputs", "gpio.inputs"} == keys()
 
 
-@pytest.mark.parametrize("key", sorted({*BY_NAME, *REACHES}))
-async def test_a_changed_setting_is_in_force(key: str, home: Path) -> None:
-    value = REACHES[key].value if key in REACHES else other(key)
-    value = value.replace("HOME", str(home)) if isinstance(value, str) else value
-    reach = REACHES[key] if key in REACHES else Reach(value, BY_NAME[key], value)
+def reaches() -> list[Any]:
+    by_name = {key: Reach(other(key), look, other(key)) for key, look in BY_NAME.items()}
+    found = [*by_name.items(), *REACHES.items(), *AS_WELL.items()]
+    return [pytest.param(key, reach, id=key) for key, reach in sorted(found, key=lambda one: one[0])]
+
+
+@pytest.mark.parametrize(("key", "reach"), reaches())
+async def test_a_changed_setting_is_in_force(key: str, reach: Reach, home: Path) -> None:
+    value = reach.value.replace("HOME", str(home)) if isinstance(reach.value, str) else reach.value
     changed = await assembled(home, {**reach.given, key: value}, ENVIRON)
     assert reach.look(changed) == reach.found
     if key == "service.trace":  # without it there is no recorder
@@ -297,7 +313,9 @@ def test_the_offline_brain_is_built_from_its_settings(home: Path, monkeypatch: p
     built: dict[str, Any] = {}
     monkeypatch.setattr(pipeline, "build_pipeline", lambda **options: built.update(options))
     more = BRAIN | {"brain.phrases_dir": str(home), "brain.chat_key_env": "MY_KEY"}
-    open_pipeline(load_settings(None, ENVIRON, overrides=more), ENVIRON, english())
+    words, said = english(), [""]
+    open_pipeline(load_settings(None, {}, overrides=more), ENVIRON, words, recognisers=3, remark=said.append)
+    assert (built["wording"], built["recognisers"], built["remark"]) == (words, 3, said.append)
     assert {f"brain.{key}": value for key, value in built.items() if f"brain.{key}" in BRAIN} == {
         key: value for key, value in BRAIN.items() if key.startswith("brain.")
     }
@@ -332,3 +350,23 @@ async def test_agents_and_sentences_are_in_the_policy(home: Path) -> None:
     parts = await assembled(home, {"assistant.language": "de"}, ENVIRON)
     assert policy("next_agents")(parts) == {"Assistant": "Assistant"}
     assert policy("outputs")(parts) == parts.built["open_wording"].table("output") != english().table("output")
+
+
+async def test_parts_share_the_sentences_and_watch_the_same_conversation(home: Path) -> None:
+    parts = await assembled(home, {"history.persist": True}, ENVIRON)
+    agents, words = parts["AgentRuntime"], parts.built["open_wording"]
+    assert agents["wording"] is parts["LocalAnnouncer"]["wording"] is words
+    assert agents["history"]() == parts.built["Conversation"].history
+    assert not agents["are_servers_needed"], "an MCP server that is away does not prevent the start"
+    seen = {type(getattr(one, "__self__", one)).__name__ for one in parts["Driver"]["observers"]}
+    assert seen >= {"ConversationStore", "Days", "MuteFile", "PowerSwitch", "RestartAtRest", "StatusLine", "TurnLog"}
+
+
+@pytest.mark.parametrize(("hour", "loudest"), [(12, 100), (23, 25)])
+async def test_volume_is_capped_in_the_night_hours_only(
+    hour: int, loudest: int, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    night = {"audio.night_hours": "22:00-07:00", "audio.night_volume": 25}
+    parts = await assembled(home, night, ENVIRON)
+    monkeypatch.setattr(app, "datetime", SimpleNamespace(now=lambda: datetime(2026, 1, 1, hour)))
+    assert parts["AudioStreams"]["loudest"]() == loudest

@@ -325,19 +325,21 @@ async def test_disconnect_in_any_loop_iteration_leaves_no_socket_open(
     assert addresses.are_closed
 
 
-async def test_goodbye_waits_until_the_server_has_the_last_event() -> None:
+async def test_goodbye_waits_until_the_server_has_all_that_was_sent() -> None:
     """A stop of the device cancels the transport right after it."""
+    sound = wire.InputAudioBufferAppend(audio="A" * 200_000)
     inbox = LinkInbox()
     async with ScriptedServer([hold()]) as server:
         async with running(server.url, inbox) as transport:
             transport.connect(1)
             await inbox.up()
-            transport.send(1, wire.ResponseCancel())
+            for event in [*[sound] * 50, wire.ResponseCancel()]:
+                transport.send(1, event)
             transport.disconnect(1)
             await transport.said_goodbye()
         connection = await server.connection()
         await connection.ended.wait()
-    assert connection.types == ["response.cancel"]
+    assert connection.types == ["input_audio_buffer.append"] * 50 + ["response.cancel"]
     assert connection.close_code == 1000
 
 
