@@ -21,8 +21,9 @@ from appliance.settings import load_settings
 __all__ = ["Parts", "assembled"]
 
 _CALLED = (
-    "AgentRuntime AudioStreams Conversation Driver InputReports Light LocalAnnouncer MutedMicrophone NamedInput "
-    "NamedOutput PowerSwitch TraceRecorder Watchdog open_buttons open_contacts open_outputs open_switches open_wording"
+    "AgentRuntime AudioStreams Conversation DeviceParts Driver InputReports Light LocalAnnouncer "
+    "MutedMicrophone NamedInput NamedOutput PowerSwitch StatusLine Timers TraceRecorder Watchdog open_buttons "
+    "open_contacts open_outputs open_switches open_wording"
 )
 """Parts that are built for real."""
 

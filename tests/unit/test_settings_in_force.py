@@ -206,6 +206,9 @@ AS_WELL = {
     "audio.backend": Reach("simulated", at("AudioStreams", "stall_s"), 2.0),
     "assistant.language": Reach("de", lambda parts: parts.built["open_wording"].language, "de"),
     "button.mute_hold_s": Reach(6.0, at("MutedMicrophone", "unmute_hold_s"), 6.0),
+    "assistant.voice": Reach(
+        "cedar", session("audio", "output", "voice"), "cedar", given={"assistant.agent": "reached_module:agent"}
+    ),
     "button.power_off_command": Reach("halt", policy("power_off_hold_s"), 10.0),
     "guardrails.timeout_s": Reach(2.0, at("AgentRuntime", "guardrail_s"), 2.0),
 }
@@ -350,6 +353,15 @@ async def test_agents_and_sentences_are_in_the_policy(home: Path) -> None:
     parts = await assembled(home, {"assistant.language": "de"}, ENVIRON)
     assert policy("next_agents")(parts) == {"Assistant": "Assistant"}
     assert policy("outputs")(parts) == parts.built["open_wording"].table("output") != english().table("output")
+
+
+async def test_every_part_of_the_device_has_its_tools(home: Path) -> None:
+    parts = await assembled(home, {"outputs.dimmer_pin": 12}, ENVIRON)
+    found = {"set_lamp", "set_light", "set_volume", "mute_microphone", "start_timer", "device_status"}
+    assert tools(parts) >= found
+    device = parts["DeviceParts"]
+    assert device["wording"] is parts["StatusLine"]["wording"] is parts.built["open_wording"]
+    assert parts["Timers"]["path"] == home / "state" / "timers.json", "timers outlive a restart"
 
 
 async def test_parts_share_the_sentences_and_watch_the_same_conversation(home: Path) -> None:
