@@ -194,8 +194,10 @@ REACHES: dict[str, Reach] = {
     "budget.daily_usd": Reach(2.5, policy("budget_usd"), 2.5),
     "budget.daily_minutes": Reach(20.0, policy("budget_s"), 1200.0),
     "budget.prices": Reach([ROW], lambda parts: policy("prices")(parts).transcription_usd("mine", MINUTE), 1.0),
-    "service.state_dir": Reach("kept", lambda parts: parts["ConversationStore"]["path"].parent.name, "kept", STORED),
-    "service.trace": Reach("trace.jsonl", lambda parts: parts["TraceRecorder"]["path"].name, "trace.jsonl"),
+    "service.state_dir": Reach(
+        "HOME/kept", lambda parts: parts["ConversationStore"]["path"].parent.name, "kept", STORED
+    ),
+    "service.trace": Reach("HOME/trace.jsonl", lambda parts: parts["TraceRecorder"]["path"].name, "trace.jsonl"),
     "service.watchdog": Reach(False, lambda parts: "Watchdog" in parts, False),
     "pins.factory": Reach("lgpio", at("open_pin_factory", "name"), "lgpio"),
 }
