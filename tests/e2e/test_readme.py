@@ -20,6 +20,7 @@ from appliance.conversation.support.feedback import State, View
 from appliance.settings import Settings, load_settings
 from appliance.simulator.lamp import SimulatedLamp
 from appliance.simulator.simulated_device import SIMULATED, SimulatedDevice
+from tests.support.patience import patient
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -43,7 +44,7 @@ def first_sentence() -> str:
 def installed(tmp_path: Path) -> Path:
     """The settings file as `scripts/install-service` installs it."""
     script = ROOT / "scripts" / "install-service"
-    subprocess.run([str(script), "--root", str(tmp_path)], check=True, capture_output=True, timeout=60)
+    subprocess.run([str(script), "--root", str(tmp_path)], check=True, capture_output=True, timeout=patient(60))
     return tmp_path / "etc/voice-appliance/appliance.toml"
 
 
@@ -109,7 +110,7 @@ def run(arguments: list[str], folder: Path) -> str:
         text=True,
         cwd=folder,
         check=False,
-        timeout=90,
+        timeout=patient(90),
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
