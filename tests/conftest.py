@@ -1,5 +1,6 @@
 """Shared test setup: Hypothesis without deadlines (a loaded machine is not a bug) and with the same examples in each
-run (a change is judged by what it changes), a clean environment, and a folder for modules that the appliance imports.
+run (a change is judged by what it changes), time limits for this machine, a clean environment, and a folder for modules
+that the appliance imports.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.support.patience import patient
+
 settings.register_profile("appliance", deadline=None, derandomize=True)
 settings.load_profile("appliance")
 
@@ -20,6 +23,14 @@ settings.load_profile("appliance")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--hours", type=float, default=24.0, help="length of the soak, in hours of virtual time")
     parser.addoption("--seed", type=int, default=1, help="seed of the soak")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Lengthen the time limit of each test on a slow machine, unless the command line has one."""
+    for item in items if config.getoption("timeout") is None else ():
+        own = item.get_closest_marker("timeout")
+        seconds = float(own.args[0] if own is not None else config.getini("timeout"))
+        item.add_marker(pytest.mark.timeout(patient(seconds)), append=False)
 
 
 @pytest.fixture(autouse=True)

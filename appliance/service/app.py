@@ -87,6 +87,7 @@ log = logging.getLogger(__name__)
 OFFLINE = "offline brain"
 """Name of the endpoint that is built in."""
 
+_STALL_S = {"portaudio": 0.3, "simulated": 2.0}  # a simulated card is a thread, which a busy machine delays
 _SWITCH_INTERVAL_S = 0.001  # a busy thread delays a periodic one by 1.2 ms at the median, with Python's default by 5 ms
 
 
@@ -320,6 +321,7 @@ class Appliance:
             idle_after_s=settings.idle_after_s,
             loudest=lambda: _loudest(self._settings.audio),
             are_alarms_capped=not settings.night_alarms,
+            stall_s=_STALL_S[settings.backend],
             card_events=CardEvents() if settings.backend == "portaudio" else None,
         )
         audio.volume = settings.volume

@@ -25,6 +25,7 @@ from appliance.conversation.events import AudioCaptured, CardFound, CardLost, Ev
 from appliance.errors import AudioError
 from appliance.simulator.report import TurnReport
 from tests.alsa.signal import PERIOD, Int16, chirp, likeness, ramp
+from tests.support.patience import patient
 
 
 def say(**row: Any) -> None:
@@ -88,7 +89,7 @@ class CardStreams:
         self.audio.listen(inf)
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(patient(30)):
             while not holds():
                 await asyncio.sleep(0.02)
 
@@ -212,7 +213,7 @@ async def turn() -> None:
         say(done=line.strip())
         if line.strip() == "release":
             break
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(patient(40)):
         while not report.outcome:
             await asyncio.sleep(0.05)
     await asyncio.sleep(0.5)

@@ -20,6 +20,7 @@ from appliance.audio.pcm import from_bytes
 from appliance.audio.resample import Resampler
 from appliance.simulator.simulated_device import speak
 from tests.alsa.signal import likeness, ramp
+from tests.support.patience import patient
 from tests.support.pulse import RATE, Cable, asound_conf, require_pulseaudio
 
 pytestmark = [pytest.mark.alsa, pytest.mark.timeout(150)]
@@ -56,7 +57,7 @@ def probing(name: str, folder: Path, configuration: str, *arguments: str) -> Ite
             assert pipe is not None
             pipe.close()
         try:
-            process.wait(timeout=10)
+            process.wait(timeout=patient(10))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -152,7 +153,7 @@ async def test_whole_turn_over_a_virtual_card(tmp_path: Path, cables: tuple[Cabl
         recorder = speaker.record(recording)
         _tell(probe, "press")
         assert _next(probe) == {"done": "press"}
-        assert microphone.play(bytes(9600) + speech + bytes(19_200)).wait(timeout=60) == 0
+        assert microphone.play(bytes(9600) + speech + bytes(19_200)).wait(timeout=patient(60)) == 0
         _tell(probe, "release")
         assert _next(probe) == {"done": "release"}
         row = _next(probe)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.patience import patient
 from tests.support.sentences import IN_BOOK, OUT_OF_BOOK, VOICES
 
 pytestmark = [pytest.mark.accuracy, pytest.mark.timeout(900)]
@@ -36,7 +37,7 @@ def _ask(questions: list[tuple[str, str]]) -> list[dict[str, Any]]:
         input=json.dumps(questions),
         capture_output=True,
         text=True,
-        timeout=840,
+        timeout=patient(840),
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]

@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 
+from tests.support.patience import patient
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 
 def figures_of(*module: str) -> Any:
-    done = subprocess.run([sys.executable, "-m", *module], capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", *module], capture_output=True, text=True, timeout=patient(110), check=False
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -13,6 +13,7 @@ import pytest
 
 from appliance.settings import LinkSettings
 from appliance.speech.stt import worker
+from tests.support.patience import patient
 from tests.support.rig import COMMITTED, SPOKEN_MS, Rig, answer, created, running, spoken_ms
 from tests.support.scripted_server import (
     SESSION_CREATED,
@@ -111,7 +112,11 @@ async def test_reload_with_a_changed_key_lets_the_turn_end_and_then_stops(tmp_pa
     key = tmp_path / "key"
     key.write_text("first")
     key.chmod(0o600)
-    async with ScriptedServer([*OPENED, *TOLD_TURN]) as server, asyncio.timeout(60), asyncio.TaskGroup() as group:
+    async with (
+        ScriptedServer([*OPENED, *TOLD_TURN]) as server,
+        asyncio.timeout(patient(60)),
+        asyncio.TaskGroup() as group,
+    ):
         rig = Rig(server.base_url, link__key_file=str(key))
         run = group.create_task(rig.device.run())
         await rig.at_rest()
@@ -218,7 +223,7 @@ def test_mistake_in_an_agent_file_prints_one_line_and_exits_with_status_2(
     house = tmp_path / "house.toml"
     house.write_text(f'name = "House"\ninstructions = "You are the house."\n{mistake}\n', encoding="utf-8")
     command = [sys.executable, "-m", "appliance.cli", "ask", "--set", f"assistant.agents_file={house}", "hello"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=patient(60), check=False)
     assert ended.returncode == 2
     assert ended.stderr.strip().endswith(line)
     assert len(ended.stderr.strip().splitlines()) == 1

@@ -20,6 +20,7 @@ from appliance.realtime.payload import RealtimeSessionSettings, ServerVad
 from appliance.runtime.session import RealtimeSession
 from appliance.simulator.simulated_device import speak
 from tests.alsa.signal import likeness
+from tests.support.patience import patient
 
 pytestmark = pytest.mark.timeout(120)  # not timing-sensitive: runs beside the unit tests
 
@@ -91,7 +92,7 @@ class Bridge:
 
     async def until(self, kind: type[E], count: int = 1) -> E:
         """Wait for the `count`-th event of a kind."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(patient(60)):
             while len(found := [one for one in self.events if isinstance(one, kind)]) < count:
                 self._has_changed.clear()
                 await self._has_changed.wait()

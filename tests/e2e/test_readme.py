@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -20,6 +21,7 @@ from appliance.conversation.support.feedback import State, View
 from appliance.settings import Settings, load_settings
 from appliance.simulator.lamp import SimulatedLamp
 from appliance.simulator.simulated_device import SIMULATED, SimulatedDevice
+from tests.support.patience import patient
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -43,7 +45,7 @@ def first_sentence() -> str:
 def installed(tmp_path: Path) -> Path:
     """The settings file as `scripts/install-service` installs it."""
     script = ROOT / "scripts" / "install-service"
-    subprocess.run([str(script), "--root", str(tmp_path)], check=True, capture_output=True, timeout=60)
+    subprocess.run([str(script), "--root", str(tmp_path)], check=True, capture_output=True, timeout=patient(60))
     return tmp_path / "etc/voice-appliance/appliance.toml"
 
 
@@ -109,7 +111,7 @@ def run(arguments: list[str], folder: Path) -> str:
         text=True,
         cwd=folder,
         check=False,
-        timeout=90,
+        timeout=patient(90),
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -122,3 +124,19 @@ def test_the_commands_of_the_readme_work_as_typed(tmp_path: Path) -> None:
     assert json.loads(run(asked[1], tmp_path))["reply"] == "The timer is set for 5 minutes."
     assert (tmp_path / "reply.wav").stat().st_size > 10_000
     assert "The settings are valid." in run(["config", "check"], tmp_path)
+
+
+def test_the_program_for_makers_prints_what_its_comment_says(tmp_path: Path) -> None:
+    (program,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    (tmp_path / "program.py").write_text(program, encoding="utf-8")
+    environ = {key: value for key, value in os.environ.items() if key != "OPENAI_API_KEY"}
+    command = [sys.executable, str(tmp_path / "program.py")]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env=environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
+        timeout=patient(90),
+    )
+    assert (done.returncode, done.stdout) == (0, "The lamp is on.\n"), done.stderr

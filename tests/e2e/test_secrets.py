@@ -28,6 +28,7 @@ from appliance.service.trace import replay
 from appliance.speech.stages import ResponseRequest
 from appliance.speech.workflows.chat import ChatWorkflow
 from tests.support.mcp_server import PROGRAM, House, over_http
+from tests.support.patience import patient
 from tests.support.processes import children
 from tests.support.rig import COMMITTED, audio_delta, calling, created, done, updated
 from tests.support.scripted_server import (
@@ -255,7 +256,7 @@ async def test_daemon_tells_no_key_to_the_journal_the_trace_or_its_children(tmp_
             await asyncio.sleep(0.5)
             found = children(daemon.pid)
             daemon.send_signal(signal.SIGTERM)
-            await asyncio.wait_for(daemon.wait(), 30)
+            await asyncio.wait_for(daemon.wait(), patient(30))
         assert LINK in json.dumps(server.connections[-1].headers), "the key was sent"
         [program] = [environ for command, environ in found.items() if str(PROGRAM) in command]
         assert f"HOUSE_TOKEN={PROGRAM_TOKEN}\n" in program, "the variable that its maker named"
@@ -272,7 +273,7 @@ async def test_simulated_turn_shows_no_key_in_the_terminal(tmp_path: Path, sourc
     async with planted(tmp_path, [*OPENED, *TURN, hold()]) as (device, server):
         device.key_in(source)
         async with device.started("simulate") as process:
-            shown, _ = await asyncio.wait_for(process.communicate(b"turn on the lamp\n"), 90)
+            shown, _ = await asyncio.wait_for(process.communicate(b"turn on the lamp\n"), patient(90))
         server.assert_complete()
         terminal = shown.decode()
         device.assert_clean(terminal=terminal)
@@ -285,7 +286,7 @@ async def test_json_of_a_turn_holds_no_key(tmp_path: Path) -> None:
     async with planted(tmp_path, [*OPENED, *TURN, hold()]) as (device, server):
         device.key_in("environment")
         async with device.started("ask", "turn on the lamp", "--json") as process:
-            printed, _ = await asyncio.wait_for(process.communicate(), 90)
+            printed, _ = await asyncio.wait_for(process.communicate(), patient(90))
         server.assert_complete()
         device.assert_clean(json=printed.decode())
     found = json.loads(printed)
@@ -300,7 +301,7 @@ async def test_settings_are_shown_without_a_key(tmp_path: Path, action: str) -> 
         device.settings += [f"assistant.name={LINK}", f"assistant.instructions=the key is {LINK}"]
         device.forget_the_agent()
         async with device.started("config", action) as process:
-            printed, _ = await asyncio.wait_for(process.communicate(), 60)
+            printed, _ = await asyncio.wait_for(process.communicate(), patient(60))
     assert_nowhere(output=printed.decode(), journal=device.files["journal"])
     assert process.returncode == 0, device.files["journal"]
 
@@ -324,7 +325,7 @@ async def test_chat_endpoint_that_quotes_its_key_is_not_quoted(tmp_path: Path) -
             "link.provider=offline",
         ]
         async with device.started("simulate") as process:
-            shown, _ = await asyncio.wait_for(process.communicate(b"turn on the lamp\n"), 90)
+            shown, _ = await asyncio.wait_for(process.communicate(b"turn on the lamp\n"), patient(90))
         assert_nowhere(terminal=shown.decode(), **device.files)
     assert "answered 401 ***" in shown.decode()
 
@@ -366,7 +367,7 @@ async def test_events_and_reprs_of_a_session_hold_no_key(log: pytest.LogCaptureF
     async with ScriptedServer([*opened, *turn]) as server, session_to(server.base_url, raw_events=False) as session:
         session.send_message("hello")
         seen = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patient(20)):
             async for event in session:
                 seen += [repr(event), str(getattr(event, "text", "")), str(getattr(event, "message", ""))]
                 if event.type == "turn_end":

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from appliance.simulator.simulated_device import speak
+from tests.support.patience import patient
 from tests.support.third_party import appliance_brain
 
 pytestmark = pytest.mark.e2e
@@ -41,7 +42,7 @@ async def conversation(*program: str | Path, folder: Path) -> list[dict[str, Any
             *program, brain.url, speech, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
         try:
-            async with asyncio.timeout(90):
+            async with asyncio.timeout(patient(90)):
                 told, errors = await process.communicate()
         finally:
             if process.returncode is None:

@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 from appliance.brain.server import BrainServer
 from tests.support.oracle import check_server_frame
+from tests.support.patience import patient
 
 __all__ = ["Caller", "calling"]
 
@@ -28,7 +29,7 @@ class Caller:
         await self.socket.send(json.dumps({"type": name, **keys}))
 
     async def next(self) -> dict[str, Any]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patient(10)):
             frame: dict[str, Any] = json.loads(await self.socket.recv())
         check_server_frame(frame)
         return frame

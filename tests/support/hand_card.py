@@ -16,6 +16,7 @@ from appliance.audio.ring import Int16
 from appliance.audio.streams import AudioStreams
 from appliance.conversation.events import CardFound, Direction, Event
 from appliance.errors import AudioError, CardMissing
+from tests.support.patience import patient
 
 PERIOD = 480
 
@@ -142,7 +143,7 @@ class Hand:
 @asynccontextmanager
 async def hand(**options: Any) -> AsyncIterator[Hand]:
     one = Hand(**options)
-    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(patient(30)), asyncio.TaskGroup() as group:
         running = group.create_task(one.audio.run())
         await one.audio.opened()
         yield one

@@ -12,6 +12,7 @@ from appliance.service.app import Appliance
 from appliance.settings import load_settings
 from appliance.simulator.simulated_device import SIMULATED
 from benchmarks.locks import LateImports
+from tests.support.patience import patient
 
 
 async def main() -> None:
@@ -37,7 +38,7 @@ async def main() -> None:
     appliance.post(MuteSwitched(True))
     await asyncio.sleep(0.1)
     pins.pin(settings.button.pin).drive_low()
-    await asyncio.wait_for(spoken.wait(), 20)
+    await asyncio.wait_for(spoken.wait(), patient(20))
     appliance.stop("done")
     await running
     sys.stdout.write(json.dumps(late.names) + "\n")

@@ -10,6 +10,7 @@ from typing import Any
 from appliance.conversation.events import Event, LinkDown, LinkUp
 from appliance.realtime import protocol as wire
 from appliance.realtime.transports.websocket import Endpoint, WebSocketTransport
+from tests.support.patience import patient
 
 __all__ = ["CHUNK", "KEY", "LinkInbox", "append", "end_of", "running"]
 
@@ -32,7 +33,7 @@ class LinkInbox:
 
     async def wait(self, is_it: Callable[[Event], bool], timeout_s: float = 10.0) -> Event:
         seen = 0
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(patient(timeout_s)):
             while True:
                 for event in self.events[seen:]:
                     if is_it(event):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from appliance.conversation.events import ButtonEdge, Event
+from tests.support.patience import patient
 
 
 class Posted:
@@ -14,7 +15,7 @@ class Posted:
         self.events: list[Event] = []
 
     async def until(self, count: int) -> list[Event]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patient(20)):
             while len(self.events) < count:
                 await asyncio.sleep(0.002)
         return self.events

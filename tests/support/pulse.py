@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.patience import patient
+
 RATE = 48_000
 
 _DAEMON = """\
@@ -89,7 +91,7 @@ class Cable:
             return
         process.terminate()
         try:
-            process.wait(timeout=5)
+            process.wait(timeout=patient(5))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -18,6 +18,7 @@ from appliance.conversation.events import MessageGiven
 from appliance.conversation.notices import SessionEvent
 from appliance.conversation.policy import Policy
 from appliance.runtime.session import RealtimeSession
+from tests.support.patience import patient
 from tests.support.scripted_server import (
     SESSION_CREATED,
     Frame,
@@ -127,7 +128,7 @@ class Reader:
         self._iterator = aiter(session)
 
     async def until(self, kind: type[E]) -> E:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patient(20)):
             async for event in self._iterator:
                 self.events.append(event)
                 if isinstance(event, kind):
@@ -151,7 +152,7 @@ def answering(response_id: str = "resp_1") -> list[Step]:
 
 async def played(server: ScriptedServer) -> None:
     """Wait until the last script has ended; fail if there were more connections than scripts."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patient(20)):
         await server.connections[-1].done.wait()
     server.assert_complete()
 
@@ -168,7 +169,7 @@ class Reference:
         self._iterator = aiter(session)
 
     async def until(self, is_it: Callable[[Any], bool]) -> Any:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patient(20)):
             async for event in self._iterator:
                 self.events.append(event)
                 if is_it(event):

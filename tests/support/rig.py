@@ -20,6 +20,7 @@ from appliance.conversation.notices import Error, TurnEnd
 from appliance.conversation.support.feedback import View, light_state
 from appliance.settings import load_settings
 from appliance.simulator.simulated_device import DEFAULT_PINS, SIMULATED, SimulatedDevice
+from tests.support.patience import patient
 from tests.support.scripted_server import SESSION_CREATED, Connection, Frame, Step, expect, reply, send
 from tests.support.stage import worded
 
@@ -220,6 +221,7 @@ class Rig:
             overrides["service.trace"] = str(changes.pop("trace"))
         environ = environ or {}
         overrides |= {key.replace("__", "."): value for key, value in changes.items()}
+        overrides |= {key: patient(value) for key, value in overrides.items() if key.startswith("deadlines.")}
         self.device = SimulatedDevice(load_settings(config, environ, None, overrides=overrides), environ=environ)
         self.device.observe(self._see)
         self.troubles: list[str] = []
@@ -313,7 +315,7 @@ def _is_answer(block: np.ndarray[Any, np.dtype[np.int16]], rate: int) -> bool:
 @asynccontextmanager
 async def running(rig: Rig, *, limit_s: float = 60.0) -> AsyncIterator[Rig]:
     """Run the appliance until the context is left; `limit_s` is only a safety net."""
-    async with asyncio.timeout(limit_s), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(patient(limit_s)), asyncio.TaskGroup() as group:
         task = group.create_task(rig.device.run())
         try:
             yield rig

@@ -30,6 +30,8 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from tests.support.patience import patient
+
 __all__ = [
     "SESSION_CREATED",
     "Arrival",
@@ -343,7 +345,7 @@ class ScriptedServer:
 
     async def connection(self, number: int = 0, *, timeout_s: float = 10.0) -> Connection:
         """Wait for the connection with this number, counted from 0."""
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(patient(timeout_s)):
             while len(self.connections) <= number:
                 self._connected.clear()
                 await self._connected.wait()
@@ -446,7 +448,7 @@ class ScriptedServer:
 async def _await_frame(step: _Expect, record: Connection) -> None:
     skipped: list[str] = []
     try:
-        async with asyncio.timeout(step.timeout_s):
+        async with asyncio.timeout(patient(step.timeout_s)):
             while (arrival := await record._next()).type != step.type:
                 skipped.append(arrival.type)
                 if step.is_next:

@@ -15,6 +15,7 @@ from appliance.conversation.notices import (
     SessionEvent,
 )
 from appliance.runtime.session import RealtimeSession
+from tests.support.patience import patient
 from tests.support.scripted_server import (
     SESSION_CREATED,
     Connection,
@@ -192,7 +193,7 @@ class Reader:
 
     async def until(self, kind: type[E], is_it: Callable[[E], bool] = lambda event: True) -> E:
         """Return the next event of a kind, after the last one returned."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patient(20)):
             while True:
                 while self._seen < len(self.events):
                     event = self.events[self._seen]
@@ -204,7 +205,7 @@ class Reader:
                 await self._arrived.wait()
 
     async def end(self) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patient(20)):
             while not self.is_over:
                 self._arrived.clear()
                 await self._arrived.wait()
@@ -241,7 +242,7 @@ def answering(*frames: Frame) -> list[Step]:
 
 async def arrived(server: ScriptedServer, kind: str, count: int = 1) -> None:
     """Wait until the server has received `count` frames of a kind."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patient(10)):
         while server.connections[0].types.count(kind) < count:
             await asyncio.sleep(0.001)
 

@@ -18,6 +18,7 @@ from openai.resources.realtime.realtime import AsyncRealtimeConnection
 
 from appliance.brain.server import BrainServer
 from tests.support.oracle import check_server_frame
+from tests.support.patience import patient
 
 __all__ = [
     "LAMP",
@@ -52,7 +53,7 @@ class Sdk:
         """Read up to the first event of this type; return all events read."""
         events: list[Any] = []
         while not events or events[-1].type != name:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(patient(20)):
                 raw = await self.connection.recv_bytes()
             check_server_frame(json.loads(raw))
             event = self.connection.parse_event(raw)
@@ -86,7 +87,7 @@ class Agents:
 
     async def until(self, holds: Callable[[RealtimeSessionEvent], bool]) -> RealtimeSessionEvent:
         """Return the next event for which `holds` is true; drop the events before it."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patient(20)):
             while True:
                 while self.events:
                     event = self.events.pop(0)
@@ -148,7 +149,7 @@ async def appliance_brain() -> AsyncIterator[Any]:
     )
     try:
         assert process.stdout is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(patient(30)):
             url = (await process.stdout.readline()).decode().strip()
         assert url.startswith("ws://127.0.0.1:")
         yield SimpleNamespace(url=url)

@@ -14,6 +14,7 @@ from appliance.agents.tools import Tool
 from appliance.conversation.events import ApprovalChecked, Event, ToolFinished
 from appliance.runtime.agent_tool import ask_agent
 from appliance.runtime.tool_runner import ToolRunner
+from tests.support.patience import patient
 
 __all__ = ["ToolInbox", "running", "serving"]
 
@@ -30,13 +31,13 @@ class ToolInbox:
         self.events.put_nowait(event)
 
     async def next(self) -> ToolFinished:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patient(20)):
             event = await self.events.get()
         assert isinstance(event, ToolFinished)
         return event
 
     async def next_check(self) -> ApprovalChecked:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patient(20)):
             event = await self.events.get()
         assert isinstance(event, ApprovalChecked)
         return event
