@@ -157,6 +157,7 @@ def test_continuous_integration_runs_the_same_test_scripts() -> None:
         '"$scripts/test"',
         '"$scripts/test-accuracy"',
         '"$scripts/test-soak"',
+        '"$scripts/test-system"',
     ]
 
 
