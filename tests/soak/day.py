@@ -11,10 +11,8 @@ import asyncio
 import gc
 import inspect
 import logging
-import os
 import random
 import resource
-import signal
 import sys
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -538,8 +536,8 @@ class Day:
 
     async def restarted(self) -> None:
         before = self.restarts
-        assert signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL, "the device does not run"
-        os.kill(os.getpid(), signal.SIGHUP)
+        assert self._appliance is not None, "the device does not run"
+        self._appliance._restart.ask("a setting changed")
         await self._until(lambda: self.restarts > before, 60.0, "restart")
         await self._until_rest()
         self._card.wake(5.0)

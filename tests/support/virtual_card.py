@@ -56,8 +56,7 @@ class VirtualCard:
         block = np.zeros(_PERIOD, np.int16)
 
         def play() -> None:
-            fill(block)
-            self.sounding += bool(block.any())
+            self.sounding += fill(block) and bool(block.any())
 
         return self._open("playback", play)
 
@@ -65,6 +64,9 @@ class VirtualCard:
         if direction in self.unplugged:
             raise CardMissing(f"{direction}: the card is unplugged; plug it in")
         return _Stream(self, direction, work)
+
+    def open_mixer(self) -> None:
+        """Return None: all of the volume is set in software."""
 
     def look(self, direction: Direction) -> Presence:
         return "absent" if direction in self.unplugged else "listed"
